@@ -1,0 +1,128 @@
+"""Files and folders that appear whole or not at all.
+
+A reader never sees half a file: the content is written beside its final place, forced to the disk, and renamed.
+The same folder is used on purpose, since a rename across file systems is a copy and can be torn.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+def fsync_path(path: Path) -> None:
+    """Force one file or folder to the disk (folders: POSIX only, elsewhere nothing is done)."""
+    if path.is_dir() and os.name != "posix":
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _beside(path: Path, kind: str) -> Path:
+    """Return a hidden name in the folder of ``path`` that keeps its suffix, since many libraries go by the suffix."""
+    return path.with_name(f".{path.stem[:80]}.{secrets.token_hex(4)}.{kind}{path.suffix}")
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield an empty temporary file in the folder of ``path`` that replaces ``path`` when the block ends well.
+
+    The temporary file may be opened as often as needed. It is removed, and ``path`` stays as it was, when the block
+    raises. A symbolic link at ``path`` is followed, not replaced.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> with atomic_write(folder / "a.txt") as partial:
+        ...     _ = partial.write_text("whole")
+        >>> (folder / "a.txt").read_text(), len(list(folder.iterdir()))
+        ('whole', 1)
+
+    Raises:
+        OSError: if the folder is missing or cannot be written to.
+    """
+    target = Path(os.path.realpath(path))
+    partial = _beside(target, "partial")
+    # 0o666 lets the umask decide, as for any file that the user makes (mkstemp would leave it private).
+    os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    try:
+        yield partial
+        fsync_path(partial)
+        os.replace(partial, target)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    fsync_path(target.parent)
+
+
+@contextmanager
+def atomic_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield an empty temporary folder beside ``path`` that becomes ``path`` when the block ends well.
+
+    With ``overwrite`` an existing folder is first moved aside under a hidden name and removed last: a crash between the
+    two renames leaves the old content whole under that name. Without it an existing, non-empty ``path`` is an error.
+
+    Raises:
+        FileExistsError: if ``path`` exists, is not an empty folder, and ``overwrite`` is false.
+        OSError: if the parent folder is missing or cannot be written to.
+    """
+    target = Path(os.path.realpath(path))
+    if not overwrite:
+        _refuse_occupied(target)
+    partial = _beside(target, "partial")
+    partial.mkdir()
+    try:
+        yield partial
+        for found in sorted(partial.rglob("*"), reverse=True):
+            if not found.is_symlink():
+                fsync_path(found)
+        fsync_path(partial)
+        _swap_in(partial, target, overwrite=overwrite)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    fsync_path(target.parent)
+
+
+def _refuse_occupied(target: Path) -> None:
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise FileExistsError(f"{target} exists already")
+
+
+def _swap_in(partial: Path, target: Path, *, overwrite: bool) -> None:
+    if not overwrite or not target.exists():
+        _refuse_occupied(target)
+        os.replace(partial, target)
+        return
+    old = _beside(target, "old")
+    os.replace(target, old)
+    try:
+        os.replace(partial, target)
+    except BaseException:
+        os.replace(old, target)
+        raise
+    if old.is_dir():
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            old.unlink()
+
+
+def write_json(path: str | os.PathLike[str], data: object) -> None:
+    """Write ``data`` as sorted, indented JSON, atomically; equal data gives equal bytes.
+
+    Raises:
+        ValueError: if ``data`` holds NaN or infinity, which JSON has no word for.
+        OSError: if the file cannot be written.
+    """
+    text = json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    with atomic_write(path) as partial:
+        partial.write_text(text, encoding="utf-8")
