@@ -1,0 +1,1 @@
+"""Scores folders of pictures, never models. Not part of the wheel."""

@@ -1,0 +1,5 @@
+"""NUWA-Infinity in PyTorch Lightning: autoregressive over autoregressive generation of pictures of any size."""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Writers of canvases that may be larger than the memory."""

@@ -1,0 +1,49 @@
+"""Dependencies point one way: the contracts of pyproject.toml hold, and they can fail."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+LINT = "import sys; from importlinter.cli import lint_imports_command as c; sys.exit(c(['--no-cache', *sys.argv[1:]]))"
+
+
+def lint(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", LINT, *arguments], cwd=folder, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def test_contracts_hold(repository: Path) -> None:
+    result = lint(repository)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("context/bad.py", "import torch"),
+        ("geometry.py", "from nuwa_lightning.writers import base"),
+        ("writers/bad.py", "from nuwa_lightning.modules import bad"),
+        ("writers/bad.py", "import evaluation"),
+        ("modules/bad.py", "import lightning"),
+        ("writers/bad.py", "import torchvision"),
+    ],
+)
+def test_a_wrong_import_is_found(repository: Path, tmp_path: Path, module: str, line: str) -> None:
+    """Each contract is shown to bite on a copy of the tree with one wrong import."""
+    (tmp_path / "pyproject.toml").write_bytes((repository / "pyproject.toml").read_bytes())
+    for package in ("nuwa_lightning", "evaluation"):
+        for source in (repository / package).rglob("*.py"):
+            copy = tmp_path / source.relative_to(repository)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_text("")
+    bad = tmp_path / "nuwa_lightning" / "modules" / "bad.py"
+    bad.write_text("")
+    (tmp_path / "nuwa_lightning" / module).write_text(line + "\n")
+    result = lint(tmp_path)
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "BROKEN" in result.stdout
