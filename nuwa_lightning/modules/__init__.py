@@ -1,0 +1,1 @@
+"""Plain ``nn.Module`` parts: they know nothing of Lightning, pools or files."""

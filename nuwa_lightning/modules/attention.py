@@ -1,0 +1,92 @@
+"""Attention of the patch transformer: one path for training and for cached decoding.
+
+Shape legend: R rows (patches of any sample side by side), L query positions, S key positions, W model width,
+H query heads, G key/value heads, D head width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class PatchAttention(nn.Module):
+    """Multi-head, grouped-query or multi-query attention over own tokens and gathered context.
+
+    Keys and values have no bias, the output projection has one (paper lineage: HORIZON code). The queries of one
+    key/value head are folded into query rows, so that keys and values are never repeated in memory.
+
+    Args:
+        width: model width W.
+        heads: query heads H; ``width`` must be a multiple of it.
+        kv_heads: key/value heads G; ``heads`` must be a multiple of it. G = H is multi-head, G = 1 multi-query attention.
+        dropout: dropout on the output.
+
+    Raises:
+        ValueError: if the sizes do not divide.
+    """
+
+    def __init__(self, width: int, heads: int, *, kv_heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} is no multiple of heads {heads}: change one of them")
+        if heads % kv_heads:
+            raise ValueError(f"heads {heads} is no multiple of kv_heads {kv_heads}: use a divisor of {heads}")
+        self.heads, self.kv_heads, self.head_width = heads, kv_heads, width // heads
+        self.query = nn.Linear(width, width, bias=False)
+        self.key = nn.Linear(width, kv_heads * self.head_width, bias=False)
+        self.value = nn.Linear(width, kv_heads * self.head_width, bias=False)
+        self.out = nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def queries(self, h: Tensor) -> Tensor:
+        """Project ``[..., W]`` to queries ``[..., H, D]``."""
+        return self.query(h).unflatten(-1, (self.heads, self.head_width))
+
+    def keys_values(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Project ``[..., W]`` to keys and values ``[..., G, D]``."""
+        shape = (self.kv_heads, self.head_width)
+        return self.key(h).unflatten(-1, shape), self.value(h).unflatten(-1, shape)
+
+    def mix(self, q_RLHD: Tensor, k_RGSD: Tensor, v_RGSD: Tensor, *, bias: Tensor | None) -> Tensor:
+        """Attend and project out.
+
+        Args:
+            q_RLHD: queries.
+            k_RGSD: keys, position embedding already added where it is fed to the keys.
+            v_RGSD: values.
+            bias: boolean mask (True = may be seen) or additive logits, broadcastable to ``[R, H, L, S]``; None = see all.
+
+        Returns:
+            ``[R, L, W]``.
+        """
+        R, L, H, D = q_RLHD.shape
+        group = H // self.kv_heads
+        q_RGMD = q_RLHD.view(R, L, self.kv_heads, group, D).permute(0, 2, 3, 1, 4).reshape(R, self.kv_heads, group * L, D)
+        if bias is not None and group > 1:
+            S = k_RGSD.shape[2]
+            if bias.shape[1] == 1:
+                bias = bias.expand(-1, -1, L, S).repeat(1, 1, group, 1)
+            else:
+                bias = bias.expand(-1, H, L, S).reshape(-1, self.kv_heads, group * L, S)
+        o_RGMD = F.scaled_dot_product_attention(q_RGMD, k_RGSD, v_RGSD, attn_mask=bias)
+        o_RLW = o_RGMD.view(R, self.kv_heads, group, L, D).permute(0, 3, 1, 2, 4).reshape(R, L, H * D)
+        out: Tensor = self.dropout(self.out(o_RLW))
+        return out
+
+
+def causal_mask(queries: int, context: int, *, start: int = 0, device: torch.device | None = None) -> Tensor:
+    """Return the mask of a patch: all of the context, own tokens up to the query.
+
+    Args:
+        queries: number of query positions L.
+        context: number of context key positions; they come first.
+        start: position of the first query inside the patch.
+        device: where to make it.
+
+    Returns:
+        Boolean ``[1, 1, L, context + start + L]``.
+    """
+    own = torch.ones(queries, start + queries, dtype=torch.bool, device=device).tril(start)
+    return torch.cat([torch.ones(queries, context, dtype=torch.bool, device=device), own], dim=1)[None, None]

@@ -1,0 +1,348 @@
+"""The patch transformer: the local, token-level autoregressive model (paper, section on the vision decoder).
+
+Shape legend: B samples, P patches (steps of a plan), C context patches, N tokens per patch, L = 1 + N positions (BOS
+first), R rows (patches of any sample side by side), W width, H query heads, G key/value heads, D head width, K codes,
+S key positions, E code width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nuwa_lightning.geometry import VIEWS, Extent
+from nuwa_lightning.modules.attention import PatchAttention, causal_mask
+from nuwa_lightning.modules.position import AxialPosition, RelativePatchEmbedding
+
+
+@dataclass(frozen=True)
+class ContextGroup:
+    """The steps of a plan that see equally many context patches: attention over them needs no padding.
+
+    Attributes:
+        steps_P: numbers of these steps.
+        context_PC: numbers of the steps that each one sees.
+        offset_PC: entries of the relative patch embedding.
+        view_PC: index of the context's view relative to the step's.
+    """
+
+    steps_P: Tensor
+    context_PC: Tensor
+    offset_PC: Tensor
+    view_PC: Tensor
+
+
+class GatedFeedForward(nn.Module):
+    """GEGLU: ``Linear(W, 2I) -> gelu gate -> Linear(I, W)`` with ``I = multiple * W``."""
+
+    def __init__(self, width: int, *, multiple: float, dropout: float) -> None:
+        super().__init__()
+        inner = int(multiple * width)
+        self.inner = nn.Linear(width, 2 * inner)
+        self.dropout = nn.Dropout(dropout)
+        self.out = nn.Linear(inner, width)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Map ``[..., W]`` to ``[..., W]``."""
+        value, gate = self.inner(h).chunk(2, dim=-1)
+        out: Tensor = self.out(self.dropout(value * F.gelu(gate)))
+        return out
+
+
+class PatchLayer(nn.Module):
+    """Pre-LN attention over context and own tokens, then GEGLU, each branch scaled (LayerScale)."""
+
+    def __init__(
+        self,
+        attention: PatchAttention,
+        feed_forward: GatedFeedForward,
+        *,
+        embedding: RelativePatchEmbedding,
+        feed: Literal["key", "logit"],
+        width: int,
+        layer_scale: float,
+    ) -> None:
+        super().__init__()
+        self.norm_attention = nn.LayerNorm(width)
+        self.attention = attention
+        self.scale_attention = nn.Parameter(torch.full((width,), layer_scale))
+        self.norm_feed_forward = nn.LayerNorm(width)
+        self.feed_forward = feed_forward
+        self.scale_feed_forward = nn.Parameter(torch.full((width,), layer_scale))
+        self.embedding = embedding
+        self.feed = feed
+
+    def place_context(self, k_RCNGD: Tensor, offset_RC: Tensor, view_RC: Tensor) -> Tensor:
+        """Add the relative patch embedding to context keys (not to queries or values); key-fed variant only."""
+        if self.feed == "logit":
+            return k_RCNGD
+        return k_RCNGD + self.embedding(offset_RC, view_RC).unsqueeze(-3)
+
+    def place_own(self, k_RLGD: Tensor) -> Tensor:
+        """Add the centre entry to the keys of the current patch, BOS included."""
+        return k_RLGD if self.feed == "logit" else k_RLGD + self.embedding.own()
+
+    def logit_bias(self, mask_R1LS: Tensor, offset_RC: Tensor, view_RC: Tensor, tokens: int) -> Tensor:
+        """Return what attention adds to its logits: the mask alone, or with the post-fed embedding ``[R, H, L, S]``."""
+        if self.feed == "key":
+            return mask_R1LS
+        R, own = offset_RC.shape[0], mask_R1LS.shape[-1] - offset_RC.shape[1] * tokens
+        bias_RHS = torch.cat(
+            [
+                self.embedding(offset_RC, view_RC).repeat_interleave(tokens, dim=1),
+                self.embedding.own().expand(R, own, -1),
+            ],
+            dim=1,
+        ).transpose(1, 2)
+        return bias_RHS[:, :, None, :].masked_fill(~mask_R1LS, float("-inf"))
+
+    def attend(
+        self,
+        q_RLHD: Tensor,
+        k_RLGD: Tensor,
+        v_RLGD: Tensor,
+        *,
+        context: tuple[Tensor, Tensor],
+        offset_RC: Tensor,
+        view_RC: Tensor,
+    ) -> Tensor:
+        """Let whole patches attend to their context and, causally, to themselves; returns ``[R, L, W]``.
+
+        Args:
+            q_RLHD: queries.
+            k_RLGD: own keys, without embedding.
+            v_RLGD: own values.
+            context: keys (without embedding) and values of the context ``[R, C, N, G, D]``.
+            offset_RC: entries of the relative patch embedding.
+            view_RC: relative views.
+        """
+        ck_RCNGD, cv_RCNGD = context
+        L, N = q_RLHD.shape[1], ck_RCNGD.shape[2]
+        ck_RSGD = self.place_context(ck_RCNGD, offset_RC, view_RC).flatten(1, 2)
+        k_RSGD = torch.cat([ck_RSGD, self.place_own(k_RLGD)], dim=1)
+        v_RSGD = torch.cat([cv_RCNGD.flatten(1, 2), v_RLGD], dim=1)
+        mask = causal_mask(L, ck_RSGD.shape[1], device=q_RLHD.device)
+        bias = self.logit_bias(mask, offset_RC, view_RC, N)
+        return self.attention.mix(q_RLHD, k_RSGD.transpose(1, 2), v_RSGD.transpose(1, 2), bias=bias)
+
+    def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """Add the attention branch and run the feed-forward branch."""
+        x = x + self.scale_attention * mixed
+        out: Tensor = x + self.scale_feed_forward * self.feed_forward(self.norm_feed_forward(x))
+        return out
+
+
+class PatchTransformer(nn.Module):
+    """Predict the tokens of a patch one after another, given the per-layer states of its context patches.
+
+    The place of a patch on the canvas never enters: only offsets between patches do, so any canvas size works.
+
+    Args:
+        num_codes: size K of the tokenizer's code book.
+        code_dim: width E of a code vector. The frozen code vectors are the input, through a linear layer.
+        patch_size: tokens of a patch, rows and columns.
+        width: model width W.
+        depth: number of layers.
+        heads: query heads.
+        kv_heads: key/value heads: ``heads`` = multi-head, 1 = multi-query, between = grouped-query attention.
+        embedding_extent: offsets ``(t, y, x)`` that get an embedding of their own: the pool's ``embedding_extent``.
+        position_feed: feed the relative patch embedding to the ``key`` (paper) or to the ``logit`` (its ablation).
+        feed_forward_multiple: inner width of GEGLU in units of W; the paper's lineage uses 4.
+        layer_scale: start value of LayerScale.
+        dropout: dropout in attention output and feed-forward.
+
+    Raises:
+        ValueError: if sizes do not divide.
+    """
+
+    codes_KE: Tensor
+
+    def __init__(
+        self,
+        num_codes: int,
+        code_dim: int,
+        *,
+        patch_size: tuple[int, int] = (8, 8),
+        width: int = 256,
+        depth: int = 6,
+        heads: int = 4,
+        kv_heads: int = 4,
+        embedding_extent: Extent = (0, 2, 2),
+        position_feed: Literal["key", "logit"] = "key",
+        feed_forward_multiple: float = 4.0,
+        layer_scale: float = 0.1,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.num_codes = num_codes
+        self.register_buffer("codes_KE", torch.zeros(num_codes, code_dim))
+        self.embed = nn.Linear(code_dim, width)
+        # Large positions and offsets from the start: with small ones attention finds the left neighbour and never the upper.
+        self.position = AxialPosition(*patch_size, width=width, std=0.5)
+        self.begin = nn.Parameter(torch.randn(width) * 0.5)
+        self.views = nn.Parameter(torch.randn(len(VIEWS), width) * 0.5)
+        head_width = width // heads
+        self.layers = nn.ModuleList(
+            PatchLayer(
+                PatchAttention(width, heads, kv_heads=kv_heads, dropout=dropout),
+                GatedFeedForward(width, multiple=feed_forward_multiple, dropout=dropout),
+                embedding=RelativePatchEmbedding(
+                    embedding_extent, (kv_heads, head_width) if position_feed == "key" else (heads,), std=0.6
+                ),
+                feed=position_feed,
+                width=width,
+                layer_scale=layer_scale,
+            )
+            for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, num_codes)
+
+    @property
+    def patch_tokens(self) -> int:
+        """Tokens of one patch, N."""
+        return self.patch_size[0] * self.patch_size[1]
+
+    @property
+    def depth(self) -> int:
+        """Number of layers."""
+        return len(self.layers)
+
+    def layer(self, number: int) -> PatchLayer:
+        """Return one layer, typed."""
+        layer = self.layers[number]
+        assert isinstance(layer, PatchLayer)
+        return layer
+
+    def set_codes(self, codes_KE: Tensor) -> None:
+        """Take the frozen code vectors of the tokenizer, scaled to unit variance.
+
+        Raises:
+            ValueError: if their number or width is not what the model was built for.
+        """
+        if codes_KE.shape != self.codes_KE.shape:
+            raise ValueError(
+                f"the tokenizer has {tuple(codes_KE.shape)} codes x channels, the model {tuple(self.codes_KE.shape)}"
+            )
+        self.codes_KE.copy_(codes_KE / codes_KE.std().clamp_min(1e-6))
+
+    def embed_rows(self, tokens_RN: Tensor, view_R: Tensor) -> Tensor:
+        """Return the input of the first layer ``[R, L, W]``: BOS, then every token with its place in the patch."""
+        x_RNW = self.embed(self.codes_KE[tokens_RN]) + self.position()
+        x_RLW = torch.cat([self.begin.expand(len(tokens_RN), 1, -1), x_RNW], dim=1)
+        return x_RLW + self.views[view_R][:, None]
+
+    def embed_token(self, token_R: Tensor, view_R: Tensor, place: int) -> Tensor:
+        """Return the input ``[R, 1, W]`` of position ``place``: 0 is BOS (``token_R`` unused), else token ``place - 1``."""
+        if place == 0:
+            x_RW = self.begin.expand(len(view_R), -1)
+        else:
+            x_RW = self.embed(self.codes_KE[token_R]) + self.position()[place - 1]
+        return (x_RW + self.views[view_R])[:, None]
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Return scores over codes ``[..., K]`` of last-layer states ``[..., W]``."""
+        out: Tensor = self.head(self.norm(x))
+        return out
+
+    def forward(
+        self, tokens_BPN: Tensor, view_BP: Tensor, *, groups: Sequence[ContextGroup], detach_context: bool = False
+    ) -> Tensor:
+        """Score every token of every patch at once (``optimize: joint``; teacher forcing).
+
+        Args:
+            tokens_BPN: codes, in the order of the plan and of the tokens inside a patch.
+            view_BP: index of each step's view.
+            groups: which steps see which, from ``ContextTable``.
+            detach_context: stop gradients at the states of context patches, as the paper's cache does.
+
+        Returns:
+            Logits ``[B, P, N, K]``; the one at n predicts token n.
+        """
+        B, P, N = tokens_BPN.shape
+        x_RLW = self.embed_rows(tokens_BPN.flatten(0, 1), view_BP.flatten())
+        L, W = N + 1, x_RLW.shape[-1]
+        order_P = torch.cat([g.steps_P for g in groups])
+        back_P = torch.argsort(order_P)
+        for number in range(self.depth):
+            layer = self.layer(number)
+            attention = layer.attention
+            h_BPLW = layer.norm_attention(x_RLW).view(B, P, L, W)
+            q_BPLHD = attention.queries(h_BPLW)
+            k_BPLGD, v_BPLGD = attention.keys_values(h_BPLW)
+            context = k_BPLGD[:, :, 1:], v_BPLGD[:, :, 1:]
+            if detach_context:
+                context = attention.keys_values(h_BPLW[:, :, 1:].detach())
+            mixed = [self._mix_group(layer, group, (q_BPLHD, k_BPLGD, v_BPLGD), context) for group in groups]
+            mixed_BPLW = torch.cat(mixed, dim=1)[:, back_P]
+            x_RLW = layer.finish(x_RLW, mixed_BPLW.flatten(0, 1))
+        return self.logits(x_RLW.view(B, P, L, W)[:, :, :-1])
+
+    def forward_step(
+        self,
+        tokens_RN: Tensor,
+        view_R: Tensor,
+        *,
+        context: Sequence[Sequence[Tensor]],
+        offset_RC: Tensor,
+        view_RC: Tensor,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Score one patch a row, given the cached layer inputs of its context (paper, Algorithm 1).
+
+        Args:
+            tokens_RN: codes in writing order.
+            view_R: index of each row's view.
+            context: for each of C context patches, per layer, its cached normalised layer input ``[R, N, W]``.
+            offset_RC: entries of the relative patch embedding.
+            view_RC: relative views.
+
+        Returns:
+            Logits ``[R, N, K]``, and what later patches may see of this one, per layer ``[R, N, W]``, detached.
+        """
+        x_RLW = self.embed_rows(tokens_RN, view_R)
+        R, L, W = x_RLW.shape
+        states = []
+        for number in range(self.depth):
+            layer = self.layer(number)
+            h_RLW = layer.norm_attention(x_RLW)
+            states.append(h_RLW[:, 1:].detach())
+            if context:
+                seen_RCNW = torch.stack([patch[number] for patch in context], dim=1)
+            else:
+                seen_RCNW = h_RLW.new_zeros(R, 0, L - 1, W)
+            mixed = layer.attend(
+                layer.attention.queries(h_RLW),
+                *layer.attention.keys_values(h_RLW),
+                context=layer.attention.keys_values(seen_RCNW),
+                offset_RC=offset_RC,
+                view_RC=view_RC,
+            )
+            x_RLW = layer.finish(x_RLW, mixed)
+        return self.logits(x_RLW[:, :-1]), states
+
+    @staticmethod
+    def _mix_group(
+        layer: PatchLayer, group: ContextGroup, own: tuple[Tensor, Tensor, Tensor], context: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        q_BPLHD, k_BPLGD, v_BPLGD = own
+        B = len(q_BPLHD)
+        p, C = group.context_PC.shape
+        flat = group.context_PC.flatten()
+        out_RLW = layer.attend(
+            q_BPLHD[:, group.steps_P].flatten(0, 1),
+            k_BPLGD[:, group.steps_P].flatten(0, 1),
+            v_BPLGD[:, group.steps_P].flatten(0, 1),
+            context=(
+                context[0][:, flat].view(B * p, C, *context[0].shape[2:]),
+                context[1][:, flat].view(B * p, C, *context[1].shape[2:]),
+            ),
+            offset_RC=group.offset_PC.repeat(B, 1),
+            view_RC=group.view_PC.repeat(B, 1),
+        )
+        return out_RLW.unflatten(0, (B, p))
