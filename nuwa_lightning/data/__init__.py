@@ -1,0 +1,53 @@
+"""Photos: reading, fetching, splitting, views for training, and the cache of tokens.
+
+Names are imported on first use, so that reading a picture does not load torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from nuwa_lightning.data.image_folder import ImageDataModule, ImageFolderDataModule, LandscapeDataModule
+    from nuwa_lightning.data.landscape_photos import LandscapePhotos
+    from nuwa_lightning.data.photos import FolderPhotos, Photo, PhotoSource
+    from nuwa_lightning.data.reading import ImageReadError, list_images, read_image
+    from nuwa_lightning.data.token_cache import TokenBank, build_token_bank
+    from nuwa_lightning.data.token_data import TokenDataModule
+    from nuwa_lightning.data.views import Views
+
+__all__ = [
+    "FolderPhotos",
+    "ImageDataModule",
+    "ImageFolderDataModule",
+    "ImageReadError",
+    "LandscapeDataModule",
+    "LandscapePhotos",
+    "Photo",
+    "PhotoSource",
+    "TokenBank",
+    "TokenDataModule",
+    "Views",
+    "build_token_bank",
+    "list_images",
+    "read_image",
+]
+
+_HOMES: Final = {
+    "image_folder": ("ImageDataModule", "ImageFolderDataModule", "LandscapeDataModule"),
+    "landscape_photos": ("LandscapePhotos",),
+    "photos": ("FolderPhotos", "Photo", "PhotoSource"),
+    "reading": ("ImageReadError", "list_images", "read_image"),
+    "token_cache": ("TokenBank", "build_token_bank"),
+    "token_data": ("TokenDataModule",),
+    "views": ("Views",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the module that ``name`` lives in."""
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"nuwa_lightning.data.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

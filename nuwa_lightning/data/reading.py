@@ -1,0 +1,208 @@
+"""Reading pictures from files that nobody vouched for: the right pixels, or one clear error.
+
+Pillow decodes; only the formats named here are ever tried. What is not plain 8-bit RGB is turned into it so that the
+picture looks as it does in a viewer: EXIF rotation applied, transparency over white (what most viewers and web pages
+show), palettes resolved, CMYK converted (Adobe's inverted files included), 16-bit grey scaled rather than clipped.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from nuwa_lightning.errors import UsageError
+
+FORMATS: Final = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000")
+"""Pillow's names of the formats that are read; JPEG covers the MPO of many telephones."""
+
+SUFFIXES: Final = frozenset(
+    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".j2k"}
+)
+"""File name endings, in lower case, that `list_images` takes for pictures."""
+
+MAX_PIXELS: Final = 200_000_000
+"""Default limit on the pixels of one picture, before decoding: 600 MB as 8-bit RGB."""
+
+_BACKGROUND: Final = (255, 255, 255, 255)
+
+
+class ImageReadError(UsageError):
+    """A file is not a picture that can be read; the message names the file and the reason.
+
+    Args:
+        path: the file.
+        reason: what is wrong with it.
+        cure: what to do about it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], reason: str, *, cure: str = "replace or remove the file") -> None:
+        self.path = Path(path)
+        self.reason = reason
+        super().__init__("image", f"{self.path} ({reason})", cure)
+
+
+class _PillowGuard:
+    """Switches Pillow's own size warning off while any reader is active, since ours is an option and not a global.
+
+    Pillow keeps the limit and Python the warning filters in globals; readers run in threads, so they are counted and
+    the first in and the last out change them.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._active = 0
+        self._limit: int | None = None
+        self._filters = warnings.catch_warnings()
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            if self._active == 0:
+                self._limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+                self._filters = warnings.catch_warnings()
+                self._filters.__enter__()
+                warnings.simplefilter("ignore")  # odd metadata is worth no line: the pixels decide
+            self._active += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._active -= 1
+                if self._active == 0:
+                    self._filters.__exit__(None, None, None)
+                    Image.MAX_IMAGE_PIXELS = self._limit
+
+
+_guard = _PillowGuard()
+
+
+def read_image(
+    path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS, min_side: int | None = None
+) -> Image.Image:
+    """Read one picture as 8-bit RGB, upright.
+
+    Args:
+        path: the file; of an animation or a multi-page file the first picture is read.
+        max_pixels: refuse a picture with more pixels than this, before any of them is decoded.
+        min_side: when given, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as its shorter side stays at
+            least this many pixels. Much faster for large photos that are shrunk afterwards anyway.
+
+    Raises:
+        ImageReadError: if the file is missing, not a picture, damaged, cut short or too large.
+    """
+    try:
+        with _guard(), Image.open(path, formats=FORMATS) as image:
+            _check_size(path, image.size, max_pixels)
+            if min_side is not None and min(image.size) > min_side > 0:
+                scale = min_side / min(image.size)
+                image.draft(None, (round(image.width * scale), round(image.height * scale)))
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except ImageReadError:
+        raise
+    except Exception as error:  # Pillow's decoders raise nearly everything on damaged input
+        raise ImageReadError(path, _reason(error)) from error
+
+
+def image_size(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Return (height, width) in pixels as `read_image` would give them, reading the header only.
+
+    Raises:
+        ImageReadError: if the file is missing, not a picture or too large.
+    """
+    try:
+        with _guard(), Image.open(path, formats=FORMATS) as image:
+            _check_size(path, image.size, max_pixels)
+            turned = image.getexif().get(0x0112, 1) in {5, 6, 7, 8}
+            return (image.width, image.height) if turned else (image.height, image.width)
+    except ImageReadError:
+        raise
+    except Exception as error:
+        raise ImageReadError(path, _reason(error)) from error
+
+
+def list_images(folder: str | os.PathLike[str]) -> list[Path]:
+    """Return every picture file below ``folder``, sub-folders and linked folders included, sorted by path.
+
+    Hidden files and folders (name starting with a dot) are left out. A folder that is linked into itself is visited
+    once.
+
+    Raises:
+        FileNotFoundError: if ``folder`` is missing.
+        NotADirectoryError: if it is not a folder.
+    """
+    root = Path(folder)
+    if not root.exists():
+        raise FileNotFoundError(root)
+    if not root.is_dir():
+        raise NotADirectoryError(root)
+    found: list[Path] = []
+    seen: set[str] = set()
+    for parent, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [
+            Path(parent, name)
+            for name in files
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
+        ]
+    return sorted(found)
+
+
+def _check_size(path: str | os.PathLike[str], size: tuple[int, int], max_pixels: int) -> None:
+    if size[0] * size[1] > max_pixels:
+        raise ImageReadError(
+            path,
+            f"{size[0]}x{size[1]} is {size[0] * size[1]} pixels, more than max_pixels={max_pixels}",
+            cure="raise max_pixels if you trust the file",
+        )
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, UnidentifiedImageError):
+        return "not a picture in any of the formats " + ", ".join(FORMATS)
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        return _deep_grey_to_rgb(image)
+    if image.mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in image.info:
+        # RGBa and La hold colours multiplied by alpha; Pillow turns them back only into their own kind.
+        straight = image.convert({"RGBa": "RGBA", "La": "LA"}.get(image.mode, "RGBA")).convert("RGBA")
+        paper = Image.new("RGBA", straight.size, _BACKGROUND)
+        return Image.alpha_composite(paper, straight).convert("RGB")
+    return image.convert("RGB")
+
+
+def _deep_grey_to_rgb(image: Image.Image) -> Image.Image:
+    """Scale 16-bit, 32-bit and float grey to 8 bits; `Image.convert` would clip at 255.
+
+    Raises:
+        ValueError: if the values do not tell what white is.
+    """
+    values = np.asarray(image)
+    if image.mode == "F":
+        white = 1.0
+    elif values.size and int(values.max()) > 65535:
+        raise ValueError("32-bit grey of unknown range; save it with 8 or 16 bits")
+    else:
+        white = 65535.0
+    if values.size and not (float(values.min()) >= 0.0 and float(values.max()) <= white):
+        raise ValueError(f"grey values outside 0..{white:g}")
+    grey = np.rint(values.astype(np.float64) * (255.0 / white)).astype(np.uint8)
+    return Image.fromarray(grey).convert("RGB")
