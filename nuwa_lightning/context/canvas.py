@@ -1,0 +1,89 @@
+"""The context pool of one canvas: a strategy and the payloads of the patches that are alive."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generic, TypeVar, final
+
+from nuwa_lightning.errors import LawError
+from nuwa_lightning.geometry import PatchGrid, PatchIndex, PatchSet
+
+if TYPE_CHECKING:
+    from nuwa_lightning.context.base import ContextPool
+
+Payload = TypeVar("Payload")
+
+
+@final
+class CanvasPool(Generic[Payload]):
+    """Select, Add and Remove of the paper on one canvas; the payload of a patch may be anything.
+
+    Time and memory depend on the live set, never on the canvas. The law of the strategy is checked on every call.
+    """
+
+    def __init__(self, pool: ContextPool, grid: PatchGrid) -> None:
+        self.pool = pool
+        self.grid = grid
+        self._live: dict[PatchIndex, tuple[int, Payload]] = {}
+        self._finished = PatchSet(grid)
+        self._added = 0
+
+    @property
+    def live(self) -> list[PatchIndex]:
+        """The patches in the pool, in the order they were added."""
+        return list(self._live)
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def finished(self, patch: PatchIndex) -> bool:
+        """Say whether ``patch`` has been added, be it still alive or not."""
+        return patch in self._finished
+
+    def select(self, patch: PatchIndex) -> list[tuple[PatchIndex, Payload]]:
+        """Return what ``patch`` may see, in the order it was added.
+
+        Raises:
+            LawError: if the strategy names a patch that is not alive, a patch twice, or a later frame.
+        """
+        chosen = list(self.pool.select(patch, self._live.keys()))
+        if len(set(chosen)) != len(chosen):
+            raise self._fault(patch, "select returns each patch once")
+        for other in chosen:
+            if other not in self._live:
+                raise self._fault(patch, f"select returns only patches that are alive, and {tuple(other)} is not")
+            if other.t > patch.t:
+                raise self._fault(patch, f"select returns no patch of a later frame, and {tuple(other)} is one")
+        chosen.sort(key=lambda other: self._live[other][0])
+        return [(other, self._live[other][1]) for other in chosen]
+
+    def add(self, patch: PatchIndex, payload: Payload) -> None:
+        """Put a finished patch into the pool.
+
+        Raises:
+            LawError: if the patch lies outside the grid or has been added before.
+        """
+        if patch not in self.grid:
+            raise LawError("direction", tuple(patch), f"a plan stays inside its grid {self.grid.shape}")
+        if patch in self._finished:
+            raise LawError("direction", tuple(patch), "a plan names each patch once; correct the controller")
+        self._live[patch] = (self._added, payload)
+        self._added += 1
+        self._finished.add(patch)
+
+    def remove(self) -> list[PatchIndex]:
+        """Drop what no patch to come can select, and return it in the order it was added.
+
+        Raises:
+            LawError: if the strategy names a patch that is not alive.
+        """
+        gone = set(self.pool.remove(self._live.keys(), self.grid, self.finished))
+        for patch in gone:
+            if patch not in self._live:
+                raise self._fault(patch, "remove returns only patches that are alive")
+        dropped = sorted(gone, key=lambda patch: self._live[patch][0])
+        for patch in dropped:
+            del self._live[patch]
+        return dropped
+
+    def _fault(self, patch: PatchIndex, law: str) -> LawError:
+        return LawError("context_pool", f"{self.pool!r} at patch {tuple(patch)}", f"breaks its law: {law}")
