@@ -1,0 +1,76 @@
+"""Which writer for which name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nuwa_lightning.errors import UsageError
+from nuwa_lightning.writers.base import CanvasWriter
+from nuwa_lightning.writers.jpeg import JpegWriter
+from nuwa_lightning.writers.png import PngWriter
+from nuwa_lightning.writers.tiff import TiffWriter
+
+WRITERS: Mapping[str, type[CanvasWriter]] = {
+    ".png": PngWriter,
+    ".jpg": JpegWriter,
+    ".jpeg": JpegWriter,
+    ".tif": TiffWriter,
+    ".tiff": TiffWriter,
+}
+"""Suffix, in lower case, to writer."""
+
+
+def check_output(path: str | os.PathLike[str], *, overwrite: bool = False, option: str = "--output") -> None:
+    """Refuse a name that nothing could be written to, before any work is done.
+
+    Raises:
+        UsageError: if the suffix is unknown, the folder is missing, or a file is there and ``overwrite`` is false.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in WRITERS:
+        raise UsageError(option, str(path), f"the name must end in one of {', '.join(WRITERS)}")
+    if not path.parent.is_dir():
+        raise UsageError(option, str(path), f"the folder {path.parent} does not exist: make it first")
+    if path.is_dir():
+        raise UsageError(option, str(path), "is a folder: name a file")
+    if path.exists() and not overwrite:
+        raise UsageError(option, str(path), "exists already: give another name, or --overwrite")
+
+
+def open_writer(
+    path: str | os.PathLike[str],
+    *,
+    width: int,
+    height: int,
+    metadata: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    option: str = "--output",
+) -> CanvasWriter:
+    """Open the writer that the suffix of ``path`` names.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> name = Path(tempfile.mkdtemp()) / "wide.png"
+        >>> with open_writer(name, width=300, height=2, metadata={"seed": 1}) as writer:
+        ...     writer.write(np.full((2, 100, 3), 255, np.uint8), y=0, x=200)
+        >>> from nuwa_lightning.writers import read_metadata
+        >>> read_metadata(name)
+        {'seed': 1}
+
+    Args:
+        path: the file to make.
+        width: pixels along x.
+        height: pixels along y.
+        metadata: how the picture was made; anything that JSON can hold.
+        overwrite: replace a file that is there.
+        option: the option to name in an error.
+
+    Raises:
+        UsageError: as :func:`check_output`, and if the size is not one that the format can hold.
+    """
+    check_output(path, overwrite=overwrite, option=option)
+    return WRITERS[Path(path).suffix.lower()](path, width, height, metadata=metadata)
