@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,12 +16,7 @@ from nuwa_lightning.direction.base import Step
 from nuwa_lightning.geometry import ZETA, PatchGrid, View
 from nuwa_lightning.modules.patch_transformer import ContextGroup
 from nuwa_lightning.modules.position import RelativePatchEmbedding
-from nuwa_lightning.planning import ContextTable, PlannedStep
-
-TokenOrder = Literal["mirrored", "raster"]
-"""``mirrored``: tokens in the direction of travel, so that every order is one canonical order seen in a mirror (ours).
-``raster``: row by row in every order (paper)."""
-
+from nuwa_lightning.planning import ContextTable, PlannedStep, TokenOrder, walk
 
 def patch_cells(view: View, patch_size: tuple[int, int], token_order: TokenOrder) -> list[tuple[int, int]]:
     """Return the ``(row, column)`` inside a patch of each of its N tokens, in writing order.
@@ -76,7 +70,7 @@ def lay_out(
 ) -> PlanLayout:
     """Turn a finite plan into tensors."""
     steps = list(plan)
-    table = ContextTable.of(steps, pool, grid, token_order=token_order)
+    table = ContextTable.from_walk(walk(steps, pool, grid, token_order=token_order))
     rows, columns = patch_size
     assert grid.y is not None and grid.x is not None
     height, width = grid.y * rows, grid.x * columns
@@ -85,7 +79,7 @@ def lay_out(
         base = (step.patch.t * height + step.patch.y * rows) * width + step.patch.x * columns
         index.append([base + y * width + x for y, x in patch_cells(step.view, patch_size, token_order)])
     groups = []
-    for numbers in table.groups():
+    for numbers in table.groups().values():
         planned = [table.steps[n] for n in numbers]
         entries = [step_tensors(p, embedding) for p in planned]
         shape = (len(planned), len(planned[0].context))

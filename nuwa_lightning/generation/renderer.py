@@ -14,12 +14,12 @@ from torch import Tensor
 from nuwa_lightning.context.base import ContextPool
 from nuwa_lightning.direction.base import DirectionController
 from nuwa_lightning.generation.cache import SlotCache
-from nuwa_lightning.generation.layout import TokenOrder, place_tokens, read_tokens, step_tensors
+from nuwa_lightning.generation.layout import place_tokens, read_tokens, step_tensors
 from nuwa_lightning.generation.sampling import Sampling, patch_uniforms
 from nuwa_lightning.geometry import PatchGrid, PatchIndex
 from nuwa_lightning.modules.patch_states import RowBatch
 from nuwa_lightning.modules.patch_transformer import PatchTransformer
-from nuwa_lightning.planning import PlannedStep, walk, waves
+from nuwa_lightning.planning import PlannedStep, TokenOrder, walk, waves
 
 
 @dataclass(frozen=True)

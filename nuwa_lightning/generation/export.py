@@ -1,0 +1,155 @@
+"""A trained patch transformer as a folder: ``config.json`` and ``model.safetensors``.
+
+The JSON names classes from a closed table, never import paths, so a folder from a stranger cannot run code. A pool or
+direction of the user's own is named in the JSON and has to be given again when the folder is loaded.
+
+Shape legend: K codes, E code width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from nuwa_lightning.atomic import atomic_folder
+from nuwa_lightning.context import EmptyContextPool, FullContextPool, NearbyContextPool, RecencyContextPool
+from nuwa_lightning.context.base import ContextPool
+from nuwa_lightning.direction import (
+    ArbitraryDirectionController,
+    OutwardDirectionController,
+    RasterDirectionController,
+    SpiralDirectionController,
+)
+from nuwa_lightning.direction.base import DirectionController
+from nuwa_lightning.errors import UsageError
+from nuwa_lightning.modules.patch_transformer import PatchTransformer
+from nuwa_lightning.planning import TokenOrder
+
+KIND = "nuwa-lightning patch transformer"
+FORMAT = 1
+
+_POOLS: dict[str, type[ContextPool]] = {
+    c.__name__: c for c in (NearbyContextPool, FullContextPool, EmptyContextPool, RecencyContextPool)
+}
+_DIRECTIONS: dict[str, type[DirectionController]] = {
+    c.__name__: c
+    for c in (
+        ArbitraryDirectionController,
+        RasterDirectionController,
+        SpiralDirectionController,
+        OutwardDirectionController,
+    )
+}
+
+
+@dataclass(frozen=True)
+class Generator:
+    """What it takes to write tokens.
+
+    Attributes:
+        model: the transformer, in evaluation mode.
+        pool: what a patch may see, as in training.
+        direction: in which order patches are written.
+        token_order: as in training.
+        tokenizer_fingerprint: which tokenizer made the tokens it learned.
+    """
+
+    model: PatchTransformer
+    pool: ContextPool
+    direction: DirectionController
+    token_order: TokenOrder
+    tokenizer_fingerprint: str
+
+
+def save_generator(folder: str | Path, generator: Generator, *, size: dict[str, Any]) -> None:
+    """Write the folder, whole or not at all.
+
+    Args:
+        folder: where; replaced if it is there.
+        generator: what to save.
+        size: the arguments that ``PatchTransformer`` was built with.
+    """
+    config = {
+        "kind": KIND,
+        "format": FORMAT,
+        "model": size,
+        "context_pool": _describe(generator.pool),
+        "direction": _describe(generator.direction),
+        "token_order": generator.token_order,
+        "tokenizer_fingerprint": generator.tokenizer_fingerprint,
+    }
+    with atomic_folder(folder, overwrite=True) as partial:
+        (partial / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        state = {k: v.detach().cpu().contiguous() for k, v in generator.model.state_dict().items()}
+        save_file(state, partial / "model.safetensors")
+
+
+def load_generator(
+    folder: str | Path, *, pool: ContextPool | None = None, direction: DirectionController | None = None
+) -> Generator:
+    """Read the folder.
+
+    Args:
+        folder: what :func:`save_generator` wrote.
+        pool: instead of the one it was trained with (needed if that is a class of the user's own).
+        direction: likewise.
+
+    Raises:
+        UsageError: if the folder is missing, of another kind or format, or damaged.
+    """
+    folder = Path(folder)
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if config["kind"] != KIND:
+            raise UsageError("--checkpoint", folder, f"holds a {config['kind']}, not a {KIND}: name a stage-2 run")
+        if config["format"] != FORMAT:
+            raise UsageError("--checkpoint", folder, f"has format {config['format']}, this version reads {FORMAT}")
+        size = dict(config["model"])
+        size["patch_size"], size["embedding_extent"] = tuple(size["patch_size"]), tuple(size["embedding_extent"])
+        with torch.device("meta"):
+            model = PatchTransformer(**size)
+        state = load_file(folder / "model.safetensors")
+        model.load_state_dict(state, strict=True, assign=True)
+        pool = pool or _build(config["context_pool"], _POOLS, "--context_pool")
+        direction = direction or _build(config["direction"], _DIRECTIONS, "--direction")
+        order, fingerprint = config["token_order"], config["tokenizer_fingerprint"]
+    except FileNotFoundError as error:
+        raise UsageError("--checkpoint", folder, f"{error.filename} is missing: name the folder of a finished run") from None
+    except UsageError:
+        raise
+    except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError("--checkpoint", folder, f"is damaged ({reason}): train it again or name another run") from None
+    if pool.embedding_extent != tuple(size["embedding_extent"]):
+        raise UsageError(
+            "--context_pool",
+            pool,
+            f"the model was trained for offsets up to {tuple(size['embedding_extent'])}: train with this pool first",
+        )
+    return Generator(model.eval(), pool, direction, order, fingerprint)
+
+
+def _describe(strategy: ContextPool | DirectionController) -> dict[str, Any]:
+    args = {f.name: getattr(strategy, f.name) for f in _fields(strategy)}
+    return {"name": type(strategy).__name__, "args": args}
+
+
+def _fields(strategy: object) -> list[Any]:
+    if not dataclasses.is_dataclass(strategy):
+        return []
+    return [f for f in dataclasses.fields(strategy) if f.init]
+
+
+def _build(description: dict[str, Any], table: dict[str, Any], option: str) -> Any:
+    name = description["name"]
+    if name not in table:
+        raise UsageError(option, name, f"is not part of nuwa_lightning: give your own class by its import path with {option}")
+    args = {k: tuple(v) if isinstance(v, list) else v for k, v in description["args"].items()}
+    return table[name](**args)

@@ -1,0 +1,82 @@
+"""Whole pictures: tokens by the one sampler, pixels by the streaming decoder.
+
+Shape legend: B canvases, Y/X rows and columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nuwa_lightning.generation.renderer import InfiniteRenderer, RenderedPatch
+from nuwa_lightning.generation.streaming import StreamingDecoder, to_uint8
+from nuwa_lightning.geometry import PatchGrid, PatchIndex
+from nuwa_lightning.tokenizers.base import Tokenizer
+
+Watch = Callable[[RenderedPatch], None]
+
+
+def sample_tokens(
+    renderer: InfiniteRenderer,
+    grid: PatchGrid,
+    *,
+    seeds: Sequence[int],
+    known: Mapping[PatchIndex, Tensor] | None = None,
+    watch: Watch | None = None,
+) -> Tensor:
+    """Return the tokens of small canvases, one a seed, ``[B, Y, X]``, held in memory.
+
+    Args:
+        renderer: the sampler.
+        grid: their shape in patches.
+        seeds: one for each canvas.
+        known: given patches, ``[B, rows, columns]``.
+        watch: called with each finished patch.
+    """
+    rows, columns = renderer.model.patch_size
+    assert grid.y is not None and grid.x is not None
+    tokens_BYX = torch.zeros(len(seeds), grid.y * rows, grid.x * columns, dtype=torch.long)
+    for done in renderer.render(grid, seeds=seeds, known=known):
+        top, left = done.patch.y * rows, done.patch.x * columns
+        tokens_BYX[:, top : top + rows, left : left + columns] = done.tokens_BYX
+        if watch:
+            watch(done)
+    return tokens_BYX
+
+
+@torch.inference_mode()
+def sample_pictures(
+    renderer: InfiniteRenderer, tokenizer: Tokenizer, *, grid: PatchGrid, seeds: Sequence[int]
+) -> list[NDArray[np.uint8]]:
+    """Return small pictures, one a seed, uint8 ``[Y, X, 3]``."""
+    tokens_BYX = sample_tokens(renderer, grid, seeds=seeds)
+    return [to_uint8(tokenizer.decode(tokens_YX[None])[0]) for tokens_YX in tokens_BYX]
+
+
+def stream_picture(
+    renderer: InfiniteRenderer,
+    tokenizer: Tokenizer,
+    *,
+    grid: PatchGrid,
+    seed: int,
+    known: Mapping[PatchIndex, Tensor] | None = None,
+    watch: Watch | None = None,
+    tile: int = 64,
+) -> Iterator[tuple[int, int, NDArray[np.uint8]]]:
+    """Write one canvas and yield its pixels tile by tile, as early as they are final.
+
+    Yields:
+        ``(y, x, pixels[Y, X, 3])``: pixel row and column of the tile's corner, and its pixels.
+    """
+    rows, columns = renderer.model.patch_size
+    assert grid.y is not None and grid.x is not None
+    decoder = StreamingDecoder(tokenizer, (grid.y * rows, grid.x * columns), tile=tile)
+    for done in renderer.render(grid, seeds=[seed], known=known):
+        if watch:
+            watch(done)
+        for piece, pixels in decoder.put(done.tokens_BYX[0], top=done.patch.y * rows, left=done.patch.x * columns):
+            yield piece.top * tokenizer.factor, piece.left * tokenizer.factor, pixels

@@ -1,0 +1,316 @@
+"""Stage 2, autoregressive over autoregressive: train the patch transformer on the tokens of a frozen tokenizer.
+
+Shape legend: B samples, P steps of a plan, N tokens per patch, K codes, T/Y/X token axes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from nuwa_lightning.context.base import ContextPool
+from nuwa_lightning.context.nearby import NearbyContextPool
+from nuwa_lightning.direction.arbitrary import ArbitraryDirectionController
+from nuwa_lightning.direction.base import DirectionController
+from nuwa_lightning.errors import UsageError
+from nuwa_lightning.generation.layout import PlanLayout, lay_out
+from nuwa_lightning.generation.renderer import InfiniteRenderer
+from nuwa_lightning.generation.sampling import Sampling
+from nuwa_lightning.geometry import PatchGrid
+from nuwa_lightning.modules.patch_transformer import PatchTransformer
+from nuwa_lightning.optimizers import MuonAdamW, muon_groups
+from nuwa_lightning.planning import TokenOrder
+
+Optimize = Literal["joint", "accumulated", "per_patch"]
+"""``joint``: all patches in one forward, gradients flow through the pool (ours). ``accumulated``: the same with detached
+context. ``per_patch``: an optimizer step after every patch, the paper's render-and-optimize."""
+
+
+@dataclass(frozen=True)
+class TransformerSize:
+    """The size of the patch transformer.
+
+    Args:
+        width: model width.
+        depth: number of layers.
+        heads: query heads.
+        kv_heads: key/value heads; equal to heads = multi-head, 1 = multi-query attention.
+        feed_forward_multiple: inner width of GEGLU in units of the width; the paper's lineage uses 4.
+        position_feed: feed the relative patch embedding to the "key" (paper) or to the "logit" (its ablation).
+        layer_scale: start value of LayerScale.
+        dropout: dropout in attention and feed-forward.
+    """
+
+    width: int = 256
+    depth: int = 6
+    heads: int = 4
+    kv_heads: int = 4
+    feed_forward_multiple: float = 4.0
+    position_feed: Literal["key", "logit"] = "key"
+    layer_scale: float = 0.1
+    dropout: float = 0.0
+
+
+class NuwaInfinityModule(LightningModule):
+    """Train ``p(token | earlier tokens of the patch, context patches)`` over plans of a direction controller.
+
+    Args:
+        num_codes: code book size of the tokenizer that made the tokens.
+        code_dim: width of its code vectors.
+        patch_size: tokens of a patch, rows and columns.
+        transformer: size of the model.
+        context_pool: what a patch may look at.
+        direction: in which order patches are written; one plan is drawn per sample.
+        token_order: "mirrored" writes tokens in the direction of travel (ours), "raster" row by row (paper).
+        optimize: "joint", "accumulated" or "per_patch".
+        lr: peak learning rate of Muon (layer matrices) and AdamW (the rest).
+        weight_decay: decoupled weight decay.
+        warmup_steps: batches of linear warm-up, before a cosine to zero at the trainer's last step.
+        gradient_clip_val: clip the gradient norm; 0 = off. (The trainer's own flag does not work with manual optimisation.)
+
+    The paper's section is "Training"; joint optimisation and mirrored views are ours.
+    """
+
+    def __init__(
+        self,
+        num_codes: int = 1024,
+        code_dim: int = 16,
+        *,
+        patch_size: tuple[int, int] = (8, 8),
+        transformer: TransformerSize = TransformerSize(),  # noqa: B008 - frozen
+        context_pool: ContextPool = NearbyContextPool(),  # noqa: B008 - frozen
+        direction: DirectionController = ArbitraryDirectionController(),  # noqa: B008 - frozen
+        token_order: TokenOrder = "mirrored",
+        optimize: Optimize = "joint",
+        lr: float = 2e-3,
+        weight_decay: float = 0.05,
+        warmup_steps: int = 40,
+        gradient_clip_val: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.context_pool, self.direction = context_pool, direction
+        self.token_order: TokenOrder = token_order
+        self.optimize: Optimize = optimize
+        self.lr, self.weight_decay, self.warmup_steps = lr, weight_decay, warmup_steps
+        self.gradient_clip_val = gradient_clip_val
+        self.save_hyperparameters()
+        try:
+            self.transformer = PatchTransformer(
+                num_codes,
+                code_dim,
+                patch_size=patch_size,
+                embedding_extent=context_pool.embedding_extent,
+                **asdict(transformer),
+            )
+        except ValueError as error:
+            raise UsageError("model.transformer", transformer, str(error)) from None
+        self._layouts: dict[tuple[int, int, int], tuple[Tensor, list[PlanLayout]]] = {}
+
+    # -- data ---------------------------------------------------------------------------------------------------------
+
+    def set_codes(self, codes_KE: Tensor) -> None:
+        """Take the code vectors of the frozen tokenizer.
+
+        Raises:
+            UsageError: if the recipe's numbers do not fit them.
+        """
+        have, want = tuple(codes_KE.shape), tuple(self.transformer.codes_KE.shape)
+        if have != want:
+            raise UsageError(
+                "model.num_codes, model.code_dim",
+                want,
+                f"the tokenizer has {have[0]} codes of {have[1]} channels: set model.num_codes={have[0]} and "
+                f"model.code_dim={have[1]}, or name another tokenizer",
+            )
+        self.transformer.set_codes(codes_KE)
+
+    def layouts(self, shape: tuple[int, int, int]) -> tuple[Tensor, list[PlanLayout]]:
+        """Return the weights and layouts of the plans that a sample of ``(t, y, x)`` tokens may follow.
+
+        Raises:
+            UsageError: if the sample is no whole number of patches.
+        """
+        if shape not in self._layouts:
+            rows, columns = self.transformer.patch_size
+            if shape[1] % rows or shape[2] % columns:
+                raise UsageError(
+                    "model.patch_size",
+                    self.transformer.patch_size,
+                    f"training views of {shape[1]}x{shape[2]} tokens are no whole number of patches: change data.grid",
+                )
+            grid = PatchGrid(shape[0], shape[1] // rows, shape[2] // columns)
+            weights, layouts = [], []
+            for weight, plan in self.direction.training_plans(grid):
+                weights.append(weight)
+                layouts.append(
+                    lay_out(
+                        plan,
+                        self.context_pool,
+                        grid=grid,
+                        patch_size=self.transformer.patch_size,
+                        embedding=self.transformer.layer(0).embedding,
+                        token_order=self.token_order,
+                    )
+                )
+            self._layouts[shape] = torch.tensor(weights, dtype=torch.float64), layouts
+        return self._layouts[shape]
+
+    def draw_plans(self, tokens_BTYX: Tensor, generator: torch.Generator | None) -> list[tuple[PlanLayout, Tensor, Tensor]]:
+        """Give each sample a plan and put samples that share all masks together.
+
+        Args:
+            tokens_BTYX: a batch.
+            generator: draws plans; without one, samples take them in turn (validation).
+
+        Returns:
+            For each group: a layout, ``tokens_BPN`` in writing order and ``view_BP``.
+        """
+        B, T, Y, X = tokens_BTYX.shape
+        weights, layouts = self.layouts((T, Y, X))
+        if generator is None:
+            choice = torch.arange(B) % len(layouts)
+        else:
+            choice = torch.multinomial(weights, B, replacement=True, generator=generator)
+        same: dict[tuple[object, ...], list[int]] = defaultdict(list)
+        for b, c in enumerate(choice.tolist()):
+            same[layouts[c].key].append(b)
+        flat = tokens_BTYX.flatten(1)
+        groups = []
+        for members in same.values():
+            chosen = [layouts[int(choice[b])] for b in members]
+            device = flat.device
+            tokens_BPN = torch.stack(
+                [flat[b][p.index_PN.to(device)] for b, p in zip(members, chosen, strict=True)]
+            )
+            groups.append((chosen[0], tokens_BPN, torch.stack([p.view_P for p in chosen]).to(device)))
+        return groups
+
+    # -- training -----------------------------------------------------------------------------------------------------
+
+    def loss(self, layout: PlanLayout, tokens_BPN: Tensor, view_BP: Tensor) -> Tensor:
+        """Return the cross-entropy of every token ``[B, P, N]`` in one forward."""
+        logits_BPNK = self.transformer(
+            tokens_BPN, view_BP, groups=layout.groups, detach_context=self.optimize != "joint"
+        )
+        return F.cross_entropy(logits_BPNK.flatten(0, 2), tokens_BPN.flatten(), reduction="none").view(tokens_BPN.shape)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Take one optimizer step (or, with ``per_patch``, one a patch) and return the mean loss."""
+        seed = torch.initial_seed() ^ (self.global_step * 2654435761 + self.global_rank)
+        generator = torch.Generator().manual_seed(seed & ((1 << 63) - 1))
+        groups = self.draw_plans(batch["tokens"], generator)
+        optimizer = self.optimizers()
+        scheduler = self.lr_schedulers()
+        assert not isinstance(optimizer, list) and scheduler is not None and not isinstance(scheduler, list)
+        if self.optimize == "per_patch":
+            mean = self._render_and_optimize(groups, optimizer)
+        else:
+            optimizer.zero_grad()
+            mean = torch.zeros((), device=self.device)
+            for layout, tokens_BPN, view_BP in groups:
+                loss = self.loss(layout, tokens_BPN, view_BP).sum() / batch["tokens"].numel()
+                self._check_finite(loss)
+                self.manual_backward(loss)
+                mean = mean + loss.detach()
+            self._clip_and_step(optimizer)
+        scheduler.step()  # type: ignore[call-arg]
+        self.log("train/loss", mean, prog_bar=True)
+        self.log("train/lr", scheduler.get_last_lr()[0])  # type: ignore[union-attr]
+        return {"loss": mean}
+
+    def _render_and_optimize(self, groups: list[tuple[PlanLayout, Tensor, Tensor]], optimizer: Any) -> Tensor:
+        total, count = torch.zeros((), device=self.device), 0
+        for place, (layout, tokens_BPN, view_BP) in enumerate(groups):
+            states: dict[int, list[Tensor]] = {}
+            P = tokens_BPN.shape[1]
+            for step, loss in self.step_losses(layout, tokens_BPN, view_BP, states):
+                self._check_finite(loss)
+                optimizer.zero_grad()
+                self.manual_backward(loss)
+                last = place == len(groups) - 1 and step == P - 1
+                # Only the last step goes through Lightning, so that global_step counts batches.
+                self._clip_and_step(optimizer if last else optimizer.optimizer)
+                total, count = total + loss.detach(), count + 1
+        return total / count
+
+    def step_losses(
+        self, layout: PlanLayout, tokens_BPN: Tensor, view_BP: Tensor, states: dict[int, list[Tensor]]
+    ) -> Any:
+        """Yield ``(step, mean loss)`` patch by patch with detached cached context (paper, Algorithm 1)."""
+        where = {int(s): (g, i) for g in layout.groups for i, s in enumerate(g.steps_P)}
+        B = len(tokens_BPN)
+        for step in range(tokens_BPN.shape[1]):
+            group, i = where[step]
+            logits_BNK, states[step] = self.transformer.forward_step(
+                tokens_BPN[:, step],
+                view_BP[:, step],
+                context=[states[int(c)] for c in group.context_PC[i]],
+                offset_RC=group.offset_PC[i].expand(B, -1),
+                view_RC=group.view_PC[i].expand(B, -1),
+            )
+            yield step, F.cross_entropy(logits_BNK.flatten(0, 1), tokens_BPN[:, step].flatten())
+
+    def _clip_and_step(self, optimizer: Any) -> None:
+        if self.gradient_clip_val:
+            torch.nn.utils.clip_grad_norm_(self.transformer.parameters(), self.gradient_clip_val)
+        optimizer.step()
+
+    def _check_finite(self, loss: Tensor) -> None:
+        if not torch.isfinite(loss):
+            bad = next((n for n, p in self.transformer.named_parameters() if not p.isfinite().all()), "the loss itself")
+            raise UsageError(
+                "model.lr", self.lr, f"training diverged at step {self.global_step}: {bad} is not finite; use a smaller one"
+            )
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Log the loss on held-out pictures: the mean, and that of the tokens where a patch begins.
+
+        The mean hides whether context works; the first tokens of a patch show it.
+        """
+        losses, first = [], []
+        for layout, tokens_BPN, view_BP in self.draw_plans(batch["tokens"], None):
+            loss_BPN = self.loss(layout, tokens_BPN, view_BP)
+            losses.append(loss_BPN.flatten())
+            first.append(loss_BPN[:, :, : self.transformer.patch_size[0]].flatten())
+        size = len(batch["tokens"])
+        self.log("val/loss", torch.cat(losses).mean(), prog_bar=True, batch_size=size, sync_dist=True)
+        self.log("val/loss_first_column", torch.cat(first).mean(), batch_size=size, sync_dist=True)
+
+    def configure_optimizers(self) -> Any:
+        """Muon with AdamW; linear warm-up, then a cosine to zero at the trainer's last batch."""
+        optimizer = MuonAdamW(
+            muon_groups(self.transformer, self.transformer.layers), lr=self.lr, weight_decay=self.weight_decay
+        )
+        total = self.trainer.estimated_stepping_batches
+        last = max(1.0, float(total))
+
+        def factor(step: int) -> float:
+            if step < self.warmup_steps:
+                return (step + 1) / self.warmup_steps
+            if not math.isfinite(last):
+                return 1.0
+            done = (step - self.warmup_steps) / max(1.0, last - self.warmup_steps)
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    # -- sampling -----------------------------------------------------------------------------------------------------
+
+    def renderer(self, sampling: Sampling, *, direction: DirectionController | None = None) -> InfiniteRenderer:
+        """Return the one sampler with this model, its pool and its direction (or another)."""
+        return InfiniteRenderer(
+            model=self.transformer,
+            pool=self.context_pool,
+            direction=direction or self.direction,
+            token_order=self.token_order,
+            sampling=sampling,
+        )

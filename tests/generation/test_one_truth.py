@@ -1,0 +1,171 @@
+"""One truth: logits of the joint training forward == logits of cached patch-by-patch decoding (float64, 1e-9)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from nuwa_lightning.context import (
+    ContextPool,
+    EmptyContextPool,
+    FullContextPool,
+    NearbyContextPool,
+    RecencyContextPool,
+)
+from nuwa_lightning.direction import (
+    ArbitraryDirectionController,
+    DirectionController,
+    OutwardDirectionController,
+    RasterDirectionController,
+    SpiralDirectionController,
+)
+from nuwa_lightning.generation.layout import lay_out
+from nuwa_lightning.generation.picture import sample_tokens
+from nuwa_lightning.generation.renderer import InfiniteRenderer
+from nuwa_lightning.generation.sampling import Sampling
+from nuwa_lightning.geometry import PatchGrid, PatchIndex
+from nuwa_lightning.modules.patch_transformer import PatchTransformer
+from nuwa_lightning.planning import walk
+
+POOLS: list[ContextPool] = [
+    NearbyContextPool((0, 1, 1)),
+    NearbyContextPool((1, 2, 1)),
+    FullContextPool(),
+    EmptyContextPool(),
+    RecencyContextPool(3),
+]
+DIRECTIONS: list[DirectionController] = [
+    *(ArbitraryDirectionController(order) for order in ("omega", "omega*", "zeta", "zeta*")),
+    RasterDirectionController(),
+    SpiralDirectionController(),
+    OutwardDirectionController(),
+]
+GRID = PatchGrid(2, 3, 3)
+PATCH = (2, 2)
+
+
+class Recorder:
+    """Draws as usual and keeps every row's logits."""
+
+    def __init__(self) -> None:
+        self.calls: list[Tensor] = []
+        self.inner = Sampling(top_k=0)
+
+    def draw(self, logits_RK: Tensor, uniform_R: Tensor) -> Tensor:
+        self.calls.append(logits_RK.clone())
+        return self.inner.draw(logits_RK, uniform_R)
+
+
+@pytest.fixture(autouse=True)
+def _float64() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def build(pool: ContextPool, kv_heads: int, feed: str = "key") -> PatchTransformer:
+    torch.manual_seed(0)
+    model = PatchTransformer(
+        16,
+        4,
+        patch_size=PATCH,
+        width=16,
+        depth=2,
+        heads=4,
+        kv_heads=kv_heads,
+        embedding_extent=pool.embedding_extent,
+        position_feed=feed,  # type: ignore[arg-type]
+        layer_scale=1.0,
+    )
+    model.set_codes(torch.randn(16, 4))
+    for layer in model.layers:
+        torch.nn.init.normal_(layer.embedding.views, std=0.5)  # as if mixed views had been trained
+    return model.eval()
+
+
+def max_difference(
+    model: PatchTransformer,
+    pool: ContextPool,
+    *,
+    direction: DirectionController,
+    order: str = "mirrored",
+    known: dict[PatchIndex, Tensor] | None = None,
+    max_rows: int = 64,
+) -> float:
+    """Generate two canvases, recording logits; score the same tokens jointly; return the largest difference."""
+    recorder = Recorder()
+    renderer = InfiniteRenderer(model, pool, direction, order, recorder, max_rows)  # type: ignore[arg-type]
+    placed: list[tuple[PatchIndex, int]] = []
+    tokens = torch.zeros(2, 2, 6, 6, dtype=torch.long)
+    for done in renderer.render(GRID, seeds=[5, 6], known=known):
+        t, y, x = done.patch
+        tokens[:, t, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2] = done.tokens_BYX
+        if not done.known:
+            placed.append((done.patch, done.wave))
+    plan = list(direction.plan(GRID, frozenset(known or {})))
+    layout = lay_out(
+        plan, pool, grid=GRID, patch_size=PATCH, embedding=model.layer(0).embedding, token_order=order  # type: ignore[arg-type]
+    )
+    tokens_BPN = tokens.flatten(1)[:, layout.index_PN]
+    joint = model(tokens_BPN, layout.view_P.expand(2, -1), groups=layout.groups)
+    number = {step.patch: n for n, step in enumerate(plan)}
+    calls = iter(recorder.calls)
+    worst, at = 0.0, 0
+    while at < len(placed):
+        wave = placed[at][1]
+        rows = [next(calls) for _ in range(4)]
+        for s, (patch, _) in enumerate(placed[at : at + wave]):
+            cached = torch.stack([r[2 * s : 2 * s + 2] for r in rows], dim=1)
+            worst = max(worst, float((cached - joint[:, number[patch]]).abs().max().detach()))
+        at += wave
+    return worst
+
+
+@pytest.mark.parametrize(("pool", "direction"), list(itertools.product(POOLS, DIRECTIONS)), ids=str)
+def test_joint_equals_cached(pool: ContextPool, direction: DirectionController) -> None:
+    for kv_heads in (1, 2, 4):
+        assert max_difference(build(pool, kv_heads), pool, direction=direction) < 1e-9
+
+
+@pytest.mark.parametrize("pool", POOLS, ids=str)
+def test_raster_order_and_post_feeding(pool: ContextPool) -> None:
+    direction = ArbitraryDirectionController("omega*")
+    assert max_difference(build(pool, 4), pool, direction=direction, order="raster") < 1e-9
+    assert max_difference(build(pool, 2, "logit"), pool, direction=direction) < 1e-9
+
+
+@pytest.mark.parametrize("pool", POOLS, ids=str)
+def test_known_patches_anywhere(pool: ContextPool) -> None:
+    known = {PatchIndex(0, 1, 1): torch.randint(0, 16, (2, 2, 2)), PatchIndex(0, 0, 2): torch.randint(0, 16, (2, 2, 2))}
+    direction = ArbitraryDirectionController()
+    assert max_difference(build(pool, 2), pool, direction=direction, known=known) < 1e-9
+
+
+def test_waves_change_nothing() -> None:
+    pool, direction = NearbyContextPool((0, 1, 1)), ArbitraryDirectionController("zeta")
+    model = build(pool, 2)
+    grid = PatchGrid(1, 4, 6)
+    canvases = [
+        sample_tokens(InfiniteRenderer(model, pool, direction, max_rows=rows), grid, seeds=[1, 2])
+        for rows in (1, 4, 64)
+    ]
+    assert torch.equal(canvases[0], canvases[1])
+    assert torch.equal(canvases[0], canvases[2])
+    alone = sample_tokens(InfiniteRenderer(model, pool, direction), grid, seeds=[2])
+    assert torch.equal(alone[0], canvases[0][1])
+
+
+def test_live_set_does_not_grow_with_the_width() -> None:
+    pool, direction = NearbyContextPool((0, 1, 1)), ArbitraryDirectionController()
+    model = build(pool, 1)
+    peaks = []
+    for width in (6, 24):
+        renderer = InfiniteRenderer(model, pool, direction, max_rows=1)
+        peaks.append(max(done.live for done in renderer.render(PatchGrid(1, 2, width), seeds=[0])))
+    assert peaks[0] == peaks[1]
+    steps = walk(direction.plan(PatchGrid(1, 2, None)), pool, PatchGrid(1, 2, None))
+    assert next(steps).context == ()
