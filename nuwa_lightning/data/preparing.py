@@ -160,12 +160,14 @@ def _keep(
         kept.append(_Shrunk(entry.photo, entry.shapes, files))
         if not all(file.exists() for file in files):
             todo.append(kept[-1])
-    failed: dict[str, ImageReadError] = {}
+    failed: set[int] = set()
     if todo:
         results = _in_threads(todo, lambda entry: _write(entry, max_pixels), desc="shrinking photos", progress=progress)
-        failed = {entry.photo.key: error for entry, error in zip(todo, results, strict=True) if error is not None}
-    skipped += [_skip(entry.photo, failed[entry.photo.key]) for entry in kept if entry.photo.key in failed]
-    return [entry for entry in kept if entry.photo.key not in failed]
+        for entry, error in zip(todo, results, strict=True):
+            if error is not None:
+                skipped.append(_skip(entry.photo, error))
+                failed.add(id(entry))
+    return [entry for entry in kept if id(entry) not in failed]
 
 
 def _write(entry: _Shrunk, max_pixels: int) -> ImageReadError | None:
@@ -190,6 +192,11 @@ def _shrink(image: Image.Image, shape: tuple[int, int]) -> npt.NDArray[np.uint8]
     if image.size != size:
         image = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
     return np.array(image, dtype=np.uint8)
+
+
+def as_image(array_YX3: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Return 8-bit pixels as a new float32 array (3, Y, X) in [-1, 1]."""
+    return np.ascontiguousarray(array_YX3.transpose(2, 0, 1)).astype(np.float32) / np.float32(127.5) - np.float32(1)
 
 
 def _header(photo: Photo, max_pixels: int) -> tuple[int, int] | ImageReadError:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
-from nuwa_lightning.data.preparing import PreparedPhotos
+from nuwa_lightning.data.preparing import PreparedPhotos, as_image
 from nuwa_lightning.data.reading import ImageReadError
 from nuwa_lightning.data.streams import Batch, generator, photo_of_sample
 from nuwa_lightning.errors import UsageError
@@ -96,7 +96,7 @@ class TrainViews:
         size = self.views.size
         y = int(random.integers(array_YX3.shape[0] - size + 1))
         x = int(random.integers(array_YX3.shape[1] - size + 1))
-        view_3YX = _to_float(array_YX3[y : y + size, x : x + size])
+        view_3YX = as_image(array_YX3[y : y + size, x : x + size])
         if random.random() < self.views.flip:
             view_3YX = view_3YX[:, :, ::-1]
         if self.views.colour_jitter:
@@ -120,7 +120,7 @@ class CentreViews(Dataset[Batch]):
         index, scale = self._places[place]
         index, array_YX3 = _readable(self._photos, index, scale)
         y, x = ((length - self._size) // 2 for length in array_YX3.shape[:2])
-        view_3YX = _to_float(array_YX3[y : y + self._size, x : x + self._size])
+        view_3YX = as_image(array_YX3[y : y + self._size, x : x + self._size])
         return {"image": torch.from_numpy(view_3YX), "index": index}
 
 
@@ -138,10 +138,6 @@ def jitter_colours(
     out = mean + (out - mean) * (1 + draws[1]) + 0.5 * draws[2]
     out = out + 0.25 * draws[3:, None, None]
     return np.asarray(np.clip(out, -1.0, 1.0), dtype=np.float32)
-
-
-def _to_float(array_YX3: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    return np.ascontiguousarray(array_YX3.transpose(2, 0, 1)).astype(np.float32) / np.float32(127.5) - np.float32(1)
 
 
 def _readable(photos: PreparedPhotos, index: int, scale: int) -> tuple[int, npt.NDArray[np.uint8]]:
