@@ -1,0 +1,82 @@
+"""Has a canvas run into flat colour? Luminance spread of its windows against that of real photographs (ours).
+
+The spread of a window is the standard deviation of its luminance (Rec. 601, 0..255). A window is flat when its spread
+lies below the 5th percentile of that of real windows, so 5 % of real windows are flat by definition; a canvas has
+collapsed when one of its windows is flat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.pictures import windows
+
+WINDOW = 256
+PERCENTILE = 5.0
+
+
+@dataclass(frozen=True)
+class CollapseResult:
+    """How many canvases have collapsed.
+
+    Attributes:
+        canvases: number of canvases with at least one window.
+        collapsed: how many of them have a flat window.
+        windows: number of windows.
+        flat: how many of them are flat.
+        threshold: luminance spread below which a window is flat.
+        real_canvases: number of real pictures with at least one window.
+        real_collapsed: how many of them would count as collapsed.
+    """
+
+    canvases: int
+    collapsed: int
+    windows: int
+    flat: int
+    threshold: float
+    real_canvases: int
+    real_collapsed: int
+
+
+def luminance_spread(image_YX3: NDArray[np.uint8]) -> float:
+    """Return the standard deviation of the Rec. 601 luminance, on 0..255."""
+    return float((image_YX3.astype(np.float64) @ np.array([0.299, 0.587, 0.114])).std())
+
+
+def spreads(images: Iterable[NDArray[np.uint8]], *, window: int = WINDOW) -> list[NDArray[np.float64]]:
+    """Return the spread of every window of every picture; pictures smaller than a window are left out."""
+    found = [np.array([luminance_spread(part) for part in windows(image, window)]) for image in images]
+    return [values for values in found if len(values)]
+
+
+def collapse(
+    real: Iterable[NDArray[np.uint8]], generated: Iterable[NDArray[np.uint8]], *, window: int = WINDOW
+) -> CollapseResult:
+    """Count the canvases of ``generated`` that have a window flatter than 95 % of the windows of ``real``.
+
+    Args:
+        real: uint8 RGB pictures (Y, X, 3), of any sizes, at the scale of the canvases.
+        generated: the canvases.
+        window: side of the windows in pixels; they lie beside each other from the upper left corner.
+
+    Raises:
+        ValueError: if no picture of either side is as large as a window.
+    """
+    real_spreads, ours = spreads(real, window=window), spreads(generated, window=window)
+    for name, found in (("real", real_spreads), ("generated", ours)):
+        if not found:
+            raise ValueError(f"no {name} picture is {window} pixels wide and high")
+    threshold = float(np.percentile(np.concatenate(real_spreads), PERCENTILE))
+    return CollapseResult(
+        canvases=len(ours),
+        collapsed=sum(bool((values < threshold).any()) for values in ours),
+        windows=sum(len(values) for values in ours),
+        flat=sum(int((values < threshold).sum()) for values in ours),
+        threshold=threshold,
+        real_canvases=len(real_spreads),
+        real_collapsed=sum(bool((values < threshold).any()) for values in real_spreads),
+    )

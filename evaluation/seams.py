@@ -1,0 +1,90 @@
+"""Do patch borders show? Steps across them against steps inside patches (ours).
+
+A step is the mean absolute difference of two neighbouring pixels, over colours. Steps on the token grid are left out of
+the inside: a tokenizer has a grid of its own, and dividing by it would hide the patches'. Without visible borders the
+ratio is that of the tokenizer's own reconstructions, and near 1 for photographs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class SeamResult:
+    """Seam ratios of a set of pictures.
+
+    Attributes:
+        value: both directions pooled.
+        across_x: borders between left and right neighbours (vertical lines).
+        across_y: borders between upper and lower neighbours (horizontal lines).
+        std: standard deviation of ``value`` over bootstrap resamples of the pictures.
+        n: number of pictures.
+    """
+
+    value: float
+    across_x: float
+    across_y: float
+    std: float
+    n: int
+
+
+def seam_ratio(
+    images: Iterable[NDArray[np.uint8]],
+    *,
+    patch: int = 64,
+    token: int = 8,
+    origin: tuple[int, int] = (0, 0),
+    resamples: int = 200,
+    seed: int = 0,
+) -> SeamResult:
+    """Return the mean step across patch borders over the mean step inside patches, off the token grid.
+
+    Args:
+        images: uint8 RGB pictures (Y, X, 3), of any sizes.
+        patch: side of a patch in pixels.
+        token: side of a token in pixels.
+        origin: pixel ``(y, x)`` of a corner of a patch, where the grid does not begin in the picture's corner.
+        resamples: bootstrap resamples for ``std``.
+        seed: of the resampling.
+
+    A direction in which no border lies has the ratio nan.
+
+    Raises:
+        ValueError: if ``patch`` is no multiple of ``token``, ``token`` is below 2, or there is no border at all.
+    """
+    if token < 2 or patch % token:
+        raise ValueError(f"patch={patch} must be a multiple of token={token}, which must be at least 2")
+    sums_N24 = np.array([_sums(np.asarray(image), patch, token, origin) for image in images])
+    if not sums_N24.size or not sums_N24[:, :, 1].sum():
+        raise ValueError(f"no picture is larger than a patch of {patch} pixels")
+    n = len(sums_N24)
+    times_BN = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
+    spread = np.array([_ratio(sums) for sums in np.einsum("bn,nij->bij", times_BN, sums_N24).sum(1)])
+    across_y, across_x = (_ratio(sums) for sums in sums_N24.sum(0))
+    return SeamResult(_ratio(sums_N24.sum((0, 1))), across_x, across_y, float(np.nanstd(spread)), n)
+
+
+def _sums(image_YX3: NDArray[np.uint8], patch: int, token: int, origin: tuple[int, int]) -> list[list[float]]:
+    """Return, per axis (y, x), the sum and number of steps on patch borders, and those off the token grid."""
+    rows = []
+    for axis in (0, 1):
+        steps = np.abs(np.diff(image_YX3.astype(np.int16), axis=axis))
+        profile = steps.sum((1 - axis, 2), dtype=np.float64)
+        each = steps.size // max(1, len(profile))
+        place = np.arange(1, len(profile) + 1) - origin[axis]
+        border, inside = place % patch == 0, place % token != 0
+        rows.append([profile[border].sum(), each * border.sum(), profile[inside].sum(), each * inside.sum()])
+    return rows
+
+
+def _ratio(sums: NDArray[np.float64]) -> float:
+    on, n_on, off, n_off = sums
+    if not n_on or not n_off:
+        return float("nan")
+    mean_off = off / n_off
+    return float((on / n_on) / mean_off) if mean_off else (float("inf") if on else 1.0)
