@@ -121,7 +121,8 @@ def image_size(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
     try:
         with _guard(), Image.open(path, formats=FORMATS) as image:
             _check_size(path, image.size, max_pixels)
-            turned = image.getexif().get(0x0112, 1) in {5, 6, 7, 8}
+            # Pillow gives the size of a TIFF as it is after turning, of anything else as it is before.
+            turned = image.format != "TIFF" and image.getexif().get(0x0112, 1) in {5, 6, 7, 8}
             return (image.width, image.height) if turned else (image.height, image.width)
     except ImageReadError:
         raise
