@@ -16,12 +16,12 @@ A pool that sees the patch to its left, in ten lines, and its test:
 
 One that forgets too early:
 
-    >>> class ForgetfulContextPool(LeftContextPool):
+    >>> class HastyContextPool(LeftContextPool):
     ...     def remove(self, live, grid, finished):
     ...         return list(live)
-    >>> check_context_pool(ForgetfulContextPool())
+    >>> check_context_pool(HastyContextPool())
     Traceback (most recent call last):
-    AssertionError: ForgetfulContextPool: remove drops nothing that a later select returns: grid (1, 1, 4), patch (0, 0, 1)
+    AssertionError: HastyContextPool: remove drops nothing that a later select returns: grid (1, 1, 4), patch (0, 0, 1)
 """
 
 from __future__ import annotations

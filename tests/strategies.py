@@ -1,0 +1,73 @@
+"""Every pool and controller there is, and hypothesis strategies over grids, plans and known patches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TypeVar
+
+from hypothesis import strategies as st
+
+from nuwa_lightning.context import (
+    ContextPool,
+    EmptyContextPool,
+    FullContextPool,
+    NearbyContextPool,
+    RecencyContextPool,
+)
+from nuwa_lightning.direction import (
+    ArbitraryDirectionController,
+    DirectionController,
+    OutwardDirectionController,
+    RasterDirectionController,
+    SpiralDirectionController,
+)
+from nuwa_lightning.geometry import VIEWS, PatchGrid, PatchIndex
+
+POOLS: tuple[ContextPool, ...] = (
+    NearbyContextPool(),
+    NearbyContextPool((1, 1, 2)),
+    NearbyContextPool((3, 1, 1)),
+    NearbyContextPool((0, 0, 0)),
+    FullContextPool(),
+    FullContextPool((1, 0, 2)),
+    EmptyContextPool(),
+    RecencyContextPool(),
+    RecencyContextPool(3, (0, 1, 1)),
+)
+ALL_VIEWS = tuple(view.name for view in VIEWS)
+CONTROLLERS: tuple[DirectionController, ...] = (
+    ArbitraryDirectionController(),
+    ArbitraryDirectionController("omega"),
+    ArbitraryDirectionController("omega*"),
+    ArbitraryDirectionController("zeta"),
+    ArbitraryDirectionController("zeta*", order_weights=(1, 2, 0, 5)),
+    ArbitraryDirectionController(views=("omega",)),
+    ArbitraryDirectionController("left-up", views=ALL_VIEWS),
+    RasterDirectionController(),
+    SpiralDirectionController(),
+    SpiralDirectionController(views=ALL_VIEWS),
+    OutwardDirectionController(),
+    OutwardDirectionController((0.0, 1.0), views=("zeta*", "omega")),
+)
+
+Class = TypeVar("Class")
+
+
+def package_classes(base: type[Class]) -> Iterator[type[Class]]:
+    """Yield the classes of the package under ``base``, not those that tests define."""
+    for each in base.__subclasses__():
+        if each.__module__.startswith("nuwa_lightning."):
+            yield each
+        yield from package_classes(each)
+
+
+grids = st.builds(PatchGrid, st.integers(1, 3), st.integers(1, 4), st.integers(1, 5))
+pools = st.sampled_from(POOLS)
+controllers = st.sampled_from(CONTROLLERS)
+
+
+@st.composite
+def canvases(draw: st.DrawFn) -> tuple[PatchGrid, frozenset[PatchIndex]]:
+    """Return a grid and known patches anywhere in it."""
+    grid = draw(grids)
+    return grid, draw(st.frozensets(st.sampled_from(list(grid)), max_size=grid.size))
