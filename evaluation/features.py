@@ -92,7 +92,7 @@ def preprocess(images_BYX3: NDArray[np.uint8]) -> Tensor:
     import torch
     from torch.nn import functional
 
-    images_B3YX = torch.from_numpy(np.ascontiguousarray(images_BYX3)).permute(0, 3, 1, 2).float()
+    images_B3YX = torch.from_numpy(np.array(images_BYX3)).permute(0, 3, 1, 2).float()
     if images_B3YX.shape[-2:] != (_SIDE, _SIDE):
         images_B3YX = functional.interpolate(
             images_B3YX, size=(_SIDE, _SIDE), mode="bicubic", align_corners=False, antialias=True

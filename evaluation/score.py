@@ -70,27 +70,27 @@ def score(
     sets["generated"] = PictureFolder(generated, window=settings.window, option="--generated")
     if reconstruction is not None:
         sets["reconstruction"] = PictureFolder(reconstruction, window=settings.window, option="--reconstruction")
-    hashes = _different(sets)
-    extractor = Lite0Features()
-    features = {}
     for name, folder in sets.items():
-        least = 2 * LEAST if name == "real" else LEAST
-        if settings.window is None and len(folder) < least:
-            _refuse_few(folder, len(folder), least)
-        features[name] = features_of(folder, progress=progress, extractor=extractor)
-        if len(features[name]) < least:
-            _refuse_few(folder, len(features[name]), least)
+        if settings.window is None and len(folder) < _least(name):
+            _refuse_few(folder, len(folder), _least(name))
+    hashes = _different(sets)
+    # What is quick goes first, so that a mistake shows before the minutes that features may take.
     metrics: list[dict[str, Any] | None] = []
-    for name in list(sets)[1:]:
-        metrics.append(_kid_row(name, features, settings))
-        metrics.append(_seam_row(name, sets, settings))
+    metrics += [_seam_row(name, sets, settings) for name in list(sets)[1:]]
     metrics += _collapse_rows(sets)
     if reconstruction is not None:
         found = psnr_of_folders(sets["real"], sets["reconstruction"])
         metrics.append(_row("PSNR", "reconstruction", found.value, n=found.n, std=found.stderr, better="higher"))
+    extractor = Lite0Features()
+    features = {}
+    for name, folder in sets.items():
+        features[name] = features_of(folder, progress=progress, extractor=extractor)
+        if len(features[name]) < _least(name):
+            _refuse_few(folder, len(features[name]), _least(name))
+    rows = [_kid_row(name, features, settings) for name in list(sets)[1:]] + [row for row in metrics if row]
     return {
         "format": FORMAT,
-        "metrics": [row for row in metrics if row],
+        "metrics": rows,
         "sets": {
             name: {"folder": folder.folder.name, "files": len(folder), "pictures": len(features[name]), "sha256": h}
             for (name, folder), h in zip(sets.items(), hashes, strict=True)
@@ -132,6 +132,10 @@ def _different(sets: dict[str, PictureFolder]) -> list[str]:
             cure = "holds the same pictures as --real: give another folder"
             raise UsageError(folder.option, str(folder.folder), cure)
     return hashes
+
+
+def _least(name: str) -> int:
+    return 2 * LEAST if name == "real" else LEAST
 
 
 def _refuse_few(folder: PictureFolder, found: int, least: int) -> None:

@@ -77,7 +77,9 @@ def _sums(image_YX3: NDArray[np.uint8], patch: int, token: int, origin: tuple[in
         profile = steps.sum((1 - axis, 2), dtype=np.float64)
         each = steps.size // max(1, len(profile))
         place = np.arange(1, len(profile) + 1) - origin[axis]
-        border, inside = place % patch == 0, place % token != 0
+        border = place % patch == 0
+        # A direction without borders has nothing to compare: its insides must not enter the pooled ratio.
+        inside = (place % token != 0) & border.any()
         rows.append([profile[border].sum(), each * border.sum(), profile[inside].sum(), each * inside.sum()])
     return rows
 

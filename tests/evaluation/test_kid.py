@@ -1,0 +1,119 @@
+"""The kernel distance against two other implementations, brute force, and what must hold of any estimate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evaluation.kid import kid, mmd2, real_floor
+
+
+def gaussians(n: int, m: int, *, shift: float = 0.0, dim: int = 16, seed: int = 0) -> tuple[Any, Any]:
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n, dim)), rng.normal(size=(m, dim)) + shift
+
+
+@given(st.integers(2, 12), st.integers(2, 12), st.integers(1, 5), st.integers(0, 99))
+def test_equals_the_sum_over_pairs(n: int, m: int, dim: int, seed: int) -> None:
+    x, y = gaussians(n, m, dim=dim, seed=seed, shift=0.5)
+
+    def k(a: Any, b: Any) -> float:
+        return float((a @ b / dim + 1) ** 3)
+
+    xx = np.mean([k(x[i], x[j]) for i in range(n) for j in range(n) if i != j])
+    yy = np.mean([k(y[i], y[j]) for i in range(m) for j in range(m) if i != j])
+    xy = np.mean([k(a, b) for a in x for b in y])
+    assert mmd2(x, y) == pytest.approx(xx + yy - 2 * xy, rel=1e-9, abs=1e-9)
+
+
+def test_equals_torchmetrics() -> None:
+    import torch
+    from torchmetrics.image.kid import maximum_mean_discrepancy, poly_kernel
+
+    x, y = gaussians(40, 40, shift=0.3)
+    a, b = torch.from_numpy(x), torch.from_numpy(y)
+    theirs = maximum_mean_discrepancy(poly_kernel(a, a), poly_kernel(a, b), poly_kernel(b, b))
+    assert mmd2(x, y) == pytest.approx(float(theirs), rel=1e-9)
+
+
+def test_equals_torch_fidelity() -> None:
+    """With subsets as large as the sets the draw does not matter, and theirs is our full estimate."""
+    import torch
+    from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
+
+    x, y = gaussians(40, 40, shift=0.3, dim=64)
+    theirs = kid_features_to_metric(
+        torch.from_numpy(x), torch.from_numpy(y), kid_subsets=2, kid_subset_size=40, verbose=False
+    )
+    assert kid(x, y).value == pytest.approx(theirs[KEY_METRIC_KID_MEAN], rel=1e-9)
+    assert kid(x, y, subset_size=40, subsets=2).value == pytest.approx(theirs[KEY_METRIC_KID_MEAN], rel=1e-9)
+
+
+def test_bootstrap_is_a_weighted_estimate_without_self_pairs() -> None:
+    """One resample by hand: the mean kernel over drawn pairs that are two different pictures."""
+    from evaluation.kid import _bootstrap, polynomial_kernel
+
+    x, y = gaussians(7, 5, shift=0.4)
+    rng = np.random.default_rng(3)
+    u = rng.multinomial(7, np.full(7, 1 / 7), size=1)[0]
+    v = rng.multinomial(5, np.full(5, 1 / 5), size=1)[0]
+    a, b = np.repeat(np.arange(7), u), np.repeat(np.arange(5), v)
+
+    def within(data: Any, drawn: Any) -> float:
+        k = polynomial_kernel(data, data)
+        return float(np.mean([k[i, j] for i in drawn for j in drawn if i != j]))
+
+    expected = within(x, a) + within(y, b) - 2 * polynomial_kernel(x[a], y[b]).mean()
+    assert _bootstrap(x, y, 1, np.random.default_rng(3))[0] == pytest.approx(expected, rel=1e-9)
+
+
+def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    """Same distribution on both sides: the true distance is 0; 95 % intervals, 60 trials."""
+    results = [kid(*gaussians(40, 40, seed=seed)) for seed in range(60)]
+    covered = sum(r.low <= 0 <= r.high for r in results)
+    assert covered >= 48
+    assert abs(np.mean([r.value for r in results])) < 0.05
+
+
+def test_farther_is_larger_and_seeds_repeat() -> None:
+    values = [kid(*gaussians(60, 50, shift=shift)).value for shift in (0.0, 0.2, 0.5, 1.0)]
+    assert values == sorted(values)
+    assert kid(*gaussians(60, 50)) == kid(*gaussians(60, 50))
+    result = kid(*gaussians(60, 50, shift=0.5))
+    assert (result.n_x, result.n_y) == (60, 50)
+    assert result.low < result.value < result.high
+
+
+def test_floor_is_near_zero_and_uses_what_there_is() -> None:
+    x, _ = gaussians(60, 2)
+    floor = real_floor(x, 20)
+    assert floor.n_x == 20
+    assert abs(floor.value) < 3 * floor.std / np.sqrt(3)
+    assert real_floor(x, 500).n_x == 30
+
+
+def test_large_sets_fall_back_to_subsets(monkeypatch: pytest.MonkeyPatch) -> None:
+    from evaluation import kid as module
+
+    monkeypatch.setattr(module, "LARGEST_FULL", 30)
+    x, y = gaussians(60, 50, shift=0.5)
+    result = module.kid(x, y, subsets=5)
+    assert "5 subsets of 50" in result.how
+    assert result.value == pytest.approx(mmd2(x, y), rel=0.5)
+    assert module.real_floor(x, 20).std > 0
+
+
+def test_wrong_input_is_refused() -> None:
+    x, y = gaussians(4, 4)
+    with pytest.raises(ValueError, match="at least 2"):
+        mmd2(x[:1], y)
+    with pytest.raises(ValueError, match="features must be"):
+        mmd2(x, y[:, :3])
+    with pytest.raises(ValueError, match="subset_size 5 is larger"):
+        kid(x, y, subset_size=5)
+    with pytest.raises(ValueError, match="at least 4"):
+        real_floor(x[:3], 2)
