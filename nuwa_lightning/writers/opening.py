@@ -42,9 +42,9 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool = False, optio
 
 def open_writer(
     path: str | os.PathLike[str],
-    *,
     width: int,
     height: int,
+    *,
     metadata: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     option: str = "--output",
