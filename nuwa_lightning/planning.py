@@ -180,9 +180,10 @@ def waves(walked: Iterable[PlannedStep], *, max_width: int = 64, lookahead: int 
     Args:
         walked: planned steps from the first one on.
         max_width: most steps in a wave.
-        lookahead: most steps that are walked and not finished. To reach the shortest schedule it must hold the plan's
-            steps between the oldest and the newest that can run side by side: for omega with spatial extent e on a
-            canvas of H rows about H * H / (e + 1). What has been finished out of turn is at most this much more memory.
+        lookahead: how many steps of the plan, from the oldest unfinished one on, may be under way. For the shortest
+            schedule it must reach from the oldest to the newest that can run side by side: for omega with spatial
+            extent e on a canvas of H rows about H * H / (e + 1). Finished out of turn, that many payloads at most are
+            alive on top of the plan's own live set.
 
     Raises:
         UsageError: if a limit is below 1.
@@ -198,7 +199,7 @@ def _schedule(walked: Iterable[PlannedStep], max_width: int, lookahead: int) -> 
     window = _Window()
     exhausted = False
     while True:
-        while not exhausted and len(window.waiting) < lookahead and len(window.ready) < max_width:
+        while not exhausted and window.span < lookahead and len(window.ready) < max_width:
             planned = next(source, None)
             if planned is None:
                 exhausted = True
@@ -221,10 +222,20 @@ class _Window:
         self._users: dict[int, int] = {}  # how many waiting steps see this step, for every step not yet freed
         self._dropped: set[int] = set()  # steps not yet freed that no step to be walked sees
         self._freed: list[int] = []
+        self._oldest = 0  # no step before this one waits
+        self._next = 0
+
+    @property
+    def span(self) -> int:
+        """How many steps of the plan lie between the oldest that waits and the end of what is walked."""
+        while self._oldest < self._next and self._oldest not in self.waiting:
+            self._oldest += 1
+        return self._next - self._oldest
 
     def put(self, planned: PlannedStep) -> None:
         """Take in the next step of the walk."""
         number = planned.number
+        self._next = number + 1
         self.waiting[number] = planned
         self._users[number] = self._missing[number] = 0
         self._blocked[number] = []
