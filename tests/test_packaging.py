@@ -17,7 +17,7 @@ BLOCKED = (
 )  # fmt: skip
 
 IMPORT_ALL = f"""
-import importlib, importlib.abc, importlib.util, pkgutil, sys
+import importlib, importlib.abc, importlib.metadata, importlib.util, pkgutil, sys
 
 class Blocked(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
@@ -25,9 +25,16 @@ class Blocked(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError(f"No module named {{name!r}} (blocked)", name=name)
 
 sys.meta_path.insert(0, Blocked())
-# torchmetrics asks find_spec whether torchvision is installed; in a core-only environment the answer is None.
-real = importlib.util.find_spec
+# torchmetrics asks find_spec and the metadata whether a library is installed; in a core-only environment it is not.
+real, from_name = importlib.util.find_spec, importlib.metadata.Distribution.from_name
 importlib.util.find_spec = lambda name, package=None: None if name.split(".")[0] in {BLOCKED!r} else real(name, package)
+
+def distribution(name):
+    if name.split("[")[0].replace("-", "_") in (*{BLOCKED!r}, "scikit_learn"):
+        raise importlib.metadata.PackageNotFoundError(name)
+    return from_name(name)
+
+importlib.metadata.Distribution.from_name = distribution
 
 import nuwa_lightning
 names = [m.name for m in pkgutil.walk_packages(nuwa_lightning.__path__, "nuwa_lightning.")]

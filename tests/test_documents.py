@@ -1,0 +1,95 @@
+"""What README and CONTRIBUTING say is so: files, classes, targets, options, and the pool in ten lines."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import runpy
+import shlex
+from pathlib import Path
+
+import pytest
+
+
+def blocks(text: str, language: str = "") -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.M | re.S)
+
+
+def commands(text: str) -> list[list[str]]:
+    lines = [line.split("  #")[0] for block in blocks(text) for line in block.splitlines()]
+    return [shlex.split(part) for line in lines for part in line.split(" && ") if part.strip()]
+
+
+@pytest.fixture(scope="module")
+def readme(repository: Path) -> str:
+    return (repository / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_table_of_terms_holds(repository: Path, readme: str) -> None:
+    rows = re.findall(r"^\| [^|]+ \| (`[^|]+`) \| `([^|`]+)` \| `([^|`]+)` \|$", readme, flags=re.M)
+    assert len(rows) >= 10
+    for classes, file, test in rows:
+        path = repository / file
+        sources = sorted(path.rglob("*.py")) if path.is_dir() else [path]
+        text = "\n".join(source.read_text(encoding="utf-8") for source in sources)
+        for name in re.findall(r"`(\w+)`", classes):
+            assert re.search(rf"^class {name}\b", text, flags=re.M), f"{name} is not in {file}"
+        assert (repository / test).is_file(), f"{test} is missing"
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "evaluation/README.md", "SECURITY.md"])
+def test_links_lead_somewhere(repository: Path, document: str) -> None:
+    text = (repository / document).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", text):
+        assert ((repository / document).parent / target).exists(), f"{document} links to {target}"
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+def test_make_targets_exist(repository: Path, document: str) -> None:
+    makefile = (repository / "Makefile").read_text(encoding="utf-8")
+    text = (repository / document).read_text(encoding="utf-8")
+    said = "\n".join(blocks(text) + re.findall(r"`(make [a-z]+)`", text))
+    for target in re.findall(r"\bmake ([a-z]+)\b", said):
+        assert re.search(rf"^{target}:", makefile, flags=re.M), f"{document} names make {target}"
+
+
+def test_commands_name_files_and_options_that_exist(repository: Path, readme: str) -> None:
+    """Every command of the README: its recipes are there and its options are known to the help of the program."""
+    from evaluation.__main__ import _parser
+    from nuwa_lightning.commands.generate import parser
+
+    seen = set()
+    for words in commands(readme):
+        if words[:3] == ["python", "-m", "nuwa_lightning"]:
+            seen.add(words[3])
+            for flag, value in itertools.pairwise(words):
+                if flag in ("--config", "-c"):
+                    assert (repository / value).is_file(), f"{value} is missing"
+            if words[3] == "generate":
+                parser().parse_args(words[4:])
+        elif words[:3] == ["python", "-m", "evaluation"]:
+            seen.add(words[3])
+            _parser().parse_args(words[3:])
+        elif words[0] == "pip":
+            for name in re.findall(r"requirements/\S+", " ".join(words)):
+                assert (repository / name).is_file()
+    assert {"fit", "generate", "score", "crops"} <= seen
+
+
+def test_the_pool_in_ten_lines_keeps_the_laws(repository: Path, tmp_path: Path) -> None:
+    from nuwa_lightning.testing import check_context_pool
+
+    (code,) = blocks((repository / "CONTRIBUTING.md").read_text(encoding="utf-8"), "python")
+    path = tmp_path / "my_pools.py"
+    path.write_text(code)
+    check_context_pool(runpy.run_path(str(path))["MyPool"]())
+
+
+def test_nothing_third_party_is_in_the_tree(repository: Path) -> None:
+    import subprocess
+
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=repository, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    wrong = (".jpg", ".jpeg", ".pth", ".pt", ".ckpt", ".safetensors", ".mp4", ".avi", ".npy")
+    assert [name for name in listed.stdout.split("\0") if name.lower().endswith(wrong)] == []
