@@ -122,8 +122,9 @@ def image_size(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
         with _guard(), Image.open(path, formats=FORMATS) as image:
             _check_size(path, image.size, max_pixels)
             # Pillow gives the size of a TIFF as it is after turning, of anything else as it is before.
-            turned = image.format != "TIFF" and image.getexif().get(0x0112, 1) in {5, 6, 7, 8}
-            return (image.width, image.height) if turned else (image.height, image.width)
+            if image.format != "TIFF" and _exif(image, path).get(0x0112, 1) in {5, 6, 7, 8}:
+                return image.width, image.height
+            return image.height, image.width
     except ImageReadError:
         raise
     except Exception as error:
@@ -169,6 +170,26 @@ def _check_size(path: str | os.PathLike[str], size: tuple[int, int], max_pixels:
             f"{size[0]}x{size[1]} is {size[0] * size[1]} pixels, more than max_pixels={max_pixels}",
             cure="raise max_pixels if you trust the file",
         )
+
+
+def _exif(image: Image.Image, path: str | os.PathLike[str]) -> Image.Exif:
+    """Return the EXIF data, of a PNG without decoding it as Pillow would: it may follow the pixels, but rarely does."""
+    if image.format == "PNG" and not _png_ends_with_text(path):
+        return Image.Image.getexif(image)
+    return image.getexif()
+
+
+def _png_ends_with_text(path: str | os.PathLike[str]) -> bool:
+    """Say whether a chunk that may tell the orientation follows the pixels."""
+    pixels_seen = False
+    with open(path, "rb") as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            pixels_seen |= head[4:] == b"IDAT"
+            if pixels_seen and head[4:] in {b"eXIf", b"tEXt", b"zTXt", b"iTXt"}:
+                return True
+            file.seek(int.from_bytes(head[:4], "big") + 4, os.SEEK_CUR)
+    return False
 
 
 def _reason(error: Exception) -> str:

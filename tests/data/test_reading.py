@@ -49,6 +49,28 @@ def test_exif_rotation(tmp_path: Path, orientation: int, suffix: str) -> None:
     assert image_size(path) == expected.shape[:2]
 
 
+def test_exif_after_the_pixels_of_a_png(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(BASE).save(tmp_path / "a.png", exif=exif)
+    content = (tmp_path / "a.png").read_bytes()
+    start = content.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(content[start : start + 4], "big")
+    last = len(content) - 12
+    assert start < content.index(b"IDAT")
+    moved = content[:start] + content[end:last] + content[start:end] + content[last:]
+    (tmp_path / "a.png").write_bytes(moved)
+    assert image_size(tmp_path / "a.png") == (20, 12)
+    np.testing.assert_array_equal(pixels(tmp_path / "a.png"), UPRIGHT[6](BASE))
+
+
+def test_the_size_of_a_png_is_read_without_decoding(tmp_path: Path) -> None:
+    Image.fromarray(BASE).save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(content[: content.index(b"IDAT") + 10])
+    assert image_size(tmp_path / "a.png") == (12, 20)
+
+
 def test_exif_rotation_of_a_reduced_jpeg(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
