@@ -30,12 +30,13 @@ def orthogonalise(matrices_BMN: Tensor, steps: int = 5) -> Tensor:
     x = matrices_BMN
     tall = x.shape[-2] > x.shape[-1]
     if tall:
-        x = x.mT
+        x = x.transpose(-2, -1)
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-7)
     for _ in range(steps):
-        gram = x @ x.mT
+        gram = x @ x.transpose(-2, -1)
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if tall else x
+    done: Tensor = x.transpose(-2, -1) if tall else x
+    return done
 
 
 class MuonAdamW(torch.optim.Optimizer):

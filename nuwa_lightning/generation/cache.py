@@ -1,7 +1,7 @@
 """Where finished patches wait until no later patch needs them: numbered slots, allocated once and reused.
 
-Shape legend: B canvases side by side, S steps of a wave, C context patches, N tokens per patch, G key/value heads, D head
-width, Z slots.
+Shape legend: B canvases side by side, S steps of a wave, C context patches, N tokens per patch, G key/value heads,
+D head width.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class SlotCache:
             context: for each of S steps the numbers of its context steps.
 
         Returns:
-            Keys and values per layer ``[S * B, C, N, G, D]`` and which places are filled ``[S * B, C]``; C is the largest
-            number of context steps.
+            Keys and values per layer ``[S * B, C, N, G, D]`` and which places are filled ``[S * B, C]``;
+            C is the largest number of context steps.
         """
         S, C = len(context), max(map(len, context))
         slots_SC = torch.zeros(S, C, dtype=torch.long)

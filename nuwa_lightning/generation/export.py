@@ -121,7 +121,9 @@ def load_generator(
         direction = direction or _build(config["direction"], _DIRECTIONS, "--direction")
         order, fingerprint = config["token_order"], config["tokenizer_fingerprint"]
     except FileNotFoundError as error:
-        raise UsageError("--checkpoint", folder, f"{error.filename} is missing: name the folder of a finished run") from None
+        raise UsageError(
+            "--checkpoint", folder, f"{error.filename} is missing: name the folder of a finished run"
+        ) from None
     except UsageError:
         raise
     except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
@@ -150,6 +152,8 @@ def _fields(strategy: object) -> list[Any]:
 def _build(description: dict[str, Any], table: dict[str, Any], option: str) -> Any:
     name = description["name"]
     if name not in table:
-        raise UsageError(option, name, f"is not part of nuwa_lightning: give your own class by its import path with {option}")
+        raise UsageError(
+            option, name, f"is not part of nuwa_lightning: give your own class by its import path with {option}"
+        )
     args = {k: tuple(v) if isinstance(v, list) else v for k, v in description["args"].items()}
     return table[name](**args)

@@ -18,6 +18,7 @@ from nuwa_lightning.modules.patch_transformer import ContextGroup
 from nuwa_lightning.modules.position import RelativePatchEmbedding
 from nuwa_lightning.planning import ContextTable, PlannedStep, TokenOrder, walk
 
+
 def patch_cells(view: View, patch_size: tuple[int, int], token_order: TokenOrder) -> list[tuple[int, int]]:
     """Return the ``(row, column)`` inside a patch of each of its N tokens, in writing order.
 
@@ -72,7 +73,8 @@ def lay_out(
     steps = list(plan)
     table = ContextTable.from_walk(walk(steps, pool, grid, token_order=token_order))
     rows, columns = patch_size
-    assert grid.y is not None and grid.x is not None
+    assert grid.y is not None
+    assert grid.x is not None
     height, width = grid.y * rows, grid.x * columns
     index = []
     for step in steps:
@@ -102,7 +104,7 @@ def place_tokens(tokens_N: Tensor, view: View, *, patch_size: tuple[int, int], t
     flat = torch.tensor([y * patch_size[1] + x for y, x in cells])
     out = torch.empty_like(tokens_N)
     out[..., flat] = tokens_N
-    return out.unflatten(-1, patch_size)
+    return torch.unflatten(out, -1, patch_size)
 
 
 def read_tokens(tokens_YX: Tensor, view: View, *, token_order: TokenOrder) -> Tensor:

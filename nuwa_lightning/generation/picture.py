@@ -38,7 +38,8 @@ def sample_tokens(
         watch: called with each finished patch.
     """
     rows, columns = renderer.model.patch_size
-    assert grid.y is not None and grid.x is not None
+    assert grid.y is not None
+    assert grid.x is not None
     tokens_BYX = torch.zeros(len(seeds), grid.y * rows, grid.x * columns, dtype=torch.long)
     for done in renderer.render(grid, seeds=seeds, known=known):
         top, left = done.patch.y * rows, done.patch.x * columns
@@ -73,7 +74,8 @@ def stream_picture(
         ``(y, x, pixels[Y, X, 3])``: pixel row and column of the tile's corner, and its pixels.
     """
     rows, columns = renderer.model.patch_size
-    assert grid.y is not None and grid.x is not None
+    assert grid.y is not None
+    assert grid.x is not None
     decoder = StreamingDecoder(tokenizer, (grid.y * rows, grid.x * columns), tile=tile)
     for done in renderer.render(grid, seeds=[seed], known=known):
         if watch:

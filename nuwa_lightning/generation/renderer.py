@@ -6,7 +6,7 @@ Shape legend: B canvases side by side, S steps of a wave, R = S * B rows, N toke
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -60,7 +60,7 @@ class InfiniteRenderer:
     pool: ContextPool
     direction: DirectionController
     token_order: TokenOrder = "mirrored"
-    sampling: Sampling = Sampling()
+    sampling: Sampling = field(default_factory=Sampling)
     max_rows: int = 64
 
     @torch.inference_mode()
@@ -105,7 +105,7 @@ class InfiniteRenderer:
         seeds: Sequence[int],
         known: Mapping[PatchIndex, Tensor],
     ) -> Tensor:
-        """Write (or, if known, read) the patches of independent steps; returns tokens ``[S, B, N]`` in writing order."""
+        """Write (or, if known, read) independent patches; returns tokens ``[S, B, N]`` in writing order."""
         S, B, N = len(steps), len(seeds), self.model.patch_tokens
         device = self.model.begin.device
         keys, values, valid_RC = cache.gather([s.context for s in steps])

@@ -80,7 +80,7 @@ def _mix(value: int) -> int:
 
 
 def patch_uniforms(seed: int, patch: PatchIndex, count: int) -> Tensor:
-    """Return ``count`` float64 numbers in [0, 1) that depend only on the seed and the patch (always drawn on the CPU)."""
+    """Return ``count`` float64 numbers in [0, 1) that depend on seed and patch alone (always drawn on the CPU)."""
     key = _mix(seed & _MASK)
     for part in patch:
         key = _mix(key ^ (part & _MASK))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -20,6 +21,7 @@ from nuwa_lightning.context.nearby import NearbyContextPool
 from nuwa_lightning.direction.arbitrary import ArbitraryDirectionController
 from nuwa_lightning.direction.base import DirectionController
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.generation.export import Generator, save_generator
 from nuwa_lightning.generation.layout import PlanLayout, lay_out
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
@@ -27,10 +29,11 @@ from nuwa_lightning.geometry import PatchGrid
 from nuwa_lightning.modules.patch_transformer import PatchTransformer
 from nuwa_lightning.optimizers import MuonAdamW, muon_groups
 from nuwa_lightning.planning import TokenOrder
+from nuwa_lightning.tokenizers.base import Tokenizer
 
 Optimize = Literal["joint", "accumulated", "per_patch"]
-"""``joint``: all patches in one forward, gradients flow through the pool (ours). ``accumulated``: the same with detached
-context. ``per_patch``: an optimizer step after every patch, the paper's render-and-optimize."""
+"""``joint``: all patches in one forward, gradients flow through the pool (ours). ``accumulated``: the same with
+detached context. ``per_patch``: an optimizer step after every patch, the paper's render-and-optimize."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class NuwaInfinityModule(LightningModule):
         lr: peak learning rate of Muon (layer matrices) and AdamW (the rest).
         weight_decay: decoupled weight decay.
         warmup_steps: batches of linear warm-up, before a cosine to zero at the trainer's last step.
-        gradient_clip_val: clip the gradient norm; 0 = off. (The trainer's own flag does not work with manual optimisation.)
+        gradient_clip_val: clip the gradient norm; 0 = off. (The trainer's flag needs automatic optimisation.)
 
     The paper's section is "Training"; joint optimisation and mirrored views are ours.
     """
@@ -84,7 +87,7 @@ class NuwaInfinityModule(LightningModule):
         code_dim: int = 16,
         *,
         patch_size: tuple[int, int] = (8, 8),
-        transformer: TransformerSize = TransformerSize(),  # noqa: B008 - frozen
+        transformer: TransformerSize = TransformerSize(),
         context_pool: ContextPool = NearbyContextPool(),  # noqa: B008 - frozen
         direction: DirectionController = ArbitraryDirectionController(),  # noqa: B008 - frozen
         token_order: TokenOrder = "mirrored",
@@ -103,26 +106,28 @@ class NuwaInfinityModule(LightningModule):
         self.gradient_clip_val = gradient_clip_val
         self.save_hyperparameters()
         try:
-            self.transformer = PatchTransformer(
-                num_codes,
-                code_dim,
-                patch_size=patch_size,
-                embedding_extent=context_pool.embedding_extent,
+            self._size = {
+                "num_codes": num_codes,
+                "code_dim": code_dim,
+                "patch_size": patch_size,
+                "embedding_extent": context_pool.embedding_extent,
                 **asdict(transformer),
-            )
+            }
+            self.transformer = PatchTransformer(**self._size)
         except ValueError as error:
             raise UsageError("model.transformer", transformer, str(error)) from None
+        self._tokenizer: tuple[Tokenizer, ...] = ()
         self._layouts: dict[tuple[int, int, int], tuple[Tensor, list[PlanLayout]]] = {}
 
     # -- data ---------------------------------------------------------------------------------------------------------
 
-    def set_codes(self, codes_KE: Tensor) -> None:
-        """Take the code vectors of the frozen tokenizer.
+    def attach_tokenizer(self, tokenizer: Tokenizer) -> None:
+        """Take the frozen tokenizer: its code vectors go into the model, itself it stays outside of it.
 
         Raises:
-            UsageError: if the recipe's numbers do not fit them.
+            UsageError: if the recipe's numbers do not fit it.
         """
-        have, want = tuple(codes_KE.shape), tuple(self.transformer.codes_KE.shape)
+        have, want = tuple(tokenizer.codes_KD.shape), tuple(self.transformer.codes_KE.shape)
         if have != want:
             raise UsageError(
                 "model.num_codes, model.code_dim",
@@ -130,7 +135,20 @@ class NuwaInfinityModule(LightningModule):
                 f"the tokenizer has {have[0]} codes of {have[1]} channels: set model.num_codes={have[0]} and "
                 f"model.code_dim={have[1]}, or name another tokenizer",
             )
-        self.transformer.set_codes(codes_KE)
+        self.transformer.set_codes(tokenizer.codes_KD)
+        # In a tuple it is no sub-module: not trained, not saved twice, not moved.
+        self._tokenizer = (tokenizer,)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The attached tokenizer.
+
+        Raises:
+            RuntimeError: before :meth:`attach_tokenizer`.
+        """
+        if not self._tokenizer:
+            raise RuntimeError("attach_tokenizer has not been called")
+        return self._tokenizer[0]
 
     def layouts(self, shape: tuple[int, int, int]) -> tuple[Tensor, list[PlanLayout]]:
         """Return the weights and layouts of the plans that a sample of ``(t, y, x)`` tokens may follow.
@@ -163,7 +181,9 @@ class NuwaInfinityModule(LightningModule):
             self._layouts[shape] = torch.tensor(weights, dtype=torch.float64), layouts
         return self._layouts[shape]
 
-    def draw_plans(self, tokens_BTYX: Tensor, generator: torch.Generator | None) -> list[tuple[PlanLayout, Tensor, Tensor]]:
+    def draw_plans(
+        self, tokens_BTYX: Tensor, generator: torch.Generator | None
+    ) -> list[tuple[PlanLayout, Tensor, Tensor]]:
         """Give each sample a plan and put samples that share all masks together.
 
         Args:
@@ -187,9 +207,7 @@ class NuwaInfinityModule(LightningModule):
         for members in same.values():
             chosen = [layouts[int(choice[b])] for b in members]
             device = flat.device
-            tokens_BPN = torch.stack(
-                [flat[b][p.index_PN.to(device)] for b, p in zip(members, chosen, strict=True)]
-            )
+            tokens_BPN = torch.stack([flat[b][p.index_PN.to(device)] for b, p in zip(members, chosen, strict=True)])
             groups.append((chosen[0], tokens_BPN, torch.stack([p.view_P for p in chosen]).to(device)))
         return groups
 
@@ -209,7 +227,9 @@ class NuwaInfinityModule(LightningModule):
         groups = self.draw_plans(batch["tokens"], generator)
         optimizer = self.optimizers()
         scheduler = self.lr_schedulers()
-        assert not isinstance(optimizer, list) and scheduler is not None and not isinstance(scheduler, list)
+        assert not isinstance(optimizer, list)
+        assert scheduler is not None
+        assert not isinstance(scheduler, list)
         if self.optimize == "per_patch":
             mean = self._render_and_optimize(groups, optimizer)
         else:
@@ -221,9 +241,9 @@ class NuwaInfinityModule(LightningModule):
                 self.manual_backward(loss)
                 mean = mean + loss.detach()
             self._clip_and_step(optimizer)
-        scheduler.step()  # type: ignore[call-arg]
+        scheduler.step()
         self.log("train/loss", mean, prog_bar=True)
-        self.log("train/lr", scheduler.get_last_lr()[0])  # type: ignore[union-attr]
+        self.log("train/lr", scheduler.get_last_lr()[0])
         return {"loss": mean}
 
     def _render_and_optimize(self, groups: list[tuple[PlanLayout, Tensor, Tensor]], optimizer: Any) -> Tensor:
@@ -267,7 +287,9 @@ class NuwaInfinityModule(LightningModule):
         if not torch.isfinite(loss):
             bad = next((n for n, p in self.transformer.named_parameters() if not p.isfinite().all()), "the loss itself")
             raise UsageError(
-                "model.lr", self.lr, f"training diverged at step {self.global_step}: {bad} is not finite; use a smaller one"
+                "model.lr",
+                self.lr,
+                f"training diverged at step {self.global_step}: {bad} is not finite; use a smaller one",
             )
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -314,3 +336,10 @@ class NuwaInfinityModule(LightningModule):
             token_order=self.token_order,
             sampling=sampling,
         )
+
+    def save(self, folder: str | Path) -> None:
+        """Export what ``generate`` needs (see ``generation.export``)."""
+        generator = Generator(
+            self.transformer, self.context_pool, self.direction, self.token_order, self.tokenizer.fingerprint()
+        )
+        save_generator(folder, generator, size=self._size)

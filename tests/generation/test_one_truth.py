@@ -108,7 +108,12 @@ def max_difference(
             placed.append((done.patch, done.wave))
     plan = list(direction.plan(GRID, frozenset(known or {})))
     layout = lay_out(
-        plan, pool, grid=GRID, patch_size=PATCH, embedding=model.layer(0).embedding, token_order=order  # type: ignore[arg-type]
+        plan,
+        pool,
+        grid=GRID,
+        patch_size=PATCH,
+        embedding=model.layer(0).embedding,
+        token_order=order,  # type: ignore[arg-type]
     )
     tokens_BPN = tokens.flatten(1)[:, layout.index_PN]
     joint = model(tokens_BPN, layout.view_P.expand(2, -1), groups=layout.groups)

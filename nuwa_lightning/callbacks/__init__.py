@@ -1,0 +1,1 @@
+"""Pictures and exports while training goes on."""

@@ -1,0 +1,79 @@
+"""Originals above reconstructions while stage 1 trains.
+
+Shapes: B batch, Y/X rows and columns.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from PIL import Image
+from torch import Tensor
+
+from nuwa_lightning.atomic import atomic_write
+from nuwa_lightning.errors import UsageError
+
+
+class ReconstructionSheet(Callback):
+    """Puts held-out pictures above their reconstructions: ``reconstructions.png`` in the run folder, and TensorBoard.
+
+    The sheet is renewed by every validation, from what the validation step returns.
+
+    Args:
+        count: pictures on the sheet, the first ones of the validation set.
+        columns: pictures in a row.
+    """
+
+    def __init__(self, count: int = 8, *, columns: int = 4) -> None:
+        if min(count, columns) < 1:
+            raise UsageError("ReconstructionSheet", (count, columns), "count and columns must be at least 1")
+        self.count = count
+        self.columns = columns
+        self._pairs: list[tuple[Tensor, Tensor]] = []
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin a new sheet."""
+        self._pairs = []
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: object,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep pictures until the sheet is full."""
+        if isinstance(outputs, dict) and "reconstruction" in outputs:
+            room = self.count - len(self._pairs)
+            found = zip(outputs["image"][:room].cpu(), outputs["reconstruction"][:room].cpu(), strict=True)
+            self._pairs.extend(found)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the sheet."""
+        if not self._pairs or not trainer.is_global_zero or trainer.fast_dev_run or trainer.sanity_checking:
+            return
+        sheet_YX3 = lay_out_pairs(self._pairs, columns=self.columns)
+        path = Path(trainer.default_root_dir) / "reconstructions.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as partial:
+            Image.fromarray(sheet_YX3.numpy()).save(partial)
+        experiment = getattr(trainer.logger, "experiment", None)
+        if experiment is not None and hasattr(experiment, "add_image"):
+            experiment.add_image("reconstructions", sheet_YX3, trainer.global_step, dataformats="HWC")
+
+
+def lay_out_pairs(pairs: list[tuple[Tensor, Tensor]], *, columns: int) -> Tensor:
+    """Return one picture (uint8, YX3): rows of originals in [-1, 1], each above the row of its reconstructions."""
+    rows = []
+    for first in range(0, len(pairs), columns):
+        some = pairs[first : first + columns]
+        blank = [torch.ones_like(some[0][0])] * (columns - len(some))
+        for which in (0, 1):
+            rows.append(torch.cat([pair[which] for pair in some] + blank, dim=2))
+    sheet_3YX = torch.cat(rows, dim=1)
+    return sheet_3YX.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous()

@@ -1,0 +1,102 @@
+"""Samples from fixed seeds while stage 2 trains, by the one sampler."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from numpy.typing import NDArray
+from PIL import Image
+
+from nuwa_lightning.atomic import atomic_write
+from nuwa_lightning.errors import UsageError
+from nuwa_lightning.generation.picture import sample_pictures
+from nuwa_lightning.generation.sampling import Sampling
+from nuwa_lightning.geometry import PatchGrid
+from nuwa_lightning.stages.nuwa_module import NuwaInfinityModule
+
+
+class SampleSheet(Callback):
+    """Keep a sheet of samples in the run folder and in TensorBoard, and the exported model beside it.
+
+    Args:
+        every_n_steps: how often it is renewed; the first one is drawn after ``first_step`` batches.
+        first_step: when the first sheet is drawn.
+        count: pictures on the sheet, from seeds 0 .. count - 1.
+        size: their size in patches, rows and columns.
+        temperature: see ``generate``.
+        top_k: see ``generate``.
+    """
+
+    def __init__(
+        self,
+        *,
+        every_n_steps: int = 400,
+        first_step: int = 50,
+        count: int = 16,
+        size: tuple[int, int] = (4, 4),
+        temperature: float = 1.0,
+        top_k: int = 50,
+    ) -> None:
+        if min(every_n_steps, count, *size) < 1:
+            raise UsageError("SampleSheet", (every_n_steps, count, *size), "every number must be at least 1")
+        self.every_n_steps, self.first_step = every_n_steps, first_step
+        self.count, self.size = count, size
+        self.sampling = Sampling(temperature=temperature, top_k=top_k)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        """Draw when it is time."""
+        step = trainer.global_step
+        if step == self.first_step or step % self.every_n_steps == 0:
+            self.draw(trainer, pl_module)
+
+    def draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the sheet now."""
+        if not isinstance(pl_module, NuwaInfinityModule):
+            raise UsageError("SampleSheet", type(pl_module).__name__, "it draws stage 2 (NuwaInfinityModule) only")
+        if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
+            return
+        training = pl_module.training
+        pl_module.eval()
+        pictures = sample_pictures(
+            pl_module.renderer(self.sampling),
+            pl_module.tokenizer,
+            grid=PatchGrid(1, *self.size),
+            seeds=range(self.count),
+        )
+        pl_module.train(training)
+        sheet = contact_sheet(pictures)
+        folder = Path(trainer.default_root_dir)
+        (folder / "samples").mkdir(parents=True, exist_ok=True)
+        path = folder / "samples" / f"step_{trainer.global_step:07d}.png"
+        with atomic_write(path) as partial:
+            Image.fromarray(sheet).save(partial)
+        with atomic_write(folder / "samples.png") as partial:
+            shutil.copyfile(path, partial)
+        pl_module.save(folder / "model")
+        experiment = getattr(trainer.logger, "experiment", None)
+        if hasattr(experiment, "add_image"):
+            assert experiment is not None
+            experiment.add_image("samples", torch.from_numpy(sheet), trainer.global_step, dataformats="HWC")
+        if trainer.progress_bar_callback is not None:
+            trainer.progress_bar_callback.print(
+                f"step {trainer.global_step}: samples in {folder / 'samples.png'}", file=sys.stderr
+            )
+
+
+def contact_sheet(pictures: list[NDArray[np.uint8]], *, gap: int = 4) -> NDArray[np.uint8]:
+    """Lay pictures of one size ``[Y, X, 3]`` out in a grid that is about square."""
+    height, width = pictures[0].shape[:2]
+    columns = max(1, round((len(pictures) * height / width) ** 0.5))
+    rows = -(-len(pictures) // columns)
+    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
+    for i, picture in enumerate(pictures):
+        y, x = i // columns * (height + gap), i % columns * (width + gap)
+        sheet[y : y + height, x : x + width] = picture
+    return sheet

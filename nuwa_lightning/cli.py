@@ -1,0 +1,106 @@
+"""The command line: picks a subcommand and turns user errors into one line and exit status 2.
+
+Nothing heavy is imported before it is known to be needed, so that help comes at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+
+from nuwa_lightning.errors import UsageError
+
+_TRAINING = ("fit", "validate", "test", "predict")
+_HELP = """\
+usage: python -m nuwa_lightning COMMAND [options]
+
+Pictures of any size by autoregressive over autoregressive generation (NUWA-Infinity, arXiv 2207.09814).
+
+commands
+  fit        train: python -m nuwa_lightning fit --config recipes/landscape.yaml
+  generate   make a picture of any size: python -m nuwa_lightning generate --checkpoint runs/landscape --size 4096x512
+  validate   score a checkpoint on held-out data: ... validate --config RUN/config.yaml --ckpt_path last
+  test, predict   as Lightning users know them
+
+a part is swapped by
+  a flag      --model.context_pool=EmptyContextPool      --model.context_pool.extent "[0,1,1]"
+  an overlay  fit -c recipes/landscape.yaml -c recipes/context/full.yaml
+  your class  --model.context_pool=my_pools.MyPool       (a file my_pools.py in the working directory)
+
+more help
+  python -m nuwa_lightning COMMAND --help
+  python -m nuwa_lightning fit --help-all                          every option of Lightning's trainer
+  python -m nuwa_lightning fit --model.help NuwaInfinityModule     the options of a model (or data module)
+"""
+_FIT_HELP = """\
+usage: python -m nuwa_lightning {command} --config RECIPE [-c OVERLAY ...] [--OPTION VALUE ...]
+
+Train a recipe, end to end: a tokenizer that it names and that is not there yet is trained first.
+Everything lands in the run folder: config.yaml, record.json, checkpoints/, samples/, tensorboard/, model/, tokenizer/.
+
+options that matter most (later ones win: recipe, overlays, flags)
+  -c, --config FILE            a recipe or an overlay; may be repeated
+  --run FOLDER                 where results go (recipes/landscape.yaml: runs/landscape)
+  --ckpt_path last             go on with a run that was stopped; options given here win over those in the checkpoint
+  --tokenizer.path FOLDER      use (or make) the tokenizer there
+  --trainer.max_steps N        how many batches
+  --seed_everything N          another random seed
+  --model.context_pool CLASS   NearbyContextPool, FullContextPool, EmptyContextPool, RecencyContextPool, my_pools.MyPool
+  --model.context_pool.extent "[0,2,2]"       patches (t, y, x) that a patch can look at
+  --model.direction CLASS      ArbitraryDirectionController, RasterDirectionController, SpiralDirectionController, ...
+  --model.token_order raster   the paper's order of tokens inside a patch (default: mirrored views)
+  --model.optimize per_patch   the paper's render-and-optimize (also: accumulated; default: joint)
+  --model.transformer.depth N  and width, heads, kv_heads, ...
+  --data.batch_size N
+
+more help
+  {command} --help-all                            every option, Lightning's trainer included
+  {command} --model.help NuwaInfinityModule       the options of a model (VQGANModule is stage 1)
+  {command} --data.help TokenDataModule           the options of a data module
+"""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0, or 2 for something the user can mend.
+
+    Set ``NUWA_LIGHTNING_TRACEBACK=1`` to see where an error comes from.
+    """
+    arguments = list(sys.argv[1:] if args is None else args)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        sys.stdout.write(_HELP)
+        return 0
+    command, rest = arguments[0], arguments[1:]
+    if command == "--version":
+        from nuwa_lightning import __version__
+
+        sys.stdout.write(f"{__version__}\n")
+        return 0
+    try:
+        if command == "generate":
+            from nuwa_lightning.commands.generate import generate
+
+            return generate(rest)
+        if command in _TRAINING:
+            if rest in (["-h"], ["--help"]):
+                sys.stdout.write(_FIT_HELP.format(command=command))
+                return 0
+            from nuwa_lightning.commands.training import train
+
+            train([command, *("--help" if a == "--help-all" else a for a in rest)])
+            return 0
+        raise UsageError("COMMAND", command, _did_you_mean(command, [*_TRAINING, "generate"]))
+    except UsageError as error:
+        if os.environ.get("NUWA_LIGHTNING_TRACEBACK"):
+            raise
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped\n")
+        return 130
+
+
+def _did_you_mean(word: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]}?" if near else f"choose one of {', '.join(known)}"

@@ -1,0 +1,169 @@
+"""``generate``: pictures of any size from a trained run."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from nuwa_lightning.errors import UsageError
+
+_EPILOG = """\
+examples
+  python -m nuwa_lightning generate --checkpoint runs/landscape --size 4096x512 --seed 0 --output panorama.png
+  python -m nuwa_lightning generate --checkpoint runs/landscape --size 16384x1024 --output wide.tif
+The suffix picks the format: .png, .jpg, .tif (tiled BigTIFF, for anything large). Equal commands make equal pictures.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        unknown = re.search(r"unrecognized arguments: (--[\w-]+)", message)
+        if unknown:
+            options = [o for action in self._actions for o in action.option_strings]
+            near = difflib.get_close_matches(unknown.group(1), options, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else "see generate --help"
+            raise UsageError("option", unknown.group(1), f"there is no such option; {hint}")
+        raise UsageError("generate", message, "see generate --help")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the options of ``generate``."""
+    p = _Parser(
+        "python -m nuwa_lightning generate",
+        description="Make a picture of any size from a trained run.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    p.add_argument(
+        "--checkpoint", required=True, metavar="RUN", help="run folder of stage 2 (holds model/ and tokenizer/)"
+    )
+    p.add_argument("--task", default="unconditional", metavar="TASK", help="unconditional (others need another model)")
+    p.add_argument(
+        "--size", default="1024x512", metavar="WxH", help="width and height in pixels (default: %(default)s)"
+    )
+    p.add_argument("--seed", type=int, default=0, help="equal seeds make equal pictures (default: %(default)s)")
+    p.add_argument("--output", default="picture.png", metavar="FILE", help=".png, .jpg or .tif (default: %(default)s)")
+    p.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
+    p.add_argument(
+        "--temperature", type=float, default=1.0, help="below 1 calmer, above 1 wilder (default: %(default)s)"
+    )
+    p.add_argument("--top_k", type=int, default=50, help="draw from the k best tokens; 0 = all (default: %(default)s)")
+    p.add_argument(
+        "--top_p", type=float, default=1.0, help="draw from the best tokens that reach p (default: %(default)s)"
+    )
+    p.add_argument(
+        "--order", default=None, metavar="ORDER", help="omega, omega*, zeta or zeta* (default: by the shape)"
+    )
+    p.add_argument(
+        "--max_rows", type=int, default=64, help="patches written side by side at most (default: %(default)s)"
+    )
+    return p
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Return ``(width, height)`` in pixels.
+
+    Raises:
+        UsageError: if it is not WIDTHxHEIGHT with both at least 1.
+    """
+    found = re.fullmatch(r"(\d+)[xX](\d+)", text)
+    if not found or min(int(v) for v in found.groups()) < 1:
+        raise UsageError("--size", text, "write WIDTHxHEIGHT in pixels, both at least 1, such as 4096x512")
+    return int(found.group(1)), int(found.group(2))
+
+
+def generate(arguments: Sequence[str]) -> int:
+    """Run ``generate``; returns the exit status."""
+    options = parser().parse_args(arguments)
+    width, height = parse_size(options.size)
+    if options.task != "unconditional":
+        raise UsageError("--task", options.task, "this version makes unconditional pictures: leave it out")
+    output = Path(options.output)
+    _check_output(output, overwrite=options.overwrite)
+
+    # Only now what takes time to import.
+    from nuwa_lightning.direction import ArbitraryDirectionController
+    from nuwa_lightning.generation.export import load_generator
+    from nuwa_lightning.generation.picture import stream_picture
+    from nuwa_lightning.generation.renderer import InfiniteRenderer
+    from nuwa_lightning.generation.sampling import Sampling
+    from nuwa_lightning.geometry import PatchGrid
+    from nuwa_lightning.tokenizers.export import load_tokenizer
+    from nuwa_lightning.writers import open_writer
+
+    run = Path(options.checkpoint)
+    if not run.is_dir():
+        raise UsageError("--checkpoint", run, "is no folder: name the run folder of stage 2, such as runs/landscape")
+    direction = None if options.order is None else ArbitraryDirectionController(options.order)
+    generator = load_generator(run / "model", direction=direction)
+    tokenizer = load_tokenizer(run / "tokenizer")
+    if tokenizer.fingerprint() != generator.tokenizer_fingerprint:
+        raise UsageError(
+            "--checkpoint", run, "its tokenizer is not the one that the model was trained with: copy that one there"
+        )
+    sampling = Sampling(options.temperature, options.top_k, options.top_p)
+    rows, columns = (n * tokenizer.factor for n in generator.model.patch_size)
+    grid = PatchGrid(1, -(-height // rows), -(-width // columns))
+    renderer = InfiniteRenderer(
+        generator.model, generator.pool, generator.direction, generator.token_order, sampling, options.max_rows
+    )
+    metadata = {
+        "program": "nuwa_lightning",
+        "task": options.task,
+        "size": [width, height],
+        "seed": options.seed,
+        "temperature": options.temperature,
+        "top_k": options.top_k,
+        "top_p": options.top_p,
+        "tokenizer": generator.tokenizer_fingerprint,
+        "context_pool": repr(generator.pool),
+        "direction": repr(generator.direction),
+    }
+    started = time.monotonic()
+    with (
+        open_writer(output, width, height, metadata=metadata, overwrite=options.overwrite) as writer,
+        _Bar(grid.size, width * height / 1e6) as bar,
+    ):
+        for y, x, pixels in stream_picture(renderer, tokenizer, grid=grid, seed=options.seed, watch=bar.update):
+            kept = pixels[: max(0, height - y), : max(0, width - x)]
+            if kept.size:
+                writer.write(kept, y=y, x=x)
+    seconds = time.monotonic() - started
+    sys.stderr.write(f"{output}: {width}x{height} pixels, {grid.size} patches, {seconds:.1f} s\n")
+    return 0
+
+
+def _check_output(output: Path, *, overwrite: bool) -> None:
+    if output.exists() and not overwrite:
+        raise UsageError("--output", output, "exists already: give --overwrite or another name")
+    if not output.parent.is_dir():
+        raise UsageError("--output", output, f"the folder {output.parent} is missing: make it first")
+
+
+class _Bar:
+    """Progress: patches, megapixels, how many at once, how many alive."""
+
+    def __init__(self, patches: int, megapixels: float) -> None:
+        from tqdm import tqdm
+
+        self._share = megapixels / patches
+        self._bar = tqdm(total=patches, unit="patch", desc="writing", dynamic_ncols=True, leave=False)
+
+    def update(self, done: Any) -> None:
+        self._bar.set_postfix_str(
+            f"{(self._bar.n + 1) * self._share:.2f} Mpx, {done.wave} at once, {done.live} alive", refresh=False
+        )
+        self._bar.update()
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()

@@ -1,0 +1,56 @@
+"""What a run remembers of itself: versions, machine, data sources, settings."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from nuwa_lightning.atomic import write_json
+
+_PACKAGES = ("nuwa-lightning", "torch", "lightning", "torchmetrics", "jsonargparse", "numpy", "pillow")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what decides about numbers."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "absent"
+    return found
+
+
+def _commit() -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def write_record(run_folder: Path, config: Any, datamodule: Any) -> None:
+    """Write ``record.json`` into the run folder, atomically."""
+    run_folder.mkdir(parents=True, exist_ok=True)
+    record: dict[str, Any] = {
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "commit": _commit(),
+        "machine": {"cpu": platform.machine(), "cores": os.cpu_count(), "system": platform.platform()},
+        "seed": config.seed_everything,
+    }
+    if datamodule is not None and hasattr(datamodule, "record"):
+        datamodule.prepare_data()
+        record["data"] = datamodule.record()
+    write_json(run_folder / "record.json", record)

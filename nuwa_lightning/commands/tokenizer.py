@@ -1,0 +1,133 @@
+"""The tokenizer that stage 2 names: used if it is there, trained if not, its decoder refined beside stage 2."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from nuwa_lightning.errors import UsageError
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TokenizerSource:
+    """Where the tokenizer of stage 2 comes from.
+
+    Args:
+        path: folder of the trained tokenizer.
+        recipe: stage-1 recipe that makes it when it is missing; its run folder must be the parent of ``path``.
+        refine: recipe that refines its decoder, with frozen codes, on half of the cores while stage 2 trains.
+        refined: folder of the refined tokenizer, made by ``refine``.
+    """
+
+    path: str
+    recipe: str | None = None
+    refine: str | None = None
+    refined: str | None = None
+
+
+def provide_tokenizer(source: TokenizerSource, *, fast_dev_run: bool) -> None:
+    """Train the tokenizer that ``source`` names if it is not there.
+
+    Raises:
+        UsageError: if it is missing and no recipe makes it, or its training fails.
+    """
+    if (Path(source.path) / "config.json").exists():
+        _LOG.info("tokenizer: %s (trained before)", source.path)
+        return
+    if source.recipe is None or fast_dev_run:
+        cure = (
+            f"train it first: python -m nuwa_lightning fit --config {source.recipe or 'recipes/landscape_vqgan.yaml'}"
+        )
+        raise UsageError("--tokenizer.path", source.path, f"there is no tokenizer; {cure}")
+    run = Path(source.path).parent
+    _LOG.info("stage 1 of 2: training the tokenizer %s by %s", source.path, source.recipe)
+    # A process of its own: its memory is given back, and its threads and seeds do not touch those of stage 2.
+    status = subprocess.run(_fit(source.recipe, run), check=False).returncode
+    if status == 130:
+        raise KeyboardInterrupt
+    if status or not (Path(source.path) / "config.json").exists():
+        raise UsageError("--tokenizer.recipe", source.recipe, f"its training ended with status {status}; see above")
+    _LOG.info("stage 2 of 2: training the patch transformer")
+
+
+def _fit(recipe: str, run: Path, *options: str) -> list[str]:
+    command = [sys.executable, "-m", "nuwa_lightning", "fit", "--config", recipe, "--run", str(run), *options]
+    if (run / "checkpoints" / "last.ckpt").exists():
+        command += ["--ckpt_path", "last"]
+    return command
+
+
+class Refinement:
+    """A process that refines the decoder while stage 2 trains (ours): codes are frozen, so tokens stay valid.
+
+    Args:
+        process: the running process, or None if there is none.
+        source: what it makes.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes] | None, source: TokenizerSource | None = None) -> None:
+        self._process = process
+        self._source = source
+
+    @classmethod
+    def start(cls, source: TokenizerSource, run_folder: Path) -> Refinement:
+        """Start it, or return at once if the refined tokenizer is there."""
+        if source.refine is None or source.refined is None:
+            raise UsageError(
+                "--tokenizer.refined", source.refined, "--tokenizer.refine needs it: name a folder to make"
+            )
+        half = max(1, (os.cpu_count() or 2) // 2)
+        # Fixed, also when nothing is refined this time: sums in another number of threads may differ in the last bit.
+        torch.set_num_threads(half)
+        if (Path(source.refined) / "config.json").exists():
+            return cls(None, source)
+        log = run_folder / "refinement.log"
+        run_folder.mkdir(parents=True, exist_ok=True)
+        command = _fit(
+            source.refine,
+            Path(source.refined).parent,
+            "--trainer.enable_progress_bar",
+            "false",
+            "--model.start_from",
+            source.path,
+        )
+        environment = {**os.environ, "OMP_NUM_THREADS": str(half), "MKL_NUM_THREADS": str(half)}
+        with log.open("ab") as out:
+            process = subprocess.Popen(command, stdout=out, stderr=out, env=environment, preexec_fn=_die_with_parent)
+        _LOG.info("refining the decoder beside stage 2, on %d core(s); its log: %s", half, log)
+        return cls(process, source)
+
+    @property
+    def folder(self) -> str | None:
+        """Where the refined tokenizer will lie, if there will be one."""
+        return None if self._source is None else self._source.refined
+
+    def wait(self) -> str | None:
+        """Wait for the end; returns the folder of the refined tokenizer, or None if there is none."""
+        if self._process is not None:
+            if self._process.poll() is None:
+                _LOG.info("waiting for the decoder's refinement")
+            status = self._process.wait()
+            if status:
+                _LOG.warning(
+                    "the decoder's refinement ended with status %d (see refinement.log); using it unrefined", status
+                )
+        if self.folder is None or not (Path(self.folder) / "config.json").exists():
+            return None
+        return self.folder
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to stop this process when its parent dies, so that a killed run leaves nothing behind."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)

@@ -1,0 +1,161 @@
+"""``fit``, ``validate``, ``test``, ``predict``: Lightning's command line, with both stages end to end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from nuwa_lightning.commands.parsing import OneLineParser
+from nuwa_lightning.commands.record import write_record
+from nuwa_lightning.commands.tokenizer import Refinement, TokenizerSource, provide_tokenizer
+from nuwa_lightning.data.image_folder import ImageFolderDataModule, LandscapeDataModule
+from nuwa_lightning.data.token_data import TokenDataModule
+from nuwa_lightning.errors import UsageError
+from nuwa_lightning.stages.nuwa_module import NuwaInfinityModule
+from nuwa_lightning.stages.vqgan_module import VQGANModule
+from nuwa_lightning.tokenizers.export import load_tokenizer, save_tokenizer
+
+_LOG = logging.getLogger(__name__)
+
+
+def known_classes() -> dict[str, list[type[Any]]]:
+    """Return our own classes by option, for help and suggestions."""
+    return {
+        "model": [NuwaInfinityModule, VQGANModule],
+        "data": [TokenDataModule, LandscapeDataModule, ImageFolderDataModule],
+        "tokenizer": [TokenizerSource],
+    }
+
+
+class NuwaCLI(LightningCLI):
+    """LightningCLI with a run folder, a tokenizer made on demand, and resumption that obeys the command line."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the options that belong to the run rather than to a class."""
+        parser.add_argument("--run", type=str, default="runs/latest", help="folder of this run's results")
+        parser.add_argument(
+            "--tokenizer", type=TokenizerSource | None, default=None, help="stage 2: the tokenizer, made if missing"
+        )
+
+    def _parse_ckpt_path(self) -> None:
+        # Lightning lets hyper-parameters of the checkpoint win over YAML and flags, silently. Here the user wins.
+        return
+
+    def before_instantiate_classes(self) -> None:
+        """Let results go to the run folder."""
+        self.options = self.config[self.subcommand]
+        self.run_folder = Path(self.options.run)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Make the trainer, with logger and checkpoints in the run folder unless the recipe has its own."""
+        trainer = self.options.trainer
+        if trainer.default_root_dir is None:
+            kwargs["default_root_dir"] = str(self.run_folder)
+        if trainer.logger in (None, True) and not trainer.fast_dev_run:
+            kwargs["logger"] = TensorBoardLogger(self.run_folder, name="", version="tensorboard")
+        callbacks = list(self._get(self.config_init, "trainer").get("callbacks") or [])
+        if not any(isinstance(c, ModelCheckpoint) for c in callbacks) and trainer.enable_checkpointing is not False:
+            callbacks.append(
+                ModelCheckpoint(
+                    self.run_folder / "checkpoints", every_n_train_steps=100, save_last=True, filename="step"
+                )
+            )
+        kwargs["callbacks"] = callbacks
+        return super().instantiate_trainer(**kwargs)
+
+    @property
+    def _trial(self) -> bool:
+        return bool(self.options.trainer.fast_dev_run)
+
+    # -- the two stages -----------------------------------------------------------------------------------------------
+
+    def before_fit(self) -> None:
+        """Provide the tokenizer that stage 2 needs, training it first if it is not there."""
+        self.refinement = Refinement(None)
+        if isinstance(self.model, NuwaInfinityModule):
+            self._attach_tokenizer(make=True)
+            source = self._source()
+            if source.refine and not self._trial:
+                self.refinement = Refinement.start(source, self.run_folder)
+        if not self._trial:
+            write_record(self.run_folder, self.config_init[self.subcommand], self.datamodule)
+
+    def after_fit(self) -> None:
+        """Export what was trained and say what to do with it."""
+        if self._trial or not self.trainer.is_global_zero or self.trainer.interrupted:
+            return
+        if isinstance(self.model, VQGANModule):
+            folder = self.run_folder / "tokenizer"
+            save_tokenizer(folder, self.model.finished_vqgan())
+            _LOG.info("tokenizer: %s", folder)
+        if isinstance(self.model, NuwaInfinityModule):
+            refined = self.refinement.wait()
+            tokenizer = load_tokenizer(refined or self._source().path)
+            save_tokenizer(self.run_folder / "tokenizer", tokenizer)
+            self.model.attach_tokenizer(tokenizer)
+            self.model.save(self.run_folder / "model")
+            for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+                if hasattr(callback, "draw"):
+                    callback.draw(self.trainer, self.model)
+            _LOG.info("sample sheet: %s", self.run_folder / "samples.png")
+            _LOG.info(
+                "make a larger picture:\n  python -m nuwa_lightning generate --checkpoint %s --size 4096x512 --seed 0 "
+                "--output panorama.png",
+                self.run_folder,
+            )
+
+    def before_validate(self) -> None:
+        """Provide the tokenizer."""
+        if isinstance(self.model, NuwaInfinityModule):
+            self._attach_tokenizer(make=False)
+
+    before_test = before_validate
+    before_predict = before_validate
+
+    def _source(self) -> TokenizerSource:
+        source = self._get(self.config_init, "tokenizer")
+        if source is None:
+            raise UsageError("--tokenizer.path", None, "stage 2 needs a tokenizer: name its folder")
+        assert isinstance(source, TokenizerSource)
+        return source
+
+    def _attach_tokenizer(self, *, make: bool) -> None:
+        assert isinstance(self.model, NuwaInfinityModule)
+        source = self._source()
+        if make:
+            provide_tokenizer(source, fast_dev_run=self._trial)
+        tokenizer = load_tokenizer(source.path)
+        self.model.attach_tokenizer(tokenizer)
+        if isinstance(self.datamodule, TokenDataModule):
+            self.datamodule.attach_tokenizer(tokenizer)
+
+
+def train(arguments: list[str]) -> None:
+    """Run one of Lightning's subcommands."""
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    for noisy in ("httpx", "fsspec", "urllib3"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    # A small CPU run on purpose: these hints would only hide the lines that matter.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
+    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    NuwaCLI(
+        LightningModule,
+        LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        parser_class=OneLineParser,
+        auto_configure_optimizers=False,
+        save_config_kwargs={"overwrite": True},
+        seed_everything_default=0,
+        args=arguments,
+    )

@@ -1,0 +1,1 @@
+"""The two stages as LightningModules: the only places that know the training loop."""

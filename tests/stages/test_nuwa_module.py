@@ -1,0 +1,135 @@
+"""Laws of stage 2: what the three ways to optimise share, and what context can and cannot learn."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from nuwa_lightning.context import ContextPool, EmptyContextPool, NearbyContextPool
+from nuwa_lightning.direction import ArbitraryDirectionController
+from nuwa_lightning.errors import UsageError
+from nuwa_lightning.geometry import VIEWS
+from nuwa_lightning.optimizers import MuonAdamW, muon_groups
+from nuwa_lightning.stages.nuwa_module import NuwaInfinityModule, Optimize, TransformerSize
+
+SMALL = TransformerSize(width=24, depth=2, heads=2, kv_heads=1, layer_scale=1.0)
+
+
+def module(pool: ContextPool, optimize: Optimize = "joint", order: str = "omega") -> NuwaInfinityModule:
+    torch.manual_seed(0)
+    direction = ArbitraryDirectionController(views=(order,)) if order != "all" else ArbitraryDirectionController()  # type: ignore[arg-type]
+    made = NuwaInfinityModule(
+        16, 4, patch_size=(2, 2), transformer=SMALL, context_pool=pool, direction=direction, optimize=optimize
+    )
+    made.transformer.set_codes(torch.randn(16, 4))
+    return made
+
+
+def gradients(made: NuwaInfinityModule) -> dict[str, Tensor]:
+    return {n: p.grad.clone() for n, p in made.named_parameters() if p.grad is not None}
+
+
+def test_accumulated_gradient_is_the_sum_of_detached_per_patch_gradients() -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        made = module(NearbyContextPool((0, 1, 1)), "accumulated", "all")
+        tokens = torch.randint(0, 16, (4, 1, 6, 4))
+        groups = made.draw_plans(tokens, None)
+        for layout, tokens_BPN, view_BP in groups:
+            made.zero_grad()
+            (made.loss(layout, tokens_BPN, view_BP).sum() / tokens_BPN[:, 0].numel()).backward()
+            accumulated = gradients(made)
+            made.zero_grad()
+            for _, loss in made.step_losses(layout, tokens_BPN, view_BP, {}):
+                loss.backward()
+            summed = gradients(made)
+            assert accumulated.keys() == summed.keys()
+            for name, value in accumulated.items():
+                torch.testing.assert_close(value, summed[name], rtol=1e-9, atol=1e-11, msg=name)
+            made.zero_grad()
+            made.optimize = "joint"
+            (made.loss(layout, tokens_BPN, view_BP).sum() / tokens_BPN[:, 0].numel()).backward()
+            made.optimize = "accumulated"
+            assert any(not torch.allclose(v, accumulated[n]) for n, v in gradients(made).items())
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def _learn(pool: ContextPool) -> float:
+    """Train on two patches, the right one a fixed relabelling of the left; return the loss on the right one."""
+    made = module(pool)
+    optimizer = MuonAdamW(muon_groups(made.transformer, made.transformer.layers), lr=1e-2, weight_decay=0.0)
+    generator = torch.Generator().manual_seed(1)
+    relabel = torch.randperm(16, generator=generator)
+    right = torch.zeros(())
+    for step in range(220):
+        left = torch.randint(0, 16, (24, 1, 2, 2), generator=generator)
+        tokens = torch.cat([left, relabel[left]], dim=3)
+        ((layout, tokens_BPN, view_BP),) = made.draw_plans(tokens, None)
+        loss_BPN = made.loss(layout, tokens_BPN, view_BP)
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-2 * (1 - step / 220)
+        optimizer.zero_grad()
+        loss_BPN.mean().backward()
+        optimizer.step()
+        right = loss_BPN[:, 1].mean().detach()
+    return float(right)
+
+
+def test_nearby_context_learns_a_function_of_the_left_patch_and_empty_context_cannot() -> None:
+    assert _learn(NearbyContextPool((0, 1, 1))) < 0.1
+    assert _learn(EmptyContextPool()) > 2.6  # chance is ln 16 = 2.77
+
+
+def test_plans_are_drawn_by_weight_and_share_a_batch_when_masks_agree() -> None:
+    made = module(NearbyContextPool((0, 1, 1)), order="all")
+    tokens = torch.randint(0, 16, (64, 1, 4, 4))
+    generator = torch.Generator().manual_seed(0)
+    ((_, tokens_BPN, view_BP),) = made.draw_plans(tokens, generator)
+    assert tokens_BPN.shape == (64, 4, 4)
+    assert set(view_BP[:, 0].tolist()) == {0, 1, 2, 3}
+    made.token_order = "raster"
+    made._layouts.clear()
+    assert len(made.draw_plans(tokens, generator)) == 4
+
+
+def test_a_mirrored_view_is_the_canonical_order_of_the_mirrored_grid() -> None:
+    made = module(NearbyContextPool((0, 1, 1)), order="all")
+    tokens = torch.randint(0, 16, (1, 1, 6, 6))
+    mirrored = {
+        "omega": tokens,
+        "omega*": tokens.flip(3),
+        "zeta": tokens.transpose(2, 3),
+        "zeta*": tokens.flip(2).transpose(2, 3),
+    }
+    _, layouts = made.layouts((1, 6, 6))
+    canonical = next(p for p in layouts if int(p.view_P[0]) == 0)
+    for layout in layouts:
+        seen = mirrored[VIEWS[int(layout.view_P[0])].name]
+        assert torch.equal(tokens.flatten()[layout.index_PN], seen.flatten()[canonical.index_PN])
+        assert layout.key == canonical.key
+
+
+def test_numbers_that_do_not_fit_are_named() -> None:
+    with pytest.raises(UsageError, match="no multiple of heads"):
+        NuwaInfinityModule(transformer=TransformerSize(width=30, heads=4))
+    made = module(EmptyContextPool())
+    with pytest.raises(UsageError, match="no whole number of patches"):
+        made.layouts((1, 5, 4))
+
+
+def test_codes_of_another_tokenizer_are_refused() -> None:
+    class Other:
+        codes_KD = torch.zeros(8, 4)
+
+    with pytest.raises(UsageError, match="num_codes=8"):
+        module(EmptyContextPool()).attach_tokenizer(Other())  # type: ignore[arg-type]
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_step_and_tensor() -> None:
+    made = module(EmptyContextPool())
+    with torch.no_grad():
+        made.transformer.head.weight[0, 0] = float("nan")
+    with pytest.raises(UsageError, match=r"step 0: transformer.head.weight|step 0: head.weight"):
+        made._check_finite(torch.tensor(float("nan")))
