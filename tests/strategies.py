@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TypeVar
 
 from hypothesis import strategies as st
@@ -53,12 +52,13 @@ CONTROLLERS: tuple[DirectionController, ...] = (
 Class = TypeVar("Class")
 
 
-def package_classes(base: type[Class]) -> Iterator[type[Class]]:
-    """Yield the classes of the package under ``base``, not those that tests define."""
+def package_classes(base: type[Class]) -> set[type[Class]]:
+    """Return the classes beside ``base`` in its package, not those that tests and doctests define."""
+    package = base.__module__.rpartition(".")[0] + "."
+    below = set(base.__subclasses__())
     for each in base.__subclasses__():
-        if each.__module__.startswith("nuwa_lightning."):
-            yield each
-        yield from package_classes(each)
+        below |= package_classes(each)
+    return {each for each in below if each.__module__.startswith(package)}
 
 
 grids = st.builds(PatchGrid, st.integers(1, 3), st.integers(1, 4), st.integers(1, 5))

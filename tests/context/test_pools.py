@@ -34,7 +34,7 @@ def contexts(pool, order, grid):
 
 
 def test_every_pool_there_is_is_tested():
-    assert {type(pool) for pool in POOLS} == set(package_classes(ContextPool))
+    assert {type(pool) for pool in POOLS} == package_classes(ContextPool)
 
 
 @pytest.mark.parametrize("pool", POOLS, ids=repr)
