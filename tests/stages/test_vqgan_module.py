@@ -17,6 +17,12 @@ from nuwa_lightning.stages.vqgan_module import AdversarialTerm, LossWeights, Per
 from nuwa_lightning.tokenizers.export import load_tokenizer, save_tokenizer
 from nuwa_lightning.tokenizers.vqgan import VQGANSize
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`"),
+    pytest.mark.filterwarnings("ignore:Using ModelCheckpoint with manual optimization"),
+    pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended"),
+]
+
 SIZE = VQGANSize(
     num_codes=16,
     code_dim=4,
@@ -92,16 +98,19 @@ def test_resuming_equals_never_stopping_to_the_bit(tmp_path, loss, stop):
     trainer(tmp_path / "a", max_steps=8).fit(whole, loader(2 * 8))
 
     # The checkpoint is written where a run is killed: in the middle of a training that was to take eight steps.
-    keep = ModelCheckpoint(tmp_path / "c", every_n_train_steps=stop, save_top_k=-1, filename="{step}")
-    trainer(tmp_path / "b", enable_checkpointing=True, callbacks=[keep]).fit(module(loss=loss), loader(2 * 8))
+    def saving() -> dict[str, object]:
+        keep = ModelCheckpoint(tmp_path / "c", every_n_train_steps=stop, save_top_k=-1, filename="{step}")
+        return {"enable_checkpointing": True, "callbacks": [keep]}
+
+    trainer(tmp_path / "b", **saving()).fit(module(loss=loss), loader(2 * 8))
     resumed = module(loss=loss)
-    run = trainer(tmp_path / "d", max_steps=8)
+    run = trainer(tmp_path / "d", max_steps=8, **saving())
 
     class Rest(Pictures):
         def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
             return super().__getitem__(index + 2 * stop)
 
-    rest = DataLoader(Rest(2 * 8 - 2 * stop), batch_size=2)
+    rest = DataLoader(Rest(2 * 8), batch_size=2)
     run.fit(resumed, rest, ckpt_path=str(tmp_path / "c" / f"step={stop}.ckpt"), weights_only=True)
     assert run.global_step == 8
     assert whole.state_dict().keys() == resumed.state_dict().keys()

@@ -1,0 +1,105 @@
+"""Moving averages of the weights of one sub-module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+
+
+class SubmoduleAveraging(Callback):
+    """Keeps a moving average of one sub-module's trained weights; validation, checkpoints and the end use it.
+
+    Lightning's ``EMAWeightAveraging`` copies the whole LightningModule (discriminator and code statistics included) and
+    averages integer buffers. Here only parameters that are trained are averaged; buffers stay as they are. The layout
+    of checkpoints is Lightning's: ``state_dict`` holds the averages, ``current_model_state`` what is trained.
+
+    Args:
+        submodule: name of the attribute.
+        decay: how much of the average survives a step; less in the first steps.
+    """
+
+    def __init__(self, submodule: str, decay: float = 0.99) -> None:
+        self.submodule = submodule
+        self.decay = decay
+        self._average: dict[str, Tensor] = {}
+        self._step = 0
+        self._swapped = False
+
+    def _trained(self, pl_module: LightningModule) -> Iterator[tuple[str, nn.Parameter]]:
+        for name, parameter in pl_module.get_submodule(self.submodule).named_parameters():
+            if parameter.requires_grad:
+                yield f"{self.submodule}.{name}", parameter
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Begin with the weights as they are; a checkpoint, which is loaded after this, replaces them."""
+        if stage == "fit":
+            self._average = {name: p.detach().clone() for name, p in self._trained(pl_module)}
+            self._step = 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        """Take in the new weights, once per optimizer step."""
+        if trainer.global_step <= self._step:
+            return
+        self._step = trainer.global_step
+        keep = min(self.decay, (1 + self._step) / (10 + self._step))
+        with torch.no_grad():
+            for name, parameter in self._trained(pl_module):
+                self._average[name].lerp_(parameter, 1 - keep)
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Validate the averages."""
+        self._swap(pl_module)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go on with what is trained."""
+        self._swap(pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the averages in the module."""
+        self._load(pl_module, self._average)
+
+    def averaged(self, pl_module: LightningModule) -> dict[str, Tensor]:
+        """Return the averages by name; what is trained itself before the first step."""
+        return self._average or {name: p.detach() for name, p in self._trained(pl_module)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the number of steps taken in."""
+        return {"step": self._step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting from a checkpoint."""
+        self._step = int(state_dict["step"])
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Put the averages where any reader of the checkpoint looks, what is trained beside them."""
+        if self._average and not self._swapped:
+            state = checkpoint["state_dict"]
+            checkpoint["current_model_state"] = {name: state[name] for name in self._average}
+            checkpoint["state_dict"] = {**state, **{name: value.clone() for name, value in self._average.items()}}
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Take both sets of weights back."""
+        if "current_model_state" not in checkpoint or trainer.state.fn != "fit":
+            return
+        current = checkpoint["current_model_state"]
+        self._average = {name: checkpoint["state_dict"][name].clone() for name in current}
+        self._load(pl_module, current)
+
+    def _load(self, pl_module: LightningModule, values: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, parameter in self._trained(pl_module):
+                parameter.copy_(values[name])
+
+    def _swap(self, pl_module: LightningModule) -> None:
+        if not self._average:
+            return
+        current = {name: p.detach().clone() for name, p in self._trained(pl_module)}
+        self._load(pl_module, self._average)
+        self._average = current
+        self._swapped = not self._swapped

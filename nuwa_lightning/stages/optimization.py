@@ -1,0 +1,81 @@
+"""What manual optimisation with two optimizers needs to behave like any other training in Lightning.
+
+``global_step`` counts the steps of every optimizer (Lightning issue 17958): with two, eight batches count as sixteen,
+``max_steps`` stops at half and averaging every second step never averages. The cure uses private names of Lightning
+2.6, all of them here and guarded by a test.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nuwa_lightning.errors import UsageError
+
+
+def step_uncounted(optimizer: Any) -> None:
+    """Take a step that ``global_step`` does not count; call it inside ``training_step`` only.
+
+    Args:
+        optimizer: one of ``LightningModule.optimizers()``.
+    """
+    # The loop sets these again before every training_step, hence the silencing lasts for one batch.
+    optimizer._on_before_step = _nothing
+    optimizer._on_after_step = _nothing
+    optimizer.step()
+
+
+def _nothing() -> None:
+    return
+
+
+def cosine_factor(step: int, *, warmup: int, total: float) -> float:
+    """Return the learning rate at ``step`` over its peak: linear warm-up, then a cosine to zero at ``total``."""
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    if not math.isfinite(total):
+        return 1.0
+    done = min(1.0, (step - warmup) / max(1.0, total - warmup))
+    return 0.5 * (1 + math.cos(math.pi * done))
+
+
+def ramp(progress: float, *, start: float, length: float) -> float:
+    """Return 0 before ``start``, 1 from ``start + length`` on, and a straight line between."""
+    if progress < start:
+        return 0.0
+    return 1.0 if length <= 0 else min(1.0, (progress - start) / length)
+
+
+def check_finite(tensors: dict[str, Tensor], *, step: int, lr: float) -> None:
+    """Stop a training that has gone wrong, before it spoils the weights.
+
+    Args:
+        tensors: losses or gradients by name.
+        step: what ``global_step`` is.
+        lr: the option to blame, since it nearly always is.
+
+    Raises:
+        UsageError: naming the step and the first tensor that is not finite.
+    """
+    if all(bool(torch.isfinite(value).all()) for value in tensors.values()):
+        return
+    bad = next(name for name, value in tensors.items() if not torch.isfinite(value).all())
+    raise UsageError("model.lr", lr, f"{bad} is not finite at step {step}: use a smaller one, or look at the data")
+
+
+def clip_gradients(parameters: Iterable[tuple[str, Tensor]], limit: float, *, step: int, lr: float) -> Tensor:
+    """Scale gradients down to a total length of ``limit`` (0: leave them) and return the length they had.
+
+    Raises:
+        UsageError: if a gradient is not finite, naming it and the step.
+    """
+    named = {name: p for name, p in parameters if p.grad is not None}
+    norm = torch.nn.utils.clip_grad_norm_(named.values(), limit if limit > 0 else math.inf)
+    if not torch.isfinite(norm):
+        check_finite({f"the gradient of {n}": p.grad for n, p in named.items() if p.grad is not None}, step=step, lr=lr)
+        check_finite({"the length of the gradient": norm}, step=step, lr=lr)
+    return norm

@@ -1,0 +1,405 @@
+"""Stage 1: train the tokenizer (paper section 2; losses after Esser et al. 2021, the rest ours).
+
+Shapes: B batch, N vectors, K codes, D code dimension, Y/X rows and columns.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule
+from torch import Tensor
+from torch.nn import functional
+
+from nuwa_lightning.errors import UsageError
+from nuwa_lightning.modules.discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
+from nuwa_lightning.modules.perceptual import PerceptualLoss, build_perceptual
+from nuwa_lightning.modules.spectral_start import start_spectral
+from nuwa_lightning.stages.averaging import SubmoduleAveraging
+from nuwa_lightning.stages.optimization import check_finite, clip_gradients, cosine_factor, ramp, step_uncounted
+from nuwa_lightning.tokenizers.export import load_tokenizer
+from nuwa_lightning.tokenizers.vqgan import VQGAN, VQGANSize
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PerceptualTerm:
+    """The perceptual part of the loss.
+
+    Attributes:
+        weight: its weight; 0 leaves it out.
+        kind: ``auto`` takes LPIPS where both files are given, else ST-LPIPS where its package is installed, else none.
+        images: pictures of each batch it looks at; it costs more than the tokenizer itself.
+        crop: side in pixels of the random square of each that it looks at.
+        vgg16: file with torchvision's ``vgg16`` weights, for LPIPS.
+        lpips_heads: the package ``lpips``' ``vgg.pth``, for LPIPS.
+    """
+
+    weight: float = 0.1
+    kind: Literal["auto", "lpips", "st-lpips", "none"] = "auto"
+    images: int = 1
+    crop: int = 64
+    vgg16: str | None = None
+    lpips_heads: str | None = None
+
+    def build(self) -> PerceptualLoss | None:
+        """Return the network, frozen, or nothing.
+
+        Raises:
+            UsageError: if what was asked for by name is not there.
+        """
+        if self.weight <= 0:
+            return None
+        loss = build_perceptual(self.kind, vgg16=self.vgg16, lpips_heads=self.lpips_heads)
+        if loss is None and self.kind == "auto":
+            _LOG.warning("no perceptual network: pip install --no-deps stlpips-pytorch gives sharper pictures")
+        return None if loss is None else loss.eval().to(memory_format=torch.channels_last)
+
+
+@dataclass(frozen=True)
+class AdversarialTerm:
+    """The adversarial part of the loss: hinge loss with adaptive weight, ramped in. It pays only in long trainings.
+
+    Attributes:
+        weight: factor on the adaptive weight; 0 leaves it out.
+        start: share of the training before it begins.
+        ramp: share of the training over which it grows to its full weight.
+        lr: learning rate of the discriminator.
+        channels: channels of the discriminator.
+        layers: hidden layers of the discriminator.
+    """
+
+    weight: float = 0.0
+    start: float = 0.6
+    ramp: float = 0.1
+    lr: float = 5e-4
+    channels: int = 64
+    layers: int = 3
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the terms of the loss.
+
+    Attributes:
+        pixel: mean absolute difference.
+        colour: mean absolute difference of squares of 8 and 16 pixels: keeps smooth skies from breaking into patches.
+        commitment: squared distance of the vectors to their codes.
+        perceptual: see :class:`PerceptualTerm`.
+        adversarial: see :class:`AdversarialTerm`.
+    """
+
+    pixel: float = 1.0
+    colour: float = 0.5
+    commitment: float = 0.25
+    perceptual: PerceptualTerm = field(default_factory=PerceptualTerm)
+    adversarial: AdversarialTerm = field(default_factory=AdversarialTerm)
+
+
+class VQGANModule(LightningModule):
+    """Trains a :class:`VQGAN`, or only its decoder.
+
+    Optimisation is manual, since there may be two optimizers; hence clipping and accumulation are arguments here.
+
+    Args:
+        vqgan: the size of the tokenizer; not used with ``start_from``.
+        start_from: folder of a trained tokenizer to go on from.
+        train_only: ``decoder`` freezes encoder and codes: tokens, and what was trained on them, stay valid.
+        loss: weights of the terms.
+        lr: peak learning rate of AdamW; linear warm-up, then a cosine to zero at the trainer's last step.
+        weight_decay: decoupled.
+        warmup_steps: length of the warm-up.
+        unquantized_steps: steps without the code book; it then starts from the vectors they gave.
+        gradient_clip_val: clip the length of the gradient; 0 is off.
+        accumulate_grad_batches: batches per step.
+        average_decay: of the moving average of the weights; 0 is off.
+
+    Raises:
+        UsageError: if an option makes no sense.
+    """
+
+    def __init__(
+        self,
+        vqgan: VQGANSize = VQGANSize(),  # noqa: B008 - frozen
+        *,
+        start_from: str | None = None,
+        train_only: Literal["all", "decoder"] = "all",
+        loss: LossWeights = LossWeights(),
+        lr: float = 2e-3,
+        weight_decay: float = 0.01,
+        warmup_steps: int = 50,
+        unquantized_steps: int = 40,
+        gradient_clip_val: float = 1.0,
+        accumulate_grad_batches: int = 1,
+        average_decay: float = 0.99,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.train_only, self.loss_weights = train_only, loss
+        self.lr, self.weight_decay, self.warmup_steps = lr, weight_decay, warmup_steps
+        self.unquantized_steps = unquantized_steps
+        self.gradient_clip_val, self.accumulate_grad_batches = gradient_clip_val, accumulate_grad_batches
+        self._check_options(start_from)
+        self.vqgan = self._make_vqgan(vqgan, start_from)
+        if train_only == "decoder":
+            self.vqgan.encoder.requires_grad_(False)
+        adversarial = loss.adversarial
+        self.discriminator = (
+            PatchDiscriminator(adversarial.channels, adversarial.layers) if adversarial.weight > 0 else None
+        )
+        # In tuples they are no sub-modules: neither saved, nor averaged, nor trained.
+        perceptual = loss.perceptual.build()
+        self._perceptual: tuple[PerceptualLoss, ...] = () if perceptual is None else (perceptual,)
+        self._averaging = SubmoduleAveraging("vqgan", average_decay) if average_decay > 0 else None
+        self._first_vectors: list[Tensor] = []
+        self.register_buffer("_epoch_count_K", torch.zeros(self.vqgan.num_codes), persistent=False)
+
+    def _check_options(self, start_from: str | None) -> None:
+        if self.train_only not in ("all", "decoder"):
+            raise UsageError("model.train_only", self.train_only, "use all or decoder")
+        if self.train_only == "decoder" and start_from is None:
+            raise UsageError("model.start_from", None, "name the tokenizer whose decoder is to be refined")
+        if self.lr <= 0:
+            raise UsageError("model.lr", self.lr, "must be above 0")
+        if self.accumulate_grad_batches < 1:
+            raise UsageError("model.accumulate_grad_batches", self.accumulate_grad_batches, "at least 1")
+
+    @staticmethod
+    def _make_vqgan(size: VQGANSize, start_from: str | None) -> VQGAN:
+        if start_from is not None:
+            return load_tokenizer(start_from, option="--model.start_from").train().requires_grad_(True)
+        vqgan = VQGAN.build(size)
+        start_spectral(vqgan.encoder, vqgan.decoder)
+        return vqgan
+
+    @property
+    def perceptual(self) -> PerceptualLoss | None:
+        """The frozen network of the perceptual loss, on the module's device, if there is one."""
+        return self._perceptual[0].to(self.device) if self._perceptual else None
+
+    def finished_vqgan(self) -> VQGAN:
+        """Return a copy of the tokenizer with averaged weights, frozen, for export."""
+        vqgan = copy.deepcopy(self.vqgan)
+        if self._averaging is not None:
+            averages = self._averaging.averaged(self)
+            vqgan.load_state_dict({k.removeprefix("vqgan."): v for k, v in averages.items()}, strict=False)
+        return vqgan.eval().requires_grad_(False)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Bring the averaging of the weights along."""
+        return [] if self._averaging is None else [self._averaging]
+
+    # -- training -----------------------------------------------------------------------------------------------------
+
+    @property
+    def progress(self) -> float:
+        """Which share of the training is done, by steps."""
+        total = float(self.trainer.estimated_stepping_batches)
+        return self.global_step / total if 0 < total < float("inf") else 0.0
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Train on one batch; returns the loss (trap: some callbacks look for it)."""
+        image_B3YX = batch["image"].contiguous(memory_format=torch.channels_last)
+        seed = torch.initial_seed() + 7919 * self.global_step + batch_idx
+        generator = torch.Generator().manual_seed(seed % (1 << 62))
+        self._start_codes_if_due(generator)
+        optimizers = self.optimizers()
+        main, second = optimizers if isinstance(optimizers, list) else (optimizers, None)
+
+        rebuilt_B3YX, terms = self._terms(image_B3YX, generator)
+        weights = self.loss_weights
+        total = weights.pixel * terms["pixel"] + weights.commitment * terms["commitment"]
+        total = total + weights.colour * terms["colour"]
+        if "perceptual" in terms:
+            total = total + weights.perceptual.weight * terms["perceptual"]
+        factor = self._adversarial_factor()
+        if factor > 0:
+            total = total + factor * self._adversarial(rebuilt_B3YX, total, terms)
+        check_finite({f"the {k} loss": v for k, v in terms.items()}, step=self.global_step, lr=self.lr)
+
+        last = (batch_idx + 1) % self.accumulate_grad_batches == 0 or self.trainer.is_last_batch
+        if batch_idx % self.accumulate_grad_batches == 0:
+            main.zero_grad()
+        self.manual_backward(total / self.accumulate_grad_batches)
+        if factor > 0 and second is not None:
+            terms["discriminator"] = self._train_discriminator(second, image_B3YX, rebuilt_B3YX.detach())
+        if last:
+            self._step(main)
+        self.log_dict({f"train/{k}": v.detach() for k, v in terms.items()})
+        self.log("train/loss", total.detach(), prog_bar=True)
+        return {"loss": total.detach()}
+
+    def _terms(self, image_B3YX: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Reconstruct and return the parts of the loss; feeds the code book's statistics."""
+        vqgan = self.vqgan
+        if self.train_only == "decoder":
+            tokens_BYX = vqgan.encode(image_B3YX)
+            self._count(torch.bincount(tokens_BYX.flatten(), minlength=vqgan.num_codes))
+            rebuilt_B3YX = vqgan.decode_features(vqgan.quantizer.lookup(tokens_BYX))
+            commitment = rebuilt_B3YX.new_zeros(())
+        else:
+            started = bool(vqgan.quantizer.started)
+            rebuilt_B3YX, z_BDYX, tokens_BYX_, commitment = vqgan(image_B3YX, quantize=started)
+            z_ND = functional.normalize(z_BDYX.detach(), dim=1).permute(0, 2, 3, 1).flatten(0, 2)
+            if tokens_BYX_ is None:
+                self._first_vectors = [*self._first_vectors, z_ND][-self.unquantized_steps :]
+            else:
+                self._count(vqgan.quantizer.update(z_ND, tokens_BYX_.flatten(), generator))
+        difference = rebuilt_B3YX - image_B3YX
+        coarse = functional.avg_pool2d(difference, vqgan.factor)
+        coarser = functional.avg_pool2d(coarse, 2) if min(coarse.shape[2:]) > 1 else coarse
+        terms = {
+            "pixel": difference.abs().mean(),
+            "colour": coarse.abs().mean() + coarser.abs().mean(),
+            "commitment": commitment,
+        }
+        if self.perceptual is not None:
+            mine, target = self._crops(rebuilt_B3YX, image_B3YX, generator)
+            terms["perceptual"] = self.perceptual(mine, target).mean()
+        return rebuilt_B3YX, terms
+
+    def _crops(self, a_B3YX: Tensor, b_B3YX: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return the same random squares of some pictures of both.
+
+        Random places also keep the network's stride from leaving a pattern of its own.
+        """
+        term = self.loss_weights.perceptual
+        chosen = torch.randperm(len(a_B3YX), generator=generator)[: term.images]
+        sides = [min(term.crop, side) for side in a_B3YX.shape[2:]]
+        top, left = (
+            int(torch.randint(full - side + 1, (1,), generator=generator))
+            for full, side in zip(a_B3YX.shape[2:], sides, strict=True)
+        )
+        window = (slice(None), slice(top, top + sides[0]), slice(left, left + sides[1]))
+        return a_B3YX[chosen][(slice(None), *window)], b_B3YX[chosen][(slice(None), *window)]
+
+    def _start_codes_if_due(self, generator: torch.Generator) -> None:
+        quantizer = self.vqgan.quantizer
+        if bool(quantizer.started) or self.train_only == "decoder" or len(self._first_vectors) < self.unquantized_steps:
+            return
+        vectors_ND = torch.cat(self._first_vectors) if self._first_vectors else torch.empty(0, self.vqgan.code_dim)
+        if len(vectors_ND) < quantizer.num_codes:
+            raise UsageError(
+                "model.unquantized_steps",
+                self.unquantized_steps,
+                f"gave {len(vectors_ND)} vectors for {quantizer.num_codes} codes: use more, or larger batches",
+            )
+        quantizer.start(vectors_ND, generator=generator)
+        self._first_vectors = []
+
+    def _step(self, optimizer: Any) -> None:
+        rate = self.lr * cosine_factor(
+            self.global_step, warmup=self.warmup_steps, total=float(self.trainer.estimated_stepping_batches)
+        )
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        norm = clip_gradients(self.vqgan.named_parameters(), self.gradient_clip_val, step=self.global_step, lr=self.lr)
+        self.log("train/gradient", norm)
+        self.log("train/lr", rate)
+        optimizer.step()
+
+    # -- adversarial part ---------------------------------------------------------------------------------------------
+
+    def _adversarial_factor(self) -> float:
+        term = self.loss_weights.adversarial
+        return term.weight * ramp(self.progress, start=term.start, length=term.ramp) if term.weight > 0 else 0.0
+
+    def _adversarial(self, rebuilt_B3YX: Tensor, reconstruction: Tensor, terms: dict[str, Tensor]) -> Tensor:
+        assert self.discriminator is not None
+        self.discriminator.requires_grad_(False)
+        adversarial = -self.discriminator(rebuilt_B3YX).mean()
+        weight = adaptive_weight(reconstruction, adversarial, last_weight=self.vqgan.decoder.last_weight)
+        terms["adversarial"], terms["adaptive_weight"] = adversarial, weight
+        pull: Tensor = weight * adversarial
+        return pull
+
+    def _train_discriminator(self, optimizer: Any, real_B3YX: Tensor, fake_B3YX: Tensor) -> Tensor:
+        assert self.discriminator is not None
+        self.discriminator.requires_grad_(True)
+        loss = hinge_loss(self.discriminator(real_B3YX), self.discriminator(fake_B3YX))
+        check_finite({"the discriminator loss": loss}, step=self.global_step, lr=self.loss_weights.adversarial.lr)
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        step_uncounted(optimizer)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        """AdamW for the tokenizer and, where there is one, Adam for the discriminator."""
+        trained = [p for p in self.vqgan.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.weight_decay},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        main = torch.optim.AdamW(groups, lr=self.lr, betas=(0.9, 0.95))
+        if self.discriminator is None:
+            return main
+        lr = self.loss_weights.adversarial.lr
+        second = torch.optim.Adam(self.discriminator.parameters(), lr=lr, betas=(0.5, 0.9))
+        return [main, second]
+
+    # -- what is watched ----------------------------------------------------------------------------------------------
+
+    def _count(self, count_K: Tensor) -> None:
+        assert isinstance(self._epoch_count_K, Tensor)
+        self._epoch_count_K += count_K
+
+    def on_train_epoch_start(self) -> None:
+        """Begin counting codes anew."""
+        assert isinstance(self._epoch_count_K, Tensor)
+        self._epoch_count_K.zero_()
+
+    def on_train_epoch_end(self) -> None:
+        """Log how many codes the epoch used, and their perplexity (a single batch would mislead)."""
+        assert isinstance(self._epoch_count_K, Tensor)
+        if self._epoch_count_K.sum() == 0:
+            return
+        usage, perplexity = codebook_use(self._epoch_count_K)
+        self.log("codebook/usage", usage)
+        self.log("codebook/perplexity", perplexity)
+        if usage < 0.1:
+            _LOG.warning("the code book collapses: only %.1f %% of its codes were used in an epoch", 100 * usage)
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Log PSNR (dB, mean over pictures) and the perceptual distance; returns pictures and reconstructions."""
+        image_B3YX = batch["image"]
+        quantize = bool(self.vqgan.quantizer.started)
+        rebuilt_B3YX = self.vqgan(image_B3YX, quantize=quantize)[0].clamp(-1, 1)
+        error_B = ((rebuilt_B3YX - image_B3YX) / 2).square().mean(dim=(1, 2, 3)).clamp(min=1e-10)
+        size = len(image_B3YX)
+        self.log("val/psnr", -10 * error_B.log10().mean(), prog_bar=True, batch_size=size, sync_dist=True)
+        self.log("val/pixel", (rebuilt_B3YX - image_B3YX).abs().mean(), batch_size=size, sync_dist=True)
+        if self.perceptual is not None:
+            distance = self.perceptual(rebuilt_B3YX, image_B3YX).mean()
+            self.log(f"val/{self.perceptual.name}", distance, batch_size=size, sync_dist=True)
+        return {"image": image_B3YX, "reconstruction": rebuilt_B3YX}
+
+    # -- checkpoints --------------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the vectors gathered for the code book's start, and the size of the tokenizer in plain values."""
+        checkpoint["vqgan_size"] = self.vqgan.size.as_dict()
+        checkpoint["first_vectors"] = list(self._first_vectors)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take them back.
+
+        Raises:
+            UsageError: if the checkpoint is of another stage or of a tokenizer of another size.
+        """
+        if "vqgan_size" not in checkpoint:
+            raise UsageError("--ckpt_path", "checkpoint", "it is not of a VQGANModule: name one of this stage")
+        if checkpoint["vqgan_size"] != self.vqgan.size.as_dict():
+            raise UsageError("--model.vqgan", self.vqgan.size, f"the checkpoint has {checkpoint['vqgan_size']}")
+        self._first_vectors = list(checkpoint["first_vectors"])
+
+
+def codebook_use(count_K: Tensor) -> tuple[float, float]:
+    """Return the share of codes that were used and the perplexity of their use (1 to K)."""
+    share_K = count_K.double() / count_K.sum()
+    entropy = -torch.special.xlogy(share_K, share_K).sum()
+    return float((count_K > 0).double().mean()), float(entropy.exp())

@@ -1,0 +1,1 @@
+"""Pictures to grids of tokens and back."""

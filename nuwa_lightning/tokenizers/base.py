@@ -1,0 +1,57 @@
+"""What the rest of the program asks of a tokenizer.
+
+Shapes: B batch, K codes, D code dimension, Y/X rows and columns.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """Turns pictures into grids of tokens and back."""
+
+    @property
+    def factor(self) -> int:
+        """Pixels per side of the square that one token stands for."""
+        ...
+
+    @property
+    def num_codes(self) -> int:
+        """How many different tokens there are (K)."""
+        ...
+
+    @property
+    def code_dim(self) -> int:
+        """Length of a code vector (D)."""
+        ...
+
+    @property
+    def codes_KD(self) -> Tensor:
+        """The code vectors."""
+        ...
+
+    @property
+    def encode_halo(self) -> int:
+        """How many tokens beyond its own square a token depends on."""
+        ...
+
+    @property
+    def decode_halo(self) -> int:
+        """How many tokens away a token still changes pixels."""
+        ...
+
+    def encode(self, image_B3YX: Tensor) -> Tensor:
+        """Return the tokens (long, BYX) of images in [-1, 1] whose sides are multiples of ``factor``."""
+        ...
+
+    def decode(self, tokens_BYX: Tensor) -> Tensor:
+        """Return images in [-1, 1], ``factor`` times larger than the token grid."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Return a hash of everything that decides which tokens a picture gets."""
+        ...

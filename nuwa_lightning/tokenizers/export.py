@@ -1,0 +1,104 @@
+"""A trained tokenizer as a folder: ``config.json`` and ``model.safetensors``.
+
+The JSON names a class of a closed table and holds plain numbers only, so a folder from a stranger cannot run code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nuwa_lightning.atomic import atomic_folder
+from nuwa_lightning.errors import UsageError
+from nuwa_lightning.tokenizers.vqgan import VQGAN, VQGANSize
+
+KIND = "nuwa-lightning tokenizer"
+FORMAT = 1
+_CLASSES = {"VQGAN": VQGAN}
+
+
+def save_tokenizer(folder: str | os.PathLike[str], vqgan: VQGAN) -> None:
+    """Write the folder, whole or not at all; a folder that is there is replaced.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    config = {
+        "kind": KIND,
+        "format": FORMAT,
+        "class": type(vqgan).__name__,
+        "size": vqgan.size.as_dict(),
+        "fingerprint": vqgan.fingerprint(),
+    }
+    Path(folder).parent.mkdir(parents=True, exist_ok=True)
+    with atomic_folder(folder, overwrite=True) as partial:
+        (partial / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        state = {k: v.detach().cpu().contiguous() for k, v in vqgan.state_dict().items()}
+        save_file(state, partial / "model.safetensors")
+
+
+def load_tokenizer(folder: str | os.PathLike[str], *, option: str = "--tokenizer.path") -> VQGAN:
+    """Read a folder that :func:`save_tokenizer` wrote; the tokenizer comes frozen, in evaluation mode.
+
+    Args:
+        folder: the folder itself, or a stage-1 run that holds it as ``tokenizer``.
+        option: what the user called it, for error messages.
+
+    Raises:
+        UsageError: if the folder is missing, of another kind or format, or damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = Path(folder)
+    if not (path / "config.json").exists() and (path / "tokenizer" / "config.json").exists():
+        path = path / "tokenizer"
+    vqgan = _build(_read_config(path, option), path, option)
+    try:
+        state = load_file(path / "model.safetensors")
+    except FileNotFoundError:
+        raise UsageError(option, path, "model.safetensors is missing: copy the folder again or retrain") from None
+    except (SafetensorError, OSError) as error:
+        raise UsageError(option, path, f"model.safetensors is damaged ({error}): copy it again or retrain") from None
+    try:
+        vqgan.load_state_dict(state, strict=True, assign=True)
+    except RuntimeError as error:
+        first = " ".join(str(error).split())[:200]
+        raise UsageError(option, path, f"weights and config.json do not belong together: {first}") from None
+    return vqgan.to(memory_format=torch.channels_last).eval().requires_grad_(False)
+
+
+def _read_config(path: Path, option: str) -> Mapping[str, Any]:
+    if path.is_file():
+        raise UsageError(option, path, "is a file: name the folder with config.json and model.safetensors")
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(option, path, "there is no tokenizer here: name a folder with config.json") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(option, path, f"config.json cannot be read ({error}): copy the folder again") from None
+    kind = config.get("kind") if isinstance(config, Mapping) else None
+    if kind != KIND:
+        raise UsageError(option, path, f"holds {kind or 'something else'}, not a {KIND}: name a stage-1 result")
+    if config.get("format") != FORMAT:
+        raise UsageError(option, path, f"has format {config.get('format')}, this version reads {FORMAT}")
+    return dict(config)
+
+
+def _build(config: Mapping[str, Any], path: Path, option: str) -> VQGAN:
+    kind = _CLASSES.get(str(config.get("class")))
+    if kind is None:
+        raise UsageError(option, path, f"class {config.get('class')} is unknown; known: {', '.join(_CLASSES)}")
+    try:
+        size = VQGANSize.from_dict(config["size"])
+        with torch.device("meta"):  # no memory is taken before the weights turn out to fit
+            return kind.build(size)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(option, path, f"config.json makes no sense ({error}): copy the folder again") from None

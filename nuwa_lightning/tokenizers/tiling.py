@@ -1,0 +1,116 @@
+"""Encoding and decoding piece by piece, equal to doing it in one go (design section 5; ours).
+
+A piece is computed with a margin as wide as the receptive field and the margin is thrown away. At the border of the
+canvas the margin is cut off, where the network itself continues the border: hence the equality holds there, too.
+
+Shapes: B batch, Y/X rows and columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from nuwa_lightning.tokenizers.base import Tokenizer
+
+
+class Rectangle(NamedTuple):
+    """Rows ``top`` to ``bottom`` and columns ``left`` to ``right``, ends excluded, counted in tokens."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    def grown(self, margin: int, height: int, width: int) -> Rectangle:
+        """Return the rectangle with a margin on every side, cut at a canvas of ``height`` x ``width``."""
+        return Rectangle(
+            max(0, self.top - margin),
+            max(0, self.left - margin),
+            min(height, self.bottom + margin),
+            min(width, self.right + margin),
+        )
+
+
+TokenReader = Callable[[Rectangle], Tensor]
+"""Gives the tokens (long, BYX) of a rectangle of the canvas."""
+
+
+def tiles(height: int, width: int, tile: int) -> Iterator[Rectangle]:
+    """Yield rectangles of at most ``tile`` x ``tile`` that cover the canvas once, row by row.
+
+    Raises:
+        ValueError: if ``tile`` is below 1.
+    """
+    if tile < 1:
+        raise ValueError(f"tile {tile}: at least one token is needed")
+    for top in range(0, height, tile):
+        for left in range(0, width, tile):
+            yield Rectangle(top, left, min(top + tile, height), min(left + tile, width))
+
+
+def decode_rectangle(tokenizer: Tokenizer, read: TokenReader, *, rectangle: Rectangle, size: tuple[int, int]) -> Tensor:
+    """Return the pixels ``image_B3YX`` of a rectangle of the canvas as decoding the whole canvas would give them.
+
+    Args:
+        tokenizer: what decodes.
+        read: gives tokens; asked once, for the rectangle and its margin.
+        rectangle: which tokens' pixels are wanted.
+        size: height and width of the canvas in tokens. On an endless axis give any number beyond the margin.
+    """
+    outer = rectangle.grown(tokenizer.decode_halo, *size)
+    image = tokenizer.decode(read(outer))
+    return _cut(image, rectangle, outer=outer, factor=tokenizer.factor)
+
+
+def decode_tiled(tokenizer: Tokenizer, tokens_BYX: Tensor, *, tile: int = 64) -> Tensor:
+    """Return ``tokenizer.decode(tokens_BYX)``, computed in pieces of ``tile`` x ``tile`` tokens."""
+    batch, height, width = tokens_BYX.shape
+
+    def read(area: Rectangle) -> Tensor:
+        return tokens_BYX[:, area.top : area.bottom, area.left : area.right]
+
+    factor = tokenizer.factor
+    image_B3YX = torch.empty(batch, 3, height * factor, width * factor, device=tokens_BYX.device)
+    for piece in tiles(height, width, tile):
+        top, left, bottom, right = (factor * v for v in piece)
+        pixels = decode_rectangle(tokenizer, read, rectangle=piece, size=(height, width))
+        image_B3YX[:, :, top:bottom, left:right] = pixels
+    return image_B3YX
+
+
+def encode_tiled(tokenizer: Tokenizer, image_B3YX: Tensor, *, tile: int = 64) -> Tensor:
+    """Return ``tokenizer.encode(image_B3YX)``, computed in pieces of ``tile`` x ``tile`` tokens."""
+    factor = tokenizer.factor
+    height, width = (side // factor for side in image_B3YX.shape[2:])
+    tokens_BYX = torch.empty(len(image_B3YX), height, width, dtype=torch.long, device=image_B3YX.device)
+    for piece in tiles(height, width, tile):
+        outer = piece.grown(tokenizer.encode_halo, height, width)
+        top, left, bottom, right = (factor * v for v in outer)
+        found = tokenizer.encode(image_B3YX[:, :, top:bottom, left:right])
+        inner = found[:, piece.top - outer.top : piece.bottom - outer.top, piece.left - outer.left :]
+        tokens_BYX[:, piece.top : piece.bottom, piece.left : piece.right] = inner[..., : piece.right - piece.left]
+    return tokens_BYX
+
+
+def pad_to_multiple(image_B3YX: Tensor, factor: int) -> Tensor:
+    """Return the image with its last row and column repeated until both sides are multiples of ``factor``."""
+    height, width = image_B3YX.shape[2:]
+    return functional.pad(image_B3YX, (0, -width % factor, 0, -height % factor), mode="replicate")
+
+
+def reconstruct(tokenizer: Tokenizer, image_B3YX: Tensor, *, tile: int = 64) -> Tensor:
+    """Return the image after encoding and decoding, whatever its size, in pieces."""
+    height, width = image_B3YX.shape[2:]
+    tokens_BYX = encode_tiled(tokenizer, pad_to_multiple(image_B3YX, tokenizer.factor), tile=tile)
+    return decode_tiled(tokenizer, tokens_BYX, tile=tile)[:, :, :height, :width]
+
+
+def _cut(image_B3YX: Tensor, inner: Rectangle, *, outer: Rectangle, factor: int) -> Tensor:
+    top, left = (inner.top - outer.top) * factor, (inner.left - outer.left) * factor
+    height, width = (inner.bottom - inner.top) * factor, (inner.right - inner.left) * factor
+    return image_B3YX[:, :, top : top + height, left : left + width]
