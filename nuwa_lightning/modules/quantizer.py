@@ -107,11 +107,14 @@ class VectorQuantizer(nn.Module):
         self.mean_sum_KD[dead] = candidates_ND[chosen] * mean
 
     @torch.no_grad()
-    def start(self, z_ND: Tensor, *, iterations: int = 8, generator: torch.Generator | None = None) -> None:
+    def start(
+        self, z_ND: Tensor, *, batches: int = 1, iterations: int = 8, generator: torch.Generator | None = None
+    ) -> None:
         """Put the codes where real vectors are: spherical k-means with a k-means++ start.
 
         Args:
             z_ND: vectors of this rank, of any length; those of all ranks are used.
+            batches: from how many batches they were gathered; the moving averages begin with the size of one.
             iterations: rounds of k-means.
             generator: random source; must be the same on every rank.
 
@@ -129,7 +132,7 @@ class VectorQuantizer(nn.Module):
             sum_KD = torch.zeros_like(codes_KD).index_add_(0, tokens_N, unit_ND)
             used_K = count_K > 0
             codes_KD[used_K] = functional.normalize(sum_KD[used_K], dim=1)
-        per_step_K = (count_K + 1) * (len(z_ND) / (len(unit_ND) + self.num_codes))
+        per_step_K = (count_K + 1) / batches
         self.codes_KD.copy_(codes_KD)
         self.mean_count_K.copy_(per_step_K)
         self.mean_sum_KD.copy_(codes_KD * per_step_K[:, None])

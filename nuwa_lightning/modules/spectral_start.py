@@ -70,8 +70,9 @@ def start_spectral(encoder: Encoder, decoder: Decoder) -> None:
         pixels = torch.linalg.pinv(spectrum)
         finer = _spectrum(side // 2)[: up.conv.out_channels // 4]
         unfold = _fold(finer, side // 2) @ pixels
-        up.conv.weight[:, : len(spectrum)] = 0
-        up.conv.weight[_columns(len(finer), up.conv.out_channels), : len(spectrum), 0, 0] = unfold
+        rows = _columns(len(finer), up.conv.out_channels)
+        up.conv.weight[rows] = 0
+        up.conv.weight[rows, : len(spectrum), 0, 0] = unfold
         side //= 2
         spectrum = finer
     decoder.head.conv.weight.zero_()

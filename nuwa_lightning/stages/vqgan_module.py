@@ -289,7 +289,7 @@ class VQGANModule(LightningModule):
                 self.unquantized_steps,
                 f"gave {len(vectors_ND)} vectors for {quantizer.num_codes} codes: use more, or larger batches",
             )
-        quantizer.start(vectors_ND, generator=generator)
+        quantizer.start(vectors_ND, batches=len(self._first_vectors), generator=generator)
         self._first_vectors = []
 
     def _step(self, optimizer: Any) -> None:
