@@ -5,15 +5,18 @@ Shape legend: P steps of the plan, N tokens per patch, C context patches.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from nuwa_lightning.context.base import ContextPool
 from nuwa_lightning.direction.base import Step
-from nuwa_lightning.geometry import ZETA, PatchGrid, View
+from nuwa_lightning.geometry import ZETA, PatchGrid, PatchIndex, PatchOffset, View
+from nuwa_lightning.modules.neighbours import ABSENT, NEIGHBOURS
 from nuwa_lightning.modules.patch_transformer import ContextGroup
 from nuwa_lightning.modules.position import RelativePatchEmbedding
 from nuwa_lightning.planning import ContextTable, PlannedStep, TokenOrder, walk
@@ -38,18 +41,86 @@ def patch_cells(view: View, patch_size: tuple[int, int], token_order: TokenOrder
     return cells
 
 
+class NearSource(NamedTuple):
+    """Where a neighbour comes from.
+
+    Attributes:
+        context: number of the context patch, or None for the patch itself.
+        cell: ``row * columns + column`` in that context patch, or the place in writing order in the patch itself.
+    """
+
+    context: int | None
+    cell: int
+
+
+def relative(patch: PatchIndex, context: Sequence[PatchIndex]) -> tuple[PatchOffset, ...]:
+    """Return the offsets of context patches."""
+    return tuple(c.offset_from(patch) for c in context)
+
+
+@functools.lru_cache(maxsize=4096)
+def near_sources(
+    view: View, context: tuple[PatchOffset, ...], patch_size: tuple[int, int], token_order: TokenOrder
+) -> tuple[tuple[NearSource | None, ...], ...]:
+    """Return for each of N tokens in writing order the sources of its K neighbours.
+
+    Args:
+        view: of the step.
+        context: offsets, on the canvas, of the patches that the pool selected.
+        patch_size: rows and columns.
+        token_order: how patches are written.
+    """
+    rows, columns = patch_size
+    cells = patch_cells(view, patch_size, token_order)
+    written = {cell: n for n, cell in enumerate(cells)}
+    known = {(o.y, o.x): c for c, o in enumerate(context) if o.t == 0}
+    frame = ZETA if token_order == "raster" else view
+
+    def source(n: int, dy: int, dx: int) -> NearSource | None:
+        # Out of the canonical frame: transpose first, then flip.
+        dy, dx = (dx, dy) if frame.transpose else (dy, dx)
+        y = cells[n][0] + (-dy if frame.flip_y else dy)
+        x = cells[n][1] + (-dx if frame.flip_x else dx)
+        patch = (y // rows, x // columns)
+        cell = (y % rows, x % columns)
+        if patch == (0, 0):
+            return NearSource(None, written[cell]) if written[cell] < n else None
+        if patch in known:
+            return NearSource(known[patch], cell[0] * columns + cell[1])
+        return None
+
+    return tuple(tuple(source(n, dy, dx) for dy, dx in NEIGHBOURS) for n in range(len(cells)))
+
+
+@functools.lru_cache(maxsize=4096)
+def near_places(
+    view: View, context: tuple[PatchOffset, ...], patch_size: tuple[int, int], token_order: TokenOrder
+) -> tuple[Tensor, Tensor]:
+    """Return :func:`near_sources` as two tensors ``[N, K]``, ``ABSENT`` where the other one or neither holds.
+
+    The first gives places in writing order in the patch itself, the second ``context * N + cell`` in its context.
+    """
+    sources = near_sources(view, context, patch_size, token_order)
+    cells = patch_size[0] * patch_size[1]
+    own = [[s.cell if s and s.context is None else ABSENT for s in row] for row in sources]
+    there = [[s.context * cells + s.cell if s and s.context is not None else ABSENT for s in row] for row in sources]
+    return torch.tensor(own), torch.tensor(there)
+
+
 @dataclass(frozen=True)
 class PlanLayout:
     """Everything the joint training forward needs to know of a plan.
 
     Attributes:
         index_PN: place of every token in the flattened ``(t, y, x)`` token grid of the view.
+        near_PNK: place of the neighbours of every token in that grid, ``ABSENT`` where there is none.
         view_P: index of the view of each step (0 throughout in raster order, which has no views).
         groups: which steps see which.
         key: equal keys mean equal ``groups``, so such plans can share a batch.
     """
 
     index_PN: Tensor
+    near_PNK: Tensor
     view_P: Tensor
     groups: tuple[ContextGroup, ...]
     key: tuple[object, ...]
@@ -76,10 +147,28 @@ def lay_out(
     assert grid.y is not None
     assert grid.x is not None
     height, width = grid.y * rows, grid.x * columns
-    index = []
-    for step in steps:
-        base = (step.patch.t * height + step.patch.y * rows) * width + step.patch.x * columns
-        index.append([base + y * width + x for y, x in patch_cells(step.view, patch_size, token_order)])
+
+    def base(patch: PatchIndex) -> int:
+        return (patch.t * height + patch.y * rows) * width + patch.x * columns
+
+    index_PN, near_PNK = [], []
+    for planned in table.steps:
+        step = planned.step
+        cells = patch_cells(step.view, patch_size, token_order)
+        own = [base(step.patch) + y * width + x for y, x in cells]
+        index_PN.append(own)
+        seen = [steps[n].patch for n in planned.context]
+        sources = near_sources(step.view, relative(step.patch, seen), patch_size, token_order)
+        near_PNK.append(
+            [
+                [
+                    ABSENT if s is None else own[s.cell] if s.context is None
+                    else base(seen[s.context]) + s.cell // columns * width + s.cell % columns
+                    for s in row
+                ]
+                for row in sources
+            ]
+        )
     groups = []
     for numbers in table.groups().values():
         planned = [table.steps[n] for n in numbers]
@@ -93,9 +182,18 @@ def lay_out(
                 view_PC=torch.tensor([e[1] for e in entries], dtype=torch.long).view(shape),
             )
         )
-    key = tuple((p.context, p.offsets, p.relative_views) for p in table.steps)
+    # Neighbours by place in the plan, so that mirrored views, which share them, share a batch.
+    place = torch.full((max(1, sum(len(row) for row in index_PN)) + 1,), ABSENT)
+    flat = torch.tensor(index_PN).flatten()
+    place[flat] = torch.arange(len(flat))
+    near = torch.tensor(near_PNK)
+    near_in_plan = torch.where(near == ABSENT, ABSENT, place[near.clamp_min(0)])
+    key = (
+        *((p.context, p.offsets, p.relative_views) for p in table.steps),
+        tuple(near_in_plan.flatten().tolist()),
+    )
     views = [0 if token_order == "raster" else s.view.index for s in steps]
-    return PlanLayout(torch.tensor(index), torch.tensor(views), tuple(groups), key)
+    return PlanLayout(torch.tensor(index_PN), near, torch.tensor(views), tuple(groups), key)
 
 
 def place_tokens(tokens_N: Tensor, view: View, *, patch_size: tuple[int, int], token_order: TokenOrder) -> Tensor:

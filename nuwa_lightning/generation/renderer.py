@@ -14,9 +14,10 @@ from torch import Tensor
 from nuwa_lightning.context.base import ContextPool
 from nuwa_lightning.direction.base import DirectionController
 from nuwa_lightning.generation.cache import SlotCache
-from nuwa_lightning.generation.layout import place_tokens, read_tokens, step_tensors
+from nuwa_lightning.generation.layout import near_places, place_tokens, read_tokens, relative, step_tensors
 from nuwa_lightning.generation.sampling import Sampling, patch_uniforms
 from nuwa_lightning.geometry import PatchGrid, PatchIndex
+from nuwa_lightning.modules.neighbours import ABSENT
 from nuwa_lightning.modules.patch_states import RowBatch
 from nuwa_lightning.modules.patch_transformer import PatchTransformer
 from nuwa_lightning.planning import PlannedStep, TokenOrder, walk, waves
@@ -84,19 +85,22 @@ class InfiniteRenderer:
         attention = self.model.layer(0).attention
         shape = (B, self.model.patch_tokens, attention.kv_heads, attention.head_width)
         cache = SlotCache(self.model.depth, shape, like=self.model.begin)
+        live: dict[int, tuple[PatchIndex, Tensor]] = {}
         for wave in waves(walked, max_width=max(1, self.max_rows // B)):
             for given in (True, False):
                 steps = [s for s in wave.steps if s.step.known is given]
                 if not steps:
                     continue
-                tokens_SBN = self._write(steps, cache, seeds, known)
+                tokens_SBN = self._write(steps, cache, seeds, known, live)
                 for planned, tokens_BN in zip(steps, tokens_SBN, strict=True):
                     tokens_BYX = place_tokens(
                         tokens_BN, planned.step.view, patch_size=self.model.patch_size, token_order=self.token_order
                     )
+                    live[planned.number] = (planned.patch, tokens_BYX)
                     yield RenderedPatch(planned.step.patch, tokens_BYX, given, len(steps), cache.live)
             for number in wave.freed:
                 cache.drop(number)
+                del live[number]
 
     def _write(
         self,
@@ -104,6 +108,7 @@ class InfiniteRenderer:
         cache: SlotCache,
         seeds: Sequence[int],
         known: Mapping[PatchIndex, Tensor],
+        live: Mapping[int, tuple[PatchIndex, Tensor]],
     ) -> Tensor:
         """Write (or, if known, read) independent patches; returns tokens ``[S, B, N]`` in writing order."""
         S, B, N = len(steps), len(seeds), self.model.patch_tokens
@@ -126,27 +131,71 @@ class InfiniteRenderer:
             relative_view_RC=view_SC.repeat_interleave(B, dim=0).to(device),
             valid_RC=valid_RC,
         )
+        near = _Near(steps, live, canvases=B, patch_size=self.model.patch_size, token_order=self.token_order)
         if steps[0].step.known:
             tokens_RN = torch.cat(
                 [read_tokens(known[s.step.patch], s.step.view, token_order=self.token_order) for s in steps]
             ).to(device)
-            rows.advance(self.model.embed_rows(tokens_RN, rows.view_R))
+            rows.advance(
+                self.model.embed_rows(tokens_RN, rows.view_R, near_RNK=near.all(tokens_RN.cpu()).to(device))
+            )
         else:
             uniform_RN = torch.stack([patch_uniforms(seed, s.step.patch, N) for s in steps for seed in seeds])
-            tokens_RN = self._decode(rows, uniform_RN.to(device))
+            tokens_RN = self._decode(rows, uniform_RN.to(device), near)
         states = rows.states()
         for s, planned in enumerate(steps):
             cache.put(planned.number, states.rows(slice(s * B, (s + 1) * B)))
         return tokens_RN.view(S, B, N).cpu()
 
-    def _decode(self, rows: RowBatch, uniform_RN: Tensor) -> Tensor:
+    def _decode(self, rows: RowBatch, uniform_RN: Tensor, near: _Near) -> Tensor:
         R, N = uniform_RN.shape
         tokens_RN = torch.zeros(R, N, dtype=torch.long, device=uniform_RN.device)
         token_R = tokens_RN[:, 0]
         for n in range(N):
-            x_R1W = rows.advance(self.model.embed_token(token_R, rows.view_R, n))
+            near_RK = near.at(n, tokens_RN)
+            x_R1W = rows.advance(self.model.embed_token(token_R, rows.view_R, n, near_RK=near_RK))
             token_R = self.sampling.draw(self.model.logits(x_R1W[:, 0]), uniform_RN[:, n])
             tokens_RN[:, n] = token_R
         # The last token is an input too: later patches look at its states.
-        rows.advance(self.model.embed_token(token_R, rows.view_R, N))
+        rows.advance(self.model.embed_token(token_R, rows.view_R, N, near_RK=None))
         return tokens_RN
+
+
+class _Near:
+    """The neighbours of the tokens of a wave: those in context patches are there, those in the patch itself come up."""
+
+    def __init__(
+        self,
+        steps: Sequence[PlannedStep],
+        live: Mapping[int, tuple[PatchIndex, Tensor]],
+        *,
+        canvases: int,
+        patch_size: tuple[int, int],
+        token_order: TokenOrder,
+    ) -> None:
+        cells = patch_size[0] * patch_size[1]
+        given, own = [], []
+        for planned in steps:
+            seen = [live[number] for number in planned.context]
+            offsets = relative(planned.patch, [patch for patch, _ in seen])
+            own_NK, place_NK = near_places(planned.step.view, offsets, patch_size, token_order)
+            # One more place holds ABSENT, which is where a negative index points.
+            tokens_BS = torch.full((canvases, len(seen) * cells + 1), ABSENT)
+            for c, (_, tokens_BYX) in enumerate(seen):
+                tokens_BS[:, c * cells : (c + 1) * cells] = tokens_BYX.flatten(1)
+            given.append(tokens_BS[:, place_NK])
+            own.append(own_NK.expand(canvases, -1, -1))
+        self._given_RNK, self._own_RNK = torch.cat(given), torch.cat(own)
+
+    def all(self, tokens_RN: Tensor) -> Tensor:
+        """Return the neighbours ``[R, N, K]`` of patches that are known."""
+        return self._merge(tokens_RN, slice(None))
+
+    def at(self, place: int, tokens_RN: Tensor) -> Tensor:
+        """Return the neighbours ``[R, K]`` of one token, from those written so far."""
+        return self._merge(tokens_RN.cpu(), slice(place, place + 1))[:, 0].to(tokens_RN.device)
+
+    def _merge(self, tokens_RN: Tensor, places: slice) -> Tensor:
+        own_RnK = self._own_RNK[:, places]
+        written_RnK = tokens_RN.gather(1, own_RnK.clamp_min(0).flatten(1)).view(own_RnK.shape)
+        return torch.where(own_RnK == ABSENT, self._given_RNK[:, places], written_RnK)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from nuwa_lightning.geometry import VIEWS, Extent
 from nuwa_lightning.modules.attention import PatchAttention, causal_mask
+from nuwa_lightning.modules.neighbours import NeighbourInput
 from nuwa_lightning.modules.position import AxialPosition, RelativePatchEmbedding
 
 
@@ -81,7 +82,8 @@ class PatchLayer(nn.Module):
         """Add the relative patch embedding to context keys (not to queries or values); key-fed variant only."""
         if self.feed == "logit":
             return k_RCNGD
-        return k_RCNGD + self.embedding(offset_RC, view_RC).unsqueeze(-3)
+        placed_RCNGD: Tensor = k_RCNGD + self.embedding(offset_RC, view_RC).unsqueeze(-3)
+        return placed_RCNGD
 
     def place_own(self, k_RLGD: Tensor) -> Tensor:
         """Add the centre entry to the keys of the current patch, BOS included."""
@@ -99,7 +101,7 @@ class PatchLayer(nn.Module):
             ],
             dim=1,
         ).transpose(1, 2)
-        return bias_RHS[:, :, None, :].masked_fill(~mask_R1LS, float("-inf"))
+        return torch.where(mask_R1LS, bias_RHS[:, :, None, :], float("-inf"))
 
     def attend(
         self,
@@ -155,6 +157,7 @@ class PatchTransformer(nn.Module):
         feed_forward_multiple: inner width of GEGLU in units of W; the paper's lineage uses 4.
         layer_scale: start value of LayerScale.
         dropout: dropout in attention output and feed-forward.
+        neighbours: hand the nearest written tokens to the input (ours); the paper does not.
 
     Raises:
         ValueError: if sizes do not divide.
@@ -177,13 +180,15 @@ class PatchTransformer(nn.Module):
         feed_forward_multiple: float = 4.0,
         layer_scale: float = 0.1,
         dropout: float = 0.0,
+        neighbours: bool = True,
     ) -> None:
         super().__init__()
         self.patch_size = patch_size
         self.num_codes = num_codes
         self.register_buffer("codes_KE", torch.zeros(num_codes, code_dim))
         self.embed = nn.Linear(code_dim, width)
-        # Large positions and offsets from the start: with small ones attention finds the left neighbour and never the upper.
+        self.near = NeighbourInput(code_dim, width) if neighbours else None
+        # Large positions and offsets from the start: with small ones attention finds the left neighbour only.
         self.position = AxialPosition(*patch_size, width=width, std=0.5)
         self.begin = nn.Parameter(torch.randn(width) * 0.5)
         self.views = nn.Parameter(torch.randn(len(VIEWS), width) * 0.5)
@@ -232,19 +237,34 @@ class PatchTransformer(nn.Module):
             )
         self.codes_KE.copy_(codes_KE / codes_KE.std().clamp_min(1e-6))
 
-    def embed_rows(self, tokens_RN: Tensor, view_R: Tensor) -> Tensor:
-        """Return the input of the first layer ``[R, L, W]``: BOS, then every token with its place in the patch."""
+    def embed_rows(self, tokens_RN: Tensor, view_R: Tensor, *, near_RNK: Tensor) -> Tensor:
+        """Return the input of the first layer ``[R, L, W]``: BOS, then every token with its place in the patch.
+
+        Args:
+            tokens_RN: codes in writing order.
+            view_R: index of each row's view.
+            near_RNK: neighbours of each token (see ``modules.neighbours``); position n predicts token n, so it is there
+                that its neighbours come in.
+        """
         x_RNW = self.embed(self.codes_KE[tokens_RN]) + self.position()
         x_RLW = torch.cat([self.begin.expand(len(tokens_RN), 1, -1), x_RNW], dim=1)
-        return x_RLW + self.views[view_R][:, None]
+        x_RLW = x_RLW + self.views[view_R][:, None]
+        if self.near is None:
+            return x_RLW
+        return x_RLW + F.pad(self.near(near_RNK, self.codes_KE), (0, 0, 0, 1))
 
-    def embed_token(self, token_R: Tensor, view_R: Tensor, place: int) -> Tensor:
-        """Return the input ``[R, 1, W]`` of position ``place``: 0 is BOS (``token_R`` unused), else token ``place - 1``."""
+    def embed_token(self, token_R: Tensor, view_R: Tensor, place: int, *, near_RK: Tensor | None) -> Tensor:
+        """Return the input ``[R, 1, W]`` of position ``place``: 0 is BOS, else ``token_R``, token ``place - 1``.
+
+        ``near_RK`` are the neighbours of token ``place``; None behind the last one."""
         if place == 0:
             x_RW = self.begin.expand(len(view_R), -1)
         else:
             x_RW = self.embed(self.codes_KE[token_R]) + self.position()[place - 1]
-        return (x_RW + self.views[view_R])[:, None]
+        x_RW = x_RW + self.views[view_R]
+        if self.near is not None and near_RK is not None:
+            x_RW = x_RW + self.near(near_RK, self.codes_KE)
+        return x_RW[:, None]
 
     def logits(self, x: Tensor) -> Tensor:
         """Return scores over codes ``[..., K]`` of last-layer states ``[..., W]``."""
@@ -252,13 +272,20 @@ class PatchTransformer(nn.Module):
         return out
 
     def forward(
-        self, tokens_BPN: Tensor, view_BP: Tensor, *, groups: Sequence[ContextGroup], detach_context: bool = False
+        self,
+        tokens_BPN: Tensor,
+        view_BP: Tensor,
+        *,
+        near_BPNK: Tensor,
+        groups: Sequence[ContextGroup],
+        detach_context: bool = False,
     ) -> Tensor:
         """Score every token of every patch at once (``optimize: joint``; teacher forcing).
 
         Args:
             tokens_BPN: codes, in the order of the plan and of the tokens inside a patch.
             view_BP: index of each step's view.
+            near_BPNK: neighbours of each token.
             groups: which steps see which, from ``ContextTable``.
             detach_context: stop gradients at the states of context patches, as the paper's cache does.
 
@@ -266,7 +293,7 @@ class PatchTransformer(nn.Module):
             Logits ``[B, P, N, K]``; the one at n predicts token n.
         """
         B, P, N = tokens_BPN.shape
-        x_RLW = self.embed_rows(tokens_BPN.flatten(0, 1), view_BP.flatten())
+        x_RLW = self.embed_rows(tokens_BPN.flatten(0, 1), view_BP.flatten(), near_RNK=near_BPNK.flatten(0, 1))
         L, W = N + 1, x_RLW.shape[-1]
         order_P = torch.cat([g.steps_P for g in groups])
         back_P = torch.argsort(order_P)
@@ -289,6 +316,7 @@ class PatchTransformer(nn.Module):
         tokens_RN: Tensor,
         view_R: Tensor,
         *,
+        near_RNK: Tensor,
         context: Sequence[Sequence[Tensor]],
         offset_RC: Tensor,
         view_RC: Tensor,
@@ -298,6 +326,7 @@ class PatchTransformer(nn.Module):
         Args:
             tokens_RN: codes in writing order.
             view_R: index of each row's view.
+            near_RNK: neighbours of each token.
             context: for each of C context patches, per layer, its cached normalised layer input ``[R, N, W]``.
             offset_RC: entries of the relative patch embedding.
             view_RC: relative views.
@@ -305,7 +334,7 @@ class PatchTransformer(nn.Module):
         Returns:
             Logits ``[R, N, K]``, and what later patches may see of this one, per layer ``[R, N, W]``, detached.
         """
-        x_RLW = self.embed_rows(tokens_RN, view_R)
+        x_RLW = self.embed_rows(tokens_RN, view_R, near_RNK=near_RNK)
         R, L, W = x_RLW.shape
         states = []
         for number in range(self.depth):
@@ -345,4 +374,4 @@ class PatchTransformer(nn.Module):
             offset_RC=group.offset_PC.repeat(B, 1),
             view_RC=group.view_PC.repeat(B, 1),
         )
-        return out_RLW.unflatten(0, (B, p))
+        return torch.unflatten(out_RLW, 0, (B, p))

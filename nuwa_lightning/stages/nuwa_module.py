@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +27,7 @@ from nuwa_lightning.generation.layout import PlanLayout, lay_out
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.geometry import PatchGrid
+from nuwa_lightning.modules.neighbours import ABSENT
 from nuwa_lightning.modules.patch_transformer import PatchTransformer
 from nuwa_lightning.optimizers import MuonAdamW, muon_groups
 from nuwa_lightning.planning import TokenOrder
@@ -34,6 +36,23 @@ from nuwa_lightning.tokenizers.base import Tokenizer
 Optimize = Literal["joint", "accumulated", "per_patch"]
 """``joint``: all patches in one forward, gradients flow through the pool (ours). ``accumulated``: the same with
 detached context. ``per_patch``: an optimizer step after every patch, the paper's render-and-optimize."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """Samples that follow plans with the same masks, in writing order.
+
+    Attributes:
+        layout: of one of them.
+        tokens_BPN: codes.
+        near_BPNK: their neighbours.
+        view_BP: index of each step's view.
+    """
+
+    layout: PlanLayout
+    tokens_BPN: Tensor
+    near_BPNK: Tensor
+    view_BP: Tensor
 
 
 @dataclass(frozen=True)
@@ -49,6 +68,7 @@ class TransformerSize:
         position_feed: feed the relative patch embedding to the "key" (paper) or to the "logit" (its ablation).
         layer_scale: start value of LayerScale.
         dropout: dropout in attention and feed-forward.
+        neighbours: hand the nearest written tokens to the input (ours); the paper does not.
     """
 
     width: int = 256
@@ -59,6 +79,7 @@ class TransformerSize:
     position_feed: Literal["key", "logit"] = "key"
     layer_scale: float = 0.1
     dropout: float = 0.0
+    neighbours: bool = True
 
 
 class NuwaInfinityModule(LightningModule):
@@ -183,15 +204,13 @@ class NuwaInfinityModule(LightningModule):
 
     def draw_plans(
         self, tokens_BTYX: Tensor, generator: torch.Generator | None
-    ) -> list[tuple[PlanLayout, Tensor, Tensor]]:
+    ) -> list[Written]:
         """Give each sample a plan and put samples that share all masks together.
 
         Args:
             tokens_BTYX: a batch.
             generator: draws plans; without one, samples take them in turn (validation).
 
-        Returns:
-            For each group: a layout, ``tokens_BPN`` in writing order and ``view_BP``.
         """
         B, T, Y, X = tokens_BTYX.shape
         weights, layouts = self.layouts((T, Y, X))
@@ -208,15 +227,21 @@ class NuwaInfinityModule(LightningModule):
             chosen = [layouts[int(choice[b])] for b in members]
             device = flat.device
             tokens_BPN = torch.stack([flat[b][p.index_PN.to(device)] for b, p in zip(members, chosen, strict=True)])
-            groups.append((chosen[0], tokens_BPN, torch.stack([p.view_P for p in chosen]).to(device)))
+            near_BPNK = torch.stack([_look_up(flat[b], p.near_PNK) for b, p in zip(members, chosen, strict=True)])
+            groups.append(Written(chosen[0], tokens_BPN, near_BPNK, torch.stack([p.view_P for p in chosen]).to(device)))
         return groups
 
     # -- training -----------------------------------------------------------------------------------------------------
 
-    def loss(self, layout: PlanLayout, tokens_BPN: Tensor, view_BP: Tensor) -> Tensor:
+    def loss(self, written: Written) -> Tensor:
         """Return the cross-entropy of every token ``[B, P, N]`` in one forward."""
+        tokens_BPN = written.tokens_BPN
         logits_BPNK = self.transformer(
-            tokens_BPN, view_BP, groups=layout.groups, detach_context=self.optimize != "joint"
+            tokens_BPN,
+            written.view_BP,
+            near_BPNK=written.near_BPNK,
+            groups=written.layout.groups,
+            detach_context=self.optimize != "joint",
         )
         return F.cross_entropy(logits_BPNK.flatten(0, 2), tokens_BPN.flatten(), reduction="none").view(tokens_BPN.shape)
 
@@ -235,8 +260,8 @@ class NuwaInfinityModule(LightningModule):
         else:
             optimizer.zero_grad()
             mean = torch.zeros((), device=self.device)
-            for layout, tokens_BPN, view_BP in groups:
-                loss = self.loss(layout, tokens_BPN, view_BP).sum() / batch["tokens"].numel()
+            for written in groups:
+                loss = self.loss(written).sum() / batch["tokens"].numel()
                 self._check_finite(loss)
                 self.manual_backward(loss)
                 mean = mean + loss.detach()
@@ -246,12 +271,11 @@ class NuwaInfinityModule(LightningModule):
         self.log("train/lr", scheduler.get_last_lr()[0])
         return {"loss": mean}
 
-    def _render_and_optimize(self, groups: list[tuple[PlanLayout, Tensor, Tensor]], optimizer: Any) -> Tensor:
+    def _render_and_optimize(self, groups: list[Written], optimizer: Any) -> Tensor:
         total, count = torch.zeros((), device=self.device), 0
-        for place, (layout, tokens_BPN, view_BP) in enumerate(groups):
-            states: dict[int, list[Tensor]] = {}
-            P = tokens_BPN.shape[1]
-            for step, loss in self.step_losses(layout, tokens_BPN, view_BP, states):
+        for place, written in enumerate(groups):
+            P = written.tokens_BPN.shape[1]
+            for step, loss in self.step_losses(written):
                 self._check_finite(loss)
                 optimizer.zero_grad()
                 self.manual_backward(loss)
@@ -261,17 +285,18 @@ class NuwaInfinityModule(LightningModule):
                 total, count = total + loss.detach(), count + 1
         return total / count
 
-    def step_losses(
-        self, layout: PlanLayout, tokens_BPN: Tensor, view_BP: Tensor, states: dict[int, list[Tensor]]
-    ) -> Any:
+    def step_losses(self, written: Written) -> Iterator[tuple[int, Tensor]]:
         """Yield ``(step, mean loss)`` patch by patch with detached cached context (paper, Algorithm 1)."""
-        where = {int(s): (g, i) for g in layout.groups for i, s in enumerate(g.steps_P)}
-        B = len(tokens_BPN)
-        for step in range(tokens_BPN.shape[1]):
+        where = {int(s): (g, i) for g in written.layout.groups for i, s in enumerate(g.steps_P)}
+        states: dict[int, list[Tensor]] = {}
+        tokens_BPN = written.tokens_BPN
+        B, P, _ = tokens_BPN.shape
+        for step in range(P):
             group, i = where[step]
             logits_BNK, states[step] = self.transformer.forward_step(
                 tokens_BPN[:, step],
-                view_BP[:, step],
+                written.view_BP[:, step],
+                near_RNK=written.near_BPNK[:, step],
                 context=[states[int(c)] for c in group.context_PC[i]],
                 offset_RC=group.offset_PC[i].expand(B, -1),
                 view_RC=group.view_PC[i].expand(B, -1),
@@ -298,8 +323,8 @@ class NuwaInfinityModule(LightningModule):
         The mean hides whether context works; the first tokens of a patch show it.
         """
         losses, first = [], []
-        for layout, tokens_BPN, view_BP in self.draw_plans(batch["tokens"], None):
-            loss_BPN = self.loss(layout, tokens_BPN, view_BP)
+        for written in self.draw_plans(batch["tokens"], None):
+            loss_BPN = self.loss(written)
             losses.append(loss_BPN.flatten())
             first.append(loss_BPN[:, :, : self.transformer.patch_size[0]].flatten())
         size = len(batch["tokens"])
@@ -343,3 +368,9 @@ class NuwaInfinityModule(LightningModule):
             self.transformer, self.context_pool, self.direction, self.token_order, self.tokenizer.fingerprint()
         )
         save_generator(folder, generator, size=self._size)
+
+
+def _look_up(tokens_S: Tensor, place: Tensor) -> Tensor:
+    """Return the tokens at ``place``, ABSENT where that is ABSENT."""
+    place = place.to(tokens_S.device)
+    return torch.where(place == ABSENT, ABSENT, tokens_S[place.clamp_min(0)])

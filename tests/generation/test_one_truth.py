@@ -116,7 +116,9 @@ def max_difference(
         token_order=order,  # type: ignore[arg-type]
     )
     tokens_BPN = tokens.flatten(1)[:, layout.index_PN]
-    joint = model(tokens_BPN, layout.view_P.expand(2, -1), groups=layout.groups)
+    flat = torch.cat([tokens.flatten(1), torch.full((2, 1), -1)], dim=1)
+    near = flat[:, layout.near_PNK]
+    joint = model(tokens_BPN, layout.view_P.expand(2, -1), near_BPNK=near, groups=layout.groups)
     number = {step.patch: n for n, step in enumerate(plan)}
     calls = iter(recorder.calls)
     worst, at = 0.0, 0

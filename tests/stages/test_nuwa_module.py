@@ -36,12 +36,13 @@ def test_accumulated_gradient_is_the_sum_of_detached_per_patch_gradients() -> No
         made = module(NearbyContextPool((0, 1, 1)), "accumulated", "all")
         tokens = torch.randint(0, 16, (4, 1, 6, 4))
         groups = made.draw_plans(tokens, None)
-        for layout, tokens_BPN, view_BP in groups:
+        for written in groups:
+            size = written.tokens_BPN[:, 0].numel()
             made.zero_grad()
-            (made.loss(layout, tokens_BPN, view_BP).sum() / tokens_BPN[:, 0].numel()).backward()
+            (made.loss(written).sum() / size).backward()
             accumulated = gradients(made)
             made.zero_grad()
-            for _, loss in made.step_losses(layout, tokens_BPN, view_BP, {}):
+            for _, loss in made.step_losses(written):
                 loss.backward()
             summed = gradients(made)
             assert accumulated.keys() == summed.keys()
@@ -49,7 +50,7 @@ def test_accumulated_gradient_is_the_sum_of_detached_per_patch_gradients() -> No
                 torch.testing.assert_close(value, summed[name], rtol=1e-9, atol=1e-11, msg=name)
             made.zero_grad()
             made.optimize = "joint"
-            (made.loss(layout, tokens_BPN, view_BP).sum() / tokens_BPN[:, 0].numel()).backward()
+            (made.loss(written).sum() / size).backward()
             made.optimize = "accumulated"
             assert any(not torch.allclose(v, accumulated[n]) for n, v in gradients(made).items())
     finally:
@@ -66,8 +67,8 @@ def _learn(pool: ContextPool) -> float:
     for step in range(220):
         left = torch.randint(0, 16, (24, 1, 2, 2), generator=generator)
         tokens = torch.cat([left, relabel[left]], dim=3)
-        ((layout, tokens_BPN, view_BP),) = made.draw_plans(tokens, None)
-        loss_BPN = made.loss(layout, tokens_BPN, view_BP)
+        (written,) = made.draw_plans(tokens, None)
+        loss_BPN = made.loss(written)
         for group in optimizer.param_groups:
             group["lr"] = 1e-2 * (1 - step / 220)
         optimizer.zero_grad()
@@ -86,9 +87,9 @@ def test_plans_are_drawn_by_weight_and_share_a_batch_when_masks_agree() -> None:
     made = module(NearbyContextPool((0, 1, 1)), order="all")
     tokens = torch.randint(0, 16, (64, 1, 4, 4))
     generator = torch.Generator().manual_seed(0)
-    ((_, tokens_BPN, view_BP),) = made.draw_plans(tokens, generator)
-    assert tokens_BPN.shape == (64, 4, 4)
-    assert set(view_BP[:, 0].tolist()) == {0, 1, 2, 3}
+    (written,) = made.draw_plans(tokens, generator)
+    assert written.tokens_BPN.shape == (64, 4, 4)
+    assert set(written.view_BP[:, 0].tolist()) == {0, 1, 2, 3}
     made.token_order = "raster"
     made._layouts.clear()
     assert len(made.draw_plans(tokens, generator)) == 4

@@ -1,0 +1,49 @@
+"""Tokens next to the one being written, as an input of their own (ours).
+
+Attention has to learn from positions alone that the token on the left matters most, which takes a large share of a short
+training. Handing the nearest written tokens to the input layer gives that away, and nothing else: only tokens of the patch
+itself and of patches that the pool selects are handed over, the others are zero.
+
+Shape legend: K neighbours, E code width, W model width.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from torch import Tensor, nn
+
+NEIGHBOURS: Final[tuple[tuple[int, int], ...]] = (
+    (-1, 0),
+    (0, -1),
+    (-1, -1),
+    (1, -1),
+    (-2, 0),
+    (0, -2),
+    (2, -1),
+    (-2, -1),
+)
+"""Rows and columns from the cell to be written, in the canonical frame, where columns are written from left to right and
+each from the top down: all of them lie in the past."""
+
+ABSENT: Final = -1
+"""Stands for a neighbour that is not written yet, not selected by the pool, or outside the canvas."""
+
+
+class NeighbourInput(nn.Module):
+    """A linear map of the code vectors of K neighbours.
+
+    Args:
+        code_dim: width E of a code vector.
+        width: model width W.
+    """
+
+    def __init__(self, code_dim: int, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(len(NEIGHBOURS) * code_dim, width, bias=False)
+
+    def forward(self, near_K: Tensor, codes_KE: Tensor) -> Tensor:
+        """Map tokens ``[..., K]``, :data:`ABSENT` where there is none, to ``[..., W]``."""
+        vectors = codes_KE[near_K.clamp_min(0)] * (near_K != ABSENT).unsqueeze(-1)
+        out: Tensor = self.linear(vectors.flatten(-2))
+        return out
