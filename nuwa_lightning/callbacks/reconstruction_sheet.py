@@ -55,7 +55,8 @@ class ReconstructionSheet(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the sheet."""
-        if not self._pairs or not trainer.is_global_zero or trainer.fast_dev_run or trainer.sanity_checking:
+        fast = bool(getattr(trainer, "fast_dev_run", False))
+        if not self._pairs or not trainer.is_global_zero or trainer.sanity_checking or fast:
             return
         sheet_YX3 = lay_out_pairs(self._pairs, columns=self.columns)
         path = Path(trainer.default_root_dir) / "reconstructions.png"

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from nuwa_lightning.modules.layers import PixelShuffleUp, ResidualBlock, local_conv
+from nuwa_lightning.modules.layers import PixelShuffleUp, ResidualBlock, local_conv, to_chart
 
 
 class Decoder(nn.Module):
@@ -50,7 +50,7 @@ class Decoder(nn.Module):
 
     def forward(self, z_BDYX: Tensor) -> Tensor:
         """Return the image ``image_B3YX`` of the vectors; unbounded, about [-1, 1]."""
-        x = self.levels[0](self.stem(z_BDYX))
+        x = self.levels[0](self.stem(to_chart(z_BDYX)))
         for up, level in zip(self.ups, list(self.levels)[1:], strict=True):
             x = level(up(x))
         image_B3YX: Tensor = self.head(x)

@@ -11,7 +11,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nuwa_lightning.modules.layers import Pointwise, ResidualBlock, local_conv
+from nuwa_lightning.modules.layers import Pointwise, ResidualBlock, from_chart, local_conv
 
 
 class Encoder(nn.Module):
@@ -49,9 +49,8 @@ class Encoder(nn.Module):
         """How many tokens beyond its own square the vector of a token depends on."""
 
     def forward(self, image_B3YX: Tensor) -> Tensor:
-        """Return the vectors ``z_BDYX`` of an image whose sides are multiples of ``factor``."""
+        """Return the unit vectors ``z_BDYX`` of an image whose sides are multiples of ``factor``."""
         x = self.levels[0](self.stem(functional.pixel_unshuffle(image_B3YX, self.cell)))
         for down, level in zip(self.downs, list(self.levels)[1:], strict=True):
             x = level(down(functional.pixel_unshuffle(x, 2)))
-        z_BDYX: Tensor = self.head(x)
-        return z_BDYX
+        return from_chart(self.head(x))

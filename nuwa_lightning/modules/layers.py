@@ -9,6 +9,30 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+CHART = 40.0
+"""Coordinates per unit of length on the sphere of codes, see :func:`from_chart`."""
+
+
+def from_chart(coordinates_BDYX: Tensor) -> Tensor:
+    """Lay coordinates onto the unit sphere around its pole, the last axis (ours); :func:`to_chart` goes back.
+
+    Codes have unit length, but how bright a square is should not be lost with a vector's length. Around the pole the
+    sphere is nearly flat, so that directions hold all coordinates, strengths included. The scale makes coordinates of
+    about 1 and learning rates fit both sides.
+    """
+    return functional.normalize(coordinates_BDYX / CHART + _pole(coordinates_BDYX), dim=1)
+
+
+def to_chart(z_BDYX: Tensor) -> Tensor:
+    """Return the coordinates of vectors near the pole of the unit sphere."""
+    return (z_BDYX - _pole(z_BDYX)) * CHART
+
+
+def _pole(like_BDYX: Tensor) -> Tensor:
+    pole_1D11 = torch.zeros(1, like_BDYX.shape[1], 1, 1, dtype=like_BDYX.dtype, device=like_BDYX.device)
+    pole_1D11[:, -1] = 1
+    return pole_1D11
+
 
 class ChannelNorm(nn.Module):
     """Layer normalisation over the channels of each position (ours; GroupNorm would tie a pixel to the whole canvas).

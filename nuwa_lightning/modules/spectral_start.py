@@ -19,9 +19,6 @@ from nuwa_lightning.modules.decoder import Decoder
 from nuwa_lightning.modules.encoder import Encoder
 from nuwa_lightning.modules.layers import PixelShuffleUp, Pointwise
 
-_AMPLITUDE = 6.0
-"""Length of a square's leading components that is given the same weight as the constant component of a code."""
-
 _LAWS = ((0.90, 0.94, 1.17), (0.34, 0.41, 1.79), (0.16, 0.17, 1.54))
 """For luminance and two colour differences: spread of the mean; then a, b of the spread a / f**b at frequency f.
 
@@ -29,11 +26,16 @@ Fitted to photographs; f counts half-waves over 8 pixels, the transform is ortho
 
 
 @torch.no_grad()
-def start_spectral(encoder: Encoder, decoder: Decoder) -> None:
+def start_spectral(encoder: Encoder, decoder: Decoder, *, rounding: float = 0.4) -> None:
     """Set the linear parts of both so that together they keep the ``code_dim - 1`` strongest components of each square.
 
-    The vectors are made for a code book of unit vectors: one component is constant, so that the direction alone tells
-    how strong the others are.
+    The last axis stays free: it is the pole around which the vectors lie (see ``layers.from_chart``).
+
+    Args:
+        encoder: an untrained encoder.
+        decoder: the decoder that belongs to it.
+        rounding: spread of the error that rounding to codes will put on each component, for which the decoder makes up
+            by looking at neighbouring squares. Measured with 1024 codes; pixels are in [-1, 1].
     """
     side = encoder.cell
     channels = encoder.stem.out_channels
@@ -55,14 +57,13 @@ def start_spectral(encoder: Encoder, decoder: Decoder) -> None:
     kept = min(encoder.code_dim - 1, len(spectrum))
     encoder.head.linear.weight.zero_()
     for component in range(kept):
-        encoder.head.linear.weight[component, component] = spread_N[component] / _AMPLITUDE
+        encoder.head.linear.weight[component, component] = spread_N[component]
     encoder.head.linear.bias.zero_()
-    encoder.head.linear.bias[-1] = 1
 
     spectrum = _spectrum(side)[: decoder.stem.out_channels]
+    estimate = _estimate_from_neighbours(side, kept, rounding)[: len(spectrum)]
     decoder.stem.weight[: len(spectrum)] = 0
-    for component in range(min(kept, len(spectrum))):
-        decoder.stem.weight[component, component, 1, 1] = 1.3 * _AMPLITUDE / spread_N[component]
+    decoder.stem.weight[: len(spectrum), :kept] = estimate
     assert decoder.stem.bias is not None
     decoder.stem.bias.zero_()
     for up in decoder.ups:
@@ -83,9 +84,7 @@ def start_spectral(encoder: Encoder, decoder: Decoder) -> None:
 def _spectrum(side: int) -> Tensor:
     """Return the analysis (N, P) of squares of ``side`` pixels: strongest component first, each of unit spread."""
     order = _raw_spread(side).flatten().argsort(descending=True, stable=True)
-    k = torch.arange(side, dtype=torch.float64)
-    cosine = torch.cos(math.pi * (k[None] + 0.5) * k[:, None] / side) * math.sqrt(2 / side)
-    cosine[0] /= math.sqrt(2)
+    cosine = _cosine(side)
     opponent = functional.normalize(torch.tensor([[1, 1, 1], [1, 0, -1], [1, -2, 1]], dtype=torch.float64), dim=1)
     full = torch.einsum("oc,uy,vx->ouvcyx", opponent, cosine, cosine).flatten(3).flatten(0, 2)
     return (full[order] / _raw_spread(side).flatten()[order, None]).float()
@@ -105,6 +104,47 @@ def _raw_spread(side: int) -> Tensor:
         spread[0, 0] = mean * side
         laws.append(spread)
     return torch.stack(laws)
+
+
+def _estimate_from_neighbours(side: int, kept: int, rounding: float) -> Tensor:
+    """Return the best linear estimate (N, kept, 3, 3) of a square's components from those of its neighbourhood.
+
+    All whitened components are estimated from the ``kept`` strongest ones, noisy, of the square and its neighbours.
+
+    It joins squares smoothly, where the inverse transform of each alone would show their borders. Second moments are
+    those of a stationary picture with the same laws.
+    """
+    order = _raw_spread(side).flatten().argsort(descending=True, stable=True)
+    span = 8 * side
+    first = (span - 3 * side) // 2  # in the middle, far from where the waves are mirrored
+    wave_KX = _cosine(span)[:, first : first + 3 * side]
+    power_CKK = _raw_spread(span).square()
+    power_CKK[:, 0, 0] *= 1e4  # a flat picture is to stay flat, whatever its colour
+    cosine_UX = _cosine(side)
+    squares_USX = torch.stack([functional.pad(cosine_UX, (i * side, (2 - i) * side)) for i in range(3)], dim=1)
+    seen_USK = squares_USX @ wave_KX.T  # component U of square S along one axis, in waves of the larger square
+    estimate = torch.zeros(3, side * side, kept, 3, 3, dtype=torch.float64)
+    for colour in range(3):
+        mine = [(n, int(k) % side**2) for n, k in enumerate(order[:kept]) if int(k) // side**2 == colour]
+        if not mine:
+            continue
+        u, v = (torch.tensor([divmod(k, side)[axis] for _, k in mine]) for axis in (0, 1))
+        seen_M = torch.einsum("msk,mtl->mstkl", seen_USK[u], seen_USK[v]).flatten(0, 2).flatten(1)
+        target_N = torch.einsum("uk,vl->uvkl", seen_USK[:, 1], seen_USK[:, 1]).flatten(0, 1).flatten(1)
+        weighted_M = seen_M * power_CKK[colour].flatten()
+        covariance_MM = weighted_M @ seen_M.T + rounding**2 * torch.eye(len(seen_M), dtype=torch.float64)
+        weights_NM = torch.linalg.solve(covariance_MM, weighted_M @ target_N.T).T
+        estimate[colour][:, [n for n, _ in mine]] = weights_NM.view(side * side, len(mine), 3, 3)
+    whitened = estimate.flatten(0, 1) / _raw_spread(side).flatten()[:, None, None, None]
+    return whitened[order].float()
+
+
+def _cosine(side: int) -> Tensor:
+    """Return the orthonormal cosine transform (frequency, place) of ``side`` pixels."""
+    k = torch.arange(side, dtype=torch.float64)
+    cosine = torch.cos(math.pi * (k[None] + 0.5) * k[:, None] / side) * math.sqrt(2 / side)
+    cosine[0] /= math.sqrt(2)
+    return cosine
 
 
 def _fold(spectrum: Tensor, side: int) -> Tensor:

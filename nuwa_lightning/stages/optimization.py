@@ -74,8 +74,10 @@ def clip_gradients(parameters: Iterable[tuple[str, Tensor]], limit: float, *, st
         UsageError: if a gradient is not finite, naming it and the step.
     """
     named = {name: p for name, p in parameters if p.grad is not None}
-    norm = torch.nn.utils.clip_grad_norm_(named.values(), limit if limit > 0 else math.inf)
+    norm = torch.nn.utils.get_total_norm([p.grad for p in named.values() if p.grad is not None])
     if not torch.isfinite(norm):
         check_finite({f"the gradient of {n}": p.grad for n, p in named.items() if p.grad is not None}, step=step, lr=lr)
         check_finite({"the length of the gradient": norm}, step=step, lr=lr)
+    if limit > 0:
+        torch.nn.utils.clip_grads_with_norm_(named.values(), limit, norm)
     return norm

@@ -96,7 +96,7 @@ class LossWeights:
 
     pixel: float = 1.0
     colour: float = 0.5
-    commitment: float = 0.25
+    commitment: float = 10.0
     perceptual: PerceptualTerm = field(default_factory=PerceptualTerm)
     adversarial: AdversarialTerm = field(default_factory=AdversarialTerm)
 

@@ -100,5 +100,5 @@ def _build(config: Mapping[str, Any], path: Path, option: str) -> VQGAN:
         size = VQGANSize.from_dict(config["size"])
         with torch.device("meta"):  # no memory is taken before the weights turn out to fit
             return kind.build(size)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UsageError(option, path, f"config.json makes no sense ({error}): copy the folder again") from None

@@ -74,7 +74,9 @@ def fake_vgg() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     numbers = [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28]
     trunk = {}
     for number, before, after in zip(numbers, widths[:-1], widths[1:], strict=True):
-        trunk[f"features.{number}.weight"] = torch.randn(after, before, 3, 3, generator=generator) * (2 / 9 / before) ** 0.5
+        trunk[f"features.{number}.weight"] = (
+            torch.randn(after, before, 3, 3, generator=generator) * (2 / 9 / before) ** 0.5
+        )
         trunk[f"features.{number}.bias"] = torch.zeros(after)
     heads = {f"lin{i}.model.1.weight": torch.rand(1, c, 1, 1) for i, c in enumerate((64, 128, 256, 512, 512))}
     return trunk, heads
