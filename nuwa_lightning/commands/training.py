@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from nuwa_lightning.callbacks.reconstruction_sheet import ReconstructionSheet
+from nuwa_lightning.callbacks.sample_sheet import SampleSheet
+from nuwa_lightning.callbacks.stage_bar import StageBar
+from nuwa_lightning.commands.memory import keep_freed_memory
 from nuwa_lightning.commands.parsing import OneLineParser
 from nuwa_lightning.commands.record import write_record
 from nuwa_lightning.commands.tokenizer import Refinement, TokenizerSource, provide_tokenizer
@@ -32,6 +35,7 @@ def known_classes() -> dict[str, list[type[Any]]]:
         "model": [NuwaInfinityModule, VQGANModule],
         "data": [TokenDataModule, LandscapeDataModule, ImageFolderDataModule],
         "tokenizer": [TokenizerSource],
+        "trainer.callbacks": [SampleSheet, ReconstructionSheet],
     }
 
 
@@ -68,6 +72,8 @@ class NuwaCLI(LightningCLI):
                     self.run_folder / "checkpoints", every_n_train_steps=100, save_last=True, filename="step"
                 )
             )
+        if trainer.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
+            callbacks.append(StageBar())
         kwargs["callbacks"] = callbacks
         return super().instantiate_trainer(**kwargs)
 
@@ -147,7 +153,11 @@ def train(arguments: list[str]) -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended to run from within Python.*")
+    warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than.*")
+    # Resuming is by step; what the warning proposes would be for saving weights from before the last step.
+    warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization.*")
+    keep_freed_memory()
     NuwaCLI(
         LightningModule,
         LightningDataModule,

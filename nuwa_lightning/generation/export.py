@@ -29,7 +29,7 @@ from nuwa_lightning.direction import (
 )
 from nuwa_lightning.direction.base import DirectionController
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.modules.patch_transformer import PatchTransformer
+from nuwa_lightning.modules.patch_transformer import PatchTransformer, TransformerSize
 from nuwa_lightning.planning import TokenOrder
 
 KIND = "nuwa-lightning patch transformer"
@@ -68,18 +68,24 @@ class Generator:
     tokenizer_fingerprint: str
 
 
-def save_generator(folder: str | Path, generator: Generator, *, size: dict[str, Any]) -> None:
+def save_generator(folder: str | Path, generator: Generator) -> None:
     """Write the folder, whole or not at all.
 
     Args:
         folder: where; replaced if it is there.
         generator: what to save.
-        size: the arguments that ``PatchTransformer`` was built with.
     """
+    model = generator.model
     config = {
         "kind": KIND,
         "format": FORMAT,
-        "model": size,
+        "model": {
+            "num_codes": model.num_codes,
+            "code_dim": model.code_dim,
+            "patch_size": list(model.patch_size),
+            "embedding_extent": list(model.embedding_extent),
+            "size": dataclasses.asdict(model.size),
+        },
         "context_pool": _describe(generator.pool),
         "direction": _describe(generator.direction),
         "token_order": generator.token_order,
@@ -113,6 +119,7 @@ def load_generator(
             raise UsageError("--checkpoint", folder, f"has format {config['format']}, this version reads {FORMAT}")
         size = dict(config["model"])
         size["patch_size"], size["embedding_extent"] = tuple(size["patch_size"]), tuple(size["embedding_extent"])
+        size["size"] = TransformerSize(**size["size"])
         with torch.device("meta"):
             model = PatchTransformer(**size)
         state = load_file(folder / "model.safetensors")

@@ -162,7 +162,10 @@ def lay_out(
         near_PNK.append(
             [
                 [
-                    ABSENT if s is None else own[s.cell] if s.context is None
+                    ABSENT
+                    if s is None
+                    else own[s.cell]
+                    if s.context is None
                     else base(seen[s.context]) + s.cell // columns * width + s.cell % columns
                     for s in row
                 ]
@@ -171,20 +174,20 @@ def lay_out(
         )
     groups = []
     for numbers in table.groups().values():
-        planned = [table.steps[n] for n in numbers]
-        entries = [step_tensors(p, embedding) for p in planned]
-        shape = (len(planned), len(planned[0].context))
+        alike = [table.steps[n] for n in numbers]
+        entries = [step_tensors(p, embedding) for p in alike]
+        shape = (len(alike), len(alike[0].context))
         groups.append(
             ContextGroup(
                 steps_P=torch.tensor(numbers),
-                context_PC=torch.tensor([p.context for p in planned], dtype=torch.long).view(shape),
+                context_PC=torch.tensor([p.context for p in alike], dtype=torch.long).view(shape),
                 offset_PC=torch.tensor([e[0] for e in entries], dtype=torch.long).view(shape),
                 view_PC=torch.tensor([e[1] for e in entries], dtype=torch.long).view(shape),
             )
         )
     # Neighbours by place in the plan, so that mirrored views, which share them, share a batch.
-    place = torch.full((max(1, sum(len(row) for row in index_PN)) + 1,), ABSENT)
     flat = torch.tensor(index_PN).flatten()
+    place = torch.full((int(flat.max()) + 1,), ABSENT)
     place[flat] = torch.arange(len(flat))
     near = torch.tensor(near_PNK)
     near_in_plan = torch.where(near == ABSENT, ABSENT, place[near.clamp_min(0)])

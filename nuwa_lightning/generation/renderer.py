@@ -136,9 +136,7 @@ class InfiniteRenderer:
             tokens_RN = torch.cat(
                 [read_tokens(known[s.step.patch], s.step.view, token_order=self.token_order) for s in steps]
             ).to(device)
-            rows.advance(
-                self.model.embed_rows(tokens_RN, rows.view_R, near_RNK=near.all(tokens_RN.cpu()).to(device))
-            )
+            rows.advance(self.model.embed_rows(tokens_RN, rows.view_R, near_RNK=near.all(tokens_RN.cpu()).to(device)))
         else:
             uniform_RN = torch.stack([patch_uniforms(seed, s.step.patch, N) for s in steps for seed in seeds])
             tokens_RN = self._decode(rows, uniform_RN.to(device), near)

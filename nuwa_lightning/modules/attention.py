@@ -20,7 +20,7 @@ class PatchAttention(nn.Module):
     Args:
         width: model width W.
         heads: query heads H; ``width`` must be a multiple of it.
-        kv_heads: key/value heads G; ``heads`` must be a multiple of it. G = H is multi-head, G = 1 multi-query attention.
+        kv_heads: key/value heads G; ``heads`` must be a multiple of it. G = H is multi-head, G = 1 multi-query.
         dropout: dropout on the output.
 
     Raises:
@@ -42,12 +42,12 @@ class PatchAttention(nn.Module):
 
     def queries(self, h: Tensor) -> Tensor:
         """Project ``[..., W]`` to queries ``[..., H, D]``."""
-        return self.query(h).unflatten(-1, (self.heads, self.head_width))
+        return torch.unflatten(self.query(h), -1, (self.heads, self.head_width))
 
     def keys_values(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """Project ``[..., W]`` to keys and values ``[..., G, D]``."""
         shape = (self.kv_heads, self.head_width)
-        return self.key(h).unflatten(-1, shape), self.value(h).unflatten(-1, shape)
+        return torch.unflatten(self.key(h), -1, shape), torch.unflatten(self.value(h), -1, shape)
 
     def mix(self, q_RLHD: Tensor, k_RGSD: Tensor, v_RGSD: Tensor, *, bias: Tensor | None) -> Tensor:
         """Attend and project out.
@@ -56,14 +56,16 @@ class PatchAttention(nn.Module):
             q_RLHD: queries.
             k_RGSD: keys, position embedding already added where it is fed to the keys.
             v_RGSD: values.
-            bias: boolean mask (True = may be seen) or additive logits, broadcastable to ``[R, H, L, S]``; None = see all.
+            bias: boolean mask (True = may be seen) or additive logits, broadcastable to ``[R, H, L, S]``.
 
         Returns:
             ``[R, L, W]``.
         """
         R, L, H, D = q_RLHD.shape
         group = H // self.kv_heads
-        q_RGMD = q_RLHD.view(R, L, self.kv_heads, group, D).permute(0, 2, 3, 1, 4).reshape(R, self.kv_heads, group * L, D)
+        q_RGMD = (
+            q_RLHD.view(R, L, self.kv_heads, group, D).permute(0, 2, 3, 1, 4).reshape(R, self.kv_heads, group * L, D)
+        )
         if bias is not None and group > 1:
             S = k_RGSD.shape[2]
             if bias.shape[1] == 1:

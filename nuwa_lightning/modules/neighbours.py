@@ -1,8 +1,8 @@
 """Tokens next to the one being written, as an input of their own (ours).
 
-Attention has to learn from positions alone that the token on the left matters most, which takes a large share of a short
-training. Handing the nearest written tokens to the input layer gives that away, and nothing else: only tokens of the patch
-itself and of patches that the pool selects are handed over, the others are zero.
+Attention has to learn from positions alone that the token on the left matters most, which takes a large share of a
+short training. Handing the nearest written tokens to the input layer gives that away, and nothing else: only tokens of
+the patch itself and of patches that the pool selects are handed over, the others are zero.
 
 Shape legend: K neighbours, E code width, W model width.
 """
@@ -23,8 +23,8 @@ NEIGHBOURS: Final[tuple[tuple[int, int], ...]] = (
     (2, -1),
     (-2, -1),
 )
-"""Rows and columns from the cell to be written, in the canonical frame, where columns are written from left to right and
-each from the top down: all of them lie in the past."""
+"""Rows and columns from the cell to be written, in the canonical frame, where columns are written from left to right
+and each from the top down: all of them lie in the past."""
 
 ABSENT: Final = -1
 """Stands for a neighbour that is not written yet, not selected by the pool, or outside the canvas."""

@@ -22,6 +22,33 @@ from nuwa_lightning.modules.position import AxialPosition, RelativePatchEmbeddin
 
 
 @dataclass(frozen=True)
+class TransformerSize:
+    """The size of the patch transformer.
+
+    Args:
+        width: model width W.
+        depth: number of layers.
+        heads: query heads; ``width`` is a multiple of it.
+        kv_heads: key/value heads; equal to heads = multi-head, 1 = multi-query, between = grouped-query attention.
+        feed_forward_multiple: inner width of GEGLU in units of the width; the paper's lineage uses 4.
+        position_feed: feed the relative patch embedding to the "key" (paper) or to the "logit" (its ablation).
+        layer_scale: start value of LayerScale.
+        dropout: dropout in attention output and feed-forward.
+        neighbours: hand the nearest written tokens to the input (ours); the paper does not.
+    """
+
+    width: int = 256
+    depth: int = 6
+    heads: int = 4
+    kv_heads: int = 4
+    feed_forward_multiple: float = 4.0
+    position_feed: Literal["key", "logit"] = "key"
+    layer_scale: float = 0.1
+    dropout: float = 0.0
+    neighbours: bool = True
+
+
+@dataclass(frozen=True)
 class ContextGroup:
     """The steps of a plan that see equally many context patches: attention over them needs no padding.
 
@@ -58,25 +85,17 @@ class GatedFeedForward(nn.Module):
 class PatchLayer(nn.Module):
     """Pre-LN attention over context and own tokens, then GEGLU, each branch scaled (LayerScale)."""
 
-    def __init__(
-        self,
-        attention: PatchAttention,
-        feed_forward: GatedFeedForward,
-        *,
-        embedding: RelativePatchEmbedding,
-        feed: Literal["key", "logit"],
-        width: int,
-        layer_scale: float,
-    ) -> None:
+    def __init__(self, size: TransformerSize, embedding_extent: Extent) -> None:
         super().__init__()
+        width, self.feed = size.width, size.position_feed
         self.norm_attention = nn.LayerNorm(width)
-        self.attention = attention
-        self.scale_attention = nn.Parameter(torch.full((width,), layer_scale))
+        self.attention = PatchAttention(width, size.heads, kv_heads=size.kv_heads, dropout=size.dropout)
+        self.scale_attention = nn.Parameter(torch.full((width,), size.layer_scale))
         self.norm_feed_forward = nn.LayerNorm(width)
-        self.feed_forward = feed_forward
-        self.scale_feed_forward = nn.Parameter(torch.full((width,), layer_scale))
-        self.embedding = embedding
-        self.feed = feed
+        self.feed_forward = GatedFeedForward(width, multiple=size.feed_forward_multiple, dropout=size.dropout)
+        self.scale_feed_forward = nn.Parameter(torch.full((width,), size.layer_scale))
+        entry = (size.kv_heads, width // size.heads) if size.position_feed == "key" else (size.heads,)
+        self.embedding = RelativePatchEmbedding(embedding_extent, entry, std=0.6)
 
     def place_context(self, k_RCNGD: Tensor, offset_RC: Tensor, view_RC: Tensor) -> Tensor:
         """Add the relative patch embedding to context keys (not to queries or values); key-fed variant only."""
@@ -148,16 +167,8 @@ class PatchTransformer(nn.Module):
         num_codes: size K of the tokenizer's code book.
         code_dim: width E of a code vector. The frozen code vectors are the input, through a linear layer.
         patch_size: tokens of a patch, rows and columns.
-        width: model width W.
-        depth: number of layers.
-        heads: query heads.
-        kv_heads: key/value heads: ``heads`` = multi-head, 1 = multi-query, between = grouped-query attention.
         embedding_extent: offsets ``(t, y, x)`` that get an embedding of their own: the pool's ``embedding_extent``.
-        position_feed: feed the relative patch embedding to the ``key`` (paper) or to the ``logit`` (its ablation).
-        feed_forward_multiple: inner width of GEGLU in units of W; the paper's lineage uses 4.
-        layer_scale: start value of LayerScale.
-        dropout: dropout in attention output and feed-forward.
-        neighbours: hand the nearest written tokens to the input (ours); the paper does not.
+        size: everything else.
 
     Raises:
         ValueError: if sizes do not divide.
@@ -171,41 +182,21 @@ class PatchTransformer(nn.Module):
         code_dim: int,
         *,
         patch_size: tuple[int, int] = (8, 8),
-        width: int = 256,
-        depth: int = 6,
-        heads: int = 4,
-        kv_heads: int = 4,
         embedding_extent: Extent = (0, 2, 2),
-        position_feed: Literal["key", "logit"] = "key",
-        feed_forward_multiple: float = 4.0,
-        layer_scale: float = 0.1,
-        dropout: float = 0.0,
-        neighbours: bool = True,
+        size: TransformerSize = TransformerSize(),
     ) -> None:
         super().__init__()
-        self.patch_size = patch_size
-        self.num_codes = num_codes
+        width = size.width
+        self.patch_size, self.embedding_extent, self.size = patch_size, embedding_extent, size
+        self.num_codes, self.code_dim = num_codes, code_dim
         self.register_buffer("codes_KE", torch.zeros(num_codes, code_dim))
         self.embed = nn.Linear(code_dim, width)
-        self.near = NeighbourInput(code_dim, width) if neighbours else None
+        self.near = NeighbourInput(code_dim, width) if size.neighbours else None
         # Large positions and offsets from the start: with small ones attention finds the left neighbour only.
         self.position = AxialPosition(*patch_size, width=width, std=0.5)
         self.begin = nn.Parameter(torch.randn(width) * 0.5)
         self.views = nn.Parameter(torch.randn(len(VIEWS), width) * 0.5)
-        head_width = width // heads
-        self.layers = nn.ModuleList(
-            PatchLayer(
-                PatchAttention(width, heads, kv_heads=kv_heads, dropout=dropout),
-                GatedFeedForward(width, multiple=feed_forward_multiple, dropout=dropout),
-                embedding=RelativePatchEmbedding(
-                    embedding_extent, (kv_heads, head_width) if position_feed == "key" else (heads,), std=0.6
-                ),
-                feed=position_feed,
-                width=width,
-                layer_scale=layer_scale,
-            )
-            for _ in range(depth)
-        )
+        self.layers = nn.ModuleList(PatchLayer(size, embedding_extent) for _ in range(size.depth))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, num_codes)
 
@@ -256,7 +247,8 @@ class PatchTransformer(nn.Module):
     def embed_token(self, token_R: Tensor, view_R: Tensor, place: int, *, near_RK: Tensor | None) -> Tensor:
         """Return the input ``[R, 1, W]`` of position ``place``: 0 is BOS, else ``token_R``, token ``place - 1``.
 
-        ``near_RK`` are the neighbours of token ``place``; None behind the last one."""
+        ``near_RK`` are the neighbours of token ``place``; None behind the last one.
+        """
         if place == 0:
             x_RW = self.begin.expand(len(view_R), -1)
         else:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +28,7 @@ from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.geometry import PatchGrid
 from nuwa_lightning.modules.neighbours import ABSENT
-from nuwa_lightning.modules.patch_transformer import PatchTransformer
+from nuwa_lightning.modules.patch_transformer import PatchTransformer, TransformerSize
 from nuwa_lightning.optimizers import MuonAdamW, muon_groups
 from nuwa_lightning.planning import TokenOrder
 from nuwa_lightning.tokenizers.base import Tokenizer
@@ -55,33 +55,6 @@ class Written:
     view_BP: Tensor
 
 
-@dataclass(frozen=True)
-class TransformerSize:
-    """The size of the patch transformer.
-
-    Args:
-        width: model width.
-        depth: number of layers.
-        heads: query heads.
-        kv_heads: key/value heads; equal to heads = multi-head, 1 = multi-query attention.
-        feed_forward_multiple: inner width of GEGLU in units of the width; the paper's lineage uses 4.
-        position_feed: feed the relative patch embedding to the "key" (paper) or to the "logit" (its ablation).
-        layer_scale: start value of LayerScale.
-        dropout: dropout in attention and feed-forward.
-        neighbours: hand the nearest written tokens to the input (ours); the paper does not.
-    """
-
-    width: int = 256
-    depth: int = 6
-    heads: int = 4
-    kv_heads: int = 4
-    feed_forward_multiple: float = 4.0
-    position_feed: Literal["key", "logit"] = "key"
-    layer_scale: float = 0.1
-    dropout: float = 0.0
-    neighbours: bool = True
-
-
 class NuwaInfinityModule(LightningModule):
     """Train ``p(token | earlier tokens of the patch, context patches)`` over plans of a direction controller.
 
@@ -102,13 +75,15 @@ class NuwaInfinityModule(LightningModule):
     The paper's section is "Training"; joint optimisation and mirrored views are ours.
     """
 
+    title = "stage 2, patch transformer"
+
     def __init__(
         self,
         num_codes: int = 1024,
         code_dim: int = 16,
         *,
         patch_size: tuple[int, int] = (8, 8),
-        transformer: TransformerSize = TransformerSize(),
+        transformer: TransformerSize = TransformerSize(),  # noqa: B008 - frozen
         context_pool: ContextPool = NearbyContextPool(),  # noqa: B008 - frozen
         direction: DirectionController = ArbitraryDirectionController(),  # noqa: B008 - frozen
         token_order: TokenOrder = "mirrored",
@@ -127,14 +102,13 @@ class NuwaInfinityModule(LightningModule):
         self.gradient_clip_val = gradient_clip_val
         self.save_hyperparameters()
         try:
-            self._size = {
-                "num_codes": num_codes,
-                "code_dim": code_dim,
-                "patch_size": patch_size,
-                "embedding_extent": context_pool.embedding_extent,
-                **asdict(transformer),
-            }
-            self.transformer = PatchTransformer(**self._size)
+            self.transformer = PatchTransformer(
+                num_codes,
+                code_dim,
+                patch_size=patch_size,
+                embedding_extent=context_pool.embedding_extent,
+                size=transformer,
+            )
         except ValueError as error:
             raise UsageError("model.transformer", transformer, str(error)) from None
         self._tokenizer: tuple[Tokenizer, ...] = ()
@@ -202,9 +176,7 @@ class NuwaInfinityModule(LightningModule):
             self._layouts[shape] = torch.tensor(weights, dtype=torch.float64), layouts
         return self._layouts[shape]
 
-    def draw_plans(
-        self, tokens_BTYX: Tensor, generator: torch.Generator | None
-    ) -> list[Written]:
+    def draw_plans(self, tokens_BTYX: Tensor, generator: torch.Generator | None) -> list[Written]:
         """Give each sample a plan and put samples that share all masks together.
 
         Args:
@@ -367,7 +339,7 @@ class NuwaInfinityModule(LightningModule):
         generator = Generator(
             self.transformer, self.context_pool, self.direction, self.token_order, self.tokenizer.fingerprint()
         )
-        save_generator(folder, generator, size=self._size)
+        save_generator(folder, generator)
 
 
 def _look_up(tokens_S: Tensor, place: Tensor) -> Tensor:

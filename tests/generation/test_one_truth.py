@@ -28,7 +28,7 @@ from nuwa_lightning.generation.picture import sample_tokens
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.geometry import PatchGrid, PatchIndex
-from nuwa_lightning.modules.patch_transformer import PatchTransformer
+from nuwa_lightning.modules.patch_transformer import PatchTransformer, TransformerSize
 from nuwa_lightning.planning import walk
 
 POOLS: list[ContextPool] = [
@@ -73,13 +73,8 @@ def build(pool: ContextPool, kv_heads: int, feed: str = "key") -> PatchTransform
         16,
         4,
         patch_size=PATCH,
-        width=16,
-        depth=2,
-        heads=4,
-        kv_heads=kv_heads,
         embedding_extent=pool.embedding_extent,
-        position_feed=feed,  # type: ignore[arg-type]
-        layer_scale=1.0,
+        size=TransformerSize(16, 2, heads=4, kv_heads=kv_heads, position_feed=feed, layer_scale=1.0),  # type: ignore[arg-type]
     )
     model.set_codes(torch.randn(16, 4))
     for layer in model.layers:

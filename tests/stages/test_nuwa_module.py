@@ -10,8 +10,9 @@ from nuwa_lightning.context import ContextPool, EmptyContextPool, NearbyContextP
 from nuwa_lightning.direction import ArbitraryDirectionController
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.geometry import VIEWS
+from nuwa_lightning.modules.patch_transformer import TransformerSize
 from nuwa_lightning.optimizers import MuonAdamW, muon_groups
-from nuwa_lightning.stages.nuwa_module import NuwaInfinityModule, Optimize, TransformerSize
+from nuwa_lightning.stages.nuwa_module import NuwaInfinityModule, Optimize
 
 SMALL = TransformerSize(width=24, depth=2, heads=2, kv_heads=1, layer_scale=1.0)
 
