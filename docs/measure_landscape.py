@@ -7,8 +7,9 @@ interfaces, scores them with ``evaluation``, and writes ``measured/numbers.json`
 
 Protocol: 256-pixel pictures. Real: 200 crops of training photos shrunk to short sides of 288 and 352 pixels. Samples:
 48 for each of 3 seeds, temperature 1, top-k 50. Held-out: centre crops of photos that were not trained on, short
-sides 352 and 512. Panoramas: 16 of 1024 x 256. Extensions: 24 real crops (16 training, 8 held-out), 4 patches outwards; their
-seam ratio is taken over the new half and its border, and compared with that of the tokenizer's own reconstructions.
+sides 352 and 512. Panoramas: 16 of 1024 x 256. Extensions: 24 real crops (16 training, 8 held-out), 4 patches
+outwards; their seam ratio is taken over the new half and its border, and compared with that of the tokenizer's own
+reconstructions.
 """
 
 from __future__ import annotations
