@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from nuwa_lightning.context.base import ContextPool
 from nuwa_lightning.context.nearby import NearbyContextPool
 from nuwa_lightning.direction.arbitrary import ArbitraryDirectionController
-from nuwa_lightning.direction.base import DirectionController
+from nuwa_lightning.direction.base import DirectionController, Step
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.export import Generator, save_generator
 from nuwa_lightning.generation.layout import PlanLayout, lay_out
@@ -31,6 +31,7 @@ from nuwa_lightning.modules.neighbours import ABSENT
 from nuwa_lightning.modules.patch_transformer import PatchTransformer, TransformerSize
 from nuwa_lightning.optimizers import MuonAdamW, muon_groups
 from nuwa_lightning.planning import TokenOrder
+from nuwa_lightning.stages.optimization import check_finite, clip_gradients, group_options, prefer_options
 from nuwa_lightning.tokenizers.base import Tokenizer
 
 Optimize = Literal["joint", "accumulated", "per_patch"]
@@ -100,7 +101,6 @@ class NuwaInfinityModule(LightningModule):
         self.optimize: Optimize = optimize
         self.lr, self.weight_decay, self.warmup_steps = lr, weight_decay, warmup_steps
         self.gradient_clip_val = gradient_clip_val
-        self.save_hyperparameters()
         try:
             self.transformer = PatchTransformer(
                 num_codes,
@@ -113,6 +113,7 @@ class NuwaInfinityModule(LightningModule):
             raise UsageError("model.transformer", transformer, str(error)) from None
         self._tokenizer: tuple[Tokenizer, ...] = ()
         self._layouts: dict[tuple[int, int, int], tuple[Tensor, list[PlanLayout]]] = {}
+        self._options: list[dict[str, Any]] = []
 
     # -- data ---------------------------------------------------------------------------------------------------------
 
@@ -149,7 +150,8 @@ class NuwaInfinityModule(LightningModule):
         """Return the weights and layouts of the plans that a sample of ``(t, y, x)`` tokens may follow.
 
         Raises:
-            UsageError: if the sample is no whole number of patches.
+            UsageError: if the sample is no whole number of patches, or a view transposes patches that are not square.
+            LawError: if the pool or the direction breaks a law.
         """
         if shape not in self._layouts:
             rows, columns = self.transformer.patch_size
@@ -163,18 +165,24 @@ class NuwaInfinityModule(LightningModule):
             weights, layouts = [], []
             for weight, plan in self.direction.training_plans(grid):
                 weights.append(weight)
-                layouts.append(
-                    lay_out(
-                        plan,
-                        self.context_pool,
-                        grid=grid,
-                        patch_size=self.transformer.patch_size,
-                        embedding=self.transformer.layer(0).embedding,
-                        token_order=self.token_order,
-                    )
-                )
+                layouts.append(self._lay_out(plan, grid))
             self._layouts[shape] = torch.tensor(weights, dtype=torch.float64), layouts
         return self._layouts[shape]
+
+    def _lay_out(self, plan: Iterable[Step], grid: PatchGrid) -> PlanLayout:
+        try:
+            return lay_out(
+                plan,
+                self.context_pool,
+                grid=grid,
+                patch_size=self.transformer.patch_size,
+                embedding=self.transformer.layer(0).embedding,
+                token_order=self.token_order,
+            )
+        except UsageError:
+            raise
+        except ValueError as error:
+            raise UsageError("model.patch_size", self.transformer.patch_size, str(error)) from None
 
     def draw_plans(self, tokens_BTYX: Tensor, generator: torch.Generator | None) -> list[Written]:
         """Give each sample a plan and put samples that share all masks together.
@@ -234,7 +242,7 @@ class NuwaInfinityModule(LightningModule):
             mean = torch.zeros((), device=self.device)
             for written in groups:
                 loss = self.loss(written).sum() / batch["tokens"].numel()
-                self._check_finite(loss)
+                check_finite({"the loss": loss}, step=self.global_step, lr=self.lr)
                 self.manual_backward(loss)
                 mean = mean + loss.detach()
             self._clip_and_step(optimizer)
@@ -248,7 +256,7 @@ class NuwaInfinityModule(LightningModule):
         for place, written in enumerate(groups):
             P = written.tokens_BPN.shape[1]
             for step, loss in self.step_losses(written):
-                self._check_finite(loss)
+                check_finite({"the loss": loss}, step=self.global_step, lr=self.lr)
                 optimizer.zero_grad()
                 self.manual_backward(loss)
                 last = place == len(groups) - 1 and step == P - 1
@@ -276,18 +284,8 @@ class NuwaInfinityModule(LightningModule):
             yield step, F.cross_entropy(logits_BNK.flatten(0, 1), tokens_BPN[:, step].flatten())
 
     def _clip_and_step(self, optimizer: Any) -> None:
-        if self.gradient_clip_val:
-            torch.nn.utils.clip_grad_norm_(self.transformer.parameters(), self.gradient_clip_val)
+        clip_gradients(self.transformer.named_parameters(), self.gradient_clip_val, step=self.global_step, lr=self.lr)
         optimizer.step()
-
-    def _check_finite(self, loss: Tensor) -> None:
-        if not torch.isfinite(loss):
-            bad = next((n for n, p in self.transformer.named_parameters() if not p.isfinite().all()), "the loss itself")
-            raise UsageError(
-                "model.lr",
-                self.lr,
-                f"training diverged at step {self.global_step}: {bad} is not finite; use a smaller one",
-            )
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Log the loss on held-out pictures: the mean, and that of the tokens where a patch begins.
@@ -320,7 +318,54 @@ class NuwaInfinityModule(LightningModule):
             return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        self._options = group_options(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Let this run's options win over those of a checkpoint."""
+        optimizer, schedule = self.trainer.optimizers[0], self.lr_schedulers()
+        assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR)
+        prefer_options(optimizer, self._options, schedule)
+
+    # -- checkpoints --------------------------------------------------------------------------------------------------
+
+    def _described(self) -> dict[str, Any]:
+        model = self.transformer
+        return {
+            "num_codes": model.num_codes,
+            "code_dim": model.code_dim,
+            "patch_size": list(model.patch_size),
+            "embedding_extent": list(model.embedding_extent),
+            "size": asdict(model.size),
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the model's shape and the tokenizer's fingerprint, in plain values."""
+        checkpoint["patch_transformer"] = self._described()
+        checkpoint["tokenizer_fingerprint"] = self.tokenizer.fingerprint() if self._tokenizer else None
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse what does not fit; see :meth:`check_checkpoint`."""
+        self.check_checkpoint(checkpoint)
+
+    def check_checkpoint(self, checkpoint: Mapping[str, Any], name: object = "checkpoint") -> None:
+        """Refuse a checkpoint that this module cannot go on from.
+
+        Raises:
+            UsageError: if it is of another stage, another shape or another tokenizer.
+        """
+        if "patch_transformer" not in checkpoint:
+            raise UsageError("--ckpt_path", name, "it is not of stage 2 (NuwaInfinityModule): name one of this stage")
+        stored, present = checkpoint["patch_transformer"], self._described()
+        for key, value in present.items():
+            if stored.get(key) != value:
+                option = {"size": "--model.transformer", "embedding_extent": "--model.context_pool"}.get(key, key)
+                raise UsageError(option, value, f"the checkpoint {name} has {stored.get(key)}: use that, or start anew")
+        if not self._tokenizer or checkpoint.get("tokenizer_fingerprint") is None:
+            return
+        if checkpoint["tokenizer_fingerprint"] != self.tokenizer.fingerprint():
+            cure = f"the checkpoint {name} was trained with another one: name that, or start anew"
+            raise UsageError("--tokenizer.path", "this tokenizer", cure)
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 

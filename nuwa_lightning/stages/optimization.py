@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,6 +31,36 @@ def step_uncounted(optimizer: Any) -> None:
 
 def _nothing() -> None:
     return
+
+
+def group_options(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """Return what the user chose for each group of parameters (learning rate, decay, ...), to be given back later."""
+    return [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+
+
+def prefer_options(
+    optimizer: torch.optim.Optimizer,
+    options: Sequence[Mapping[str, Any]],
+    scheduler: torch.optim.lr_scheduler.LambdaLR | None = None,
+) -> None:
+    """Let the options of this run win over those that a checkpoint brought along with an optimizer's state.
+
+    Where nothing was changed, nothing changes, to the bit.
+
+    Args:
+        optimizer: restored from a checkpoint.
+        options: its :func:`group_options` before that, with the scheduler made already.
+        scheduler: its schedule, which goes on where it was.
+    """
+    for group, chosen in zip(optimizer.param_groups, options, strict=True):
+        group.update(chosen)
+    if scheduler is None:
+        return
+    scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
+    rates = [base * f(scheduler.last_epoch) for base, f in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    scheduler._last_lr = rates
 
 
 def cosine_factor(step: int, *, warmup: int, total: float) -> float:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -20,7 +21,15 @@ from nuwa_lightning.modules.discriminator import PatchDiscriminator, adaptive_we
 from nuwa_lightning.modules.perceptual import PerceptualLoss, build_perceptual
 from nuwa_lightning.modules.spectral_start import start_spectral
 from nuwa_lightning.stages.averaging import SubmoduleAveraging
-from nuwa_lightning.stages.optimization import check_finite, clip_gradients, cosine_factor, ramp, step_uncounted
+from nuwa_lightning.stages.optimization import (
+    check_finite,
+    clip_gradients,
+    cosine_factor,
+    group_options,
+    prefer_options,
+    ramp,
+    step_uncounted,
+)
 from nuwa_lightning.tokenizers.export import load_tokenizer
 from nuwa_lightning.tokenizers.vqgan import VQGAN, VQGANSize
 
@@ -123,6 +132,8 @@ class VQGANModule(LightningModule):
         UsageError: if an option makes no sense.
     """
 
+    title = "stage 1, tokenizer"
+
     def __init__(
         self,
         vqgan: VQGANSize = VQGANSize(),  # noqa: B008 - frozen
@@ -157,6 +168,7 @@ class VQGANModule(LightningModule):
         self._perceptual: tuple[PerceptualLoss, ...] = () if perceptual is None else (perceptual,)
         self._averaging = SubmoduleAveraging("vqgan", average_decay) if average_decay > 0 else None
         self._first_vectors: list[Tensor] = []
+        self._options: list[list[dict[str, Any]]] = []
         self.register_buffer("_epoch_count_K", torch.zeros(self.vqgan.num_codes), persistent=False)
 
     def _check_options(self, start_from: str | None) -> None:
@@ -336,11 +348,17 @@ class VQGANModule(LightningModule):
             {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
         ]
         main = torch.optim.AdamW(groups, lr=self.lr, betas=(0.9, 0.95))
-        if self.discriminator is None:
-            return main
-        lr = self.loss_weights.adversarial.lr
-        second = torch.optim.Adam(self.discriminator.parameters(), lr=lr, betas=(0.5, 0.9))
-        return [main, second]
+        optimizers: list[torch.optim.Optimizer] = [main]
+        if self.discriminator is not None:
+            lr = self.loss_weights.adversarial.lr
+            optimizers.append(torch.optim.Adam(self.discriminator.parameters(), lr=lr, betas=(0.5, 0.9)))
+        self._options = [group_options(optimizer) for optimizer in optimizers]
+        return optimizers
+
+    def on_train_start(self) -> None:
+        """Let this run's options win over those of a checkpoint (the learning rate is set anew at every step)."""
+        for optimizer, options in zip(self.trainer.optimizers, self._options, strict=True):
+            prefer_options(optimizer, options)
 
     # -- what is watched ----------------------------------------------------------------------------------------------
 
@@ -389,13 +407,21 @@ class VQGANModule(LightningModule):
         """Take them back.
 
         Raises:
-            UsageError: if the checkpoint is of another stage or of a tokenizer of another size.
+            UsageError: if the checkpoint does not fit; see :meth:`check_checkpoint`.
+        """
+        self.check_checkpoint(checkpoint)
+        self._first_vectors = list(checkpoint["first_vectors"])
+
+    def check_checkpoint(self, checkpoint: Mapping[str, Any], name: object = "checkpoint") -> None:
+        """Refuse a checkpoint that this module cannot go on from.
+
+        Raises:
+            UsageError: if it is of another stage or of a tokenizer of another size.
         """
         if "vqgan_size" not in checkpoint:
-            raise UsageError("--ckpt_path", "checkpoint", "it is not of a VQGANModule: name one of this stage")
+            raise UsageError("--ckpt_path", name, "it is not of a VQGANModule (stage 1): name one of this stage")
         if checkpoint["vqgan_size"] != self.vqgan.size.as_dict():
-            raise UsageError("--model.vqgan", self.vqgan.size, f"the checkpoint has {checkpoint['vqgan_size']}")
-        self._first_vectors = list(checkpoint["first_vectors"])
+            raise UsageError("--model.vqgan", self.vqgan.size, f"the checkpoint {name} has {checkpoint['vqgan_size']}")
 
 
 def codebook_use(count_K: Tensor) -> tuple[float, float]:

@@ -129,9 +129,17 @@ def test_codes_of_another_tokenizer_are_refused() -> None:
         module(EmptyContextPool()).attach_tokenizer(Other())  # type: ignore[arg-type]
 
 
-def test_a_loss_that_is_not_finite_stops_and_names_step_and_tensor() -> None:
+def test_a_gradient_that_is_not_finite_stops_and_names_step_and_tensor() -> None:
     made = module(EmptyContextPool())
     with torch.no_grad():
-        made.transformer.head.weight[0, 0] = float("nan")
-    with pytest.raises(UsageError, match=r"step 0: transformer.head.weight|step 0: head.weight"):
-        made._check_finite(torch.tensor(float("nan")))
+        made.transformer.norm.bias[0] = float("nan")
+    (written,) = made.draw_plans(torch.randint(0, 16, (2, 1, 2, 2)), None)
+    made.loss(written).sum().backward()
+    with pytest.raises(UsageError, match=r"model\.lr: .* the gradient of begin is not finite at step 0"):
+        made._clip_and_step(None)
+
+
+def test_patches_that_are_not_square_are_refused_where_views_transpose_them() -> None:
+    made = NuwaInfinityModule(16, 4, patch_size=(2, 4), transformer=SMALL, context_pool=EmptyContextPool())
+    with pytest.raises(UsageError, match=r"model\.patch_size: \(2, 4\).* needs square patches"):
+        made.layouts((1, 4, 4))
