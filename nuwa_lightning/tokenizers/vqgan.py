@@ -28,11 +28,11 @@ class VQGANSize:
     Attributes:
         num_codes: codes in the code book (K).
         code_dim: length of a code vector (D).
-        cell: pixels per side of the cells of the finest level; each further level has twice as large cells, and a token
-            is one cell of the coarsest.
+        cell: pixels per side of the cells of the encoder's finest level; each further level has twice as large cells,
+            and a token is one cell of the coarsest.
         encoder_channels: channels of the encoder's levels, finest first.
         encoder_blocks: residual blocks of each.
-        decoder_channels: channels of the decoder's levels, coarsest first.
+        decoder_channels: channels of the decoder's levels, coarsest first; it may have more or fewer than the encoder.
         decoder_blocks: residual blocks of each.
         code_decay: how much of the codes' moving averages survives a step.
         restart_below: a code used less often than this share of the mean use is put elsewhere.
@@ -49,18 +49,33 @@ class VQGANSize:
     restart_below: float = 0.03
 
     def __post_init__(self) -> None:
-        levels = (self.encoder_channels, self.encoder_blocks, self.decoder_channels, self.decoder_blocks)
-        if not 1 <= len(self.encoder_channels) <= 6 or len({len(level) for level in levels}) != 1:
-            raise ValueError(f"channels and blocks {levels}: all four need one number per level, 1 to 6 levels")
+        for channels, blocks in (
+            (self.encoder_channels, self.encoder_blocks),
+            (self.decoder_channels, self.decoder_blocks),
+        ):
+            if not 1 <= len(channels) == len(blocks) <= 6:
+                raise ValueError(f"channels {channels} and blocks {blocks}: one number per level, 1 to 6 levels")
         numbers = (self.cell, self.code_dim, *self.encoder_channels, *self.decoder_channels)
         if not all(isinstance(n, int) and 1 <= n <= 1 << 14 for n in numbers):
             raise ValueError(f"cell, code_dim and channels {numbers}: whole numbers from 1 to {1 << 14} are needed")
         if not all(isinstance(n, int) and 0 <= n <= 256 for n in (*self.encoder_blocks, *self.decoder_blocks)):
             raise ValueError(f"blocks {self.encoder_blocks}, {self.decoder_blocks}: from 0 to 256 a level")
+        if self.decoder_cell * 2 ** (len(self.decoder_channels) - 1) != self.factor:
+            raise ValueError(f"decoder_channels {self.decoder_channels}: too many levels for {self.factor} pixels")
         if not (isinstance(self.num_codes, int) and 2 <= self.num_codes <= 1 << 20):
             raise ValueError(f"num_codes {self.num_codes}: from 2 to {1 << 20}")
         if not (0 <= self.code_decay < 1 and 0 <= self.restart_below < 1):
             raise ValueError(f"code_decay {self.code_decay}, restart_below {self.restart_below}: in [0, 1)")
+
+    @property
+    def factor(self) -> int:
+        """Pixels per side of the square that one token stands for."""
+        return self.cell * 2 ** (len(self.encoder_channels) - 1)
+
+    @property
+    def decoder_cell(self) -> int:
+        """Pixels per side of the cells of the decoder's finest level."""
+        return self.factor // 2 ** (len(self.decoder_channels) - 1)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values that JSON can hold."""
@@ -109,7 +124,9 @@ class VQGAN(nn.Module):
     def build(cls, size: VQGANSize) -> VQGAN:
         """Return an untrained tokenizer; :func:`~nuwa_lightning.modules.spectral_start.start_spectral` helps it off."""
         encoder = Encoder(size.code_dim, channels=size.encoder_channels, blocks=size.encoder_blocks, cell=size.cell)
-        decoder = Decoder(size.code_dim, channels=size.decoder_channels, blocks=size.decoder_blocks, cell=size.cell)
+        decoder = Decoder(
+            size.code_dim, channels=size.decoder_channels, blocks=size.decoder_blocks, cell=size.decoder_cell
+        )
         quantizer = VectorQuantizer(
             size.num_codes, size.code_dim, decay=size.code_decay, restart_below=size.restart_below
         )

@@ -110,7 +110,12 @@ def awake_once() -> VQGAN:
     return _ONCE[0]
 
 
-@pytest.mark.parametrize("size", [SMALL, dataclasses.replace(SMALL, cell=8, num_codes=32)], ids=["f8", "f16"])
+DEEP = dataclasses.replace(SMALL, decoder_channels=(12, 8, 8), decoder_blocks=(1, 0, 1))
+
+
+@pytest.mark.parametrize(
+    "size", [SMALL, dataclasses.replace(SMALL, cell=8, num_codes=32), DEEP], ids=["f8", "f16", "deep"]
+)
 def test_vectors_of_tiles_equal_those_of_the_whole(size):
     vqgan = awake(size)
     f, halo = vqgan.factor, vqgan.encode_halo
@@ -169,6 +174,7 @@ def test_fingerprint_tells_what_decides_tokens():
     "wrong",
     [
         {"encoder_blocks": (1,)},
+        {"decoder_channels": (8, 8, 8, 8, 8), "decoder_blocks": (0, 0, 0, 0, 0)},
         {"num_codes": 1},
         {"code_dim": 0},
         {"encoder_channels": (1 << 15, 8)},
