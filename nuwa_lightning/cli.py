@@ -77,6 +77,8 @@ def main(args: Sequence[str] | None = None) -> int:
 
         sys.stdout.write(f"{__version__}\n")
         return 0
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())  # my_pools.MyPool, also for the installed command
     try:
         if command == "generate":
             from nuwa_lightning.commands.generate import generate

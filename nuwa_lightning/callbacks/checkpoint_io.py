@@ -70,9 +70,8 @@ def read_checkpoint(path: str | Path, *, map_location: Any = "cpu", mapped: bool
         content = torch.load(path, map_location=map_location, weights_only=True, mmap=mapped)
     except FileNotFoundError:
         raise UsageError(option, path, "there is no such file: name one in RUN/checkpoints, or say last") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).split(".")[0][:120]
-        raise UsageError(option, path, f"is no checkpoint, or a damaged one ({reason}): name another") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError):
+        raise UsageError(option, path, "is no checkpoint, or a damaged one: name another") from None
     if not isinstance(content, dict) or "state_dict" not in content:
         raise UsageError(option, path, "is no checkpoint of a training: name one in RUN/checkpoints")
     return content

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import importlib
 import re
 import sys
 import time
@@ -29,6 +30,9 @@ class _Parser(argparse.ArgumentParser):
             near = difflib.get_close_matches(unknown.group(1), options, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else "see generate --help"
             raise UsageError("option", unknown.group(1), f"there is no such option; {hint}")
+        found = re.match(r"argument (--\w+): (.*?)(?:: '(.*)')?$", message)
+        if found:
+            raise UsageError(found.group(1), found.group(3) or "nothing", f"{found.group(2)}; see generate --help")
         raise UsageError("generate", message, "see generate --help")
 
 
@@ -64,7 +68,33 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--max_rows", type=int, default=64, help="patches written side by side at most (default: %(default)s)"
     )
+    p.add_argument(
+        "--own",
+        action="append",
+        default=[],
+        metavar="CLASS",
+        help="your pool or direction that the model was trained with, such as my_pools.MyPool; may be repeated",
+    )
     return p
+
+
+def import_own(path: str) -> type[Any]:
+    """Return the context pool or direction controller at an import path such as ``my_pools.MyPool``.
+
+    Raises:
+        UsageError: if there is none.
+    """
+    from nuwa_lightning.context import ContextPool
+    from nuwa_lightning.direction import DirectionController
+
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError("--own", path, f"{error}: name a class in a file of the working directory") from None
+    if not (isinstance(found, type) and issubclass(found, (ContextPool, DirectionController))):
+        raise UsageError("--own", path, "is no ContextPool and no DirectionController: derive it from one")
+    return found
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -101,8 +131,12 @@ def generate(arguments: Sequence[str]) -> int:
     run = Path(options.checkpoint)
     if not run.is_dir():
         raise UsageError("--checkpoint", run, "is no folder: name the run folder of stage 2, such as runs/landscape")
+    if not (run / "model").is_dir() and (run / "tokenizer").is_dir():
+        raise UsageError("--checkpoint", run, "holds a tokenizer only (stage 1): name the run folder of stage 2")
+    if options.max_rows < 1:
+        raise UsageError("--max_rows", options.max_rows, "must be at least 1")
     direction = None if options.order is None else ArbitraryDirectionController(options.order)
-    generator = load_generator(run / "model", direction=direction)
+    generator = load_generator(run / "model", direction=direction, own=[import_own(path) for path in options.own])
     tokenizer = load_tokenizer(run / "tokenizer")
     if tokenizer.fingerprint() != generator.tokenizer_fingerprint:
         raise UsageError(

@@ -7,17 +7,22 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.plugins.io import CheckpointIO
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from nuwa_lightning.atomic import atomic_write
+from nuwa_lightning.callbacks.checkpoint_io import AtomicCheckpointIO
 from nuwa_lightning.callbacks.reconstruction_sheet import ReconstructionSheet
 from nuwa_lightning.callbacks.sample_sheet import SampleSheet
 from nuwa_lightning.callbacks.stage_bar import StageBar
 from nuwa_lightning.commands.memory import keep_freed_memory
-from nuwa_lightning.commands.parsing import OneLineParser
+from nuwa_lightning.commands.parsing import OneLineParser, check_configs, deny_imports, usage_error
 from nuwa_lightning.commands.record import write_record
+from nuwa_lightning.commands.resuming import check_checkpoint, find_checkpoint
 from nuwa_lightning.commands.tokenizer import Refinement, TokenizerSource, provide_tokenizer
 from nuwa_lightning.data.image_folder import ImageFolderDataModule, LandscapeDataModule
 from nuwa_lightning.data.token_data import TokenDataModule
@@ -54,9 +59,23 @@ class NuwaCLI(LightningCLI):
         return
 
     def before_instantiate_classes(self) -> None:
-        """Let results go to the run folder."""
+        """Let results go to the run folder, and find the checkpoint to go on from there."""
         self.options = self.config[self.subcommand]
         self.run_folder = Path(self.options.run)
+        if "ckpt_path" in self.options:
+            needed = self.subcommand != "fit"
+            self.options.ckpt_path = find_checkpoint(self.options.ckpt_path, self.run_folder, needed=needed)
+
+    def instantiate_classes(self) -> None:
+        """Make model, data and trainer.
+
+        Raises:
+            UsageError: for a value that one of them refuses.
+        """
+        try:
+            super().instantiate_classes()
+        except (ValueError, TypeError, MisconfigurationException) as error:
+            raise usage_error(error, "--trainer") from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the trainer, with logger and checkpoints in the run folder unless the recipe has its own."""
@@ -74,6 +93,11 @@ class NuwaCLI(LightningCLI):
             )
         if trainer.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(StageBar())
+        plugins = self._get(self.config_init, "trainer").get("plugins") or []
+        plugins = list(plugins) if isinstance(plugins, (list, tuple)) else [plugins]
+        if not any(isinstance(p, CheckpointIO) for p in plugins):
+            plugins.append(AtomicCheckpointIO())
+        kwargs["plugins"] = plugins
         kwargs["callbacks"] = callbacks
         return super().instantiate_trainer(**kwargs)
 
@@ -84,15 +108,32 @@ class NuwaCLI(LightningCLI):
     # -- the two stages -----------------------------------------------------------------------------------------------
 
     def before_fit(self) -> None:
-        """Provide the tokenizer that stage 2 needs, training it first if it is not there."""
+        """Provide the tokenizer that stage 2 needs, training it first if it is not there.
+
+        What can be refused at once is refused before that.
+        """
         self.refinement = Refinement(None)
+        check_checkpoint(self.options.get("ckpt_path"), self.model)
         if isinstance(self.model, NuwaInfinityModule):
+            self._source()
+            if isinstance(self.datamodule, TokenDataModule):
+                self.model.layouts((1, *self.datamodule.grid))
+                self.datamodule.photos.prepare()
             self._attach_tokenizer(make=True)
             source = self._source()
             if source.refine and not self._trial:
                 self.refinement = Refinement.start(source, self.run_folder)
         if not self._trial:
             write_record(self.run_folder, self.config_init[self.subcommand], self.datamodule)
+            self._write_config()
+
+    def _write_config(self) -> None:
+        """Write every option of the run to ``config.yaml``, as a recipe that repeats it."""
+        options = self.options.clone()
+        options.ckpt_path = None
+        text = self._parser(self.subcommand).dump(options, skip_none=False)
+        with atomic_write(self.run_folder / "config.yaml") as partial:
+            partial.write_text(text, encoding="utf-8")
 
     def after_fit(self) -> None:
         """Export what was trained and say what to do with it."""
@@ -120,6 +161,7 @@ class NuwaCLI(LightningCLI):
 
     def before_validate(self) -> None:
         """Provide the tokenizer."""
+        check_checkpoint(self.options.get("ckpt_path"), self.model)
         if isinstance(self.model, NuwaInfinityModule):
             self._attach_tokenizer(make=False)
 
@@ -158,14 +200,19 @@ def train(arguments: list[str]) -> None:
     # Resuming is by step; what the warning proposes would be for saving weights from before the last step.
     warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization.*")
     keep_freed_memory()
-    NuwaCLI(
-        LightningModule,
-        LightningDataModule,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        parser_class=OneLineParser,
-        auto_configure_optimizers=False,
-        save_config_kwargs={"overwrite": True},
-        seed_everything_default=0,
-        args=arguments,
-    )
+    deny_imports()
+    check_configs(arguments)
+    try:
+        NuwaCLI(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            parser_class=OneLineParser,
+            auto_configure_optimizers=False,
+            save_config_callback=None,
+            seed_everything_default=0,
+            args=arguments,
+        )
+    except MisconfigurationException as error:
+        raise usage_error(error, f"--trainer or --model of {arguments[0]}") from error

@@ -1,7 +1,7 @@
 """A trained patch transformer as a folder: ``config.json`` and ``model.safetensors``.
 
 The JSON names classes from a closed table, never import paths, so a folder from a stranger cannot run code. A pool or
-direction of the user's own is named in the JSON and has to be given again when the folder is loaded.
+direction of the user's own is named in the JSON, and its class has to be given when the folder is loaded.
 
 Shape legend: K codes, E code width.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,14 +99,17 @@ def save_generator(folder: str | Path, generator: Generator) -> None:
 
 
 def load_generator(
-    folder: str | Path, *, pool: ContextPool | None = None, direction: DirectionController | None = None
+    folder: str | Path,
+    *,
+    direction: DirectionController | None = None,
+    own: Sequence[type[ContextPool] | type[DirectionController]] = (),
 ) -> Generator:
     """Read the folder.
 
     Args:
         folder: what :func:`save_generator` wrote.
-        pool: instead of the one it was trained with (needed if that is a class of the user's own).
-        direction: likewise.
+        direction: instead of the one it was trained with.
+        own: the user's classes, for a model that was trained with a pool or a direction of the user's own.
 
     Raises:
         UsageError: if the folder is missing, of another kind or format, or damaged.
@@ -124,8 +128,10 @@ def load_generator(
             model = PatchTransformer(**size)
         state = load_file(folder / "model.safetensors")
         model.load_state_dict(state, strict=True, assign=True)
-        pool = pool or _build(config["context_pool"], _POOLS, "--context_pool")
-        direction = direction or _build(config["direction"], _DIRECTIONS, "--direction")
+        pools = {**_POOLS, **{c.__name__: c for c in own if issubclass(c, ContextPool)}}
+        directions = {**_DIRECTIONS, **{c.__name__: c for c in own if issubclass(c, DirectionController)}}
+        pool: ContextPool = _build(config["context_pool"], pools)
+        direction = direction or _build(config["direction"], directions)
         order, fingerprint = config["token_order"], config["tokenizer_fingerprint"]
     except FileNotFoundError as error:
         raise UsageError(
@@ -138,7 +144,7 @@ def load_generator(
         raise UsageError("--checkpoint", folder, f"is damaged ({reason}): train it again or name another run") from None
     if pool.embedding_extent != tuple(size["embedding_extent"]):
         raise UsageError(
-            "--context_pool",
+            "--own",
             pool,
             f"the model was trained for offsets up to {tuple(size['embedding_extent'])}: train with this pool first",
         )
@@ -156,11 +162,10 @@ def _fields(strategy: object) -> list[Any]:
     return [f for f in dataclasses.fields(strategy) if f.init]
 
 
-def _build(description: dict[str, Any], table: dict[str, Any], option: str) -> Any:
+def _build(description: dict[str, Any], table: dict[str, Any]) -> Any:
     name = description["name"]
     if name not in table:
-        raise UsageError(
-            option, name, f"is not part of nuwa_lightning: give your own class by its import path with {option}"
-        )
+        cure = f"the model was trained with this class of somebody's own: give its import path, --own my_file.{name}"
+        raise UsageError("--own", name, cure)
     args = {k: tuple(v) if isinstance(v, list) else v for k, v in description["args"].items()}
     return table[name](**args)
