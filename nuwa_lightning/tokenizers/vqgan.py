@@ -70,12 +70,14 @@ class VQGANSize:
     @property
     def factor(self) -> int:
         """Pixels per side of the square that one token stands for."""
-        return self.cell * 2 ** (len(self.encoder_channels) - 1)
+        factor: int = self.cell * 2 ** (len(self.encoder_channels) - 1)
+        return factor
 
     @property
     def decoder_cell(self) -> int:
         """Pixels per side of the cells of the decoder's finest level."""
-        return self.factor // 2 ** (len(self.decoder_channels) - 1)
+        cell: int = self.factor // 2 ** (len(self.decoder_channels) - 1)
+        return cell
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values that JSON can hold."""
