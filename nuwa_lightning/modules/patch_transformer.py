@@ -199,6 +199,9 @@ class PatchTransformer(nn.Module):
         self.layers = nn.ModuleList(PatchLayer(size, embedding_extent) for _ in range(size.depth))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, num_codes)
+        # A point among the code vectors: codes that look alike get likely together, which the head alone learns one by one.
+        self.code_head = nn.Linear(width, code_dim, bias=False)
+        nn.init.zeros_(self.head.weight)
 
     @property
     def patch_tokens(self) -> int:
@@ -217,7 +220,7 @@ class PatchTransformer(nn.Module):
         return layer
 
     def set_codes(self, codes_KE: Tensor) -> None:
-        """Take the frozen code vectors of the tokenizer, scaled to unit variance.
+        """Take the frozen code vectors of the tokenizer, whitened: their differences count, not what they share.
 
         Raises:
             ValueError: if their number or width is not what the model was built for.
@@ -226,7 +229,7 @@ class PatchTransformer(nn.Module):
             raise ValueError(
                 f"the tokenizer has {tuple(codes_KE.shape)} codes x channels, the model {tuple(self.codes_KE.shape)}"
             )
-        self.codes_KE.copy_(codes_KE / codes_KE.std().clamp_min(1e-6))
+        self.codes_KE.copy_(whitened(codes_KE))
 
     def embed_rows(self, tokens_RN: Tensor, view_R: Tensor, *, near_RNK: Tensor) -> Tensor:
         """Return the input of the first layer ``[R, L, W]``: BOS, then every token with its place in the patch.
@@ -260,7 +263,8 @@ class PatchTransformer(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         """Return scores over codes ``[..., K]`` of last-layer states ``[..., W]``."""
-        out: Tensor = self.head(self.norm(x))
+        h = self.norm(x)
+        out: Tensor = self.head(h) + self.code_head(h) @ self.codes_KE.T
         return out
 
     def forward(
@@ -367,3 +371,12 @@ class PatchTransformer(nn.Module):
             view_RC=group.view_PC.repeat(B, 1),
         )
         return torch.unflatten(out_RLW, 0, (B, p))
+
+
+def whitened(codes_KE: Tensor) -> Tensor:
+    """Return code vectors with mean 0 and identity covariance, as far as they span E dimensions."""
+    centred_KE = codes_KE.double() - codes_KE.double().mean(dim=0)
+    values_E, vectors_EE = torch.linalg.eigh(centred_KE.T @ centred_KE / len(codes_KE))
+    # Directions in which codes hardly differ carry rounding noise: they are not blown up.
+    scale_E = values_E.clamp_min(1e-4 * float(values_E.max()) + 1e-12).rsqrt()
+    return (centred_KE @ (vectors_EE * scale_E) @ vectors_EE.T).to(codes_KE.dtype)
