@@ -31,8 +31,8 @@ def find_checkpoint(given: str | None, run: Path, *, needed: bool) -> str | None
     Raises:
         UsageError: if there is no such file.
     """
-    if given is None or given in ("best", "hpc"):
-        return given
+    if given is None:
+        return None
     if given != "last":
         if not Path(given).is_file():
             raise UsageError(

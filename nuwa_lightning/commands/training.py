@@ -87,8 +87,13 @@ class NuwaCLI(LightningCLI):
         callbacks = list(self._get(self.config_init, "trainer").get("callbacks") or [])
         if not any(isinstance(c, ModelCheckpoint) for c in callbacks) and trainer.enable_checkpointing is not False:
             callbacks.append(
+                # One file, replaced atomically: a run is gone on with from its end, and exported at its end.
                 ModelCheckpoint(
-                    self.run_folder / "checkpoints", every_n_train_steps=100, save_last=True, filename="step"
+                    self.run_folder / "checkpoints",
+                    every_n_train_steps=100,
+                    save_last=True,
+                    save_top_k=0,
+                    enable_version_counter=False,
                 )
             )
         if trainer.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
@@ -131,7 +136,7 @@ class NuwaCLI(LightningCLI):
         """Write every option of the run to ``config.yaml``, as a recipe that repeats it."""
         options = self.options.clone()
         options.ckpt_path = None
-        text = self._parser(self.subcommand).dump(options, skip_none=False)
+        text = self._parser(self.subcommand).dump(options, skip_unset=False)
         with atomic_write(self.run_folder / "config.yaml") as partial:
             partial.write_text(text, encoding="utf-8")
 
@@ -152,6 +157,8 @@ class NuwaCLI(LightningCLI):
             for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
                 if hasattr(callback, "draw"):
                     callback.draw(self.trainer, self.model)
+            for logger in self.trainer.loggers:  # the last sheet opened it once more
+                logger.finalize("success")
             _LOG.info("sample sheet: %s", self.run_folder / "samples.png")
             _LOG.info(
                 "make a larger picture:\n  python -m nuwa_lightning generate --checkpoint %s --size 4096x512 --seed 0 "

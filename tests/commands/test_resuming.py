@@ -1,0 +1,150 @@
+"""A run that is killed and started again goes on as if nothing had happened, unless the user says otherwise."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+
+from nuwa_lightning.commands.resuming import find_checkpoint
+from nuwa_lightning.errors import UsageError
+
+OWN = """
+from lightning.pytorch import Callback
+
+class Kill(Callback):
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.step:
+            raise RuntimeError("killed")
+"""
+OVERLAY = """
+trainer:
+  logger: {class_path: lightning.pytorch.loggers.CSVLogger, init_args: {save_dir: LOG, name: "", version: ""}}
+  callbacks:
+    - class_path: lightning.pytorch.callbacks.ModelCheckpoint
+      init_args: {dirpath: RUN/checkpoints, every_n_train_steps: 3, save_last: true, filename: step}
+"""
+KILL = "    - {class_path: my_kill.Kill, init_args: {step: 5}}\n"
+
+
+@pytest.fixture(autouse=True)
+def _own_class(workplace, monkeypatch):
+    (workplace / "my_kill.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(workplace))
+
+
+def overlay(name: str, run: str, log: str, kill: bool = False) -> Path:
+    path = Path(name)
+    path.write_text(OVERLAY.replace("LOG", log).replace("RUN", run) + (KILL if kill else ""))
+    return path
+
+
+def losses(log: str) -> dict[int, str]:
+    with Path(log, "metrics.csv").open() as file:
+        return {int(row["step"]): row["train/loss"] for row in csv.DictReader(file) if row["train/loss"]}
+
+
+def rates(log: str) -> dict[int, float]:
+    with Path(log, "metrics.csv").open() as file:
+        return {int(row["step"]): float(row["train/lr"]) for row in csv.DictReader(file) if row["train/lr"]}
+
+
+@pytest.mark.parametrize("recipe", ["one.yaml", "two.yaml"])
+@pytest.mark.parametrize("steps_per_epoch", [4, 100])
+def test_a_killed_run_goes_on_with_the_same_losses(shell, recipe, steps_per_epoch):
+    options = ("--trainer.max_steps", 8, "--data.steps_per_epoch", steps_per_epoch)
+    assert shell("fit", "-c", recipe, "--run", "w", "-c", overlay("w.yaml", "w", "lw"), *options).status == 0
+    with pytest.raises(RuntimeError, match="killed"):
+        shell("fit", "-c", recipe, "--run", "k", "-c", overlay("k.yaml", "k", "lk", kill=True), *options)
+    resumed = shell(
+        "fit", "-c", recipe, "--run", "k", "-c", overlay("r.yaml", "k", "lr"), *options, "--ckpt_path", "last"
+    )
+    assert resumed.status == 0
+    whole, rest = losses("lw"), losses("lr")
+    assert list(whole) == list(range(8))
+    assert list(rest) == list(range(3, 8))
+    assert rest == {step: whole[step] for step in rest}
+    first, second = (torch.load(f"{run}/checkpoints/last.ckpt", weights_only=True) for run in "wk")
+    for name, value in first["state_dict"].items():
+        assert torch.equal(value, second["state_dict"][name]), name
+
+
+@pytest.mark.parametrize("recipe", ["one.yaml", "two.yaml"])
+def test_options_of_the_command_line_win_over_the_checkpoint(shell, recipe):
+    options = ("--trainer.max_steps", 8)
+    with pytest.raises(RuntimeError, match="killed"):
+        shell("fit", "-c", recipe, "--run", "k", "-c", overlay("k.yaml", "k", "lk", kill=True), *options)
+    for place, chosen in (("a", ()), ("b", ("--model.lr", 1e-3, "--model.weight_decay", 0.5))):
+        again = overlay("r.yaml", place, place)
+        assert (
+            shell("fit", "-c", recipe, "-c", again, *options, *chosen, "--ckpt_path", "k/checkpoints/last.ckpt").status
+            == 0
+        )
+        ends = torch.load(f"{place}/checkpoints/last.ckpt", weights_only=True)["optimizer_states"][0]["param_groups"]
+        if chosen:
+            assert max(group["weight_decay"] for group in ends) == 0.5
+    assert rates("a").keys() == rates("b").keys()
+    for step, rate in rates("a").items():
+        assert rates("b")[step] == pytest.approx(rate / 2)  # the recipe's is 2e-3
+
+
+def test_last_without_a_checkpoint_starts_from_the_beginning(shell):
+    assert shell("fit", "-c", "one.yaml", "--ckpt_path", "last", "--run", "new").status == 0
+    assert Path("new/tokenizer/config.json").is_file()
+
+
+def test_a_checkpoint_of_the_other_stage_is_refused(shell, finished):
+    for recipe, run in (("one.yaml", "two"), ("two.yaml", "one")):
+        done = shell("fit", "-c", recipe, "--run", "new", "--ckpt_path", finished / run / "checkpoints" / "last.ckpt")
+        assert done.status == 2
+        assert done.error.startswith("error: --ckpt_path:")
+        assert "name one of this stage" in done.error
+    assert not Path("new").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--model.transformer.width", 24), "--model.transformer: "),
+        (("--model.patch_size", "[4, 4]"), "patch_size: [4, 4]"),
+        (("--model.context_pool", "EmptyContextPool"), "--model.context_pool: "),
+    ],
+)
+def test_a_checkpoint_of_another_shape_is_refused(shell, finished, options, words):
+    checkpoint = finished / "two" / "checkpoints" / "last.ckpt"
+    done = shell("fit", "-c", "two.yaml", "--ckpt_path", checkpoint, *options)
+    assert done.status == 2
+    assert words in done.error
+    assert "the checkpoint" in done.error
+
+
+def test_files_that_are_no_checkpoint_are_refused(shell, finished):
+    Path("text.ckpt").write_text("text")
+    torch.save({"weights": torch.zeros(2)}, "other.ckpt")
+    torch.save(Callback(), "code.ckpt")
+    cut = (finished / "one" / "checkpoints" / "last.ckpt").read_bytes()
+    Path("cut.ckpt").write_bytes(cut[: len(cut) // 2])
+    cases = {"missing.ckpt": "there is no such file", "text.ckpt": "is no checkpoint", "other.ckpt": "is no checkpoint"}
+    for name, words in {**cases, "code.ckpt": "is no checkpoint", "cut.ckpt": "is no checkpoint"}.items():
+        done = shell("fit", "-c", "one.yaml", "--ckpt_path", name)
+        assert (done.status, words in done.error) == (2, True), done.error
+        assert f"--ckpt_path: {name}" in done.error
+
+
+def test_last_is_the_newest_below_the_run(tmp_path):
+    assert find_checkpoint(None, tmp_path, needed=True) is None
+    assert find_checkpoint("last", tmp_path, needed=False) is None
+    with pytest.raises(UsageError, match="there is no checkpoint below"):
+        find_checkpoint("last", tmp_path, needed=True)
+    import os
+
+    for age, name in enumerate(("last-v1.ckpt", "last.ckpt", "step.ckpt")):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (100 - age, 100 - age))
+    assert find_checkpoint("last", tmp_path, needed=True) == str(tmp_path / "last-v1.ckpt")
