@@ -85,7 +85,9 @@ class NuwaCLI(LightningCLI):
         if trainer.logger in (None, True) and not trainer.fast_dev_run:
             kwargs["logger"] = TensorBoardLogger(self.run_folder, name="", version="tensorboard")
         callbacks = list(self._get(self.config_init, "trainer").get("callbacks") or [])
-        if not any(isinstance(c, ModelCheckpoint) for c in callbacks) and trainer.enable_checkpointing is not False:
+        # Not in a trial: Lightning would let its end replace the checkpoint of the real run.
+        kept = trainer.enable_checkpointing is not False and not trainer.fast_dev_run
+        if kept and not any(isinstance(c, ModelCheckpoint) for c in callbacks):
             callbacks.append(
                 # One file, replaced atomically: a run is gone on with from its end, and exported at its end.
                 ModelCheckpoint(

@@ -1,0 +1,120 @@
+"""What a run shows of itself: the sheet of samples and the progress bar."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from nuwa_lightning.callbacks.sample_sheet import SampleSheet, contact_sheet
+from nuwa_lightning.callbacks.stage_bar import StageBar
+from nuwa_lightning.context import NearbyContextPool
+from nuwa_lightning.errors import UsageError
+from nuwa_lightning.generation.export import load_generator
+from nuwa_lightning.generation.picture import sample_pictures
+from nuwa_lightning.generation.renderer import InfiniteRenderer
+from nuwa_lightning.generation.sampling import Sampling
+from nuwa_lightning.geometry import PatchGrid
+from nuwa_lightning.modules.patch_transformer import TransformerSize
+from nuwa_lightning.stages.nuwa_module import NuwaInfinityModule
+from nuwa_lightning.tokenizers.vqgan import VQGAN, VQGANSize
+
+
+class Board:
+    """Stands for TensorBoard."""
+
+    def __init__(self) -> None:
+        self.images: list[tuple[str, int, tuple[int, ...]]] = []
+
+    def add_image(self, name: str, image: torch.Tensor, step: int) -> None:
+        self.images.append((name, step, tuple(image.shape)))
+
+
+def fake_trainer(folder, *, step: int = 3, fast: bool = False) -> SimpleNamespace:
+    board = Board()
+    board.add_image = lambda name, image, step, dataformats: board.images.append((name, step, tuple(image.shape)))  # type: ignore[method-assign]
+    return SimpleNamespace(
+        global_step=step,
+        is_global_zero=True,
+        fast_dev_run=fast,
+        default_root_dir=str(folder),
+        logger=SimpleNamespace(experiment=board),
+        progress_bar_callback=None,
+    )
+
+
+@pytest.fixture(scope="module")
+def module() -> NuwaInfinityModule:
+    torch.manual_seed(0)
+    made = NuwaInfinityModule(
+        16,
+        4,
+        patch_size=(2, 2),
+        transformer=TransformerSize(width=16, depth=1, heads=2, kv_heads=1),
+        context_pool=NearbyContextPool((0, 1, 1)),
+    )
+    size = VQGANSize(
+        16, 4, encoder_channels=(8, 8), encoder_blocks=(0, 0), decoder_channels=(8, 8), decoder_blocks=(1, 1)
+    )
+    vqgan = VQGAN.build(size).eval()
+    made.attach_tokenizer(vqgan)
+    return made
+
+
+def test_the_sheet_shows_what_the_exported_model_makes_from_the_same_seeds(tmp_path, module):
+    trainer = fake_trainer(tmp_path)
+    SampleSheet(count=3, size=(1, 2), temperature=0.9, top_k=5).draw(trainer, module)
+    assert module.training
+    loaded = load_generator(tmp_path / "model")
+    renderer = InfiniteRenderer(loaded.model, loaded.pool, loaded.direction, loaded.token_order, Sampling(0.9, 5))
+    pictures = sample_pictures(renderer, module.tokenizer, grid=PatchGrid(1, 1, 2), seeds=range(3))
+    expected = contact_sheet(pictures)
+    for path in (tmp_path / "samples.png", tmp_path / "samples" / "step_0000003.png"):
+        with Image.open(path) as sheet:
+            assert np.array_equal(np.asarray(sheet), expected)
+    assert trainer.logger.experiment.images == [("samples", 3, expected.shape)]
+
+
+def test_it_is_drawn_first_early_and_then_now_and_again(tmp_path, module, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(SampleSheet, "draw", lambda self, trainer, module: drawn.append(trainer.global_step))
+    sheet = SampleSheet(every_n_steps=4, first_step=1)
+    for step in range(1, 11):
+        sheet.on_train_batch_end(fake_trainer(tmp_path, step=step), module, None, None, 0)  # type: ignore[arg-type]
+    assert drawn == [1, 4, 8]
+
+
+def test_it_draws_stage_2_only_and_leaves_trial_runs_alone(tmp_path, module):
+    SampleSheet().draw(fake_trainer(tmp_path, fast=True), module)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UsageError, match="draws stage 2"):
+        SampleSheet().draw(fake_trainer(tmp_path), torch.nn.Linear(1, 1))  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="at least 1"):
+        SampleSheet(count=0)
+
+
+@given(st.integers(1, 20), st.integers(1, 9), st.integers(1, 9), st.integers(0, 3))
+def test_every_picture_is_on_the_sheet_once(count, height, width, gap):
+    pictures = [np.full((height, width, 3), n, np.uint8) for n in range(count)]
+    sheet = contact_sheet(pictures, gap=gap)
+    for n in range(count):
+        assert (sheet[..., 0] == n).sum() == height * width
+    assert ((sheet >= count) == (sheet == 255)).all()
+
+
+def test_the_bar_says_which_stage_it_is(monkeypatch):
+    said: list[str] = []
+    bar = StageBar()
+    monkeypatch.setattr("lightning.pytorch.callbacks.TQDMProgressBar.on_train_epoch_start", lambda *_: None)
+    monkeypatch.setattr(StageBar, "train_progress_bar", SimpleNamespace(set_description=said.append), raising=False)
+    for title, epochs in (("stage 1, tokenizer", 1), (None, -1), (None, 3)):
+        module = SimpleNamespace(title=title) if title else SimpleNamespace()
+        bar.on_train_epoch_start(
+            SimpleNamespace(model=module, lightning_module=module, max_epochs=epochs, current_epoch=2)  # type: ignore[arg-type]
+        )
+    assert said == ["stage 1, tokenizer", "SimpleNamespace", "SimpleNamespace, epoch 2"]

@@ -1,0 +1,105 @@
+"""Every recipe is understood, and every one that is whole takes a step of training."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from nuwa_lightning.cli import main
+from nuwa_lightning.tokenizers.export import save_tokenizer
+from nuwa_lightning.tokenizers.vqgan import VQGAN, VQGANSize
+
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+NAMES = sorted(path.relative_to(RECIPES).as_posix() for path in RECIPES.rglob("*.yaml"))
+
+
+def content(name: str) -> dict[str, Any]:
+    found = yaml.safe_load((RECIPES / name).read_text(encoding="utf-8"))
+    assert isinstance(found, dict)
+    return found
+
+
+def is_whole(name: str) -> bool:
+    return {"model", "data", "trainer"} <= content(name).keys()
+
+
+WHOLE = [name for name in NAMES if is_whole(name)]
+
+
+@pytest.fixture(autouse=True)
+def _as_outside_of_pytest():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_command_line_understands_it(name, capsys):
+    first = [] if is_whole(name) else ["-c", str(RECIPES / "landscape.yaml")]
+    with pytest.raises(SystemExit) as done:
+        main(["fit", *first, "-c", str(RECIPES / name), "--print_config"])
+    assert done.value.code == 0
+    known = yaml.safe_load(capsys.readouterr().out)
+    for option, value in content(name).get("trainer", {}).items():
+        if option != "callbacks":
+            assert known["trainer"][option] == value
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_head_says_how_to_run_it(name):
+    lines = (RECIPES / name).read_text(encoding="utf-8").splitlines()
+    head = " ".join(line for line in lines if line.startswith("#"))
+    assert f"recipes/{name}" in head
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, sample_photos) -> Path:
+    """Photos, and an untrained tokenizer of the size that the recipes agree on."""
+    folder = tmp_path_factory.mktemp("recipes")
+    (folder / "photos").mkdir()
+    for name, pixels in sample_photos.items():
+        Image.fromarray(pixels).save(folder / "photos" / f"{name}.png")
+    torch.manual_seed(0)
+    chosen = content("landscape_vqgan.yaml")["model"]["init_args"].get("vqgan", {})
+    save_tokenizer(folder / "tokenizer", VQGAN.build(VQGANSize.from_dict({**VQGANSize().as_dict(), **chosen})))
+    return folder
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_it_takes_a_step(name, place, monkeypatch, capfd):
+    monkeypatch.chdir(place)
+    stage = content(name)["model"]["class_path"]
+    if stage == "VQGANModule":
+        options = ["--data", "ImageFolderDataModule", "--data.root", "photos", "--data.val_fraction", "0.4"]
+        if "start_from" in content(name)["model"]["init_args"]:
+            options += ["--model.start_from", "tokenizer"]
+    else:
+        options = ["--data.photos", "FolderPhotos", "--data.photos.root", "photos", "--data.bank.phases", "1"]
+        options += ["--data.bank.short_sides", "[272]", "--tokenizer.path", "tokenizer"]
+    options += ["--data.cache", "cache", "--data.batch_size", "1", "--trainer.enable_progress_bar", "false"]
+    status = main(["fit", "-c", str(RECIPES / name), *options, "--trainer.fast_dev_run", "true", "--run", "run"])
+    assert status == 0, capfd.readouterr().err
+    assert not (place / "run").exists()
+
+
+def test_the_stages_fit_together():
+    landscape, vqgan = content("landscape.yaml"), content("landscape_vqgan.yaml")
+    decoder = content("landscape_decoder.yaml")
+    source = landscape["tokenizer"]
+    assert source["path"] == f"{vqgan['run']}/tokenizer"
+    assert source["recipe"] == "recipes/landscape_vqgan.yaml"
+    if source.get("refine"):
+        assert source["refine"] == "recipes/landscape_decoder.yaml"
+        assert source["refined"] == f"{decoder['run']}/tokenizer"
+    assert decoder["model"]["init_args"]["start_from"] == source["path"]
+    size = VQGANSize.from_dict({**VQGANSize().as_dict(), **vqgan["model"]["init_args"].get("vqgan", {})})
+    model = landscape["model"]["init_args"]
+    assert (model["num_codes"], model["code_dim"]) == (size.num_codes, size.code_dim)
+    grid, patch = landscape["data"]["init_args"]["grid"], model["patch_size"]
+    assert all(side % cells == 0 for side, cells in zip(grid, patch, strict=True))
