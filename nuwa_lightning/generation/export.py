@@ -13,7 +13,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -133,6 +133,8 @@ def load_generator(
         pool: ContextPool = _build(config["context_pool"], pools)
         direction = direction or _build(config["direction"], directions)
         order, fingerprint = config["token_order"], config["tokenizer_fingerprint"]
+        if order not in get_args(TokenOrder):
+            raise ValueError(f"token_order {order!r} is none of {', '.join(get_args(TokenOrder))}")
     except FileNotFoundError as error:
         raise UsageError(
             "--checkpoint", folder, f"{error.filename} is missing: name the folder of a finished run"

@@ -1,0 +1,130 @@
+"""A trained model as a folder: what is saved is what comes back, and nothing else gets in."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nuwa_lightning.context import ContextPool, NearbyContextPool
+from nuwa_lightning.direction import ArbitraryDirectionController, DirectionController, RasterDirectionController
+from nuwa_lightning.errors import UsageError
+from nuwa_lightning.generation.export import Generator, load_generator, save_generator
+from nuwa_lightning.modules.patch_transformer import PatchTransformer, TransformerSize
+from tests.strategies import CONTROLLERS, POOLS
+
+
+@dataclass(frozen=True)
+class MyPool(ContextPool):
+    reach: tuple[int, int] = (1, 1)
+
+    @property
+    def embedding_extent(self):
+        return (0, *self.reach)
+
+    def select(self, patch, live):
+        return ()
+
+    def remove(self, live, grid, finished):
+        return list(live)
+
+
+def generator(pool: ContextPool | None = None, direction: DirectionController | None = None) -> Generator:
+    torch.manual_seed(0)
+    pool = pool or NearbyContextPool((0, 1, 2))
+    size = TransformerSize(width=16, depth=2, heads=4, kv_heads=2, position_feed="logit", layer_scale=0.3)
+    model = PatchTransformer(16, 4, patch_size=(2, 2), embedding_extent=pool.embedding_extent, size=size).eval()
+    model.set_codes(torch.randn(16, 4))
+    return Generator(model, pool, direction or ArbitraryDirectionController(), "mirrored", "f" * 64)
+
+
+@pytest.mark.parametrize("pool", POOLS, ids=str)
+def test_pools_come_back(tmp_path, pool):
+    save_generator(tmp_path / "model", generator(pool))
+    assert load_generator(tmp_path / "model").pool == pool
+
+
+@pytest.mark.parametrize("direction", CONTROLLERS, ids=str)
+def test_directions_come_back(tmp_path, direction):
+    save_generator(tmp_path / "model", generator(direction=direction))
+    assert repr(load_generator(tmp_path / "model").direction) == repr(direction)
+
+
+def test_weights_sizes_and_the_rest_come_back(tmp_path):
+    saved = generator()
+    save_generator(tmp_path / "model", saved)
+    loaded = load_generator(tmp_path / "model", direction=RasterDirectionController())
+    assert loaded.direction == RasterDirectionController()
+    assert (loaded.token_order, loaded.tokenizer_fingerprint) == ("mirrored", "f" * 64)
+    assert loaded.model.size == saved.model.size
+    assert not loaded.model.training
+    state = loaded.model.state_dict()
+    assert state.keys() == saved.model.state_dict().keys()
+    for name, value in saved.model.state_dict().items():
+        assert torch.equal(state[name], value), name
+    # Again over itself: replaced, nothing left over.
+    save_generator(tmp_path / "model", loaded)
+    assert {p.name for p in tmp_path.iterdir()} == {"model"}
+    assert {p.name for p in (tmp_path / "model").iterdir()} == {"config.json", "model.safetensors"}
+
+
+def test_a_pool_of_somebodys_own_has_to_be_given(tmp_path):
+    save_generator(tmp_path / "model", generator(MyPool((2, 1))))
+    with pytest.raises(UsageError, match=r"--own: MyPool: .*my_file\.MyPool"):
+        load_generator(tmp_path / "model")
+    assert load_generator(tmp_path / "model", own=[MyPool]).pool == MyPool((2, 1))
+
+
+def _config(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        change(config)
+        (folder / "config.json").write_text(json.dumps(config))
+
+    return edit
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "no config": (lambda f: (f / "config.json").unlink(), "config.json is missing"),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "is missing|is damaged"),
+    "half a config": (lambda f: (f / "config.json").write_text('{"kind": '), "is damaged"),
+    "a list": (lambda f: (f / "config.json").write_text("[]"), "is damaged"),
+    "half the weights": (
+        lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-9]),
+        "is damaged",
+    ),
+    "a pickle": (lambda f: (f / "model.safetensors").write_bytes(pickle.dumps({"a": 1})), "is damaged"),
+    "another kind": (_config(lambda c: c.update(kind="cake")), "holds a cake"),
+    "another format": (_config(lambda c: c.update(format=99)), "has format 99"),
+    "another width": (_config(lambda c: c["model"]["size"].update(width=32)), "is damaged"),
+    "an unknown number": (_config(lambda c: c["model"]["size"].update(wings=2)), "is damaged"),
+    "no fingerprint": (_config(lambda c: c.pop("tokenizer_fingerprint")), "is damaged"),
+    "an unknown pool": (_config(lambda c: c["context_pool"].update(name="NoPool")), "--own: NoPool"),
+    "a path as a pool": (_config(lambda c: c["context_pool"].update(name="os.system")), "--own: os.system"),
+    "an unknown direction": (_config(lambda c: c["direction"].update(name="Up")), "--own: Up"),
+    "a pool of another extent": (
+        _config(lambda c: c["context_pool"]["args"].update(extent=[0, 3, 3])),
+        "offsets up to",
+    ),
+    "a pool with wrong numbers": (
+        _config(lambda c: c["context_pool"]["args"].update(extent=[1])),
+        "three whole numbers",
+    ),
+    "an unknown token order": (_config(lambda c: c.update(token_order="zigzag")), "token_order"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_one_line(tmp_path, damage):
+    save_generator(tmp_path / "model", generator())
+    spoil, words = DAMAGES[damage]
+    spoil(tmp_path / "model")
+    with pytest.raises(UsageError, match=words) as error:
+        load_generator(tmp_path / "model")
+    assert "\n" not in str(error.value)
