@@ -195,11 +195,16 @@ class NuwaCLI(LightningCLI):
             self.datamodule.attach_tokenizer(tokenizer)
 
 
+def _no_advertisement(record: logging.LogRecord) -> bool:
+    return "💡 Tip" not in record.getMessage()
+
+
 def train(arguments: list[str]) -> None:
     """Run one of Lightning's subcommands."""
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     for noisy in ("httpx", "fsspec", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertisement)
     # A small CPU run on purpose: these hints would only hide the lines that matter.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")

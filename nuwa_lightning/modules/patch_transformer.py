@@ -199,7 +199,7 @@ class PatchTransformer(nn.Module):
         self.layers = nn.ModuleList(PatchLayer(size, embedding_extent) for _ in range(size.depth))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, num_codes)
-        # A point among the code vectors: codes that look alike get likely together, which the head alone learns one by one.
+        # A point among the code vectors: codes that look alike get likely together; the head alone learns them singly.
         self.code_head = nn.Linear(width, code_dim, bias=False)
         nn.init.zeros_(self.head.weight)
 
@@ -379,4 +379,5 @@ def whitened(codes_KE: Tensor) -> Tensor:
     values_E, vectors_EE = torch.linalg.eigh(centred_KE.T @ centred_KE / len(codes_KE))
     # Directions in which codes hardly differ carry rounding noise: they are not blown up.
     scale_E = values_E.clamp_min(1e-4 * float(values_E.max()) + 1e-12).rsqrt()
-    return (centred_KE @ (vectors_EE * scale_E) @ vectors_EE.T).to(codes_KE.dtype)
+    white_KE: Tensor = centred_KE @ (vectors_EE * scale_E) @ vectors_EE.T
+    return white_KE.to(codes_KE.dtype)
