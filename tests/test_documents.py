@@ -16,7 +16,8 @@ def blocks(text: str, language: str = "") -> list[str]:
 
 
 def commands(text: str) -> list[list[str]]:
-    lines = [line.split("  #")[0] for block in blocks(text) for line in block.splitlines()]
+    joined = [block.replace("\\\n", " ") for block in blocks(text)]
+    lines = [line.split("  #")[0] for block in joined for line in block.splitlines()]
     return [shlex.split(part) for line in lines for part in line.split(" && ") if part.strip()]
 
 
