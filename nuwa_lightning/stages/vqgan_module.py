@@ -118,6 +118,8 @@ class VQGANModule(LightningModule):
     Args:
         vqgan: the size of the tokenizer; not used with ``start_from``.
         start_from: folder of a trained tokenizer to go on from.
+        add_decoder_blocks: with ``start_from``, residual blocks to add to each level of the decoder, coarsest first;
+            they change nothing at first. A decoder that is refined for long can make use of them.
         train_only: ``decoder`` freezes encoder and codes: tokens, and what was trained on them, stay valid.
         loss: weights of the terms.
         lr: peak learning rate of AdamW; linear warm-up, then a cosine to zero at the trainer's last step.
@@ -139,6 +141,7 @@ class VQGANModule(LightningModule):
         vqgan: VQGANSize = VQGANSize(),  # noqa: B008 - frozen
         *,
         start_from: str | None = None,
+        add_decoder_blocks: tuple[int, ...] | None = None,
         train_only: Literal["all", "decoder"] = "all",
         loss: LossWeights = LossWeights(),
         lr: float = 2e-3,
@@ -156,7 +159,7 @@ class VQGANModule(LightningModule):
         self.unquantized_steps = unquantized_steps
         self.gradient_clip_val, self.accumulate_grad_batches = gradient_clip_val, accumulate_grad_batches
         self._check_options(start_from)
-        self.vqgan = self._make_vqgan(vqgan, start_from)
+        self.vqgan = self._make_vqgan(vqgan, start_from, add_decoder_blocks)
         if train_only == "decoder":
             self.vqgan.encoder.requires_grad_(False)
         adversarial = loss.adversarial
@@ -182,9 +185,16 @@ class VQGANModule(LightningModule):
             raise UsageError("model.accumulate_grad_batches", self.accumulate_grad_batches, "at least 1")
 
     @staticmethod
-    def _make_vqgan(size: VQGANSize, start_from: str | None) -> VQGAN:
+    def _make_vqgan(size: VQGANSize, start_from: str | None, added: tuple[int, ...] | None) -> VQGAN:
         if start_from is not None:
-            return load_tokenizer(start_from, option="--model.start_from").train().requires_grad_(True)
+            vqgan = load_tokenizer(start_from, option="--model.start_from")
+            try:
+                vqgan = vqgan if added is None else vqgan.deepened(added)
+            except ValueError as error:
+                raise UsageError("model.add_decoder_blocks", added, str(error)) from None
+            return vqgan.train().requires_grad_(True)
+        if added is not None:
+            raise UsageError("model.add_decoder_blocks", added, "only with model.start_from; else say model.vqgan")
         vqgan = VQGAN.build(size)
         start_spectral(vqgan.encoder, vqgan.decoder)
         return vqgan

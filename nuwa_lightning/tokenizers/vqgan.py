@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,6 +133,23 @@ class VQGAN(nn.Module):
             size.num_codes, size.code_dim, decay=size.code_decay, restart_below=size.restart_below
         )
         return cls(encoder, decoder, quantizer=quantizer, size=size)
+
+    def deepened(self, added: Sequence[int]) -> VQGAN:
+        """Return a copy whose decoder has more residual blocks; it decodes the same until it is trained.
+
+        Args:
+            added: new blocks for each level of the decoder, coarsest first; they come last and add nothing at first.
+
+        Raises:
+            ValueError: if there is not one number for each level.
+        """
+        before = self.size.decoder_blocks
+        if len(added) != len(before) or min(added) < 0:
+            raise ValueError(f"added blocks {tuple(added)}: one number, 0 or more, for each of {len(before)} levels")
+        blocks = tuple(old + new for old, new in zip(before, added, strict=True))
+        deeper = VQGAN.build(dataclasses.replace(self.size, decoder_blocks=blocks))
+        deeper.load_state_dict(deeper.state_dict() | self.state_dict())
+        return deeper
 
     @property
     def factor(self) -> int:

@@ -174,7 +174,8 @@ def test_refining_the_decoder_keeps_the_tokens(tmp_path):
     first = module()
     trainer(tmp_path).fit(first, loader(100))
     save_tokenizer(tmp_path / "tokenizer", first.finished_vqgan())
-    second = module(start_from=str(tmp_path / "tokenizer"), train_only="decoder")
+    second = module(start_from=str(tmp_path / "tokenizer"), train_only="decoder", add_decoder_blocks=(1, 0))
+    assert second.vqgan.size.decoder_blocks == (2, 1)
     run = trainer(tmp_path, limit_val_batches=1, val_check_interval=8)
     run.fit(second, loader(100), loader(2))
     old, new = load_tokenizer(tmp_path / "tokenizer"), second.finished_vqgan()
@@ -228,6 +229,7 @@ def test_divergence_stops_with_the_step_and_the_tensor(tmp_path):
     [
         ({"train_only": "encoder"}, "use all or decoder"),
         ({"train_only": "decoder"}, "start_from"),
+        ({"add_decoder_blocks": (1, 1)}, "only with model.start_from"),
         ({"lr": 0.0}, "above 0"),
         ({"accumulate_grad_batches": 0}, "at least 1"),
         ({"start_from": "/nowhere"}, "no tokenizer here"),

@@ -187,6 +187,18 @@ def test_sizes_that_make_no_sense_are_refused(wrong):
         dataclasses.replace(SMALL, **wrong)
 
 
+def test_a_deeper_decoder_decodes_the_same_at_first(vqgan):
+    deeper = vqgan.deepened((1, 2))
+    assert deeper.size.decoder_blocks == (3, 3)
+    assert deeper.decode_halo > vqgan.decode_halo
+    tokens = vqgan.encode(noise(32, 48))
+    assert torch.equal(deeper.encode(noise(32, 48)), tokens)
+    assert torch.equal(deeper.decode(tokens), vqgan.decode(tokens))
+    assert deeper.fingerprint() == vqgan.fingerprint()
+    with pytest.raises(ValueError, match="one number"):
+        vqgan.deepened((1,))
+
+
 def test_parts_must_fit_together():
     parts = {"channels": (8, 8), "blocks": (0, 0)}
     with pytest.raises(ValueError, match="shrinks by 8, the decoder enlarges by 16"):
