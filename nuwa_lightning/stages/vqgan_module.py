@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -18,7 +17,7 @@ from torch.nn import functional
 
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.modules.discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
-from nuwa_lightning.modules.perceptual import PerceptualLoss, build_perceptual
+from nuwa_lightning.modules.perceptual import PerceptualLoss
 from nuwa_lightning.modules.spectral_start import start_spectral
 from nuwa_lightning.stages.averaging import SubmoduleAveraging
 from nuwa_lightning.stages.optimization import (
@@ -30,84 +29,11 @@ from nuwa_lightning.stages.optimization import (
     ramp,
     step_uncounted,
 )
+from nuwa_lightning.stages.vqgan_losses import LossWeights
 from nuwa_lightning.tokenizers.export import load_tokenizer
 from nuwa_lightning.tokenizers.vqgan import VQGAN, VQGANSize
 
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class PerceptualTerm:
-    """The perceptual part of the loss.
-
-    Attributes:
-        weight: its weight; 0 leaves it out.
-        kind: ``auto`` takes LPIPS where both files are given, else ST-LPIPS where its package is installed, else none.
-        images: pictures of each batch it looks at; it costs more than the tokenizer itself.
-        crop: side in pixels of the random square of each that it looks at.
-        vgg16: file with torchvision's ``vgg16`` weights, for LPIPS.
-        lpips_heads: the package ``lpips``' ``vgg.pth``, for LPIPS.
-    """
-
-    weight: float = 0.1
-    kind: Literal["auto", "lpips", "st-lpips", "none"] = "auto"
-    images: int = 1
-    crop: int = 64
-    vgg16: str | None = None
-    lpips_heads: str | None = None
-
-    def build(self) -> PerceptualLoss | None:
-        """Return the network, frozen, or nothing.
-
-        Raises:
-            UsageError: if what was asked for by name is not there.
-        """
-        if self.weight <= 0:
-            return None
-        loss = build_perceptual(self.kind, vgg16=self.vgg16, lpips_heads=self.lpips_heads)
-        if loss is None and self.kind == "auto":
-            _LOG.warning("no perceptual network: pip install --no-deps stlpips-pytorch gives sharper pictures")
-        return None if loss is None else loss.eval().to(memory_format=torch.channels_last)
-
-
-@dataclass(frozen=True)
-class AdversarialTerm:
-    """The adversarial part of the loss: hinge loss with adaptive weight, ramped in. It pays only in long trainings.
-
-    Attributes:
-        weight: factor on the adaptive weight; 0 leaves it out.
-        start: share of the training before it begins.
-        ramp: share of the training over which it grows to its full weight.
-        lr: learning rate of the discriminator.
-        channels: channels of the discriminator.
-        layers: hidden layers of the discriminator.
-    """
-
-    weight: float = 0.0
-    start: float = 0.6
-    ramp: float = 0.1
-    lr: float = 5e-4
-    channels: int = 64
-    layers: int = 3
-
-
-@dataclass(frozen=True)
-class LossWeights:
-    """Weights of the terms of the loss.
-
-    Attributes:
-        pixel: mean absolute difference.
-        colour: mean absolute difference of squares of 8 and 16 pixels: keeps smooth skies from breaking into patches.
-        commitment: squared distance of the vectors to their codes.
-        perceptual: see :class:`PerceptualTerm`.
-        adversarial: see :class:`AdversarialTerm`.
-    """
-
-    pixel: float = 1.0
-    colour: float = 0.5
-    commitment: float = 10.0
-    perceptual: PerceptualTerm = field(default_factory=PerceptualTerm)
-    adversarial: AdversarialTerm = field(default_factory=AdversarialTerm)
 
 
 class VQGANModule(LightningModule):
@@ -236,7 +162,7 @@ class VQGANModule(LightningModule):
         rebuilt_B3YX, terms = self._terms(image_B3YX, generator)
         weights = self.loss_weights
         total = weights.pixel * terms["pixel"] + weights.commitment * terms["commitment"]
-        total = total + weights.colour * terms["colour"]
+        total = total + weights.colour * terms["colour"] + weights.squared * terms["squared"]
         if "perceptual" in terms:
             total = total + weights.perceptual.weight * terms["perceptual"]
         factor = self._adversarial_factor()
@@ -277,6 +203,7 @@ class VQGANModule(LightningModule):
         coarser = functional.avg_pool2d(coarse, 2) if min(coarse.shape[2:]) > 1 else coarse
         terms = {
             "pixel": difference.abs().mean(),
+            "squared": difference.square().mean(),
             "colour": coarse.abs().mean() + coarser.abs().mean(),
             "commitment": commitment,
         }

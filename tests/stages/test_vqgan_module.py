@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from nuwa_lightning.callbacks.reconstruction_sheet import ReconstructionSheet, lay_out_pairs
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.stages.vqgan_module import AdversarialTerm, LossWeights, PerceptualTerm, VQGANModule, codebook_use
+from nuwa_lightning.stages.vqgan_losses import AdversarialTerm, LossWeights, PerceptualTerm
+from nuwa_lightning.stages.vqgan_module import VQGANModule, codebook_use
 from nuwa_lightning.tokenizers.export import load_tokenizer, save_tokenizer
 from nuwa_lightning.tokenizers.vqgan import VQGANSize
 
@@ -200,6 +201,16 @@ def test_adversarial_training_starts_when_told_and_trains_the_discriminator(tmp_
     trainer(tmp_path, callbacks=[Watch()]).fit(model, loader(100))
     assert [f for f, _ in factors] == pytest.approx([0, 0, 0, 0.15, 0.3, 0.3, 0.3, 0.3])
     assert [same for _, same in factors] == [True] * 4 + [False] * 4
+
+
+def test_the_loss_is_the_weighted_sum_of_its_terms(tmp_path):
+    weights = dataclasses.replace(QUIET, pixel=0.5, squared=3.0, colour=0.25, commitment=2.0)
+    run = trainer(tmp_path, max_steps=4)
+    run.fit(module(loss=weights), loader(100))
+    logged = {name: float(run.logged_metrics[f"train/{name}"]) for name in ("pixel", "squared", "colour", "commitment")}
+    expected = sum(getattr(weights, name) * value for name, value in logged.items())
+    assert float(run.logged_metrics["train/loss"]) == pytest.approx(expected, rel=1e-5)
+    assert logged["pixel"] ** 2 <= logged["squared"]
 
 
 def test_codebook_use_against_the_definition():
