@@ -69,7 +69,7 @@ class VQGANModule(LightningModule):
         start_from: str | None = None,
         add_decoder_blocks: tuple[int, ...] | None = None,
         train_only: Literal["all", "decoder"] = "all",
-        loss: LossWeights = LossWeights(),
+        loss: LossWeights = LossWeights(),  # noqa: B008 - frozen
         lr: float = 2e-3,
         weight_decay: float = 0.01,
         warmup_steps: int = 50,
