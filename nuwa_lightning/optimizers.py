@@ -1,6 +1,6 @@
 """Muon for layer matrices with AdamW for the rest, in one optimizer.
 
-``torch.optim.Muon`` orthogonalises in bfloat16, which on a CPU without bfloat16 units takes five times as long as
+``torch.optim.Muon`` orthogonalises in bfloat16, which on a CPU without bfloat16 units takes over three times as long as
 float32; and one optimizer instead of two keeps Lightning's ``global_step`` and schedulers what they say they are.
 """
 
