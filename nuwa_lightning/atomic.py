@@ -6,8 +6,10 @@ The same folder is used on purpose, since a rename across file systems is a copy
 
 from __future__ import annotations
 
+import glob
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -31,6 +33,66 @@ def _beside(path: Path, kind: str) -> Path:
     return path.with_name(f".{path.stem[:80]}.{secrets.token_hex(4)}.{kind}{path.suffix}")
 
 
+class PartialFile:
+    """A file under a hidden name in the folder of its target, until it is complete.
+
+    For files that take long to make: unlike the block of :func:`atomic_write`, the partial file may outlive its process
+    and be taken up by another one. Everything else that belongs to it may lie beside it under :meth:`beside`.
+
+    Args:
+        path: the target; a symbolic link is followed, not replaced.
+        name: name of the partial file of an earlier process, to go on with it; None makes a new, empty one.
+
+    Raises:
+        FileNotFoundError: if ``name`` is not there.
+        ValueError: if ``name`` is no name that this class gives.
+        OSError: if the folder is missing or cannot be written to.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, name: str | None = None) -> None:
+        self.target = Path(os.path.realpath(path))
+        self._accompanied = name is not None
+        if name is None:
+            self.path = _beside(self.target, "partial")
+            # 0o666 lets the umask decide, as for any file that the user makes (mkstemp would leave it private).
+            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            return
+        if not re.fullmatch(re.escape(f".{self.target.stem[:80]}.") + r"[0-9a-f]{8}\.partial\.?[^/]*", name):
+            raise ValueError(f"{name!r} is no partial file of {self.target}")
+        self.path = self.target.with_name(name)
+        if not self.path.is_file():
+            raise FileNotFoundError(2, "the unfinished file is gone", str(self.path))
+
+    def beside(self, kind: str) -> Path:
+        """Return the name of another file that belongs to this one; :meth:`abandon` removes it, too."""
+        self._accompanied = True
+        self._accompanied = True
+        return self.path.with_name(f"{self.path.name}.{kind}")
+
+    def complete(self) -> None:
+        """Force the file to the disk and give it its name, then remove what lies :meth:`beside` it."""
+        fsync_path(self.path)
+        os.replace(self.path, self.target)
+        fsync_path(self.target.parent)
+        self._remove_others()
+
+    def abandon(self) -> None:
+        """Remove the file and what lies beside it."""
+        self.path.unlink(missing_ok=True)
+        self._remove_others()
+
+    def _remove_others(self) -> None:
+        if not self._accompanied:  # spare small files the search through a large folder
+            return
+        if not self._accompanied:  # spare small files the search through a large folder
+            return
+        for found in self.path.parent.glob(glob.escape(f"{self.path.name}.") + "*"):
+            if found.is_dir() and not found.is_symlink():
+                shutil.rmtree(found, ignore_errors=True)
+            else:
+                found.unlink(missing_ok=True)
+
+
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield an empty temporary file in the folder of ``path`` that replaces ``path`` when the block ends well.
@@ -49,18 +111,13 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         OSError: if the folder is missing or cannot be written to.
     """
-    target = Path(os.path.realpath(path))
-    partial = _beside(target, "partial")
-    # 0o666 lets the umask decide, as for any file that the user makes (mkstemp would leave it private).
-    os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    file = PartialFile(path)
     try:
-        yield partial
-        fsync_path(partial)
-        os.replace(partial, target)
+        yield file.path
+        file.complete()
     except BaseException:
-        partial.unlink(missing_ok=True)
+        file.abandon()
         raise
-    fsync_path(target.parent)
 
 
 @contextmanager

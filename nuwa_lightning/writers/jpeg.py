@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from nuwa_lightning.writers.base import CanvasWriter, Pixels, ScratchRaster
 
@@ -25,15 +27,20 @@ class JpegWriter(CanvasWriter):
         """The longest side in pixels that the format can hold."""
         return 65535
 
-    def _begin(self, partial: Path, description: str) -> None:
+    def _begin(self, partial: Path, description: str, state: Mapping[str, Any] | None) -> None:
         if len(description) > _LONGEST_COMMENT:
             raise ValueError(f"metadata of {len(description)} bytes: a JPEG comment holds {_LONGEST_COMMENT}")
         self._partial = partial
         self._description = description
-        self._scratch = ScratchRaster(partial.parent, self.width, self.height)
+        scratch = self._file.beside("scratch")
+        self._scratch = ScratchRaster(scratch, self.width, self.height, found=state is not None)
 
     def _put(self, pixels_YX3: Pixels, y: int, x: int) -> None:
         self._scratch.put(pixels_YX3, y, x)
+
+    def _own_state(self) -> Mapping[str, Any]:
+        self._scratch.force()
+        return {}
 
     def _finish(self) -> None:
         from PIL import Image

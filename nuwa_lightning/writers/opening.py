@@ -42,11 +42,13 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool = False, optio
 
 def open_writer(
     path: str | os.PathLike[str],
-    width: int,
-    height: int,
+    width: int | None,
+    height: int | None,
     *,
     metadata: Mapping[str, Any] | None = None,
     overwrite: bool = False,
+    keep: bool = False,
+    state: Mapping[str, Any] | None = None,
     option: str = "--output",
 ) -> CanvasWriter:
     """Open the writer that the suffix of ``path`` names.
@@ -63,14 +65,16 @@ def open_writer(
 
     Args:
         path: the file to make.
-        width: pixels along x.
-        height: pixels along y.
+        width: pixels along x; None is endless.
+        height: pixels along y; None is endless.
         metadata: how the picture was made; anything that JSON can hold.
         overwrite: replace a file that is there.
+        keep: leave the unfinished file for a later writer with ``state`` when an error ends the ``with`` block.
+        state: what the writer's ``state()`` returned in an earlier run: go on from there.
         option: the option to name in an error.
 
     Raises:
         UsageError: as :func:`check_output`, and if the size is not one that the format can hold.
     """
     check_output(path, overwrite=overwrite, option=option)
-    return WRITERS[Path(path).suffix.lower()](path, width, height, metadata=metadata)
+    return WRITERS[Path(path).suffix.lower()](path, width, height, metadata=metadata, keep=keep, state=state)

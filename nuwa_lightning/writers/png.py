@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -33,13 +34,18 @@ class PngWriter(CanvasWriter):
         """The longest side in pixels that the format can hold."""
         return 2**31 - 1
 
-    def _begin(self, partial: Path, description: str) -> None:
+    def _begin(self, partial: Path, description: str, state: Mapping[str, Any] | None) -> None:
         self._partial = partial
         self._description = description
-        self._scratch = ScratchRaster(partial.parent, self.width, self.height)
+        scratch = self._file.beside("scratch")
+        self._scratch = ScratchRaster(scratch, self.width, self.height, found=state is not None)
 
     def _put(self, pixels_YX3: Pixels, y: int, x: int) -> None:
         self._scratch.put(pixels_YX3, y, x)
+
+    def _own_state(self) -> Mapping[str, Any]:
+        self._scratch.force()
+        return {}
 
     def _finish(self) -> None:
         with self._partial.open("wb") as file:

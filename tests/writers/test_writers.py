@@ -179,9 +179,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
         ("a.png", (0, 3), "at least 1 pixel"),
     ],
 )
-def test_what_cannot_be_made_is_refused_at_once(
-    tmp_path: Path, name: str, size: tuple[int, int], message: str
-) -> None:
+def test_what_cannot_be_made_is_refused_at_once(tmp_path: Path, name: str, size: tuple[int, int], message: str) -> None:
     (tmp_path / "there.png").touch()
     (tmp_path / "folder.png").mkdir()
     before = sorted(tmp_path.iterdir())
