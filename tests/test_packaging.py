@@ -111,9 +111,7 @@ def test_constraints_pin_every_direct_requirement(repository: Path) -> None:
 
 
 def test_makefile_lists_its_targets(repository: Path) -> None:
-    result = subprocess.run(
-        ["make", "help"], cwd=repository, capture_output=True, text=True, timeout=60, check=True
-    )
+    result = subprocess.run(["make", "help"], cwd=repository, capture_output=True, text=True, timeout=60, check=True)
     for target in ("install", "fit", "test", "lint", "clean"):
         assert f"make {target} " in result.stdout
 

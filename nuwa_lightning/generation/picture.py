@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nuwa_lightning.generation.prompts import Prompts
 from nuwa_lightning.generation.renderer import InfiniteRenderer, RenderedPatch
 from nuwa_lightning.generation.streaming import StreamingDecoder, to_uint8
 from nuwa_lightning.geometry import PatchGrid, PatchIndex
@@ -26,6 +27,7 @@ def sample_tokens(
     *,
     seeds: Sequence[int],
     known: Mapping[PatchIndex, Tensor] | None = None,
+    prompts: Prompts | None = None,
     watch: Watch | None = None,
 ) -> Tensor:
     """Return the tokens of small canvases, one a seed, ``[B, Y, X]``, held in memory.
@@ -35,13 +37,14 @@ def sample_tokens(
         grid: their shape in patches.
         seeds: one for each canvas.
         known: given patches, ``[B, rows, columns]``.
+        prompts: the texts, for a model that reads text.
         watch: called with each finished patch.
     """
     rows, columns = renderer.model.patch_size
     assert grid.y is not None
     assert grid.x is not None
     tokens_BYX = torch.zeros(len(seeds), grid.y * rows, grid.x * columns, dtype=torch.long)
-    for done in renderer.render(grid, seeds=seeds, known=known):
+    for done in renderer.render(grid, seeds=seeds, known=known, prompts=prompts):
         top, left = done.patch.y * rows, done.patch.x * columns
         tokens_BYX[:, top : top + rows, left : left + columns] = done.tokens_BYX
         if watch:
@@ -51,10 +54,15 @@ def sample_tokens(
 
 @torch.inference_mode()
 def sample_pictures(
-    renderer: InfiniteRenderer, tokenizer: Tokenizer, *, grid: PatchGrid, seeds: Sequence[int]
+    renderer: InfiniteRenderer,
+    tokenizer: Tokenizer,
+    *,
+    grid: PatchGrid,
+    seeds: Sequence[int],
+    prompts: Prompts | None = None,
 ) -> list[NDArray[np.uint8]]:
     """Return small pictures, one a seed, uint8 ``[Y, X, 3]``."""
-    tokens_BYX = sample_tokens(renderer, grid, seeds=seeds)
+    tokens_BYX = sample_tokens(renderer, grid, seeds=seeds, prompts=prompts)
     return [to_uint8(tokenizer.decode(tokens_YX[None])[0]) for tokens_YX in tokens_BYX]
 
 
@@ -65,6 +73,7 @@ def stream_picture(
     grid: PatchGrid,
     seed: int,
     known: Mapping[PatchIndex, Tensor] | None = None,
+    prompts: Prompts | None = None,
     watch: Watch | None = None,
     tile: int = 64,
 ) -> Iterator[tuple[int, int, NDArray[np.uint8]]]:
@@ -77,7 +86,7 @@ def stream_picture(
     assert grid.y is not None
     assert grid.x is not None
     decoder = StreamingDecoder(tokenizer, (grid.y * rows, grid.x * columns), tile=tile)
-    for done in renderer.render(grid, seeds=[seed], known=known):
+    for done in renderer.render(grid, seeds=[seed], known=known, prompts=prompts):
         if watch:
             watch(done)
         for piece, pixels in decoder.put(done.tokens_BYX[0], top=done.patch.y * rows, left=done.patch.x * columns):

@@ -1,6 +1,7 @@
 """The global autoregression: walk a plan, write each patch, forget what no later patch can see (paper, Algorithm 2).
 
-Shape legend: B canvases side by side, S steps of a wave, R = S * B rows, N tokens per patch, K codes, W width.
+Shape legend: B canvases side by side, S steps of a wave, R = S * B rows (twice as many under guidance), N tokens per
+patch, K codes, W width.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from nuwa_lightning.context.base import ContextPool
 from nuwa_lightning.direction.base import DirectionController
 from nuwa_lightning.generation.cache import SlotCache
 from nuwa_lightning.generation.layout import near_places, place_tokens, read_tokens, relative, step_tensors
+from nuwa_lightning.generation.prompts import Prompts
 from nuwa_lightning.generation.sampling import Sampling, patch_uniforms
 from nuwa_lightning.geometry import PatchGrid, PatchIndex
 from nuwa_lightning.modules.neighbours import ABSENT
@@ -66,32 +68,41 @@ class InfiniteRenderer:
 
     @torch.inference_mode()
     def render(
-        self, grid: PatchGrid, *, seeds: Sequence[int], known: Mapping[PatchIndex, Tensor] | None = None
+        self,
+        grid: PatchGrid,
+        *,
+        seeds: Sequence[int],
+        known: Mapping[PatchIndex, Tensor] | None = None,
+        prompts: Prompts | None = None,
     ) -> Iterator[RenderedPatch]:
         """Write a canvas (or several of the same grid) patch by patch.
 
         Args:
             grid: the canvas in patches; one axis may be endless.
             seeds: one for each canvas.
-            known: given patches, tokens ``[B, rows, columns]``; they are read first and never changed.
+            known: given patches, tokens ``[B, rows, columns]``; they are read first and never changed. Of a patch that
+                is given in part, what is not is ``ABSENT``, for all canvases alike; it is written around what is given.
+            prompts: the texts, for a model that reads text.
 
         Yields:
             Finished patches, in an order that respects the plan; memory is bounded by the live set.
         """
         known = known or {}
-        plan = self.direction.plan(grid, frozenset(known))
+        whole = frozenset(patch for patch, tokens_BYX in known.items() if not bool((tokens_BYX == ABSENT).any()))
+        plan = self.direction.plan(grid, whole)
         walked = walk(plan, self.pool, grid, token_order=self.token_order)
         B = len(seeds)
         attention = self.model.layer(0).attention
-        shape = (B, self.model.patch_tokens, attention.kv_heads, attention.head_width)
+        copies = B * (prompts.copies if prompts else 1)
+        shape = (copies, self.model.patch_tokens, attention.kv_heads, attention.head_width)
         cache = SlotCache(self.model.depth, shape, like=self.model.begin)
         live: dict[int, tuple[PatchIndex, Tensor]] = {}
-        for wave in waves(walked, max_width=max(1, self.max_rows // B)):
+        for wave in waves(walked, max_width=max(1, self.max_rows // copies)):
             for given in (True, False):
                 steps = [s for s in wave.steps if s.step.known is given]
                 if not steps:
                     continue
-                tokens_SBN = self._write(steps, cache, seeds, known, live)
+                tokens_SBN = self._write(steps, cache, seeds, known, live, prompts)
                 for planned, tokens_BN in zip(steps, tokens_SBN, strict=True):
                     tokens_BYX = place_tokens(
                         tokens_BN, planned.step.view, patch_size=self.model.patch_size, token_order=self.token_order
@@ -109,9 +120,12 @@ class InfiniteRenderer:
         seeds: Sequence[int],
         known: Mapping[PatchIndex, Tensor],
         live: Mapping[int, tuple[PatchIndex, Tensor]],
+        prompts: Prompts | None,
     ) -> Tensor:
         """Write (or, if known, read) independent patches; returns tokens ``[S, B, N]`` in writing order."""
         S, B, N = len(steps), len(seeds), self.model.patch_tokens
+        halves = _Halves(prompts, B)
+        copies = B * halves.count
         device = self.model.begin.device
         keys, values, valid_RC = cache.gather([s.context for s in steps])
         C = valid_RC.shape[1]
@@ -124,39 +138,69 @@ class InfiniteRenderer:
         view_S = torch.tensor([0 if self.token_order == "raster" else s.step.view.index for s in steps])
         rows = RowBatch(
             self.model,
-            view_S.repeat_interleave(B).to(device),
+            view_S.repeat_interleave(copies).to(device),
             context_keys=keys,
             context_values=values,
-            offset_RC=offset_SC.repeat_interleave(B, dim=0).to(device),
-            relative_view_RC=view_SC.repeat_interleave(B, dim=0).to(device),
+            offset_RC=offset_SC.repeat_interleave(copies, dim=0).to(device),
+            relative_view_RC=view_SC.repeat_interleave(copies, dim=0).to(device),
             valid_RC=valid_RC,
+            text=prompts.rows([s.step.patch for s in steps]) if prompts else None,
         )
         near = _Near(steps, live, canvases=B, patch_size=self.model.patch_size, token_order=self.token_order)
         if steps[0].step.known:
             tokens_RN = torch.cat(
                 [read_tokens(known[s.step.patch], s.step.view, token_order=self.token_order) for s in steps]
             ).to(device)
-            rows.advance(self.model.embed_rows(tokens_RN, rows.view_R, near_RNK=near.all(tokens_RN.cpu()).to(device)))
+            near_RNK = near.all(tokens_RN.cpu()).to(device)
+            x_RLW = self.model.embed_rows(halves.both(tokens_RN), rows.view_R, near_RNK=halves.both(near_RNK))
+            rows.advance(x_RLW)
         else:
             uniform_RN = torch.stack([patch_uniforms(seed, s.step.patch, N) for s in steps for seed in seeds])
-            tokens_RN = self._decode(rows, uniform_RN.to(device), near)
+            tokens_RN = self._decode(rows, uniform_RN.to(device), near, halves, self._given(steps, known, B).to(device))
         states = rows.states()
         for s, planned in enumerate(steps):
-            cache.put(planned.number, states.rows(slice(s * B, (s + 1) * B)))
+            cache.put(planned.number, states.rows(slice(s * copies, (s + 1) * copies)))
         return tokens_RN.view(S, B, N).cpu()
 
-    def _decode(self, rows: RowBatch, uniform_RN: Tensor, near: _Near) -> Tensor:
+    def _given(self, steps: Sequence[PlannedStep], known: Mapping[PatchIndex, Tensor], canvases: int) -> Tensor:
+        """Return the tokens ``[R, N]`` of patches that are given in part, in writing order, else ``ABSENT``."""
+        nothing = torch.full((canvases, *self.model.patch_size), ABSENT)
+        return torch.cat(
+            [read_tokens(known.get(s.step.patch, nothing), s.step.view, token_order=self.token_order) for s in steps]
+        )
+
+    def _decode(self, rows: RowBatch, uniform_RN: Tensor, near: _Near, halves: _Halves, given_RN: Tensor) -> Tensor:
         R, N = uniform_RN.shape
         tokens_RN = torch.zeros(R, N, dtype=torch.long, device=uniform_RN.device)
         token_R = tokens_RN[:, 0]
         for n in range(N):
-            near_RK = near.at(n, tokens_RN)
-            x_R1W = rows.advance(self.model.embed_token(token_R, rows.view_R, n, near_RK=near_RK))
-            token_R = self.sampling.draw(self.model.logits(x_R1W[:, 0]), uniform_RN[:, n])
+            near_RK = halves.both(near.at(n, tokens_RN))
+            x_R1W = rows.advance(self.model.embed_token(halves.both(token_R), rows.view_R, n, near_RK=near_RK))
+            drawn_R = self.sampling.draw(halves.one(self.model.logits(x_R1W[:, 0])), uniform_RN[:, n])
+            token_R = torch.where(given_RN[:, n] == ABSENT, drawn_R, given_RN[:, n])
             tokens_RN[:, n] = token_R
         # The last token is an input too: later patches look at its states.
-        rows.advance(self.model.embed_token(token_R, rows.view_R, N, near_RK=None))
+        rows.advance(self.model.embed_token(halves.both(token_R), rows.view_R, N, near_RK=None))
         return tokens_RN
+
+
+class _Halves:
+    """Rows with and without text, side by side in one forward; one half only where there is no guidance."""
+
+    def __init__(self, prompts: Prompts | None, canvases: int) -> None:
+        self._prompts, self._canvases = prompts, canvases
+        self.count = prompts.copies if prompts else 1
+
+    def both(self, rows: Tensor) -> Tensor:
+        """Repeat rows ``[S, B, ...]``, flattened, to ``[S, halves, B, ...]``, flattened."""
+        if self.count == 1:
+            return rows
+        pairs = torch.unflatten(rows, 0, (-1, 1, self._canvases))
+        return pairs.expand(-1, self.count, *pairs.shape[2:]).flatten(0, 2)
+
+    def one(self, logits_RK: Tensor) -> Tensor:
+        """Return one row of scores a canvas."""
+        return self._prompts.guided(logits_RK, canvases=self._canvases) if self._prompts else logits_RK
 
 
 class _Near:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nuwa_lightning.modules.attention import causal_mask
 from nuwa_lightning.modules.patch_transformer import PatchTransformer
+from nuwa_lightning.modules.text_attention import TextStates
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class RowBatch:
         offset_RC: entries of the relative patch embedding.
         relative_view_RC: relative view of each context patch.
         valid_RC: which context places are filled; None = all.
+        text: the text of each row.
     """
 
     def __init__(
@@ -52,8 +54,9 @@ class RowBatch:
         offset_RC: Tensor,
         relative_view_RC: Tensor,
         valid_RC: Tensor | None = None,
+        text: TextStates | None = None,
     ) -> None:
-        self.model = model
+        self.model, self.text = model, text
         self.view_R = view_R
         self.offset_RC, self.relative_view_RC = offset_RC, relative_view_RC
         R, C = offset_RC.shape
@@ -105,7 +108,7 @@ class RowBatch:
                 full = mask if mask is not None else q_RlHD.new_ones(1, 1, new, end, dtype=torch.bool)
                 bias = layer.logit_bias(full, self.offset_RC, self.relative_view_RC, model.patch_tokens)
             mixed = layer.attention.mix(q_RlHD, k_RGSD[:, :, :end], v_RGSD[:, :, :end], bias=bias)
-            x_RlW_ = layer.finish(x_RlW_, mixed)
+            x_RlW_ = layer.finish(x_RlW_, mixed, model.reader(number, self.text))
         self.place += new
         return x_RlW_
 

@@ -7,7 +7,8 @@ S key positions, E code width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +20,7 @@ from nuwa_lightning.geometry import VIEWS, Extent
 from nuwa_lightning.modules.attention import PatchAttention, causal_mask
 from nuwa_lightning.modules.neighbours import NeighbourInput
 from nuwa_lightning.modules.position import AxialPosition, RelativePatchEmbedding
+from nuwa_lightning.modules.text_attention import TextConditioning, TextStates
 
 
 @dataclass(frozen=True)
@@ -151,9 +153,11 @@ class PatchLayer(nn.Module):
         bias = self.logit_bias(mask, offset_RC, view_RC, N)
         return self.attention.mix(q_RLHD, k_RSGD.transpose(1, 2), v_RSGD.transpose(1, 2), bias=bias)
 
-    def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
-        """Add the attention branch and run the feed-forward branch."""
+    def finish(self, x: Tensor, mixed: Tensor, read: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Add the attention branch, let ``read`` add that of the text if there is one, run the feed-forward branch."""
         x = x + self.scale_attention * mixed
+        if read is not None:
+            x = read(x)
         out: Tensor = x + self.scale_feed_forward * self.feed_forward(self.norm_feed_forward(x))
         return out
 
@@ -169,6 +173,7 @@ class PatchTransformer(nn.Module):
         patch_size: tokens of a patch, rows and columns.
         embedding_extent: offsets ``(t, y, x)`` that get an embedding of their own: the pool's ``embedding_extent``.
         size: everything else.
+        text_width: width of a text token; 0 is a model without text.
 
     Raises:
         ValueError: if sizes do not divide.
@@ -184,6 +189,7 @@ class PatchTransformer(nn.Module):
         patch_size: tuple[int, int] = (8, 8),
         embedding_extent: Extent = (0, 2, 2),
         size: TransformerSize = TransformerSize(),
+        text_width: int = 0,
     ) -> None:
         super().__init__()
         width = size.width
@@ -202,6 +208,19 @@ class PatchTransformer(nn.Module):
         # A point among the code vectors: codes that look alike get likely together; the head alone learns them singly.
         self.code_head = nn.Linear(width, code_dim, bias=False)
         nn.init.zeros_(self.head.weight)
+        # Last, so that everything before it draws the same random numbers with and without it.
+        self.text = (
+            TextConditioning(
+                text_width,
+                width,
+                depth=size.depth,
+                heads=size.heads,
+                layer_scale=size.layer_scale,
+                dropout=size.dropout,
+            )
+            if text_width
+            else None
+        )
 
     @property
     def patch_tokens(self) -> int:
@@ -218,6 +237,23 @@ class PatchTransformer(nn.Module):
         layer = self.layers[number]
         assert isinstance(layer, PatchLayer)
         return layer
+
+    @property
+    def text_width(self) -> int:
+        """Width of a text token, 0 without text."""
+        return 0 if self.text is None else self.text.text_width
+
+    def reader(self, number: int, text: TextStates | None) -> Callable[[Tensor], Tensor] | None:
+        """Return what adds the text branch of layer ``number``, or None in a model without text.
+
+        Raises:
+            ValueError: if only one of model and input has text.
+        """
+        if (self.text is None) != (text is None):
+            raise ValueError("a model with text needs text states (of no text, if need be), one without takes none")
+        if self.text is None or text is None:
+            return None
+        return functools.partial(self.text.layer(number).read, states=text, layer=number)
 
     def set_codes(self, codes_KE: Tensor) -> None:
         """Take the frozen code vectors of the tokenizer, whitened: their differences count, not what they share.
@@ -274,6 +310,7 @@ class PatchTransformer(nn.Module):
         *,
         near_BPNK: Tensor,
         groups: Sequence[ContextGroup],
+        text: TextStates | None = None,
         detach_context: bool = False,
     ) -> Tensor:
         """Score every token of every patch at once (``optimize: joint``; teacher forcing).
@@ -283,6 +320,7 @@ class PatchTransformer(nn.Module):
             view_BP: index of each step's view.
             near_BPNK: neighbours of each token.
             groups: which steps see which, from ``ContextTable``.
+            text: the text of each sample.
             detach_context: stop gradients at the states of context patches, as the paper's cache does.
 
         Returns:
@@ -304,7 +342,7 @@ class PatchTransformer(nn.Module):
                 context = attention.keys_values(h_BPLW[:, :, 1:].detach())
             mixed = [self._mix_group(layer, group, (q_BPLHD, k_BPLGD, v_BPLGD), context) for group in groups]
             mixed_BPLW = torch.cat(mixed, dim=1)[:, back_P]
-            x_RLW = layer.finish(x_RLW, mixed_BPLW.flatten(0, 1))
+            x_RLW = layer.finish(x_RLW, mixed_BPLW.flatten(0, 1), self.reader(number, text))
         return self.logits(x_RLW.view(B, P, L, W)[:, :, :-1])
 
     def forward_step(
@@ -316,6 +354,7 @@ class PatchTransformer(nn.Module):
         context: Sequence[Sequence[Tensor]],
         offset_RC: Tensor,
         view_RC: Tensor,
+        text: TextStates | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Score one patch a row, given the cached layer inputs of its context (paper, Algorithm 1).
 
@@ -326,6 +365,7 @@ class PatchTransformer(nn.Module):
             context: for each of C context patches, per layer, its cached normalised layer input ``[R, N, W]``.
             offset_RC: entries of the relative patch embedding.
             view_RC: relative views.
+            text: the text of each row.
 
         Returns:
             Logits ``[R, N, K]``, and what later patches may see of this one, per layer ``[R, N, W]``, detached.
@@ -348,7 +388,7 @@ class PatchTransformer(nn.Module):
                 offset_RC=offset_RC,
                 view_RC=view_RC,
             )
-            x_RLW = layer.finish(x_RLW, mixed)
+            x_RLW = layer.finish(x_RLW, mixed, self.reader(number, text))
         return self.logits(x_RLW[:, :-1]), states
 
     @staticmethod

@@ -161,9 +161,7 @@ def test_crops_are_the_photograph_resized(folders: Folders) -> None:
     np.testing.assert_array_equal(made, crops(photos, count=6, side=100, short_sides=(150, 200), seed=4))
     image = Image.open(photos[0]).convert("RGB")
     whole = np.asarray(image.resize((225, 150), Image.Resampling.LANCZOS)).astype(int)
-    best = min(
-        np.abs(whole[y : y + 100, x : x + 100] - made[0]).mean() for y in range(51) for x in range(126)
-    )
+    best = min(np.abs(whole[y : y + 100, x : x + 100] - made[0]).mean() for y in range(51) for x in range(126))
     assert best < 1.0
 
 

@@ -1,0 +1,61 @@
+"""Which text each patch of a canvas reads, and how strongly it pulls (classifier-free guidance).
+
+Shape legend: B canvases side by side, S steps of a wave, K codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nuwa_lightning.errors import UsageError
+from nuwa_lightning.geometry import PatchIndex
+from nuwa_lightning.modules.text_attention import TextStates
+
+Chooser = Callable[[PatchIndex], Sequence[int]]
+"""Says for each of B canvases which text the patch reads: its number among the texts, 0 for none."""
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The texts of some canvases.
+
+    Args:
+        texts: the states of "no text" first, then of every text there is.
+        choose: which text a patch reads.
+        guidance: 1 follows the text as trained, more exaggerates what it changes, 0 ignores it.
+
+    Raises:
+        UsageError: if the guidance is no number from 0 up.
+    """
+
+    texts: TextStates
+    choose: Chooser
+    guidance: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.guidance < float("inf"):
+            raise UsageError("--guidance", self.guidance, "give a number from 0 up; 1 is as trained, 2 to 5 is usual")
+
+    @property
+    def copies(self) -> int:
+        """How many rows a canvas takes: with and without its text in one forward, where that differs."""
+        return 1 if self.guidance == 1 else 2
+
+    def rows(self, patches: Sequence[PatchIndex]) -> TextStates:
+        """Return the states for rows ``[S, copies, B]``, flattened: the halves with text before those without."""
+        numbers: list[int] = []
+        for patch in patches:
+            chosen = list(self.choose(patch))
+            numbers += chosen if self.copies == 1 else [*chosen, *(0 for _ in chosen)]
+        return self.texts.rows(torch.tensor(numbers))
+
+    def guided(self, logits_RK: Tensor, *, canvases: int) -> Tensor:
+        """Return the scores ``[S * B, K]`` of rows ``[S, copies, B]``, pulled away from those without text."""
+        if self.copies == 1:
+            return logits_RK
+        with_SBK, without_SBK = torch.unflatten(logits_RK, 0, (-1, 2, canvases)).unbind(dim=1)
+        return torch.lerp(without_SBK, with_SBK, self.guidance).flatten(0, 1)
