@@ -1,10 +1,10 @@
-"""Tiled BigTIFF (TIFF 6.0, BigTIFF design by Aware Systems): each rectangle goes straight to its place in the file."""
+"""Tiled BigTIFF with a pyramid (TIFF 6.0, BigTIFF design by Aware Systems): each rectangle goes to its own place."""
 
 from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -12,21 +12,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nuwa_lightning.writers.base import CanvasWriter, Pixels, write_all, write_rows
+from nuwa_lightning.writers.pyramid import cut, grow, level_count, level_size, write_through
+from nuwa_lightning.writers.slabs import SlabLayout
 
 TILE = 256
 _TILE_BYTES = 3 * TILE * TILE
-_ALIGNMENT = 4096
+_FIRST_TILE = 4096
 # Field types: code and size in bytes.
 _ASCII, _SHORT, _LONG, _LONG8 = (2, 1), (3, 2), (4, 4), (16, 8)
+_REDUCED = 1
+"""NewSubfileType of a page that is a smaller copy of the first."""
 
 
 class TiffWriter(CanvasWriter):
-    """Writes uncompressed BigTIFF in tiles of 256 pixels, for canvases of any size.
+    """Writes uncompressed BigTIFF in tiles of 256 pixels, for canvases of any size, endless ones included.
 
-    The header is written by hand, since the tiles must have their places before any pixel is known: the file is laid
-    out in full (sparse, so at no cost), the order does not matter and memory holds one rectangle. On an endless canvas
-    tiles lie in slabs across the endless axis and the directory comes last. ``metadata`` becomes the
-    ``ImageDescription``.
+    The directories are written by hand, since the tiles must have their places before any pixel is known: the file is
+    sparse until it is written to, the order does not matter, and memory holds one rectangle. Smaller copies of the
+    canvas, each half as large as the one before, are kept up to date on the way; they are further pages, marked as
+    reduced. ``metadata`` becomes the ``ImageDescription`` of the first.
     """
 
     endless = True
@@ -43,91 +47,123 @@ class TiffWriter(CanvasWriter):
 
     def _begin(self, partial: Path, description: str, state: Mapping[str, Any] | None) -> None:
         width, height = self.size
-        self._across = None if width is None else -(-width // TILE)
-        self._down = None if height is None else -(-height // TILE)
-        header, self._first_tile = b"", _ALIGNMENT
-        if width is not None and height is not None:
-            header, self._first_tile = tiff_header(width, height, description)
+        # Slabs lie across the side that may go on; the place of a tile then never depends on how long that gets.
+        self._upright = width is not None and height is None
+        self._extent = (height or 0, width or 0) if state is None else (state["extent"][0], state["extent"][1])
+        breadth = width if self._upright else height
+        assert breadth is not None
+        longest = (height or self.longest_side, width or self.longest_side)
+        self._layout = SlabLayout(breadth, TILE, level_count(longest, TILE))
         # Unbuffered: what a killed process has written is the system's, not lost in a buffer of ours.
         self._tiles: BinaryIO = partial.open("r+b", buffering=0)
         try:
-            if state is None:
-                self._tiles.write(header)
-            if self._across and self._down:
-                self._tiles.truncate(self._first_tile + self._across * self._down * _TILE_BYTES)
+            if None not in self.size:
+                self._tiles.truncate(self._end())
         except OSError:
             self._tiles.close()
             raise
 
-    def _place(self, tile_y: int, tile_x: int) -> int:
-        if self._across is None:
-            assert self._down is not None
-            return self._first_tile + (tile_x * self._down + tile_y) * _TILE_BYTES
-        return self._first_tile + (tile_y * self._across + tile_x) * _TILE_BYTES
-
     def _put(self, pixels_YX3: Pixels, y: int, x: int) -> None:
         rows, columns = pixels_YX3.shape[:2]
+        extent = max(self._extent[0], y + rows), max(self._extent[1], x + columns)
+        if extent != self._extent:
+            grow(self, old=self._extent, new=extent, tile=TILE)
+            self._extent = extent
+        write_through(self, pixels_YX3, y, x, size=extent, levels=level_count(extent, TILE))
+
+    def put(self, level: int, pixels_YXC: Pixels, y: int, x: int) -> None:
+        """Store a rectangle of a level."""
+        for start, part_YXC in self._parts(level, pixels_YXC, y, x):
+            write_rows(self._tiles, np.ascontiguousarray(part_YXC), start=start, stride=3 * TILE)
+
+    def get(self, level: int, y: int, x: int, rows: int, columns: int) -> Pixels:
+        """Return a rectangle of a level."""
+        out_YXC = np.zeros((rows, columns, 3), np.uint8)
+        for start, part_YXC in self._parts(level, out_YXC, y, x):
+            for row, row_XC in enumerate(part_YXC):
+                self._tiles.seek(start + 3 * TILE * row)
+                data = self._tiles.read(row_XC.nbytes)  # what lies beyond the end of the file was never written
+                row_XC.reshape(-1)[: len(data)] = np.frombuffer(data, np.uint8)
+        return out_YXC
+
+    def _parts(self, level: int, pixels_YXC: Pixels, y: int, x: int) -> Iterator[tuple[int, Pixels]]:
+        """Yield for each tile that a rectangle touches the first byte in the file and that part of it (a view)."""
+        rows, columns = pixels_YXC.shape[:2]
         for tile_y in range(y // TILE, (y + rows - 1) // TILE + 1):
             top, bottom = max(y, tile_y * TILE), min(y + rows, (tile_y + 1) * TILE)
             for tile_x in range(x // TILE, (x + columns - 1) // TILE + 1):
                 left, right = max(x, tile_x * TILE), min(x + columns, (tile_x + 1) * TILE)
-                part_YX3 = np.ascontiguousarray(pixels_YX3[top - y : bottom - y, left - x : right - x])
+                slab, place = (tile_y, tile_x) if self._upright else (tile_x, tile_y)
                 inside = (top - tile_y * TILE) * TILE + (left - tile_x * TILE)
-                start = self._place(tile_y, tile_x) + 3 * inside
-                write_rows(self._tiles, part_YX3, start=start, stride=3 * TILE)
+                start = _FIRST_TILE + self._layout.slot(level, slab, place) * _TILE_BYTES + 3 * inside
+                yield start, pixels_YXC[top - y : bottom - y, left - x : right - x]
+
+    def _end(self) -> int:
+        length = self.height if self._upright else self.width
+        return _FIRST_TILE + self._layout.total(-(-length // TILE)) * _TILE_BYTES
 
     def _own_state(self) -> Mapping[str, Any]:
-        # Every tile has its place, so writing again what was written since is harmless: nothing to remember.
+        # Every tile has its place, so writing again what was written since is harmless.
         os.fsync(self._tiles.fileno())
-        return {}
+        return {"extent": list(self._extent)}
 
     def _finish(self) -> None:
-        """Write the directory of a canvas that was endless; else every tile is in its place."""
-        if self._across and self._down:
-            return
-        across, down = -(-self.width // TILE), -(-self.height // TILE)
-        end = self._first_tile + across * down * _TILE_BYTES
-        places = [self._place(tile_y, tile_x) for tile_y in range(down) for tile_x in range(across)]
+        size = self.height, self.width
+        if size != self._extent:
+            grow(self, old=self._extent, new=size, tile=TILE)
+            self._trim(size)
+        end = self._end()
         self._tiles.truncate(end)  # cuts off what lies beyond, and fills up what was never written
-        directory = _directory(self.width, self.height, self.description, np.array(places, "<u8"), at=end)
-        write_all(self._tiles, end, memoryview(directory))
-        write_all(self._tiles, 0, memoryview(_file_header(end)))
+        write_all(self._tiles, 0, memoryview(b"II" + struct.pack("<HHHQ", 43, 8, 0, end)))
+        levels = level_count(size, TILE)
+        for level in range(levels):
+            directory = self._directory(level, level_size(size, level), at=end, last=level == levels - 1)
+            write_all(self._tiles, end, memoryview(directory))
+            end += len(directory)
+
+    def _trim(self, size: tuple[int, int]) -> None:
+        """Make the levels true at a new edge, and black beyond it."""
+        levels = level_count(size, TILE)
+        cut(self, old=(max(self._extent[0], size[0]), max(self._extent[1], size[1])), new=size, levels=levels)
+        for level in range(levels):
+            height, width = level_size(size, level)
+            if self._upright and height % TILE:
+                self.put(level, np.zeros((-height % TILE, width, 3), np.uint8), height, 0)
+            elif not self._upright and width % TILE:
+                self.put(level, np.zeros((height, -width % TILE, 3), np.uint8), 0, width)
 
     def _release(self) -> None:
         self._tiles.close()
 
+    def _directory(self, level: int, size: tuple[int, int], *, at: int, last: bool) -> bytes:
+        height, width = size
+        down, across = -(-height // TILE), -(-width // TILE)
+        first_S = self._layout.slots(level, np.arange(down if self._upright else across))
+        slot_YX = first_S[:, None] + np.arange(across) if self._upright else first_S + np.arange(down)[:, None]
+        places = _FIRST_TILE + slot_YX.flatten() * _TILE_BYTES
+        description = self.description if level == 0 else None
+        return directory(width, height, places, at=at, description=description, last=last)
 
-def tiff_header(width: int, height: int, description: str) -> tuple[bytes, int]:
-    """Return all that stands before the first tile, padded, and its length.
+
+def directory(
+    width: int, height: int, places: NDArray[np.int64], *, at: int, description: str | None, last: bool
+) -> bytes:
+    """Return a directory and the values that do not fit into its entries; the next one, if any, comes right after it.
 
     Args:
         width: pixels along x.
         height: pixels along y.
-        description: ASCII text for ``ImageDescription``.
+        places: first byte of each tile, row by row.
+        at: the byte where the directory stands.
+        description: ASCII text of the first page; None for a page that is a reduced copy.
+        last: whether no further directory follows.
     """
-    tiles = -(-width // TILE) * -(-height // TILE)
-    start = len(_file_header(0))
-    # The sizes do not depend on where the tiles begin, so a first pass with zeros finds that out.
-    length = start + len(_directory(width, height, description, np.zeros(tiles, "<u8"), at=start))
-    first_tile = -(-length // _ALIGNMENT) * _ALIGNMENT
-    places = first_tile + np.arange(tiles, dtype="<u8") * np.uint64(_TILE_BYTES)
-    header = _file_header(start) + _directory(width, height, description, places, at=start)
-    return header + bytes(first_tile - length), first_tile
-
-
-def _file_header(directory: int) -> bytes:
-    return b"II" + struct.pack("<HHHQ", 43, 8, 0, directory)
-
-
-def _directory(width: int, height: int, description: str, places: NDArray[np.uint64], *, at: int) -> bytes:
-    """Return the only directory, which stands ``at`` that byte, and the values that do not fit into its entries."""
     fields = [
         (256, _LONG, struct.pack("<I", width)),
         (257, _LONG, struct.pack("<I", height)),
         (258, _SHORT, struct.pack("<3H", 8, 8, 8)),  # bits per sample
         (259, _SHORT, struct.pack("<H", 1)),  # no compression
         (262, _SHORT, struct.pack("<H", 2)),  # RGB
-        (270, _ASCII, description.encode("ascii") + b"\0"),  # image description
         (277, _SHORT, struct.pack("<H", 3)),  # samples per pixel
         (284, _SHORT, struct.pack("<H", 1)),  # interleaved
         (322, _LONG, struct.pack("<I", TILE)),
@@ -135,14 +171,20 @@ def _directory(width: int, height: int, description: str, places: NDArray[np.uin
         (324, _LONG8, places.astype("<u8").tobytes()),
         (325, _LONG, np.full(len(places), _TILE_BYTES, "<u4").tobytes()),
     ]
-    place = at + 8 + 20 * len(fields) + 8
-    entries, values = b"", b""
-    for tag, (code, size), value in fields:
+    if description is None:
+        fields.append((254, _LONG, struct.pack("<I", _REDUCED)))
+    else:
+        fields.append((270, _ASCII, description.encode("ascii") + b"\0"))
+    values_at = at + 8 + 20 * len(fields) + 8
+    entries, values = b"", bytearray()
+    for tag, (code, size), value in sorted(fields):
         if len(value) <= 8:
             inline = value.ljust(8, b"\0")
         else:
-            values += bytes(-(place + len(values)) % 8)
-            inline = struct.pack("<Q", place + len(values))
+            values += bytes(-(values_at + len(values)) % 8)
+            inline = struct.pack("<Q", values_at + len(values))
             values += value
         entries += struct.pack("<HHQ", tag, code, len(value) // size) + inline
-    return struct.pack("<Q", len(fields)) + entries + bytes(8) + values
+    values += bytes(-(values_at + len(values)) % 8)
+    following = 0 if last else values_at + len(values)
+    return struct.pack("<Q", len(fields)) + entries + struct.pack("<Q", following) + bytes(values)
