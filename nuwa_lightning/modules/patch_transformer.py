@@ -138,18 +138,17 @@ class PatchLayer(nn.Module):
 
         Args:
             q_RLHD: queries.
-            k_RLGD: own keys, without embedding.
+            k_RLGD: own keys, placed (:meth:`place_own`).
             v_RLGD: own values.
-            context: keys (without embedding) and values of the context ``[R, C, N, G, D]``.
+            context: keys, placed (:meth:`place_context`), and values of the context ``[R, C, N, G, D]``.
             offset_RC: entries of the relative patch embedding.
             view_RC: relative views.
         """
         ck_RCNGD, cv_RCNGD = context
         L, N = q_RLHD.shape[1], ck_RCNGD.shape[2]
-        ck_RSGD = self.place_context(ck_RCNGD, offset_RC, view_RC).flatten(1, 2)
-        k_RSGD = torch.cat([ck_RSGD, self.place_own(k_RLGD)], dim=1)
+        k_RSGD = torch.cat([ck_RCNGD.flatten(1, 2), k_RLGD], dim=1)
         v_RSGD = torch.cat([cv_RCNGD.flatten(1, 2), v_RLGD], dim=1)
-        mask = causal_mask(L, ck_RSGD.shape[1], device=q_RLHD.device)
+        mask = causal_mask(L, k_RSGD.shape[1] - L, device=q_RLHD.device)
         bias = self.logit_bias(mask, offset_RC, view_RC, N)
         return self.attention.mix(q_RLHD, k_RSGD.transpose(1, 2), v_RSGD.transpose(1, 2), bias=bias)
 
@@ -299,9 +298,11 @@ class PatchTransformer(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         """Return scores over codes ``[..., K]`` of last-layer states ``[..., W]``."""
-        h = self.norm(x)
-        out: Tensor = self.head(h) + self.code_head(h) @ self.codes_KE.T
-        return out
+        return F.linear(self.norm(x), self.head_weight(), self.head.bias)
+
+    def head_weight(self) -> Tensor:
+        """Return both heads as one matrix ``[K, W]``: scores ``[..., K]`` are large, and are made once only."""
+        return torch.addmm(self.head.weight, self.codes_KE, self.code_head.weight)
 
     def forward(
         self,
@@ -327,23 +328,21 @@ class PatchTransformer(nn.Module):
             Logits ``[B, P, N, K]``; the one at n predicts token n.
         """
         B, P, N = tokens_BPN.shape
-        x_RLW = self.embed_rows(tokens_BPN.flatten(0, 1), view_BP.flatten(), near_RNK=near_BPNK.flatten(0, 1))
-        L, W = N + 1, x_RLW.shape[-1]
-        order_P = torch.cat([g.steps_P for g in groups])
-        back_P = torch.argsort(order_P)
+        rows = _Rows.of(groups, samples=B)
+        x_RLW = self.embed_rows(rows.arrange(tokens_BPN), rows.arrange(view_BP), near_RNK=rows.arrange(near_BPNK))
         for number in range(self.depth):
             layer = self.layer(number)
             attention = layer.attention
-            h_BPLW = layer.norm_attention(x_RLW).view(B, P, L, W)
-            q_BPLHD = attention.queries(h_BPLW)
-            k_BPLGD, v_BPLGD = attention.keys_values(h_BPLW)
-            context = k_BPLGD[:, :, 1:], v_BPLGD[:, :, 1:]
+            h_RLW = layer.norm_attention(x_RLW)
+            k_RLGD, v_RLGD = attention.keys_values(h_RLW)
+            seen = k_RLGD[:, 1:], v_RLGD[:, 1:]
             if detach_context:
-                context = attention.keys_values(h_BPLW[:, :, 1:].detach())
-            mixed = [self._mix_group(layer, group, (q_BPLHD, k_BPLGD, v_BPLGD), context) for group in groups]
-            mixed_BPLW = torch.cat(mixed, dim=1)[:, back_P]
-            x_RLW = layer.finish(x_RLW, mixed_BPLW.flatten(0, 1), self.reader(number, text))
-        return self.logits(x_RLW.view(B, P, L, W)[:, :, :-1])
+                seen = attention.keys_values(h_RLW[:, 1:].detach())
+            own = attention.queries(h_RLW), layer.place_own(k_RLGD), v_RLGD
+            read = rows.reader(self.reader(number, text), B)
+            x_RLW = layer.finish(x_RLW, self._mix(layer, rows, own, seen), read)
+        x_BPLW = torch.unflatten(x_RLW, 0, (P, B))[torch.argsort(rows.order_P)].transpose(0, 1)
+        return self.logits(x_BPLW[:, :, :-1])
 
     def forward_step(
         self,
@@ -381,10 +380,13 @@ class PatchTransformer(nn.Module):
                 seen_RCNW = torch.stack([patch[number] for patch in context], dim=1)
             else:
                 seen_RCNW = h_RLW.new_zeros(R, 0, L - 1, W)
+            k_RLGD, v_RLGD = layer.attention.keys_values(h_RLW)
+            ck_RCNGD, cv_RCNGD = layer.attention.keys_values(seen_RCNW)
             mixed = layer.attend(
                 layer.attention.queries(h_RLW),
-                *layer.attention.keys_values(h_RLW),
-                context=layer.attention.keys_values(seen_RCNW),
+                layer.place_own(k_RLGD),
+                v_RLGD,
+                context=(layer.place_context(ck_RCNGD, offset_RC, view_RC), cv_RCNGD),
                 offset_RC=offset_RC,
                 view_RC=view_RC,
             )
@@ -392,25 +394,73 @@ class PatchTransformer(nn.Module):
         return self.logits(x_RLW[:, :-1]), states
 
     @staticmethod
-    def _mix_group(
-        layer: PatchLayer, group: ContextGroup, own: tuple[Tensor, Tensor, Tensor], context: tuple[Tensor, Tensor]
-    ) -> Tensor:
-        q_BPLHD, k_BPLGD, v_BPLGD = own
-        B = len(q_BPLHD)
-        p, C = group.context_PC.shape
-        flat = group.context_PC.flatten()
-        out_RLW = layer.attend(
-            q_BPLHD[:, group.steps_P].flatten(0, 1),
-            k_BPLGD[:, group.steps_P].flatten(0, 1),
-            v_BPLGD[:, group.steps_P].flatten(0, 1),
-            context=(
-                context[0][:, flat].view(B * p, C, *context[0].shape[2:]),
-                context[1][:, flat].view(B * p, C, *context[1].shape[2:]),
-            ),
-            offset_RC=group.offset_PC.repeat(B, 1),
-            view_RC=group.view_PC.repeat(B, 1),
+    def _mix(layer: PatchLayer, rows: _Rows, own: tuple[Tensor, Tensor, Tensor], seen: tuple[Tensor, Tensor]) -> Tensor:
+        """Attend group by group; everything that concerns all groups is done once, for the sake of the backward."""
+        N = seen[0].shape[1]
+        k_MNGD = seen[0].index_select(0, rows.seen_M)
+        k_MNGD = layer.place_context(k_MNGD[:, None], rows.offset_M[:, None], rows.view_M[:, None])[:, 0]
+        v_MNGD = seen[1].index_select(0, rows.seen_M)
+        shapes = rows.shapes
+        parts = zip(
+            shapes,
+            *(x.split([r for r, _ in shapes]) for x in own),
+            *(x.split([r * c for r, c in shapes]) for x in (k_MNGD, v_MNGD, rows.offset_M, rows.view_M)),
+            strict=True,
         )
-        return torch.unflatten(out_RLW, 0, (B, p))
+        mixed = [
+            layer.attend(
+                q_RLHD,
+                k_RLGD,
+                v_RLGD,
+                context=(ck_MNGD.view(r, c, N, *ck_MNGD.shape[2:]), cv_MNGD.view(r, c, N, *cv_MNGD.shape[2:])),
+                offset_RC=offset_M.view(r, c),
+                view_RC=view_M.view(r, c),
+            )
+            for (r, c), q_RLHD, k_RLGD, v_RLGD, ck_MNGD, cv_MNGD, offset_M, view_M in parts
+        ]
+        return torch.cat(mixed)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Every step of every sample, groups one after another, samples of one step side by side: each group is one slice.
+
+    M counts context places: every context patch of every row.
+    """
+
+    order_P: Tensor
+    shapes: list[tuple[int, int]]
+    seen_M: Tensor
+    offset_M: Tensor
+    view_M: Tensor
+
+    @staticmethod
+    def of(groups: Sequence[ContextGroup], *, samples: int) -> _Rows:
+        order_P = torch.cat([g.steps_P for g in groups])
+        row_P = torch.argsort(order_P) * samples
+        each_B = torch.arange(samples, device=order_P.device)[:, None]
+        return _Rows(
+            order_P,
+            [(g.context_PC.shape[0] * samples, g.context_PC.shape[1]) for g in groups],
+            torch.cat([(row_P[g.context_PC][:, None] + each_B).flatten() for g in groups]),
+            torch.cat([g.offset_PC[:, None].expand(-1, samples, -1).flatten() for g in groups]),
+            torch.cat([g.view_PC[:, None].expand(-1, samples, -1).flatten() for g in groups]),
+        )
+
+    @staticmethod
+    def reader(read: Callable[[Tensor], Tensor] | None, samples: int) -> Callable[[Tensor], Tensor] | None:
+        """Return what reads texts of rows whose samples, not steps, lie one after another."""
+        if read is None:
+            return None
+        return lambda x: (
+            torch.unflatten(read(torch.unflatten(x, 0, (-1, samples)).transpose(0, 1).flatten(0, 1)), 0, (samples, -1))
+            .transpose(0, 1)
+            .flatten(0, 1)
+        )
+
+    def arrange(self, x_BP: Tensor) -> Tensor:
+        """Return ``[B, P, ...]`` as rows ``[R, ...]``."""
+        return x_BP[:, self.order_P].transpose(0, 1).flatten(0, 1)
 
 
 def whitened(codes_KE: Tensor) -> Tensor:
