@@ -12,12 +12,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from nuwa_lightning.commands import outpaint
 from nuwa_lightning.errors import UsageError
 
+TASKS = ("unconditional", "outpaint")
+_SIZE = "1024x512"
 _EPILOG = """\
 examples
   python -m nuwa_lightning generate --checkpoint runs/landscape --size 4096x512 --seed 0 --output panorama.png
   python -m nuwa_lightning generate --checkpoint runs/landscape --size 16384x1024 --output wide.tif
+  python -m nuwa_lightning generate --checkpoint runs/landscape --image in.jpg --expand left=512,down=256
 The suffix picks the format: .png, .jpg, .tif (tiled BigTIFF, for anything large). Equal commands make equal pictures.
 """
 
@@ -48,10 +52,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--checkpoint", required=True, metavar="RUN", help="run folder of stage 2 (holds model/ and tokenizer/)"
     )
-    p.add_argument("--task", default="unconditional", metavar="TASK", help="unconditional (others need another model)")
-    p.add_argument(
-        "--size", default="1024x512", metavar="WxH", help="width and height in pixels (default: %(default)s)"
-    )
+    p.add_argument("--task", metavar="TASK", help=f"one of {', '.join(TASKS)} (default: by the other options)")
+    p.add_argument("--size", metavar="WxH", help=f"width and height in pixels (default: {_SIZE})")
     p.add_argument("--seed", type=int, default=0, help="equal seeds make equal pictures (default: %(default)s)")
     p.add_argument("--output", default="picture.png", metavar="FILE", help=".png, .jpg or .tif (default: %(default)s)")
     p.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
@@ -75,6 +77,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="CLASS",
         help="your pool or direction that the model was trained with, such as my_pools.MyPool; may be repeated",
     )
+    outpaint.add_options(p)
     return p
 
 
@@ -112,9 +115,8 @@ def parse_size(text: str) -> tuple[int, int]:
 def generate(arguments: Sequence[str]) -> int:
     """Run ``generate``; returns the exit status."""
     options = parser().parse_args(arguments)
-    width, height = parse_size(options.size)
-    if options.task != "unconditional":
-        raise UsageError("--task", options.task, "this version makes unconditional pictures: leave it out")
+    task = _task(options)
+    width, height = parse_size(options.size or _SIZE)
     output = Path(options.output)
     _check_output(output, overwrite=options.overwrite)
 
@@ -145,12 +147,17 @@ def generate(arguments: Sequence[str]) -> int:
     sampling = Sampling(options.temperature, options.top_k, options.top_p)
     rows, columns = (n * tokenizer.factor for n in generator.model.patch_size)
     grid = PatchGrid(1, -(-height // rows), -(-width // columns))
+    given, origin = None, (0, 0)
+    if task == "outpaint":
+        given = outpaint.given_picture(options, tokenizer, generator.model.patch_size)
+        (height, width), grid, origin = given.size, given.grid, given.origin
     renderer = InfiniteRenderer(
         generator.model, generator.pool, generator.direction, generator.token_order, sampling, options.max_rows
     )
     metadata = {
         "program": "nuwa_lightning",
-        "task": options.task,
+        "task": task,
+        **outpaint.describe(options),
         "size": [width, height],
         "seed": options.seed,
         "temperature": options.temperature,
@@ -165,13 +172,31 @@ def generate(arguments: Sequence[str]) -> int:
         open_writer(output, width, height, metadata=metadata, overwrite=options.overwrite) as writer,
         _Bar(grid.size, width * height / 1e6) as bar,
     ):
-        for y, x, pixels in stream_picture(renderer, tokenizer, grid=grid, seed=options.seed, watch=bar.update):
-            kept = pixels[: max(0, height - y), : max(0, width - x)]
+        known = given.known if given else None
+        for y, x, pixels in stream_picture(
+            renderer, tokenizer, grid=grid, seed=options.seed, known=known, finish=given, watch=bar.update
+        ):
+            top, left = y - origin[0], x - origin[1]
+            kept = pixels[max(0, -top) : max(0, height - top), max(0, -left) : max(0, width - left)]
             if kept.size:
-                writer.write(kept, y=y, x=x)
+                writer.write(kept, y=max(0, top), x=max(0, left))
     seconds = time.monotonic() - started
     sys.stderr.write(f"{output}: {width}x{height} pixels, {grid.size} patches, {seconds:.1f} s\n")
     return 0
+
+
+def _task(options: Any) -> str:
+    """Return the task that is asked for, by name or by the other options, and refuse options that belong to another."""
+    outpaint.check_options(options)
+    if options.task is not None and options.task not in TASKS:
+        near = difflib.get_close_matches(options.task, TASKS, n=1, cutoff=0.5)
+        raise UsageError("--task", options.task, f"did you mean {near[0]}?" if near else f"choose {', '.join(TASKS)}")
+    task: str = options.task or ("outpaint" if options.image is not None else "unconditional")
+    if task == "outpaint" and options.image is None:
+        raise UsageError("--task", task, "it needs a picture: --image FILE")
+    if task == "unconditional" and options.image is not None:
+        raise UsageError("--task", task, "it goes on from no picture: leave --image out, or use --task outpaint")
+    return task
 
 
 def _check_output(output: Path, *, overwrite: bool) -> None:

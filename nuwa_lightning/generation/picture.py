@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nuwa_lightning.generation.prompts import Prompts
 from nuwa_lightning.generation.renderer import InfiniteRenderer, RenderedPatch
-from nuwa_lightning.generation.streaming import StreamingDecoder, to_uint8
+from nuwa_lightning.generation.streaming import Finish, StreamingDecoder, to_uint8
 from nuwa_lightning.geometry import PatchGrid, PatchIndex
 from nuwa_lightning.tokenizers.base import Tokenizer
 
@@ -74,6 +74,7 @@ def stream_picture(
     seed: int,
     known: Mapping[PatchIndex, Tensor] | None = None,
     prompts: Prompts | None = None,
+    finish: Finish | None = None,
     watch: Watch | None = None,
     tile: int = 64,
 ) -> Iterator[tuple[int, int, NDArray[np.uint8]]]:
@@ -85,7 +86,7 @@ def stream_picture(
     rows, columns = renderer.model.patch_size
     assert grid.y is not None
     assert grid.x is not None
-    decoder = StreamingDecoder(tokenizer, (grid.y * rows, grid.x * columns), tile=tile)
+    decoder = StreamingDecoder(tokenizer, (grid.y * rows, grid.x * columns), tile=tile, finish=finish)
     for done in renderer.render(grid, seeds=[seed], known=known, prompts=prompts):
         if watch:
             watch(done)

@@ -1,0 +1,133 @@
+"""``generate --image``: a picture on a larger canvas, or with holes written anew."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nuwa_lightning.errors import UsageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from nuwa_lightning.generation.given import Expansion, GivenPicture
+    from nuwa_lightning.tokenizers.base import Tokenizer
+
+SIDES = ("left", "right", "up", "down")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of outpainting."""
+    group = parser.add_argument_group("a given picture (task outpaint)")
+    group.add_argument("--image", metavar="FILE", help="the picture to go on from; its pixels stay as they are")
+    group.add_argument(
+        "--expand", metavar="SIDES", help="pixels more on each side, such as left=512,right=512,up=0,down=256"
+    )
+    group.add_argument(
+        "--mask", metavar="FILE", help="a picture of the same size, white where the given one is to be written anew"
+    )
+    group.add_argument(
+        "--blend",
+        type=int,
+        default=16,
+        metavar="PIXELS",
+        help="how far beyond the border what is written takes on the given picture's sharpness; given pixels never"
+        " change (default: %(default)s)",
+    )
+
+
+def parse_expansion(text: str) -> Expansion:
+    """Return what ``left=512,right=512,up=0,down=256``, in part or whole and in any order, says.
+
+    Raises:
+        UsageError: if it says something else.
+    """
+    from nuwa_lightning.generation.given import Expansion
+
+    found: dict[str, int] = {}
+    for part in text.split(","):
+        pair = re.fullmatch(r"\s*(\w+)\s*=\s*(\d{1,9})\s*", part)
+        if not pair or pair[1] not in SIDES or pair[1] in found:
+            cure = f"write pixels for {', '.join(SIDES)}, each at most once, such as left=512,down=256"
+            raise UsageError("--expand", text, cure)
+        found[pair[1]] = int(pair[2])
+    return Expansion(**found)
+
+
+def check_options(options: Any) -> None:
+    """Refuse options that do not go together, before anything is loaded.
+
+    Raises:
+        UsageError: naming the one that is missing or too much.
+    """
+    if options.image is None:
+        for name in ("expand", "mask"):
+            if getattr(options, name) is not None:
+                raise UsageError(f"--{name}", getattr(options, name), "there is no picture: name one, --image FILE")
+        return
+    if options.size is not None:
+        raise UsageError("--size", options.size, "the size follows from the picture: say how much larger, --expand")
+    if options.expand is None and options.mask is None:
+        raise UsageError("--image", options.image, "nothing to expand: add --expand left=512,right=512 or --mask FILE")
+    if options.blend < 0:
+        raise UsageError("--blend", options.blend, "give a number of pixels from 0 up")
+    if options.expand is not None:
+        parse_expansion(options.expand)
+
+
+def given_picture(options: Any, tokenizer: Tokenizer, patch_size: tuple[int, int]) -> GivenPicture:
+    """Read the picture that the options name, and lay it on its canvas.
+
+    Raises:
+        UsageError: if it or its mask cannot be read, does not fit, or leaves nothing to do.
+    """
+    from nuwa_lightning.generation.given import Expansion, GivenPicture
+
+    picture_YX3 = _read(options.image, "--image")
+    height, width = picture_YX3.shape[:2]
+    rows, columns = (cells * tokenizer.factor for cells in patch_size)
+    if height < rows or width < columns:
+        cure = f"is {width}x{height}, smaller than one patch of {columns}x{rows} pixels: enlarge it"
+        raise UsageError("--image", options.image, cure)
+    holes_YX = None
+    if options.mask is not None:
+        mask_YX3 = _read(options.mask, "--mask")
+        if mask_YX3.shape != picture_YX3.shape:
+            cure = f"is {mask_YX3.shape[1]}x{mask_YX3.shape[0]}, the picture {width}x{height}: make them the same size"
+            raise UsageError("--mask", options.mask, cure)
+        holes_YX = mask_YX3.max(axis=2) >= 128
+        if holes_YX.all():
+            raise UsageError("--mask", options.mask, "is white all over, nothing is given: leave --image out")
+    expansion = Expansion() if options.expand is None else parse_expansion(options.expand)
+    if not any(getattr(expansion, side) for side in SIDES) and (holes_YX is None or not holes_YX.any()):
+        option, value = ("--expand", options.expand) if options.mask is None else ("--mask", options.mask)
+        raise UsageError(option, value, "nothing to expand: give a side some pixels, or a mask that is white somewhere")
+    return GivenPicture(
+        picture_YX3,
+        holes_YX=holes_YX,
+        expansion=expansion,
+        tokenizer=tokenizer,
+        patch_size=patch_size,
+        blend=options.blend,
+    )
+
+
+def _read(path: str, option: str) -> NDArray[np.uint8]:
+    from nuwa_lightning.data.reading import ImageReadError, read_image
+
+    try:
+        return np.asarray(read_image(path))
+    except ImageReadError as error:
+        raise UsageError(option, path, f"{error.reason}: name a picture that can be read") from None
+
+
+def describe(options: Any) -> dict[str, object]:
+    """Return what a file's metadata should say about the given picture."""
+    if options.image is None:
+        return {}
+    said = {"image": Path(options.image).name, "expand": options.expand, "blend": options.blend}
+    return said if options.mask is None else {**said, "mask": Path(options.mask).name}

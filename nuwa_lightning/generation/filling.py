@@ -1,0 +1,77 @@
+"""Values where there are none: carried on smoothly from where there are (ours). NumPy only."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Values = NDArray[np.float32]
+
+
+def filled(values_YXC: Values, known_YX: NDArray[np.bool_]) -> Values:
+    """Return ``values_YXC`` with what is not known filled in from what is nearest: fine near it, smooth far from it.
+
+    Averages over ever larger squares, then back from the largest: each size fills what the smaller ones left open.
+    Known values stay as they are; without any, all is 0.
+
+    Example:
+        >>> row = np.array([[[8.0], [0.0], [0.0], [0.0]]], dtype=np.float32)
+        >>> filled(row, np.array([[True, False, False, False]]))[0, :, 0].tolist()
+        [8.0, 8.0, 8.0, 8.0]
+    """
+    known_YX1 = known_YX[..., None]
+    if known_YX.all():
+        return values_YXC.copy()
+    values_YXC = np.where(known_YX1, values_YXC, np.float32(0))
+    height, width = known_YX.shape
+    if max(height, width) == 1:
+        return values_YXC
+    counts_YX1 = _quartered(known_YX1.astype(np.float32))
+    means_YXC = (_quartered(values_YXC) / np.maximum(counts_YX1, 1)).astype(np.float32)
+    coarse_YXC = filled(means_YXC, counts_YX1[..., 0] > 0)
+    grown_YXC = coarse_YXC.repeat(2, axis=0).repeat(2, axis=1)
+    return np.where(known_YX1, values_YXC, blurred(grown_YXC, 1)[:height, :width])
+
+
+def carried_on(values_YXC: Values, known_YX: NDArray[np.bool_], reach: int) -> Values:
+    """Return known values carried on to what is not known, fading to 0 at ``reach`` pixels.
+
+    A mean of what is known, the nearer the heavier. What it gives for a pixel depends on those at most ``reach`` away
+    and on nothing else, so that it can be worked out piece by piece.
+    """
+    weight_YX1 = known_YX[..., None].astype(np.float32)
+    both_YXD = np.concatenate([np.where(known_YX[..., None], values_YXC, np.float32(0)), weight_YX1], axis=2)
+    total_YXD = np.zeros_like(both_YXD)
+    radius = 1
+    while radius <= reach:
+        # Means over squares of doubling size: together a weight that falls with the fourth power of the distance.
+        total_YXD += blurred(both_YXD, radius, beyond=0) / np.float32(4 * radius * radius)
+        radius *= 2
+    near_YXC = total_YXD[..., :-1] / np.maximum(total_YXD[..., -1:], np.float32(1e-12))
+    # Half of the pixels around one at a straight border are known, none around one that is ``reach`` away.
+    fade_YX1 = np.minimum(1, 2 * blurred(weight_YX1, reach, beyond=0))
+    return np.where(known_YX[..., None], values_YXC, near_YXC * fade_YX1)
+
+
+def blurred(values_YXC: Values, radius: int, *, beyond: float | None = None) -> Values:
+    """Return the means over squares of ``2 * radius + 1``; outside are the outermost values, or ``beyond``."""
+    out = values_YXC
+    size = 2 * radius + 1
+    for axis in (0, 1):
+        pad = [(0, 0)] * out.ndim
+        # One more in front: the sum over a square is the difference of two running sums.
+        pad[axis] = (radius + 1, radius)
+        padded = np.pad(out, pad, mode="edge") if beyond is None else np.pad(out, pad, constant_values=beyond)
+        sums = np.cumsum(padded, axis=axis, dtype=np.float64)
+        length = out.shape[axis]
+        ahead = np.take(sums, range(size, size + length), axis=axis)
+        out = ((ahead - np.take(sums, range(length), axis=axis)) / size).astype(np.float32)
+    return out
+
+
+def _quartered(values_YXC: Values) -> Values:
+    """Return the sums over squares of 2 x 2; a side of odd length gets zeros."""
+    height, width, channels = values_YXC.shape
+    even = np.pad(values_YXC, ((0, height % 2), (0, width % 2), (0, 0)))
+    out: Values = even.reshape(even.shape[0] // 2, 2, even.shape[1] // 2, 2, channels).sum(axis=(1, 3))
+    return out

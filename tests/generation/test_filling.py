@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nuwa_lightning.generation.filling import blurred, carried_on, filled
+
+
+def brute_blur(values: np.ndarray, radius: int, beyond: float | None) -> np.ndarray:
+    pads = [(radius, radius), (radius, radius), (0, 0)]
+    wide = np.pad(values, pads, mode="edge") if beyond is None else np.pad(values, pads, constant_values=beyond)
+    size = 2 * radius + 1
+    height, width = values.shape[:2]
+    rows = [[wide[y : y + size, x : x + size].mean((0, 1)) for x in range(width)] for y in range(height)]
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("beyond", [None, 0.0])
+@given(st.integers(1, 6), st.integers(1, 6), st.integers(0, 4))
+def test_blur_equals_a_mean_over_squares(beyond: float | None, height: int, width: int, radius: int) -> None:
+    values = np.random.default_rng(height * 7 + width).normal(size=(height, width, 2)).astype(np.float32)
+    np.testing.assert_allclose(blurred(values, radius, beyond=beyond), brute_blur(values, radius, beyond), atol=1e-5)
+
+
+@given(st.integers(1, 17), st.integers(1, 17), st.integers(0, 99))
+def test_filling_keeps_what_is_known_and_stays_within_it(height: int, width: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    values = random.normal(size=(height, width, 3)).astype(np.float32)
+    known = random.random((height, width)) < 0.3
+    out = filled(values, known)
+    assert np.array_equal(out[known], values[known])
+    if known.any():
+        assert out.min() >= values[known].min() - 1e-5
+        assert out.max() <= values[known].max() + 1e-5
+    else:
+        assert not out.any()
+
+
+def test_filling_carries_two_sides_on_to_where_they_meet() -> None:
+    values = np.zeros((16, 32, 1), np.float32)
+    values[:, 24:] = 9
+    known = np.zeros((16, 32), bool)
+    known[:, :8] = known[:, 24:] = True
+    out = filled(values, known)[8, :, 0]
+    assert out[8] < 1
+    assert out[23] > 8
+    assert (np.diff(out) >= -1e-5).all()
+
+
+def test_carrying_on_fades_and_is_local() -> None:
+    values = np.full((40, 40, 2), 5, np.float32)
+    known = np.zeros((40, 40), bool)
+    known[:, :20] = True
+    out = carried_on(values, known, 8)
+    row = out[20, :, 0]
+    assert (row[:20] == 5).all()
+    assert row[20] > 4
+    assert (np.diff(row[20:28]) < 0).all()
+    assert not row[28:].any()
+    cut = carried_on(values[12:29, 10:], known[12:29, 10:], 8)
+    np.testing.assert_allclose(cut[8], out[20, 10:], atol=1e-5)
