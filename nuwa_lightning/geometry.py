@@ -52,15 +52,29 @@ class PatchOffset(NamedTuple):
 class PatchGrid:
     """The shape of a canvas in patches; ``None`` marks an endless axis.
 
+    Attributes:
+        t: frames.
+        y: rows.
+        x: columns.
+        wrap: the closed axes (ours): ``x``, ``y`` or ``xy``. On a closed axis the first patch follows upon the last, as
+            on a panorama all around (x) or a tile of a pattern (xy).
+
     Raises:
-        ValueError: if an axis is below 1 or more than one axis is endless.
+        ValueError: if an axis is below 1, more than one axis is endless, or ``wrap`` names an axis that cannot be
+            closed.
     """
 
     t: int | None = 1
     y: int | None = 1
     x: int | None = 1
+    wrap: str = ""
 
     def __post_init__(self) -> None:
+        if self.wrap not in ("", "x", "y", "xy"):
+            raise ValueError(f"wrap {self.wrap!r}: choose x, y or xy")
+        for name in self.wrap:
+            if getattr(self, name) is None:
+                raise ValueError(f"wrap {self.wrap!r}: the axis {name} is endless and cannot be closed")
         for name, length in zip("tyx", self.shape, strict=True):
             if length is not None and length < 1:
                 raise ValueError(f"PatchGrid axis {name} is {length}: at least one patch is needed")
@@ -87,6 +101,29 @@ class PatchGrid:
         if self.t is None or self.y is None or self.x is None:
             raise ValueError(f"PatchGrid {self.shape} is endless and has no size")
         return self.t * self.y * self.x
+
+    @property
+    def periods(self) -> tuple[int, int, int]:
+        """After how many patches along ``(t, y, x)`` the canvas begins anew; 0 where it is not closed."""
+        return (0, self.y or 0 if "y" in self.wrap else 0, self.x or 0 if "x" in self.wrap else 0)
+
+    def offset(self, other: PatchIndex, patch: PatchIndex) -> PatchOffset:
+        """Return ``other - patch``, the short way round on a closed axis; of two equal ways the negative one."""
+        if not self.wrap:
+            return other.offset_from(patch)
+        ways = zip(other, patch, self.periods, strict=True)
+        return PatchOffset(*((o - p + n // 2) % n - n // 2 if n else o - p for o, p, n in ways))
+
+    def home(self, patch: PatchIndex) -> PatchIndex:
+        """Return the patch of the grid that ``patch``, which may lie beyond a closed axis, stands for."""
+        return PatchIndex(*(p % n if n else p for p, n in zip(patch, self.periods, strict=True)))
+
+    def unrolled(self) -> PatchGrid:
+        """Return the open grid that repeats this one three times along every closed axis, with itself in the middle."""
+        t, y, x = (
+            n if n is None else n * (3 if period else 1) for n, period in zip(self.shape, self.periods, strict=True)
+        )
+        return PatchGrid(t, y, x)
 
     def __contains__(self, patch: object) -> bool:
         if not isinstance(patch, tuple) or len(patch) != 3:

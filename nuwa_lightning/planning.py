@@ -6,6 +6,7 @@ included.
 
 from __future__ import annotations
 
+import functools
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,8 @@ class PlannedStep(NamedTuple):
         step: patch, view and whether it is known.
         frame: the symmetry under which tokens and offsets of this step are read; the identity for token order raster.
         context: numbers of the steps it sees, ascending.
-        offsets: for each of them its patch minus this patch, in ``frame``, clamped to the pool's embedding extent.
+        places: for each of them its patch minus this patch on the canvas, the short way round on a closed axis.
+        offsets: the same in ``frame``, clamped to the pool's embedding extent.
         relative_views: for each of them the symmetry from its frame to this one (``View.relative_to``); 0 is the same.
         level: 0 without context, else one more than the highest level in the context.
         dropped: numbers of the steps that no later step sees, known once this step is finished; ascending.
@@ -39,6 +41,7 @@ class PlannedStep(NamedTuple):
     step: Step
     frame: View
     context: tuple[int, ...]
+    places: tuple[PatchOffset, ...]
     offsets: tuple[PatchOffset, ...]
     relative_views: tuple[int, ...]
     level: int
@@ -87,21 +90,24 @@ def _replay(plan: Iterable[Step], pool: ContextPool, grid: PatchGrid, *, mirrore
         canvas.add(step.patch, _Done(number, frame, level))
         number_of[step.patch] = number
         dropped = tuple(number_of.pop(patch) for patch in canvas.remove())
+        places = tuple(grid.offset(patch, step.patch) for patch, _ in seen)
         yield PlannedStep(
             number=number,
             step=step,
             frame=frame,
             context=tuple(done.number for _, done in seen),
-            offsets=tuple(framed_offset(patch, step.patch, frame, extent) for patch, _ in seen),
+            places=places,
+            offsets=tuple(framed_offset(place, frame, extent) for place in places),
             relative_views=tuple(done.frame.relative_to(frame) for _, done in seen),
             level=level,
             dropped=dropped,
         )
 
 
-def framed_offset(context: PatchIndex, patch: PatchIndex, frame: View, extent: Extent) -> PatchOffset:
-    """Return ``context - patch`` as seen in ``frame``, clamped to ``extent``."""
-    return frame.offset(context.offset_from(patch)).clamped(extent)
+@functools.lru_cache(maxsize=4096)
+def framed_offset(offset: PatchOffset, frame: View, extent: Extent) -> PatchOffset:
+    """Return ``offset`` as seen in ``frame``, clamped to ``extent``."""
+    return frame.offset(offset).clamped(extent)
 
 
 @final

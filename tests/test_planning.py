@@ -16,7 +16,7 @@ from nuwa_lightning.context import (
 from nuwa_lightning.direction import ArbitraryDirectionController, SpiralDirectionController, Step
 from nuwa_lightning.errors import LawError, UsageError
 from nuwa_lightning.geometry import OMEGA, VIEWS, PatchGrid, PatchIndex
-from nuwa_lightning.planning import ContextTable, framed_offset, walk, waves
+from nuwa_lightning.planning import ContextTable, walk, waves
 from tests.strategies import POOLS, canvases, controllers, pools
 
 
@@ -50,7 +50,7 @@ def test_a_walk_is_the_definition_replayed(canvas, pool, controller):
         assert of.level == level[number]
         assert len(of.offsets) == len(of.relative_views) == len(context)
         for n, offset, relative in zip(context, of.offsets, of.relative_views, strict=True):
-            assert offset == framed_offset(plan[n].patch, step.patch, step.view, pool.embedding_extent)
+            assert offset == step.view.offset(plan[n].patch.offset_from(step.patch)).clamped(pool.embedding_extent)
             assert VIEWS[relative].cell(*plan[n].view.cell(1, 2, 4), 4) == step.view.cell(1, 2, 4)
             assert offset.within(pool.embedding_extent)
             assert offset.t <= 0

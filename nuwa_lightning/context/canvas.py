@@ -18,6 +18,9 @@ class CanvasPool(Generic[Payload]):
     """Select, Add and Remove of the paper on one canvas; the payload of a patch may be anything.
 
     Time and memory depend on the live set, never on the canvas. The law of the strategy is checked on every call.
+
+    A strategy need not know that an axis may be closed: it is asked about the unrolled canvas, where the patches beyond
+    the seam lie beside it.
     """
 
     def __init__(self, pool: ContextPool, grid: PatchGrid) -> None:
@@ -26,6 +29,7 @@ class CanvasPool(Generic[Payload]):
         self._live: dict[PatchIndex, tuple[int, Payload]] = {}
         self._finished = PatchSet(grid)
         self._added = 0
+        self._unrolled = grid.unrolled()
 
     @property
     def live(self) -> list[PatchIndex]:
@@ -45,7 +49,7 @@ class CanvasPool(Generic[Payload]):
         Raises:
             LawError: if the strategy names a patch that is not alive, a patch twice, or a later frame.
         """
-        chosen = list(self.pool.select(patch, self._live.keys()))
+        chosen = self._select(patch)
         if len(set(chosen)) != len(chosen):
             raise self._fault(patch, "select returns each patch once")
         for other in chosen:
@@ -76,7 +80,7 @@ class CanvasPool(Generic[Payload]):
         Raises:
             LawError: if the strategy names a patch that is not alive.
         """
-        gone = set(self.pool.remove(self._live.keys(), self.grid, self.finished))
+        gone = self._remove()
         for patch in gone:
             if patch not in self._live:
                 raise self._fault(patch, "remove returns only patches that are alive")
@@ -84,6 +88,22 @@ class CanvasPool(Generic[Payload]):
         for patch in dropped:
             del self._live[patch]
         return dropped
+
+    def _select(self, patch: PatchIndex) -> list[PatchIndex]:
+        if not self.grid.wrap:
+            return list(self.pool.select(patch, self._live.keys()))
+        middle = patch.shifted(self.grid.periods)
+        images = {middle.shifted(self.grid.offset(other, patch)): other for other in self._live}
+        # What is not alive stays as it is, for the message.
+        return [images.get(other, other) for other in self.pool.select(middle, images.keys())]
+
+    def _remove(self) -> set[PatchIndex]:
+        if not self.grid.wrap:
+            return set(self.pool.remove(self._live.keys(), self.grid, self.finished))
+        images = {patch.shifted(self.grid.periods): patch for patch in self._live}
+        grid, finished = self.grid, self._finished
+        gone = self.pool.remove(images.keys(), self._unrolled, lambda patch: grid.home(patch) in finished)
+        return {images.get(patch, patch) for patch in gone}
 
     def _fault(self, patch: PatchIndex, law: str) -> LawError:
         return LawError("context_pool", f"{self.pool!r} at patch {tuple(patch)}", f"breaks its law: {law}")

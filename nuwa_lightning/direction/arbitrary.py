@@ -29,7 +29,7 @@ class ArbitraryDirectionController(DirectionController):
 
     Args:
         order: the basic order of a canvas on which nothing is known; ``auto`` takes the one whose front is the short
-            side, so that the live set stays small.
+            side, so that the live set stays small, or the open side where one is closed.
         views: the basic orders there are.
         order_weights: how often training draws each of ``views``; by default all alike.
 
@@ -80,8 +80,13 @@ class ArbitraryDirectionController(DirectionController):
         possible = [
             view for _, view in self.training_views if self.order in ("auto", view.name) and view.can_walk(grid)
         ]
-        fronts = {view: grid.x if view.transpose else grid.y for view in possible}
-        return min(possible, key=lambda view: fronts[view] or 0, default=None)
+
+        def cost(view: View) -> tuple[bool, int]:
+            # A run along a closed axis ends beside the beginning of the next: patches could only be written singly.
+            closed, front = ("x" in grid.wrap, grid.x) if view.transpose else ("y" in grid.wrap, grid.y)
+            return closed, front or 0
+
+        return min(possible, key=cost, default=None)
 
 
 def _rings(

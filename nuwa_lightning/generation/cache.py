@@ -49,6 +49,11 @@ class SlotCache:
         for kept, new in zip((*self._keys, *self._values), (*states.keys, *states.values), strict=True):
             kept[slot] = new
 
+    def get(self, number: int) -> PatchStates:
+        """Return the states of a step as they are kept: no copy, so only until the step is dropped."""
+        slot = self._slot[number]
+        return PatchStates(tuple(t[slot] for t in self._keys), tuple(t[slot] for t in self._values))
+
     def drop(self, number: int) -> None:
         """Give the slot of a step back."""
         self._free.append(self._slot.pop(number))

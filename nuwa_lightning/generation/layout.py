@@ -6,7 +6,7 @@ Shape legend: P steps of the plan, N tokens per patch, C context patches.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -51,11 +51,6 @@ class NearSource(NamedTuple):
 
     context: int | None
     cell: int
-
-
-def relative(patch: PatchIndex, context: Sequence[PatchIndex]) -> tuple[PatchOffset, ...]:
-    """Return the offsets of context patches."""
-    return tuple(c.offset_from(patch) for c in context)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -158,7 +153,7 @@ def lay_out(
         own = [base(step.patch) + y * width + x for y, x in cells]
         index_PN.append(own)
         seen = [steps[n].patch for n in planned.context]
-        sources = near_sources(step.view, relative(step.patch, seen), patch_size, token_order)
+        sources = near_sources(step.view, planned.places, patch_size, token_order)
         near_PNK.append(
             [
                 [

@@ -6,6 +6,7 @@ patch, K codes, W width.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -15,12 +16,12 @@ from torch import Tensor
 from nuwa_lightning.context.base import ContextPool
 from nuwa_lightning.direction.base import DirectionController
 from nuwa_lightning.generation.cache import SlotCache
-from nuwa_lightning.generation.layout import near_places, place_tokens, read_tokens, relative, step_tensors
+from nuwa_lightning.generation.layout import near_places, place_tokens, read_tokens, step_tensors
 from nuwa_lightning.generation.prompts import Prompts
 from nuwa_lightning.generation.sampling import Sampling, patch_uniforms
 from nuwa_lightning.geometry import PatchGrid, PatchIndex
 from nuwa_lightning.modules.neighbours import ABSENT
-from nuwa_lightning.modules.patch_states import RowBatch
+from nuwa_lightning.modules.patch_states import PatchStates, RowBatch
 from nuwa_lightning.modules.patch_transformer import PatchTransformer
 from nuwa_lightning.planning import PlannedStep, TokenOrder, walk, waves
 
@@ -45,6 +46,23 @@ class RenderedPatch:
 
 
 @dataclass(frozen=True)
+class Standstill:
+    """Where a canvas in the making stands between two waves: enough to go on, to the bit, in another process.
+
+    What is to be written, and by which renderer, has to be the same; the plan is walked anew.
+
+    Attributes:
+        waves: how many are finished.
+        tokens: of each step in the pool, ``[B, rows, columns]`` as they lie on the canvas.
+        states: of each step in the pool, what later patches see of it.
+    """
+
+    waves: int
+    tokens: Mapping[int, Tensor]
+    states: Mapping[int, PatchStates]
+
+
+@dataclass(frozen=True)
 class InfiniteRenderer:
     """The one sampler: generation, logging and evaluation all call it.
 
@@ -66,7 +84,6 @@ class InfiniteRenderer:
     sampling: Sampling = field(default_factory=Sampling)
     max_rows: int = 64
 
-    @torch.inference_mode()
     def render(
         self,
         grid: PatchGrid,
@@ -75,43 +92,13 @@ class InfiniteRenderer:
         known: Mapping[PatchIndex, Tensor] | None = None,
         prompts: Prompts | None = None,
     ) -> Iterator[RenderedPatch]:
-        """Write a canvas (or several of the same grid) patch by patch.
-
-        Args:
-            grid: the canvas in patches; one axis may be endless.
-            seeds: one for each canvas.
-            known: given patches, tokens ``[B, rows, columns]``; they are read first and never changed. Of a patch that
-                is given in part, what is not is ``ABSENT``, for all canvases alike; it is written around what is given.
-            prompts: the texts, for a model that reads text.
+        """Write a canvas (or several of the same grid) patch by patch; arguments as for :class:`Rendering`.
 
         Yields:
             Finished patches, in an order that respects the plan; memory is bounded by the live set.
         """
-        known = known or {}
-        whole = frozenset(patch for patch, tokens_BYX in known.items() if not bool((tokens_BYX == ABSENT).any()))
-        plan = self.direction.plan(grid, whole)
-        walked = walk(plan, self.pool, grid, token_order=self.token_order)
-        B = len(seeds)
-        attention = self.model.layer(0).attention
-        copies = B * (prompts.copies if prompts else 1)
-        shape = (copies, self.model.patch_tokens, attention.kv_heads, attention.head_width)
-        cache = SlotCache(self.model.depth, shape, like=self.model.begin)
-        live: dict[int, tuple[PatchIndex, Tensor]] = {}
-        for wave in waves(walked, max_width=max(1, self.max_rows // copies)):
-            for given in (True, False):
-                steps = [s for s in wave.steps if s.step.known is given]
-                if not steps:
-                    continue
-                tokens_SBN = self._write(steps, cache, seeds, known, live, prompts)
-                for planned, tokens_BN in zip(steps, tokens_SBN, strict=True):
-                    tokens_BYX = place_tokens(
-                        tokens_BN, planned.step.view, patch_size=self.model.patch_size, token_order=self.token_order
-                    )
-                    live[planned.number] = (planned.patch, tokens_BYX)
-                    yield RenderedPatch(planned.step.patch, tokens_BYX, given, len(steps), cache.live)
-            for number in wave.freed:
-                cache.drop(number)
-                del live[number]
+        for wave in Rendering(self, grid, seeds=seeds, known=known, prompts=prompts):
+            yield from wave
 
     def _write(
         self,
@@ -119,7 +106,7 @@ class InfiniteRenderer:
         cache: SlotCache,
         seeds: Sequence[int],
         known: Mapping[PatchIndex, Tensor],
-        live: Mapping[int, tuple[PatchIndex, Tensor]],
+        live: Mapping[int, Tensor],
         prompts: Prompts | None,
     ) -> Tensor:
         """Write (or, if known, read) independent patches; returns tokens ``[S, B, N]`` in writing order."""
@@ -184,6 +171,96 @@ class InfiniteRenderer:
         return tokens_RN
 
 
+class Rendering:
+    """A canvas (or several of the same grid) in the making: iterate over it, wave by wave.
+
+    Each wave is a list of finished patches, in an order that respects the plan; memory is bounded by the live set.
+
+    Args:
+        renderer: who writes.
+        grid: the canvas in patches; one axis may be endless, others closed.
+        seeds: one for each canvas.
+        known: given patches, tokens ``[B, rows, columns]``; they are read first and never changed. Of a patch that
+            is given in part, what is not is ``ABSENT``, for all canvases alike; it is written around what is given.
+        prompts: the texts, for a model that reads text.
+        standstill: go on from here.
+    """
+
+    def __init__(
+        self,
+        renderer: InfiniteRenderer,
+        grid: PatchGrid,
+        *,
+        seeds: Sequence[int],
+        known: Mapping[PatchIndex, Tensor] | None = None,
+        prompts: Prompts | None = None,
+        standstill: Standstill | None = None,
+    ) -> None:
+        self._renderer = renderer
+        self._seeds, self._known, self._prompts = tuple(seeds), dict(known or {}), prompts
+        model = renderer.model
+        whole = frozenset(patch for patch, tokens_BYX in self._known.items() if not bool((tokens_BYX == ABSENT).any()))
+        walked = walk(renderer.direction.plan(grid, whole), renderer.pool, grid, token_order=renderer.token_order)
+        attention = model.layer(0).attention
+        copies = len(self._seeds) * (prompts.copies if prompts else 1)
+        shape = (copies, model.patch_tokens, attention.kv_heads, attention.head_width)
+        self._waves = waves(
+            walked, max_width=max(1, renderer.max_rows // copies), lookahead=self._lookahead(grid, renderer.max_rows)
+        )
+        self._cache = SlotCache(model.depth, shape, like=model.begin)
+        self._live: dict[int, Tensor] = {}
+        self.finished = 0
+        """How many waves are finished."""
+        if standstill is not None:
+            self._restore(standstill)
+
+    @staticmethod
+    def _lookahead(grid: PatchGrid, most: int) -> int:
+        """Return how many steps of the plan must be under way for the widest front."""
+        sides = sorted(n or 0 for n in grid.shape[1:] if n is not None)
+        return max(1024, sides[0] * min(sides[0], 2 * most))
+
+    def __iter__(self) -> Rendering:
+        return self
+
+    @torch.inference_mode()
+    def __next__(self) -> list[RenderedPatch]:
+        renderer, wave = self._renderer, next(self._waves)
+        done = []
+        for given in (True, False):
+            steps = [s for s in wave.steps if s.step.known is given]
+            if not steps:
+                continue
+            tokens_SBN = renderer._write(steps, self._cache, self._seeds, self._known, self._live, self._prompts)
+            for planned, tokens_BN in zip(steps, tokens_SBN, strict=True):
+                tokens_BYX = place_tokens(
+                    tokens_BN, planned.step.view, patch_size=renderer.model.patch_size, token_order=renderer.token_order
+                )
+                self._live[planned.number] = tokens_BYX
+                done.append(RenderedPatch(planned.patch, tokens_BYX, given, len(steps), self._cache.live))
+        for number in wave.freed:
+            self._cache.drop(number)
+            del self._live[number]
+        self.finished += 1
+        return done
+
+    def standstill(self) -> Standstill:
+        """Return where this canvas stands; to be used before the next wave, since nothing is copied."""
+        return Standstill(self.finished, dict(self._live), {number: self._cache.get(number) for number in self._live})
+
+    def _restore(self, standstill: Standstill) -> None:
+        live: set[int] = set()
+        for wave in itertools.islice(self._waves, standstill.waves):
+            live |= {planned.number for planned in wave.steps}
+            live -= set(wave.freed)
+        if live != set(standstill.tokens) or live != set(standstill.states):
+            raise ValueError(f"the standstill after wave {standstill.waves} is of another canvas")
+        self.finished = standstill.waves
+        self._live = dict(standstill.tokens)
+        for number, states in standstill.states.items():
+            self._cache.put(number, states)
+
+
 class _Halves:
     """Rows with and without text, side by side in one forward; one half only where there is no guidance."""
 
@@ -209,7 +286,7 @@ class _Near:
     def __init__(
         self,
         steps: Sequence[PlannedStep],
-        live: Mapping[int, tuple[PatchIndex, Tensor]],
+        live: Mapping[int, Tensor],
         *,
         canvases: int,
         patch_size: tuple[int, int],
@@ -218,13 +295,11 @@ class _Near:
         cells = patch_size[0] * patch_size[1]
         given, own = [], []
         for planned in steps:
-            seen = [live[number] for number in planned.context]
-            offsets = relative(planned.patch, [patch for patch, _ in seen])
-            own_NK, place_NK = near_places(planned.step.view, offsets, patch_size, token_order)
+            own_NK, place_NK = near_places(planned.step.view, planned.places, patch_size, token_order)
             # One more place holds ABSENT, which is where a negative index points.
-            tokens_BS = torch.full((canvases, len(seen) * cells + 1), ABSENT)
-            for c, (_, tokens_BYX) in enumerate(seen):
-                tokens_BS[:, c * cells : (c + 1) * cells] = tokens_BYX.flatten(1)
+            tokens_BS = torch.full((canvases, len(planned.context) * cells + 1), ABSENT)
+            for c, number in enumerate(planned.context):
+                tokens_BS[:, c * cells : (c + 1) * cells] = live[number].flatten(1)
             given.append(tokens_BS[:, place_NK])
             own.append(own_NK.expand(canvases, -1, -1))
         self._given_RNK, self._own_RNK = torch.cat(given), torch.cat(own)
