@@ -9,7 +9,7 @@ import functools
 import itertools
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 Extent = tuple[int, int, int]
@@ -67,7 +67,7 @@ class PatchGrid:
     t: int | None = 1
     y: int | None = 1
     x: int | None = 1
-    wrap: str = ""
+    wrap: str = field(default="", kw_only=True)
 
     def __post_init__(self) -> None:
         if self.wrap not in ("", "x", "y", "xy"):

@@ -14,7 +14,8 @@ from nuwa_lightning.geometry import OMEGA, ZETA, PatchGrid, PatchIndex
 from nuwa_lightning.planning import walk
 from tests.strategies import CONTROLLERS
 
-grids = st.builds(PatchGrid, st.integers(1, 2), st.integers(1, 5), st.integers(1, 6), st.sampled_from(["x", "y", "xy"]))
+sides = st.integers(1, 2), st.integers(1, 5), st.integers(1, 6)
+grids = st.builds(PatchGrid, *sides, wrap=st.sampled_from(["x", "y", "xy"]))
 controllers = st.sampled_from(CONTROLLERS)
 extents = st.tuples(st.integers(0, 1), st.integers(0, 2), st.integers(0, 3))
 
@@ -72,7 +73,7 @@ def test_pools_without_places_do_not_mind(grid, controller):
 
 
 def test_the_last_column_sees_the_first_across_the_seam():
-    grid = PatchGrid(1, 3, 8, "x")
+    grid = PatchGrid(1, 3, 8, wrap="x")
     last = list(walk(ArbitraryDirectionController().plan(grid), NearbyContextPool((0, 1, 1)), grid))[-1]
     assert last.patch == (0, 2, 7)
     assert sorted(last.places) == [(0, -1, -1), (0, -1, 0), (0, -1, 1), (0, 0, -1), (0, 0, 1)]
@@ -81,7 +82,7 @@ def test_the_last_column_sees_the_first_across_the_seam():
 @pytest.mark.parametrize("width", [16, 32, 64])
 def test_the_live_set_stays_bounded(width):
     """A closed canvas keeps its first columns in mind, not its length."""
-    grid = PatchGrid(1, 4, width, "x")
+    grid = PatchGrid(1, 4, width, wrap="x")
     live = peak = 0
     for planned in walk(ArbitraryDirectionController().plan(grid), NearbyContextPool((0, 1, 1)), grid):
         live += 1
@@ -95,24 +96,24 @@ def test_auto_runs_along_the_open_axis():
     """A run along a closed axis would leave one patch to be written at a time."""
     direction = ArbitraryDirectionController()
     for grid, view in (
-        (PatchGrid(1, 4, 9, "x"), OMEGA),
-        (PatchGrid(1, 9, 4, "x"), OMEGA),
-        (PatchGrid(1, 4, 9, "y"), ZETA),
-        (PatchGrid(1, 4, 9, "xy"), OMEGA),
+        (PatchGrid(1, 4, 9, wrap="x"), OMEGA),
+        (PatchGrid(1, 9, 4, wrap="x"), OMEGA),
+        (PatchGrid(1, 4, 9, wrap="y"), ZETA),
+        (PatchGrid(1, 4, 9, wrap="xy"), OMEGA),
     ):
         assert next(iter(direction.plan(grid))).view == view
     for other in (RasterDirectionController(), SpiralDirectionController()):
-        assert {step.patch for step in other.plan(PatchGrid(1, 3, 4, "xy"))} == set(PatchGrid(1, 3, 4))
+        assert {step.patch for step in other.plan(PatchGrid(1, 3, 4, wrap="xy"))} == set(PatchGrid(1, 3, 4))
 
 
 def test_offsets_go_the_short_way_round():
-    grid = PatchGrid(1, 4, 5, "xy")
+    grid = PatchGrid(1, 4, 5, wrap="xy")
     at = PatchIndex(0, 0, 0)
     assert [grid.offset(PatchIndex(0, 0, x), at).x for x in range(5)] == [0, 1, 2, -2, -1]
     assert [grid.offset(PatchIndex(0, y, 0), at).y for y in range(4)] == [0, 1, -2, -1]
     assert grid.home(PatchIndex(7, -1, 11)) == (7, 3, 1)
     assert grid.unrolled() == PatchGrid(1, 12, 15)
-    assert PatchGrid(1, None, 5, "x").unrolled() == PatchGrid(1, None, 15)
+    assert PatchGrid(1, None, 5, wrap="x").unrolled() == PatchGrid(1, None, 15)
     assert PatchGrid(1, 4, 5).offset(PatchIndex(0, 0, 4), at) == (0, 0, 4)
 
 
@@ -121,4 +122,4 @@ def test_offsets_go_the_short_way_round():
 )
 def test_what_cannot_be_closed_is_refused(shape, wrap):
     with pytest.raises(ValueError, match="wrap"):
-        PatchGrid(*shape, wrap)
+        PatchGrid(*shape, wrap=wrap)

@@ -21,7 +21,7 @@ from nuwa_lightning.geometry import PatchGrid, PatchIndex
 from tests.generation.small import small_model
 
 POOL = NearbyContextPool((0, 1, 1))
-GRIDS = (PatchGrid(1, 4, 5), PatchGrid(1, 3, 5, "x"), PatchGrid(1, 5, 3, "y"), PatchGrid(1, 3, 4, "xy"))
+GRIDS = (PatchGrid(1, 4, 5), PatchGrid(1, 3, 5, wrap="x"), PatchGrid(1, 5, 3, wrap="y"), PatchGrid(1, 3, 4, wrap="xy"))
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +49,7 @@ def test_width_of_waves_and_count_change_no_token(grid: PatchGrid, pool) -> None
 
 def test_closed_canvases_heed_what_lies_across_the_seam() -> None:
     """The last column changes when the axis is closed, the first ones do not."""
-    opened, closed = (sample_tokens(renderer(64), PatchGrid(1, 3, 6, wrap), seeds=[0]) for wrap in ("", "x"))
+    opened, closed = (sample_tokens(renderer(64), PatchGrid(1, 3, 6, wrap=wrap), seeds=[0]) for wrap in ("", "x"))
     assert torch.equal(opened[:, :, :10], closed[:, :, :10])
     assert not torch.equal(opened[:, :, 10:], closed[:, :, 10:])
 
