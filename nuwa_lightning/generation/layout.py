@@ -110,13 +110,15 @@ class PlanLayout:
         index_PN: place of every token in the flattened ``(t, y, x)`` token grid of the view.
         near_PNK: place of the neighbours of every token in that grid, ``ABSENT`` where there is none.
         view_P: index of the view of each step (0 throughout in raster order, which has no views).
+        known_P: which steps are given, not written.
         groups: which steps see which.
-        key: equal keys mean equal ``groups``, so such plans can share a batch.
+        key: equal keys mean equal ``groups`` and ``known_P``, so such plans can share a batch.
     """
 
     index_PN: Tensor
     near_PNK: Tensor
     view_P: Tensor
+    known_P: Tensor
     groups: tuple[ContextGroup, ...]
     key: tuple[object, ...]
 
@@ -189,9 +191,11 @@ def lay_out(
     key = (
         *((p.context, p.offsets, p.relative_views) for p in table.steps),
         tuple(near_in_plan.flatten().tolist()),
+        tuple(step.known for step in steps),
     )
+    known = torch.tensor([step.known for step in steps])
     views = [0 if token_order == "raster" else s.view.index for s in steps]
-    return PlanLayout(torch.tensor(index_PN), near, torch.tensor(views), tuple(groups), key)
+    return PlanLayout(torch.tensor(index_PN), near, torch.tensor(views), known, tuple(groups), key)
 
 
 def place_tokens(tokens_N: Tensor, view: View, *, patch_size: tuple[int, int], token_order: TokenOrder) -> Tensor:

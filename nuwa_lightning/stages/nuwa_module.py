@@ -26,17 +26,21 @@ from nuwa_lightning.generation.export import Generator, save_generator
 from nuwa_lightning.generation.layout import PlanLayout, lay_out
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
-from nuwa_lightning.geometry import PatchGrid
+from nuwa_lightning.geometry import PatchGrid, PatchIndex
 from nuwa_lightning.modules.neighbours import ABSENT
 from nuwa_lightning.modules.patch_transformer import PatchTransformer, TransformerSize
 from nuwa_lightning.optimizers import MuonAdamW, muon_groups
 from nuwa_lightning.planning import TokenOrder
-from nuwa_lightning.stages.optimization import check_finite, clip_gradients, group_options, prefer_options
+from nuwa_lightning.stages.conditions import Conditions, draw_known
+from nuwa_lightning.stages.optimization import Descent, check_finite, clip_gradients, group_options, prefer_options
 from nuwa_lightning.tokenizers.base import Tokenizer
 
 Optimize = Literal["joint", "accumulated", "per_patch"]
 """``joint``: all patches in one forward, gradients flow through the pool (ours). ``accumulated``: the same with
 detached context. ``per_patch``: an optimizer step after every patch, the paper's render-and-optimize."""
+
+_KNOWN_LAYOUTS = 256
+"""Plans with given patches that are kept: each takes 0.1 s to lay out and some 0.3 MB."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,11 @@ class Written:
     near_BPNK: Tensor
     view_BP: Tensor
 
+    @property
+    def count(self) -> int:
+        """How many tokens are written; those that are given are no targets."""
+        return self.tokens_BPN[:, ~self.layout.known_P].numel()
+
 
 class NuwaInfinityModule(LightningModule):
     """Train ``p(token | earlier tokens of the patch, context patches)`` over plans of a direction controller.
@@ -68,10 +77,9 @@ class NuwaInfinityModule(LightningModule):
         direction: in which order patches are written; one plan is drawn per sample.
         token_order: "mirrored" writes tokens in the direction of travel (ours), "raster" row by row (paper).
         optimize: "joint", "accumulated" or "per_patch".
+        conditions: what samples are conditioned on beside their context: a text, parts of them that are given.
         lr: peak learning rate of Muon (layer matrices) and AdamW (the rest).
-        weight_decay: decoupled weight decay.
-        warmup_steps: batches of linear warm-up, before a cosine to zero at the trainer's last step.
-        gradient_clip_val: clip the gradient norm; 0 = off. (The trainer's flag needs automatic optimisation.)
+        descent: the rest of the optimiser's options.
 
     The paper's section is "Training"; joint optimisation and mirrored views are ours.
     """
@@ -89,18 +97,16 @@ class NuwaInfinityModule(LightningModule):
         direction: DirectionController = ArbitraryDirectionController(),  # noqa: B008 - frozen
         token_order: TokenOrder = "mirrored",
         optimize: Optimize = "joint",
+        conditions: Conditions = Conditions(),  # noqa: B008 - frozen
         lr: float = 2e-3,
-        weight_decay: float = 0.05,
-        warmup_steps: int = 40,
-        gradient_clip_val: float = 1.0,
+        descent: Descent = Descent(),  # noqa: B008 - frozen
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.context_pool, self.direction = context_pool, direction
         self.token_order: TokenOrder = token_order
         self.optimize: Optimize = optimize
-        self.lr, self.weight_decay, self.warmup_steps = lr, weight_decay, warmup_steps
-        self.gradient_clip_val = gradient_clip_val
+        self.conditions, self.lr, self.descent = conditions, lr, descent
         try:
             self.transformer = PatchTransformer(
                 num_codes,
@@ -113,6 +119,7 @@ class NuwaInfinityModule(LightningModule):
             raise UsageError("model.transformer", transformer, str(error)) from None
         self._tokenizer: tuple[Tokenizer, ...] = ()
         self._layouts: dict[tuple[int, int, int], tuple[Tensor, list[PlanLayout]]] = {}
+        self._known_layouts: dict[tuple[PatchGrid, frozenset[PatchIndex]], PlanLayout] = {}
         self._options: list[dict[str, Any]] = []
 
     # -- data ---------------------------------------------------------------------------------------------------------
@@ -184,6 +191,17 @@ class NuwaInfinityModule(LightningModule):
         except ValueError as error:
             raise UsageError("model.patch_size", self.transformer.patch_size, str(error)) from None
 
+    def _known_layout(self, shape: tuple[int, int, int], generator: torch.Generator) -> PlanLayout:
+        rows, columns = self.transformer.patch_size
+        grid = PatchGrid(shape[0], shape[1] // rows, shape[2] // columns)
+        known = draw_known(grid, generator)
+        key = (grid, known)
+        if key not in self._known_layouts:
+            if len(self._known_layouts) >= _KNOWN_LAYOUTS:
+                self._known_layouts.pop(next(iter(self._known_layouts)))
+            self._known_layouts[key] = self._lay_out(self.direction.plan(grid, known), grid)
+        return self._known_layouts[key]
+
     def draw_plans(self, tokens_BTYX: Tensor, generator: torch.Generator | None) -> list[Written]:
         """Give each sample a plan and put samples that share all masks together.
 
@@ -198,13 +216,18 @@ class NuwaInfinityModule(LightningModule):
             choice = torch.arange(B) % len(layouts)
         else:
             choice = torch.multinomial(weights, B, replacement=True, generator=generator)
+        drawn = [layouts[c] for c in choice.tolist()]
+        if generator is not None and self.conditions.known_share:
+            for b in range(B):
+                if bool(torch.rand((), generator=generator) < self.conditions.known_share):
+                    drawn[b] = self._known_layout((T, Y, X), generator)
         same: dict[tuple[object, ...], list[int]] = defaultdict(list)
-        for b, c in enumerate(choice.tolist()):
-            same[layouts[c].key].append(b)
+        for b, layout in enumerate(drawn):
+            same[layout.key].append(b)
         flat = tokens_BTYX.flatten(1)
         groups = []
         for members in same.values():
-            chosen = [layouts[int(choice[b])] for b in members]
+            chosen = [drawn[b] for b in members]
             device = flat.device
             tokens_BPN = torch.stack([flat[b][p.index_PN.to(device)] for b, p in zip(members, chosen, strict=True)])
             near_BPNK = torch.stack([_look_up(flat[b], p.near_PNK) for b, p in zip(members, chosen, strict=True)])
@@ -240,8 +263,9 @@ class NuwaInfinityModule(LightningModule):
         else:
             optimizer.zero_grad()
             mean = torch.zeros((), device=self.device)
+            count = sum(written.count for written in groups)
             for written in groups:
-                loss = self.loss(written).sum() / batch["tokens"].numel()
+                loss = self.loss(written)[:, ~written.layout.known_P].sum() / count
                 check_finite({"the loss": loss}, step=self.global_step, lr=self.lr)
                 self.manual_backward(loss)
                 mean = mean + loss.detach()
@@ -270,6 +294,7 @@ class NuwaInfinityModule(LightningModule):
         where = {int(s): (g, i) for g in written.layout.groups for i, s in enumerate(g.steps_P)}
         states: dict[int, list[Tensor]] = {}
         tokens_BPN = written.tokens_BPN
+        given = written.layout.known_P.tolist()
         B, P, _ = tokens_BPN.shape
         for step in range(P):
             group, i = where[step]
@@ -281,10 +306,12 @@ class NuwaInfinityModule(LightningModule):
                 offset_RC=group.offset_PC[i].expand(B, -1),
                 view_RC=group.view_PC[i].expand(B, -1),
             )
-            yield step, F.cross_entropy(logits_BNK.flatten(0, 1), tokens_BPN[:, step].flatten())
+            if not given[step]:
+                yield step, F.cross_entropy(logits_BNK.flatten(0, 1), tokens_BPN[:, step].flatten())
 
     def _clip_and_step(self, optimizer: Any) -> None:
-        clip_gradients(self.transformer.named_parameters(), self.gradient_clip_val, step=self.global_step, lr=self.lr)
+        limit = self.descent.gradient_clip_val
+        clip_gradients(self.transformer.named_parameters(), limit, step=self.global_step, lr=self.lr)
         optimizer.step()
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -304,17 +331,17 @@ class NuwaInfinityModule(LightningModule):
     def configure_optimizers(self) -> Any:
         """Muon with AdamW; linear warm-up, then a cosine to zero at the trainer's last batch."""
         optimizer = MuonAdamW(
-            muon_groups(self.transformer, self.transformer.layers), lr=self.lr, weight_decay=self.weight_decay
+            muon_groups(self.transformer, self.transformer.layers), lr=self.lr, weight_decay=self.descent.weight_decay
         )
         total = self.trainer.estimated_stepping_batches
-        last = max(1.0, float(total))
+        last, warmup = max(1.0, float(total)), self.descent.warmup_steps
 
         def factor(step: int) -> float:
-            if step < self.warmup_steps:
-                return (step + 1) / self.warmup_steps
+            if step < warmup:
+                return (step + 1) / warmup
             if not math.isfinite(last):
                 return 1.0
-            done = (step - self.warmup_steps) / max(1.0, last - self.warmup_steps)
+            done = (step - warmup) / max(1.0, last - warmup)
             return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

@@ -9,12 +9,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from nuwa_lightning.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Descent:
+    """How the optimiser descends, beside its learning rate.
+
+    Args:
+        weight_decay: decoupled weight decay.
+        warmup_steps: batches of linear warm-up, before a cosine to zero at the trainer's last step.
+        gradient_clip_val: clip the gradient norm; 0 = off. (The trainer's flag needs automatic optimisation.)
+    """
+
+    weight_decay: float = 0.05
+    warmup_steps: int = 40
+    gradient_clip_val: float = 1.0
 
 
 def step_uncounted(optimizer: Any) -> None:

@@ -65,7 +65,7 @@ STAGE_2: dict[str, Any] = {
             "patch_size": [2, 2],
             "transformer": {"width": 16, "depth": 1, "heads": 2, "kv_heads": 1},
             "context_pool": {"class_path": "NearbyContextPool", "init_args": {"extent": [0, 1, 1]}},
-            "warmup_steps": 2,
+            "descent": {"warmup_steps": 2},
         },
     },
     "data": {

@@ -75,12 +75,12 @@ def test_a_killed_run_goes_on_with_the_same_losses(shell, recipe, steps_per_epoc
         assert torch.equal(value, second["state_dict"][name]), name
 
 
-@pytest.mark.parametrize("recipe", ["one.yaml", "two.yaml"])
-def test_options_of_the_command_line_win_over_the_checkpoint(shell, recipe):
+@pytest.mark.parametrize(("recipe", "decay"), [("one.yaml", "weight_decay"), ("two.yaml", "descent.weight_decay")])
+def test_options_of_the_command_line_win_over_the_checkpoint(shell, recipe, decay):
     options = ("--trainer.max_steps", 8)
     with pytest.raises(RuntimeError, match="killed"):
         shell("fit", "-c", recipe, "--run", "k", "-c", overlay("k.yaml", "k", "lk", kill=True), *options)
-    for place, chosen in (("a", ()), ("b", ("--model.lr", 1e-3, "--model.weight_decay", 0.5))):
+    for place, chosen in (("a", ()), ("b", ("--model.lr", 1e-3, f"--model.{decay}", 0.5))):
         again = overlay("r.yaml", place, place)
         assert (
             shell("fit", "-c", recipe, "-c", again, *options, *chosen, "--ckpt_path", "k/checkpoints/last.ckpt").status
