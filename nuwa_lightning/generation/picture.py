@@ -86,7 +86,7 @@ def stream_picture(
     rows, columns = renderer.model.patch_size
     assert grid.y is not None
     assert grid.x is not None
-    decoder = StreamingDecoder(tokenizer, (grid.y * rows, grid.x * columns), tile=tile, finish=finish)
+    decoder = StreamingDecoder(tokenizer, (grid.y * rows, grid.x * columns), tile=tile, finish=finish, wrap=grid.wrap)
     for done in renderer.render(grid, seeds=[seed], known=known, prompts=prompts):
         if watch:
             watch(done)

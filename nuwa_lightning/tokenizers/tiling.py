@@ -64,7 +64,7 @@ def decode_rectangle(tokenizer: Tokenizer, read: TokenReader, *, rectangle: Rect
     """
     outer = rectangle.grown(tokenizer.decode_halo, *size)
     image = tokenizer.decode(read(outer))
-    return _cut(image, rectangle, outer=outer, factor=tokenizer.factor)
+    return cut_out(image, rectangle, outer=outer, factor=tokenizer.factor)
 
 
 def decode_tiled(tokenizer: Tokenizer, tokens_BYX: Tensor, *, tile: int = 64) -> Tensor:
@@ -110,7 +110,8 @@ def reconstruct(tokenizer: Tokenizer, image_B3YX: Tensor, *, tile: int = 64) -> 
     return decode_tiled(tokenizer, tokens_BYX, tile=tile)[:, :, :height, :width]
 
 
-def _cut(image_B3YX: Tensor, inner: Rectangle, *, outer: Rectangle, factor: int) -> Tensor:
+def cut_out(image_B3YX: Tensor, inner: Rectangle, *, outer: Rectangle, factor: int) -> Tensor:
+    """Return the pixels of ``inner`` out of an image of ``outer``; both in tokens of ``factor`` pixels."""
     top, left = (inner.top - outer.top) * factor, (inner.left - outer.left) * factor
     height, width = (inner.bottom - inner.top) * factor, (inner.right - inner.left) * factor
     return image_B3YX[:, :, top : top + height, left : left + width]

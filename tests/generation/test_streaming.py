@@ -141,3 +141,75 @@ def test_pixels_are_rounded_to_the_nearest_and_clipped():
     assert to_uint8(image_3YX)[0, :, 0].tolist() == [0, 0, 128, 255, 255]
     every = torch.arange(256).div(127.5).sub(1).expand(3, 1, 256)
     assert to_uint8(every)[0, :, 2].tolist() == list(range(256))
+
+
+def tiled_over(vqgan: VQGAN, tokens_YX: torch.Tensor, wrap: str) -> np.ndarray:
+    """Decode enough copies laid side by side, and cut the middle out."""
+    height, width = tokens_YX.shape
+    down, right = ("y" in wrap) * (1 + vqgan.decode_halo // height), ("x" in wrap) * (1 + vqgan.decode_halo // width)
+    pixels = to_uint8(vqgan.decode(tokens_YX.repeat(1 + 2 * down, 1 + 2 * right)[None])[0])
+    top, left = (n * length * vqgan.factor for n, length in ((down, height), (right, width)))
+    return pixels[top : top + height * vqgan.factor, left : left + width * vqgan.factor]
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.integers(1, 4),
+    st.integers(1, 7),
+    st.sampled_from(["x", "y", "xy"]),
+    st.sampled_from([3, 5, 64]),
+    st.integers(0, 99),
+    st.integers(0, 30),
+)
+def test_closed_canvases_are_decoded_across_the_seam(vqgan, rows, columns, wrap, tile, seed, stop):
+    """Even where a canvas is smaller than the margin; and a decoder that goes on from its state does the same."""
+    tokens_YX = torch.randint(0, 16, (rows * 2, columns * 2), generator=torch.Generator().manual_seed(seed))
+    expected = tiled_over(vqgan, tokens_YX, wrap).astype(int)
+    decoder = StreamingDecoder(vqgan, tuple(tokens_YX.shape), tile=tile, wrap=wrap)
+    canvas = np.full_like(expected, -1)
+    corners = [(y, x) for y in range(0, rows * 2, 2) for x in range(0, columns * 2, 2)]
+    random.Random(seed).shuffle(corners)
+    for n, (y, x) in enumerate(corners):
+        if n == stop:
+            decoder = StreamingDecoder(vqgan, tuple(tokens_YX.shape), tile=tile, wrap=wrap, state=decoder.state())
+        for piece, pixels in decoder.put(tokens_YX[y : y + 2, x : x + 2], top=y, left=x):
+            top, left, bottom, right = (vqgan.factor * v for v in piece)
+            assert (canvas[top:bottom, left:right] == -1).all()
+            canvas[top:bottom, left:right] = pixels
+    assert np.abs(canvas - expected).max() <= 1
+    assert all(len(kept) == 0 for name, kept in decoder.state().items() if name != "slabs"), "nothing is kept"
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 3), st.integers(1, 40), st.sampled_from([3, 8]), st.booleans(), st.integers(0, 40))
+def test_an_endless_canvas_is_cut_as_if_it_had_ended_there(vqgan, rows, written, tile, upright, stop):
+    """Columns come ragged, by fronts; whatever is complete is the picture of just that size, in bounded memory."""
+    height, width = rows * 4, 2 * written + 2 * rows
+    tokens_YX = torch.randint(0, 16, (height, width), generator=torch.Generator().manual_seed(written))
+    corners = sorted(((y, x) for y in range(0, height, 4) for x in range(0, width, 2)), key=lambda c: c[1] + c[0])
+
+    def turned(a):
+        return a.transpose(-2, -1) if upright else a
+
+    size = (None, height) if upright else (height, None)
+    decoder = StreamingDecoder(vqgan, size, tile=tile)
+    pieces = []
+    for n, (y, x) in enumerate(corners[: rows * written]):
+        if n == stop:
+            decoder = StreamingDecoder(vqgan, size, tile=tile, state=decoder.state())
+        at = {"top": x, "left": y} if upright else {"top": y, "left": x}
+        pieces += list(decoder.put(turned(tokens_YX[y : y + 4, x : x + 2]), **at))
+        held = decoder.state()["places"].shape[0]
+        assert held <= (-(-height // tile) + 1) * (3 + (2 * vqgan.decode_halo + 2 * rows + tile) // tile)
+    complete = decoder.complete
+    assert complete == min(sum(2 for yy, _ in corners[: rows * written] if yy == y) for y in range(0, height, 4))
+    pieces += list(decoder.cut())
+    if not complete:
+        assert pieces == []
+        return
+    expected = to_uint8(vqgan.decode(turned(tokens_YX[:, :complete])[None].contiguous())[0]).astype(int)
+    canvas = np.full_like(expected, -1)
+    for piece, pixels in pieces:
+        top, left, bottom, right = (vqgan.factor * v for v in piece)
+        canvas[top:bottom, left:right] = pixels
+    assert np.abs(canvas - expected).max() <= 1
