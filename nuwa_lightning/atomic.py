@@ -34,7 +34,7 @@ def _beside(path: Path, kind: str) -> Path:
 
 
 class PartialFile:
-    """A file under a hidden name in the folder of its target, until it is complete.
+    """A file (or a folder) under a hidden name beside its target, until it is complete.
 
     For files that take long to make: unlike the block of :func:`atomic_write`, the partial file may outlive its process
     and be taken up by another one. Everything else that belongs to it may lie beside it under :meth:`beside`.
@@ -42,6 +42,7 @@ class PartialFile:
     Args:
         path: the target; a symbolic link is followed, not replaced.
         name: name of the partial file of an earlier process, to go on with it; None makes a new, empty one.
+        folder: make a folder instead.
 
     Raises:
         FileNotFoundError: if ``name`` is not there.
@@ -49,18 +50,22 @@ class PartialFile:
         OSError: if the folder is missing or cannot be written to.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, name: str | None = None) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, name: str | None = None, folder: bool = False) -> None:
         self.target = Path(os.path.realpath(path))
+        self._folder = folder
         self._accompanied = name is not None
         if name is None:
             self.path = _beside(self.target, "partial")
+            if folder:
+                self.path.mkdir()
+                return
             # 0o666 lets the umask decide, as for any file that the user makes (mkstemp would leave it private).
             os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
             return
         if not re.fullmatch(re.escape(f".{self.target.stem[:80]}.") + r"[0-9a-f]{8}\.partial\.?[^/]*", name):
             raise ValueError(f"{name!r} is no partial file of {self.target}")
         self.path = self.target.with_name(name)
-        if not self.path.is_file():
+        if not (self.path.is_dir() if folder else self.path.is_file()):
             raise FileNotFoundError(2, "the unfinished file is gone", str(self.path))
 
     def beside(self, kind: str) -> Path:
@@ -70,15 +75,24 @@ class PartialFile:
         return self.path.with_name(f"{self.path.name}.{kind}")
 
     def complete(self) -> None:
-        """Force the file to the disk and give it its name, then remove what lies :meth:`beside` it."""
+        """Force the file to the disk and give it its name, then remove what lies :meth:`beside` it.
+
+        Of a folder the content counts as forced already, since it may be large.
+        """
         fsync_path(self.path)
-        os.replace(self.path, self.target)
+        if self._folder:
+            _swap_in(self.path, self.target, overwrite=True)
+        else:
+            os.replace(self.path, self.target)
         fsync_path(self.target.parent)
         self._remove_others()
 
     def abandon(self) -> None:
         """Remove the file and what lies beside it."""
-        self.path.unlink(missing_ok=True)
+        if self._folder:
+            shutil.rmtree(self.path, ignore_errors=True)
+        else:
+            self.path.unlink(missing_ok=True)
         self._remove_others()
 
     def _remove_others(self) -> None:

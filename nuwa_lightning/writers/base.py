@@ -57,6 +57,9 @@ class CanvasWriter(ABC):
     endless: ClassVar[bool] = False
     """Whether one side may be None."""
 
+    folder: ClassVar[bool] = False
+    """Whether the format is a folder of files."""
+
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -78,7 +81,8 @@ class CanvasWriter(ABC):
             raise ValueError(f"{self.path}: the state is of {state.get('canvas')}, not of {self._canvas()}")
         with self._telling_errors():
             try:
-                self._file = PartialFile(self.path, name=None if state is None else str(state["partial"]))
+                name = None if state is None else str(state["partial"])
+                self._file = PartialFile(self.path, name=name, folder=self.folder)
                 try:
                     self._begin(self._file.path, self.description, None if state is None else state["own"])
                 except BaseException:
@@ -138,7 +142,7 @@ class CanvasWriter(ABC):
         """Prepare for rectangles. Cleans up if it fails.
 
         Args:
-            partial: an empty file, or with ``state`` the unfinished one.
+            partial: an empty file (or folder), or with ``state`` the unfinished one.
             description: ASCII JSON.
             state: what :meth:`_own_state` returned.
         """

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import struct
 import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.writers.deep_zoom import TARGET
+from nuwa_lightning.writers.ome_zarr import NAME, NODE
 from nuwa_lightning.writers.png import KEYWORD, SIGNATURE
 
 # More than any writer of ours stores; what claims more is not read into memory.
@@ -22,10 +25,12 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     Only headers are read, so a picture of any size will do; no pixel is decoded.
 
     Raises:
-        UsageError: if the file cannot be read, or is no PNG, JPEG or TIFF.
+        UsageError: if the file cannot be read, or is none that a writer makes.
     """
     path = Path(path)
     try:
+        if path.is_dir():
+            return _zarr(path)
         with path.open("rb") as file:
             head = file.read(8)
             if head == SIGNATURE:
@@ -35,8 +40,10 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
                 text = _jpeg(file)
             elif head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
                 text = _tiff(path)
+            elif head[:5] == b"<?xml":
+                text = _deep_zoom(head + file.read(_LONGEST))
             else:
-                raise UsageError("image", str(path), "is no PNG, JPEG or TIFF file")
+                raise UsageError("image", str(path), "is no PNG, JPEG, TIFF, Deep Zoom or OME-Zarr")
     except (OSError, struct.error, EOFError) as error:
         raise UsageError("image", str(path), f"cannot be read ({error})") from error
     try:
@@ -88,3 +95,20 @@ def _tiff(path: Path) -> str:
             return str(page.description)
     except (tifffile.TiffFileError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise EOFError(str(error)) from error
+
+
+def _zarr(path: Path) -> dict[str, Any]:
+    with (path / NODE).open("rb") as file:
+        data = file.read(_LONGEST)
+    try:
+        node = json.loads(data)
+        found = node.get("attributes", {}).get(NAME, {})
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise EOFError(f"{NODE} makes no sense") from error
+    return found if isinstance(found, dict) else {}
+
+
+def _deep_zoom(data: bytes) -> str:
+    # No XML parser: it would have to be one that survives a hostile file. Ours stands before the first element.
+    found = re.match(rb"<\?xml[^>]*\?>\s*<\?" + TARGET.encode() + rb" (.*?)\?>", data, re.DOTALL)
+    return found.group(1).decode("utf-8", "replace") if found else ""

@@ -9,7 +9,9 @@ from typing import Any
 
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.writers.base import CanvasWriter
+from nuwa_lightning.writers.deep_zoom import DeepZoomWriter, tiles_folder
 from nuwa_lightning.writers.jpeg import JpegWriter
+from nuwa_lightning.writers.ome_zarr import OmeZarrWriter
 from nuwa_lightning.writers.png import PngWriter
 from nuwa_lightning.writers.tiff import TiffWriter
 
@@ -19,6 +21,8 @@ WRITERS: Mapping[str, type[CanvasWriter]] = {
     ".jpeg": JpegWriter,
     ".tif": TiffWriter,
     ".tiff": TiffWriter,
+    ".zarr": OmeZarrWriter,
+    ".dzi": DeepZoomWriter,
 }
 """Suffix, in lower case, to writer."""
 
@@ -27,17 +31,21 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool = False, optio
     """Refuse a name that nothing could be written to, before any work is done.
 
     Raises:
-        UsageError: if the suffix is unknown, the folder is missing, or a file is there and ``overwrite`` is false.
+        UsageError: if the suffix is unknown, the folder is missing, something else is there, or it is there and
+            ``overwrite`` is false.
     """
     path = Path(path)
-    if path.suffix.lower() not in WRITERS:
+    writer = WRITERS.get(path.suffix.lower())
+    if writer is None:
         raise UsageError(option, str(path), f"the name must end in one of {', '.join(WRITERS)}")
     if not path.parent.is_dir():
         raise UsageError(option, str(path), f"the folder {path.parent} does not exist: make it first")
-    if path.is_dir():
-        raise UsageError(option, str(path), "is a folder: name a file")
-    if path.exists() and not overwrite:
-        raise UsageError(option, str(path), "exists already: give another name, or --overwrite")
+    if path.exists() and path.is_dir() != writer.folder:
+        there, needed = ("folder", "file") if path.is_dir() else ("file", "folder")
+        raise UsageError(option, str(path), f"is a {there}, and {path.suffix} makes a {needed}: give another name")
+    for found in (path, tiles_folder(path)) if writer is DeepZoomWriter else (path,):
+        if found.exists() and not overwrite:
+            raise UsageError(option, str(found), "exists already: give another name, or --overwrite")
 
 
 def open_writer(

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.writers import WRITERS, CanvasWriter, open_writer, read_metadata
+from tests.writers.conftest import file_content
 
 HEIGHT, WIDTH, STEP = 300, 420, 64
 CORNERS = [(y, x) for x in range(0, WIDTH, STEP) for y in range(0, HEIGHT, STEP)]
@@ -63,8 +64,8 @@ def test_any_of_the_last_two_states_gives_the_same_bytes(
     assert list(live.iterdir()) == []
     with opened(after / f"a{suffix}", state=json.loads(json.dumps(state))) as again:
         put(again, number, len(CORNERS))
-    assert [found.name for found in after.iterdir()] == [f"a{suffix}"]
-    assert (after / f"a{suffix}").read_bytes() == (uninterrupted / f"a{suffix}").read_bytes()
+    assert {found.stem for found in after.iterdir()} <= {"a", "a_files"}
+    assert file_content(after / f"a{suffix}", after) == file_content(uninterrupted / f"a{suffix}", uninterrupted)
 
 
 @pytest.mark.parametrize("suffix", sorted(WRITERS))
@@ -82,8 +83,7 @@ def test_an_error_keeps_what_is_needed_to_go_on(tmp_path: Path, uninterrupted: P
     assert not path.exists()
     with opened(path, state=state) as again:
         put(again, 20, len(CORNERS))
-    assert path.read_bytes() == (uninterrupted / path.name).read_bytes()
-    assert list(tmp_path.iterdir()) == [path]
+    assert file_content(path, tmp_path) == file_content(uninterrupted / path.name, uninterrupted)
 
 
 @pytest.mark.parametrize("suffix", sorted(WRITERS))

@@ -17,8 +17,9 @@ from PIL import Image
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.writers import WRITERS, CanvasWriter, open_writer, read_metadata
 from nuwa_lightning.writers.png import filtered
+from tests.writers.conftest import file_content
 
-LOSSLESS = (".png", ".tif")
+LOSSLESS = (".png", ".tif", ".zarr")
 METADATA = {"seed": 3, "size": [300, 200], "prompt": "a lake, café, 山", "nested": {"top_k": None}}
 
 
@@ -27,7 +28,10 @@ def noise(height: int, width: int, seed: int = 0) -> np.ndarray[Any, np.dtype[np
 
 
 def read(path: Path) -> np.ndarray[Any, Any]:
-    """Read by Pillow; TIFF by tifffile as well, which must agree."""
+    """Read by libraries that know nothing of the writer; TIFF by two, which must agree."""
+    if path.suffix == ".zarr":
+        zarr = pytest.importorskip("zarr")
+        return np.asarray(zarr.open_group(path, mode="r")["0"]).transpose(1, 2, 0)
     with Image.open(path) as image:
         assert image.mode == "RGB"
         pixels = np.asarray(image)
@@ -54,7 +58,6 @@ def test_rectangles_in_any_order(
     with open_writer(path, width=width, height=height, overwrite=True) as writer:
         for y, x in corners:
             writer.write(canvas[y : y + step[0], x : x + step[1]], y=int(y), x=int(x))
-        assert path.name not in {p.name for p in tmp_path.iterdir()} or path.stat().st_size
     np.testing.assert_array_equal(read(path), canvas)
 
 
@@ -125,12 +128,14 @@ def test_metadata_comes_back(tmp_path: Path, suffix: str) -> None:
 
 def test_same_pixels_same_bytes(tmp_path: Path) -> None:
     for suffix in WRITERS:
-        files = [tmp_path / f"{name}{suffix}" for name in "ab"]
+        files = [tmp_path / suffix / name / f"a{suffix}" for name in "12"]
         for file, order in zip(files, ((0, 100), (100, 0)), strict=True):
+            file.parent.mkdir(parents=True)
             with open_writer(file, width=200, height=50, metadata=METADATA) as writer:
                 for x in order:
                     writer.write(noise(50, 200)[:, x : x + 100], y=0, x=x)
-        assert files[0].read_bytes() == files[1].read_bytes()
+        first, second = (file_content(file, file.parent) for file in files)
+        assert first == second
 
 
 @pytest.mark.parametrize("suffix", sorted(WRITERS))
@@ -140,11 +145,14 @@ def test_an_error_leaves_nothing_new(tmp_path: Path, suffix: str) -> None:
         writer.write(noise(20, 30), y=0, x=0)
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
-    path.write_text("old")
+    with open_writer(path, width=3, height=2):
+        pass
+    before = file_content(path, tmp_path)
     writer = open_writer(path, width=30, height=20, overwrite=True)
+    writer.write(noise(20, 30), y=0, x=0)
     writer.abort()
     writer.abort()
-    assert path.read_text() == "old"
+    assert file_content(path, tmp_path) == before
     with pytest.raises(ValueError, match="closed"):
         writer.write(noise(20, 30), y=0, x=0)
 
@@ -169,11 +177,14 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("name", "size", "message"),
     [
-        ("a.gif", (3, 3), r"must end in one of \.png, \.jpg, \.jpeg, \.tif, \.tiff"),
+        ("a.gif", (3, 3), r"must end in one of \.png, \.jpg, \.jpeg, \.tif, \.tiff, \.zarr, \.dzi"),
         ("a", (3, 3), "must end in one of"),
         ("none/a.png", (3, 3), "does not exist: make it first"),
         ("there.png", (3, 3), "exists already"),
-        ("folder.png", (3, 3), "is a folder"),
+        ("folder.png", (3, 3), r"is a folder, and \.png makes a file"),
+        ("file.zarr", (3, 3), r"is a file, and \.zarr makes a folder"),
+        ("folder.dzi", (3, 3), "folder_files: exists already"),
+        ("a.zarr", (3, 2**31), "OME-Zarr holds at most"),
         ("a.jpg", (65536, 3), r"JPEG holds at most 65535 pixels a side: use \.tif"),
         ("a.png", (3, 2**31), "PNG holds at most"),
         ("a.png", (0, 3), "at least 1 pixel"),
@@ -181,7 +192,9 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
 )
 def test_what_cannot_be_made_is_refused_at_once(tmp_path: Path, name: str, size: tuple[int, int], message: str) -> None:
     (tmp_path / "there.png").touch()
+    (tmp_path / "file.zarr").touch()
     (tmp_path / "folder.png").mkdir()
+    (tmp_path / "folder_files").mkdir()
     before = sorted(tmp_path.iterdir())
     with pytest.raises(UsageError, match=message) as caught:
         open_writer(tmp_path / name, width=size[0], height=size[1])
@@ -236,14 +249,15 @@ def test_a_huge_tiff_costs_no_memory_and_no_time(tmp_path: Path) -> None:
     assert read_metadata(path) == METADATA
 
 
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".dzi", ".zarr"])
 def test_torn_files_are_named_in_one_line(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
     with open_writer(path, width=30, height=20, metadata=METADATA) as writer:
         writer.write(noise(20, 30), y=0, x=0)
-    whole = path.read_bytes()
+    head = path / "zarr.json" if path.is_dir() else path
+    whole = head.read_bytes()
     for size in (*range(0, 60), len(whole) // 2):
-        path.write_bytes(whole[:size])
+        head.write_bytes(whole[:size])
         try:
             outcome: object = read_metadata(path)
         except UsageError as error:
@@ -258,10 +272,11 @@ def test_torn_files_are_named_in_one_line(tmp_path: Path, suffix: str) -> None:
 def test_reading_something_else_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_text("no picture")
-    with pytest.raises(UsageError, match="is no PNG, JPEG or TIFF"):
+    with pytest.raises(UsageError, match="is no PNG, JPEG, TIFF, Deep Zoom or OME-Zarr"):
         read_metadata(path)
-    with pytest.raises(UsageError, match="cannot be read"):
-        read_metadata(tmp_path / "none.png")
+    for name in ("none.png", "."):
+        with pytest.raises(UsageError, match="cannot be read"):
+            read_metadata(tmp_path / name)
 
 
 def test_writers_are_abstract_or_final() -> None:
