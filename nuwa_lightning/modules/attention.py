@@ -1,4 +1,4 @@
-"""Attention of the patch transformer: one path for training and for cached decoding.
+"""Attention of the patch transformer: one path, :func:`attend`, for training and for cached decoding.
 
 Shape legend: R rows (patches of any sample side by side), L query positions, S key positions, W model width,
 H query heads, G key/value heads, D head width.
@@ -14,8 +14,7 @@ from torch import Tensor, nn
 class PatchAttention(nn.Module):
     """Multi-head, grouped-query or multi-query attention over own tokens and gathered context.
 
-    Keys and values have no bias, the output projection has one (paper lineage: HORIZON code). The queries of one
-    key/value head are folded into query rows, so that keys and values are never repeated in memory.
+    Keys and values have no bias, the output projection has one (paper lineage: HORIZON code).
 
     Args:
         width: model width W.
@@ -61,21 +60,35 @@ class PatchAttention(nn.Module):
         Returns:
             ``[R, L, W]``.
         """
-        R, L, H, D = q_RLHD.shape
-        group = H // self.kv_heads
-        q_RGMD = (
-            q_RLHD.view(R, L, self.kv_heads, group, D).permute(0, 2, 3, 1, 4).reshape(R, self.kv_heads, group * L, D)
-        )
-        if bias is not None and group > 1:
-            S = k_RGSD.shape[2]
-            if bias.shape[1] == 1:
-                bias = bias.expand(-1, -1, L, S).repeat(1, 1, group, 1)
-            else:
-                bias = bias.expand(-1, H, L, S).reshape(-1, self.kv_heads, group * L, S)
-        o_RGMD = F.scaled_dot_product_attention(q_RGMD, k_RGSD, v_RGSD, attn_mask=bias)
-        o_RLW = o_RGMD.view(R, self.kv_heads, group, L, D).permute(0, 3, 1, 2, 4).reshape(R, L, H * D)
-        out: Tensor = self.dropout(self.out(o_RLW))
+        out: Tensor = self.dropout(self.out(attend(q_RLHD, k_RGSD, v_RGSD, bias=bias)))
         return out
+
+
+def attend(q_RLHD: Tensor, k_RGSD: Tensor, v_RGSD: Tensor, *, bias: Tensor | None) -> Tensor:
+    """Attend, the queries of one key/value head folded into query rows: keys and values are never repeated in memory.
+
+    Args:
+        q_RLHD: queries.
+        k_RGSD: keys.
+        v_RGSD: values.
+        bias: boolean mask (True = may be seen) or additive logits, broadcastable to ``[R, H, L, S]``.
+
+    Returns:
+        ``[R, L, H * D]``.
+    """
+    R, L, H, D = q_RLHD.shape
+    G = k_RGSD.shape[1]
+    group = H // G
+    q_RGMD = q_RLHD.view(R, L, G, group, D).permute(0, 2, 3, 1, 4).reshape(R, G, group * L, D)
+    if bias is not None and group > 1:
+        S = k_RGSD.shape[2]
+        if bias.shape[1] == 1:
+            # The same for all queries: nothing to repeat.
+            bias = bias if bias.shape[2] == 1 else bias.expand(-1, -1, L, S).repeat(1, 1, group, 1)
+        else:
+            bias = bias.expand(-1, H, L, S).reshape(-1, G, group * L, S)
+    o_RGMD = F.scaled_dot_product_attention(q_RGMD, k_RGSD, v_RGSD, attn_mask=bias)
+    return o_RGMD.view(R, G, group, L, D).permute(0, 3, 1, 2, 4).reshape(R, L, H * D)
 
 
 def causal_mask(queries: int, context: int, *, start: int = 0, device: torch.device | None = None) -> Tensor:

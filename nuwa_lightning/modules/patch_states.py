@@ -1,24 +1,28 @@
-"""States of patches in flight and of finished ones, for cached decoding and for the paper's per-patch training.
+"""States of patches in flight and of finished ones, for cached decoding.
 
-Shape legend as in ``patch_transformer``: R rows, C context patches, N tokens per patch, L positions, S key positions,
-G key/value heads, D head width, W width.
+Shape legend as in ``decoding``: R rows, l positions, J tokens that a position reads, C context patches, N tokens per
+patch, L = 1 + N positions, S key positions, H query heads, G key/value heads, D head width, W width.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from nuwa_lightning.modules.attention import causal_mask
-from nuwa_lightning.modules.patch_transformer import PatchTransformer
+from nuwa_lightning.modules.decoding import DecodingTransformer
 from nuwa_lightning.modules.text_attention import TextStates
 
 
 @dataclass(frozen=True)
 class PatchStates:
-    """What a finished patch leaves for later ones: per layer, keys (without embedding) and values ``[R, N, G, D]``."""
+    """What a finished patch leaves for later ones: per layer, keys and values ``[R, G, N, D]``.
+
+    Keys have the entry of their own patch in the relative patch embedding added.
+    """
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
@@ -28,110 +32,131 @@ class PatchStates:
         return PatchStates(tuple(k[index] for k in self.keys), tuple(v[index] for v in self.values))
 
 
+class ContextStates(Protocol):
+    """What the rows of a wave see of finished patches."""
+
+    @property
+    def valid_RC(self) -> Tensor:
+        """Which context places are filled."""
+
+    def keys_values(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Return keys and values ``[R, C, G, N, D]`` of one layer."""
+
+
 class RowBatch:
     """Patches that are written side by side, one row each, with their keys and values so far.
 
-    Rows may have different numbers of context patches; missing ones are masked.
+    Rows may have different numbers of context patches; missing ones are masked. Positions are advanced one after
+    another or many at once; :meth:`rewind` forgets the last ones.
 
     Args:
         model: the transformer.
         view_R: index of each row's view.
-        context_keys: per layer, keys of the context ``[R, C, N, G, D]``, without embedding.
-        context_values: per layer, the values.
+        context: states of the context patches.
         offset_RC: entries of the relative patch embedding.
         relative_view_RC: relative view of each context patch.
-        valid_RC: which context places are filled; None = all.
         text: the text of each row.
     """
 
     def __init__(
         self,
-        model: PatchTransformer,
+        model: DecodingTransformer,
         view_R: Tensor,
         *,
-        context_keys: list[Tensor],
-        context_values: list[Tensor],
+        context: ContextStates,
         offset_RC: Tensor,
         relative_view_RC: Tensor,
-        valid_RC: Tensor | None = None,
         text: TextStates | None = None,
     ) -> None:
-        self.model, self.text = model, text
-        self.view_R = view_R
-        self.offset_RC, self.relative_view_RC = offset_RC, relative_view_RC
+        self.model, self.view_R = model, view_R
+        self._readers = [model.model.reader(n, text) for n in range(len(model.layers))]
         R, C = offset_RC.shape
-        self.context = C * model.patch_tokens
-        self.valid_RS = None
-        if valid_RC is not None and not bool(valid_RC.all()):
-            self.valid_RS = valid_RC.repeat_interleave(model.patch_tokens, dim=1)
-        L = model.patch_tokens + 1
+        N = model.model.patch_tokens
+        self.context = C * N
+        size = self.context + N + 1
         self._k_RGSD: list[Tensor] = []
         self._v_RGSD: list[Tensor] = []
-        self._raw_RLGD: list[Tensor] = []
-        for number in range(model.depth):
-            layer = model.layer(number)
-            k_RCNGD = layer.place_context(context_keys[number], offset_RC, relative_view_RC)
-            G, D = k_RCNGD.shape[-2:]
-            k_RGSD = k_RCNGD.new_empty(R, G, self.context + L, D)
-            v_RGSD = k_RCNGD.new_empty(R, G, self.context + L, D)
-            k_RGSD[:, :, : self.context] = k_RCNGD.flatten(1, 2).transpose(1, 2)
-            v_RGSD[:, :, : self.context] = context_values[number].flatten(1, 2).transpose(1, 2)
+        for number, layer in enumerate(model.layers):
+            k_RCGND, v_RCGND = context.keys_values(number)
+            shape = (R, layer.kv_heads, size, layer.head_width)
+            k_RGSD = torch.empty(shape, dtype=model.dtype, device=view_R.device)
+            v_RGSD = torch.empty_like(k_RGSD)
+            if C:
+                shift = layer.context_shift(offset_RC, relative_view_RC)
+                torch.add(k_RCGND, shift, out=_by_patch(k_RGSD, C, N))
+                _by_patch(v_RGSD, C, N).copy_(v_RCGND)
             self._k_RGSD.append(k_RGSD)
             self._v_RGSD.append(v_RGSD)
-            self._raw_RLGD.append(k_RCNGD.new_empty(R, L, G, D))
+        valid_RS = torch.ones(R, size, dtype=torch.bool, device=view_R.device)
+        valid_RS[:, : self.context] = context.valid_RC.repeat_interleave(N, dim=1)
+        self._valid_R11S = None if bool(valid_RS.all()) else valid_RS[:, None, None]
+        self._bias_RH1S = self._biases(offset_RC, relative_view_RC, N)
         self.place = 0
 
-    def advance(self, x_RlW: Tensor) -> Tensor:
+    def _biases(self, offset_RC: Tensor, view_RC: Tensor, tokens: int) -> list[Tensor | None]:
+        """Return what one new position adds to its logits in each layer: where context is missing, -inf."""
+        seen = None
+        if self._valid_R11S is not None:
+            seen = torch.zeros(self._valid_R11S.shape, dtype=self.model.dtype, device=self.view_R.device)
+            seen.masked_fill_(~self._valid_R11S, float("-inf"))
+        every = self.view_R.new_ones(1, 1, 1, self.context + tokens + 1, dtype=torch.bool)
+        mask = every if self._valid_R11S is None else self._valid_R11S
+        layers = [self.model.model.layer(n) for n in range(len(self.model.layers))]
+        if layers[0].feed == "key":
+            return [seen] * len(layers)
+        return [layer.logit_bias(mask, offset_RC, view_RC, tokens).to(self.model.dtype) for layer in layers]
+
+    def advance(self, inputs_RlJ: Tensor, *, causal: bool = True) -> Tensor:
         """Run the next ``l`` positions through all layers and remember their keys and values.
 
         Args:
-            x_RlW: their inputs, from ``embed_token`` or ``embed_rows``.
+            inputs_RlJ: the tokens that they read, see :meth:`DecodingTransformer.embed`.
+            causal: whether a position sees those before it only, or all of these.
 
         Returns:
             Last-layer states ``[R, l, W]``.
         """
-        model, start, new = self.model, self.place, x_RlW.shape[1]
-        end = self.context + start + new
-        mask = self._mask(new, start)
-        x_RlW_ = x_RlW
-        for number in range(model.depth):
-            layer = model.layer(number)
-            h_RlW = layer.norm_attention(x_RlW_)
-            q_RlHD = layer.attention.queries(h_RlW)
-            k_RlGD, v_RlGD = layer.attention.keys_values(h_RlW)
-            self._raw_RLGD[number][:, start : start + new] = k_RlGD
-            k_RGSD, v_RGSD = self._k_RGSD[number], self._v_RGSD[number]
-            k_RGSD[:, :, end - new : end] = layer.place_own(k_RlGD).transpose(1, 2)
-            v_RGSD[:, :, end - new : end] = v_RlGD.transpose(1, 2)
-            bias = mask
-            if layer.feed == "logit":
-                full = mask if mask is not None else q_RlHD.new_ones(1, 1, new, end, dtype=torch.bool)
-                bias = layer.logit_bias(full, self.offset_RC, self.relative_view_RC, model.patch_tokens)
-            mixed = layer.attention.mix(q_RlHD, k_RGSD[:, :, :end], v_RGSD[:, :, :end], bias=bias)
-            x_RlW_ = layer.finish(x_RlW_, mixed, model.reader(number, self.text))
+        R, new = inputs_RlJ.shape[:2]
+        start = self.context + self.place
+        end = start + new
+        x_RlW = self.model.embed(inputs_RlJ, self.view_R, self.place)
+        x_MW = x_RlW.flatten(0, 1)
+        mask = causal_mask(new, self.context, start=self.place, device=x_MW.device) if causal and new > 1 else None
+        for number, layer in enumerate(self.model.layers):
+            bias = self._bias_RH1S[number]
+            if bias is not None:
+                bias = bias[..., :end]
+            if mask is not None:
+                bias = mask if bias is None else bias.masked_fill(~mask, float("-inf"))
+            x_MW = layer.attend(
+                x_MW, self._k_RGSD[number], self._v_RGSD[number], start=start, end=end, bias=bias
+            )
+            read = self._readers[number]
+            if read is not None:
+                x_MW = read(x_MW.view(R, new, -1)).flatten(0, 1)
+            x_MW = layer.feed_forward(x_MW)
         self.place += new
-        return x_RlW_
+        return x_MW.view(R, new, -1)
 
-    def _mask(self, new: int, start: int) -> Tensor | None:
-        # One new position sees everything that is there: no mask, and the fastest kernel.
-        if self.valid_RS is None and new == 1:
-            return None
-        mask = causal_mask(new, self.context, start=start, device=self.view_R.device)
-        if self.valid_RS is None:
-            return mask
-        own = mask.new_ones(len(self.valid_RS), start + new)
-        return mask & torch.cat([self.valid_RS, own], dim=1)[:, None, None]
+    def rewind(self, place: int) -> None:
+        """Forget the positions from ``place`` on."""
+        if not 0 <= place <= self.place:
+            raise ValueError(f"cannot go back to position {place}, {self.place} are done")
+        self.place = place
 
     def states(self) -> PatchStates:
-        """Return what the finished patches leave for later ones.
+        """Return what the finished patches leave for later ones: no copy.
 
         Raises:
             RuntimeError: before all tokens have been advanced.
         """
-        if self.place != self.model.patch_tokens + 1:
-            raise RuntimeError(f"patch not finished: {self.place} of {self.model.patch_tokens + 1} positions done")
+        L = self.model.model.patch_tokens + 1
+        if self.place != L:
+            raise RuntimeError(f"patch not finished: {self.place} of {L} positions done")
         c = self.context + 1
-        return PatchStates(
-            tuple(k[:, 1:] for k in self._raw_RLGD),
-            tuple(v[:, :, c:].transpose(1, 2).contiguous() for v in self._v_RGSD),
-        )
+        return PatchStates(tuple(k[:, :, c:] for k in self._k_RGSD), tuple(v[:, :, c:] for v in self._v_RGSD))
+
+
+def _by_patch(kept_RGSD: Tensor, patches: int, tokens: int) -> Tensor:
+    """Return the context places as ``[R, C, G, N, D]``: a view."""
+    return torch.unflatten(kept_RGSD[:, :, : patches * tokens], 2, (patches, tokens)).transpose(1, 2)
