@@ -73,11 +73,6 @@ class SlotCache:
         slot = self._slot[number]
         return PatchStates(tuple(k.get(slot) for k in self._keys), tuple(v.get(slot) for v in self._values))
 
-    def get(self, number: int) -> PatchStates:
-        """Return the states of a step as they are kept: no copy, so only until the step is dropped."""
-        slot = self._slot[number]
-        return PatchStates(tuple(t[slot] for t in self._keys), tuple(t[slot] for t in self._values))
-
     def drop(self, number: int) -> None:
         """Give the slot of a step back."""
         self._free.append(self._slot.pop(number))
@@ -154,7 +149,7 @@ class _Kept:
         if self.scales is None:
             self.numbers[slot] = new_BGND
             return
-        # Scales in bfloat16: 127 of them are a float32 without rounding, so what is read and put again has the same bits.
+        # Scales in bfloat16: times 127 they need no rounding, so what is read and put again has the same bits.
         scale_BGN1 = (new_BGND.abs().amax(dim=-1, keepdim=True).clamp_min(_SMALL) / 127).to(torch.bfloat16)
         self.numbers[slot] = (new_BGND / scale_BGN1).round().to(torch.int8)
         self.scales[slot] = scale_BGN1

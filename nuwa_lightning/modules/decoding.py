@@ -113,14 +113,12 @@ class _Int8(Product):
     """Symmetric int8 for the matrix (a scale for each output) and for the input (a scale for each row)."""
 
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
-        if weight_OI.device.type != "cpu" or "fbgemm" not in torch.backends.quantized.supported_engines:
-            raise UsageError("--weights", "int8", "this needs an x86 CPU: choose float32 or bfloat16")
-        weight_OI = weight_OI.detach().float()
-        scale_O = weight_OI.abs().amax(dim=1).clamp_min(_SMALL).double() / 127
-        zeros_O = torch.zeros(len(scale_O), dtype=torch.long)
-        quantized = torch.quantize_per_channel(weight_OI, scale_O, zeros_O, 0, torch.qint8)
-        self._packed = torch.ops.quantized.linear_prepack(quantized, None)
-        self._bias_O = torch.zeros(len(weight_OI)) if bias_O is None else bias_O.float()
+        if weight_OI.device.type != "cpu":
+            raise UsageError("--weights", "int8", "this needs a CPU: choose float32 or bfloat16")
+        scale_O = weight_OI.abs().amax(dim=1).clamp_min(_SMALL) / 127
+        self._weight_IO = (weight_OI / scale_O[:, None]).round().to(torch.int8).t()
+        self._scale_O = scale_O.float() / 127
+        self._bias_O = scale_O.new_zeros(len(scale_O)) if bias_O is None else bias_O
 
     def of(self, h_MI: Tensor) -> Tensor:
         scale_M1, out_MO = self._raw(h_MI)
@@ -131,13 +129,10 @@ class _Int8(Product):
         return (x_MO + self._bias_O).addcmul_(out_MO, scale_M1)
 
     def _raw(self, h_MI: Tensor) -> tuple[Tensor, Tensor]:
-        # Every row is stretched to [-1, 1] and then quantised alike: 255 steps, 128 is zero.
-        h_MI = h_MI.float()
+        # Sums of whole numbers are exact: the same bits in any order, and for any number of rows.
         scale_M1 = h_MI.abs().amax(dim=-1, keepdim=True).clamp_min_(_SMALL)
-        out: Tensor = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
-            h_MI / scale_M1, 1 / 127, 128, self._packed
-        )
-        return scale_M1, out
+        q_MI = (h_MI * (127 / scale_M1)).round_().to(torch.int8)
+        return scale_M1, torch._int_mm(q_MI, self._weight_IO) * self._scale_O
 
 
 @final
@@ -152,7 +147,7 @@ class DecodingLayer:
     def __init__(self, layer: PatchLayer, number: Number) -> None:
         attention, wide = layer.attention, layer.feed_forward
         self.heads, self.kv_heads, self.head_width = attention.heads, attention.kv_heads, attention.head_width
-        self._parts = (self.heads, self.kv_heads, self.kv_heads)
+        self._parts = [self.heads, self.kv_heads, self.kv_heads]
         self._qkv = product(
             torch.cat([attention.query.weight, attention.key.weight, attention.value.weight]), None, number
         )
@@ -187,7 +182,7 @@ class DecodingLayer:
         norm = self._norm_attention
         h_MW = F.layer_norm(x_MW, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
         qkv_RlXD = self._qkv.of(h_MW).view(len(k_RGSD), end - start, -1, self.head_width)
-        q_RlHD, k_RlGD, v_RlGD = qkv_RlXD.split(self._parts, dim=2)
+        q_RlHD, k_RlGD, v_RlGD = torch.split(qkv_RlXD, self._parts, dim=2)
         torch.add(k_RlGD.transpose(1, 2), self._own_G1D, out=k_RGSD[:, :, start:end])
         v_RGSD[:, :, start:end] = v_RlGD.transpose(1, 2)
         mixed_RlW = attend(q_RlHD.to(k_RGSD.dtype), k_RGSD[:, :, :end], v_RGSD[:, :, :end], bias=bias)
@@ -203,7 +198,7 @@ class DecodingLayer:
 
 @final
 class DecodingTransformer:
-    """A patch transformer in evaluation mode, laid out for writing. It takes what its model is now; later it is not asked.
+    """A patch transformer in evaluation mode, laid out for writing. After a step of training it has to be made anew.
 
     Args:
         model: from training or from a file.
@@ -237,11 +232,11 @@ class DecodingTransformer:
             view_R: index of each row's view.
             start: the first position; 0 is BOS.
         """
-        R, l, J = inputs_RlJ.shape
+        R, new = inputs_RlJ.shape[:2]
         used = self._embed_IW.shape[0] // self._codes_KE.shape[1]
-        x_MI = self._codes_KE[inputs_RlJ[:, :, :used]].view(R * l, -1)
-        place_RlW = self._place_LW[start : start + l] + self.model.views[view_R][:, None]
-        return place_RlW.flatten(0, 1).addmm_(x_MI, self._embed_IW).view(R, l, -1)
+        x_MI = self._codes_KE[inputs_RlJ[:, :, :used]].view(R * new, -1)
+        place_RlW = self._place_LW[start : start + new] + self.model.views[view_R][:, None]
+        return place_RlW.flatten(0, 1).addmm_(x_MI, self._embed_IW).view(R, new, -1)
 
     def logits(self, x_MW: Tensor) -> Tensor:
         """Return scores over codes ``[M, K]`` of last-layer states."""

@@ -128,9 +128,7 @@ class RowBatch:
                 bias = bias[..., :end]
             if mask is not None:
                 bias = mask if bias is None else bias.masked_fill(~mask, float("-inf"))
-            x_MW = layer.attend(
-                x_MW, self._k_RGSD[number], self._v_RGSD[number], start=start, end=end, bias=bias
-            )
+            x_MW = layer.attend(x_MW, self._k_RGSD[number], self._v_RGSD[number], start=start, end=end, bias=bias)
             read = self._readers[number]
             if read is not None:
                 x_MW = read(x_MW.view(R, new, -1)).flatten(0, 1)
