@@ -282,20 +282,6 @@ class PatchTransformer(nn.Module):
             return x_RLW
         return x_RLW + F.pad(self.near(near_RNK, self.codes_KE), (0, 0, 0, 1))
 
-    def embed_token(self, token_R: Tensor, view_R: Tensor, place: int, *, near_RK: Tensor | None) -> Tensor:
-        """Return the input ``[R, 1, W]`` of position ``place``: 0 is BOS, else ``token_R``, token ``place - 1``.
-
-        ``near_RK`` are the neighbours of token ``place``; None behind the last one.
-        """
-        if place == 0:
-            x_RW = self.begin.expand(len(view_R), -1)
-        else:
-            x_RW = self.embed(self.codes_KE[token_R]) + self.position()[place - 1]
-        x_RW = x_RW + self.views[view_R]
-        if self.near is not None and near_RK is not None:
-            x_RW = x_RW + self.near(near_RK, self.codes_KE)
-        return x_RW[:, None]
-
     def logits(self, x: Tensor) -> Tensor:
         """Return scores over codes ``[..., K]`` of last-layer states ``[..., W]``."""
         return F.linear(self.norm(x), self.head_weight(), self.head.bias)
