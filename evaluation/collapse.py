@@ -54,7 +54,11 @@ def spreads(images: Iterable[NDArray[np.uint8]], *, window: int = WINDOW) -> lis
 
 
 def collapse(
-    real: Iterable[NDArray[np.uint8]], generated: Iterable[NDArray[np.uint8]], *, window: int = WINDOW
+    real: Iterable[NDArray[np.uint8]],
+    generated: Iterable[NDArray[np.uint8]],
+    *,
+    window: int = WINDOW,
+    percentile: float = PERCENTILE,
 ) -> CollapseResult:
     """Count the canvases of ``generated`` that have a window flatter than 95 % of the windows of ``real``.
 
@@ -62,6 +66,7 @@ def collapse(
         real: uint8 RGB pictures (Y, X, 3), of any sizes, at the scale of the canvases.
         generated: the canvases.
         window: side of the windows in pixels; they lie beside each other from the upper left corner.
+        percentile: of real windows; flatter ones are flat.
 
     Raises:
         ValueError: if no picture of either side is as large as a window.
@@ -70,7 +75,7 @@ def collapse(
     for name, found in (("real", real_spreads), ("generated", ours)):
         if not found:
             raise ValueError(f"no {name} picture is {window} pixels wide and high")
-    threshold = float(np.percentile(np.concatenate(real_spreads), PERCENTILE))
+    threshold = float(np.percentile(np.concatenate(real_spreads), percentile))
     return CollapseResult(
         canvases=len(ours),
         collapsed=sum(bool((values < threshold).any()) for values in ours),

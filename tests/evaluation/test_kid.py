@@ -30,32 +30,9 @@ def test_equals_the_sum_over_pairs(n: int, m: int, dim: int, seed: int) -> None:
     assert mmd2(x, y) == pytest.approx(xx + yy - 2 * xy, rel=1e-9, abs=1e-9)
 
 
-def test_equals_torchmetrics() -> None:
-    import torch
-    from torchmetrics.image.kid import maximum_mean_discrepancy, poly_kernel
-
-    x, y = gaussians(40, 40, shift=0.3)
-    a, b = torch.from_numpy(x), torch.from_numpy(y)
-    theirs = maximum_mean_discrepancy(poly_kernel(a, a), poly_kernel(a, b), poly_kernel(b, b))
-    assert mmd2(x, y) == pytest.approx(float(theirs), rel=1e-9)
-
-
-def test_equals_torch_fidelity() -> None:
-    """With subsets as large as the sets the draw does not matter, and theirs is our full estimate."""
-    import torch
-    from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
-
-    x, y = gaussians(40, 40, shift=0.3, dim=64)
-    theirs = kid_features_to_metric(
-        torch.from_numpy(x), torch.from_numpy(y), kid_subsets=2, kid_subset_size=40, verbose=False
-    )
-    assert kid(x, y).value == pytest.approx(theirs[KEY_METRIC_KID_MEAN], rel=1e-9)
-    assert kid(x, y, subset_size=40, subsets=2).value == pytest.approx(theirs[KEY_METRIC_KID_MEAN], rel=1e-9)
-
-
 def test_bootstrap_is_a_weighted_estimate_without_self_pairs() -> None:
     """One resample by hand: the mean kernel over drawn pairs that are two different pictures."""
-    from evaluation.kid import _bootstrap, polynomial_kernel
+    from evaluation.kid import KidAgainst, polynomial_kernel
 
     x, y = gaussians(7, 5, shift=0.4)
     rng = np.random.default_rng(3)
@@ -68,7 +45,21 @@ def test_bootstrap_is_a_weighted_estimate_without_self_pairs() -> None:
         return float(np.mean([k[i, j] for i in drawn for j in drawn if i != j]))
 
     expected = within(x, a) + within(y, b) - 2 * polynomial_kernel(x[a], y[b]).mean()
-    assert _bootstrap(x, y, 1, np.random.default_rng(3))[0] == pytest.approx(expected, rel=1e-9)
+    found = KidAgainst(x).bootstrap(y, u[None].astype(float), v[None].astype(float))[0]
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+def test_canvases_are_resampled_not_their_squares() -> None:
+    """Ten copies of each picture tell no more than one: by canvases the interval stays as wide."""
+    x, y = gaussians(30, 20, shift=0.3)
+    alone = kid(x, y, resamples=400)
+    copied = kid(np.repeat(x, 10, 0), np.repeat(y, 10, 0), resamples=400)
+    clustered = kid(
+        np.repeat(x, 10, 0), np.repeat(y, 10, 0), clusters_N=np.repeat(np.arange(30), 10),
+        clusters_M=np.repeat(np.arange(20), 10), resamples=400,
+    )  # fmt: skip
+    assert clustered.std == pytest.approx(alone.std, rel=0.25)
+    assert copied.std < 0.5 * alone.std
 
 
 def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:

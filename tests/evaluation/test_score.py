@@ -1,4 +1,4 @@
-"""The command from end to end on crops of real photographs: order, floor, repeatability, and every bad input."""
+"""The command from end to end on crops of real photographs: order, floors, repeatability, and every bad input."""
 
 from __future__ import annotations
 
@@ -9,64 +9,149 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image, ImageFilter
 
 from evaluation.__main__ import main
-from evaluation.crops import crops, write_crops
-from evaluation.score import score
+from evaluation.protocol import Protocol, load_protocol
+from evaluation.record import check_comparable, read_report
+from evaluation.score import Work, score
+from nuwa_lightning.data.reading import image_size
+from nuwa_lightning.errors import UsageError
 
-Photos = dict[str, np.ndarray[Any, Any]]
 Folders = dict[str, Path]
+TOY = "features.name=tests.evaluation.toys.ToyFeatures"
+NO_CACHE = Work(cached=False)
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory, sample_photos: Photos) -> Folders:
-    """Two disjoint draws of crops (``real``, ``other``), and the second blurred and noised."""
-    root = tmp_path_factory.mktemp("pictures")
-    (root / "photos").mkdir()
-    for name, photo in sample_photos.items():
-        Image.fromarray(photo).save(root / "photos" / name.replace("jpg", "png"))
-    write_crops(root / "photos", root / "real", count=20, side=128, short_sides=(160, 240), seed=0)
-    write_crops(root / "photos", root / "other", count=10, side=128, short_sides=(160, 240), seed=1)
-    rng = np.random.default_rng(0)
-    for name in ("blurred", "noised"):
-        (root / name).mkdir()
-    for path in sorted((root / "other").iterdir()):
-        image = Image.open(path)
-        image.filter(ImageFilter.GaussianBlur(3)).save(root / "blurred" / path.name)
-        noisy = np.asarray(image) + rng.normal(0, 60, (128, 128, 3))
-        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(root / "noised" / path.name)
-    return {path.name: path for path in root.iterdir()}
+def protocol(tmp_path: Path, *changes: str, **metrics: Any) -> Protocol:
+    """A protocol of the metrics named, with features that cost nothing."""
+    path = tmp_path / "protocol.yaml"
+    path.write_text(yaml.safe_dump({"name": "test", "version": 1, "metrics": metrics}), encoding="utf-8")
+    return load_protocol(path, [TOY, "resamples=50", *changes])
 
 
 def values(report: dict[str, Any]) -> dict[str, float]:
     return {f"{row['name']} {row['set']}": row["value"] for row in report["metrics"]}
 
 
-def test_worse_pictures_score_worse(folders: Folders) -> None:
-    found = {name: score(folders["real"], folders[name]) for name in ("other", "blurred", "noised")}
+def test_real_features_order_spoilt_photographs_as_they_must(folders: Folders, tmp_path: Path) -> None:
+    """Known answers: equal sets are 0 apart; blurred, noised and shuffled ones lie beyond the interval."""
+    from evaluation.fid import frechet_distance
+    from evaluation.kid import mmd2
+
+    lite0 = protocol(tmp_path, "features.name=lite0", kid={}, seams={"patch": 32, "token": 8})
+    work = Work(cache=tmp_path / "cache")
+    found = {
+        name: score(lite0, folders["real"], generated=folders[name], work=work)
+        for name in ("other", "blurred", "noised", "shuffled")
+    }
     kids = {name: values(report)["lite0-KID generated"] for name, report in found.items()}
-    assert kids["other"] < kids["blurred"]
-    assert kids["other"] < kids["noised"]
+    assert kids["other"] < min(kids["blurred"], kids["noised"], kids["shuffled"])
     row = found["other"]["metrics"][0]
     assert abs(row["value"]) < row["floor"] + 4 * (row["floor_std"] + row["std"])
-    assert kids["blurred"] > row["high"]
-    # Blur smooths borders and insides alike: the ratio stays that of photographs.
-    assert 0.8 < values(found["blurred"])["seam ratio generated"] < 1.2
+    for name in ("blurred", "noised", "shuffled"):
+        assert kids[name] > row["high"], name
+    # Blur smooths borders and insides alike, and noise is everywhere; shuffled squares do not fit together.
+    seams = {name: values(report)["seam ratio generated"] for name, report in found.items()}
+    assert seams["blurred"] < 1.25
+    assert seams["shuffled"] > 1.5 * seams["other"] > 1.5 * 0.8
+    from evaluation.features import features_of
+
+    same = features_of(folders["other"])
+    assert abs(frechet_distance(same, same[::-1])) < 1e-6
+    assert mmd2(same, same) < 0
+
+
+def test_the_order_and_names_of_files_move_nothing(folders: Folders, tmp_path: Path) -> None:
+    (tmp_path / "renamed").mkdir()
+    for i, path in enumerate(sorted(folders["other"].iterdir(), reverse=True)):
+        shutil.copy(path, tmp_path / "renamed" / f"{i}.png")
+    wanted = protocol(tmp_path, kid={}, fid={"low_rank": "state"}, inception_score={}, manifold={})
+    a = score(wanted, folders["real"], generated=folders["other"], work=NO_CACHE)
+    b = score(wanted, folders["real"], generated=tmp_path / "renamed", work=NO_CACHE)
+    for name, value in values(a).items():
+        assert values(b)[name] == pytest.approx(value, rel=1e-9), name
+    assert a["sets"]["generated"]["sha256"] == b["sets"]["generated"]["sha256"]
+
+
+def test_all_metrics_of_a_protocol_with_interval_and_floor(folders: Folders, tmp_path: Path) -> None:
+    every = protocol(
+        tmp_path, "splits=4", kid={}, fid={"low_rank": "state"}, inception_score={}, manifold={},
+        diversity={"pairs": 4}, blocks={"side": 32}, seams={"patch": 32}, collapse={"window": 64},
+    )  # fmt: skip
+    report = score(every, folders["real"], generated=folders["blurred"], work=NO_CACHE)
+    names = [row["name"] for row in report["metrics"]]
+    assert names == [
+        "toy-KID", "toy-FID", "toy-IS", "toy-precision", "toy-recall", "toy-density", "toy-coverage",
+        "stlpips diversity", "toy-Block-KID (positions)", "toy-Block-KID (pooled)", "toy-Block-FID (positions)",
+        "toy-Block-FID (pooled)", "seam ratio", "collapsed (64 px)",
+    ]  # fmt: skip
+    for row in report["metrics"]:
+        assert row["low"] <= row["value"] <= row["high"], row["name"]
+        assert {"floor", "floor_std", "floor_n", "how", "better", "n"} <= row.keys(), row["name"]
+    assert report["metrics"][1]["low_rank"] is True
+    assert report["metrics"][8]["n"] == 10  # canvases at a position
+    assert report["metrics"][9]["n"] == 90  # blocks
+    assert {"protocol", "versions", "commit", "machine", "sets", "digest", "run"} <= report.keys()
+    assert report["protocol"]["settings"]["perceptual_network"]["weights_sha256"]
+    assert report["run"]["wall_seconds"] > 0
+
+
+def test_canvases_larger_than_the_real_pictures(folders: Folders, tmp_path: Path) -> None:
+    (tmp_path / "wide").mkdir()
+    paths = sorted(folders["other"].iterdir())
+    for i in range(10):
+        wide = np.concatenate([np.asarray(Image.open(paths[(i + j) % 10])) for j in range(4)], axis=1)
+        Image.fromarray(wide).save(tmp_path / "wide" / f"{i}.png")
+    cut = ["generated.crop=windows", "generated.side=128", "splits=3"]
+    wanted = protocol(tmp_path, *cut, kid={}, blocks={"side": 64, "against": "pooled"})
+    report = score(wanted, folders["real"], generated=tmp_path / "wide", work=NO_CACHE)
+    assert report["sets"]["generated"] | {"sha256": ""} == {
+        "folder": "wide", "files": 10, "squares": 40, "skipped": [], "sha256": "",
+    }  # fmt: skip
+    assert "toy-Block-KID x7 (pooled)" in [row["name"] for row in report["metrics"]]  # 7 shifted blocks for 1
+    with pytest.raises(UsageError, match=r"set metrics.blocks.against=pooled"):
+        score(
+            protocol(tmp_path, *cut, blocks={"side": 64}), folders["real"], generated=tmp_path / "wide", work=NO_CACHE
+        )
 
 
 def test_the_command_writes_the_same_bytes_twice(folders: Folders, tmp_path: Path, capsys: Any) -> None:
-    command = ["score", "--real", str(folders["real"]), "--generated", str(folders["blurred"]), "--output"]
+    protocol(tmp_path, kid={}, seams={"patch": 32})
+    command = ["score", "--real", str(folders["real"]), "--generated", str(folders["blurred"]), "--set", TOY]
+    command += ["--protocol", str(tmp_path / "protocol.yaml"), "--cache", str(tmp_path / "cache"), "--output"]
     assert main([*command, str(tmp_path / "a.json")]) == 0
     printed = capsys.readouterr().out
+    before = (tmp_path / "a.json").read_bytes()
+    assert main([*command, str(tmp_path / "a.json")]) == 0
+    assert "stays as it is" in capsys.readouterr().err
+    assert (tmp_path / "a.json").read_bytes() == before
     assert main([*command, str(tmp_path / "b.json")]) == 0
-    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
-    report = json.loads((tmp_path / "a.json").read_text())
-    assert report["sets"]["real"]["pictures"] == 20
-    assert {"torch", "numpy", "python"} <= set(report["versions"])
-    assert "lite0-KID" in printed
-    assert "FID" not in printed
-    assert [row["name"] for row in report["metrics"]] == ["lite0-KID", "seam ratio"]  # no 256-px window fits
+    a, b = (read_report(tmp_path / name) for name in ("a.json", "b.json"))
+    assert {**a, "run": 0} == {**b, "run": 0}
+    assert "toy-KID" in printed
+    assert " FID" not in printed
+    assert a["digest"][:12] in printed
+    assert a["sets"]["real"]["squares"] == 20
+
+
+def test_reports_of_different_protocols_do_not_compare(folders: Folders, tmp_path: Path) -> None:
+    first = score(protocol(tmp_path, kid={}), folders["real"], generated=folders["other"], work=NO_CACHE)
+    other = score(protocol(tmp_path, "seed=1", kid={}), folders["real"], generated=folders["other"], work=NO_CACHE)
+    check_comparable({"a": first, "b": first})
+    with pytest.raises(UsageError, match=r"a and b: protocols differ \(seed: 0 against 1\)"):
+        check_comparable({"a": first, "b": other})
+    path = tmp_path / "report.json"
+    first["metrics"][0]["value"] = 0.0
+    path.write_text(json.dumps(first), encoding="utf-8")
+    with pytest.raises(UsageError, match="was changed by hand"):
+        read_report(path)
+    path.write_text("{}", encoding="utf-8")
+    with pytest.raises(UsageError, match="is no report"):
+        read_report(path)
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_report(tmp_path / "none.json")
 
 
 def test_reconstructions_are_paired_by_name(folders: Folders, tmp_path: Path) -> None:
@@ -74,30 +159,14 @@ def test_reconstructions_are_paired_by_name(folders: Folders, tmp_path: Path) ->
     partners.mkdir()
     for path in sorted(folders["real"].iterdir())[:10]:
         Image.open(path).filter(ImageFilter.GaussianBlur(1)).save(partners / f"{path.stem}.bmp")
-    report = score(folders["real"], folders["other"], reconstruction=partners)
-    (row,) = [row for row in report["metrics"] if row["name"] == "PSNR"]
-    assert row["n"] == 10
-    assert 15 < row["value"] < 45
-    assert "lite0-KID reconstruction" in values(report)
-
-
-def test_windows_let_sizes_mix_and_show_collapse(folders: Folders, tmp_path: Path) -> None:
-    wide = tmp_path / "wide"
-    wide.mkdir()
-    photos = [np.asarray(Image.open(path)) for path in sorted(folders["photos"].iterdir())]
-    for i in range(2):
-        canvas = np.concatenate([photos[i], photos[1 - i][:, : 300 + 60 * i]], axis=1)[:300]
-        if i == 1:
-            canvas = canvas.copy()
-            canvas[:256, :256] = 90
-        Image.fromarray(canvas).save(wide / f"{i}.png")
-    from evaluation.score import Settings
-
-    report = score(folders["photos"], wide, settings=Settings(window=140))
-    assert report["sets"]["generated"]["pictures"] == 26
-    (row,) = [row for row in report["metrics"] if row["name"] == "collapsed (256 px)"]
-    assert row["n"] == 2
-    assert row["collapsed"] >= 1
+    report = score(protocol(tmp_path, kid={}), folders["real"], reconstruction=partners, work=NO_CACHE)
+    rows = {row["name"]: row for row in report["metrics"]}
+    assert list(rows) == ["toy-KID", "PSNR", "SSIM", "stlpips"]
+    assert rows["PSNR"]["n"] == report["sets"]["reconstruction"]["pairs"] == 10
+    assert 15 < rows["PSNR"]["value"] < 45
+    assert 0.5 < rows["SSIM"]["value"] < 1
+    assert 0 < rows["stlpips"]["value"] < 0.5
+    assert rows["PSNR"]["low"] < rows["PSNR"]["value"] < rows["PSNR"]["high"]
 
 
 def error_of(capsys: Any, *arguments: object) -> str:
@@ -111,6 +180,8 @@ def error_of(capsys: Any, *arguments: object) -> str:
 
 def test_bad_input_is_one_line(folders: Folders, tmp_path: Path, capsys: Any) -> None:
     real, other = folders["real"], folders["other"]
+    protocol(tmp_path, kid={}, seams={"patch": 32})
+    fixed = ["score", "--real", real, "--protocol", tmp_path / "protocol.yaml", "--set", TOY, "--no-cache"]
     empty, few, mixed, corrupt = (tmp_path / name for name in ("empty", "few", "mixed", "corrupt"))
     empty.mkdir()
     for folder in (few, mixed, corrupt):
@@ -121,28 +192,60 @@ def test_bad_input_is_one_line(folders: Folders, tmp_path: Path, capsys: Any) ->
     (corrupt / "00003.png").write_bytes((other / "00003.png").read_bytes()[:200])
 
     def refused(*more: object) -> str:
-        return error_of(capsys, "score", "--real", real, *more)
+        return error_of(capsys, *fixed, *more)
 
+    assert "--generated: missing" in refused()
     assert "is not a folder" in refused("--generated", tmp_path / "none")
     assert "holds no picture" in refused("--generated", empty)
-    assert "holds 5 pictures, at least 10 are needed" in refused("--generated", few)
+    assert "holds 5 squares, at least 10 are needed" in refused("--generated", few)
     assert "mixed sizes (00000.png is 128x128 but zz.png is 64x64)" in refused("--generated", mixed)
     assert "00003.png" in refused("--generated", corrupt)
     assert "holds the same pictures as --real" in refused("--generated", real)
-    assert "no picture is 500 pixels" in error_of(
-        capsys, "score", "--real", real, "--generated", other, "--window", "500"
-    )
-    assert "larger than a patch of 128" in refused("--generated", other, "--patch", "128")
+    assert "larger than a patch of 128" in refused("--generated", other, "--set", "metrics.seams.patch=128")
     assert "does not exist: make it first" in refused("--generated", other, "--output", tmp_path / "none" / "a.json")
+    assert "protocol.metrics.fud" in refused("--generated", other, "--set", "metrics.fud={}")
+    assert "there is no such file" in refused("--generated", other, "--features", "inception", "--weights", "none.pth")
+    assert "there is no such file" in refused("--reconstruction", other, "--original", real, "--lpips", "alex",
+                                              "--lpips-weights", "none.pth")  # fmt: skip
+    assert "give the folder of a CLIP model" in refused("--generated", other, "--set", "metrics.clip=true")
+    assert "holds no *.safetensors" in refused("--generated", other, "--clip", empty)
+    assert "no canvas has a block of 400" in refused("--generated", other, "--set", "metrics.blocks.side=400")
+    rank = refused("--generated", other, "--set", "metrics.fid={}")
+    assert "10 pictures, toy-FID needs more than its 27 features" in rank
+    assert "which is its bias" in rank
     reconstruction = tmp_path / "reconstruction"
     shutil.copytree(folders["blurred"], reconstruction)
     (reconstruction / "00000.png").rename(reconstruction / "aaaaa.png")
-    assert "aaaaa: has no partner" in refused("--generated", other, "--reconstruction", reconstruction)
+    assert "aaaaa: has no partner" in refused("--reconstruction", reconstruction)
+
+
+def test_other_weights_are_refused(folders: Folders, tmp_path: Path, capsys: Any) -> None:
+    weights = tmp_path / "weights.pth"
+    weights.write_bytes(b"other")
+    found = error_of(
+        capsys, "score", "--real", folders["real"], "--generated", folders["other"], "--protocol", "fid",
+        "--weights", weights,
+    )  # fmt: skip
+    assert "wanted is 6726825d0af5f729" in found
+
+
+def test_corrupt_files_are_skipped_and_counted(folders: Folders, tmp_path: Path, capsys: Any) -> None:
+    corrupt = tmp_path / "corrupt"
+    shutil.copytree(folders["other"], corrupt)
+    shutil.copy(sorted(folders["blurred"].iterdir())[0], corrupt / "more.png")
+    (corrupt / "00003.png").write_bytes((corrupt / "00003.png").read_bytes()[:3000])
+    protocol(tmp_path, kid={})
+    done = main(
+        ["score", "--real", str(folders["real"]), "--generated", str(corrupt), "--skip-corrupt", "--no-cache",
+         "--protocol", str(tmp_path / "protocol.yaml"), "--set", TOY, "--output", str(tmp_path / "a.json")]
+    )  # fmt: skip
+    assert done == 0
+    assert "1 skipped as unreadable" in capsys.readouterr().out
+    found = read_report(tmp_path / "a.json")["sets"]["generated"]
+    assert (found["squares"], found["skipped"]) == (10, ["00003.png"])
 
 
 def test_traceback_on_request(tmp_path: Path) -> None:
-    from nuwa_lightning.errors import UsageError
-
     with pytest.raises(UsageError):
         main(["score", "--real", str(tmp_path / "a"), "--generated", str(tmp_path), "--traceback"])
 
@@ -154,22 +257,13 @@ def test_unknown_options_are_refused_by_the_parser(capsys: Any) -> None:
     assert "--real" in capsys.readouterr().err
 
 
-def test_crops_are_the_photograph_resized(folders: Folders) -> None:
-    """A crop is, up to rounding, a part of the whole photograph resized by Pillow."""
-    photos = sorted(folders["photos"].iterdir())
-    made = crops(photos, count=6, side=100, short_sides=(150, 200), seed=4)
-    np.testing.assert_array_equal(made, crops(photos, count=6, side=100, short_sides=(150, 200), seed=4))
-    image = Image.open(photos[0]).convert("RGB")
-    whole = np.asarray(image.resize((225, 150), Image.Resampling.LANCZOS)).astype(int)
-    best = min(np.abs(whole[y : y + 100, x : x + 100] - made[0]).mean() for y in range(51) for x in range(126))
-    assert best < 1.0
-
-
-def test_crops_refuse_what_cannot_be(folders: Folders, tmp_path: Path, capsys: Any) -> None:
-    photos = folders["photos"]
-    assert "is not a folder" in error_of(capsys, "crops", "--photos", tmp_path / "none", "--output", tmp_path / "a")
-    assert "smaller than the squares" in error_of(
-        capsys, "crops", "--photos", photos, "--output", tmp_path / "a", "--short-side", "100"
-    )
-    assert "exists already" in error_of(capsys, "crops", "--photos", photos, "--output", folders["real"])
-    assert not (tmp_path / "a").exists()
+def test_crops_writes_the_squares_of_a_protocol(folders: Folders, tmp_path: Path, capsys: Any) -> None:
+    small = ["--set", "real.side=64", "--set", "real.short_sides=[80]", "--set", "real.count=3"]
+    command = ["crops", "--photos", str(folders["photos"]), *small]
+    assert main([*command, "--output", str(tmp_path / "a")]) == 0
+    assert "3 squares" in capsys.readouterr().out
+    assert [image_size(path) for path in sorted((tmp_path / "a").iterdir())] == [(64, 64)] * 3
+    assert "is not a folder" in error_of(capsys, "crops", "--photos", tmp_path / "none", "--output", tmp_path / "b")
+    assert "exists already" in error_of(capsys, *command, "--output", folders["real"])
+    assert "make it first" in error_of(capsys, *command, "--output", tmp_path / "none" / "b")
+    assert not (tmp_path / "b").exists()

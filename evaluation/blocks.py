@@ -1,0 +1,173 @@
+"""Block-FID and Block-KID (paper, section on metrics): distances of blocks, at any size of canvas, without resizing.
+
+A canvas is cut into blocks. Blocks that coincide with patches would never show a patch border, so the grid is shifted
+by half a block. Two ways to make one number of them are both stated: the mean over positions of the distance at each
+(the paper's "average the FID over blocks"), and the distance of all blocks pooled.
+
+Canvases larger than the real pictures (the paper's x4) have positions that no real picture has: there, each position
+is compared with all real blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.estimates import Distance, disjoint_parts, normal, resampled_times
+from evaluation.feature_cache import FeatureCache, FeatureSet
+from evaluation.fid import FidAgainst, fid
+from evaluation.kid import LARGEST_FULL, KidAgainst, kid
+from evaluation.pictures import Pixels
+
+Kind = Literal["kid", "fid"]
+Place = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class BlockSet:
+    """Features of the blocks of a set of canvases.
+
+    Attributes:
+        features: of every block; ``clusters_N`` says of which canvas.
+        places: row and column of each block in its canvas's grid.
+    """
+
+    features: FeatureSet
+    places: list[Place]
+
+    def positions(self) -> list[Place]:
+        """Return the positions that there are, in order."""
+        return sorted(set(self.places))
+
+    def at(self, place: Place) -> NDArray[np.intp]:
+        """Return the numbers of the blocks at a position."""
+        return np.array([i for i, found in enumerate(self.places) if found == place], np.intp)
+
+
+def blocks_of(picture_YX3: Pixels, side: int, *, shifted: bool) -> Iterator[tuple[Place, Pixels]]:
+    """Yield the blocks of a canvas with their row and column; what is left over at the lower right is not used."""
+    start = side // 2 if shifted else 0
+    height, width = picture_YX3.shape[:2]
+    for row, y in enumerate(range(start, height - side + 1, side)):
+        for column, x in enumerate(range(start, width - side + 1, side)):
+            yield (row, column), picture_YX3[y : y + side, x : x + side]
+
+
+def block_set(canvases: Iterable[Pixels], cache: FeatureCache, *, side: int, shifted: bool, count: int) -> BlockSet:
+    """Return the features of all blocks of ``canvases``.
+
+    Args:
+        canvases: uint8 RGB, of any sizes.
+        cache: computes the features.
+        side: of a block in pixels.
+        shifted: move the grid by half a block.
+        count: an upper limit on the number of blocks.
+    """
+    places: list[Place] = []
+    owners: list[int] = []
+
+    def stream() -> Iterator[Pixels]:
+        for number, canvas in enumerate(canvases):
+            for place, block in blocks_of(canvas, side, shifted=shifted):
+                places.append(place)
+                owners.append(number)
+                yield block
+
+    found = cache.of_squares(stream(), count=count)
+    return BlockSet(FeatureSet(found.features_ND, found.scores_NK, np.array(owners, np.intp)), places)
+
+
+def pooled(real: BlockSet, ours: BlockSet, kind: Kind, *, resamples: int, seed: int) -> Distance:
+    """Return the distance of all blocks of ``ours`` from all of ``real``; canvases are resampled, not blocks."""
+    measure = kid if kind == "kid" else fid
+    return measure(
+        real.features.features_ND,
+        ours.features.features_ND,
+        clusters_N=real.features.clusters_N,
+        clusters_M=ours.features.clusters_N,
+        resamples=resamples,
+        seed=seed,
+    )
+
+
+def by_position(
+    real: BlockSet, ours: BlockSet, kind: Kind, *, against: Literal["position", "pooled"], resamples: int, seed: int
+) -> Distance:
+    """Return the mean over positions of the distance there; canvases are resampled, at all positions alike.
+
+    Raises:
+        ValueError: if a position of ``ours`` is not there in ``real`` (compare with ``against="pooled"``), or a
+            position has fewer than two blocks.
+    """
+    rng = np.random.default_rng(seed)
+    x, y = real.features, ours.features
+    times_x = resampled_times(x.clusters_N, resamples, rng)
+    times_y = resampled_times(y.clusters_N, resamples, rng)
+    values, spread, sizes = [], np.zeros(resamples), []
+    against_all = _against(x.features_ND, kind) if against == "pooled" else None
+    positions = ours.positions()
+    for place in positions:
+        theirs = real.at(place) if against == "position" else np.arange(len(x))
+        mine = ours.at(place)
+        if min(len(theirs), len(mine)) < 2:
+            raise ValueError(f"block {place} is in {len(theirs)} real and {len(mine)} other canvases, two are needed")
+        measure, b = against_all or _against(x.features_ND[theirs], kind), y.features_ND[mine]
+        values.append(measure.value(b))
+        if resamples:
+            drawn = _at_least_two(times_x[:, theirs]), _at_least_two(times_y[:, mine])
+            spread += measure.bootstrap(b, *drawn) / len(positions)
+        sizes.append((len(theirs), len(mine)))
+    value = float(np.mean(values))
+    std, low, high = normal(value, spread) if resamples else (0.0, value, value)
+    how = f"mean over {len(positions)} positions; interval: {resamples} bootstrap resamples over canvases"
+    return Distance(value, std, low, high, min(n for n, _ in sizes), min(m for _, m in sizes), how)
+
+
+def _against(x_ND: NDArray[np.float32], kind: Kind) -> KidAgainst | FidAgainst:
+    if kind == "fid":
+        return FidAgainst(x_ND)
+    if len(x_ND) > LARGEST_FULL:
+        raise ValueError(f"{len(x_ND)} blocks at one position, at most {LARGEST_FULL} fit: give fewer canvases")
+    return KidAgainst(x_ND)
+
+
+def floor(
+    real: BlockSet, canvases: int, measure: Callable[[BlockSet, BlockSet], float], *, splits: int, seed: int
+) -> Distance:
+    """Return what other real canvases would get: two disjoint parts of ``canvases`` canvases each, or of half of them.
+
+    Raises:
+        ValueError: if there are fewer than four real canvases.
+    """
+    names = np.unique(real.features.clusters_N)
+    if len(names) < 4:
+        raise ValueError(f"{len(names)} real canvases: at least 4 are needed for two parts")
+    rng = np.random.default_rng(seed)
+    values = np.empty(splits)
+    size = 0
+    for i in range(splits):
+        a, b = disjoint_parts(names, canvases, rng)
+        size = len(a)
+        values[i] = measure(_of_canvases(real, names[a]), _of_canvases(real, names[b]))
+    low, high = np.percentile(values, [2.5, 97.5])
+    how = f"real against real, {splits} random splits into disjoint parts"
+    return Distance(float(values.mean()), float(values.std()), float(low), float(high), size, size, how)
+
+
+def _of_canvases(blocks: BlockSet, names: NDArray[np.intp]) -> BlockSet:
+    kept = np.flatnonzero(np.isin(blocks.features.clusters_N, names))
+    old = blocks.features
+    picked = FeatureSet(old.features_ND[kept], old.scores_NK[kept], old.clusters_N[kept])
+    return BlockSet(picked, [blocks.places[i] for i in kept])
+
+
+def _at_least_two(times_BN: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Replace resamples that drew fewer than two different members by the whole set; rare unless the set is tiny."""
+    few = (times_BN > 0).sum(1) < 2
+    times_BN = times_BN.copy()
+    times_BN[few] = 1.0
+    return times_BN

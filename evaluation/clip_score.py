@@ -1,0 +1,134 @@
+"""CLIP score of pictures and their captions (Hessel et al. 2021), by torchmetrics, with any CLIP folder on disk.
+
+The number depends on the network: its name and the hash of its weights stand in the metric's name and in the report.
+Captions lie beside the pictures, as ``NAME.txt`` or in one ``captions.json`` (picture's file name or stem to caption).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evaluation.estimates import Estimate, of_mean
+from evaluation.pictures import Pixels
+from evaluation.weights import file_sha256
+from nuwa_lightning.data.reading import read_image
+from nuwa_lightning.errors import UsageError
+
+
+class ClipScore:
+    """A CLIP model with its processor; scores one picture and caption at a time.
+
+    Args:
+        folder: what ``save_pretrained`` writes: configuration, safetensors, tokenizer and image processor. Nothing is
+            ever fetched.
+        device: where it computes.
+
+    Attributes:
+        name: what its numbers are called.
+        protocol: what else moves a number.
+
+    Raises:
+        UsageError: if transformers is missing, or the folder holds no CLIP model.
+    """
+
+    def __init__(self, folder: Path, *, device: str = "cpu") -> None:
+        try:
+            from transformers import AutoModel, AutoProcessor
+        except ImportError:
+            raise UsageError("--clip", str(folder), "needs transformers: pip install 'transformers>=5'") from None
+        weights = sorted(folder.glob("*.safetensors"))
+        if not weights:
+            cure = "holds no *.safetensors: give the folder of a CLIP model as save_pretrained writes it"
+            raise UsageError("--clip", str(folder), cure)
+        try:
+            # Safetensors and no remote code: a folder from a stranger cannot run anything.
+            options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+            model = AutoModel.from_pretrained(folder, use_safetensors=True, **options)
+            processors: Any = AutoProcessor
+            self._processor: Any = processors.from_pretrained(folder, **options)
+        except (OSError, ValueError, KeyError) as error:
+            cure = f"cannot be read as a CLIP model: {' '.join(str(error).split())[:200]}"
+            raise UsageError("--clip", str(folder), cure) from error
+        if not callable(getattr(model, "get_image_features", None)):
+            raise UsageError("--clip", str(folder), f"is a {type(model).__name__}: give a CLIP model")
+        self._model: Any = _PlainFeatures(model.eval().to(device))
+        self._device = device
+        digests = {path.name: file_sha256(path) for path in weights}
+        self.name = f"CLIP-score[{folder.resolve().name}-{next(iter(digests.values()))[:8]}]"
+        self.protocol: dict[str, Any] = {"model": type(model).__name__, "weights_sha256": digests}
+
+    def __call__(self, picture_YX3: Pixels, caption: str) -> float:
+        """Return 100 times the cosine of picture and caption, at least 0."""
+        import torch
+        from torchmetrics.functional.multimodal import clip_score
+
+        image_3YX = torch.from_numpy(np.array(picture_YX3)).permute(2, 0, 1).to(self._device)
+        with torch.inference_mode():
+            return float(clip_score(image_3YX, caption, lambda: (self._model, self._processor)))
+
+
+class _PlainFeatures:
+    """torchmetrics wants features as tensors; newer transformers wrap them."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self.config = model.config
+
+    def to(self, device: Any) -> _PlainFeatures:
+        """Move the model."""
+        self._model.to(device)
+        return self
+
+    def get_image_features(self, pixels: Any) -> Any:
+        """Return ``[B, D]``."""
+        found = self._model.get_image_features(pixels)
+        return getattr(found, "pooler_output", found)
+
+    def get_text_features(self, tokens: Any, mask: Any) -> Any:
+        """Return ``[B, D]``."""
+        found = self._model.get_text_features(tokens, mask)
+        return getattr(found, "pooler_output", found)
+
+
+def captions_of(files: list[Path], *, option: str) -> list[tuple[Path, str]]:
+    """Return the caption of each picture.
+
+    Raises:
+        UsageError: if one has none, or ``captions.json`` is no mapping of names to sentences.
+    """
+    found, tables = [], {}
+    for path in files:
+        table = path.parent / "captions.json"
+        if table not in tables:
+            tables[table] = _table(table, option)
+        beside = path.with_suffix(".txt")
+        caption = tables[table].get(path.name) or tables[table].get(path.stem)
+        if caption is None and beside.is_file():
+            caption = beside.read_text(encoding="utf-8").strip()
+        if not caption:
+            cure = f"has no caption: write {beside.name} beside it, or put it into {table.name}"
+            raise UsageError(option, str(path), cure)
+        found.append((path, caption))
+    return found
+
+
+def _table(path: Path, option: str) -> dict[str, str]:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(option, str(path), f"is no JSON: {error}") from None
+    if not isinstance(content, dict) or not all(isinstance(value, str) for value in content.values()):
+        raise UsageError(option, str(path), 'write {"picture.png": "a caption", ...}')
+    return content
+
+
+def clip_score(scorer: ClipScore, captions: list[tuple[Path, str]]) -> Estimate:
+    """Return the mean score of whole pictures and their captions with the interval of its standard error."""
+    values = [scorer(np.asarray(read_image(path), np.uint8), caption) for path, caption in captions]
+    return of_mean(np.array(values), how="mean over pictures; interval: standard error")

@@ -1,0 +1,35 @@
+"""``python -m evaluation crops``: squares of photographs as files, the same ones every time."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def add(commands: Any, common: argparse.ArgumentParser) -> None:
+    """Add the command and its options."""
+    p = commands.add_parser(
+        "crops", parents=[common], help="write the real squares of a protocol as files",
+        description="Writes the squares that a protocol takes of real pictures, to look at or to score elsewhere.",
+    )  # fmt: skip
+    p.add_argument("--photos", required=True, metavar="DIR", help="photographs, or 'landscape' for the default ones")
+    p.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to make")
+    p.add_argument("--protocol", default="landscape", metavar="FILE", help="the protocol (default: %(default)s)")
+    p.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting, such as real.count=50"
+    )
+    p.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Cut and write."""
+    from evaluation.crops import write_squares
+    from evaluation.photos import real_pictures
+    from evaluation.protocol import load_protocol
+
+    spec = load_protocol(options.protocol, options.set).real
+    made = write_squares(real_pictures(options.photos, spec, option="--photos"), options.output)
+    sys.stdout.write(f"{made} squares in {options.output}\n")
+    return 0

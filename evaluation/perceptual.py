@@ -1,0 +1,146 @@
+"""How different two pictures look (LPIPS, Zhang et al. 2018): pairs of originals and reconstructions, and diversity.
+
+With the trunk weights of AlexNet or VGG-16 on disk it is the package ``lpips``, under that name. Offline it is
+ST-LPIPS (Ghildyal and Liu 2022), whose trunk a package carries: a metric of its own, not comparable with LPIPS.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.estimates import Estimate, of_mean
+from evaluation.pictures import PictureSet, Pixels
+from evaluation.weights import checked_weights, file_sha256
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Network = Literal["stlpips", "lpips-alex", "lpips-vgg"]
+
+_TRUNKS: Final = {
+    "lpips-alex": ("alexnet-owt-7be5be79.pth", "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02"),
+    "lpips-vgg": ("vgg16-397923af.pth", "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0"),
+}
+_BATCH: Final = 8
+
+
+class PerceptualDistance:
+    """A trained perceptual distance; a plain callable on arrays.
+
+    Args:
+        network: which.
+        weights: the trunk's weights (torchvision's file), for "lpips-alex" and "lpips-vgg"; None looks into torch's
+            hub cache.
+        device: where it computes.
+
+    Attributes:
+        name: what its numbers are called: "stlpips" or "LPIPS(alex)", "LPIPS(vgg)".
+        protocol: what else moves a number.
+
+    Raises:
+        UsageError: if weights are missing or other ones.
+    """
+
+    def __init__(
+        self, network: Network = "stlpips", *, weights: str | os.PathLike[str] | None = None, device: str = "cpu"
+    ) -> None:
+        self._device = device
+        if network == "stlpips":
+            import importlib.util
+
+            from nuwa_lightning.modules.perceptual import STLPIPS
+
+            # Not fused: the package's own numbers up to the border.
+            self._network: Any = STLPIPS.from_package(fused=False).eval().to(device)
+            self.name = "stlpips"
+            spec = importlib.util.find_spec("stlpips_pytorch")
+            assert spec is not None
+            assert spec.submodule_search_locations
+            file = Path(next(iter(spec.submodule_search_locations))) / "weights/vST0.0/alex_shift_tolerant.pth"
+            self.protocol = {"network": "ST-LPIPS, shift-tolerant AlexNet", "weights_sha256": file_sha256(file)}
+            return
+        cached_as, sha256 = _TRUNKS[network]
+        trunk = checked_weights(weights, sha256=sha256, cached_as=cached_as, option="--lpips-weights")
+        kind = network.removeprefix("lpips-")
+        self._network = _lpips(kind, trunk).to(device)
+        self.name = f"LPIPS({kind})"
+        self.protocol = {"network": f"LPIPS 0.1, {kind}", "weights_sha256": sha256}
+
+    def __call__(self, a_BYX3: NDArray[np.uint8], b_BYX3: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Return the distance of each pair (B) of uint8 RGB pictures."""
+        import torch
+
+        with torch.inference_mode():
+            found: Tensor = self._network(self._tensor(a_BYX3), self._tensor(b_BYX3))
+        return np.asarray(found.flatten().double().cpu().numpy())
+
+    def _tensor(self, images_BYX3: NDArray[np.uint8]) -> Tensor:
+        import torch
+
+        images_B3YX = torch.from_numpy(np.array(images_BYX3)).permute(0, 3, 1, 2).to(self._device)
+        return images_B3YX.float() / 127.5 - 1
+
+
+def _lpips(kind: str, trunk: Path) -> Any:
+    """Return the package's network with a trunk from disk; by itself it would download one."""
+    import lpips
+    import torch
+
+    network = lpips.LPIPS(net=kind, pnet_rand=True, verbose=False)
+    state = torch.load(trunk, map_location="cpu", weights_only=True)
+    wanted = network.net.state_dict()
+    # "slice2.3.weight" is the trunk's "features.3.weight".
+    network.net.load_state_dict({key: state[f"features.{key.partition('.')[2]}"] for key in wanted})
+    return network.eval().requires_grad_(False)
+
+
+def of_pairs(
+    distance: PerceptualDistance, pairs: Iterable[tuple[Pixels, Pixels]], *, how: str = "mean over pairs"
+) -> Estimate:
+    """Return the mean distance of pairs with the interval of its standard error; a pair may have any size."""
+    values = [float(distance(a[None], b[None])[0]) for a, b in pairs]
+    return of_mean(np.array(values), how=f"{how}; interval: standard error")
+
+
+def diversity(distance: PerceptualDistance, pictures: PictureSet, *, pairs: int, seed: int) -> Estimate:
+    """Return the mean distance of random pairs of different pictures of a set (not of pairs of one canvas).
+
+    Pictures are few enough to be held: at most two for each pair.
+
+    Raises:
+        ValueError: if there are fewer than two canvases.
+    """
+    clusters = pictures.clusters()
+    names = np.unique(clusters)
+    if len(names) < 2:
+        raise ValueError(f"{len(names)} canvas: two are needed for a pair")
+    rng = np.random.default_rng(seed)
+    chosen: list[tuple[int, int]] = []
+    while len(chosen) < pairs:
+        a, b = rng.integers(len(clusters), size=2).tolist()
+        if clusters[a] != clusters[b]:
+            chosen.append((a, b))
+    wanted = {i for pair in chosen for i in pair}
+    held = {i: square for i, square in enumerate(pictures.squares()) if i in wanted}
+    values = [value for part in _parts(chosen) for value in _of(distance, part, held)]
+    # Pairs share pictures: the pictures are what is independent.
+    found = of_mean(np.array(values), how=f"{len(chosen)} random pairs; interval: standard error over pictures")
+    widen = float(np.sqrt(max(1.0, len(chosen) / (len(wanted) / 2))))
+    half = (found.high - found.value) * widen
+    return Estimate(found.value, found.std * widen, found.value - half, found.value + half, found.n, found.how)
+
+
+def _parts(pairs: list[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+    for i in range(0, len(pairs), _BATCH):
+        yield pairs[i : i + _BATCH]
+
+
+def _of(distance: PerceptualDistance, pairs: list[tuple[int, int]], held: dict[int, Pixels]) -> list[float]:
+    found = distance(np.stack([held[a] for a, _ in pairs]), np.stack([held[b] for _, b in pairs]))
+    return [float(value) for value in found]

@@ -1,0 +1,265 @@
+"""All that moves a number, in one file: how pictures are chosen and cut, which features, which metrics, which seeds.
+
+Two numbers compare when the hashes of their protocols agree; if they do not, :func:`differences` names the settings.
+Where the pictures lie, how many processes work and where weights lie on disk move no number and are no part of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from evaluation.config import build, flat, read_yaml, set_option
+from nuwa_lightning.errors import UsageError
+
+FOLDER: Final = Path(__file__).parent / "protocols"
+FORMAT: Final = 2
+"""Raised whenever the same protocol comes to mean other numbers; it is part of the hash."""
+
+Crop = Literal["whole", "centre", "windows", "random"]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Which squares are taken of a folder.
+
+    Attributes:
+        split: which pictures the folder is meant to hold; for photographs that the program knows, the ones it takes.
+        count: how many squares; None takes all there are. Fewer than that are an error.
+        short_sides: lengths that the shorter side of a picture is brought to first; empty leaves pictures as they are.
+            With ``random`` crops the scales take turns, otherwise every picture is taken at every scale.
+        filter: Pillow's filter for it.
+        antialias: Pillow's filters widen when a picture shrinks; there is no other way here, so this says it.
+        crop: "whole" pictures (all of one size), their "centre", all "windows" that lie beside each other from the
+            upper left corner, or "random" squares, every picture in turn.
+        side: side of a square in pixels; with "whole" it is only checked.
+        seed: of which squares, where "random" or where ``count`` is below what there is.
+    """
+
+    split: Literal["any", "train", "val"] = "any"
+    count: int | None = None
+    short_sides: tuple[int, ...] = ()
+    filter: Literal["lanczos", "bicubic", "bilinear", "box"] = "lanczos"
+    antialias: Literal[True] = True
+    crop: Crop = "whole"
+    side: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.crop != "whole" and self.side is None:
+            raise UsageError("protocol.side", None, f"crop {self.crop} needs the side of the squares: give it")
+        if self.side is not None and self.short_sides and min(self.short_sides) < self.side:
+            cure = f"is smaller than the squares of {self.side} pixels: raise it"
+            raise UsageError("protocol.short_sides", list(self.short_sides), cure)
+        if self.crop == "random" and self.count is None:
+            raise UsageError("protocol.count", None, "random squares need a number: give it")
+        if self.count is not None and self.count < 1:
+            raise UsageError("protocol.count", self.count, "must be at least 1")
+
+
+@dataclass(frozen=True)
+class Features:
+    """The network whose features enter the distances.
+
+    Attributes:
+        name: "lite0" (a package carries it) or "inception" (give its weights by ``--weights``), or the import path of
+            a class of your own.
+        weights_sha256: hash of its weights; None takes the one that the name stands for.
+    """
+
+    name: str = "lite0"
+    weights_sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Kid:
+    """Kernel distance. All pictures enter one estimate, or the mean over ``subsets`` of ``subset_size``."""
+
+    subset_size: int | None = None
+    subsets: int = 100
+
+
+@dataclass(frozen=True)
+class Fid:
+    """Frechet distance. With fewer pictures than features it is far off: refused, or stated beside its floor."""
+
+    low_rank: Literal["refuse", "state"] = "refuse"
+
+
+@dataclass(frozen=True)
+class InceptionScore:
+    """Inception score, as the mean over ``splits`` parts."""
+
+    splits: int = 1
+
+
+@dataclass(frozen=True)
+class Manifold:
+    """Precision and recall (``k`` neighbours), density and coverage (``k_coverage`` neighbours)."""
+
+    k: int = 3
+    k_coverage: int = 5
+
+
+@dataclass(frozen=True)
+class Diversity:
+    """Perceptual distance among samples, over so many random pairs."""
+
+    pairs: int = 200
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Distances of blocks (paper, section on metrics).
+
+    Attributes:
+        side: side of a block in pixels.
+        shifted: move the grid by half a block, so that patch borders fall inside blocks.
+        against: real blocks of the same "position", or all of them "pooled" (canvases larger than real pictures).
+        distances: which.
+    """
+
+    side: int
+    shifted: bool = True
+    against: Literal["position", "pooled"] = "position"
+    distances: tuple[Literal["kid", "fid"], ...] = ("kid", "fid")
+
+
+@dataclass(frozen=True)
+class Seams:
+    """Sides of a patch and of a token in pixels."""
+
+    patch: int = 64
+    token: int = 8
+
+
+@dataclass(frozen=True)
+class Collapse:
+    """Windows whose luminance spread lies below this percentile of real windows are flat."""
+
+    window: int = 256
+    percentile: float = 5.0
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Which metrics; None leaves one out."""
+
+    kid: Kid | None = None
+    fid: Fid | None = None
+    inception_score: InceptionScore | None = None
+    manifold: Manifold | None = None
+    diversity: Diversity | None = None
+    blocks: Blocks | None = None
+    seams: Seams | None = None
+    collapse: Collapse | None = None
+    clip: bool = False
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What is measured on pairs of originals and reconstructions, beside the distances."""
+
+    psnr: bool = True
+    ssim: bool = True
+    lpips: bool = True
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """All that moves a number.
+
+    Attributes:
+        name: what to call it.
+        version: to be raised whenever a setting changes.
+        real: which real squares.
+        generated: which generated (or reconstructed) squares.
+        features: of the distances.
+        perceptual: "stlpips" (a package carries it), "lpips-alex" or "lpips-vgg" (their trunks' weights on disk).
+        metrics: which metrics.
+        reconstruction: which metrics of pairs.
+        resamples: bootstrap resamples of each interval.
+        splits: splits of the real pictures for each floor.
+        seed: of all resampling and of random pairs.
+        colour: said, and fixed.
+        rounding: said, and fixed.
+    """
+
+    name: str
+    version: int
+    real: Pictures = field(default_factory=Pictures)
+    generated: Pictures = field(default_factory=Pictures)
+    features: Features = field(default_factory=Features)
+    perceptual: Literal["stlpips", "lpips-alex", "lpips-vgg"] = "stlpips"
+    metrics: Metrics = field(default_factory=Metrics)
+    reconstruction: Reconstruction = field(default_factory=Reconstruction)
+    resamples: int = 200
+    splits: int = 50
+    seed: int = 0
+    colour: Literal["8-bit RGB, upright, transparency over white"] = "8-bit RGB, upright, transparency over white"
+    rounding: Literal["to 8 bits after resizing"] = "to 8 bits after resizing"
+
+    def settings(self) -> dict[str, Any]:
+        """Return every setting, defaults included, as plain values."""
+        found: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return {**found, "format": FORMAT}
+
+
+def load_protocol(name: str | Path, changes: Sequence[str] = ()) -> Protocol:
+    """Return the protocol of a file, or of a name in ``evaluation/protocols``.
+
+    Args:
+        name: "landscape", or a path.
+        changes: settings to change, as ``real.count=50``.
+
+    Raises:
+        UsageError: if there is none, or a setting of it is wrong.
+    """
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml") and not path.exists():
+        path = FOLDER / f"{name}.yaml"
+    content = read_yaml(path, "--protocol")
+    for change in changes:
+        set_option(content, change)
+    protocol = build(Protocol, content, "protocol")
+    return dataclasses.replace(protocol, features=resolved(protocol.features))
+
+
+def resolved(features: Features) -> Features:
+    """Return features with the hash that their name stands for.
+
+    Raises:
+        UsageError: if the protocol asks for another one.
+    """
+    from evaluation.extractors import KNOWN_SHA256
+
+    known = KNOWN_SHA256.get(features.name)
+    if known is None or features.weights_sha256 == known:
+        return features
+    if features.weights_sha256 is not None:
+        cure = f"{features.name} stands for weights of sha256 {known}: leave it out, or name your own class"
+        raise UsageError("protocol.features.weights_sha256", features.weights_sha256, cure)
+    return dataclasses.replace(features, weights_sha256=known)
+
+
+def settings_sha256(settings: Mapping[str, Any]) -> str:
+    """Return the hash of every setting but the name."""
+    kept = {key: value for key, value in settings.items() if key != "name"}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """Return the settings in which two protocols differ, as ``real.count: 200 against 100``; names do not count."""
+    ours, theirs = flat(a), flat(b)
+    keys = sorted((ours.keys() | theirs.keys()) - {"name"})
+    absent = "absent"
+    return [
+        f"{key}: {ours.get(key, absent)} against {theirs.get(key, absent)}"
+        for key in keys
+        if ours.get(key, absent) != theirs.get(key, absent)
+    ]

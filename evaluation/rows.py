@@ -1,0 +1,270 @@
+"""The rows of a report: each metric's number, interval and floor under the name that it deserves.
+
+A row is a plain mapping: ``name``, ``set``, ``value``, ``std``, ``low``, ``high``, ``n``, ``better`` ("lower",
+"higher"), ``how``; and the floor, what real pictures get at the same number: ``floor``, ``floor_std``, ``floor_n``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation import blocks as block_distances
+from evaluation import fid as frechet
+from evaluation import kid as kernel
+from evaluation.blocks import BlockSet, block_set, blocks_of
+from evaluation.collapse import collapse
+from evaluation.estimates import Distance, Estimate, disjoint_parts
+from evaluation.feature_cache import FeatureCache, FeatureSet
+from evaluation.inception_score import inception_score
+from evaluation.manifold import manifold
+from evaluation.perceptual import PerceptualDistance, diversity
+from evaluation.pictures import PictureSet
+from evaluation.protocol import Blocks, Collapse, Manifold, Protocol, Seams
+from evaluation.seams import seam_ratio
+from nuwa_lightning.errors import UsageError
+
+Row = dict[str, Any]
+
+
+def of_estimate(name: str, which: str, found: Estimate, *, better: str, floor: Estimate | None = None) -> Row:
+    """Return the row of a number."""
+    row: Row = {
+        "name": name, "set": which, "value": found.value, "std": found.std, "low": found.low, "high": found.high,
+        "n": found.n, "better": better, "how": found.how,
+    }  # fmt: skip
+    if floor is not None:
+        row |= {"floor": floor.value, "floor_std": floor.std, "floor_n": floor.n}
+    return row
+
+
+def of_distance(name: str, which: str, found: Distance, floor: Distance, *, better: str = "lower") -> Row:
+    """Return the row of a distance of a set from the real pictures."""
+    return {
+        "name": name, "set": which, "value": found.value, "std": found.std, "low": found.low, "high": found.high,
+        "n": found.n_y, "n_real": found.n_x, "better": better, "how": found.how,
+        "floor": floor.value, "floor_std": floor.std, "floor_n": floor.n_x, "floor_how": floor.how,
+    }  # fmt: skip
+
+
+def distances(
+    prefix: str, which: str, features: dict[str, FeatureSet], protocol: Protocol, pictures: PictureSet
+) -> list[Row]:
+    """Return the rows of kernel and Frechet distance.
+
+    Raises:
+        UsageError: if there are too few pictures for a Frechet distance and the protocol refuses that.
+    """
+    real, ours = features["real"], features[which]
+    found: list[Row] = []
+    shared = {"clusters_N": real.clusters_N, "clusters_M": ours.clusters_N}
+    if protocol.metrics.fid is not None and protocol.metrics.fid.low_rank == "refuse":
+        _check_rank(prefix, real, ours, pictures, protocol)
+    if protocol.metrics.kid is not None:
+        wanted = protocol.metrics.kid
+        floor = kernel.real_floor(real.features_ND, len(ours), splits=protocol.splits, seed=protocol.seed)
+        value = kernel.kid(
+            real.features_ND, ours.features_ND, **shared, resamples=protocol.resamples, seed=protocol.seed,
+            subset_size=wanted.subset_size, subsets=wanted.subsets,
+        )  # fmt: skip
+        found.append(of_distance(f"{prefix}KID", which, value, floor))
+    if protocol.metrics.fid is not None:
+        value = frechet.fid(
+            real.features_ND, ours.features_ND, **shared, resamples=protocol.resamples, seed=protocol.seed
+        )
+        row = of_distance(f"{prefix}FID", which, value, _fid_floor(real, len(ours), protocol))
+        if min(len(real), len(ours)) <= real.features_ND.shape[1]:
+            row["low_rank"] = True
+            row["how"] += "; fewer pictures than features: the floor is its bias"
+        found.append(row)
+    return found
+
+
+def of_classes(prefix: str, features: dict[str, FeatureSet], protocol: Protocol) -> list[Row]:
+    """Return the row of the inception score; its floor is what as many real pictures get."""
+    wanted, ours, real = protocol.metrics.inception_score, features["generated"], features["real"]
+    if wanted is None or not ours.scores_NK.shape[1]:
+        return []
+    options = {"splits": wanted.splits, "resamples": protocol.resamples, "seed": protocol.seed}
+    value = inception_score(ours.scores_NK, clusters_N=ours.clusters_N, **options)
+    part = _parts(real, len(ours), protocol.seed)[0]
+    floor = inception_score(real.scores_NK[part], clusters_N=real.clusters_N[part], **options)
+    return [of_estimate(f"{prefix}IS", "generated", value, better="higher", floor=floor)]
+
+
+def manifolds(
+    prefix: str, features: dict[str, FeatureSet], wanted: Manifold, pictures: PictureSet, seed: int
+) -> list[Row]:
+    """Return the rows of precision, recall, density and coverage; the floor is a part of the real pictures.
+
+    Raises:
+        UsageError: if a set is smaller than the neighbourhoods.
+    """
+    real, ours = features["real"].features_ND, features["generated"].features_ND
+    part = _parts(features["real"], len(ours), seed)[0]
+    rest = np.setdiff1d(np.arange(len(real)), part)
+    options = {"k": wanted.k, "k_coverage": wanted.k_coverage}
+    try:
+        found, floor = manifold(real, ours, **options), manifold(real[rest], real[part], **options)
+    except ValueError as error:
+        raise UsageError(pictures.option, pictures.where, f"{error}: add some") from error
+    names = ("precision", "recall", "density", "coverage")
+    return [
+        of_estimate(f"{prefix}{name}", "generated", getattr(found, name), better="higher", floor=getattr(floor, name))
+        for name in names
+    ]
+
+
+def diversities(sets: dict[str, PictureSet], distance: PerceptualDistance, pairs: int, seed: int) -> list[Row]:
+    """Return the row of the perceptual distance among samples; the floor is that among real pictures."""
+    try:
+        found = diversity(distance, sets["generated"], pairs=pairs, seed=seed)
+        floor = diversity(distance, sets["real"], pairs=pairs, seed=seed)
+    except ValueError as error:
+        raise UsageError("--generated", sets["generated"].where, f"{error}: add some") from error
+    return [of_estimate(f"{distance.name} diversity", "generated", found, better="higher", floor=floor)]
+
+
+def blocks(
+    prefix: str, sets: dict[str, PictureSet], cache: FeatureCache, wanted: Blocks, protocol: Protocol
+) -> list[Row]:
+    """Return the rows of the distances of blocks: mean over positions, and pooled.
+
+    Raises:
+        UsageError: if canvases are smaller than a block, or positions of theirs are in no real picture.
+    """
+    found: dict[str, BlockSet] = {}
+    for name in ("real", "generated"):
+        count = sum(
+            1 for canvas in sets[name].canvases() for _ in blocks_of(canvas, wanted.side, shifted=wanted.shifted)
+        )
+        if not count:
+            cure = f"no canvas has a block of {wanted.side} pixels inside: make larger ones, or set blocks.side"
+            raise UsageError(sets[name].option, sets[name].where, cure)
+        found[name] = block_set(sets[name].canvases(), cache, side=wanted.side, shifted=wanted.shifted, count=count)
+    real, ours = found["real"], found["generated"]
+    larger = f" x{len(ours.positions()) / len(real.positions()):.3g}" if wanted.against == "pooled" else ""
+    report: list[Row] = []
+    for kind in wanted.distances:
+        name = f"{prefix}Block-{kind.upper()}{larger}"
+        try:
+            report += _block_rows(name, kind, real, ours, wanted, protocol)
+        except ValueError as error:
+            cure = f"{error}: set metrics.blocks.against=pooled where canvases are larger than real pictures"
+            raise UsageError("protocol.metrics.blocks", wanted.against, cure) from error
+    return report
+
+
+def seams(sets: dict[str, PictureSet], which: str, wanted: Seams, protocol: Protocol) -> list[Row]:
+    """Return the row of the seam ratio, or none where pictures are of flat colour inside every patch.
+
+    Raises:
+        UsageError: if no picture is larger than a patch.
+    """
+    options = {"patch": wanted.patch, "token": wanted.token, "seed": protocol.seed, "resamples": protocol.resamples}
+    try:
+        found, floor = (seam_ratio(sets[name].canvases(), **options) for name in (which, "real"))  # type: ignore[arg-type]
+    except ValueError as error:
+        raise UsageError("protocol.metrics.seams", wanted.patch, str(error)) from error
+    if not math.isfinite(found.value):
+        return []  # the collapse row tells
+    how = f"borders every {wanted.patch} px; interval: 1.96 standard deviations of bootstrap resamples over canvases"
+    half = 1.96 * found.std
+    sides = {"across_x": found.across_x, "across_y": found.across_y}
+    return [
+        {
+            "name": "seam ratio", "set": which, "value": found.value, "std": found.std, "low": found.value - half,
+            "high": found.value + half, "n": found.n, "better": "lower", "how": how,
+            "floor": floor.value, "floor_std": floor.std, "floor_n": floor.n,
+            **{key: value for key, value in sides.items() if math.isfinite(value)},
+        }
+    ]  # fmt: skip
+
+
+def collapsed(sets: dict[str, PictureSet], wanted: Collapse) -> list[Row]:
+    """Return the row of the share of collapsed canvases, or none where pictures are smaller than a window."""
+    try:
+        found = collapse(
+            sets["real"].canvases(), sets["generated"].canvases(), window=wanted.window, percentile=wanted.percentile
+        )
+    except ValueError:
+        return []
+    share = found.collapsed / found.canvases
+    low, high = wilson(found.collapsed, found.canvases)
+    return [
+        {
+            "name": f"collapsed ({wanted.window} px)", "set": "generated", "value": share, "better": "lower",
+            "std": math.sqrt(share * (1 - share) / found.canvases), "low": low, "high": high, "n": found.canvases,
+            "how": "share of canvases with a flat window; interval: Wilson",
+            "floor": found.real_collapsed / found.real_canvases, "floor_std": 0.0, "floor_n": found.real_canvases,
+            "collapsed": found.collapsed, "threshold": found.threshold, "windows": found.windows, "flat": found.flat,
+        }
+    ]  # fmt: skip
+
+
+def wilson(hits: int, n: int) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of a share.
+
+    >>> [round(end, 3) for end in wilson(0, 16)]
+    [0.0, 0.194]
+    """
+    z2 = 1.96**2
+    centre, share = (hits + z2 / 2) / (n + z2), hits / n
+    half = math.sqrt(z2) / (n + z2) * math.sqrt(share * (1 - share) * n + z2 / 4)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def _block_rows(
+    name: str, kind: block_distances.Kind, real: BlockSet, ours: BlockSet, wanted: Blocks, protocol: Protocol
+) -> list[Row]:
+    resamples, seed = protocol.resamples, protocol.seed
+
+    def at_positions(x: BlockSet, y: BlockSet, resamples: int = 0) -> Distance:
+        return block_distances.by_position(x, y, kind, against=wanted.against, resamples=resamples, seed=seed)
+
+    def value(x: BlockSet, y: BlockSet) -> float:
+        return at_positions(x, y).value
+
+    def all_at_once(x: BlockSet, y: BlockSet) -> float:
+        measure = kernel.mmd2 if kind == "kid" else frechet.frechet_distance
+        return measure(x.features.features_ND, y.features.features_ND)
+
+    canvases = len(set(ours.features.clusters_N.tolist()))
+    in_one = len(real.places) / len(set(real.features.clusters_N.tolist()))
+    options = {"splits": min(protocol.splits, 20), "seed": seed}
+    floors = [
+        block_distances.floor(real, canvases, value, **options),
+        block_distances.floor(real, max(2, round(len(ours.places) / in_one)), all_at_once, **options),
+    ]
+    return [
+        of_distance(f"{name} (positions)", "generated", at_positions(real, ours, resamples), floors[0]),
+        of_distance(
+            f"{name} (pooled)", "generated",
+            block_distances.pooled(real, ours, kind, resamples=resamples, seed=seed), floors[1],
+        ),
+    ]  # fmt: skip
+
+
+def _parts(real: FeatureSet, n: int, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    return disjoint_parts(np.arange(len(real)), n, np.random.default_rng(seed))
+
+
+def _fid_floor(real: FeatureSet, n: int, protocol: Protocol) -> Distance:
+    return frechet.real_floor(real.features_ND, n, splits=protocol.splits, seed=protocol.seed)
+
+
+def _check_rank(prefix: str, real: FeatureSet, ours: FeatureSet, pictures: PictureSet, protocol: Protocol) -> None:
+    width = real.features_ND.shape[1]
+    n = min(len(real), len(ours))
+    if n > width:
+        return
+    bias = _fid_floor(real, n, protocol)
+    cure = (
+        f"{n} pictures, {prefix}FID needs more than its {width} features: at {bias.n_x} pictures real ones are "
+        f"{bias.value:.3g} away from other real ones, which is its bias; add pictures, use {prefix}KID, or set "
+        "metrics.fid.low_rank=state"
+    )
+    raise UsageError(pictures.option, pictures.where, cure)

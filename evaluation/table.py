@@ -1,0 +1,40 @@
+"""A report as aligned text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def text_table(report: Mapping[str, Any]) -> str:
+    """Return the metrics of a report as an aligned text table, with its protocol and what was left out."""
+    head = ["metric", "set", "value", "95 % interval", "floor (real)", "n", "better"]
+    lines = [head, *(_line(row) for row in report["metrics"])]
+    about = report["protocol"]
+    foot = [f"protocol {about['name']} version {about['version']}, sha256 {about['sha256'][:12]}"]
+    for name, found in report["sets"].items():
+        skipped = f", {len(found['skipped'])} skipped as unreadable" if found["skipped"] else ""
+        foot.append(f"{name}: {found['folder']}, {found['squares']} squares of {found['files']} files{skipped}")
+    foot.append(f"digest {report['digest'][:12]} (equal pictures, protocol, code and machine give an equal one)")
+    return "\n".join([*aligned(lines), "", *foot])
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows of cells as lines of equal columns."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines]
+
+
+def _line(row: Mapping[str, Any]) -> list[str]:
+    interval = f"{number(row['low'])} .. {number(row['high'])}"
+    floor = f"{number(row['floor'])} +-{number(row['floor_std'])}" if "floor" in row else ""
+    return [row["name"], row["set"], number(row["value"]), interval, floor, str(row["n"]), row["better"]]
+
+
+def number(value: float) -> str:
+    """Return a number with four digits behind the point, or two where it is large.
+
+    >>> number(0.123456), number(54.2)
+    ('0.1235', '54.20')
+    """
+    return f"{value:.4f}" if abs(value) < 10 else f"{value:.2f}"

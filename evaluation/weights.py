@@ -1,0 +1,48 @@
+"""Weights files are named by their hash: a number can only bear a network's name if it comes from that network."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from nuwa_lightning.errors import UsageError
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """Return the hash of a file's content."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def hub_cache() -> Path:
+    """Return the folder where torch keeps downloaded weights; torchvision, torch-fidelity and lpips use it too."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("TORCH_HOME") or Path(base) / "torch") / "hub" / "checkpoints"
+
+
+def checked_weights(
+    path: str | os.PathLike[str] | None, *, sha256: str, cached_as: str, option: str = "--weights"
+) -> Path:
+    """Return a weights file whose content is the expected one.
+
+    Args:
+        path: the file; None looks into torch's hub cache.
+        sha256: of the file that is wanted.
+        cached_as: its name in the hub cache.
+        option: how to call it in an error.
+
+    Raises:
+        UsageError: if it is missing or another one.
+    """
+    file = hub_cache() / cached_as if path is None else Path(path)
+    if not file.is_file():
+        cure = f"there is no such file; give the path of {cached_as} (sha256 {sha256[:8]}...)"
+        raise UsageError(option, str(file), cure)
+    digest = file_sha256(file)
+    if digest != sha256:
+        raise UsageError(option, str(file), f"its sha256 is {digest}, wanted is {sha256} ({cached_as}): give that file")
+    return file

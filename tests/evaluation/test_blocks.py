@@ -1,0 +1,83 @@
+"""Block distances: the shifted grid, and each number by hand from the distances that it is made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from evaluation.blocks import BlockSet, block_set, blocks_of, by_position, floor, pooled
+from evaluation.feature_cache import FeatureCache
+from evaluation.fid import frechet_distance
+from evaluation.kid import mmd2
+from tests.evaluation.toys import ToyFeatures
+
+MEASURES = {"kid": mmd2, "fid": frechet_distance}
+
+
+def canvases(count: int, *, columns: int = 96, seed: int = 0, bright: int = 0) -> list[np.ndarray[Any, Any]]:
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 200, (count, 12, columns // 8, 3)) + bright
+    return [np.kron(one, np.ones((8, 8, 1))).astype(np.uint8) for one in small]
+
+
+def sets(*, against_wide: bool = False) -> tuple[BlockSet, BlockSet]:
+    cache = FeatureCache(ToyFeatures(), enabled=False)
+    ours = canvases(9, columns=160 if against_wide else 96, seed=1, bright=40)
+    options: dict[str, Any] = {"side": 32, "shifted": True, "count": 200}
+    return block_set(canvases(14), cache, **options), block_set(ours, cache, **options)
+
+
+def test_the_grid_is_shifted_by_half_a_block() -> None:
+    picture = np.arange(96 * 130 * 3, dtype=np.uint32).reshape(96, 130, 3).astype(np.uint8)
+    found = dict(blocks_of(picture, 32, shifted=True))
+    assert sorted(found) == [(row, column) for row in range(2) for column in range(3)]
+    np.testing.assert_array_equal(found[1, 2], picture[48:80, 80:112])
+    assert len(dict(blocks_of(picture, 32, shifted=False))) == 12
+
+
+@pytest.mark.parametrize("kind", ["kid", "fid"])
+def test_mean_over_positions_and_pooled(kind: Any) -> None:
+    real, ours = sets()
+    by_hand = [
+        MEASURES[kind](real.features.features_ND[real.at(place)], ours.features.features_ND[ours.at(place)])
+        for place in [(0, 0), (0, 1), (1, 0), (1, 1)]
+    ]
+    found = by_position(real, ours, kind, against="position", resamples=40, seed=0)
+    assert found.value == pytest.approx(np.mean(by_hand), rel=1e-9)
+    assert (found.n_x, found.n_y) == (14, 9)
+    assert found.low < found.value < found.high
+    together = pooled(real, ours, kind, resamples=40, seed=0)
+    assert together.value == pytest.approx(MEASURES[kind](real.features.features_ND, ours.features.features_ND))
+    assert (together.n_x, together.n_y) == (56, 36)
+
+
+@pytest.mark.parametrize("kind", ["kid", "fid"])
+def test_positions_without_a_real_one_are_compared_with_all(kind: Any) -> None:
+    real, ours = sets(against_wide=True)
+    with pytest.raises(ValueError, match=r"block \(0, 2\) is in 0 real and 9 other canvases"):
+        by_position(real, ours, kind, against="position", resamples=10, seed=0)
+    found = by_position(real, ours, kind, against="pooled", resamples=10, seed=0)
+    by_hand = [
+        MEASURES[kind](real.features.features_ND, ours.features.features_ND[ours.at(place)])
+        for place in ours.positions()
+    ]
+    assert len(by_hand) == 8
+    assert found.value == pytest.approx(np.mean(by_hand), rel=1e-9)
+
+
+def test_the_floor_parts_canvases() -> None:
+    real, ours = sets()
+
+    def measure(a: BlockSet, b: BlockSet) -> float:
+        assert not set(a.features.clusters_N.tolist()) & set(b.features.clusters_N.tolist())
+        assert len(a.places) == len(b.places) == 4 * 7
+        return by_position(a, b, "kid", against="position", resamples=0, seed=0).value
+
+    found = floor(real, 9, measure, splits=5, seed=0)
+    assert found.n_x == 7
+    assert abs(found.value) < by_position(real, ours, "kid", against="position", resamples=0, seed=0).value
+    few = block_set(canvases(3), FeatureCache(ToyFeatures(), enabled=False), side=32, shifted=True, count=99)
+    with pytest.raises(ValueError, match="at least 4 are needed"):
+        floor(few, 2, measure, splits=2, seed=0)

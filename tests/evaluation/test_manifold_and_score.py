@@ -1,0 +1,99 @@
+"""Precision, recall, density, coverage and inception score against brute force and known answers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evaluation import inception_score as scores
+from evaluation import manifold as module
+from evaluation.estimates import disjoint_parts, of_mean
+from evaluation.inception_score import inception_score
+from evaluation.manifold import manifold
+
+
+@given(st.integers(6, 14), st.integers(6, 14), st.integers(1, 3), st.integers(1, 4), st.integers(0, 50))
+def test_shares_equal_brute_force(n: int, m: int, k: int, k_coverage: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=(n, 3)), rng.normal(size=(m, 3)) + 0.3
+
+    def radius(z: np.ndarray, k: int) -> list[float]:
+        return [sorted(float(((a - b) ** 2).sum()) for b in z)[k] for a in z]
+
+    def inside(points: np.ndarray, centres: np.ndarray, radii: list[float]) -> np.ndarray:
+        pairs = list(zip(centres, radii, strict=True))
+        return np.array([[((p - c) ** 2).sum() <= r + 1e-12 for c, r in pairs] for p in points])
+
+    found = manifold(x, y, k=k, k_coverage=k_coverage)
+    assert found.precision.value == pytest.approx(inside(y, x, radius(x, k)).any(1).mean())
+    assert found.recall.value == pytest.approx(inside(x, y, radius(y, k)).any(1).mean())
+    covered = inside(y, x, radius(x, k_coverage))
+    assert found.density.value == pytest.approx(covered.sum(1).mean() / k_coverage)
+    assert found.coverage.value == pytest.approx(covered.any(0).mean())
+
+
+def test_strips_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(50, 4)), rng.normal(size=(40, 4))
+    whole = manifold(x, y)
+    monkeypatch.setattr(module, "_STRIP", 7)
+    monkeypatch.setattr(module, "_COLUMNS", 11)
+    assert manifold(x, y) == whole
+
+
+def test_known_answers_and_bad_sizes() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 2))
+    same = manifold(x, rng.normal(size=(200, 2)))
+    assert same.precision.value > 0.85
+    assert same.density.value == pytest.approx(1, abs=0.15)
+    assert same.coverage.value > 0.9
+    one_mode = manifold(x, 0.01 * rng.normal(size=(200, 2)))
+    assert one_mode.precision.value > 0.9
+    assert one_mode.recall.value < 0.2
+    assert one_mode.coverage.value < 0.2
+    away = manifold(x, x + 50)
+    assert away.precision.value == away.recall.value == away.coverage.value == 0
+    with pytest.raises(ValueError, match="more than 5 are needed"):
+        manifold(x[:5], x)
+    with pytest.raises(ValueError, match="features must be"):
+        manifold(x, x[:, :1])
+
+
+def test_inception_score_of_known_classes() -> None:
+    """Sure of one of four classes each, all four equally often: the score is four; unsure or one class: one."""
+    sure = 100 * np.eye(4)[np.arange(80) % 4]
+    assert inception_score(sure).value == pytest.approx(4)
+    assert inception_score(np.zeros((20, 4))).value == pytest.approx(1)
+    assert inception_score(100 * np.eye(4)[np.zeros(20, int)]).value == pytest.approx(1)
+    found = inception_score(np.random.default_rng(0).normal(size=(60, 5)) * 3)
+    assert found.low < found.value < found.high
+    with pytest.raises(ValueError, match="2 pictures cannot be parted into 3"):
+        inception_score(sure[:2], splits=3)
+
+
+def test_inception_score_in_chunks_and_of_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = np.random.default_rng(1).normal(size=(50, 6))
+    whole = inception_score(x)
+    monkeypatch.setattr(scores, "_CHUNK", 7)
+    assert inception_score(x).value == pytest.approx(whole.value, rel=1e-12)
+    times = np.random.default_rng(2).multinomial(50, np.full(50, 0.02), size=1)
+    drawn = np.repeat(x, times[0], axis=0)
+    assert scores._bootstrap(x, times.astype(float))[0] == pytest.approx(inception_score(drawn).value, rel=1e-9)
+
+
+def test_parts_share_no_canvas() -> None:
+    clusters = np.repeat(np.arange(9), 4)
+    a, b = disjoint_parts(clusters, 100, np.random.default_rng(0))
+    assert len(a) == len(b) == 16
+    assert not set(clusters[a]) & set(clusters[b])
+    a, b = disjoint_parts(np.arange(9), 3, np.random.default_rng(0))
+    assert len(a) == len(b) == 3
+
+
+def test_a_mean_has_its_standard_error() -> None:
+    found = of_mean(np.array([1.0, 2.0, 3.0, 4.0]), how="")
+    assert found.std == pytest.approx(np.std([1, 2, 3, 4], ddof=1) / 2)
+    assert of_mean(np.array([2.0]), how="").std == 0

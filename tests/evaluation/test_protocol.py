@@ -1,0 +1,116 @@
+"""Protocols: nothing is guessed, nothing is ignored, and a changed setting changes the hash."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from evaluation.config import build, flat, set_option
+from evaluation.extractors import Extractor, make_extractor
+from evaluation.features import WEIGHTS_SHA256
+from evaluation.protocol import FOLDER, Pictures, Protocol, differences, load_protocol, settings_sha256
+from nuwa_lightning.errors import UsageError
+from tests.evaluation.toys import ToyFeatures
+
+SHIPPED = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+GOLDEN = {
+    "fid": (1, "a8dbcf194932e653"),
+    "landscape": (1, "4474f7efa0e1dfc4"),
+    "landscape_wide": (1, "c146e8c9fd990e8e"),
+}
+"""Version and hash of each protocol: who changes a protocol (or what it means) raises its version here and there."""
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_changed_protocol_has_a_new_version(name: str) -> None:
+    protocol = load_protocol(name)
+    assert (protocol.version, settings_sha256(protocol.settings())[:16]) == GOLDEN[name]
+    assert protocol.name == name
+    head = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+    assert f"--protocol {name}" in head
+
+
+def write(tmp_path: Path, **settings: Any) -> Path:
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"name": "mine", "version": 1, **settings}), encoding="utf-8")
+    return path
+
+
+def test_defaults_are_part_of_the_hash_and_names_are_not(tmp_path: Path) -> None:
+    short = load_protocol(write(tmp_path))
+    long = load_protocol(write(tmp_path, resamples=200, real={"crop": "whole"}, features={"name": "lite0"}))
+    assert settings_sha256(short.settings()) == settings_sha256(long.settings())
+    assert short.features.weights_sha256 == WEIGHTS_SHA256
+    renamed = {**short.settings(), "name": "other"}
+    assert settings_sha256(renamed) == settings_sha256(short.settings())
+    changed = load_protocol(write(tmp_path), ["seed=3", "metrics.kid={}"])
+    assert settings_sha256(changed.settings()) != settings_sha256(short.settings())
+    found = differences(short.settings(), changed.settings())
+    assert "seed: 0 against 3" in found
+    assert any(line.startswith("metrics.kid") for line in found)
+    assert len(found) == 4  # kid, kid.subset_size, kid.subsets, seed
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"resample": 3}, r"protocol.resample: 3: .*did you mean resamples\?"),
+        ({"real": {"count": "many"}}, "protocol.real.count: many: give a value of type int"),
+        ({"real": {"count": True}}, "protocol.real.count: True: give a value of type int"),
+        ({"real": {"count": 0}}, "must be at least 1"),
+        ({"real": {"crop": "window"}}, r"choose one of whole, centre, windows, random; did you mean windows\?"),
+        ({"real": {"crop": "windows"}}, "crop windows needs the side"),
+        ({"real": {"crop": "random", "side": 8}}, "random squares need a number"),
+        ({"real": {"crop": "centre", "side": 300, "short_sides": [288]}}, "smaller than the squares of 300"),
+        ({"real": {"short_sides": 3}}, "write a list"),
+        ({"real": {"antialias": False}}, "choose one of True"),
+        ({"metrics": {"blocks": {}}}, "protocol.metrics.blocks.side: missing"),
+        ({"metrics": 3}, "write the settings of Metrics"),
+        ({"features": {"weights_sha256": "00"}}, "lite0 stands for weights of sha256"),
+    ],
+)
+def test_wrong_settings_are_one_line(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        load_protocol(write(tmp_path, **settings))
+    assert "\n" not in str(caught.value)
+
+
+def test_wrong_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"did you mean .*landscape.yaml"):
+        load_protocol("landscap")
+    path = tmp_path / "a.yaml"
+    path.write_text("a: [", encoding="utf-8")
+    with pytest.raises(UsageError, match="is no YAML"):
+        load_protocol(path)
+    path.write_text("3", encoding="utf-8")
+    with pytest.raises(UsageError, match="holds no settings"):
+        load_protocol(path)
+    with pytest.raises(UsageError, match="write NAME=VALUE"):
+        load_protocol("landscape", ["seed"])
+    with pytest.raises(UsageError, match=r"protocol\.name: missing"):
+        build(Protocol, {"version": 1}, "protocol")
+
+
+def test_options_set_nested_values() -> None:
+    content: dict[str, Any] = {"a": {"b": 1}, "c": None}
+    for text in ("a.b=[1, 2]", "c.d.e=null", "f=x"):
+        set_option(content, text)
+    assert flat(content) == {"a.b": [1, 2], "c.d.e": None, "f": "x"}
+
+
+def test_pictures_say_what_they_take() -> None:
+    assert build(Pictures, {"short_sides": [3, 4]}, "real").short_sides == (3, 4)
+
+
+def test_an_extractor_of_ones_own_is_named_by_its_import_path() -> None:
+    mine = make_extractor("tests.evaluation.toys.ToyFeatures", weights="w")
+    assert isinstance(mine, Extractor)
+    assert mine.protocol["weights"] == "w"
+    assert type(mine).__name__ == ToyFeatures.__name__
+    with pytest.raises(UsageError, match="give lite0, inception, or the import path"):
+        make_extractor("lite1")
+    with pytest.raises(UsageError, match="has no prefix, width or protocol"):
+        make_extractor("tests.evaluation.toys.NoExtractor")
