@@ -55,12 +55,12 @@ def test_make_targets_exist(repository: Path, document: str) -> None:
 
 
 def test_commands_name_files_and_options_that_exist(repository: Path, readme: str) -> None:
-    """Every command of the README: its recipes are there and its options are known to the help of the program."""
+    """Every command of the READMEs: its recipes are there and its options are known to the help of the program."""
     from evaluation.__main__ import _parser
     from nuwa_lightning.commands.generate import parser
 
     seen = set()
-    for words in commands(readme):
+    for words in commands(readme) + commands((repository / "evaluation" / "README.md").read_text(encoding="utf-8")):
         if words[:3] == ["python", "-m", "nuwa_lightning"]:
             seen.add(words[3])
             for flag, value in itertools.pairwise(words):
@@ -74,7 +74,7 @@ def test_commands_name_files_and_options_that_exist(repository: Path, readme: st
         elif words[0] == "pip":
             for name in re.findall(r"requirements/\S+", " ".join(words)):
                 assert (repository / name).is_file()
-    assert {"fit", "generate", "score", "crops"} <= seen
+    assert {"fit", "generate", "score"} <= seen
 
 
 def test_the_pool_in_ten_lines_keeps_the_laws(repository: Path, tmp_path: Path) -> None:
