@@ -75,7 +75,7 @@ class StreamingDecoder:
         self._tokenizer = tokenizer
         self._finish = finish
         self._margin = finish.margin if finish else 0
-        self._halo = tokenizer.decode_halo + self._margin
+        self._halo = tokenizer.decode_halo + self._margin + tokenizer.step - 1
         self._size = size
         self._endless = size.index(None) if None in size else None
         self._closed = ("y" in wrap, "x" in wrap)
@@ -249,7 +249,7 @@ class StreamingDecoder:
     def _decode(self, piece: Rectangle) -> Pixels:
         f = self._tokenizer.factor
         shown = self._grown(piece, self._margin)
-        outer = self._grown(shown, self._halo - self._margin)
+        outer = self._grown(shown, self._tokenizer.decode_halo).from_step(self._tokenizer.step)
         image_B3YX = self._tokenizer.decode(self._read(outer)[None])
         pixels = to_uint8(cut_out(image_B3YX, shown, outer=outer, factor=f)[0])
         if self._finish is None:

@@ -44,6 +44,11 @@ class Tokenizer(Protocol):
         """How many tokens away a token still changes pixels."""
         ...
 
+    @property
+    def step(self) -> int:
+        """A piece of a canvas that is encoded or decoded by itself begins at a multiple of so many tokens."""
+        ...
+
     def encode(self, image_B3YX: Tensor) -> Tensor:
         """Return the tokens (long, BYX) of images in [-1, 1] whose sides are multiples of ``factor``."""
         ...

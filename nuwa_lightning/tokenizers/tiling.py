@@ -35,6 +35,10 @@ class Rectangle(NamedTuple):
             min(width, self.right + margin),
         )
 
+    def from_step(self, step: int) -> Rectangle:
+        """Return the rectangle, begun earlier so that its corner is a multiple of ``step``."""
+        return self._replace(top=self.top // step * step, left=self.left // step * step)
+
 
 TokenReader = Callable[[Rectangle], Tensor]
 """Gives the tokens (long, BYX) of a rectangle of the canvas."""
@@ -62,7 +66,7 @@ def decode_rectangle(tokenizer: Tokenizer, read: TokenReader, *, rectangle: Rect
         rectangle: which tokens' pixels are wanted.
         size: height and width of the canvas in tokens. On an endless axis give any number beyond the margin.
     """
-    outer = rectangle.grown(tokenizer.decode_halo, *size)
+    outer = rectangle.grown(tokenizer.decode_halo, *size).from_step(tokenizer.step)
     image = tokenizer.decode(read(outer))
     return cut_out(image, rectangle, outer=outer, factor=tokenizer.factor)
 
@@ -89,7 +93,7 @@ def encode_tiled(tokenizer: Tokenizer, image_B3YX: Tensor, *, tile: int = 64) ->
     height, width = (side // factor for side in image_B3YX.shape[2:])
     tokens_BYX = torch.empty(len(image_B3YX), height, width, dtype=torch.long, device=image_B3YX.device)
     for piece in tiles(height, width, tile):
-        outer = piece.grown(tokenizer.encode_halo, height, width)
+        outer = piece.grown(tokenizer.encode_halo, height, width).from_step(tokenizer.step)
         top, left, bottom, right = (factor * v for v in outer)
         found = tokenizer.encode(image_B3YX[:, :, top:bottom, left:right])
         inner = found[:, piece.top - outer.top : piece.bottom - outer.top, piece.left - outer.left :]

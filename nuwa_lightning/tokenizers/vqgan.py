@@ -181,6 +181,11 @@ class VQGAN(nn.Module):
         """How many tokens away a token still changes pixels."""
         return self.decoder.halo
 
+    @property
+    def step(self) -> int:
+        """A piece of a canvas may begin anywhere: all places are alike to a convolution."""
+        return 1
+
     def encode_features(self, image_B3YX: Tensor) -> Tensor:
         """Return the vectors ``z_BDYX`` before quantisation, of any length.
 

@@ -26,7 +26,7 @@ _AXES = [
     {"name": "x", "type": "space"},
 ]
 _COLOURS = {"red": "FF0000", "green": "00FF00", "blue": "0000FF"}
-_LEVEL = 5
+_LEVEL = 1
 
 
 class OmeZarrWriter(CanvasWriter):
