@@ -30,7 +30,8 @@ from nuwa_lightning.direction import (
 )
 from nuwa_lightning.direction.base import DirectionController
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.modules.patch_transformer import PatchTransformer, TransformerSize
+from nuwa_lightning.modules.patch_layer import TransformerSize
+from nuwa_lightning.modules.patch_transformer import PatchTransformer
 from nuwa_lightning.planning import TokenOrder
 
 KIND = "nuwa-lightning patch transformer"

@@ -25,8 +25,8 @@ from nuwa_lightning.planning import PlannedStep, TokenOrder
 class PatchWriter:
     """Patches that are written side by side: scores of tokens that are asked for, given those written so far.
 
-    A local decoder asks for :meth:`scores` of a set of places and writes tokens to places, as often as it likes. The
-    states of what is written are kept: places behind the first one asked for are computed anew, nothing else.
+    A local decoder asks for :meth:`scores` of a set of places and writes tokens to places, as often as it likes. In a
+    causal model states are kept: places from the first one asked for are computed anew, nothing else.
 
     Args:
         rows: the patches inside the model.
@@ -39,6 +39,7 @@ class PatchWriter:
     def __init__(self, rows: RowBatch, *, near: Tensor, given: Tensor, halves: Halves, token_order: TokenOrder) -> None:
         self._rows, self._halves = rows, halves
         device = rows.view_R.device
+        self._bidirectional = rows.model.model.bidirectional
         R, N, K = near.shape
         self._given_RN = given.to(device)
         self._partly = bool((given != ABSENT).any())
@@ -47,8 +48,10 @@ class PatchWriter:
         self.tokens_RN = self._given_RN.clone()
         """What is written, ``ABSENT`` where nothing is yet."""
         self._inputs_RLJ = torch.full((R, N + 1, K + 1), ABSENT, device=device)
-        self._inputs_RLJ[:, :-1, 1:] = near.to(device)
         self._inputs_RX = self._inputs_RLJ.flatten(1)
+        # Neighbours come in where their token is predicted.
+        self._near_RNK = self._inputs_RLJ[:, 1:, 1:] if self._bidirectional else self._inputs_RLJ[:, :-1, 1:]
+        self._near_RNK.copy_(near)
         self._fresh = not self._partly
 
     @property
@@ -60,12 +63,14 @@ class PatchWriter:
         """Return scores over codes ``[R, n, K]`` of the tokens at ``places``, which are the same for all patches.
 
         Args:
-            places: ascending and side by side; all tokens before the last of them are written.
+            places: ascending. For a causal model side by side, and all tokens before the last of them are written.
         """
-        x_RlW = self._advance(places[0], places[-1] + 1)[:, -len(places) :]
+        if self._bidirectional:
+            x_RlW = self._read_all()[:, [place + 1 for place in places]]
+        else:
+            x_RlW = self._read(places[0], places[-1] + 1)[:, -len(places) :]
         logits_MK = self._rows.model.logits(x_RlW.flatten(0, 1))
-        logits_RnK = torch.unflatten(logits_MK, 0, (-1, len(places)))
-        return self._halves.one(logits_RnK)
+        return self._halves.one(torch.unflatten(logits_MK, 0, (-1, len(places))))
 
     def write(self, places: Sequence[int], tokens_Rn: Tensor) -> None:
         """Write tokens, or overwrite them; what is given stays.
@@ -75,24 +80,35 @@ class PatchWriter:
             tokens_Rn: for each patch; ``ABSENT`` takes a token back.
         """
         if self._partly:
-            given_Rn = self._given_RN[:, places]
+            given_Rn = self._given_RN[:, list(places)]
             tokens_Rn = torch.where(given_Rn == ABSENT, tokens_Rn, given_Rn)
-        if len(places) == 1:
+        if len(places) == 1 and not self._bidirectional:
             place = places[0]
             self.tokens_RN[:, place : place + 1] = tokens_Rn
             self._inputs_RX.index_copy_(1, self._readers[place], tokens_Rn.expand(-1, len(self._readers[place])))
         else:
-            self.tokens_RN[:, places] = tokens_Rn
+            self.tokens_RN[:, list(places)] = tokens_Rn
             self._fresh = False
 
     def states(self) -> PatchStates:
-        """Return what the finished patches leave for later ones."""
-        L = self._inputs_RLJ.shape[1]
-        if self._rows.place < L:
-            self._advance(self._rows.place, L)
+        """Return what the finished patches leave for later ones.
+
+        Raises:
+            RuntimeError: if a token is not written yet.
+        """
+        if bool((self.tokens_RN == ABSENT).any()):
+            raise RuntimeError("patch not finished: some of its tokens are not written yet")
+        if self._bidirectional:
+            self._read_all()
+        elif self._rows.place < self._inputs_RLJ.shape[1]:
+            self._read(self._rows.place, self._inputs_RLJ.shape[1])
         return self._rows.states()
 
-    def _advance(self, start: int, end: int) -> Tensor:
+    def _read_all(self) -> Tensor:
+        self._rows.rewind(0)
+        return self._read(0, self._inputs_RLJ.shape[1])
+
+    def _read(self, start: int, end: int) -> Tensor:
         if not self._fresh:
             self._refresh()
         if self._rows.place > start:
@@ -103,8 +119,7 @@ class PatchWriter:
         """Fill in all inputs from the tokens."""
         self._inputs_RLJ[:, 1:, 0] = self.tokens_RN
         own_RNK = self.tokens_RN[:, self._own_NK.clamp_min(0)]
-        near_RNK = self._inputs_RLJ[:, :-1, 1:]
-        near_RNK.copy_(torch.where(self._own_NK == ABSENT, near_RNK, own_RNK))
+        self._near_RNK.copy_(torch.where(self._own_NK == ABSENT, self._near_RNK, own_RNK))
         self._fresh = True
 
 

@@ -22,7 +22,9 @@ from torch import Tensor, nn
 
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.modules.attention import attend
-from nuwa_lightning.modules.patch_transformer import PatchLayer, PatchTransformer
+from nuwa_lightning.modules.neighbours import ABSENT
+from nuwa_lightning.modules.patch_layer import PatchLayer
+from nuwa_lightning.modules.patch_transformer import PatchTransformer
 
 Number = Literal["float32", "bfloat16", "int8"]
 """How numbers are kept. ``float32`` stands for the model's own numbers, whatever they are: the reference."""
@@ -220,6 +222,8 @@ class DecodingTransformer:
         weights = [model.embed.weight] + ([] if model.near is None else [model.near.linear.weight])
         self._embed_IW = torch.cat([w.t() for w in weights])
         self._place_LW = torch.cat([model.begin[None], model.position() + model.embed.bias])
+        # What hides a token takes the place of its embedding, of which the bias is everywhere.
+        self._hide_W = None if model.blank is None else model.blank - model.embed.bias
         self._head = product(model.head_weight(), model.head.bias, precision.weights)
         self._norm = model.norm
 
@@ -227,8 +231,8 @@ class DecodingTransformer:
         """Return the states ``[R, l, W]`` that enter the first layer.
 
         Args:
-            inputs_RlJ: tokens that positions read: their own (that before the one to be predicted), then neighbours;
-                ``ABSENT`` where there is none.
+            inputs_RlJ: tokens that positions read: their own (that before the one to be predicted, unless the model is
+                bidirectional), then neighbours; ``ABSENT`` where there is none or it is hidden.
             view_R: index of each row's view.
             start: the first position; 0 is BOS.
         """
@@ -236,7 +240,12 @@ class DecodingTransformer:
         used = self._embed_IW.shape[0] // self._codes_KE.shape[1]
         x_MI = self._codes_KE[inputs_RlJ[:, :, :used]].view(R * new, -1)
         place_RlW = self._place_LW[start : start + new] + self.model.views[view_R][:, None]
-        return place_RlW.flatten(0, 1).addmm_(x_MI, self._embed_IW).view(R, new, -1)
+        x_RlW = place_RlW.flatten(0, 1).addmm_(x_MI, self._embed_IW).view(R, new, -1)
+        if self._hide_W is not None:
+            hidden_Rl = inputs_RlJ[:, :, 0] == ABSENT
+            hidden_Rl[:, : max(0, 1 - start)] = False  # BOS
+            x_RlW += hidden_Rl[:, :, None] * self._hide_W
+        return x_RlW
 
     def logits(self, x_MW: Tensor) -> Tensor:
         """Return scores over codes ``[M, K]`` of last-layer states."""

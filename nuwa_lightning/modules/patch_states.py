@@ -106,12 +106,13 @@ class RowBatch:
             return [seen] * len(layers)
         return [layer.logit_bias(mask, offset_RC, view_RC, tokens).to(self.model.dtype) for layer in layers]
 
-    def advance(self, inputs_RlJ: Tensor, *, causal: bool = True) -> Tensor:
+    def advance(self, inputs_RlJ: Tensor) -> Tensor:
         """Run the next ``l`` positions through all layers and remember their keys and values.
+
+        A bidirectional model sees all positions from both sides, so they have to come together.
 
         Args:
             inputs_RlJ: the tokens that they read, see :meth:`DecodingTransformer.embed`.
-            causal: whether a position sees those before it only, or all of these.
 
         Returns:
             Last-layer states ``[R, l, W]``.
@@ -121,7 +122,9 @@ class RowBatch:
         end = start + new
         x_RlW = self.model.embed(inputs_RlJ, self.view_R, self.place)
         x_MW = x_RlW.flatten(0, 1)
-        mask = causal_mask(new, self.context, start=self.place, device=x_MW.device) if causal and new > 1 else None
+        mask = None
+        if new > 1 and not self.model.model.bidirectional:
+            mask = causal_mask(new, self.context, start=self.place, device=x_MW.device)
         for number, layer in enumerate(self.model.layers):
             bias = self._bias_RH1S[number]
             if bias is not None:

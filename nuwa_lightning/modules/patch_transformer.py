@@ -1,4 +1,4 @@
-"""The patch transformer: the local, token-level autoregressive model (paper, section on the vision decoder).
+"""The patch transformer: the local, token-level model (paper, section on the vision decoder).
 
 Shape legend: B samples, P patches (steps of a plan), C context patches, N tokens per patch, L = 1 + N positions (BOS
 first), R rows (patches of any sample side by side), W width, H query heads, G key/value heads, D head width, K codes,
@@ -10,44 +10,16 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nuwa_lightning.geometry import VIEWS, Extent
-from nuwa_lightning.modules.attention import PatchAttention, causal_mask
 from nuwa_lightning.modules.neighbours import NeighbourInput
-from nuwa_lightning.modules.position import AxialPosition, RelativePatchEmbedding
+from nuwa_lightning.modules.patch_layer import PatchLayer, TransformerSize
+from nuwa_lightning.modules.position import AxialPosition
 from nuwa_lightning.modules.text_attention import TextConditioning, TextStates
-
-
-@dataclass(frozen=True)
-class TransformerSize:
-    """The size of the patch transformer.
-
-    Args:
-        width: model width W.
-        depth: number of layers.
-        heads: query heads; ``width`` is a multiple of it.
-        kv_heads: key/value heads; equal to heads = multi-head, 1 = multi-query, between = grouped-query attention.
-        feed_forward_multiple: inner width of GEGLU in units of the width; the paper's lineage uses 4.
-        position_feed: feed the relative patch embedding to the "key" (paper) or to the "logit" (its ablation).
-        layer_scale: start value of LayerScale.
-        dropout: dropout in attention output and feed-forward.
-        neighbours: hand the nearest written tokens to the input (ours); the paper does not.
-    """
-
-    width: int = 256
-    depth: int = 6
-    heads: int = 4
-    kv_heads: int = 4
-    feed_forward_multiple: float = 4.0
-    position_feed: Literal["key", "logit"] = "key"
-    layer_scale: float = 0.1
-    dropout: float = 0.0
-    neighbours: bool = True
 
 
 @dataclass(frozen=True)
@@ -67,102 +39,21 @@ class ContextGroup:
     view_PC: Tensor
 
 
-class GatedFeedForward(nn.Module):
-    """GEGLU: ``Linear(W, 2I) -> gelu gate -> Linear(I, W)`` with ``I = multiple * W``."""
+@dataclass(frozen=True)
+class Hidden:
+    """What a bidirectional model has to find out: it reads each patch twice, once whole and once with tokens hidden.
 
-    def __init__(self, width: int, *, multiple: float, dropout: float) -> None:
-        super().__init__()
-        inner = int(multiple * width)
-        self.inner = nn.Linear(width, 2 * inner)
-        self.dropout = nn.Dropout(dropout)
-        self.out = nn.Linear(inner, width)
+    Attributes:
+        tokens: which tokens are hidden, boolean; of the shape of the tokens.
+        near: the neighbours, ``ABSENT`` where they are hidden.
+    """
 
-    def forward(self, h: Tensor) -> Tensor:
-        """Map ``[..., W]`` to ``[..., W]``."""
-        value, gate = self.inner(h).chunk(2, dim=-1)
-        out: Tensor = self.out(self.dropout(value * F.gelu(gate)))
-        return out
-
-
-class PatchLayer(nn.Module):
-    """Pre-LN attention over context and own tokens, then GEGLU, each branch scaled (LayerScale)."""
-
-    def __init__(self, size: TransformerSize, embedding_extent: Extent) -> None:
-        super().__init__()
-        width, self.feed = size.width, size.position_feed
-        self.norm_attention = nn.LayerNorm(width)
-        self.attention = PatchAttention(width, size.heads, kv_heads=size.kv_heads, dropout=size.dropout)
-        self.scale_attention = nn.Parameter(torch.full((width,), size.layer_scale))
-        self.norm_feed_forward = nn.LayerNorm(width)
-        self.feed_forward = GatedFeedForward(width, multiple=size.feed_forward_multiple, dropout=size.dropout)
-        self.scale_feed_forward = nn.Parameter(torch.full((width,), size.layer_scale))
-        entry = (size.kv_heads, width // size.heads) if size.position_feed == "key" else (size.heads,)
-        self.embedding = RelativePatchEmbedding(embedding_extent, entry, std=0.6)
-
-    def place_context(self, k_RCNGD: Tensor, offset_RC: Tensor, view_RC: Tensor) -> Tensor:
-        """Add the relative patch embedding to context keys (not to queries or values); key-fed variant only."""
-        if self.feed == "logit":
-            return k_RCNGD
-        placed_RCNGD: Tensor = k_RCNGD + self.embedding(offset_RC, view_RC).unsqueeze(-3)
-        return placed_RCNGD
-
-    def place_own(self, k_RLGD: Tensor) -> Tensor:
-        """Add the centre entry to the keys of the current patch, BOS included."""
-        return k_RLGD if self.feed == "logit" else k_RLGD + self.embedding.own()
-
-    def logit_bias(self, mask_R1LS: Tensor, offset_RC: Tensor, view_RC: Tensor, tokens: int) -> Tensor:
-        """Return what attention adds to its logits: the mask alone, or with the post-fed embedding ``[R, H, L, S]``."""
-        if self.feed == "key":
-            return mask_R1LS
-        R, own = offset_RC.shape[0], mask_R1LS.shape[-1] - offset_RC.shape[1] * tokens
-        bias_RHS = torch.cat(
-            [
-                self.embedding(offset_RC, view_RC).repeat_interleave(tokens, dim=1),
-                self.embedding.own().expand(R, own, -1),
-            ],
-            dim=1,
-        ).transpose(1, 2)
-        return torch.where(mask_R1LS, bias_RHS[:, :, None, :], float("-inf"))
-
-    def attend(
-        self,
-        q_RLHD: Tensor,
-        k_RLGD: Tensor,
-        v_RLGD: Tensor,
-        *,
-        context: tuple[Tensor, Tensor],
-        offset_RC: Tensor,
-        view_RC: Tensor,
-    ) -> Tensor:
-        """Let whole patches attend to their context and, causally, to themselves; returns ``[R, L, W]``.
-
-        Args:
-            q_RLHD: queries.
-            k_RLGD: own keys, placed (:meth:`place_own`).
-            v_RLGD: own values.
-            context: keys, placed (:meth:`place_context`), and values of the context ``[R, C, N, G, D]``.
-            offset_RC: entries of the relative patch embedding.
-            view_RC: relative views.
-        """
-        ck_RCNGD, cv_RCNGD = context
-        L, N = q_RLHD.shape[1], ck_RCNGD.shape[2]
-        k_RSGD = torch.cat([ck_RCNGD.flatten(1, 2), k_RLGD], dim=1)
-        v_RSGD = torch.cat([cv_RCNGD.flatten(1, 2), v_RLGD], dim=1)
-        mask = causal_mask(L, k_RSGD.shape[1] - L, device=q_RLHD.device)
-        bias = self.logit_bias(mask, offset_RC, view_RC, N)
-        return self.attention.mix(q_RLHD, k_RSGD.transpose(1, 2), v_RSGD.transpose(1, 2), bias=bias)
-
-    def finish(self, x: Tensor, mixed: Tensor, read: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """Add the attention branch, let ``read`` add that of the text if there is one, run the feed-forward branch."""
-        x = x + self.scale_attention * mixed
-        if read is not None:
-            x = read(x)
-        out: Tensor = x + self.scale_feed_forward * self.feed_forward(self.norm_feed_forward(x))
-        return out
+    tokens: Tensor
+    near: Tensor
 
 
 class PatchTransformer(nn.Module):
-    """Predict the tokens of a patch one after another, given the per-layer states of its context patches.
+    """Predict tokens of a patch, given others of it and the per-layer states of its context patches.
 
     The place of a patch on the canvas never enters: only offsets between patches do, so any canvas size works.
 
@@ -173,6 +64,8 @@ class PatchTransformer(nn.Module):
         embedding_extent: offsets ``(t, y, x)`` that get an embedding of their own: the pool's ``embedding_extent``.
         size: everything else.
         text_width: width of a text token; 0 is a model without text.
+        bidirectional: a token sees all tokens of its patch and each of them may be hidden, instead of earlier ones
+            only. What later patches see of a patch is then what it is when nothing is hidden.
 
     Raises:
         ValueError: if sizes do not divide.
@@ -187,11 +80,13 @@ class PatchTransformer(nn.Module):
         *,
         patch_size: tuple[int, int] = (8, 8),
         embedding_extent: Extent = (0, 2, 2),
-        size: TransformerSize = TransformerSize(),
+        size: TransformerSize = TransformerSize(),  # noqa: B008 - frozen
         text_width: int = 0,
+        bidirectional: bool = False,
     ) -> None:
         super().__init__()
         width = size.width
+        self.bidirectional = bidirectional
         self.patch_size, self.embedding_extent, self.size = patch_size, embedding_extent, size
         self.num_codes, self.code_dim = num_codes, code_dim
         self.register_buffer("codes_KE", torch.zeros(num_codes, code_dim))
@@ -201,7 +96,9 @@ class PatchTransformer(nn.Module):
         self.position = AxialPosition(*patch_size, width=width, std=0.5)
         self.begin = nn.Parameter(torch.randn(width) * 0.5)
         self.views = nn.Parameter(torch.randn(len(VIEWS), width) * 0.5)
-        self.layers = nn.ModuleList(PatchLayer(size, embedding_extent) for _ in range(size.depth))
+        self.layers = nn.ModuleList(
+            PatchLayer(size, embedding_extent, causal=not bidirectional) for _ in range(size.depth)
+        )
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, num_codes)
         # A point among the code vectors: codes that look alike get likely together; the head alone learns them singly.
@@ -220,6 +117,7 @@ class PatchTransformer(nn.Module):
             if text_width
             else None
         )
+        self.blank = nn.Parameter(torch.randn(width) * 0.5) if bidirectional else None
 
     @property
     def patch_tokens(self) -> int:
@@ -266,21 +164,26 @@ class PatchTransformer(nn.Module):
             )
         self.codes_KE.copy_(whitened(codes_KE))
 
-    def embed_rows(self, tokens_RN: Tensor, view_R: Tensor, *, near_RNK: Tensor) -> Tensor:
+    def embed_rows(
+        self, tokens_RN: Tensor, view_R: Tensor, *, near_RNK: Tensor, hidden_RN: Tensor | None = None
+    ) -> Tensor:
         """Return the input of the first layer ``[R, L, W]``: BOS, then every token with its place in the patch.
 
         Args:
             tokens_RN: codes in writing order.
             view_R: index of each row's view.
-            near_RNK: neighbours of each token (see ``modules.neighbours``); position n predicts token n, so it is there
-                that its neighbours come in.
+            near_RNK: neighbours of each token (see ``modules.neighbours``). They come in where token n is predicted: at
+                position n, or in a bidirectional model at its own, n + 1.
+            hidden_RN: which tokens are hidden, in a bidirectional model.
         """
-        x_RNW = self.embed(self.codes_KE[tokens_RN]) + self.position()
-        x_RLW = torch.cat([self.begin.expand(len(tokens_RN), 1, -1), x_RNW], dim=1)
+        x_RNW = self.embed(self.codes_KE[tokens_RN])
+        if hidden_RN is not None and self.blank is not None:
+            x_RNW = torch.where(hidden_RN[:, :, None], self.blank, x_RNW)
+        x_RLW = torch.cat([self.begin.expand(len(tokens_RN), 1, -1), x_RNW + self.position()], dim=1)
         x_RLW = x_RLW + self.views[view_R][:, None]
         if self.near is None:
             return x_RLW
-        return x_RLW + F.pad(self.near(near_RNK, self.codes_KE), (0, 0, 0, 1))
+        return x_RLW + F.pad(self.near(near_RNK, self.codes_KE), (0, 0, 1, 0) if self.bidirectional else (0, 0, 0, 1))
 
     def logits(self, x: Tensor) -> Tensor:
         """Return scores over codes ``[..., K]`` of last-layer states ``[..., W]``."""
@@ -298,6 +201,7 @@ class PatchTransformer(nn.Module):
         near_BPNK: Tensor,
         groups: Sequence[ContextGroup],
         text: TextStates | None = None,
+        hidden: Hidden | None = None,
         detach_context: bool = False,
     ) -> Tensor:
         """Score every token of every patch at once (``optimize: joint``; teacher forcing).
@@ -308,27 +212,37 @@ class PatchTransformer(nn.Module):
             near_BPNK: neighbours of each token.
             groups: which steps see which, from ``ContextTable``.
             text: the text of each sample.
+            hidden: what is hidden, for a bidirectional model.
             detach_context: stop gradients at the states of context patches, as the paper's cache does.
 
         Returns:
-            Logits ``[B, P, N, K]``; the one at n predicts token n.
+            Logits ``[B, P, N, K]`` of token n.
         """
+        self._check_hidden(hidden)
         B, P, N = tokens_BPN.shape
         rows = _Rows.of(groups, samples=B)
-        x_RLW = self.embed_rows(rows.arrange(tokens_BPN), rows.arrange(view_BP), near_RNK=rows.arrange(near_BPNK))
+        tokens_RN, view_R = rows.arrange(tokens_BPN), rows.arrange(view_BP)
+        # The last reading is what scores come from, the first what other patches see; of a causal model they are one.
+        readings = [self.embed_rows(tokens_RN, view_R, near_RNK=rows.arrange(near_BPNK))]
+        if hidden is not None:
+            near_RNK, hidden_RN = rows.arrange(hidden.near), rows.arrange(hidden.tokens)
+            readings.append(self.embed_rows(tokens_RN, view_R, near_RNK=near_RNK, hidden_RN=hidden_RN))
         for number in range(self.depth):
             layer = self.layer(number)
             attention = layer.attention
-            h_RLW = layer.norm_attention(x_RLW)
-            k_RLGD, v_RLGD = attention.keys_values(h_RLW)
-            seen = k_RLGD[:, 1:], v_RLGD[:, 1:]
+            normed = [layer.norm_attention(x_RLW) for x_RLW in readings]
+            pairs = [attention.keys_values(h_RLW) for h_RLW in normed]
+            seen = pairs[0][0][:, 1:], pairs[0][1][:, 1:]
             if detach_context:
-                seen = attention.keys_values(h_RLW[:, 1:].detach())
-            own = attention.queries(h_RLW), layer.place_own(k_RLGD), v_RLGD
+                seen = attention.keys_values(normed[0][:, 1:].detach())
             read = rows.reader(self.reader(number, text), B)
-            x_RLW = layer.finish(x_RLW, self._mix(layer, rows, own, seen), read)
-        x_BPLW = torch.unflatten(x_RLW, 0, (P, B))[torch.argsort(rows.order_P)].transpose(0, 1)
-        return self.logits(x_BPLW[:, :, :-1])
+            for n in range(len(readings)):
+                if number == self.depth - 1 and n < len(readings) - 1:
+                    continue  # nobody looks at what comes of it
+                own = attention.queries(normed[n]), layer.place_own(pairs[n][0]), pairs[n][1]
+                readings[n] = layer.finish(readings[n], self._mix(layer, rows, own, seen), read)
+        x_BPLW = torch.unflatten(readings[-1], 0, (P, B))[torch.argsort(rows.order_P)].transpose(0, 1)
+        return self.logits(x_BPLW[:, :, 1:] if self.bidirectional else x_BPLW[:, :, :-1])
 
     def forward_step(
         self,
@@ -340,6 +254,7 @@ class PatchTransformer(nn.Module):
         offset_RC: Tensor,
         view_RC: Tensor,
         text: TextStates | None = None,
+        hidden: Hidden | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Score one patch a row, given the cached layer inputs of its context (paper, Algorithm 1).
 
@@ -351,33 +266,44 @@ class PatchTransformer(nn.Module):
             offset_RC: entries of the relative patch embedding.
             view_RC: relative views.
             text: the text of each row.
+            hidden: what is hidden, for a bidirectional model.
 
         Returns:
             Logits ``[R, N, K]``, and what later patches may see of this one, per layer ``[R, N, W]``, detached.
         """
-        x_RLW = self.embed_rows(tokens_RN, view_R, near_RNK=near_RNK)
-        R, L, W = x_RLW.shape
+        self._check_hidden(hidden)
+        R, N = tokens_RN.shape
+        readings = [self.embed_rows(tokens_RN, view_R, near_RNK=near_RNK)]
+        if hidden is not None:
+            readings.append(self.embed_rows(tokens_RN, view_R, near_RNK=hidden.near, hidden_RN=hidden.tokens))
         states = []
         for number in range(self.depth):
             layer = self.layer(number)
-            h_RLW = layer.norm_attention(x_RLW)
-            states.append(h_RLW[:, 1:].detach())
+            attention = layer.attention
+            normed = [layer.norm_attention(x_RLW) for x_RLW in readings]
+            states.append(normed[0][:, 1:].detach())
             if context:
                 seen_RCNW = torch.stack([patch[number] for patch in context], dim=1)
             else:
-                seen_RCNW = h_RLW.new_zeros(R, 0, L - 1, W)
-            k_RLGD, v_RLGD = layer.attention.keys_values(h_RLW)
-            ck_RCNGD, cv_RCNGD = layer.attention.keys_values(seen_RCNW)
-            mixed = layer.attend(
-                layer.attention.queries(h_RLW),
-                layer.place_own(k_RLGD),
-                v_RLGD,
-                context=(layer.place_context(ck_RCNGD, offset_RC, view_RC), cv_RCNGD),
-                offset_RC=offset_RC,
-                view_RC=view_RC,
-            )
-            x_RLW = layer.finish(x_RLW, mixed, self.reader(number, text))
-        return self.logits(x_RLW[:, :-1]), states
+                seen_RCNW = normed[0].new_zeros(R, 0, N, normed[0].shape[-1])
+            ck_RCNGD, cv_RCNGD = attention.keys_values(seen_RCNW)
+            seen = layer.place_context(ck_RCNGD, offset_RC, view_RC), cv_RCNGD
+            for n, h_RLW in enumerate(normed):
+                k_RLGD, v_RLGD = attention.keys_values(h_RLW)
+                mixed = layer.attend(
+                    attention.queries(h_RLW),
+                    layer.place_own(k_RLGD),
+                    v_RLGD,
+                    context=seen,
+                    offset_RC=offset_RC,
+                    view_RC=view_RC,
+                )
+                readings[n] = layer.finish(readings[n], mixed, self.reader(number, text))
+        return self.logits(readings[-1][:, 1:] if self.bidirectional else readings[-1][:, :-1]), states
+
+    def _check_hidden(self, hidden: Hidden | None) -> None:
+        if self.bidirectional != (hidden is not None):
+            raise ValueError("a bidirectional model needs to know what is hidden, a causal one hides nothing")
 
     @staticmethod
     def _mix(layer: PatchLayer, rows: _Rows, own: tuple[Tensor, Tensor, Tensor], seen: tuple[Tensor, Tensor]) -> Tensor:

@@ -28,7 +28,8 @@ from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.geometry import PatchGrid, PatchIndex
 from nuwa_lightning.modules.neighbours import ABSENT
-from nuwa_lightning.modules.patch_transformer import PatchTransformer, TransformerSize
+from nuwa_lightning.modules.patch_layer import TransformerSize
+from nuwa_lightning.modules.patch_transformer import PatchTransformer
 from nuwa_lightning.optimizers import MuonAdamW, muon_groups
 from nuwa_lightning.planning import TokenOrder
 from nuwa_lightning.stages.conditions import Conditions, draw_known

@@ -20,7 +20,7 @@ from nuwa_lightning.generation.picture import sample_pictures
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.geometry import PatchGrid
-from nuwa_lightning.modules.patch_transformer import TransformerSize
+from nuwa_lightning.modules.patch_layer import TransformerSize
 from nuwa_lightning.stages.nuwa_module import NuwaInfinityModule
 from nuwa_lightning.tokenizers.vqgan import VQGAN, VQGANSize
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from nuwa_lightning.context import ContextPool
-from nuwa_lightning.modules.patch_transformer import PatchTransformer, TransformerSize
+from nuwa_lightning.modules.patch_layer import TransformerSize
+from nuwa_lightning.modules.patch_transformer import PatchTransformer
 
 
 def small_model(pool: ContextPool, *, patch_size: tuple[int, int] = (2, 2), kv_heads: int = 1) -> PatchTransformer:

@@ -16,7 +16,8 @@ from nuwa_lightning.context import ContextPool, NearbyContextPool
 from nuwa_lightning.direction import ArbitraryDirectionController, DirectionController, RasterDirectionController
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.export import Generator, load_generator, save_generator
-from nuwa_lightning.modules.patch_transformer import PatchTransformer, TransformerSize
+from nuwa_lightning.modules.patch_layer import TransformerSize
+from nuwa_lightning.modules.patch_transformer import PatchTransformer
 from tests.strategies import CONTROLLERS, POOLS
 
 

@@ -17,7 +17,8 @@ from nuwa_lightning.generation.picture import stream_picture
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.geometry import PatchIndex
 from nuwa_lightning.modules.neighbours import ABSENT
-from nuwa_lightning.modules.patch_transformer import PatchTransformer, TransformerSize
+from nuwa_lightning.modules.patch_layer import TransformerSize
+from nuwa_lightning.modules.patch_transformer import PatchTransformer
 from nuwa_lightning.tokenizers.tiling import encode_tiled, pad_to_multiple
 from nuwa_lightning.tokenizers.vqgan import VQGAN, VQGANSize
 

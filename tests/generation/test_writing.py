@@ -11,8 +11,9 @@ from nuwa_lightning.generation.writing import Halves, PatchWriter, own_near, rea
 from nuwa_lightning.geometry import VIEWS
 from nuwa_lightning.modules.decoding import DecodingTransformer
 from nuwa_lightning.modules.neighbours import ABSENT
+from nuwa_lightning.modules.patch_layer import TransformerSize
 from nuwa_lightning.modules.patch_states import RowBatch
-from nuwa_lightning.modules.patch_transformer import PatchTransformer, TransformerSize
+from nuwa_lightning.modules.patch_transformer import PatchTransformer
 
 PATCH, R = (2, 2), 3
 

@@ -7,7 +7,8 @@ import torch
 
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.modules.decoding import DecodingTransformer, Precision, product
-from nuwa_lightning.modules.patch_transformer import PatchTransformer, TransformerSize
+from nuwa_lightning.modules.patch_layer import TransformerSize
+from nuwa_lightning.modules.patch_transformer import PatchTransformer
 
 
 @pytest.mark.parametrize(("number", "error"), [("float32", 1e-6), ("bfloat16", 0.01), ("int8", 0.02)])

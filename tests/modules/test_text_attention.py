@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nuwa_lightning.modules.patch_transformer import ContextGroup, PatchTransformer, TransformerSize
+from nuwa_lightning.modules.patch_layer import TransformerSize
+from nuwa_lightning.modules.patch_transformer import ContextGroup, PatchTransformer
 from nuwa_lightning.modules.text_attention import TextConditioning, TextStates
 
 SIZE = TransformerSize(16, 2, heads=4, kv_heads=2, layer_scale=1.0)

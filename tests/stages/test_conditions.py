@@ -8,7 +8,7 @@ import torch
 from nuwa_lightning.context import NearbyContextPool
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.geometry import PatchGrid, PatchIndex
-from nuwa_lightning.modules.patch_transformer import TransformerSize
+from nuwa_lightning.modules.patch_layer import TransformerSize
 from nuwa_lightning.stages.conditions import Conditions, draw_known
 from nuwa_lightning.stages.nuwa_module import NuwaInfinityModule, Optimize
 

@@ -10,7 +10,7 @@ from nuwa_lightning.context import ContextPool, EmptyContextPool, NearbyContextP
 from nuwa_lightning.direction import ArbitraryDirectionController
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.geometry import VIEWS
-from nuwa_lightning.modules.patch_transformer import TransformerSize
+from nuwa_lightning.modules.patch_layer import TransformerSize
 from nuwa_lightning.optimizers import MuonAdamW, muon_groups
 from nuwa_lightning.stages.nuwa_module import NuwaInfinityModule, Optimize
 

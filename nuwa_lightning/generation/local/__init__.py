@@ -1,0 +1,8 @@
+"""How the tokens of one patch are written: one file a strategy."""
+
+from nuwa_lightning.generation.local.autoregressive import AutoregressiveLocalDecoder
+from nuwa_lightning.generation.local.base import LocalDecoder
+from nuwa_lightning.generation.local.masked import MaskedLocalDecoder
+from nuwa_lightning.generation.local.parallel import ParallelLocalDecoder
+
+__all__ = ["AutoregressiveLocalDecoder", "LocalDecoder", "MaskedLocalDecoder", "ParallelLocalDecoder"]

@@ -1,0 +1,51 @@
+"""The interface of a local decoder.
+
+Shape legend: B samples, P steps of a plan, R patches side by side, N tokens per patch, U random numbers.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from nuwa_lightning.generation.sampling import Sampling
+from nuwa_lightning.generation.writing import PatchWriter
+
+
+class LocalDecoder(ABC):
+    """How the tokens of one patch are written, and what is learned for it (paper: AR, P-NAR and NAR decoders).
+
+    Patches are walked autoregressively in any case; this is about the inside of one. A decoder asks a
+    :class:`PatchWriter` for scores of any set of places and writes any set of places, so schemes that write several
+    chosen tokens at once are a class of their own and nothing else.
+
+    Law: what is written to a patch depends on its scores and its random numbers alone, never on patches beside it.
+    """
+
+    @property
+    @abstractmethod
+    def bidirectional(self) -> bool:
+        """Whether a token sees all tokens of its patch (some of them hidden), or earlier ones only."""
+
+    @abstractmethod
+    def draws(self, tokens: int) -> int:
+        """Return how many random numbers a patch of so many tokens takes."""
+
+    @abstractmethod
+    def write(self, patches: PatchWriter, sampling: Sampling, uniform_RU: Tensor) -> None:
+        """Write all tokens.
+
+        Args:
+            patches: what to write; tokens may be given in part.
+            sampling: how a token is drawn from its scores.
+            uniform_RU: random numbers in [0, 1), as many as :meth:`draws` says.
+        """
+
+    @abstractmethod
+    def hide(self, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor | None:
+        """Draw what is hidden in training: boolean ``[B, P, N]`` on the CPU; None where each token sees earlier ones.
+
+        The loss is about hidden tokens, and about all where this is None.
+        """
