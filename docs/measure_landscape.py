@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -86,9 +87,7 @@ def reconstruct(tokenizer: VQGAN, pictures: list[Picture]) -> list[Picture]:
 def extend(renderer: InfiniteRenderer, tokenizer: VQGAN, pictures: list[Picture], *, side: str) -> list[Picture]:
     """Return each picture with 4 patches more on one side."""
     order, (top, left), (rows, columns) = SIDES[side]
-    renderer = InfiniteRenderer(
-        renderer.model, renderer.pool, ArbitraryDirectionController(order), renderer.token_order, renderer.sampling
-    )
+    renderer = replace(renderer, direction=ArbitraryDirectionController(order))
     tokens = torch.cat([tokenizer.encode(to_tensor(p)) for p in pictures])
     known = {
         PatchIndex(0, top + y, left + x): tokens[:, 8 * y : 8 * y + 8, 8 * x : 8 * x + 8]
@@ -129,9 +128,7 @@ def main() -> None:
     options = parser.parse_args()
     tokenizer = load_tokenizer(options.run / "tokenizer")
     generator = load_generator(options.run / "model")
-    renderer = InfiniteRenderer(
-        generator.model, generator.pool, generator.direction, generator.token_order, Sampling(1.0, 50)
-    )
+    renderer = generator.renderer(Sampling(1.0, 50))
     extractor = Lite0Features()
 
     def features(pictures: list[Picture]) -> NDArray[np.float64]:

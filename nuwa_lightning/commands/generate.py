@@ -82,21 +82,22 @@ def parser() -> argparse.ArgumentParser:
 
 
 def import_own(path: str) -> type[Any]:
-    """Return the context pool or direction controller at an import path such as ``my_pools.MyPool``.
+    """Return the context pool, direction controller or local decoder at an import path such as ``my_pools.MyPool``.
 
     Raises:
         UsageError: if there is none.
     """
     from nuwa_lightning.context import ContextPool
     from nuwa_lightning.direction import DirectionController
+    from nuwa_lightning.generation.local import LocalDecoder
 
     module, _, name = path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UsageError("--own", path, f"{error}: name a class in a file of the working directory") from None
-    if not (isinstance(found, type) and issubclass(found, (ContextPool, DirectionController))):
-        raise UsageError("--own", path, "is no ContextPool and no DirectionController: derive it from one")
+    if not (isinstance(found, type) and issubclass(found, (ContextPool, DirectionController, LocalDecoder))):
+        raise UsageError("--own", path, "is no ContextPool, DirectionController or LocalDecoder: derive it from one")
     return found
 
 
@@ -124,7 +125,6 @@ def generate(arguments: Sequence[str]) -> int:
     from nuwa_lightning.direction import ArbitraryDirectionController
     from nuwa_lightning.generation.export import load_generator
     from nuwa_lightning.generation.picture import stream_picture
-    from nuwa_lightning.generation.renderer import InfiniteRenderer
     from nuwa_lightning.generation.sampling import Sampling
     from nuwa_lightning.geometry import PatchGrid
     from nuwa_lightning.tokenizers.export import load_tokenizer
@@ -151,9 +151,7 @@ def generate(arguments: Sequence[str]) -> int:
     if task == "outpaint":
         given = outpaint.given_picture(options, tokenizer, generator.model.patch_size)
         (height, width), grid, origin = given.size, given.grid, given.origin
-    renderer = InfiniteRenderer(
-        generator.model, generator.pool, generator.direction, generator.token_order, sampling, options.max_rows
-    )
+    renderer = generator.renderer(sampling, max_rows=options.max_rows)
     metadata = {
         "program": "nuwa_lightning",
         "task": task,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
@@ -30,9 +30,20 @@ from nuwa_lightning.direction import (
 )
 from nuwa_lightning.direction.base import DirectionController
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.generation.local import (
+    AutoregressiveLocalDecoder,
+    LocalDecoder,
+    MaskedLocalDecoder,
+    ParallelLocalDecoder,
+)
+from nuwa_lightning.generation.renderer import InfiniteRenderer
+from nuwa_lightning.generation.sampling import Sampling
+from nuwa_lightning.modules.decoding import Precision
 from nuwa_lightning.modules.patch_layer import TransformerSize
 from nuwa_lightning.modules.patch_transformer import PatchTransformer
 from nuwa_lightning.planning import TokenOrder
+
+Strategy = ContextPool | DirectionController | LocalDecoder
 
 KIND = "nuwa-lightning patch transformer"
 FORMAT = 1
@@ -49,6 +60,9 @@ _DIRECTIONS: dict[str, type[DirectionController]] = {
         OutwardDirectionController,
     )
 }
+_LOCAL_DECODERS: dict[str, type[LocalDecoder]] = {
+    c.__name__: c for c in (AutoregressiveLocalDecoder, MaskedLocalDecoder, ParallelLocalDecoder)
+}
 
 
 @dataclass(frozen=True)
@@ -61,6 +75,7 @@ class Generator:
         direction: in which order patches are written.
         token_order: as in training.
         tokenizer_fingerprint: which tokenizer made the tokens it learned.
+        local_decoder: how the tokens of a patch are written, as in training.
     """
 
     model: PatchTransformer
@@ -68,6 +83,26 @@ class Generator:
     direction: DirectionController
     token_order: TokenOrder
     tokenizer_fingerprint: str
+    local_decoder: LocalDecoder = field(default_factory=AutoregressiveLocalDecoder)
+
+    def renderer(
+        self,
+        sampling: Sampling,
+        *,
+        max_rows: int = 64,
+        precision: Precision = Precision(),  # noqa: B008 - frozen
+    ) -> InfiniteRenderer:
+        """Return the one sampler; arguments as for :class:`InfiniteRenderer`."""
+        return InfiniteRenderer(
+            self.model,
+            self.pool,
+            self.direction,
+            self.token_order,
+            sampling,
+            max_rows,
+            precision=precision,
+            local_decoder=self.local_decoder,
+        )
 
 
 def save_generator(folder: str | Path, generator: Generator) -> None:
@@ -87,9 +122,11 @@ def save_generator(folder: str | Path, generator: Generator) -> None:
             "patch_size": list(model.patch_size),
             "embedding_extent": list(model.embedding_extent),
             "size": dataclasses.asdict(model.size),
+            "bidirectional": model.bidirectional,
         },
         "context_pool": _describe(generator.pool),
         "direction": _describe(generator.direction),
+        "local_decoder": _describe(generator.local_decoder),
         "token_order": generator.token_order,
         "tokenizer_fingerprint": generator.tokenizer_fingerprint,
     }
@@ -103,14 +140,14 @@ def load_generator(
     folder: str | Path,
     *,
     direction: DirectionController | None = None,
-    own: Sequence[type[ContextPool] | type[DirectionController]] = (),
+    own: Sequence[type[Strategy]] = (),
 ) -> Generator:
     """Read the folder.
 
     Args:
         folder: what :func:`save_generator` wrote.
         direction: instead of the one it was trained with.
-        own: the user's classes, for a model that was trained with a pool or a direction of the user's own.
+        own: the user's classes, for a model that was trained with a pool, direction or local decoder of the user's own.
 
     Raises:
         UsageError: if the folder is missing, of another kind or format, or damaged.
@@ -133,6 +170,12 @@ def load_generator(
         directions = {**_DIRECTIONS, **{c.__name__: c for c in own if issubclass(c, DirectionController)}}
         pool: ContextPool = _build(config["context_pool"], pools)
         direction = direction or _build(config["direction"], directions)
+        decoders = {**_LOCAL_DECODERS, **{c.__name__: c for c in own if issubclass(c, LocalDecoder)}}
+        # Folders from before there was a choice do not say it.
+        before = {"name": "AutoregressiveLocalDecoder", "args": {}}
+        local_decoder: LocalDecoder = _build(config.get("local_decoder", before), decoders)
+        if local_decoder.bidirectional != model.bidirectional:
+            raise ValueError(f"{local_decoder} is not what the model was trained for")
         order, fingerprint = config["token_order"], config["tokenizer_fingerprint"]
         if order not in get_args(TokenOrder):
             raise ValueError(f"token_order {order!r} is none of {', '.join(get_args(TokenOrder))}")
@@ -151,10 +194,10 @@ def load_generator(
             pool,
             f"the model was trained for offsets up to {tuple(size['embedding_extent'])}: train with this pool first",
         )
-    return Generator(model.eval(), pool, direction, order, fingerprint)
+    return Generator(model.eval(), pool, direction, order, fingerprint, local_decoder)
 
 
-def _describe(strategy: ContextPool | DirectionController) -> dict[str, Any]:
+def _describe(strategy: Strategy) -> dict[str, Any]:
     args = {f.name: getattr(strategy, f.name) for f in _fields(strategy)}
     return {"name": type(strategy).__name__, "args": args}
 

@@ -15,8 +15,10 @@ from torch import Tensor
 
 from nuwa_lightning.context.base import ContextPool
 from nuwa_lightning.direction.base import DirectionController
+from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.cache import SlotCache
 from nuwa_lightning.generation.layout import place_tokens, read_tokens, step_tensors
+from nuwa_lightning.generation.local import AutoregressiveLocalDecoder, LocalDecoder
 from nuwa_lightning.generation.prompts import Prompts
 from nuwa_lightning.generation.sampling import Sampling, patch_uniforms
 from nuwa_lightning.generation.writing import Halves, PatchWriter, near_in_context
@@ -78,6 +80,10 @@ class InfiniteRenderer:
         sampling: how a token is drawn.
         max_rows: most patches (steps times canvases) that are written side by side.
         precision: how numbers are kept while writing.
+        local_decoder: how the tokens of a patch are written, as in training.
+
+    Raises:
+        UsageError: if the model was trained for another local decoder.
     """
 
     model: PatchTransformer
@@ -87,6 +93,14 @@ class InfiniteRenderer:
     sampling: Sampling = field(default_factory=Sampling)
     max_rows: int = 64
     precision: Precision = field(default_factory=Precision)
+    local_decoder: LocalDecoder = field(default_factory=AutoregressiveLocalDecoder)
+
+    def __post_init__(self) -> None:
+        if self.local_decoder.bidirectional != self.model.bidirectional:
+            has = "bidirectional" if self.model.bidirectional else "causal"
+            raise UsageError(
+                "local_decoder", self.local_decoder, f"the model is {has}: use the one it was trained with"
+            )
 
     def render(
         self,
@@ -214,9 +228,10 @@ class Rendering:
             token_order=self._renderer.token_order,
         )
         if not steps[0].step.known:
-            N = self._renderer.model.patch_tokens
-            uniform_RN = torch.stack([patch_uniforms(seed, s.step.patch, N) for s in steps for seed in self._seeds])
-            self._decode(writer, uniform_RN.to(writer.tokens_RN.device))
+            decoder = self._renderer.local_decoder
+            draws = decoder.draws(self._renderer.model.patch_tokens)
+            uniform_RU = torch.stack([patch_uniforms(seed, s.step.patch, draws) for s in steps for seed in self._seeds])
+            decoder.write(writer, self._renderer.sampling, uniform_RU.to(writer.tokens_RN.device))
         states = writer.states()
         for s, planned in enumerate(steps):
             self._cache.put(planned.number, states.rows(slice(s * copies, (s + 1) * copies)))
@@ -249,8 +264,3 @@ class Rendering:
         return torch.cat(
             [read_tokens(self._known.get(s.step.patch, nothing), s.step.view, token_order=order) for s in steps]
         )
-
-    def _decode(self, writer: PatchWriter, uniform_RN: Tensor) -> None:
-        for n in range(uniform_RN.shape[1]):
-            drawn_R = self._renderer.sampling.draw(writer.scores([n])[:, 0], uniform_RN[:, n])
-            writer.write([n], drawn_R[:, None])

@@ -24,12 +24,14 @@ from nuwa_lightning.direction.base import DirectionController, Step
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.export import Generator, save_generator
 from nuwa_lightning.generation.layout import PlanLayout, lay_out
+from nuwa_lightning.generation.local import AutoregressiveLocalDecoder, LocalDecoder
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
+from nuwa_lightning.generation.writing import own_near
 from nuwa_lightning.geometry import PatchGrid, PatchIndex
 from nuwa_lightning.modules.neighbours import ABSENT
 from nuwa_lightning.modules.patch_layer import TransformerSize
-from nuwa_lightning.modules.patch_transformer import PatchTransformer
+from nuwa_lightning.modules.patch_transformer import Hidden, PatchTransformer
 from nuwa_lightning.optimizers import MuonAdamW, muon_groups
 from nuwa_lightning.planning import TokenOrder
 from nuwa_lightning.stages.conditions import Conditions, draw_known
@@ -39,6 +41,8 @@ from nuwa_lightning.tokenizers.base import Tokenizer
 Optimize = Literal["joint", "accumulated", "per_patch"]
 """``joint``: all patches in one forward, gradients flow through the pool (ours). ``accumulated``: the same with
 detached context. ``per_patch``: an optimizer step after every patch, the paper's render-and-optimize."""
+
+_NO_TARGET = -100
 
 _KNOWN_LAYOUTS = 256
 """Plans with given patches that are kept: each takes 0.1 s to lay out and some 0.3 MB."""
@@ -53,17 +57,27 @@ class Written:
         tokens_BPN: codes.
         near_BPNK: their neighbours.
         view_BP: index of each step's view.
+        hidden: what is hidden, unless each token sees earlier ones only.
     """
 
     layout: PlanLayout
     tokens_BPN: Tensor
     near_BPNK: Tensor
     view_BP: Tensor
+    hidden: Hidden | None = None
 
     @property
     def count(self) -> int:
         """How many tokens are written; those that are given are no targets."""
         return self.tokens_BPN[:, ~self.layout.known_P].numel()
+
+    def weighted(self, loss_BPN: Tensor) -> Tensor:
+        """Return the loss of hidden tokens only, if any are, so that the mean over what is written is their mean."""
+        if self.hidden is None:
+            return loss_BPN
+        hidden_BPN = self.hidden.tokens
+        targets = hidden_BPN[:, ~self.layout.known_P].sum().clamp_min(1)
+        return loss_BPN * hidden_BPN * (self.count / targets)
 
 
 class NuwaInfinityModule(LightningModule):
@@ -77,6 +91,7 @@ class NuwaInfinityModule(LightningModule):
         context_pool: what a patch may look at.
         direction: in which order patches are written; one plan is drawn per sample.
         token_order: "mirrored" writes tokens in the direction of travel (ours), "raster" row by row (paper).
+        local_decoder: how the tokens of a patch are written, and so what is learned.
         optimize: "joint", "accumulated" or "per_patch".
         conditions: what samples are conditioned on beside their context: a text, parts of them that are given.
         lr: peak learning rate of Muon (layer matrices) and AdamW (the rest).
@@ -97,6 +112,7 @@ class NuwaInfinityModule(LightningModule):
         context_pool: ContextPool = NearbyContextPool(),  # noqa: B008 - frozen
         direction: DirectionController = ArbitraryDirectionController(),  # noqa: B008 - frozen
         token_order: TokenOrder = "mirrored",
+        local_decoder: LocalDecoder = AutoregressiveLocalDecoder(),  # noqa: B008 - frozen
         optimize: Optimize = "joint",
         conditions: Conditions = Conditions(),  # noqa: B008 - frozen
         lr: float = 2e-3,
@@ -104,7 +120,7 @@ class NuwaInfinityModule(LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.context_pool, self.direction = context_pool, direction
+        self.context_pool, self.direction, self.local_decoder = context_pool, direction, local_decoder
         self.token_order: TokenOrder = token_order
         self.optimize: Optimize = optimize
         self.conditions, self.lr, self.descent = conditions, lr, descent
@@ -115,6 +131,7 @@ class NuwaInfinityModule(LightningModule):
                 patch_size=patch_size,
                 embedding_extent=context_pool.embedding_extent,
                 size=transformer,
+                bidirectional=local_decoder.bidirectional,
             )
         except ValueError as error:
             raise UsageError("model.transformer", transformer, str(error)) from None
@@ -208,9 +225,9 @@ class NuwaInfinityModule(LightningModule):
 
         Args:
             tokens_BTYX: a batch.
-            generator: draws plans; without one, samples take them in turn (validation).
-
+            generator: draws plans and what is hidden; without one, samples take plans in turn (validation).
         """
+        hiding = generator or torch.Generator().manual_seed(0)
         B, T, Y, X = tokens_BTYX.shape
         weights, layouts = self.layouts((T, Y, X))
         if generator is None:
@@ -232,22 +249,35 @@ class NuwaInfinityModule(LightningModule):
             device = flat.device
             tokens_BPN = torch.stack([flat[b][p.index_PN.to(device)] for b, p in zip(members, chosen, strict=True)])
             near_BPNK = torch.stack([_look_up(flat[b], p.near_PNK) for b, p in zip(members, chosen, strict=True)])
-            groups.append(Written(chosen[0], tokens_BPN, near_BPNK, torch.stack([p.view_P for p in chosen]).to(device)))
+            view_BP = torch.stack([p.view_P for p in chosen]).to(device)
+            groups.append(Written(chosen[0], tokens_BPN, near_BPNK, view_BP, self._hide(near_BPNK, hiding)))
         return groups
+
+    def _hide(self, near_BPNK: Tensor, generator: torch.Generator) -> Hidden | None:
+        B, P, N, _ = near_BPNK.shape
+        hidden_BPN = self.local_decoder.hide((B, P, N), generator)
+        if hidden_BPN is None:
+            return None
+        hidden_BPN = hidden_BPN.to(near_BPNK.device)
+        own_NK = own_near(self.transformer.patch_size, self.token_order).to(near_BPNK.device)
+        gone_BPNK = hidden_BPN[:, :, own_NK.clamp_min(0)] & (own_NK != ABSENT)
+        return Hidden(hidden_BPN, torch.where(gone_BPNK, ABSENT, near_BPNK))
 
     # -- training -----------------------------------------------------------------------------------------------------
 
     def loss(self, written: Written) -> Tensor:
-        """Return the cross-entropy of every token ``[B, P, N]`` in one forward."""
+        """Return the cross-entropy of every token ``[B, P, N]`` in one forward; see :meth:`Written.weighted`."""
         tokens_BPN = written.tokens_BPN
         logits_BPNK = self.transformer(
             tokens_BPN,
             written.view_BP,
             near_BPNK=written.near_BPNK,
             groups=written.layout.groups,
+            hidden=written.hidden,
             detach_context=self.optimize != "joint",
         )
-        return F.cross_entropy(logits_BPNK.flatten(0, 2), tokens_BPN.flatten(), reduction="none").view(tokens_BPN.shape)
+        loss_M = F.cross_entropy(logits_BPNK.flatten(0, 2), tokens_BPN.flatten(), reduction="none")
+        return written.weighted(loss_M.view(tokens_BPN.shape))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Take one optimizer step (or, with ``per_patch``, one a patch) and return the mean loss."""
@@ -299,6 +329,7 @@ class NuwaInfinityModule(LightningModule):
         B, P, _ = tokens_BPN.shape
         for step in range(P):
             group, i = where[step]
+            hidden = written.hidden and Hidden(written.hidden.tokens[:, step], written.hidden.near[:, step])
             logits_BNK, states[step] = self.transformer.forward_step(
                 tokens_BPN[:, step],
                 written.view_BP[:, step],
@@ -306,9 +337,13 @@ class NuwaInfinityModule(LightningModule):
                 context=[states[int(c)] for c in group.context_PC[i]],
                 offset_RC=group.offset_PC[i].expand(B, -1),
                 view_RC=group.view_PC[i].expand(B, -1),
+                hidden=hidden,
             )
             if not given[step]:
-                yield step, F.cross_entropy(logits_BNK.flatten(0, 1), tokens_BPN[:, step].flatten())
+                target_BN = tokens_BPN[:, step]
+                if hidden is not None:
+                    target_BN = torch.where(hidden.tokens, target_BN, _NO_TARGET)
+                yield step, F.cross_entropy(logits_BNK.flatten(0, 1), target_BN.flatten(), ignore_index=_NO_TARGET)
 
     def _clip_and_step(self, optimizer: Any) -> None:
         limit = self.descent.gradient_clip_val
@@ -365,6 +400,7 @@ class NuwaInfinityModule(LightningModule):
             "patch_size": list(model.patch_size),
             "embedding_extent": list(model.embedding_extent),
             "size": asdict(model.size),
+            "bidirectional": model.bidirectional,
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -384,10 +420,16 @@ class NuwaInfinityModule(LightningModule):
         """
         if "patch_transformer" not in checkpoint:
             raise UsageError("--ckpt_path", name, "it is not of stage 2 (NuwaInfinityModule): name one of this stage")
-        stored, present = checkpoint["patch_transformer"], self._described()
+        # Checkpoints from before there was a choice do not say it.
+        stored, present = {"bidirectional": False, **checkpoint["patch_transformer"]}, self._described()
+        options = {
+            "size": "--model.transformer",
+            "embedding_extent": "--model.context_pool",
+            "bidirectional": "--model.local_decoder",
+        }
         for key, value in present.items():
             if stored.get(key) != value:
-                option = {"size": "--model.transformer", "embedding_extent": "--model.context_pool"}.get(key, key)
+                option = options.get(key, key)
                 raise UsageError(option, value, f"the checkpoint {name} has {stored.get(key)}: use that, or start anew")
         if not self._tokenizer or checkpoint.get("tokenizer_fingerprint") is None:
             return
@@ -405,12 +447,18 @@ class NuwaInfinityModule(LightningModule):
             direction=direction or self.direction,
             token_order=self.token_order,
             sampling=sampling,
+            local_decoder=self.local_decoder,
         )
 
     def save(self, folder: str | Path) -> None:
         """Export what ``generate`` needs (see ``generation.export``)."""
         generator = Generator(
-            self.transformer, self.context_pool, self.direction, self.token_order, self.tokenizer.fingerprint()
+            self.transformer,
+            self.context_pool,
+            self.direction,
+            self.token_order,
+            self.tokenizer.fingerprint(),
+            self.local_decoder,
         )
         save_generator(folder, generator)
 

@@ -16,6 +16,13 @@ from nuwa_lightning.context import ContextPool, NearbyContextPool
 from nuwa_lightning.direction import ArbitraryDirectionController, DirectionController, RasterDirectionController
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.export import Generator, load_generator, save_generator
+from nuwa_lightning.generation.local import (
+    AutoregressiveLocalDecoder,
+    LocalDecoder,
+    MaskedLocalDecoder,
+    ParallelLocalDecoder,
+)
+from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.modules.patch_layer import TransformerSize
 from nuwa_lightning.modules.patch_transformer import PatchTransformer
 from tests.strategies import CONTROLLERS, POOLS
@@ -36,13 +43,21 @@ class MyPool(ContextPool):
         return list(live)
 
 
-def generator(pool: ContextPool | None = None, direction: DirectionController | None = None) -> Generator:
+def generator(
+    pool: ContextPool | None = None,
+    direction: DirectionController | None = None,
+    local_decoder: LocalDecoder | None = None,
+) -> Generator:
     torch.manual_seed(0)
     pool = pool or NearbyContextPool((0, 1, 2))
     size = TransformerSize(width=16, depth=2, heads=4, kv_heads=2, position_feed="logit", layer_scale=0.3)
-    model = PatchTransformer(16, 4, patch_size=(2, 2), embedding_extent=pool.embedding_extent, size=size).eval()
+    local_decoder = local_decoder or AutoregressiveLocalDecoder()
+    extent, bidirectional = pool.embedding_extent, local_decoder.bidirectional
+    model = PatchTransformer(
+        16, 4, patch_size=(2, 2), embedding_extent=extent, size=size, bidirectional=bidirectional
+    ).eval()
     model.set_codes(torch.randn(16, 4))
-    return Generator(model, pool, direction or ArbitraryDirectionController(), "mirrored", "f" * 64)
+    return Generator(model, pool, direction or ArbitraryDirectionController(), "mirrored", "f" * 64, local_decoder)
 
 
 @pytest.mark.parametrize("pool", POOLS, ids=str)
@@ -55,6 +70,22 @@ def test_pools_come_back(tmp_path, pool):
 def test_directions_come_back(tmp_path, direction):
     save_generator(tmp_path / "model", generator(direction=direction))
     assert repr(load_generator(tmp_path / "model").direction) == repr(direction)
+
+
+@pytest.mark.parametrize(
+    "decoder", [AutoregressiveLocalDecoder(), MaskedLocalDecoder(5), ParallelLocalDecoder()], ids=str
+)
+def test_local_decoders_come_back(tmp_path, decoder):
+    save_generator(tmp_path / "model", generator(local_decoder=decoder))
+    loaded = load_generator(tmp_path / "model")
+    assert loaded.local_decoder == decoder
+    assert loaded.renderer(Sampling()).local_decoder == decoder
+
+
+def test_a_folder_that_does_not_say_how_patches_are_written_is_autoregressive(tmp_path):
+    save_generator(tmp_path / "model", generator())
+    _config(lambda c: (c.pop("local_decoder"), c["model"].pop("bidirectional")))(tmp_path / "model")
+    assert load_generator(tmp_path / "model").local_decoder == AutoregressiveLocalDecoder()
 
 
 def test_weights_sizes_and_the_rest_come_back(tmp_path):
@@ -117,6 +148,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
         _config(lambda c: c["context_pool"]["args"].update(extent=[1])),
         "three whole numbers",
     ),
+    "a local decoder of another kind": (
+        _config(lambda c: c["local_decoder"].update(name="ParallelLocalDecoder")),
+        "damaged",
+    ),
+    "an unknown local decoder": (_config(lambda c: c["local_decoder"].update(name="Up")), "--own: Up"),
     "an unknown token order": (_config(lambda c: c.update(token_order="zigzag")), "token_order"),
 }
 

@@ -9,19 +9,38 @@ from torch import Tensor
 from nuwa_lightning.context import ContextPool, EmptyContextPool, NearbyContextPool
 from nuwa_lightning.direction import ArbitraryDirectionController
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.generation.local import (
+    AutoregressiveLocalDecoder,
+    LocalDecoder,
+    MaskedLocalDecoder,
+    ParallelLocalDecoder,
+)
 from nuwa_lightning.geometry import VIEWS
 from nuwa_lightning.modules.patch_layer import TransformerSize
 from nuwa_lightning.optimizers import MuonAdamW, muon_groups
-from nuwa_lightning.stages.nuwa_module import NuwaInfinityModule, Optimize
+from nuwa_lightning.stages.nuwa_module import NuwaInfinityModule, Optimize, Written
 
+AUTOREGRESSIVE = AutoregressiveLocalDecoder()
 SMALL = TransformerSize(width=24, depth=2, heads=2, kv_heads=1, layer_scale=1.0)
 
 
-def module(pool: ContextPool, optimize: Optimize = "joint", order: str = "omega") -> NuwaInfinityModule:
+def module(
+    pool: ContextPool,
+    optimize: Optimize = "joint",
+    order: str = "omega",
+    local_decoder: LocalDecoder = AUTOREGRESSIVE,
+) -> NuwaInfinityModule:
     torch.manual_seed(0)
     direction = ArbitraryDirectionController(views=(order,)) if order != "all" else ArbitraryDirectionController()  # type: ignore[arg-type]
     made = NuwaInfinityModule(
-        16, 4, patch_size=(2, 2), transformer=SMALL, context_pool=pool, direction=direction, optimize=optimize
+        16,
+        4,
+        patch_size=(2, 2),
+        transformer=SMALL,
+        context_pool=pool,
+        direction=direction,
+        optimize=optimize,
+        local_decoder=local_decoder,
     )
     made.transformer.set_codes(torch.randn(16, 4))
     return made
@@ -58,9 +77,9 @@ def test_accumulated_gradient_is_the_sum_of_detached_per_patch_gradients() -> No
         torch.set_default_dtype(torch.float32)
 
 
-def _learn(pool: ContextPool) -> float:
+def _learn(pool: ContextPool, local_decoder: LocalDecoder = AUTOREGRESSIVE) -> float:
     """Train on two patches, the right one a fixed relabelling of the left; return the loss on the right one."""
-    made = module(pool)
+    made = module(pool, local_decoder=local_decoder)
     optimizer = MuonAdamW(muon_groups(made.transformer, made.transformer.layers), lr=1e-2, weight_decay=0.0)
     generator = torch.Generator().manual_seed(1)
     relabel = torch.randperm(16, generator=generator)
@@ -75,13 +94,63 @@ def _learn(pool: ContextPool) -> float:
         optimizer.zero_grad()
         loss_BPN.mean().backward()
         optimizer.step()
-        right = loss_BPN[:, 1].mean().detach()
+        right = loss_BPN.detach()[:, 1].mean()
+        if written.hidden is not None:
+            shown = written.hidden.tokens.float().mean() / written.hidden.tokens[:, 1].float().mean()
+            right = right * shown  # the mean over hidden tokens of this patch
     return float(right)
 
 
 def test_nearby_context_learns_a_function_of_the_left_patch_and_empty_context_cannot() -> None:
     assert _learn(NearbyContextPool((0, 1, 1))) < 0.1
     assert _learn(EmptyContextPool()) > 2.6  # chance is ln 16 = 2.77
+
+
+@pytest.mark.parametrize("local_decoder", [MaskedLocalDecoder(), ParallelLocalDecoder()], ids=str)
+def test_so_do_the_others(local_decoder: LocalDecoder) -> None:
+    assert _learn(NearbyContextPool((0, 1, 1)), local_decoder) < 0.1
+
+
+@pytest.mark.parametrize("local_decoder", [MaskedLocalDecoder(), ParallelLocalDecoder()], ids=str)
+@pytest.mark.parametrize("order", ["mirrored", "raster"])
+def test_the_loss_is_that_of_hidden_tokens_and_none_of_them_is_seen(local_decoder: LocalDecoder, order: str) -> None:
+    made = module(NearbyContextPool((0, 1, 1)), order="omega*", local_decoder=local_decoder)
+    made.token_order = order  # type: ignore[assignment]
+    tokens = torch.randint(0, 16, (4, 1, 4, 4))
+    (written,) = made.draw_plans(tokens, torch.Generator().manual_seed(0))
+    assert written.hidden is not None
+    hidden_BPN = written.hidden.tokens
+    loss_BPN = made.loss(written)
+    assert not loss_BPN[~hidden_BPN].any()
+    torch.testing.assert_close(loss_BPN.mean(), (loss_BPN[hidden_BPN] / loss_BPN.numel()).sum())
+    # The last patch is nobody's context: to change what is hidden in it must not change its scores.
+    alone = torch.zeros_like(hidden_BPN)
+    alone[:, -1] = hidden_BPN[:, -1]
+    changed = tokens.clone()
+    place = written.layout.index_PN
+    changed.flatten(1)[:, place] = torch.where(alone, (written.tokens_BPN + 1) % 16, written.tokens_BPN)
+    (other,) = made.draw_plans(changed, torch.Generator().manual_seed(0))
+
+    def scores(seen: Written) -> Tensor:
+        out: Tensor = made.transformer(
+            seen.tokens_BPN, seen.view_BP, near_BPNK=seen.near_BPNK, groups=seen.layout.groups, hidden=seen.hidden
+        )
+        return out
+
+    torch.testing.assert_close(scores(other), scores(written), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("optimize", ["accumulated", "per_patch"])
+def test_they_train_patch_by_patch_as_well(optimize: Optimize) -> None:
+    made = module(NearbyContextPool((0, 1, 1)), optimize, local_decoder=MaskedLocalDecoder())
+    (written,) = made.draw_plans(torch.randint(0, 16, (2, 1, 4, 4)), None)
+    assert written.hidden is not None
+    with torch.no_grad():
+        whole = made.loss(written)
+        for step, loss in made.step_losses(written):
+            hidden_BN = written.hidden.tokens[:, step]
+            share = written.hidden.tokens.float().mean()
+            torch.testing.assert_close(loss, whole[:, step][hidden_BN].mean() * share, rtol=1e-4, atol=1e-5)
 
 
 def test_plans_are_drawn_by_weight_and_share_a_batch_when_masks_agree() -> None:
