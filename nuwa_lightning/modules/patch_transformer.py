@@ -315,8 +315,8 @@ class PatchTransformer(nn.Module):
         shapes = rows.shapes
         parts = zip(
             shapes,
-            *(x.split([r for r, _ in shapes]) for x in own),
-            *(x.split([r * c for r, c in shapes]) for x in (k_MNGD, v_MNGD, rows.offset_M, rows.view_M)),
+            *(torch.split(x, [r for r, _ in shapes]) for x in own),
+            *(torch.split(x, [r * c for r, c in shapes]) for x in (k_MNGD, v_MNGD, rows.offset_M, rows.view_M)),
             strict=True,
         )
         mixed = [
