@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import csv
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +17,9 @@ from nuwa_lightning.commands.resuming import find_checkpoint
 from nuwa_lightning.errors import UsageError
 
 OWN = """
+import os
+import signal
+
 from lightning.pytorch import Callback
 
 class Kill(Callback):
@@ -22,6 +29,15 @@ class Kill(Callback):
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if trainer.global_step == self.step:
             raise RuntimeError("killed")
+
+
+class KillForGood(Callback):
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step >= self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
 """
 OVERLAY = """
 trainer:
@@ -73,6 +89,24 @@ def test_a_killed_run_goes_on_with_the_same_losses(shell, recipe, steps_per_epoc
     first, second = (torch.load(f"{run}/checkpoints/last.ckpt", weights_only=True) for run in "wk")
     for name, value in first["state_dict"].items():
         assert torch.equal(value, second["state_dict"][name]), name
+
+
+@pytest.mark.parametrize("optimize", ["accumulated", "per_patch"])
+def test_a_process_that_is_killed_goes_on_with_the_same_losses(shell, workplace, optimize):
+    # per_patch takes several optimizer steps a batch, which global_step counts: positions must not drift
+    options = ("--trainer.max_steps", "8" if optimize == "accumulated" else "32", "--model.optimize", optimize)
+    assert shell("fit", "-c", "two.yaml", "--run", "w", "-c", overlay("w.yaml", "w", "lw"), *options).status == 0
+    kill = overlay("k.yaml", "k", "lk")
+    kill.write_text(kill.read_text() + KILL.replace("Kill", "KillForGood"))
+    path = os.pathsep.join([str(Path(__file__).parents[2]), str(workplace)])
+    command = [sys.executable, "-m", "nuwa_lightning", "fit", "-c", "two.yaml", "--run", "k", "-c", str(kill), *options]
+    died = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, check=False)
+    assert died.returncode == -signal.SIGKILL, died.stderr.decode()
+    again = overlay("r.yaml", "k", "lr")
+    assert shell("fit", "-c", "two.yaml", "--run", "k", "-c", again, *options, "--ckpt_path", "last").status == 0
+    whole, rest = losses("lw"), losses("lr")
+    assert 0 < len(rest) < len(whole)
+    assert rest == {step: whole[step] for step in rest}
 
 
 @pytest.mark.parametrize(("recipe", "decay"), [("one.yaml", "weight_decay"), ("two.yaml", "descent.weight_decay")])
@@ -142,8 +176,6 @@ def test_last_is_the_newest_below_the_run(tmp_path):
     assert find_checkpoint("last", tmp_path, needed=False) is None
     with pytest.raises(UsageError, match="there is no checkpoint below"):
         find_checkpoint("last", tmp_path, needed=True)
-    import os
-
     for age, name in enumerate(("last-v1.ckpt", "last.ckpt", "step.ckpt")):
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (100 - age, 100 - age))
