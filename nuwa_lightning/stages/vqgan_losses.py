@@ -22,6 +22,7 @@ class PerceptualTerm:
         kind: ``auto`` takes LPIPS where both files are given, else ST-LPIPS where its package is installed, else none.
         images: pictures of each batch it looks at; it costs more than the tokenizer itself.
         crop: side in pixels of the random square of each that it looks at.
+        start: share of the training before it begins: it costs more than all else, and codes are better without it.
         vgg16: file with torchvision's ``vgg16`` weights, for LPIPS.
         lpips_heads: the package ``lpips``' ``vgg.pth``, for LPIPS.
     """
@@ -30,6 +31,7 @@ class PerceptualTerm:
     kind: Literal["auto", "lpips", "st-lpips", "none"] = "auto"
     images: int = 1
     crop: int = 64
+    start: float = 0.0
     vgg16: str | None = None
     lpips_heads: str | None = None
 

@@ -207,7 +207,7 @@ class VQGANModule(LightningModule):
             "colour": coarse.abs().mean() + coarser.abs().mean(),
             "commitment": commitment,
         }
-        if self.perceptual is not None:
+        if self.perceptual is not None and self.progress >= self.loss_weights.perceptual.start:
             mine, target = self._crops(rebuilt_B3YX, image_B3YX, generator)
             terms["perceptual"] = self.perceptual(mine, target).mean()
         return rebuilt_B3YX, terms
