@@ -124,11 +124,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("measured"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--count", type=int, default=48)
+    parser.add_argument("--top_k", type=int, default=50)
     parser.add_argument("--quick", action="store_true", help="samples and reconstructions only")
     options = parser.parse_args()
     tokenizer = load_tokenizer(options.run / "tokenizer")
     generator = load_generator(options.run / "model")
-    renderer = generator.renderer(Sampling(1.0, 50))
+    renderer = generator.renderer(Sampling(1.0, options.top_k))
     extractor = Lite0Features()
 
     def features(pictures: list[Picture]) -> NDArray[np.float64]:
