@@ -101,7 +101,7 @@ class WindowedTokenizer:
         return f"{self.whole.fingerprint()}-windows-{self.step}-{self.overlap}"
 
     def _windows(self, height: int, width: int) -> Iterator[tuple[_Window, _Window]]:
-        return itertools.product(*([*self._stretches(length)] for length in (height, width)))
+        return itertools.product([*self._stretches(height)], [*self._stretches(width)])
 
     def _stretches(self, length: int) -> Iterator[_Window]:
         for start in range(0, length, self.step):

@@ -1,4 +1,4 @@
-"""How a picture was made, read back from the picture."""
+"""How a picture or a video was made, read back from the file."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from typing import Any, BinaryIO
 
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.writers.deep_zoom import TARGET
+from nuwa_lightning.writers.frames import ABOUT
 from nuwa_lightning.writers.ome_zarr import NAME, NODE
 from nuwa_lightning.writers.png import KEYWORD, SIGNATURE
+from nuwa_lightning.writers.webp import IMAGE_DESCRIPTION
 
 # More than any writer of ours stores; what claims more is not read into memory.
 _LONGEST = 16 << 20
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the metadata that a :class:`CanvasWriter` stored; empty for a picture that holds none of ours.
+    """Return the metadata that a writer stored; empty for a file that holds none of ours.
 
-    Only headers are read, so a picture of any size will do; no pixel is decoded.
+    Only headers are read, so a file of any size will do; no pixel is decoded.
 
     Raises:
         UsageError: if the file cannot be read, or is none that a writer makes.
@@ -30,7 +32,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     path = Path(path)
     try:
         if path.is_dir():
-            return _zarr(path)
+            return _frames(path) if (path / ABOUT).is_file() else _zarr(path)
         with path.open("rb") as file:
             head = file.read(8)
             if head == SIGNATURE:
@@ -40,10 +42,16 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
                 text = _jpeg(file)
             elif head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
                 text = _tiff(path)
+            elif head[:6] == b"GIF89a":
+                text = _gif(file)
+            elif head[:4] == b"RIFF":
+                text = _webp(file)
+            elif head[4:] == b"ftyp":
+                text = _mp4(file)
             elif head[:5] == b"<?xml":
                 text = _deep_zoom(head + file.read(_LONGEST))
             else:
-                raise UsageError("image", str(path), "is no PNG, JPEG, TIFF, Deep Zoom or OME-Zarr")
+                raise UsageError("image", str(path), "is nothing that a writer of this program makes")
     except (OSError, struct.error, EOFError) as error:
         raise UsageError("image", str(path), f"cannot be read ({error})") from error
     try:
@@ -95,6 +103,64 @@ def _tiff(path: Path) -> str:
             return str(page.description)
     except (tifffile.TiffFileError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise EOFError(str(error)) from error
+
+
+def _gif(file: BinaryIO) -> str:
+    flags = _exactly(file, 5)[2]
+    file.seek(3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0, os.SEEK_CUR)
+    while _exactly(file, 1) == b"\x21":  # extensions; ours stand before the first picture
+        comment = _exactly(file, 1) == b"\xfe"
+        data = b""
+        while size := _exactly(file, 1)[0]:
+            data += _exactly(file, size)
+        if comment:
+            return data.decode("utf-8", "replace")
+    return ""
+
+
+def _webp(file: BinaryIO) -> str:
+    _exactly(file, 4)
+    while len(head := file.read(8)) == 8:
+        name, size = struct.unpack("<4sI", head)
+        if name == b"EXIF" and size < _LONGEST:
+            from PIL import Image
+
+            exif = Image.Exif()
+            exif.load(b"Exif\0\0" + _exactly(file, size))
+            return str(exif.get(IMAGE_DESCRIPTION, ""))
+        file.seek(size + size % 2, os.SEEK_CUR)
+    return ""
+
+
+def _mp4(file: BinaryIO) -> str:
+    """Follow the boxes to the comment; ``meta`` has four bytes of its own before what it holds."""
+    file.seek(0)
+    end = os.fstat(file.fileno()).st_size
+    for name, own in ((b"moov", 0), (b"udta", 0), (b"meta", 4), (b"ilst", 0), (b"\xa9cmt", 0), (b"data", 8)):
+        while True:
+            if file.tell() + 8 > end:
+                return ""
+            size, found = struct.unpack(">I4s", _exactly(file, 8))
+            head = 8
+            if size == 1:
+                size, head = struct.unpack(">Q", _exactly(file, 8))[0], 16
+            size = size or end - file.tell() + head
+            if size < head:
+                raise EOFError("a box is smaller than its own head")
+            if found == name:
+                end = min(end, file.tell() + size - head)
+                file.seek(own, os.SEEK_CUR)
+                break
+            file.seek(size - head, os.SEEK_CUR)
+    return _exactly(file, min(end - file.tell(), _LONGEST)).decode("utf-8", "replace")
+
+
+def _frames(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((path / ABOUT).read_bytes()[:_LONGEST])["metadata"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise EOFError(f"{ABOUT} makes no sense") from error
+    return found if isinstance(found, dict) else {}
 
 
 def _zarr(path: Path) -> dict[str, Any]:

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.writers.base import CanvasWriter
 from nuwa_lightning.writers.deep_zoom import DeepZoomWriter, tiles_folder
+from nuwa_lightning.writers.frames import FramesWriter
+from nuwa_lightning.writers.gif import GifWriter
 from nuwa_lightning.writers.jpeg import JpegWriter
+from nuwa_lightning.writers.mp4 import Mp4Writer
 from nuwa_lightning.writers.ome_zarr import OmeZarrWriter
+from nuwa_lightning.writers.output import Output
 from nuwa_lightning.writers.png import PngWriter
 from nuwa_lightning.writers.tiff import TiffWriter
+from nuwa_lightning.writers.video import VideoWriter
+from nuwa_lightning.writers.webp import WebpWriter
 
 WRITERS: Mapping[str, type[CanvasWriter]] = {
     ".png": PngWriter,
@@ -24,20 +31,38 @@ WRITERS: Mapping[str, type[CanvasWriter]] = {
     ".zarr": OmeZarrWriter,
     ".dzi": DeepZoomWriter,
 }
-"""Suffix, in lower case, to writer."""
+"""Suffix, in lower case, to writer of pictures."""
+
+VIDEO_WRITERS: Mapping[str, type[VideoWriter]] = {
+    ".mp4": Mp4Writer,
+    ".gif": GifWriter,
+    ".webp": WebpWriter,
+    ".frames": FramesWriter,
+}
+"""Suffix, in lower case, to writer of videos."""
 
 
-def check_output(path: str | os.PathLike[str], *, overwrite: bool = False, option: str = "--output") -> None:
+def check_output(
+    path: str | os.PathLike[str], *, overwrite: bool = False, option: str = "--output", video: bool = False
+) -> None:
     """Refuse a name that nothing could be written to, before any work is done.
+
+    Args:
+        path: the file to make.
+        overwrite: whether it may be there.
+        option: the option to name in an error.
+        video: whether it is to hold a video, not a picture.
 
     Raises:
         UsageError: if the suffix is unknown, the folder is missing, something else is there, or it is there and
             ``overwrite`` is false.
     """
     path = Path(path)
-    writer = WRITERS.get(path.suffix.lower())
+    writers: Mapping[str, type[Output]] = VIDEO_WRITERS if video else WRITERS
+    writer = writers.get(path.suffix.lower())
     if writer is None:
-        raise UsageError(option, str(path), f"the name must end in one of {', '.join(WRITERS)}")
+        kind = "a video" if video else "a picture"
+        raise UsageError(option, str(path), f"the name of {kind} must end in one of {', '.join(writers)}")
     if not path.parent.is_dir():
         raise UsageError(option, str(path), f"the folder {path.parent} does not exist: make it first")
     if path.exists() and path.is_dir() != writer.folder:
@@ -86,3 +111,47 @@ def open_writer(
     """
     check_output(path, overwrite=overwrite, option=option)
     return WRITERS[Path(path).suffix.lower()](path, width, height, metadata=metadata, keep=keep, state=state)
+
+
+def open_video_writer(
+    path: str | os.PathLike[str],
+    width: int,
+    height: int,
+    *,
+    fps: Fraction | float = 8,
+    metadata: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    keep: bool = False,
+    state: Mapping[str, Any] | None = None,
+    option: str = "--output",
+) -> VideoWriter:
+    """Open the writer of videos that the suffix of ``path`` names.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> name = Path(tempfile.mkdtemp()) / "grey.gif"
+        >>> with open_video_writer(name, width=32, height=16, fps=10, metadata={"seed": 1}) as writer:
+        ...     for level in range(0, 250, 50):
+        ...         writer.append(np.full((16, 32, 3), level, np.uint8))
+        >>> from nuwa_lightning.writers import read_metadata
+        >>> read_metadata(name)
+        {'seed': 1}
+
+    Args:
+        path: the file to make.
+        width: pixels along x.
+        height: pixels along y.
+        fps: frames a second.
+        metadata: how the video was made; anything that JSON can hold.
+        overwrite: replace a file that is there.
+        keep: leave the unfinished file for a later writer with ``state`` when an error ends the ``with`` block.
+        state: what the writer's ``state()`` returned in an earlier run: go on from there.
+        option: the option to name in an error.
+
+    Raises:
+        UsageError: as :func:`check_output`, and if the size or the speed is not one that the format can hold.
+    """
+    check_output(path, overwrite=overwrite, option=option, video=True)
+    writer = VIDEO_WRITERS[Path(path).suffix.lower()]
+    return writer(path, width, height, fps=fps, metadata=metadata, keep=keep, state=state)
