@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image
 from nuwa_lightning.atomic import atomic_write
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.picture import sample_pictures
+from nuwa_lightning.generation.prompts import Prompts
 from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.geometry import PatchGrid
 from nuwa_lightning.stages.nuwa_module import NuwaInfinityModule
@@ -30,6 +32,8 @@ class SampleSheet(Callback):
         size: their size in patches, rows and columns.
         temperature: see ``generate``.
         top_k: see ``generate``.
+        prompts: texts of the pictures, in turn, for a model that reads text; none by default.
+        guidance: see ``generate``.
     """
 
     def __init__(
@@ -41,11 +45,14 @@ class SampleSheet(Callback):
         size: tuple[int, int] = (4, 4),
         temperature: float = 1.0,
         top_k: int = 50,
+        prompts: Sequence[str] = (),
+        guidance: float = 2.0,
     ) -> None:
         if min(every_n_steps, count, *size) < 1:
             raise UsageError("SampleSheet", (every_n_steps, count, *size), "every number must be at least 1")
         self.every_n_steps, self.first_step = every_n_steps, first_step
         self.count, self.size = count, size
+        self.texts, self.guidance = tuple(prompts), guidance
         self.sampling = Sampling(temperature=temperature, top_k=top_k)
 
     def on_train_batch_end(
@@ -69,6 +76,7 @@ class SampleSheet(Callback):
             pl_module.tokenizer,
             grid=PatchGrid(1, *self.size),
             seeds=range(self.count),
+            prompts=self._prompts(pl_module),
         )
         pl_module.train(training)
         sheet = contact_sheet(pictures)
@@ -88,6 +96,14 @@ class SampleSheet(Callback):
             trainer.progress_bar_callback.print(
                 f"step {trainer.global_step}: samples in {folder / 'samples.png'}", file=sys.stderr
             )
+
+    def _prompts(self, module: NuwaInfinityModule) -> Prompts | None:
+        encoder = module.conditions.text_encoder
+        if encoder is None:
+            return None
+        texts = [self.texts[i % len(self.texts)] if self.texts else "" for i in range(self.count)]
+        guidance = self.guidance if self.texts else 1.0
+        return Prompts.for_canvases(module.transformer, encoder.states, texts, guidance=guidance)
 
 
 def contact_sheet(pictures: list[NDArray[np.uint8]], *, gap: int = 4) -> NDArray[np.uint8]:

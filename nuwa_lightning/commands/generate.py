@@ -12,16 +12,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from nuwa_lightning.commands import outpaint
+from nuwa_lightning.commands import outpaint, prompting
 from nuwa_lightning.errors import UsageError
 
-TASKS = ("unconditional", "outpaint")
+TASKS = ("unconditional", "text-to-image", "outpaint")
 _SIZE = "1024x512"
 _EPILOG = """\
 examples
   python -m nuwa_lightning generate --checkpoint runs/landscape --size 4096x512 --seed 0 --output panorama.png
   python -m nuwa_lightning generate --checkpoint runs/landscape --size 16384x1024 --output wide.tif
   python -m nuwa_lightning generate --checkpoint runs/landscape --image in.jpg --expand left=512,down=256
+  python -m nuwa_lightning generate --checkpoint runs/landscape_text --prompt "snowy mountains at dusk"
 The suffix picks the format: .png, .jpg, .tif (tiled BigTIFF, for anything large). Equal commands make equal pictures.
 """
 
@@ -75,14 +76,15 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="CLASS",
-        help="your pool or direction that the model was trained with, such as my_pools.MyPool; may be repeated",
+        help="your pool, direction or text encoder that the model was trained with: my_pools.MyPool; may be repeated",
     )
     outpaint.add_options(p)
+    prompting.add_options(p)
     return p
 
 
 def import_own(path: str) -> type[Any]:
-    """Return the context pool, direction controller or local decoder at an import path such as ``my_pools.MyPool``.
+    """Return the strategy or text encoder at an import path such as ``my_pools.MyPool``.
 
     Raises:
         UsageError: if there is none.
@@ -90,14 +92,18 @@ def import_own(path: str) -> type[Any]:
     from nuwa_lightning.context import ContextPool
     from nuwa_lightning.direction import DirectionController
     from nuwa_lightning.generation.local import LocalDecoder
+    from nuwa_lightning.text.base import TextEncoder
 
     module, _, name = path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UsageError("--own", path, f"{error}: name a class in a file of the working directory") from None
-    if not (isinstance(found, type) and issubclass(found, (ContextPool, DirectionController, LocalDecoder))):
-        raise UsageError("--own", path, "is no ContextPool, DirectionController or LocalDecoder: derive it from one")
+    if not (
+        isinstance(found, type) and issubclass(found, (ContextPool, DirectionController, LocalDecoder, TextEncoder))
+    ):
+        cure = "is no ContextPool, DirectionController, LocalDecoder or TextEncoder: derive it from one"
+        raise UsageError("--own", path, cure)
     return found
 
 
@@ -151,11 +157,13 @@ def generate(arguments: Sequence[str]) -> int:
     if task == "outpaint":
         given = outpaint.given_picture(options, tokenizer, generator.model.patch_size)
         (height, width), grid, origin = given.size, given.grid, given.origin
+    prompts = prompting.prompts_for(options, generator, size=(height, width), patch=(rows, columns), origin=origin)
     renderer = generator.renderer(sampling, max_rows=options.max_rows)
     metadata = {
         "program": "nuwa_lightning",
         "task": task,
         **outpaint.describe(options),
+        **prompting.describe(options),
         "size": [width, height],
         "seed": options.seed,
         "temperature": options.temperature,
@@ -172,7 +180,14 @@ def generate(arguments: Sequence[str]) -> int:
     ):
         known = given.known if given else None
         for y, x, pixels in stream_picture(
-            renderer, tokenizer, grid=grid, seed=options.seed, known=known, finish=given, watch=bar.update
+            renderer,
+            tokenizer,
+            grid=grid,
+            seed=options.seed,
+            known=known,
+            prompts=prompts,
+            finish=given,
+            watch=bar.update,
         ):
             top, left = y - origin[0], x - origin[1]
             kept = pixels[max(0, -top) : max(0, height - top), max(0, -left) : max(0, width - left)]
@@ -189,11 +204,13 @@ def _task(options: Any) -> str:
     if options.task is not None and options.task not in TASKS:
         near = difflib.get_close_matches(options.task, TASKS, n=1, cutoff=0.5)
         raise UsageError("--task", options.task, f"did you mean {near[0]}?" if near else f"choose {', '.join(TASKS)}")
-    task: str = options.task or ("outpaint" if options.image is not None else "unconditional")
+    usual = "outpaint" if options.image is not None else "text-to-image" if options.prompt else "unconditional"
+    task: str = options.task or usual
     if task == "outpaint" and options.image is None:
         raise UsageError("--task", task, "it needs a picture: --image FILE")
-    if task == "unconditional" and options.image is not None:
+    if task != "outpaint" and options.image is not None:
         raise UsageError("--task", task, "it goes on from no picture: leave --image out, or use --task outpaint")
+    prompting.check_options(options, task)
     return task
 
 

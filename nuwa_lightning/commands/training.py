@@ -29,6 +29,7 @@ from nuwa_lightning.data.token_data import TokenDataModule
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.stages.nuwa_module import NuwaInfinityModule
 from nuwa_lightning.stages.vqgan_module import VQGANModule
+from nuwa_lightning.text import ClipTextEncoder, HuggingFaceTextEncoder, MiniLMTextEncoder
 from nuwa_lightning.tokenizers.export import load_tokenizer, save_tokenizer
 
 _LOG = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ def known_classes() -> dict[str, list[type[Any]]]:
     return {
         "model": [NuwaInfinityModule, VQGANModule],
         "data": [TokenDataModule, LandscapeDataModule, ImageFolderDataModule],
+        "model.conditions.text_encoder": [MiniLMTextEncoder, ClipTextEncoder, HuggingFaceTextEncoder],
         "tokenizer": [TokenizerSource],
         "trainer.callbacks": [SampleSheet, ReconstructionSheet],
     }
@@ -193,6 +195,8 @@ class NuwaCLI(LightningCLI):
         self.model.attach_tokenizer(tokenizer)
         if isinstance(self.datamodule, TokenDataModule):
             self.datamodule.attach_tokenizer(tokenizer)
+            if self.model.conditions.text_encoder is not None:
+                self.datamodule.attach_text_encoder(self.model.conditions.text_encoder)
 
 
 def _no_advertisement(record: logging.LogRecord) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, final
 
+from nuwa_lightning.data.captions import read_captions
 from nuwa_lightning.data.folders import content_key
 from nuwa_lightning.data.reading import list_images
 from nuwa_lightning.errors import UsageError
@@ -89,21 +90,28 @@ class FolderPhotos(PhotoSource):
     """Every picture below a folder, sub-folders included; no list files.
 
     Without ``val_root`` whole photos are held out, chosen by a hash of their content: equal files under two names are
-    one scene and stay on one side, and renaming changes nothing. A text file beside a photo with the same stem and the
-    ending ``.txt`` is its caption.
+    one scene and stay on one side, and renaming changes nothing. Captions stand in ``NAME.txt`` beside a photo, or in
+    one file for all: see `nuwa_lightning.data.captions`.
 
     Args:
         root: the folder, or several.
+        captions: the file with the captions of all photos; by default ``metadata.jsonl`` or the like in each folder.
         val_root: folder(s) of validation photos; when given, all of ``root`` is for training.
         val_fraction: share of the photos held out when there is no ``val_root``; 0 holds none out.
     """
 
     def __init__(
-        self, root: str | list[str], *, val_root: str | list[str] | None = None, val_fraction: float = 1 / 6
+        self,
+        root: str | list[str],
+        *,
+        captions: str | None = None,
+        val_root: str | list[str] | None = None,
+        val_fraction: float = 1 / 6,
     ) -> None:
         self.roots = _as_paths(root)
         self.val_roots = _as_paths(val_root) if val_root is not None else []
         self.val_fraction = val_fraction
+        self.captions = captions
         self._split: dict[Split, list[Photo]] | None = None
 
     def prepare(self) -> None:
@@ -141,9 +149,9 @@ class FolderPhotos(PhotoSource):
         }
 
     def _read(self) -> dict[Split, list[Photo]]:
-        train = _photos_below(self.roots, "data.root")
+        train = _photos_below(self.roots, "data.root", self.captions)
         if self.val_roots:
-            return {"train": train, "val": _photos_below(self.val_roots, "data.val_root")}
+            return {"train": train, "val": _photos_below(self.val_roots, "data.val_root", self.captions)}
         out = held_out((photo.scene for photo in train), fraction=self.val_fraction)
         return {
             "train": [photo for photo in train if photo.scene not in out],
@@ -155,7 +163,7 @@ def _as_paths(root: str | list[str]) -> list[Path]:
     return [Path(name).expanduser() for name in ([root] if isinstance(root, str) else root)]
 
 
-def _photos_below(roots: list[Path], option: str) -> list[Photo]:
+def _photos_below(roots: list[Path], option: str, captions: str | None) -> list[Photo]:
     photos: list[Photo] = []
     for number, root in enumerate(roots):
         try:
@@ -169,8 +177,10 @@ def _photos_below(roots: list[Path], option: str) -> list[Photo]:
         if not paths:
             raise UsageError(option, root, "no picture in it or below; put PNG, JPEG, WebP, TIFF or BMP files there")
         prefix = f"{number}/" if len(roots) > 1 else ""
+        said = read_captions(root, captions)
+        said.tell_missing(paths)
         photos += [
-            Photo(path, prefix + path.relative_to(root).as_posix(), _caption(path), _scene(path)) for path in paths
+            Photo(path, prefix + path.relative_to(root).as_posix(), said.of(path), _scene(path)) for path in paths
         ]
     return photos
 
@@ -180,8 +190,3 @@ def _scene(path: Path) -> str:
         return content_key(path)
     except OSError:
         return str(path)  # unreadable: named and skipped when it is opened
-
-
-def _caption(path: Path) -> str:
-    text = path.with_suffix(".txt")
-    return " ".join(text.read_text(encoding="utf-8", errors="replace").split()) if text.is_file() else ""

@@ -1,18 +1,22 @@
 """The data module of stage 2: random windows of token grids.
 
 Batches are dicts: ``tokens`` int64 (B, T, Y, X) with T = 1, and ``index`` int64 (B), the photo's place in the bank.
+With a text encoder attached also ``text`` float32 (B, S, E), the token states of the photos' captions, and
+``text_seen`` bool (B, S), which of these are there.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from pathlib import Path
+from typing import Any, Protocol, final
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from nuwa_lightning.data.folders import cache_folder
 from nuwa_lightning.data.photos import PhotoSource, Split
@@ -34,6 +38,20 @@ from nuwa_lightning.errors import UsageError
 
 _LOG = logging.getLogger(__name__)
 _BANK = BankSettings()
+
+
+class TextsLike(Protocol):
+    """Encoded captions."""
+
+    def batch(self, captions: Sequence[str], /) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return token states (B, S, E) of captions side by side, and which tokens are there (B, S)."""
+
+
+class TextEncoderLike(Protocol):
+    """What is needed of a text encoder."""
+
+    def bank(self, captions: Sequence[str], cache: Path, /) -> TextsLike:
+        """Return captions encoded, each once, kept in the folder ``cache``."""
 
 
 @final
@@ -88,6 +106,8 @@ class TokenDataModule(LightningDataModule):
         self._tokenizer: TokenizerLike | None = None
         self._encode: Encode | None = None
         self._bank: TokenBank | None = None
+        self._text_encoder: TextEncoderLike | None = None
+        self._texts: _Captions | None = None
         self._stored: dict[str, Any] = {}
 
     def attach_tokenizer(self, tokenizer: TokenizerLike, *, encode: Encode | None = None) -> None:
@@ -100,6 +120,34 @@ class TokenDataModule(LightningDataModule):
         self._tokenizer = tokenizer
         self._encode = encode
         self._bank = None
+
+    def attach_text_encoder(self, encoder: TextEncoderLike) -> None:
+        """Let batches carry the encoded captions of the photos; photos without one are left out."""
+        self._text_encoder = encoder
+        self._texts = None
+
+    @property
+    def captions(self) -> _Captions | None:
+        """The captions of the photos in the bank, encoded; None without a text encoder.
+
+        Raises:
+            UsageError: if no training photo has a caption.
+        """
+        if self._texts is None and self._text_encoder is not None:
+            photos = [*self.photos.photos("train"), *self.photos.photos("val")]
+            by_key = {photo.key: photo.caption for photo in photos}
+            captions = [by_key.get(key, "") for key in self.bank.keys]
+            without = [key for key, caption in zip(self.bank.keys, captions, strict=True) if not caption]
+            if len(without) == len(captions):
+                option, value = self.photos.option("train")
+                cure = "no photo has a caption: put NAME.txt beside each, or a captions file (docs/captions.md)"
+                raise UsageError(option, value, cure)
+            if without:
+                named = ", ".join(without[:5]) + (", ..." if len(without) > 5 else "")
+                _LOG.warning("leaving out %d of %d photos without a caption: %s", len(without), len(captions), named)
+            texts = self._text_encoder.bank(captions, cache_folder(self.cache))
+            self._texts = _Captions(tuple(captions), texts)
+        return self._texts
 
     @property
     def bank(self) -> TokenBank:
@@ -149,7 +197,7 @@ class TokenDataModule(LightningDataModule):
                 f" shrinking to one of {list(self.settings.short_sides)}; raise data.bank.short_sides, give larger"
                 " photos or a smaller grid",
             )
-        maker = _TrainWindows(self.bank, choices, self.grid, self.batch_size, self.seed, rank, world)
+        maker = _TrainWindows(self.bank, choices, self.grid, self.batch_size, self.seed, rank, world, self.captions)
         return BatchStream(
             maker,
             length=self.steps_per_epoch,
@@ -160,7 +208,10 @@ class TokenDataModule(LightningDataModule):
     def val_dataloader(self) -> list[DataLoader[Batch]]:
         """Return one loader over all windows that tile the held-out grids, in fixed order; none if none is held out."""
         windows = _FixedWindows(self.bank, [entry for some in self._fitting("val") for entry in some], self.grid)
-        return [DataLoader(windows, batch_size=self.batch_size, num_workers=self.num_workers)] if len(windows) else []
+        if not len(windows):
+            return []
+        collate = _Collate(self.captions)
+        return [DataLoader(windows, batch_size=self.batch_size, num_workers=self.num_workers, collate_fn=collate)]
 
     def test_dataloader(self) -> list[DataLoader[Batch]]:
         """Return the validation loader."""
@@ -185,10 +236,39 @@ class TokenDataModule(LightningDataModule):
     def _fitting(self, split: Split) -> list[list[BankEntry]]:
         """Return the grids of ``split`` that are at least one window large, photo by photo."""
         by_photo: dict[int, list[BankEntry]] = {}
+        captions = self.captions
         for entry in self.bank.entries:
+            if captions is not None and not captions.of_photo[entry.photo]:
+                continue
             if self.bank.splits[entry.photo] == split and entry.y >= self.grid[0] and entry.x >= self.grid[1]:
                 by_photo.setdefault(entry.photo, []).append(entry)
         return list(by_photo.values())
+
+
+@final
+@dataclass(frozen=True)
+class _Captions:
+    """The captions of the photos of a bank, by the photo's place in it, and their token states."""
+
+    of_photo: tuple[str, ...]
+    texts: TextsLike
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """Return what a batch with these photos carries of text."""
+        text_BSE, seen_BS = self.texts.batch([self.of_photo[index] for index in indices])
+        return {"text": text_BSE, "text_seen": seen_BS}
+
+
+@final
+@dataclass(frozen=True)
+class _Collate:
+    """Puts fixed windows side by side, with their texts."""
+
+    captions: _Captions | None
+
+    def __call__(self, samples: list[dict[str, Any]]) -> Batch:
+        batch: Batch = default_collate(samples)
+        return batch if self.captions is None else {**batch, **self.captions.batch(batch["index"].tolist())}
 
 
 @final
@@ -203,16 +283,16 @@ class _TrainWindows:
     seed: int
     rank: int
     world: int
+    captions: _Captions | None = None
 
     def batch(self, step: int) -> Batch:
         """See `BatchMaker.batch`."""
         first = (step * self.world + self.rank) * self.batch_size
         made = [self._window(first + place) for place in range(self.batch_size)]
         tokens_BYX = np.stack([window_YX for window_YX, _ in made]).astype(np.int64)
-        return {
-            "tokens": torch.from_numpy(tokens_BYX)[:, None],
-            "index": torch.tensor([index for _, index in made]),
-        }
+        indices = [index for _, index in made]
+        batch = {"tokens": torch.from_numpy(tokens_BYX)[:, None], "index": torch.tensor(indices)}
+        return batch if self.captions is None else {**batch, **self.captions.batch(indices)}
 
     def _window(self, sample: int) -> tuple[np.ndarray[Any, Any], int]:
         random = generator(self.seed, 2, sample)

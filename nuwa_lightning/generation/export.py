@@ -42,8 +42,9 @@ from nuwa_lightning.modules.decoding import Precision
 from nuwa_lightning.modules.patch_layer import TransformerSize
 from nuwa_lightning.modules.patch_transformer import PatchTransformer
 from nuwa_lightning.planning import TokenOrder
+from nuwa_lightning.text import ClipTextEncoder, HuggingFaceTextEncoder, MiniLMTextEncoder, TextEncoder
 
-Strategy = ContextPool | DirectionController | LocalDecoder
+Strategy = ContextPool | DirectionController | LocalDecoder | TextEncoder
 
 KIND = "nuwa-lightning patch transformer"
 FORMAT = 1
@@ -63,6 +64,9 @@ _DIRECTIONS: dict[str, type[DirectionController]] = {
 _LOCAL_DECODERS: dict[str, type[LocalDecoder]] = {
     c.__name__: c for c in (AutoregressiveLocalDecoder, MaskedLocalDecoder, ParallelLocalDecoder)
 }
+_ENCODERS: dict[str, type[TextEncoder]] = {
+    c.__name__: c for c in (MiniLMTextEncoder, ClipTextEncoder, HuggingFaceTextEncoder)
+}
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ class Generator:
         token_order: as in training.
         tokenizer_fingerprint: which tokenizer made the tokens it learned.
         local_decoder: how the tokens of a patch are written, as in training.
+        text_encoder: what turns texts into token states; None for a model without text.
     """
 
     model: PatchTransformer
@@ -84,6 +89,7 @@ class Generator:
     token_order: TokenOrder
     tokenizer_fingerprint: str
     local_decoder: LocalDecoder = field(default_factory=AutoregressiveLocalDecoder)
+    text_encoder: TextEncoder | None = None
 
     def renderer(
         self,
@@ -113,7 +119,7 @@ def save_generator(folder: str | Path, generator: Generator) -> None:
         generator: what to save.
     """
     model = generator.model
-    config = {
+    config: dict[str, Any] = {
         "kind": KIND,
         "format": FORMAT,
         "model": {
@@ -130,6 +136,10 @@ def save_generator(folder: str | Path, generator: Generator) -> None:
         "token_order": generator.token_order,
         "tokenizer_fingerprint": generator.tokenizer_fingerprint,
     }
+    if generator.text_encoder is not None:
+        config["model"]["text_width"] = model.text_width
+        config["text_encoder"] = _describe(generator.text_encoder)
+        config["text_fingerprint"] = generator.text_encoder.fingerprint()
     with atomic_folder(folder, overwrite=True) as partial:
         (partial / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         state = {k: v.detach().cpu().contiguous() for k, v in generator.model.state_dict().items()}
@@ -147,7 +157,7 @@ def load_generator(
     Args:
         folder: what :func:`save_generator` wrote.
         direction: instead of the one it was trained with.
-        own: the user's classes, for a model that was trained with a pool, direction or local decoder of the user's own.
+        own: the user's classes, for a model that was trained with a strategy or a text encoder of the user's own.
 
     Raises:
         UsageError: if the folder is missing, of another kind or format, or damaged.
@@ -176,6 +186,8 @@ def load_generator(
         local_decoder: LocalDecoder = _build(config.get("local_decoder", before), decoders)
         if local_decoder.bidirectional != model.bidirectional:
             raise ValueError(f"{local_decoder} is not what the model was trained for")
+        encoders = {**_ENCODERS, **{c.__name__: c for c in own if issubclass(c, TextEncoder)}}
+        encoder: TextEncoder | None = _build(config["text_encoder"], encoders) if "text_encoder" in config else None
         order, fingerprint = config["token_order"], config["tokenizer_fingerprint"]
         if order not in get_args(TokenOrder):
             raise ValueError(f"token_order {order!r} is none of {', '.join(get_args(TokenOrder))}")
@@ -194,7 +206,9 @@ def load_generator(
             pool,
             f"the model was trained for offsets up to {tuple(size['embedding_extent'])}: train with this pool first",
         )
-    return Generator(model.eval(), pool, direction, order, fingerprint, local_decoder)
+    if encoder is not None and encoder.fingerprint() != config["text_fingerprint"]:
+        raise UsageError("--checkpoint", folder, f"{encoder} is not what it was in training: install that one again")
+    return Generator(model.eval(), pool, direction, order, fingerprint, local_decoder, encoder)
 
 
 def _describe(strategy: Strategy) -> dict[str, Any]:

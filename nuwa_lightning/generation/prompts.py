@@ -1,6 +1,7 @@
 """Which text each patch of a canvas reads, and how strongly it pulls (classifier-free guidance).
 
-Shape legend: B canvases side by side, S steps of a wave, K codes.
+Shape legend: B canvases side by side (or texts), S steps of a wave (or tokens of a text), E width of a text token,
+K codes.
 """
 
 from __future__ import annotations
@@ -13,10 +14,30 @@ from torch import Tensor
 
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.geometry import PatchIndex
+from nuwa_lightning.modules.patch_transformer import PatchTransformer
 from nuwa_lightning.modules.text_attention import TextStates
 
 Chooser = Callable[[PatchIndex], Sequence[int]]
 """Says for each of B canvases which text the patch reads: its number among the texts, 0 for none."""
+
+EncodeText = Callable[[Sequence[str]], Sequence[Tensor]]
+"""Gives the token states ``[S, E]`` of texts, such as ``TextEncoder.states``."""
+
+
+@torch.no_grad()
+def read_texts(model: PatchTransformer, encode: EncodeText, texts: Sequence[str]) -> TextStates:
+    """Return what patches read: of "no text" first, then of each text.
+
+    Raises:
+        ValueError: if the model reads no text.
+    """
+    if model.text is None:
+        raise ValueError("the model reads no text")
+    device = model.begin.device
+    states = [torch.zeros(0, model.text_width), *(s.float() for s in encode(texts))]
+    text_BSE = torch.nn.utils.rnn.pad_sequence(states, batch_first=True).to(device)
+    lengths_B1 = torch.tensor([[len(s)] for s in states], device=device)
+    return model.text.states(text_BSE, torch.arange(text_BSE.shape[1], device=device) < lengths_B1)
 
 
 @dataclass(frozen=True)
@@ -39,6 +60,14 @@ class Prompts:
     def __post_init__(self) -> None:
         if not 0 <= self.guidance < float("inf"):
             raise UsageError("--guidance", self.guidance, "give a number from 0 up; 1 is as trained, 2 to 5 is usual")
+
+    @classmethod
+    def for_canvases(
+        cls, model: PatchTransformer, encode: EncodeText, texts: Sequence[str], *, guidance: float = 1.0
+    ) -> Prompts:
+        """Return prompts with one text for each canvas; "" for none."""
+        chosen = tuple(number if text else 0 for number, text in enumerate(texts, start=1))
+        return cls(read_texts(model, encode, texts), lambda patch: chosen, guidance)
 
     @property
     def copies(self) -> int:

@@ -130,6 +130,11 @@ class PatchTransformer(nn.Module):
         """Number of layers."""
         return len(self.layers)
 
+    @property
+    def stacks(self) -> list[nn.Module]:
+        """The stacks of layers, whose matrices are hidden ones."""
+        return [self.layers] if self.text is None else [self.layers, self.text.layers]
+
     def layer(self, number: int) -> PatchLayer:
         """Return one layer, typed."""
         layer = self.layers[number]

@@ -1,17 +1,25 @@
-"""What a training sample is conditioned on beside its context: parts of it that are given (ours).
+"""What a training sample is conditioned on beside its context: a text, and parts of it that are given.
 
 The four orders never show a patch with given patches to its left AND to its right, or a hole; a composed plan does.
+That samples lose their text now and then is what guidance needs (Ho and Salimans, 2022); both are ours, the paper has
+neither.
+
+Shape legend: B samples, S text tokens, E width of a text token.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.geometry import PatchGrid, PatchIndex
+from nuwa_lightning.text.base import TextEncoder
 
 
 @dataclass(frozen=True)
@@ -19,17 +27,60 @@ class Conditions:
     """What samples are conditioned on.
 
     Args:
+        text_encoder: what turns captions into token states; None for a model without text.
+        text_dropout: share of the samples that are trained without their text, for the sake of guidance.
         known_share: share of the samples of which a part is given, for outpainting and inpainting.
 
     Raises:
         UsageError: if a share is none.
     """
 
+    text_encoder: TextEncoder | None = None
+    text_dropout: float = 0.1
     known_share: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.known_share <= 1:
-            raise UsageError("model.conditions.known_share", self.known_share, "give a share, from 0 to 1")
+        for name in ("text_dropout", "known_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"model.conditions.{name}", getattr(self, name), "give a share, from 0 to 1")
+
+    @property
+    def text_width(self) -> int:
+        """Width of a text token, 0 without text."""
+        return 0 if self.text_encoder is None else self.text_encoder.width
+
+    def text_of(self, batch: Mapping[str, Tensor], generator: torch.Generator | None) -> SampleText | None:
+        """Return the texts of a batch, some of them dropped if there is a generator to draw which.
+
+        Raises:
+            UsageError: if the batch has none for a model that reads text.
+        """
+        if self.text_encoder is None:
+            return None
+        if "text" not in batch:
+            cure = "the model reads text and this data has none: use TokenDataModule with photos that have captions"
+            raise UsageError("data", "no captions", cure)
+        seen_BS = batch["text_seen"]
+        if generator is not None and self.text_dropout:
+            kept_B = torch.rand(len(seen_BS), generator=generator) >= self.text_dropout
+            seen_BS = seen_BS & kept_B[:, None].to(seen_BS.device)
+        return SampleText(batch["text"], seen_BS)
+
+
+class SampleText(NamedTuple):
+    """The texts of some samples.
+
+    Attributes:
+        states_BSE: token states.
+        seen_BS: which tokens are there; none where the text was dropped.
+    """
+
+    states_BSE: Tensor
+    seen_BS: Tensor
+
+    def rows(self, members: Sequence[int]) -> SampleText:
+        """Return the texts of some samples only."""
+        return SampleText(self.states_BSE[list(members)], self.seen_BS[list(members)])
 
 
 def draw_known(grid: PatchGrid, generator: torch.Generator) -> frozenset[PatchIndex]:

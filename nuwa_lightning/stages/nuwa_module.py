@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,10 +32,12 @@ from nuwa_lightning.geometry import PatchGrid, PatchIndex
 from nuwa_lightning.modules.neighbours import ABSENT
 from nuwa_lightning.modules.patch_layer import TransformerSize
 from nuwa_lightning.modules.patch_transformer import Hidden, PatchTransformer
+from nuwa_lightning.modules.text_attention import TextStates
 from nuwa_lightning.optimizers import MuonAdamW, muon_groups
 from nuwa_lightning.planning import TokenOrder
-from nuwa_lightning.stages.conditions import Conditions, draw_known
+from nuwa_lightning.stages.conditions import Conditions, SampleText, draw_known
 from nuwa_lightning.stages.optimization import Descent, check_finite, clip_gradients, group_options, prefer_options
+from nuwa_lightning.stages.written import Written, look_up
 from nuwa_lightning.tokenizers.base import Tokenizer
 
 Optimize = Literal["joint", "accumulated", "per_patch"]
@@ -43,41 +45,14 @@ Optimize = Literal["joint", "accumulated", "per_patch"]
 detached context. ``per_patch``: an optimizer step after every patch, the paper's render-and-optimize."""
 
 _NO_TARGET = -100
-
+_OPTIONS = {
+    "size": "--model.transformer",
+    "embedding_extent": "--model.context_pool",
+    "bidirectional": "--model.local_decoder",
+    "text_width": "--model.conditions.text_encoder",
+}
 _KNOWN_LAYOUTS = 256
 """Plans with given patches that are kept: each takes 0.1 s to lay out and some 0.3 MB."""
-
-
-@dataclass(frozen=True)
-class Written:
-    """Samples that follow plans with the same masks, in writing order.
-
-    Attributes:
-        layout: of one of them.
-        tokens_BPN: codes.
-        near_BPNK: their neighbours.
-        view_BP: index of each step's view.
-        hidden: what is hidden, unless each token sees earlier ones only.
-    """
-
-    layout: PlanLayout
-    tokens_BPN: Tensor
-    near_BPNK: Tensor
-    view_BP: Tensor
-    hidden: Hidden | None = None
-
-    @property
-    def count(self) -> int:
-        """How many tokens are written; those that are given are no targets."""
-        return self.tokens_BPN[:, ~self.layout.known_P].numel()
-
-    def weighted(self, loss_BPN: Tensor) -> Tensor:
-        """Return the loss of hidden tokens only, if any are, so that the mean over what is written is their mean."""
-        if self.hidden is None:
-            return loss_BPN
-        hidden_BPN = self.hidden.tokens
-        targets = hidden_BPN[:, ~self.layout.known_P].sum().clamp_min(1)
-        return loss_BPN * hidden_BPN * (self.count / targets)
 
 
 class NuwaInfinityModule(LightningModule):
@@ -132,7 +107,10 @@ class NuwaInfinityModule(LightningModule):
                 embedding_extent=context_pool.embedding_extent,
                 size=transformer,
                 bidirectional=local_decoder.bidirectional,
+                text_width=conditions.text_width,
             )
+        except UsageError:
+            raise
         except ValueError as error:
             raise UsageError("model.transformer", transformer, str(error)) from None
         self._tokenizer: tuple[Tokenizer, ...] = ()
@@ -220,12 +198,15 @@ class NuwaInfinityModule(LightningModule):
             self._known_layouts[key] = self._lay_out(self.direction.plan(grid, known), grid)
         return self._known_layouts[key]
 
-    def draw_plans(self, tokens_BTYX: Tensor, generator: torch.Generator | None) -> list[Written]:
+    def draw_plans(
+        self, tokens_BTYX: Tensor, generator: torch.Generator | None, *, text: SampleText | None = None
+    ) -> list[Written]:
         """Give each sample a plan and put samples that share all masks together.
 
         Args:
             tokens_BTYX: a batch.
             generator: draws plans and what is hidden; without one, samples take plans in turn (validation).
+            text: of the samples.
         """
         hiding = generator or torch.Generator().manual_seed(0)
         B, T, Y, X = tokens_BTYX.shape
@@ -248,9 +229,10 @@ class NuwaInfinityModule(LightningModule):
             chosen = [drawn[b] for b in members]
             device = flat.device
             tokens_BPN = torch.stack([flat[b][p.index_PN.to(device)] for b, p in zip(members, chosen, strict=True)])
-            near_BPNK = torch.stack([_look_up(flat[b], p.near_PNK) for b, p in zip(members, chosen, strict=True)])
+            near_BPNK = torch.stack([look_up(flat[b], p.near_PNK) for b, p in zip(members, chosen, strict=True)])
             view_BP = torch.stack([p.view_P for p in chosen]).to(device)
-            groups.append(Written(chosen[0], tokens_BPN, near_BPNK, view_BP, self._hide(near_BPNK, hiding)))
+            of_these = text and text.rows(members)
+            groups.append(Written(chosen[0], tokens_BPN, near_BPNK, view_BP, self._hide(near_BPNK, hiding), of_these))
         return groups
 
     def _hide(self, near_BPNK: Tensor, generator: torch.Generator) -> Hidden | None:
@@ -274,16 +256,21 @@ class NuwaInfinityModule(LightningModule):
             near_BPNK=written.near_BPNK,
             groups=written.layout.groups,
             hidden=written.hidden,
+            text=self._text_states(written),
             detach_context=self.optimize != "joint",
         )
         loss_M = F.cross_entropy(logits_BPNK.flatten(0, 2), tokens_BPN.flatten(), reduction="none")
         return written.weighted(loss_M.view(tokens_BPN.shape))
 
+    def _text_states(self, written: Written) -> TextStates | None:
+        text = self.transformer.text
+        return None if text is None or written.text is None else text.states(*written.text)
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Take one optimizer step (or, with ``per_patch``, one a patch) and return the mean loss."""
         seed = torch.initial_seed() ^ (self.global_step * 2654435761 + self.global_rank)
         generator = torch.Generator().manual_seed(seed & ((1 << 63) - 1))
-        groups = self.draw_plans(batch["tokens"], generator)
+        groups = self.draw_plans(batch["tokens"], generator, text=self.conditions.text_of(batch, generator))
         optimizer = self.optimizers()
         scheduler = self.lr_schedulers()
         assert not isinstance(optimizer, list)
@@ -338,6 +325,7 @@ class NuwaInfinityModule(LightningModule):
                 offset_RC=group.offset_PC[i].expand(B, -1),
                 view_RC=group.view_PC[i].expand(B, -1),
                 hidden=hidden,
+                text=self._text_states(written),
             )
             if not given[step]:
                 target_BN = tokens_BPN[:, step]
@@ -356,7 +344,7 @@ class NuwaInfinityModule(LightningModule):
         The mean hides whether context works; the first tokens of a patch show it.
         """
         losses, first = [], []
-        for written in self.draw_plans(batch["tokens"], None):
+        for written in self.draw_plans(batch["tokens"], None, text=self.conditions.text_of(batch, None)):
             loss_BPN = self.loss(written)
             losses.append(loss_BPN.flatten())
             first.append(loss_BPN[:, :, : self.transformer.patch_size[0]].flatten())
@@ -367,7 +355,7 @@ class NuwaInfinityModule(LightningModule):
     def configure_optimizers(self) -> Any:
         """Muon with AdamW; linear warm-up, then a cosine to zero at the trainer's last batch."""
         optimizer = MuonAdamW(
-            muon_groups(self.transformer, self.transformer.layers), lr=self.lr, weight_decay=self.descent.weight_decay
+            muon_groups(self.transformer, *self.transformer.stacks), lr=self.lr, weight_decay=self.descent.weight_decay
         )
         total = self.trainer.estimated_stepping_batches
         last, warmup = max(1.0, float(total)), self.descent.warmup_steps
@@ -401,6 +389,7 @@ class NuwaInfinityModule(LightningModule):
             "embedding_extent": list(model.embedding_extent),
             "size": asdict(model.size),
             "bidirectional": model.bidirectional,
+            "text_width": model.text_width,
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -421,16 +410,17 @@ class NuwaInfinityModule(LightningModule):
         if "patch_transformer" not in checkpoint:
             raise UsageError("--ckpt_path", name, "it is not of stage 2 (NuwaInfinityModule): name one of this stage")
         # Checkpoints from before there was a choice do not say it.
-        stored, present = {"bidirectional": False, **checkpoint["patch_transformer"]}, self._described()
-        options = {
-            "size": "--model.transformer",
-            "embedding_extent": "--model.context_pool",
-            "bidirectional": "--model.local_decoder",
-        }
+        stored, present = (
+            {"bidirectional": False, "text_width": 0, **checkpoint["patch_transformer"]},
+            self._described(),
+        )
         for key, value in present.items():
             if stored.get(key) != value:
-                option = options.get(key, key)
-                raise UsageError(option, value, f"the checkpoint {name} has {stored.get(key)}: use that, or start anew")
+                raise UsageError(
+                    _OPTIONS.get(key, key),
+                    value,
+                    f"the checkpoint {name} has {stored.get(key)}: use that, or start anew",
+                )
         if not self._tokenizer or checkpoint.get("tokenizer_fingerprint") is None:
             return
         if checkpoint["tokenizer_fingerprint"] != self.tokenizer.fingerprint():
@@ -459,11 +449,6 @@ class NuwaInfinityModule(LightningModule):
             self.token_order,
             self.tokenizer.fingerprint(),
             self.local_decoder,
+            self.conditions.text_encoder,
         )
         save_generator(folder, generator)
-
-
-def _look_up(tokens_S: Tensor, place: Tensor) -> Tensor:
-    """Return the tokens at ``place``, ABSENT where that is ABSENT."""
-    place = place.to(tokens_S.device)
-    return torch.where(place == ABSENT, ABSENT, tokens_S[place.clamp_min(0)])

@@ -1,4 +1,7 @@
-"""Token states of captions on disk, each encoded once; read by mapping the file."""
+"""Token states of captions on disk, each encoded once; read by mapping the file.
+
+Shape legend: B captions, S tokens of a caption, E width of a token.
+"""
 
 from __future__ import annotations
 
@@ -58,6 +61,10 @@ class TextBank:
         start, stop = self._spans.get(" ".join(caption.split()), (0, 0))
         return torch.from_numpy(np.array(self._flat[start:stop]))
 
+    def batch(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Return the token states of captions side by side; see `padded`."""
+        return padded([self.states(caption) for caption in captions])
+
 
 def build_text_bank(
     captions: Sequence[str],
@@ -94,3 +101,10 @@ def build_text_bank(
             np.save(partial / "states.npy", whole.numpy(), allow_pickle=False)
             write_json(partial / "index.json", {"version": _VERSION, "fingerprint": fingerprint, "captions": spans})
     return TextBank(folder)
+
+
+def padded(states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return token states side by side, float32 ``[B, S, E]``, and which tokens are there, ``[B, S]``."""
+    text_BSE = torch.nn.utils.rnn.pad_sequence([s.float() for s in states], batch_first=True)
+    lengths_B1 = torch.tensor([[len(s)] for s in states])
+    return text_BSE, torch.arange(text_BSE.shape[1]) < lengths_B1

@@ -65,10 +65,3 @@ class TextEncoder(ABC):
     def bank(self, captions: Sequence[str], cache: Path) -> TextBank:
         """Return the token states of captions, each encoded once and kept in the folder ``cache``."""
         return build_text_bank([tidy(c) for c in captions], self.states, cache=cache, fingerprint=self.fingerprint())
-
-
-def padded(states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return token states side by side, float32 ``[B, S, E]``, and which tokens are there, ``[B, S]``."""
-    text_BSE = torch.nn.utils.rnn.pad_sequence([s.float() for s in states], batch_first=True)
-    lengths_B1 = torch.tensor([[len(s)] for s in states])
-    return text_BSE, torch.arange(text_BSE.shape[1]) < lengths_B1

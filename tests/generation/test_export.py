@@ -26,6 +26,7 @@ from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.modules.patch_layer import TransformerSize
 from nuwa_lightning.modules.patch_transformer import PatchTransformer
 from tests.strategies import CONTROLLERS, POOLS
+from tests.text.letters import Letters
 
 
 @dataclass(frozen=True)
@@ -165,3 +166,25 @@ def test_damage_is_one_line(tmp_path, damage):
     with pytest.raises(UsageError, match=words) as error:
         load_generator(tmp_path / "model")
     assert "\n" not in str(error.value)
+
+
+def test_a_model_that_reads_text_comes_back_with_its_encoder(tmp_path):
+    torch.manual_seed(0)
+    size = TransformerSize(width=16, depth=2, heads=4)
+    model = PatchTransformer(16, 4, patch_size=(2, 2), embedding_extent=(0, 1, 1), size=size, text_width=8).eval()
+    pool, direction = NearbyContextPool((0, 1, 1)), ArbitraryDirectionController()
+    saved = Generator(model, pool, direction, "mirrored", "f" * 64, text_encoder=Letters(most=9))
+    save_generator(tmp_path / "model", saved)
+    with pytest.raises(UsageError, match=r"--own my_file\.Letters"):
+        load_generator(tmp_path / "model")
+    found = load_generator(tmp_path / "model", own=[Letters])
+    assert found.text_encoder == Letters(most=9)
+    assert found.model.state_dict().keys() == model.state_dict().keys()
+    for name, value in found.model.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name])
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps({**config, "text_fingerprint": "another"}))
+    with pytest.raises(UsageError, match="is not what it was in training"):
+        load_generator(tmp_path / "model", own=[Letters])
+    save_generator(tmp_path / "plain", generator())
+    assert '"text_' not in (tmp_path / "plain" / "config.json").read_text()

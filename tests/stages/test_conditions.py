@@ -1,4 +1,4 @@
-"""Samples of which a part is given: which parts come up, and that given tokens are no targets."""
+"""Samples of which a part is given, and samples with a text."""
 
 from __future__ import annotations
 
@@ -7,10 +7,16 @@ import torch
 
 from nuwa_lightning.context import NearbyContextPool
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.generation.picture import sample_tokens
+from nuwa_lightning.generation.prompts import Prompts
+from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.geometry import PatchGrid, PatchIndex
 from nuwa_lightning.modules.patch_layer import TransformerSize
+from nuwa_lightning.optimizers import MuonAdamW, muon_groups
 from nuwa_lightning.stages.conditions import Conditions, draw_known
 from nuwa_lightning.stages.nuwa_module import NuwaInfinityModule, Optimize
+from nuwa_lightning.text.bank import padded
+from tests.text.letters import Letters
 
 SMALL = TransformerSize(width=16, depth=1, heads=2, kv_heads=1, layer_scale=1.0)
 
@@ -93,3 +99,101 @@ def test_a_share_that_is_none_is_refused() -> None:
     for wrong in (-0.1, 1.1):
         with pytest.raises(UsageError, match=r"model\.conditions\.known_share"):
             Conditions(known_share=wrong)
+
+
+WORDS = ("lake", "dunes", "snow", "", "forest")
+
+
+def with_text(**conditions: float) -> NuwaInfinityModule:
+    torch.manual_seed(0)
+    return NuwaInfinityModule(
+        16,
+        4,
+        patch_size=(2, 2),
+        transformer=SMALL,
+        context_pool=NearbyContextPool((0, 1, 1)),
+        conditions=Conditions(Letters(), **conditions),
+    )
+
+
+def batch(size: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """A sample's tokens are all the same, and its text says which."""
+    words = torch.randint(0, 3, (size,), generator=generator)
+    text_BSE, seen_BS = padded(Letters().states([WORDS[w] for w in words]))
+    tokens = words[:, None, None, None].expand(-1, 1, 4, 4).contiguous()
+    return {"tokens": tokens, "text": text_BSE, "text_seen": seen_BS}
+
+
+def test_text_is_learned_and_guidance_leans_on_it() -> None:
+    made, generator = with_text(text_dropout=0.25), torch.Generator().manual_seed(1)
+    made.transformer.set_codes(torch.randn(16, 4))
+    groups = muon_groups(made.transformer, *made.transformer.stacks)
+    optimizer = MuonAdamW(groups, lr=1e-2, weight_decay=0.0)
+    matrices = {id(p) for p in groups[0]["params"]}
+    assert made.transformer.text is not None
+    assert id(made.transformer.text.layer(0).query.weight) in matrices
+    for _ in range(60):
+        sample = batch(16, generator)
+        losses = [
+            made.loss(written).flatten()
+            for written in made.draw_plans(sample["tokens"], generator, text=made.conditions.text_of(sample, generator))
+        ]
+        optimizer.zero_grad()
+        torch.cat(losses).mean().backward()
+        optimizer.step()
+    made.eval()
+    with torch.no_grad():
+        sample = batch(16, generator)
+        (written,) = made.draw_plans(sample["tokens"], None, text=made.conditions.text_of(sample, None))
+        first = made.loss(written)[:, 0, 0]
+        assert float(first.mean()) < 0.3  # without text it is ln 3 = 1.1 at best
+        sample["text_seen"] = torch.zeros_like(sample["text_seen"])
+        (blind,) = made.draw_plans(sample["tokens"], None, text=made.conditions.text_of(sample, None))
+        assert float(made.loss(blind)[:, 0, 0].mean()) > 0.8
+    made.transformer.requires_grad_(False)
+    shares = []
+    for guidance in (0.0, 1.0, 3.0):
+        prompts = Prompts.for_canvases(made.transformer, Letters().states, ["dunes"] * 30, guidance=guidance)
+        renderer = made.renderer(Sampling(top_k=0))
+        tokens = sample_tokens(renderer, PatchGrid(1, 1, 1), seeds=range(30), prompts=prompts)
+        shares.append(float((tokens == 1).float().mean()))
+    assert shares[0] < 0.7
+    assert shares[0] < shares[1] <= shares[2]
+    assert shares[2] > 0.9
+
+
+def test_per_patch_losses_see_the_same_text() -> None:
+    made, sample = with_text(), batch(4, torch.Generator().manual_seed(2))
+    torch.nn.init.normal_(made.transformer.head.weight)
+    made.optimize = "accumulated"
+    (written,) = made.draw_plans(sample["tokens"], None, text=made.conditions.text_of(sample, None))
+    joint = made.loss(written).mean((0, 2))
+    torch.testing.assert_close(torch.stack([loss for _, loss in made.step_losses(written)]), joint)
+
+
+def test_text_is_dropped_now_and_then_and_in_training_only() -> None:
+    sample = batch(400, torch.Generator().manual_seed(0))
+    conditions = Conditions(Letters(), text_dropout=0.25)
+    text = conditions.text_of(sample, torch.Generator().manual_seed(0))
+    assert text is not None
+    dropped = ~text.seen_BS.any(1)
+    assert 0.18 < float(dropped.float().mean()) < 0.32
+    assert torch.equal(text.seen_BS[~dropped], sample["text_seen"][~dropped])
+    kept = conditions.text_of(sample, None)
+    assert kept is not None
+    assert torch.equal(kept.seen_BS, sample["text_seen"])
+    assert Conditions().text_of(sample, None) is None
+    with pytest.raises(UsageError, match="this data has none"):
+        conditions.text_of({"tokens": sample["tokens"]}, None)
+
+
+def test_a_checkpoint_of_another_text_is_refused() -> None:
+    checkpoint: dict[str, object] = {}
+    with_text().on_save_checkpoint(checkpoint)
+    with_text().check_checkpoint(checkpoint)
+    with pytest.raises(UsageError, match=r"--model\.conditions\.text_encoder"):
+        module(0.0).check_checkpoint(checkpoint)
+    del checkpoint["patch_transformer"]["text_width"]  # type: ignore[attr-defined]
+    with pytest.raises(UsageError, match=r"--model\.conditions\.text_encoder"):
+        with_text().check_checkpoint(checkpoint)
+    module(0.0).check_checkpoint(checkpoint)  # as written before there was text

@@ -16,7 +16,7 @@ from nuwa_lightning.text import (
     hugging_face,
     minilm,
 )
-from nuwa_lightning.text.base import padded
+from nuwa_lightning.text.bank import padded
 
 installed = pytest.mark.skipif(importlib.util.find_spec(minilm.PACKAGE) is None, reason="weights are not installed")
 CAPTIONS = ["a snowy mountain above a lake", "", "dunes", "  a snowy   mountain above a lake\n"]
@@ -60,6 +60,8 @@ def test_a_bank_encodes_each_caption_once_and_gives_the_same_bits(tmp_path) -> N
     assert len(bank) == 2
     for caption, states in zip(CAPTIONS, Letters().states(CAPTIONS), strict=True):
         assert torch.equal(bank.states(caption), states)
+    for ours, theirs in zip(bank.batch(CAPTIONS), padded(Letters().states(CAPTIONS)), strict=True):
+        assert torch.equal(ours, theirs)
     again = encoder.bank(list(reversed(CAPTIONS)), tmp_path)
     assert (again.folder, len(encoder.seen)) == (bank.folder, 2)
     assert encoder.bank(["other"], tmp_path).folder != bank.folder

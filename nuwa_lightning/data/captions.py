@@ -1,0 +1,135 @@
+"""Captions of a folder of photos or films: beside each file, or in one file for all; see docs/captions.md.
+
+A file for all is CSV with a header, JSON lines, or the ``metadata.jsonl`` or ``metadata.csv`` of a Hugging Face image
+folder. A row names a file by its path from the folder and has one caption, or a list of them of which the first counts.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Final, final
+
+from nuwa_lightning.errors import UsageError
+
+_LOG = logging.getLogger(__name__)
+
+FOUND_BY_NAME: Final = ("metadata.jsonl", "metadata.csv", "captions.jsonl", "captions.csv")
+"""Names under which a file for all is found when none is named."""
+
+_FILE_KEYS: Final = ("file_name", "file", "filename", "image", "video", "path")
+_CAPTION_KEYS: Final = ("caption", "text", "captions", "prompt", "description")
+_NAMED: Final = 3
+
+
+@final
+@dataclass(frozen=True)
+class Captions:
+    """Captions of the files below a folder.
+
+    Attributes:
+        folder: the folder.
+        source: the file for all, or None.
+        by_path: its captions, by path from the folder.
+    """
+
+    folder: Path
+    source: Path | None
+    by_path: Mapping[str, str]
+
+    def of(self, path: Path) -> str:
+        """Return the caption of a file below the folder: that beside it, else that in the file for all, else ""."""
+        beside = path.with_suffix(".txt")
+        if beside.is_file():
+            return _tidy(beside.read_text(encoding="utf-8", errors="replace"))
+        return self.by_path.get(path.relative_to(self.folder).as_posix(), "")
+
+    def tell_missing(self, paths: Iterable[Path]) -> None:
+        """Say in one line how many captions have no file, and in one how many files have no caption."""
+        here = {path.relative_to(self.folder).as_posix() for path in paths}
+        _tell("captions without a file", sorted(self.by_path.keys() - here), self.source)
+        if self.source is not None:
+            silent = sorted(name for name in here if not self.of(self.folder / name))
+            _tell("files without a caption", silent, self.source)
+
+
+def read_captions(folder: Path, source: str | None = None, *, option: str = "data.captions") -> Captions:
+    """Return the captions of the files below ``folder``.
+
+    Args:
+        folder: a folder of photos or films.
+        source: the file for all, from the folder or from the working directory; by default one of `FOUND_BY_NAME`.
+        option: what the user called ``source``.
+
+    Raises:
+        UsageError: if the file is missing, damaged, or of another kind.
+    """
+    if source is None:
+        there = [folder / name for name in FOUND_BY_NAME if (folder / name).is_file()]
+        if not there:
+            return Captions(folder, None, {})
+        path = there[0]
+    else:
+        path = next((p for p in (folder / source, Path(source).expanduser()) if p.is_file()), Path(source))
+    try:
+        rows = list(_rows(path, option))
+    except OSError as error:
+        raise UsageError(option, path, f"cannot be read ({error.strerror}): name a CSV or JSON-lines file") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(option, path, f"is damaged ({error}): save it as UTF-8 CSV or JSON lines") from None
+    by_path: dict[str, str] = {}
+    for number, row in rows:
+        name, caption = _pick(row, _FILE_KEYS), _pick(row, _CAPTION_KEYS)
+        if name is None or caption is None:
+            cure = (
+                f"line {number} has no {'file name' if name is None else 'caption'}: columns are file_name and caption"
+            )
+            raise UsageError(option, path, cure)
+        by_path.setdefault(PurePosixPath(name.replace("\\", "/")).as_posix(), _tidy(caption))
+    return Captions(folder, path, by_path)
+
+
+def _rows(path: Path, option: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    suffix = path.suffix.lower()
+    if suffix not in (".csv", ".tsv", ".jsonl", ".ndjson"):
+        raise UsageError(option, path, "is of another kind: name a .csv, .tsv or .jsonl file")
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        if suffix in (".csv", ".tsv"):
+            for row in (reader := csv.DictReader(file, delimiter="\t" if suffix == ".tsv" else ",")):
+                yield reader.line_num, row
+            return
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                found = json.loads(line)
+            except ValueError as error:
+                raise UsageError(option, path, f"line {number} is no JSON ({error}): correct it") from None
+            if not isinstance(found, dict):
+                raise UsageError(option, path, f"line {number} is no JSON object: write one for each file")
+            yield number, found
+
+
+def _pick(row: Mapping[str, Any], keys: Iterable[str]) -> str | None:
+    lower = {str(key).strip().lower(): value for key, value in row.items() if key is not None}
+    for key in keys:
+        value = lower.get(key)
+        if isinstance(value, list):
+            value = value[0] if value else ""
+        if isinstance(value, str):
+            return value
+    return None
+
+
+def _tidy(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _tell(what: str, names: list[str], source: Path | None) -> None:
+    if names:
+        some = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+        _LOG.warning("%s: %d %s: %s", source, len(names), what, some)
