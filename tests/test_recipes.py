@@ -65,6 +65,7 @@ def place(tmp_path_factory, sample_photos) -> Path:
     (folder / "photos").mkdir()
     for name, pixels in sample_photos.items():
         Image.fromarray(pixels).save(folder / "photos" / f"{name}.png")
+        (folder / "photos" / f"{name}.txt").write_text("a picture")
     torch.manual_seed(0)
     chosen = content("landscape_vqgan.yaml")["model"]["init_args"].get("vqgan", {})
     save_tokenizer(folder / "tokenizer", VQGAN.build(VQGANSize.from_dict({**VQGANSize().as_dict(), **chosen})))

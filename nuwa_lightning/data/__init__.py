@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from nuwa_lightning.data.landscape_photos import LandscapePhotos
     from nuwa_lightning.data.photos import FolderPhotos, Photo, PhotoSource
     from nuwa_lightning.data.reading import ImageReadError, list_images, read_image
+    from nuwa_lightning.data.synthetic_landscapes import SyntheticLandscapes
     from nuwa_lightning.data.token_cache import TokenBank, build_token_bank
     from nuwa_lightning.data.token_data import TokenDataModule
     from nuwa_lightning.data.views import Views
@@ -26,6 +27,7 @@ __all__ = [
     "LandscapePhotos",
     "Photo",
     "PhotoSource",
+    "SyntheticLandscapes",
     "TokenBank",
     "TokenDataModule",
     "Views",
@@ -39,6 +41,7 @@ _HOMES: Final = {
     "landscape_photos": ("LandscapePhotos",),
     "photos": ("FolderPhotos", "Photo", "PhotoSource"),
     "reading": ("ImageReadError", "list_images", "read_image"),
+    "synthetic_landscapes": ("SyntheticLandscapes",),
     "token_cache": ("TokenBank", "build_token_bank"),
     "token_data": ("TokenDataModule",),
     "views": ("Views",),
