@@ -1,0 +1,122 @@
+"""Whole canvases: time a patch and memory as the canvas gets wider.
+
+Shape legend: P patches.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from evaluation.benchmark.ours import TOP_K, Size
+from nuwa_lightning.context import NearbyContextPool
+from nuwa_lightning.direction import ArbitraryDirectionController
+from nuwa_lightning.generation.export import Generator, save_generator
+from nuwa_lightning.generation.renderer import InfiniteRenderer
+from nuwa_lightning.generation.sampling import Sampling
+from nuwa_lightning.geometry import PatchGrid
+from nuwa_lightning.modules.decoding import Precision
+from nuwa_lightning.modules.patch_layer import TransformerSize
+from nuwa_lightning.modules.patch_transformer import PatchTransformer
+from nuwa_lightning.tokenizers.export import save_tokenizer
+from nuwa_lightning.tokenizers.vqgan import VQGAN, VQGANSize
+
+RECIPE: Final = Size("recipe", 6, 192, 3)
+"""The default recipe's blocks."""
+
+EXTENT: Final = (0, 1, 1)
+
+
+def recipe_model(size: Size, *, kv_heads: int, num_codes: int = 1024, code_dim: int = 16) -> PatchTransformer:
+    """Return a model with random weights and the default recipe's patches of 8 x 8 tokens."""
+    torch.manual_seed(0)
+    model = PatchTransformer(
+        num_codes,
+        code_dim,
+        patch_size=(8, 8),
+        embedding_extent=EXTENT,
+        size=TransformerSize(
+            size.width,
+            size.depth,
+            heads=size.heads,
+            kv_heads=kv_heads,
+            feed_forward_multiple=8 / 3,
+            layer_scale=1.0,
+        ),
+    )
+    model.set_codes(torch.randn(num_codes, code_dim))
+    torch.nn.init.normal_(model.head.weight, std=0.02)
+    return model.eval().requires_grad_(False)
+
+
+def renderer(model: PatchTransformer, *, precision: Precision, max_rows: int = 64) -> InfiniteRenderer:
+    """Return the sampler that writes to the right."""
+    pool, direction = NearbyContextPool(EXTENT), ArbitraryDirectionController("omega")
+    return InfiniteRenderer(model, pool, direction, "mirrored", Sampling(top_k=TOP_K), max_rows, precision)
+
+
+def wave_seconds(made: InfiniteRenderer, grid: PatchGrid) -> tuple[float, list[tuple[int, float]]]:
+    """Write a canvas of tokens; return the seconds of all of it and, for each wave, its width and seconds."""
+    waves: list[tuple[int, float]] = []
+    began = last = time.perf_counter()
+    count = 0
+    for done in made.render(grid, seeds=[0]):
+        count += 1
+        if count == 1:
+            now = time.perf_counter()
+            waves.append((done.wave, now - last))
+            last = now
+        if count == done.wave:
+            count = 0
+    return time.perf_counter() - began, waves
+
+
+def seconds_a_patch(made: InfiniteRenderer, grid: PatchGrid) -> float:
+    """Return the median over the waves in the middle half of the canvas, where patches have all their context."""
+    _, waves = wave_seconds(made, grid)
+    middle = waves[len(waves) // 4 : -(len(waves) // 4)]
+    return statistics.median(seconds / width for width, seconds in middle)
+
+
+def write_run(folder: Path) -> None:
+    """Write a run as ``generate`` takes it: the default recipe's sizes, random weights."""
+    torch.manual_seed(0)
+    tokenizer = VQGAN.build(VQGANSize())
+    codes, width = tokenizer.codes_KD.shape
+    model = recipe_model(RECIPE, kv_heads=RECIPE.heads, num_codes=codes, code_dim=width)
+    save_tokenizer(folder / "tokenizer", tokenizer)
+    pool, direction = NearbyContextPool(EXTENT), ArbitraryDirectionController("omega")
+    save_generator(folder / "model", Generator(model, pool, direction, "mirrored", tokenizer.fingerprint()))
+
+
+def generate(run: Path, output: Path, size: str) -> tuple[float, float]:
+    """Run ``generate`` as a process of its own; return its seconds and its peak memory in megabytes."""
+    command = [sys.executable, "-m", "nuwa_lightning", "generate", "--checkpoint", str(run), "--size", size]
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        [*command, "--output", str(output)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    said = process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"generate --size {size} failed: {said.strip().splitlines()[-1] if said else status}")
+    return time.perf_counter() - began, usage.ru_maxrss / 1024
+
+
+def peak_memory(widths: tuple[int, int], *, height: int) -> tuple[float, float]:
+    """Return the peak megabytes of ``generate`` to BigTIFF at two widths in pixels."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_run(folder / "run")
+        narrow, wide = (generate(folder / "run", folder / f"{width}.tif", f"{width}x{height}")[1] for width in widths)
+        return narrow, wide

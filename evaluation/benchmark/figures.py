@@ -1,0 +1,234 @@
+"""What is measured, and what it is held against."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+
+from evaluation.benchmark import canvas
+from evaluation.benchmark.measuring import Contender, Reading, Times, interleave, ratio
+from evaluation.benchmark.ours import SIZES, Ours, Size, random_model
+from evaluation.benchmark.taming import SlidingWindow, WithPast
+from nuwa_lightning.generation.local import AutoregressiveLocalDecoder, MaskedLocalDecoder, ParallelLocalDecoder
+from nuwa_lightning.geometry import PatchGrid
+from nuwa_lightning.modules.decoding import Precision
+
+FAST: Final = Precision(weights="int8", cache="bfloat16")
+"""With one key/value head: the fast path."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the table.
+
+    Attributes:
+        name: what is divided by what.
+        value: measured; None where it could not be.
+        aim: what was aimed at.
+        at_least: whether more is better.
+        note: what else there is to say.
+    """
+
+    name: str
+    value: float | None
+    aim: float | None = None
+    at_least: bool = True
+    note: str = ""
+
+    @property
+    def reached(self) -> bool | None:
+        """Whether the aim was reached, None where there is none."""
+        if self.value is None or self.aim is None:
+            return None
+        return self.value >= self.aim if self.at_least else self.value <= self.aim
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long to measure.
+
+    Attributes:
+        steps: of a burst; 64 or more for figures to be quoted.
+        rounds: how many bursts of each.
+        large: the 85M models as well.
+        canvases: whole canvases as well (minutes).
+    """
+
+    steps: int = 64
+    rounds: int = 5
+    large: bool = True
+    canvases: bool = True
+
+
+def decoding(size: Size, settings: Settings, say: Say) -> tuple[list[Figure], dict[str, Times]]:
+    """Tokens a second beside the others, at one size."""
+    multi, single = random_model(size, kv_heads=size.heads), random_model(size, kv_heads=1)
+    ours = [
+        Ours("MHA float32", multi),
+        Ours("MHA float32, front of 4", multi, rows=4),
+        Ours("MHA bfloat16", multi, precision=Precision("bfloat16", "bfloat16")),
+        Ours("MHA int8", multi, precision=Precision("int8", "float32")),
+        Ours("MQA float32", single),
+        Ours("MQA float32, front of 4", single, rows=4),
+        Ours("MQA bfloat16", single, precision=Precision("bfloat16", "bfloat16")),
+        Ours("fast path", single, precision=FAST),
+        Ours("fast path, front of 4", single, rows=4, precision=FAST),
+        Ours("fast path, front of 16", single, rows=16, precision=FAST),
+    ]
+    reading = Reading(ours[0].nbytes)
+    others = [*_llama(size, say), WithPast("taming, with past", size)]
+    times = interleave([*ours, *others, reading], steps=settings.steps, rounds=settings.rounds, report=say)
+
+    def figure(name: str, slow: str, fast: str, aim: float | None = None, note: str = "") -> Figure:
+        if slow not in times:
+            return Figure(f"{size.name}: {name}", None, aim, note="transformers is not installed")
+        return Figure(f"{size.name}: {name}", ratio(times[slow], times[fast]), aim, note=note)
+
+    one, like, fast = "Llama generate", 1.15 if size.name == "85M" else 1.2, 3.2 if size.name == "85M" else 4.0
+    shares = zip(times[reading.name].seconds, times["MHA float32"].seconds, strict=True)
+    return [
+        figure("MHA float32 / Llama static cache float32", one, "MHA float32", like),
+        figure("MHA float32 / Llama in a bare loop", "Llama bare loop", "MHA float32"),
+        figure("fast path / Llama static cache float32", one, "fast path", fast),
+        figure("MHA float32 / taming with past", "taming, with past", "MHA float32"),
+        figure("front of 4 / one, fast path", "fast path", "fast path, front of 4", 2.2),
+        figure("front of 4 / one, MQA float32", "MQA float32", "MQA float32, front of 4", 2.2),
+        figure("front of 4 / one, MHA float32", "MHA float32", "MHA float32, front of 4"),
+        figure("front of 16, fast path / one, MHA float32", "MHA float32", "fast path, front of 16", 8.0),
+        Figure(
+            f"{size.name}: share of the memory's speed, MHA float32",
+            statistics.median(read / ours for read, ours in shares),
+            0.65,
+            note=f"{reading.nbytes / 1e6:.0f} MB a step, weights, keys and values",
+        ),
+    ], times
+
+
+def _llama(size: Size, say: Say) -> list[Contender]:
+    try:
+        from evaluation.benchmark.llama import Llama
+
+        return [Llama("Llama generate", size), Llama("Llama bare loop", size, generate=False)]
+    except ImportError:
+        say("transformers is not installed: pip install -e '.[benchmark]'")
+        return []
+
+
+def same_tokens(size: Size, settings: Settings) -> list[Figure]:
+    """Share of tokens that a front of 4 writes as its patches alone do."""
+    figures = []
+    for name, heads, precision in (
+        ("MHA float32", size.heads, Precision()),
+        ("fast path", 1, FAST),
+    ):
+        model = random_model(size, kv_heads=heads)
+        together = Ours(name, model, rows=4, precision=precision).tokens(settings.steps)
+        alone = [Ours(name, model, precision=precision, seed=n).tokens(settings.steps) for n in range(4)]
+        share = float((together == torch.cat(alone)).double().mean())
+        figures.append(Figure(f"{size.name}: tokens that a front of 4 leaves the same, {name}", share, 1.0))
+    return figures
+
+
+def local_decoders(size: Size, settings: Settings, say: Say) -> list[Figure]:
+    """Time of a whole patch: all tokens one by one, a dozen steps, one step; each with the states it leaves."""
+    causal, both = (random_model(size, kv_heads=size.heads, bidirectional=b) for b in (False, True))
+    figures = []
+    for rows in (1, 4):
+        contenders = [
+            Ours("autoregressive", causal, rows=rows, decoder=AutoregressiveLocalDecoder()),
+            Ours("masked", both, rows=rows, decoder=MaskedLocalDecoder()),
+            Ours("parallel", both, rows=rows, decoder=ParallelLocalDecoder()),
+        ]
+        seconds: dict[str, list[float]] = {c.name: [] for c in contenders}
+        for _ in range(max(3, settings.rounds // 2)):
+            for c in contenders:
+                seconds[c.name].append(c.patch())
+                say(f"a patch, front of {rows}, {c.name}: {seconds[c.name][-1]:.2f} s")
+        for name, paper in (("masked", 15), ("parallel", 95)):
+            pairs = zip(seconds["autoregressive"], seconds[name], strict=True)
+            value = statistics.median(a / b for a, b in pairs)
+            figures.append(
+                Figure(f"{size.name}: {name} / autoregressive, front of {rows}", value, note=f"{paper} in the paper")
+            )
+    return figures
+
+
+def canvases(settings: Settings, say: Say) -> list[Figure]:
+    """Whole canvases: against the sliding window, and as they get wider."""
+    size = SIZES["19M"]
+    window = SlidingWindow("taming, sliding window", size)
+    slide = interleave([window], steps=max(4, settings.steps // 8), rounds=3, report=say)[window.name].median
+    fast = canvas.renderer(canvas.recipe_model(size, kv_heads=1), precision=FAST)
+    seconds, _ = canvas.wave_seconds(fast, PatchGrid(1, 8, 64))
+    say(f"tokens of 4096x512 pixels: {seconds:.1f} s; sliding window: {slide:.3f} s a token")
+    tokens = 64 * 512
+    made = canvas.renderer(canvas.recipe_model(canvas.RECIPE, kv_heads=canvas.RECIPE.heads), precision=Precision())
+    pairs = []
+    for _ in range(3):
+        narrow, wide = (canvas.seconds_a_patch(made, PatchGrid(1, 4, width)) for width in (16, 256))
+        say(f"a patch at 1024 and 16384 pixels: {1e3 * narrow:.1f} and {1e3 * wide:.1f} ms")
+        pairs.append(wide / narrow)
+    small, large = canvas.peak_memory((1024, 16384), height=256)
+    say(f"peak memory at 1024 and 16384 pixels: {small:.0f} and {large:.0f} MB")
+    return [
+        Figure(
+            "19M: canvas of 4096x512, fast path / taming's sliding window",
+            slide * tokens / seconds,
+            60.0,
+            note=f"{seconds:.0f} s; the window's from the median of its steps",
+        ),
+        Figure("recipe: seconds a patch, 16 times the width / once", statistics.median(pairs), 1.05, at_least=False),
+        Figure(
+            "recipe: peak memory of generate, 16 times the width / once",
+            large / small,
+            1.03,
+            at_least=False,
+            note=f"{small:.0f} and {large:.0f} MB, 256 rows of pixels, BigTIFF",
+        ),
+    ]
+
+
+def run(settings: Settings, say: Say) -> tuple[list[Figure], dict[str, Mapping[str, Times]]]:
+    """Measure everything."""
+    figures: list[Figure] = []
+    times: dict[str, Mapping[str, Times]] = {}
+    for size in SIZES.values():
+        if size.name == "85M" and not settings.large:
+            continue
+        found, times[size.name] = decoding(size, settings, say)
+        figures += found
+    figures += same_tokens(SIZES["19M"], settings)
+    figures += local_decoders(SIZES["19M"], settings, say)
+    if settings.canvases:
+        figures += canvases(settings, say)
+    return figures, times
+
+
+def report(figures: list[Figure], times: Mapping[str, Mapping[str, Times]]) -> dict[str, Any]:
+    """Return what was measured as plain values."""
+    return {
+        "figures": [
+            {
+                "name": f.name,
+                "value": f.value,
+                "aim": f.aim,
+                "at_least": f.at_least,
+                "reached": f.reached,
+                "note": f.note,
+            }
+            for f in figures
+        ],
+        "times": {
+            size: {
+                name: {"rows": t.rows, "tokens_per_second": t.tokens_per_second, "seconds_a_step": t.seconds}
+                for name, t in each.items()
+            }
+            for size, each in times.items()
+        },
+    }

@@ -1,0 +1,175 @@
+"""Our decoder as a contender: a wave of patches, each with four context patches of its own.
+
+Shape legend: R rows, G key/value heads, N tokens per patch, D head width.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Final, NamedTuple
+
+import torch
+
+from evaluation.benchmark.measuring import Contender
+from nuwa_lightning.generation.cache import SlotCache
+from nuwa_lightning.generation.local import AutoregressiveLocalDecoder, LocalDecoder
+from nuwa_lightning.generation.sampling import Sampling, patch_uniforms
+from nuwa_lightning.generation.writing import Halves, PatchWriter
+from nuwa_lightning.geometry import PatchIndex
+from nuwa_lightning.modules.decoding import DecodingTransformer, Precision
+from nuwa_lightning.modules.neighbours import ABSENT, NEIGHBOURS
+from nuwa_lightning.modules.patch_layer import TransformerSize
+from nuwa_lightning.modules.patch_states import PatchStates, RowBatch
+from nuwa_lightning.modules.patch_transformer import PatchTransformer
+
+CODES: Final = 1024
+CONTEXT: Final = 4
+PATCH: Final = (16, 16)
+TOP_K: Final = 50
+
+
+class Size(NamedTuple):
+    """A size that ours and the others share: block parameters are 12 * width^2 a layer."""
+
+    name: str
+    depth: int
+    width: int
+    heads: int
+
+    @property
+    def inner(self) -> int:
+        """Inner width of a gated feed-forward."""
+        return int(8 / 3 * self.width)
+
+
+SIZES: Final = {size.name: size for size in (Size("19M", 8, 448, 7), Size("85M", 12, 768, 12))}
+
+
+def random_model(size: Size, *, kv_heads: int, bidirectional: bool = False) -> PatchTransformer:
+    """Return a model with random weights."""
+    torch.manual_seed(0)
+    model = PatchTransformer(
+        CODES,
+        16,
+        patch_size=PATCH,
+        embedding_extent=(0, 1, 1),
+        size=TransformerSize(
+            size.width,
+            size.depth,
+            heads=size.heads,
+            kv_heads=kv_heads,
+            feed_forward_multiple=8 / 3,
+            layer_scale=1.0,
+        ),
+        bidirectional=bidirectional,
+    )
+    model.set_codes(torch.randn(CODES, 16))
+    # A new head scores all codes alike, which no trained one does.
+    torch.nn.init.normal_(model.head.weight, std=0.02)
+    return model.eval().requires_grad_(False)
+
+
+class Ours(Contender):
+    """Patches side by side.
+
+    Args:
+        name: under which it is reported.
+        model: the transformer.
+        rows: patches.
+        precision: how numbers are kept.
+        decoder: how patches are written, for :meth:`patch`; bursts are autoregressive.
+        seed: of the random numbers of the first row; the others follow.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: PatchTransformer,
+        *,
+        rows: int = 1,
+        precision: Precision = Precision(),  # noqa: B008 - frozen
+        decoder: LocalDecoder | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.name, self.rows = name, rows
+        self._decoder, self._seed = decoder or AutoregressiveLocalDecoder(), seed
+        with torch.inference_mode():
+            self._model = DecodingTransformer(model, precision)
+            attention = model.layer(0).attention
+            shape = (1, attention.kv_heads, model.patch_tokens, attention.head_width)
+            self._cache = SlotCache(
+                model.depth, shape, like=model.begin, number=precision.cache, slots=CONTEXT * rows + 1
+            )
+            for row in range(rows):
+                for c in range(CONTEXT):
+                    generator = torch.Generator().manual_seed(1000 * (seed + row) + c)
+                    drawn = [torch.randn(shape, generator=generator) for _ in range(2 * model.depth)]
+                    states = PatchStates(tuple(drawn[: model.depth]), tuple(drawn[model.depth :]))
+                    self._cache.put(CONTEXT * row + c, states)
+        self._once = 0.0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that a step reads in float32: the matrices of the layers and of the head, keys and values."""
+        model = self._model.model
+        weights = sum(p.numel() for layer in model.layers for p in layer.parameters()) + model.head.weight.numel()
+        attention = model.layer(0).attention
+        kept = 2 * model.depth * attention.kv_heads * attention.head_width
+        return 4 * (weights + self.rows * kept * (CONTEXT * model.patch_tokens + 32))
+
+    def start(self) -> None:
+        """Take the context; what is done once a patch is timed here."""
+        began = time.perf_counter()
+        self._writer = self._writing()
+        self._once = time.perf_counter() - began
+        tokens, count = self._model.model.patch_tokens, self._decoder.draws(self._model.model.patch_tokens)
+        rows = range(self._seed, self._seed + self.rows)
+        self._uniform_RU = torch.stack([patch_uniforms(row, PatchIndex(0, 0, 0), count) for row in rows])
+        self._place, self._tokens = 0, tokens
+
+    def _writing(self) -> PatchWriter:
+        R, N = self.rows, self._model.model.patch_tokens
+        offset_RC = torch.tensor([0, 1, 2, 3]).expand(R, -1)
+        rows = RowBatch(
+            self._model,
+            torch.zeros(R, dtype=torch.long),
+            context=self._cache.gather([range(CONTEXT * row, CONTEXT * (row + 1)) for row in range(R)]),
+            offset_RC=offset_RC,
+            relative_view_RC=torch.zeros_like(offset_RC),
+        )
+        return PatchWriter(
+            rows,
+            near=torch.full((R, N, len(NEIGHBOURS)), ABSENT),
+            given=torch.full((R, N), ABSENT),
+            halves=Halves(None, R),
+            token_order="mirrored",
+        )
+
+    def burst(self, steps: int) -> None:
+        """Write tokens one by one."""
+        sampling = Sampling(top_k=TOP_K)
+        for place in range(self._place, self._place + steps):
+            drawn_R = sampling.draw(self._writer.scores([place])[:, 0], self._uniform_RU[:, place])
+            self._writer.write([place], drawn_R[:, None])
+        self._place += steps
+
+    def added(self) -> float:
+        """Return the share of a token in what is done once a patch."""
+        return self._once / self._tokens
+
+    @torch.inference_mode()
+    def patch(self) -> float:
+        """Write whole patches side by side, from taking the context to leaving states; return the seconds it took."""
+        self.start()
+        began = time.perf_counter()
+        writer = self._writing()
+        self._decoder.write(writer, Sampling(top_k=TOP_K), self._uniform_RU)
+        writer.states()
+        return time.perf_counter() - began
+
+    @torch.inference_mode()
+    def tokens(self, steps: int) -> torch.Tensor:
+        """Return the first tokens ``[R, steps]`` of each patch."""
+        self.start()
+        self.burst(steps)
+        return self._writer.tokens_RN[:, :steps].clone()
