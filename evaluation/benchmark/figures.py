@@ -146,7 +146,7 @@ def local_decoders(size: Size, settings: Settings, say: Say) -> list[Figure]:
             Ours("parallel", both, rows=rows, decoder=ParallelLocalDecoder()),
         ]
         seconds: dict[str, list[float]] = {c.name: [] for c in contenders}
-        for _ in range(max(3, settings.rounds // 2)):
+        for _ in range(max(1, settings.rounds // 2)):
             for c in contenders:
                 seconds[c.name].append(c.patch())
                 say(f"a patch, front of {rows}, {c.name}: {seconds[c.name][-1]:.2f} s")
