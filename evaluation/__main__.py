@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from nuwa_lightning.errors import UsageError
 
-COMMANDS = ("score", "crops", "benchmark")
+COMMANDS = ("score", "score_videos", "crops", "sample", "ablate", "report", "benchmark")
 """Each is a module of ``evaluation.commands`` with a function ``add``."""
 
 

@@ -16,7 +16,10 @@ from nuwa_lightning.tokenizers.export import save_tokenizer
 from nuwa_lightning.tokenizers.vqgan import VQGAN, VQGANSize
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
-NAMES = sorted(path.relative_to(RECIPES).as_posix() for path in RECIPES.rglob("*.yaml"))
+# Ablations are no recipes but lists of them: tests/evaluation/ablation/test_shipped.py.
+NAMES = sorted(
+    path.relative_to(RECIPES).as_posix() for path in RECIPES.rglob("*.yaml") if path.parent.name != "ablations"
+)
 
 
 def content(name: str) -> dict[str, Any]:

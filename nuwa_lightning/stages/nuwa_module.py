@@ -343,14 +343,21 @@ class NuwaInfinityModule(LightningModule):
 
         The mean hides whether context works; the first tokens of a patch show it.
         """
+        self._log_losses(batch, "val")
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Log the same as :meth:`validation_step`; scores of pictures are a callback's (``recipes/scores.yaml``)."""
+        self._log_losses(batch, "test")
+
+    def _log_losses(self, batch: dict[str, Tensor], stage: str) -> None:
         losses, first = [], []
         for written in self.draw_plans(batch["tokens"], None, text=self.conditions.text_of(batch, None)):
             loss_BPN = self.loss(written)
             losses.append(loss_BPN.flatten())
             first.append(loss_BPN[:, :, : self.transformer.patch_size[0]].flatten())
         size = len(batch["tokens"])
-        self.log("val/loss", torch.cat(losses).mean(), prog_bar=True, batch_size=size, sync_dist=True)
-        self.log("val/loss_first_column", torch.cat(first).mean(), batch_size=size, sync_dist=True)
+        self.log(f"{stage}/loss", torch.cat(losses).mean(), prog_bar=True, batch_size=size, sync_dist=True)
+        self.log(f"{stage}/loss_first_column", torch.cat(first).mean(), batch_size=size, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         """Muon with AdamW; linear warm-up, then a cosine to zero at the trainer's last batch."""

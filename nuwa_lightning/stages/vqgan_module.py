@@ -321,16 +321,23 @@ class VQGANModule(LightningModule):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Log PSNR (dB, mean over pictures) and the perceptual distance; returns pictures and reconstructions."""
+        return self._log_distances(batch, "val")
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Do the same as :meth:`validation_step`; scores of folders are a callback's (``recipes/scores.yaml``)."""
+        return self._log_distances(batch, "test")
+
+    def _log_distances(self, batch: dict[str, Tensor], stage: str) -> dict[str, Tensor]:
         image_B3YX = batch["image"]
         quantize = bool(self.vqgan.quantizer.started)
         rebuilt_B3YX = self.vqgan(image_B3YX, quantize=quantize)[0].clamp(-1, 1)
         error_B = ((rebuilt_B3YX - image_B3YX) / 2).square().mean(dim=(1, 2, 3)).clamp(min=1e-10)
         size = len(image_B3YX)
-        self.log("val/psnr", -10 * error_B.log10().mean(), prog_bar=True, batch_size=size, sync_dist=True)
-        self.log("val/pixel", (rebuilt_B3YX - image_B3YX).abs().mean(), batch_size=size, sync_dist=True)
+        self.log(f"{stage}/psnr", -10 * error_B.log10().mean(), prog_bar=True, batch_size=size, sync_dist=True)
+        self.log(f"{stage}/pixel", (rebuilt_B3YX - image_B3YX).abs().mean(), batch_size=size, sync_dist=True)
         if self.perceptual is not None:
             distance = self.perceptual(rebuilt_B3YX, image_B3YX).mean()
-            self.log(f"val/{self.perceptual.name}", distance, batch_size=size, sync_dist=True)
+            self.log(f"{stage}/{self.perceptual.name}", distance, batch_size=size, sync_dist=True)
         return {"image": image_B3YX, "reconstruction": rebuilt_B3YX}
 
     # -- checkpoints --------------------------------------------------------------------------------------------------

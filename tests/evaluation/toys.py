@@ -33,3 +33,18 @@ class NoExtractor:
 
     def __init__(self, *, weights: Any = None, device: str = "cpu") -> None:
         pass
+
+
+class ToyClips:
+    """Mean colours of halves over time and space."""
+
+    prefix = "toy-"
+    width = 12
+
+    def __init__(self, *, weights: Any = None, device: str = "cpu") -> None:
+        self.protocol: dict[str, Any] = {"extractor": "toy clips"}
+
+    def __call__(self, clip_TYX3: Any) -> Any:
+        halves = np.array_split(clip_TYX3.astype(np.float64) / 255, 2, axis=2)
+        means = [half.mean((0, 1, 2)) for half in halves]
+        return np.concatenate([*means, *(np.abs(np.diff(half, axis=0)).mean((0, 1, 2)) for half in halves)])

@@ -1,0 +1,51 @@
+"""Cells that were made elsewhere, taken over after they were found to be the same cells."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from evaluation.ablation.config import Ablation, Cell
+from evaluation.ablation.running import DONE, finished
+from nuwa_lightning.atomic import atomic_folder
+from nuwa_lightning.errors import UsageError
+
+
+def merge(ablation: Ablation, output: Path, others: Sequence[Path]) -> list[Cell]:
+    """Copy the finished cells of other output folders that are not there yet; returns them.
+
+    Checkpoints stay where they are: what a report needs is small.
+
+    Raises:
+        UsageError: if a folder is missing, holds a cell of another definition, or one of another tokenizer.
+    """
+    taken = []
+    for other in others:
+        if not (other / "cells").is_dir():
+            raise UsageError("--merge", str(other), "is no output folder of an ablation: it holds no cells")
+        for cell in ablation.grid():
+            theirs = finished(cell, other)
+            if theirs is None or finished(cell, output) is not None:
+                continue
+            for ours in _tokenizers(ablation, output):
+                if ours != theirs["tokenizer"]:
+                    cure = "was made with another tokenizer: share one, its folder can be copied"
+                    raise UsageError("--merge", f"{other}: {cell.label}", cure)
+            target = cell.folder(output)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_folder(target, overwrite=True) as partial:
+                ignore = shutil.ignore_patterns("checkpoints", ".lock", "*.partial*")
+                shutil.copytree(cell.folder(other), partial, ignore=ignore, dirs_exist_ok=True)
+            taken.append(cell)
+    return taken
+
+
+def _tokenizers(ablation: Ablation, output: Path) -> set[str]:
+    found = set()
+    for cell in ablation.grid():
+        path = cell.folder(output) / DONE
+        if path.is_file():
+            found.add(json.loads(path.read_text(encoding="utf-8"))["tokenizer"])
+    return found

@@ -1,0 +1,216 @@
+"""Train, sample and score the cells of an ablation; whatever is finished is not done again.
+
+Everything of a cell lies in its folder: ``run/`` (as ``fit`` leaves it), a folder of pictures for each set of samples,
+``scores/``, and at the end ``cell.json``. A cell that was broken off goes on: training from its checkpoint, sampling at
+the next picture. Two processes (or two machines on one disk) may work on one ablation: each takes the next free cell.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from evaluation.ablation.config import Ablation, Cell, changed, definition_sha256
+from evaluation.ablation.curves import training_seconds
+from evaluation.protocol import load_protocol
+from evaluation.record import commit, machine, read_report, write_report
+from evaluation.sampling import Order, sample_folder
+from evaluation.score import Work, score
+from nuwa_lightning.atomic import write_json
+from nuwa_lightning.errors import UsageError
+
+DONE: Final = "cell.json"
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """The tokenizer that all cells share.
+
+    Attributes:
+        path: that training reads.
+        decodes: that turns tokens into pixels: the refined one, where the base recipe has one.
+    """
+
+    path: Path
+    decodes: Path
+
+
+def output_folder(ablation: Ablation, output: Path | None) -> Path:
+    """Return where the ablation lies."""
+    return output or Path(ablation.output or Path("runs") / "ablations" / ablation.name)
+
+
+def finished(cell: Cell, output: Path) -> dict[str, Any] | None:
+    """Return what a finished cell says of itself, or None.
+
+    Raises:
+        UsageError: if it is finished, but is another cell than the one that is asked for.
+    """
+    path = cell.folder(output) / DONE
+    if not path.is_file():
+        return None
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    definition = cell.definition()
+    if found["definition_sha256"] != definition_sha256(definition):
+        differs = "; ".join(changed(found["definition"], definition))
+        cure = f"was made in another way ({differs}): remove {cell.folder(output)} or give another --output"
+        raise UsageError("cell", cell.label, cure)
+    return found
+
+
+def provide_tokenizer(ablation: Ablation, base: dict[str, Any]) -> Tokenizer:
+    """Return the shared tokenizer of the base recipe, training (and refining) it first if it is not there.
+
+    Raises:
+        UsageError: if the recipe names none, or it cannot be made.
+    """
+    source = base.get("tokenizer") or {}
+    if "path" not in source:
+        raise UsageError("ablation.base", ablation.base, "names no tokenizer: set tokenizer.path in it")
+    path = Path(source["path"])
+    if not (path / "config.json").is_file():
+        if not source.get("recipe"):
+            raise UsageError("tokenizer.path", str(path), "there is no tokenizer, and no recipe to make one: train it")
+        _call(fit_command(source["recipe"], path.parent), path.parent)
+    refined = source.get("refined")
+    if not refined or not source.get("refine"):
+        return Tokenizer(path, path)
+    if not (Path(refined) / "config.json").is_file():
+        run = Path(refined).parent
+        _call([*fit_command(source["refine"], run), "--model.start_from", str(path)], run)
+    return Tokenizer(path, Path(refined))
+
+
+def fit_command(recipe: str, run: Path) -> list[str]:
+    """Return the command that trains a recipe into a run folder, or goes on with it."""
+    command = [sys.executable, "-m", "nuwa_lightning", "fit", "--config", recipe, "--run", str(run)]
+    if (run / "checkpoints" / "last.ckpt").exists():
+        command += ["--ckpt_path", "last"]
+    return command
+
+
+def cell_arguments(cell: Cell, tokenizer: Tokenizer) -> list[str]:
+    """Return the options of ``fit`` that make this cell of the base recipe."""
+    arguments = []
+    for overlay in cell.variant.overlays:
+        arguments += ["--config", overlay]
+    # The tokenizer is shared and finished; sheets of samples would only cost time.
+    arguments += ["--tokenizer.path", str(tokenizer.path), "--tokenizer.refine", "null", "--tokenizer.refined", "null"]
+    arguments += ["--seed_everything", str(cell.seed), "--data.seed", str(cell.seed), "--trainer.callbacks", "null"]
+    for name, value in {**cell.ablation.options, **cell.variant.options}.items():
+        arguments += [f"--{name}", value if isinstance(value, str) else json.dumps(value)]
+    return arguments
+
+
+def run_cell(cell: Cell, output: Path, tokenizer: Tokenizer, *, work: Work) -> dict[str, Any] | None:
+    """Do what is left of a cell; returns what it says of itself, or None if another process is at it.
+
+    Raises:
+        UsageError: if a step fails.
+    """
+    folder = cell.folder(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _free(folder) as free:
+        if not free:
+            return None
+        found = finished(cell, output)
+        if found is not None:
+            return found
+        run = folder / "run"
+        command = [*fit_command(cell.ablation.base, run), *cell_arguments(cell, tokenizer)]
+        if not (run / "model" / "config.json").is_file():
+            _LOG.info("%s: training", cell.label)
+            _call(command, run)
+        sampling, scores = {}, {}
+        for name, wanted in cell.ablation.samples.items():
+            _LOG.info("%s: sampling and scoring %s", cell.label, name)
+            first = 1000 * cell.seed
+            order = Order(
+                wanted.pixels, range(first, first + wanted.count), cell.variant.sampler, cell.ablation.temperature,
+                cell.ablation.top_k, wanted.batch,
+            )  # fmt: skip
+            sampling[name] = sample_folder(
+                run, folder / name, order, tokenizer=tokenizer.decodes, progress=work.progress
+            )
+            scores[name] = _score(cell, folder, name, work)
+        told = {
+            "name": cell.name,
+            "seed": cell.seed,
+            "definition": cell.definition(),
+            "definition_sha256": definition_sha256(cell.definition()),
+            "command": shlex.join(["python", *command[1:]]),
+            "tokenizer": next(iter(sampling.values()))["tokenizer"],
+            "parameters": parameters(run / "model"),
+            "training_seconds": training_seconds(run / "tensorboard"),
+            "sampling": sampling,
+            "scores": {name: report["protocol"]["sha256"] for name, report in scores.items()},
+            "commit": commit(),
+            "machine": machine(),
+        }
+        write_json(folder / DONE, told)
+        return told
+
+
+def parameters(model: Path) -> int:
+    """Return how many numbers a saved model learned."""
+    from safetensors import safe_open
+
+    with safe_open(model / "model.safetensors", framework="numpy") as file:
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - no mapping
+    total = 0
+    for name, shape in shapes.items():
+        if name.rpartition(".")[2] != "codes_KE":  # the tokenizer's
+            size = 1
+            for length in shape:
+                size *= length
+            total += size
+    return total
+
+
+def _score(cell: Cell, folder: Path, name: str, work: Work) -> dict[str, Any]:
+    path = folder / "scores" / f"{name}.json"
+    if path.is_file():
+        return read_report(path)
+    protocol = load_protocol(cell.ablation.samples[name].protocol)
+    report = score(protocol, cell.ablation.real, generated=folder / name, work=work)
+    path.parent.mkdir(exist_ok=True)
+    write_report(path, report)
+    return report
+
+
+def _call(command: Sequence[str], run: Path) -> None:
+    """Run a command as its own process: its memory is given back, and its threads and seeds touch nothing here."""
+    run.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(command, check=False, env=os.environ)
+    if done.returncode == 130:
+        raise KeyboardInterrupt
+    if done.returncode:
+        cure = f"ended with status {done.returncode}, see above; again: {shlex.join(['python', *command[1:]])}"
+        raise UsageError("fit", str(run), cure)
+
+
+@contextmanager
+def _free(folder: Path) -> Iterator[bool]:
+    """Yield whether nobody else works in this folder; holds it meanwhile. The lock goes with the process."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: one process at a time, please
+        yield True
+        return
+    with open(folder / ".lock", "w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True

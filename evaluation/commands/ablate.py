@@ -1,0 +1,103 @@
+"""``python -m evaluation ablate``: train, sample and score every cell of an ablation, and write its report."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nuwa_lightning.errors import UsageError
+
+if TYPE_CHECKING:
+    from evaluation.ablation.config import Cell
+
+_DESCRIPTION = """\
+A base recipe, variants of it, seeds: each cell is trained, sampled from the same seeds, scored by the same protocols.
+The tokenizer and its tokens are shared. Cells that are done are skipped, one that was stopped goes on. Start it twice
+and both work on it; or make some cells elsewhere (--only, --index) and --merge their output folder."""
+
+
+def add(commands: Any, common: argparse.ArgumentParser) -> None:
+    """Add the command and its options."""
+    p = commands.add_parser(
+        "ablate", parents=[common], help="train, sample and score variants of a recipe", description=_DESCRIPTION
+    )
+    p.add_argument("--config", type=Path, required=True, metavar="FILE", help="such as recipes/ablations/context.yaml")
+    p.add_argument("--output", type=Path, metavar="DIR", help="where it lies (default: runs/ablations/NAME)")
+    p.add_argument("--dry-run", action="store_true", help="show the grid with cost and time, and do nothing")
+    p.add_argument(
+        "--only", nargs="+", metavar="CELL", help="these cells only: a name, or a name with a seed as full:0"
+    )
+    p.add_argument("--index", type=int, metavar="I", help="the I-th cell only, from 0 (for job arrays)")
+    p.add_argument("--merge", nargs="+", type=Path, metavar="DIR", help="take over finished cells of other outputs")
+    p.add_argument("--no-report", action="store_true", help="leave the report out")
+    p.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run an ablation, or show what it would do."""
+    from evaluation.ablation.config import load_ablation
+    from evaluation.ablation.estimating import estimate, plan_table, resolve
+    from evaluation.ablation.merging import merge
+    from evaluation.ablation.running import Tokenizer, finished, output_folder, provide_tokenizer, run_cell
+    from evaluation.config import read_yaml
+    from evaluation.report.study import SOURCE, load_study
+    from evaluation.report.writing import write_study
+    from evaluation.score import Work
+    from evaluation.table import aligned
+    from nuwa_lightning.atomic import atomic_write
+
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    ablation = load_ablation(options.config)
+    output = output_folder(ablation, options.output)
+    cells = chosen(ablation.grid(), options.only, options.index)
+    base = read_yaml(Path(ablation.base), "ablation.base")
+    if options.dry_run:
+        source = (base.get("tokenizer") or {}).get("path", "none")
+        costs = estimate(ablation, output, Tokenizer(Path(source), Path(source)))
+        sys.stdout.write("\n".join(aligned(plan_table(costs, cells))) + "\n")
+        return 0
+    output.mkdir(parents=True, exist_ok=True)
+    with atomic_write(output / SOURCE) as partial:
+        partial.write_bytes(options.config.read_bytes())
+    if options.merge:
+        for cell in merge(ablation, output, options.merge):
+            sys.stderr.write(f"{cell.label}: taken over\n")
+    todo = [cell for cell in cells if finished(cell, output) is None]
+    if todo and not options.merge:
+        source = (base.get("tokenizer") or {}).get("path", "none")
+        for name in dict.fromkeys(cell.name for cell in todo):
+            # Every cell's options are understood before the first is trained.
+            resolve(next(cell for cell in todo if cell.name == name), Tokenizer(Path(source), Path(source)))
+        tokenizer = provide_tokenizer(ablation, base)
+        for number, cell in enumerate(todo):
+            sys.stderr.write(f"cell {number + 1} of {len(todo)}: {cell.label}\n")
+            if run_cell(cell, output, tokenizer, work=Work(progress=sys.stderr.isatty())) is None:
+                sys.stderr.write(f"{cell.label}: another process is at it\n")
+    left = [cell.label for cell in ablation.grid() if finished(cell, output) is None]
+    if not options.no_report and len(left) < len(ablation.grid()):
+        page = write_study(load_study([output], f"python -m evaluation report {output}"), output / "report")
+        sys.stdout.write(f"{page}\n")
+    sys.stderr.write(f"left to do: {' '.join(left)}\n" if left else "all cells are done\n")
+    return 0
+
+
+def chosen(cells: list[Cell], only: list[str] | None, index: int | None) -> list[Cell]:
+    """Return the cells that are asked for.
+
+    Raises:
+        UsageError: if there is no such cell.
+    """
+    if index is not None:
+        if not 0 <= index < len(cells):
+            raise UsageError("--index", index, f"there are {len(cells)} cells: give 0 to {len(cells) - 1}")
+        return [cells[index]]
+    if only is None:
+        return cells
+    known = {cell.name for cell in cells} | {cell.label for cell in cells}
+    for name in only:
+        if name not in known:
+            raise UsageError("--only", name, f"choose among {', '.join(dict.fromkeys(c.name for c in cells))}")
+    return [cell for cell in cells if cell.name in only or cell.label in only]

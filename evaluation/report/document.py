@@ -1,0 +1,196 @@
+"""A report as a list of blocks, which Markdown and HTML both are made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evaluation.report.figures import learning_curves, quality_against_cost
+from evaluation.report.sheets import Strip, strips_of
+from evaluation.report.study import Line, Number, Study, lines_of, student
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading of the second level."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """Plain text."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; ``marked`` are row and column (from 0, the head not counted) of the cells to be set off."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    marked: frozenset[tuple[int, int]] = frozenset()
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing as SVG text; ``name`` is that of its file."""
+
+    name: str
+    svg: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Strips of pictures; ``name`` begins the names of their files."""
+
+    name: str
+    strips: Sequence[Strip]
+
+
+@dataclass(frozen=True)
+class Commands:
+    """Lines to be typed."""
+
+    lines: Sequence[str]
+
+
+Block = Heading | Paragraph | Table | Figure | Pictures | Commands
+
+
+def blocks_of(study: Study) -> Iterator[Block]:
+    """Yield the blocks of a study's report."""
+    seeds = sorted({len(entry.results) for entry in study.entries})
+    yield Paragraph(study.question)
+    if study.missing:
+        yield Paragraph(f"Not done yet, and left out: {', '.join(study.missing)}.")
+    over = "training seeds (Student's t)" if seeds[-1] > 1 else "pictures, since there is one seed"
+    yield Paragraph(
+        f"Values are means over {' to '.join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))} seed(s) with 95 % "
+        f"intervals over {over}. The best of a row is bold only if its interval parts from all others. "
+        "Floor: what real pictures get against other real ones at the same number."
+    )
+    for samples in study.sample_sets():
+        yield Heading(f"Scores of {samples}")
+        lines = lines_of(study, samples)
+        yield score_table(study, lines)
+        yield Paragraph(_about(study, samples))
+    costs = cost_table(study)
+    if costs is not None:
+        yield Heading("Cost")
+        yield costs
+    curves = learning_curves(study)
+    if curves is not None:
+        yield Heading("Learning curves")
+        yield Figure("learning_curves", curves, "Losses by step; every seed is a line. The scale cuts off the start.")
+    yield from _against_cost(study)
+    for samples in study.sample_sets():
+        strips = strips_of(study, samples)
+        if strips:
+            yield Heading(f"Samples of {samples}, at the same seeds")
+            yield Pictures(f"samples_{samples}", strips)
+    yield from _how(study)
+
+
+def score_table(study: Study, lines: Sequence[Line]) -> Table:
+    """Return metrics as rows, entries as columns."""
+    names = [entry.name for entry in study.entries]
+    rows, marked = [], set()
+    for number, line in enumerate(lines):
+        cells = [shown(line.numbers[name]) if name in line.numbers else "" for name in names]
+        rows.append([line.name, *cells, "" if line.floor is None else short(line.floor), line.better])
+        if line.best is not None:
+            marked.add((number, 1 + names.index(line.best)))
+    return Table(["metric", *names, "floor", "better"], rows, frozenset(marked))
+
+
+def cost_table(study: Study) -> Table | None:
+    """Return parameters and times of each entry, or None where none is known."""
+    entries = [entry for entry in study.entries if all(result.told for result in entry.results)]
+    if not entries:
+        return None
+    rows = [
+        ["parameters, millions", *(f"{entry.results[0].told['parameters'] / 1e6:.2f}" for entry in entries)],
+        ["training, minutes", *(_mean(entry.results, lambda told: told["training_seconds"] / 60) for entry in entries)],
+    ]
+    for samples in study.sample_sets():
+        rows.append(
+            [f"{samples}: seconds a picture", *(_mean(e.results, lambda t: _seconds(t, samples)) for e in entries)]  # noqa: B023 - used at once
+        )
+        rows.append([f"{samples}: tokens a second", *(_mean(e.results, lambda t: _rate(t, samples)) for e in entries)])  # noqa: B023
+    return Table(["", *(entry.name for entry in entries)], rows)
+
+
+def shown(number: Number) -> str:
+    """Return a value with its interval.
+
+    >>> shown(Number(0.1234, 0.12, 0.13, ()))
+    '0.123 [0.120, 0.130]'
+    """
+    digits = _digits(number.value)
+    return f"{number.value:.{digits}f} [{number.low:.{digits}f}, {number.high:.{digits}f}]"
+
+
+def short(value: float) -> str:
+    """Return a value as briefly as in :func:`shown`."""
+    return f"{value:.{_digits(value)}f}"
+
+
+def _digits(value: float) -> int:
+    return 3 if abs(value) < 10 else 1
+
+
+def _mean(results: Sequence[Any], read: Any) -> str:
+    found = student([float(read(result.told)) for result in results])
+    return short(found.value) if math.isfinite(found.value) else ""
+
+
+def _seconds(told: Any, samples: str) -> float:
+    table = told["sampling"][samples]
+    seconds: float = table["seconds_tokens"] + table["seconds_pixels"]
+    return seconds / max(1, int(table["pictures"]))
+
+
+def _rate(told: Any, samples: str) -> float:
+    table = told["sampling"][samples]
+    seconds: float = table["seconds_tokens"]
+    return float(table["tokens"]) / seconds if seconds else math.nan
+
+
+def _about(study: Study, samples: str) -> str:
+    report = next(r.reports[samples] for e in study.entries for r in e.results if samples in r.reports)
+    about, sets = report["protocol"], report["sets"]
+    real = sets["real"]
+    return (
+        f"Protocol {about['name']} version {about['version']} (sha256 {about['sha256'][:12]}); real: {real['folder']}, "
+        f"{real['squares']} squares of {real['files']} files."
+    )
+
+
+def _against_cost(study: Study) -> Iterator[Block]:
+    for samples in study.sample_sets():
+        metric = next((line.name for line in lines_of(study, samples) if line.name.endswith("KID")), None)
+        drawn = quality_against_cost(study, samples, metric) if metric else None
+        if drawn is not None:
+            yield Heading(f"Quality of {samples} against cost")
+            yield Figure(f"cost_{samples}", drawn, f"{metric}; dotted: its floor. Bars are the intervals of the table.")
+
+
+def _how(study: Study) -> Iterator[Block]:
+    yield Heading("How to make it again")
+    told = [result.told for entry in study.entries for result in entry.results if result.told]
+    reports = [report for entry in study.entries for result in entry.results for report in result.reports.values()]
+    commits = sorted({t["commit"] for t in told} | {report["commit"] for report in reports})
+    machines = sorted({f"{report['machine']['cpu']}, {report['machine']['cores']} cores" for report in reports})
+    versions = reports[0]["versions"]
+    yield Paragraph(
+        f"Commit {', '.join(commits)}; {'; '.join(machines)}; python {versions['python']}, torch {versions['torch']}."
+    )
+    yield Commands(study.commands)
+    if told:
+        yield Paragraph("Each cell was trained by")
+        yield Commands([t["command"] for t in told])

@@ -1,0 +1,47 @@
+"""A report as Markdown; drawings and pictures are files beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from evaluation.report.document import Block, Commands, Figure, Heading, Paragraph, Pictures, Table
+
+
+def to_markdown(title: str, blocks: Iterable[Block]) -> str:
+    """Return the text of the document."""
+    parts = [f"# {_plain(title)}"]
+    for block in blocks:
+        if isinstance(block, Heading):
+            parts.append(f"## {_plain(block.text)}")
+        elif isinstance(block, Paragraph):
+            parts.append(_plain(block.text))
+        elif isinstance(block, Table):
+            parts.append(_table(block))
+        elif isinstance(block, Figure):
+            parts.append(f"![{_plain(block.caption)}](figures/{block.name}.svg)")
+            parts.append(_plain(block.caption))
+        elif isinstance(block, Pictures):
+            parts += [
+                f"{_plain(strip.name)}\n\n![{_plain(strip.name)}](figures/{block.name}_{i}.jpg)"
+                for i, strip in enumerate(block.strips)
+            ]
+        elif isinstance(block, Commands):
+            parts.append("```\n" + "\n".join(block.lines) + "\n```")
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(table: Table) -> str:
+    lines = [_row(table.head), _row(["---"] * len(table.head))]
+    for number, row in enumerate(table.rows):
+        lines.append(
+            _row([f"**{cell}**" if (number, i) in table.marked else _plain(cell) for i, cell in enumerate(row)])
+        )
+    return "\n".join(lines)
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _plain(text: str) -> str:
+    return text.replace("|", "\\|").replace("*", "\\*").replace("_", "\\_")

@@ -1,0 +1,235 @@
+"""What a report is about: entries (variants, or scored folders), each with the same metrics at one seed or several."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from evaluation.ablation.config import Ablation, load_ablation
+from evaluation.ablation.curves import Curve, read_curves
+from evaluation.ablation.running import DONE
+from evaluation.record import check_comparable, read_report
+from nuwa_lightning.errors import UsageError
+
+SOURCE: Final = "ablation.yaml"
+"""The ablation's file, kept in its output folder."""
+
+# Student's t at 97.5 %, by degrees of freedom; beyond the table the normal value serves.
+_STUDENT: Final = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+
+
+@dataclass(frozen=True)
+class Result:
+    """An entry at one seed.
+
+    Attributes:
+        seed: of training; 0 where there is none.
+        reports: a report of ``score`` for each set of samples, by its name.
+        folders: the pictures of each set of samples.
+        told: what the cell says of itself (``cell.json``); empty for a scored folder.
+        curves: what it logged.
+    """
+
+    seed: int
+    reports: Mapping[str, Mapping[str, Any]]
+    folders: Mapping[str, Path]
+    told: Mapping[str, Any] = field(default_factory=dict)
+    curves: Mapping[str, Curve] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A column of the tables."""
+
+    name: str
+    note: str
+    results: Sequence[Result]
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything that a report shows.
+
+    Attributes:
+        title: of the report.
+        question: what it asks.
+        entries: in the order of the tables.
+        commands: that make it again.
+        missing: cells that are not done.
+    """
+
+    title: str
+    question: str
+    entries: Sequence[Entry]
+    commands: Sequence[str]
+    missing: Sequence[str] = ()
+
+    def sample_sets(self) -> list[str]:
+        """Return the names of the sets of samples."""
+        return list(dict.fromkeys(name for e in self.entries for r in e.results for name in r.reports))
+
+
+@dataclass(frozen=True)
+class Number:
+    """A metric of an entry over its seeds.
+
+    Attributes:
+        value: the mean.
+        low: lower end of the 95 % interval.
+        high: upper end.
+        seeds: the value at each seed.
+    """
+
+    value: float
+    low: float
+    high: float
+    seeds: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A metric of every entry: a row of a table.
+
+    Attributes:
+        name: of the metric, and of the set it is about where that is not "generated".
+        better: "lower", "higher", or "as real", which has no best.
+        numbers: by entry; an entry may lack it.
+        floor: what real pictures get.
+        best: the entry whose interval parts from all others', or None.
+    """
+
+    name: str
+    better: str
+    numbers: Mapping[str, Number]
+    floor: float | None
+    best: str | None
+
+
+def load_study(runs: Sequence[Path], command: str) -> Study:
+    """Return what a report on these runs is about.
+
+    Args:
+        runs: one output folder of an ablation, or reports of ``score`` (or folders with a ``report.json``).
+        command: the report's own command.
+
+    Raises:
+        UsageError: if one is neither, they mix, nothing is finished, or protocols differ.
+    """
+    ablations = [run for run in runs if (run / SOURCE).is_file()]
+    if ablations and len(runs) > 1:
+        cure = "an ablation is a report of its own: merge outputs first, python -m evaluation ablate --merge"
+        raise UsageError("RUN", str(ablations[0]), cure)
+    study = _of_ablation(runs[0], command) if ablations else _of_reports(runs, command)
+    for name in study.sample_sets():
+        found = {f"{e.name}:{r.seed}": r.reports[name] for e in study.entries for r in e.results if name in r.reports}
+        check_comparable(found)
+    return study
+
+
+def lines_of(study: Study, samples: str) -> list[Line]:
+    """Return the table of a set of samples: its metrics, each over the seeds of every entry."""
+    found: dict[tuple[str, str], dict[str, list[Mapping[str, Any]]]] = {}
+    for entry in study.entries:
+        for result in entry.results:
+            for row in result.reports.get(samples, {"metrics": ()})["metrics"]:
+                found.setdefault((row["name"], row["set"]), {}).setdefault(entry.name, []).append(row)
+    lines = []
+    for (name, which), rows in found.items():
+        numbers = {entry: over_seeds(these) for entry, these in rows.items()}
+        first = next(iter(rows.values()))[0]
+        label = name if which == "generated" else f"{name}, {which}"
+        floors = [row["floor"] for these in rows.values() for row in these if "floor" in row]
+        floor = sum(floors) / len(floors) if floors else None
+        lines.append(Line(label, first["better"], numbers, floor, best_of(numbers, first["better"])))
+    return lines
+
+
+def over_seeds(rows: Sequence[Mapping[str, Any]]) -> Number:
+    """Return the mean over seeds with Student's interval; of one seed, its own interval over pictures."""
+    values = [float(row["value"]) for row in rows]
+    if len(values) == 1:
+        return Number(values[0], float(rows[0]["low"]), float(rows[0]["high"]), (values[0],))
+    return student(values)
+
+
+def student(values: Sequence[float]) -> Number:
+    """Return the mean of independent values with Student's 95 % interval.
+
+    >>> number = student([1.0, 2.0, 3.0])
+    >>> number.value, round(number.high - number.value, 3)
+    (2.0, 2.484)
+    """
+    n = len(values)
+    mean = sum(values) / n
+    if n == 1:
+        return Number(mean, mean, mean, tuple(values))
+    spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1))
+    half = (_STUDENT[n - 2] if n - 2 < len(_STUDENT) else 1.96) * spread / math.sqrt(n)
+    return Number(mean, mean - half, mean + half, tuple(values))
+
+
+def best_of(numbers: Mapping[str, Number], better: str) -> str | None:
+    """Return the entry that is best, if its interval parts from that of every other one."""
+    if len(numbers) < 2 or better not in ("lower", "higher"):
+        return None
+    sign = 1 if better == "lower" else -1
+    first, *others = sorted(numbers, key=lambda name: sign * numbers[name].value)
+    ours = numbers[first]
+    for name in others:
+        other = numbers[name]
+        if not (ours.high < other.low if better == "lower" else ours.low > other.high):
+            return None
+    return first
+
+
+def _of_ablation(output: Path, command: str) -> Study:
+    ablation = load_ablation(output / SOURCE)
+    entries, missing = [], []
+    for name, variant in ablation.cells.items():
+        results = []
+        for cell in ablation.grid():
+            if cell.name != name:
+                continue
+            path = cell.folder(output) / DONE
+            if not path.is_file():
+                missing.append(cell.label)
+                continue
+            results.append(_of_cell(cell.folder(output), cell.seed, ablation))
+        if results:
+            entries.append(Entry(name, variant.note, results))
+    if not entries:
+        raise UsageError("RUN", str(output), "no cell of it is done: run python -m evaluation ablate first")
+    told = next(iter(entries[0].results)).told
+    commands = [
+        told.get("ablate", f"python -m evaluation ablate --config {output / SOURCE} --output {output}"),
+        command,
+    ]
+    return Study(ablation.name, ablation.question, entries, commands, missing)
+
+
+def _of_cell(folder: Path, seed: int, ablation: Ablation) -> Result:
+    told = json.loads((folder / DONE).read_text(encoding="utf-8"))
+    reports = {name: read_report(folder / "scores" / f"{name}.json") for name in ablation.samples}
+    folders = {name: folder / name for name in ablation.samples}
+    return Result(seed, reports, folders, told, read_curves(folder / "run" / "tensorboard"))
+
+
+def _of_reports(runs: Sequence[Path], command: str) -> Study:
+    entries = []
+    names: dict[str, int] = {}
+    for run in runs:
+        path = run / "report.json" if run.is_dir() else run
+        report = read_report(path)
+        sets = report["sets"]
+        label = sets.get("generated", sets.get("reconstruction", {})).get("folder", path.stem)
+        names[label] = names.get(label, 0) + 1
+        if names[label] > 1:
+            label = f"{label} ({names[label]})"
+        entries.append(Entry(label, str(path), [Result(0, {"pictures": report}, {})]))
+    if not entries:
+        raise UsageError("RUN", "missing", "name an ablation's output folder, or report.json files")
+    return Study("scores", "How do these folders compare?", entries, [command])

@@ -1,0 +1,244 @@
+"""One report on folders of clips (ours).
+
+FVD (Unterthiner et al. 2018) is the Frechet distance of clip features; with another network than I3D it bears that
+network's name. Block-FVD is its average over blocks of frames, as Block-FID is over blocks of pixels.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from evaluation import blocks as block_distances
+from evaluation import fid as frechet
+from evaluation import kid as kernel
+from evaluation.blocks import BlockSet
+from evaluation.config import build, read_yaml, set_option
+from evaluation.estimates import Estimate, of_mean
+from evaluation.feature_cache import FeatureSet
+from evaluation.protocol import FOLDER
+from evaluation.record import finish_report
+from evaluation.rows import Row, of_distance, of_estimate
+from evaluation.video.clips import Clip, Clips, ClipSet
+from evaluation.video.extractors import ClipExtractor
+from evaluation.video.measures import flicker, frame_difference, motion
+from nuwa_lightning.errors import UsageError
+
+LEAST: Final = 4
+FORMAT: Final = 1
+
+
+@dataclass(frozen=True)
+class VideoProtocol:
+    """All that moves a number of clips.
+
+    Attributes:
+        name: what to call it.
+        version: to be raised whenever a setting changes.
+        real: which real clips.
+        generated: which generated clips.
+        features: name of the extractor, or an import path.
+        distances: of whole clips: "fvd" (Frechet), "kvd" (kernel).
+        block_frames: also compare blocks of so many frames; None does not.
+        flicker: measure flicker and frame difference.
+        motion_block: side of the blocks whose motion is measured; None does not.
+        resamples: bootstrap resamples of each interval.
+        splits: splits of the real clips for each floor.
+        seed: of all resampling.
+    """
+
+    name: str
+    version: int
+    real: Clips
+    generated: Clips
+    features: str = "lite0t"
+    distances: tuple[str, ...] = ("fvd", "kvd")
+    block_frames: int | None = None
+    flicker: bool = True
+    motion_block: int | None = 32
+    resamples: int = 200
+    splits: int = 20
+    seed: int = 0
+
+    def settings(self) -> dict[str, Any]:
+        """Return every setting as plain values."""
+        found: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return {**found, "format": FORMAT}
+
+
+@dataclass
+class _Side:
+    """What is known of one side after a single pass over its clips."""
+
+    features: list[Any] = field(default_factory=list)
+    blocks: list[Any] = field(default_factory=list)
+    places: list[tuple[int, int]] = field(default_factory=list)
+    owners: list[int] = field(default_factory=list)
+    sources: list[int] = field(default_factory=list)
+    measures: dict[str, list[float]] = field(default_factory=dict)
+
+
+def load_video_protocol(name: str | Path, changes: tuple[str, ...] | list[str] = ()) -> VideoProtocol:
+    """Return the protocol of a file, or of a name in ``evaluation/protocols``.
+
+    Raises:
+        UsageError: if there is none, or a setting of it is wrong.
+    """
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml") and not path.exists():
+        path = FOLDER / f"{name}.yaml"
+    content = read_yaml(path, "--protocol")
+    for change in changes:
+        set_option(content, change)
+    return build(VideoProtocol, content, "protocol")
+
+
+def score_videos(
+    protocol: VideoProtocol,
+    real: ClipSet,
+    generated: ClipSet,
+    extractor: ClipExtractor,
+    *,
+    progress: Callable[[str], object] = lambda clip: None,
+) -> dict[str, Any]:
+    """Score a folder of clips; the same folders and protocol give the same report but for its ``run`` part.
+
+    Args:
+        protocol: all that moves a number.
+        real: the real clips.
+        generated: the clips to score.
+        extractor: the network, passed in.
+        progress: is told of each clip that is done.
+
+    Raises:
+        UsageError: for too few clips, the same clips on both sides, or as :class:`ClipSet`.
+    """
+    started = time.monotonic()
+    sets = {"real": real, "generated": generated}
+    hashes = {name: found.sha256() for name, found in sets.items()}
+    if hashes["real"] == hashes["generated"]:
+        raise UsageError(generated.option, str(generated.folder), "holds the same clips as --real: give another folder")
+    sides = {name: _go_through(found, protocol, extractor, progress) for name, found in sets.items()}
+    for name, side in sides.items():
+        needed = 2 * LEAST if name == "real" else LEAST
+        if len(side.features) < needed:
+            short = (
+                f" ({sets[name].short} are shorter than {sets[name].spec.frames} frames)" if sets[name].short else ""
+            )
+            cure = f"holds {len(side.features)} clips{short}, at least {needed} are needed for an interval: add some"
+            raise UsageError(sets[name].option, str(sets[name].folder), cure)
+    rows = _distances(protocol, sides, extractor.prefix)
+    if protocol.block_frames:
+        rows += _blocks(protocol, sides, extractor.prefix)
+    rows += [_measured(name, sides) for name in sides["generated"].measures]
+    report = {
+        "metrics": rows,
+        "sets": {
+            name: {
+                "folder": found.folder.resolve().name,
+                "files": len(found.sources),
+                "squares": len(sides[name].features),
+                "skipped": sorted(found.skipped),
+                "short": found.short,
+                "sha256": hashes[name],
+            }
+            for name, found in sets.items()
+        },
+    }
+    settings = protocol.settings() | {"extractor": extractor.protocol}
+    return finish_report(report, settings, seconds=time.monotonic() - started)
+
+
+def _go_through(
+    clips: ClipSet, protocol: VideoProtocol, extractor: ClipExtractor, progress: Callable[[str], object]
+) -> _Side:
+    side = _Side()
+    files: dict[Path, int] = {}
+    for number, (path, clip) in enumerate(clips):
+        # Parts of one file are not independent: files are resampled.
+        side.sources.append(files.setdefault(path, len(files)))
+        side.features.append(extractor(clip))
+        length = protocol.block_frames
+        if length:
+            for place, at in enumerate(range(0, len(clip) - length + 1, length)):
+                side.blocks.append(extractor(clip[at : at + length]))
+                side.places.append((place, 0))
+                side.owners.append(number)
+        for name, value in _measures(clip, protocol).items():
+            side.measures.setdefault(name, []).append(value)
+        progress(path.name)
+    return side
+
+
+def _measures(clip: Clip, protocol: VideoProtocol) -> dict[str, float]:
+    found = {}
+    if protocol.flicker:
+        found["frame difference"] = frame_difference(clip)
+        if len(clip) > 2:
+            found["flicker"] = flicker(clip)
+    if protocol.motion_block:
+        moved = motion(clip, block=protocol.motion_block)
+        found |= {f"motion {name}": float(value) for name, value in asdict(moved).items()}
+    return found
+
+
+def _distances(protocol: VideoProtocol, sides: Mapping[str, _Side], prefix: str) -> list[Row]:
+    real, ours = (np.array(sides[name].features, np.float64) for name in ("real", "generated"))
+    options = {"seed": protocol.seed}
+    rows = []
+    for kind in protocol.distances:
+        if kind not in ("fvd", "kvd"):
+            raise UsageError("protocol.distances", kind, "choose of fvd, kvd")
+        measure, floor = (frechet.fid, frechet.real_floor) if kind == "fvd" else (kernel.kid, kernel.real_floor)
+        value = measure(
+            real, ours, resamples=protocol.resamples, clusters_N=np.array(sides["real"].sources, np.intp),
+            clusters_M=np.array(sides["generated"].sources, np.intp), **options,
+        )  # fmt: skip
+        lowest = floor(real, len(ours), splits=protocol.splits, **options)
+        row = of_distance(f"{prefix}{kind.upper()}", "generated", value, lowest)
+        if kind == "fvd" and min(len(real), len(ours)) <= real.shape[1]:
+            row["low_rank"] = True
+            row["how"] += "; fewer clips than features: the floor is its bias"
+        rows.append(row)
+    return rows
+
+
+def _blocks(protocol: VideoProtocol, sides: Mapping[str, _Side], prefix: str) -> list[Row]:
+    found = {}
+    for name, side in sides.items():
+        features = np.array(side.blocks, np.float32)
+        empty = np.zeros((len(features), 0), np.float32)
+        found[name] = BlockSet(FeatureSet(features, empty, np.array(side.owners, np.intp)), side.places)
+    real, ours = found["real"], found["generated"]
+    # Longer clips than the real ones have blocks that no real clip has.
+    against: Any = "position" if set(ours.positions()) <= set(real.positions()) else "pooled"
+
+    def at_positions(x: BlockSet, y: BlockSet, resamples: int = 0) -> Any:
+        return block_distances.by_position(x, y, "fid", against=against, resamples=resamples, seed=protocol.seed)
+
+    try:
+        value = at_positions(real, ours, protocol.resamples)
+        canvases = len(set(ours.features.clusters_N.tolist()))
+        lowest = block_distances.floor(
+            real, canvases, lambda x, y: float(at_positions(x, y).value), splits=protocol.splits, seed=protocol.seed
+        )
+    except ValueError as error:
+        raise UsageError(
+            "protocol.block_frames", protocol.block_frames, f"{error}: give more or longer clips"
+        ) from None
+    return [of_distance(f"{prefix}Block-FVD-{protocol.block_frames}", "generated", value, lowest)]
+
+
+def _measured(name: str, sides: Mapping[str, _Side]) -> Row:
+    how = "mean over clips; interval: standard error; good is what real clips have"
+
+    def mean(which: str) -> Estimate:
+        return of_mean(np.array(sides[which].measures[name]), how=how)
+
+    return of_estimate(name, "generated", mean("generated"), better="as real", floor=mean("real"))

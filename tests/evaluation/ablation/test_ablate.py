@@ -1,0 +1,218 @@
+"""Cells are trained, sampled and scored once each, go on where they were, and merge only with their like."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from evaluation.__main__ import main
+from evaluation.ablation import running
+from evaluation.ablation.config import changed, load_ablation
+from evaluation.ablation.curves import read_curves, training_seconds
+from evaluation.ablation.running import parameters
+from nuwa_lightning.errors import UsageError
+from tests.commands.conftest import lightning_may_warn
+from tests.evaluation.ablation.conftest import ABLATION, Calls, write
+
+OUTPUT = Path("runs/ablations/toy")
+
+
+@pytest.fixture
+def place(tmp_path: Path, ablated: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the finished ablation."""
+    shutil.copytree(ablated, tmp_path / "place", symlinks=True)
+    monkeypatch.chdir(tmp_path / "place")
+    monkeypatch.setenv("NUWA_LIGHTNING_CACHE", str(tmp_path / "place" / "cache"))
+    return tmp_path / "place"
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    made = Calls()
+    monkeypatch.setattr(running, "_call", made)
+    return made
+
+
+def ablate(*more: str) -> int:
+    with lightning_may_warn():
+        return main(["ablate", "--config", "toy.yaml", *more])
+
+
+def told(name: str, seed: int = 0) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((OUTPUT / "cells" / name / f"seed_{seed}" / "cell.json").read_text())
+    return found
+
+
+def test_every_cell_is_there_with_pictures_scores_and_costs(place: Path) -> None:
+    for name, seed in (("nearby", 0), ("nearby", 1), ("empty", 0), ("window", 0)):
+        cell = OUTPUT / "cells" / name / f"seed_{seed}"
+        pictures = sorted(path.name for path in (cell / "views").glob("*.png"))
+        assert pictures == [f"seed_{1000 * seed + i:06d}.png" for i in range(10)]
+        report = json.loads((cell / "scores" / "views.json").read_text())
+        assert [row["name"] for row in report["metrics"]] == ["toy-KID", "seam ratio"]
+        found = told(name, seed)
+        assert found["parameters"] == parameters(cell / "run" / "model") > 1000
+        assert found["sampling"]["views"]["pictures"] == 10
+        assert found["training_seconds"] > 0
+        assert "train/loss" in read_curves(cell / "run" / "tensorboard")
+        config = yaml.safe_load((cell / "run" / "config.yaml").read_text())
+        assert (config["seed_everything"], config["data"]["init_args"]["seed"]) == (seed, seed)
+        assert config["trainer"]["max_steps"] == 4
+    assert not list(OUTPUT.glob("**/samples.png"))  # no sheets, no refinement
+    pools = {name: told(name)["command"] for name in ("nearby", "empty")}
+    assert "--config empty.yaml" in pools["empty"]
+    assert (OUTPUT / "report" / "report.html").is_file()
+
+
+def test_what_is_done_is_not_done_again(place: Path, calls: Calls, capsys: Any) -> None:
+    before = {path: path.stat().st_mtime_ns for path in OUTPUT.rglob("*.png")}
+    assert ablate() == 0
+    assert "all cells are done" in capsys.readouterr().err
+    assert calls.commands == []
+    cell = OUTPUT / "cells" / "nearby" / "seed_0"
+    (cell / "cell.json").unlink()
+    (cell / "views" / "seed_000003.png").unlink()
+    shutil.rmtree(cell / "scores")
+    assert ablate() == 0
+    assert calls.commands == []  # trained already
+    after = {path: path.stat().st_mtime_ns for path in OUTPUT.rglob("*.png")}
+    renewed = {path.name for path in before if before[path] != after[path] and "report" not in path.parts}
+    assert renewed == {"seed_000003.png"}
+
+
+def test_the_same_picture_comes_of_the_same_seed(place: Path, calls: Calls) -> None:
+    cell = OUTPUT / "cells" / "window" / "seed_0"
+    path = cell / "views" / "seed_000003.png"
+    before = path.read_bytes()
+    path.unlink()
+    (cell / "cell.json").unlink()
+    assert ablate("--only", "window", "--no-report") == 0
+    assert path.read_bytes() == before
+
+
+def test_a_stopped_training_goes_on(tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, calls: Calls):
+    write(tmp_path, finished)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NUWA_LIGHTNING_CACHE", str(tmp_path / "cache"))
+    calls.fail_after = 0
+    with pytest.raises(KeyboardInterrupt), lightning_may_warn():
+        from evaluation.ablation.running import Tokenizer, run_cell
+        from evaluation.score import Work
+
+        cell = load_ablation("toy.yaml").grid()[0]
+        run_cell(cell, OUTPUT, Tokenizer(Path("one/tokenizer"), Path("one/tokenizer")), work=Work())
+    run = OUTPUT / "cells" / "nearby" / "seed_0" / "run"
+    shutil.rmtree(run / "model")  # as if it had been killed before the end
+    calls.fail_after = None
+    assert ablate("--only", "nearby:0", "--no-report") == 0
+    assert calls.commands[1][-2:] != ["--ckpt_path", "last"]
+    assert "--ckpt_path" in calls.commands[1]
+    assert told("nearby")["seed"] == 0
+
+
+def test_a_cell_of_another_definition_is_refused(place: Path, calls: Calls, capsys: Any) -> None:
+    changed_yaml = {**ABLATION, "options": {"trainer.max_steps": 5}}
+    Path("toy.yaml").write_text(yaml.safe_dump(changed_yaml), encoding="utf-8")
+    assert ablate() == 2
+    error = capsys.readouterr().err
+    assert "cell: nearby:0: was made in another way (options.trainer.max_steps: 4 against 5)" in error
+    assert changed({"a": [1]}, {"a": [2]}) == ["a: [1] against [2]"]
+
+
+def test_cells_made_elsewhere_are_merged(place: Path, calls: Calls, capsys: Any) -> None:
+    shutil.copytree(OUTPUT, "elsewhere")
+    shutil.rmtree(OUTPUT / "cells" / "empty")
+    assert ablate("--merge", "elsewhere") == 0
+    assert "empty:0: taken over" in capsys.readouterr().err
+    assert calls.commands == []
+    assert told("empty")["name"] == "empty"
+    assert not list((OUTPUT / "cells" / "empty").rglob("*.ckpt"))
+    other = Path("elsewhere/cells/empty/seed_0/cell.json")
+    other.write_text(other.read_text().replace(told("empty")["tokenizer"], "0" * 64))
+    shutil.rmtree(OUTPUT / "cells" / "empty")
+    assert ablate("--merge", "elsewhere") == 2
+    assert "was made with another tokenizer" in capsys.readouterr().err
+    assert ablate("--merge", "nowhere") == 2
+    assert "holds no cells" in capsys.readouterr().err
+
+
+def test_two_processes_do_not_take_the_same_cell(place: Path, calls: Calls, capsys: Any) -> None:
+    import fcntl
+
+    cell = OUTPUT / "cells" / "nearby" / "seed_0"
+    (cell / "cell.json").unlink()
+    with open(cell / ".lock", "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        assert ablate("--no-report") == 0
+    told_user = capsys.readouterr().err
+    assert "nearby:0: another process is at it" in told_user
+    assert "left to do: nearby:0" in told_user
+
+
+def test_dry_run_shows_the_grid_and_does_nothing(place: Path, calls: Calls, capsys: Any) -> None:
+    shutil.rmtree(OUTPUT / "cells" / "empty")
+    before = sorted(OUTPUT.rglob("*"))
+    assert ablate("--dry-run") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:4] == ["cell", "seed", "state", "parameters"]
+    states = {tuple(line.split()[:2]): line.split()[2] for line in lines[1:-1]}
+    assert states[("nearby", "1")] == "done"
+    assert states[("empty", "0")] == "to"
+    assert lines[-1].startswith("left to do")
+    assert sorted(OUTPUT.rglob("*")) == before
+    assert calls.commands == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"cells": {"a b": {}}}, "names are of letters"),
+        ({"seeds": []}, "needs cells, samples and seeds"),
+        ({"cells": {"x": {"overlay": []}}}, r"cells.x.overlay: .*did you mean overlays\?"),
+        ({"cells": {"x": {"overlays": ["none.yaml"]}}}, "there is no such file"),
+        ({"cells": {"x": {"options": {"model.context_pol": 3}}}}, "cell x:0, --model.context_pol"),
+        ({"samples": {"views": {"size": "64", "count": 3, "protocol": "p"}}}, "write WIDTHxHEIGHT"),
+        ({"samples": {"views": {"size": "64x64", "count": 3, "protocol": "none.yaml"}}}, "there is no such file"),
+        ({"base": "protocol.yaml", "cells": {"x": {}}}, "cell x:0"),
+    ],
+)
+def test_wrong_ablations_are_one_line(
+    place: Path, calls: Calls, capsys: Any, change: dict[str, Any], message: str
+) -> None:
+    import re
+
+    Path("toy.yaml").write_text(yaml.safe_dump({**ABLATION, **change}), encoding="utf-8")
+    assert ablate("--output", "other") == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1
+    assert re.search(message, lines[0]), lines[0]
+    assert calls.commands == []
+
+
+def test_cells_are_chosen_by_name_seed_or_index(place: Path, calls: Calls, capsys: Any) -> None:
+    from evaluation.commands.ablate import chosen
+
+    cells = load_ablation("toy.yaml").grid()
+    assert [cell.label for cell in cells] == ["nearby:0", "empty:0", "window:0", "nearby:1"]
+    assert [cell.label for cell in chosen(cells, ["nearby"], None)] == ["nearby:0", "nearby:1"]
+    assert [cell.label for cell in chosen(cells, ["nearby:1", "empty"], None)] == ["empty:0", "nearby:1"]
+    assert [cell.label for cell in chosen(cells, None, 2)] == ["window:0"]
+    with pytest.raises(UsageError, match="choose among nearby, empty, window"):
+        chosen(cells, ["full"], None)
+    with pytest.raises(UsageError, match="there are 4 cells: give 0 to 3"):
+        chosen(cells, None, 4)
+
+
+def test_pauses_do_not_count_as_training(tmp_path: Path) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(tmp_path)) as writer:
+        for step, time in enumerate([0.0, 10.0, 20.0, 5000.0, 5010.0]):
+            writer.add_scalar("train/loss", step, step, walltime=1e9 + time, new_style=True)
+    assert training_seconds(tmp_path) == pytest.approx(30, abs=1)
+    assert read_curves(tmp_path) == {"train/loss": [(i, float(i)) for i in range(5)]}

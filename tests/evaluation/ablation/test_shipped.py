@@ -1,0 +1,46 @@
+"""Every ablation that is shipped: its cells are understood by ``fit``, and it says how to run it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from evaluation.ablation.config import load_ablation
+from evaluation.ablation.estimating import count, resolve
+from evaluation.ablation.running import Tokenizer
+from evaluation.sampling import SAMPLERS
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+FILES = sorted((REPOSITORY / "recipes" / "ablations").glob("*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_its_cells_are_understood_and_cost_something(path: Path) -> None:
+    ablation = load_ablation(path)
+    assert ablation.name == path.stem
+    seen = set()
+    for cell in ablation.grid():
+        if cell.name in seen:
+            continue
+        seen.add(cell.name)
+        cell.definition()
+        assert cell.variant.sampler in SAMPLERS
+        config = resolve(cell, Tokenizer(Path("tokenizer"), Path("tokenizer")))
+        parameters, training, sampling = count(config, cell)
+        assert parameters > 1e5
+        assert training > 0
+        assert sampling > 0
+    assert len(seen) == len(ablation.cells)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_its_head_says_how_to_run_it(path: Path) -> None:
+    head = path.read_text(encoding="utf-8")
+    assert f"python -m evaluation ablate --config recipes/ablations/{path.name}" in head
+    assert f"python -m evaluation report runs/ablations/{path.stem}" in head

@@ -1,0 +1,172 @@
+"""Reports: numbers over seeds, the best only where intervals part, one page that fetches nothing, the same bytes."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evaluation.__main__ import main
+from evaluation.report.document import score_table
+from evaluation.report.figures import learning_curves, quality_against_cost
+from evaluation.report.study import Entry, Number, Result, Study, best_of, lines_of, load_study, over_seeds, student
+from nuwa_lightning.errors import UsageError
+from tests.evaluation.ablation.conftest import ablated as ablated
+from tests.evaluation.ablation.conftest import finished as finished
+
+OUTPUT = Path("runs/ablations/toy")
+
+
+@pytest.fixture
+def place(tmp_path: Path, ablated: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(ablated, tmp_path / "place", symlinks=True)
+    monkeypatch.chdir(tmp_path / "place")
+    return tmp_path / "place"
+
+
+class Page(HTMLParser):
+    """What a page refers to, and whether its tags are closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.tags.add(tag)
+        self.links += [value for name, value in attrs if name in ("src", "href")]
+        if tag not in ("meta", "link", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_needs_nothing_else(place: Path) -> None:
+    text = (OUTPUT / "report" / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert page.open == []
+    assert "script" not in page.tags
+    assert all(link.startswith("data:") for link in page.links)
+    assert len([link for link in page.links if link.startswith("data:image/svg")]) >= 2
+    assert len([link for link in page.links if link.startswith("data:image/jpeg")]) == 2  # entries that share seeds
+    assert "default-src &#x27;none&#x27;" in text
+    for said in ("Does it run?", "toy-KID", "nearby", "window", "python -m evaluation report runs/ablations/toy"):
+        assert said in text, said
+
+
+def test_markdown_and_json_say_the_same(place: Path) -> None:
+    text = (OUTPUT / "report" / "report.md").read_text(encoding="utf-8")
+    for link in re.findall(r"\]\((figures/[^)]+)\)", text):
+        assert (OUTPUT / "report" / link).is_file(), link
+    numbers = json.loads((OUTPUT / "report" / "report.json").read_text(encoding="utf-8"))
+    (kid, seams) = numbers["tables"]["views"]
+    assert (kid["metric"], seams["metric"]) == ("toy-KID", "seam ratio")
+    assert len(kid["numbers"]["nearby"]["seeds"]) == 2
+    assert f"{kid['numbers']['nearby']['value']:.3f}" in text
+    assert "python -m nuwa_lightning fit --config two.yaml" in text
+    assert {cell["name"] for cell in numbers["cells"]} == {"nearby", "empty", "window"}
+
+
+def test_one_command_makes_it_again_to_the_byte(place: Path, capsys: Any) -> None:
+    def content() -> dict[str, bytes]:
+        return {str(p.relative_to(OUTPUT)): p.read_bytes() for p in (OUTPUT / "report").rglob("*") if p.is_file()}
+
+    before = content()
+    assert main(["report", str(OUTPUT)]) == 0
+    assert capsys.readouterr().out.strip() == str(OUTPUT / "report" / "report.html")
+    assert content() == before
+
+
+def test_missing_cells_are_said(place: Path) -> None:
+    (OUTPUT / "cells" / "empty" / "seed_0" / "cell.json").unlink()
+    study = load_study([OUTPUT], "again")
+    assert study.missing == ["empty:0"]
+    assert [entry.name for entry in study.entries] == ["nearby", "window"]
+    for path in OUTPUT.rglob("cell.json"):
+        path.unlink()
+    with pytest.raises(UsageError, match="no cell of it is done"):
+        load_study([OUTPUT], "again")
+
+
+def test_scored_folders_stand_side_by_side(place: Path, capsys: Any) -> None:
+    first, second = (OUTPUT / "cells" / name / "seed_0" / "scores" / "views.json" for name in ("nearby", "empty"))
+    assert main(["report", str(first), str(second), "--output", "both"]) == 0
+    text = Path("both/report.md").read_text(encoding="utf-8")
+    assert "| metric | views | views (2) | floor | better |" in text.replace("\\", "")
+    shutil.copy(first, "report.json")
+    report = json.loads(first.read_text())
+    report["protocol"]["settings"]["seed"] = 9
+    report["protocol"]["sha256"] = "0"
+    from evaluation.record import digest
+
+    report["digest"] = digest(report)
+    Path("other.json").write_text(json.dumps(report))
+    capsys.readouterr()
+    assert main(["report", ".", "other.json", "--output", "both"]) == 2
+    assert "protocols differ (seed: 0 against 9)" in capsys.readouterr().err
+    assert main(["report", str(OUTPUT), str(first)]) == 2
+    assert "a report of its own" in capsys.readouterr().err
+    assert main(["report", "nowhere.json"]) == 2
+
+
+def row(value: float, half: float, **more: Any) -> dict[str, Any]:
+    return {"name": "KID", "set": "generated", "value": value, "low": value - half, "high": value + half,
+            "better": "lower", "floor": 0.01, **more}  # fmt: skip
+
+
+def test_best_only_where_intervals_part() -> None:
+    def number(value: float, half: float) -> Number:
+        return Number(value, value - half, value + half, (value,))
+
+    apart = {"a": number(1, 0.2), "b": number(2, 0.2), "c": number(3, 0.2)}
+    assert best_of(apart, "lower") == "a"
+    assert best_of(apart, "higher") == "c"
+    assert best_of(apart, "as real") is None
+    assert best_of({**apart, "d": number(1.3, 0.2)}, "lower") is None
+    assert best_of({"a": number(1, 0)}, "lower") is None
+
+
+@given(st.lists(st.floats(-10, 10), min_size=2, max_size=20))
+def test_students_interval_equals_scipys(values: list[float]) -> None:
+    import numpy as np
+    from scipy import stats
+
+    found = student(values)
+    assert found.value == pytest.approx(np.mean(values), abs=1e-9)
+    if np.std(values) > 1e-6:
+        low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
+        tolerance = 1e-3 if len(values) <= 11 else 0.13  # beyond the table: normal
+        assert found.high - found.low == pytest.approx(high - low, rel=tolerance)
+
+
+def test_one_seed_keeps_its_own_interval() -> None:
+    assert over_seeds([row(1.0, 0.3)]) == Number(1.0, 0.7, 1.3, (1.0,))
+    assert over_seeds([row(1.0, 0.3), row(2.0, 0.3)]).seeds == (1.0, 2.0)
+
+
+def study(**folders: list[dict[str, Any]]) -> Study:
+    about = {"protocol": {"sha256": "x"}, "sets": {}}
+    entries = [
+        Entry(name, "", [Result(i, {"s": {**about, "metrics": [one]}}, {}) for i, one in enumerate(rows)])
+        for name, rows in folders.items()
+    ]
+    return Study("t", "q", entries, [])
+
+
+def test_the_table_marks_the_best_and_shows_the_floor() -> None:
+    made = study(a=[row(1.0, 0.1)], b=[row(2.0, 0.1)])
+    table = score_table(made, lines_of(made, "s"))
+    assert table.rows == [["KID", "1.000 [0.900, 1.100]", "2.000 [1.900, 2.100]", "0.010", "lower"]]
+    assert table.marked == {(0, 1)}
+    assert learning_curves(made) is None
+    assert quality_against_cost(made, "s", "KID") is None
