@@ -66,6 +66,8 @@ def run(options: argparse.Namespace) -> int:
         for cell in merge(ablation, output, options.merge):
             sys.stderr.write(f"{cell.label}: taken over\n")
     todo = [cell for cell in cells if finished(cell, output) is None]
+    for cell in cells:
+        cell.definition()  # a missing recipe or protocol shows now
     if todo and not options.merge:
         source = (base.get("tokenizer") or {}).get("path", "none")
         for name in dict.fromkeys(cell.name for cell in todo):

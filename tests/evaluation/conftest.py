@@ -12,6 +12,9 @@ from PIL import Image, ImageFilter
 from evaluation.crops import write_squares
 from evaluation.pictures import PictureSet
 from evaluation.protocol import Pictures
+from tests.evaluation.ablation_toys import ablated, finished
+
+__all__ = ["ablated", "finished"]
 
 Folders = dict[str, Path]
 

@@ -17,7 +17,7 @@ from evaluation.ablation.curves import read_curves, training_seconds
 from evaluation.ablation.running import parameters
 from nuwa_lightning.errors import UsageError
 from tests.commands.conftest import lightning_may_warn
-from tests.evaluation.ablation.conftest import ABLATION, Calls, write
+from tests.evaluation.ablation_toys import ABLATION, Calls, write
 
 OUTPUT = Path("runs/ablations/toy")
 
@@ -120,7 +120,7 @@ def test_a_cell_of_another_definition_is_refused(place: Path, calls: Calls, caps
     Path("toy.yaml").write_text(yaml.safe_dump(changed_yaml), encoding="utf-8")
     assert ablate() == 2
     error = capsys.readouterr().err
-    assert "cell: nearby:0: was made in another way (options.trainer.max_steps: 4 against 5)" in error
+    assert ":0: was made in another way (options.trainer.max_steps: 4 against 5)" in error
     assert changed({"a": [1]}, {"a": [2]}) == ["a: [1] against [2]"]
 
 

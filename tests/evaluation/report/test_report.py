@@ -18,8 +18,6 @@ from evaluation.report.document import score_table
 from evaluation.report.figures import learning_curves, quality_against_cost
 from evaluation.report.study import Entry, Number, Result, Study, best_of, lines_of, load_study, over_seeds, student
 from nuwa_lightning.errors import UsageError
-from tests.evaluation.ablation.conftest import ablated as ablated
-from tests.evaluation.ablation.conftest import finished as finished
 
 OUTPUT = Path("runs/ablations/toy")
 
@@ -58,7 +56,7 @@ def test_the_page_needs_nothing_else(place: Path) -> None:
     assert "script" not in page.tags
     assert all(link.startswith("data:") for link in page.links)
     assert len([link for link in page.links if link.startswith("data:image/svg")]) >= 2
-    assert len([link for link in page.links if link.startswith("data:image/jpeg")]) == 2  # entries that share seeds
+    assert len([link for link in page.links if link.startswith("data:image/jpeg")]) == 3  # a strip for each entry
     assert "default-src &#x27;none&#x27;" in text
     for said in ("Does it run?", "toy-KID", "nearby", "window", "python -m evaluation report runs/ablations/toy"):
         assert said in text, said
