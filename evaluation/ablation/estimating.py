@@ -100,7 +100,8 @@ def count(config: dict[str, Any], cell: Cell) -> tuple[int, float, float]:
     """Return parameters, and operations of training and of sampling in units of 1e12."""
     import torch
 
-    from nuwa_lightning.modules.patch_transformer import PatchTransformer, TransformerSize
+    from nuwa_lightning.modules.patch_layer import TransformerSize
+    from nuwa_lightning.modules.patch_transformer import PatchTransformer
 
     model, data = config["model"]["init_args"], config["data"]["init_args"]
     size = TransformerSize(**model["transformer"])

@@ -190,7 +190,6 @@ def _measures(clip: Clip, protocol: VideoProtocol) -> dict[str, float]:
 
 def _distances(protocol: VideoProtocol, sides: Mapping[str, _Side], prefix: str) -> list[Row]:
     real, ours = (np.array(sides[name].features, np.float64) for name in ("real", "generated"))
-    options = {"seed": protocol.seed}
     rows = []
     for kind in protocol.distances:
         if kind not in ("fvd", "kvd"):
@@ -198,9 +197,9 @@ def _distances(protocol: VideoProtocol, sides: Mapping[str, _Side], prefix: str)
         measure, floor = (frechet.fid, frechet.real_floor) if kind == "fvd" else (kernel.kid, kernel.real_floor)
         value = measure(
             real, ours, resamples=protocol.resamples, clusters_N=np.array(sides["real"].sources, np.intp),
-            clusters_M=np.array(sides["generated"].sources, np.intp), **options,
+            clusters_M=np.array(sides["generated"].sources, np.intp), seed=protocol.seed,
         )  # fmt: skip
-        lowest = floor(real, len(ours), splits=protocol.splits, **options)
+        lowest = floor(real, len(ours), splits=protocol.splits, seed=protocol.seed)
         row = of_distance(f"{prefix}{kind.upper()}", "generated", value, lowest)
         if kind == "fvd" and min(len(real), len(ours)) <= real.shape[1]:
             row["low_rank"] = True

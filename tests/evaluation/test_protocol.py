@@ -21,6 +21,7 @@ GOLDEN = {
     "fid": (1, "a8dbcf194932e653"),
     "landscape": (1, "4474f7efa0e1dfc4"),
     "landscape_wide": (1, "c146e8c9fd990e8e"),
+    "video": (1, "042586ea78db982b"),
 }
 """Version and hash of each protocol: who changes a protocol (or what it means) raises its version here and there."""
 
