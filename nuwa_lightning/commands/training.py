@@ -26,6 +26,7 @@ from nuwa_lightning.commands.resuming import check_checkpoint, find_checkpoint
 from nuwa_lightning.commands.tokenizer import Refinement, TokenizerSource, provide_tokenizer
 from nuwa_lightning.data.image_folder import ImageFolderDataModule, LandscapeDataModule
 from nuwa_lightning.data.token_data import TokenDataModule
+from nuwa_lightning.data.video_data import LandscapeClipsDataModule, VideoFolderDataModule
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.stages.nuwa_module import NuwaInfinityModule
 from nuwa_lightning.stages.vqgan_module import VQGANModule
@@ -39,7 +40,13 @@ def known_classes() -> dict[str, list[type[Any]]]:
     """Return our own classes by option, for help and suggestions."""
     return {
         "model": [NuwaInfinityModule, VQGANModule],
-        "data": [TokenDataModule, LandscapeDataModule, ImageFolderDataModule],
+        "data": [
+            TokenDataModule,
+            LandscapeDataModule,
+            ImageFolderDataModule,
+            VideoFolderDataModule,
+            LandscapeClipsDataModule,
+        ],
         "model.conditions.text_encoder": [MiniLMTextEncoder, ClipTextEncoder, HuggingFaceTextEncoder],
         "tokenizer": [TokenizerSource],
         "trainer.callbacks": [SampleSheet, ReconstructionSheet],

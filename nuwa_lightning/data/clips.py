@@ -1,0 +1,254 @@
+"""Films shrunk once to the size and the speed that training takes clips from, and cut into shots.
+
+Decoding a film costs far more than training on it, so each is decoded once: its frames at the wanted speed lie on disk
+as one plain array, which is mapped. Cuts are looked for among all frames, before any is dropped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, final
+
+import numpy as np
+import numpy.typing as npt
+
+from nuwa_lightning.atomic import atomic_write, write_json
+from nuwa_lightning.data.folders import content_key, locked
+from nuwa_lightning.data.shots import Change, Thumbnail, change, find_cuts, thumbnail
+from nuwa_lightning.data.video_reading import Frame, FrameReader, VideoReadError
+from nuwa_lightning.data.videos import Video
+from nuwa_lightning.errors import UsageError
+
+# Legend: T frames, Y, X pixels along the axes, 3 colours.
+
+_VERSION: Final = "clips-1"
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ClipSettings:
+    """How clips are taken from films.
+
+    Attributes:
+        fps: frames a second. Of a film that has more the nearest are taken; of one that has fewer some are repeated.
+        frames: frames of a clip.
+        stride: take every so manieth frame at that speed.
+        short_side: length of the shorter side to which films are shrunk, in pixels; they are never enlarged.
+    """
+
+    fps: float = 8.0
+    frames: int = 5
+    stride: int = 1
+    short_side: int = 160
+
+    def check(self) -> None:
+        """Refuse what cannot work.
+
+        Raises:
+            UsageError: naming the option.
+        """
+        if not 0 < self.fps <= 1000:
+            raise UsageError("data.clips.fps", self.fps, "give frames a second, such as 8")
+        for name, value in (("frames", self.frames), ("stride", self.stride), ("short_side", self.short_side)):
+            if value < 1:
+                raise UsageError(f"data.clips.{name}", value, "give 1 or more")
+
+    @property
+    def reach(self) -> int:
+        """How many frames at the wanted speed a clip spans."""
+        return (self.frames - 1) * self.stride + 1
+
+
+@dataclass(frozen=True)
+class Shot:
+    """Frames ``start`` to ``stop`` (excluded) of a film, between two cuts."""
+
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class SkippedVideo:
+    """A film that is not used, and why."""
+
+    path: Path
+    reason: str
+
+
+@final
+@dataclass(frozen=True)
+class PreparedVideo:
+    """A film on disk as an array.
+
+    Attributes:
+        video: the film.
+        file: the array.
+        shots: between the cuts.
+    """
+
+    video: Video
+    file: Path
+    shots: tuple[Shot, ...]
+
+    def starts(self, reach: int) -> list[int]:
+        """Return every frame at which a clip that spans ``reach`` frames may begin without meeting a cut."""
+        return [start for shot in self.shots for start in range(shot.start, shot.stop - reach + 1)]
+
+    def array(self) -> npt.NDArray[np.uint8]:
+        """Return the frames (T, Y, X, 3), mapped."""
+        mapped: npt.NDArray[np.uint8] = np.load(self.file, mmap_mode="r", allow_pickle=False)
+        return mapped
+
+
+@final
+@dataclass(frozen=True)
+class PreparedVideos:
+    """Films on disk.
+
+    Attributes:
+        entries: the usable ones.
+        skipped: films that could not be read.
+        too_short: films without a shot as long as a clip.
+    """
+
+    entries: tuple[PreparedVideo, ...]
+    skipped: tuple[SkippedVideo, ...]
+    too_short: tuple[Video, ...]
+
+    def __len__(self) -> int:
+        """Return the number of usable films."""
+        return len(self.entries)
+
+
+def prepare_videos(
+    videos: Sequence[Video], settings: ClipSettings, *, reader: FrameReader, cache: Path, progress: bool = True
+) -> PreparedVideos:
+    """Decode what is not on disk yet, and return what can be used; what cannot is named and counted.
+
+    Args:
+        videos: the films.
+        settings: size, speed and length of clips.
+        reader: decodes.
+        cache: the cache folder.
+        progress: show a bar.
+    """
+    from tqdm.auto import tqdm
+
+    folder = cache / _VERSION
+    entries: list[PreparedVideo] = []
+    skipped: list[SkippedVideo] = []
+    too_short: list[Video] = []
+    with locked(folder):
+        for video in tqdm(videos, desc="decoding films", unit="film", disable=None if progress else True):
+            try:
+                prepared = _prepared(video, settings, reader, folder)
+            except VideoReadError as error:
+                _LOG.warning("skipping %s: %s", video.path, error.reason)
+                skipped.append(SkippedVideo(video.path, error.reason))
+                continue
+            if any(shot.stop - shot.start >= settings.reach for shot in prepared.shots):
+                entries.append(prepared)
+            else:
+                too_short.append(video)
+    if skipped:
+        _LOG.warning("%d of %d films cannot be read", len(skipped), len(videos))
+    return PreparedVideos(tuple(entries), tuple(skipped), tuple(too_short))
+
+
+def _prepared(video: Video, settings: ClipSettings, reader: FrameReader, folder: Path) -> PreparedVideo:
+    name = _name(video, settings)
+    array, about = folder / f"{name}.npy", folder / f"{name}.json"
+    if not (array.is_file() and about.is_file()):
+        cuts = _decode(video, settings, reader, array)
+        # Last, so that an array of a process that was killed is made anew.
+        write_json(about, {"key": video.key, "synthetic": video.synthetic, "cuts": cuts})
+    try:
+        cuts = json.loads(about.read_text("utf-8"))["cuts"]
+        frames = len(np.load(array, mmap_mode="r", allow_pickle=False))
+        bounds = [0, *(int(cut) for cut in cuts), frames]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError("data.cache", about, "damaged; delete the file, it is made anew") from error
+    shots = tuple(Shot(a, b) for a, b in itertools.pairwise(bounds) if a < b)
+    return PreparedVideo(video, array, shots)
+
+
+def _name(video: Video, settings: ClipSettings) -> str:
+    try:
+        content = content_key(video.path)
+    except OSError as error:
+        raise VideoReadError(video.path, error.strerror or str(error)) from error
+    motion = asdict(video.motion) if video.motion else None
+    said = json.dumps([content, settings.fps, settings.short_side, motion], sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()[:32]
+
+
+def _decode(video: Video, settings: ClipSettings, reader: FrameReader, file: Path) -> list[int]:
+    """Write the frames at the wanted speed as an array; return which of them begin a shot."""
+    changes: list[Change] = []
+    before: Thumbnail | None = None
+    sources: list[int] = []
+
+    def watched() -> Iterator[tuple[int, float, Frame]]:
+        nonlocal before
+        for number, (time, frame_YX3) in enumerate(video.frames(reader)):
+            small = thumbnail(frame_YX3)
+            if before is not None:
+                changes.append(change(before, small))
+            before = small
+            yield number, time, frame_YX3
+
+    with atomic_write(file) as partial, partial.open("r+b") as raw:
+        shape: tuple[int, int] | None = None
+        for number, frame_YX3 in _at_speed(watched(), settings.fps):
+            if shape is None:
+                shape = _shrunk(frame_YX3.shape, settings.short_side)
+                _write_header(raw, 0, shape)
+            raw.write(_shrink(frame_YX3, shape).tobytes())
+            sources.append(number)
+        assert shape is not None
+        raw.seek(0)
+        _write_header(raw, len(sources), shape)
+    cuts = find_cuts(changes)
+    # The first kept frame at or after each cut; two cuts between two kept frames are one.
+    found = {int(np.searchsorted(sources, cut)) for cut in cuts}
+    return sorted(place for place in found if 0 < place < len(sources))
+
+
+def _at_speed(frames: Iterator[tuple[int, float, Frame]], fps: float) -> Iterator[tuple[int, Frame]]:
+    """Yield for each tick of the wanted speed the frame that is shown then: the last whose time has come."""
+    tick, last = 0, 0.0
+    held: tuple[int, Frame] | None = None
+    for number, time, frame_YX3 in frames:
+        while held is not None and tick / fps < time - 1e-6:
+            yield held
+            tick += 1
+        held, last = (number, frame_YX3), time
+    if held is not None and tick / fps < last + 1e-6:
+        yield held
+
+
+def _shrunk(shape: tuple[int, ...], short_side: int) -> tuple[int, int]:
+    height, width = shape[:2]
+    scale = min(1.0, short_side / min(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def _shrink(frame_YX3: Frame, shape: tuple[int, int]) -> Frame:
+    from PIL import Image
+
+    if frame_YX3.shape[:2] == shape:
+        return frame_YX3
+    image = Image.fromarray(frame_YX3).resize((shape[1], shape[0]), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    return np.array(image, dtype=np.uint8)
+
+
+def _write_header(raw: Any, count: int, shape: tuple[int, int]) -> None:
+    """Write the header of a .npy file; its length does not depend on the number of frames."""
+    header = {"descr": "|u1", "fortran_order": False, "shape": (count, *shape, 3)}
+    np.lib.format.write_array_header_1_0(raw, header)

@@ -1,0 +1,167 @@
+"""Reading films from files that nobody vouched for: every frame with its time, or one clear error."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, Literal, Protocol, final
+
+import numpy as np
+import numpy.typing as npt
+
+from nuwa_lightning.errors import UsageError
+
+# Legend: Y, X pixels along the axes, 3 colours.
+
+Frame = npt.NDArray[np.uint8]
+"""uint8 RGB, (Y, X, 3)."""
+
+ReaderName = Literal["pyav", "torchcodec"]
+
+SUFFIXES: Final = frozenset(
+    {".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".ogv", ".ts", ".wmv", ".flv", ".3gp"}
+)
+"""File name endings, in lower case, that `list_videos` takes for films."""
+
+_EXTRA: Final = "pip install 'nuwa-lightning[video]'"
+
+
+class VideoReadError(UsageError):
+    """A file is not a film that can be read; the message names the file and the reason.
+
+    Args:
+        path: the file.
+        reason: what is wrong with it.
+        cure: what to do about it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], reason: str, *, cure: str = "replace or remove the file") -> None:
+        self.path = Path(path)
+        self.reason = reason
+        super().__init__("video", f"{self.path} ({reason})", cure)
+
+
+class FrameReader(Protocol):
+    """Decodes films."""
+
+    def frames(self, path: Path) -> Iterator[tuple[float, Frame]]:
+        """Yield every frame with its time in seconds from the first one, in the order in which they are shown.
+
+        Raises:
+            VideoReadError: if the file is missing, no film, damaged anywhere, or its frames change their size.
+        """
+
+
+@final
+class PyAvReader:
+    """Decodes by PyAV, in one thread.
+
+    Raises:
+        UsageError: if PyAV is not installed.
+    """
+
+    def __init__(self) -> None:
+        if importlib.util.find_spec("av") is None:
+            raise UsageError("data.reader", "pyav", f"PyAV is not installed: {_EXTRA}")
+
+    def frames(self, path: Path) -> Iterator[tuple[float, Frame]]:
+        """See `FrameReader.frames`."""
+        import av
+        from av.error import FFmpegError
+
+        try:
+            with av.open(str(path)) as container:
+                if not container.streams.video:
+                    raise VideoReadError(path, "it holds no video stream")
+                yield from _in_time(path, self._decoded(path, container))
+        except VideoReadError:
+            raise
+        except (FFmpegError, OSError, ValueError, IndexError) as error:
+            said = error.strerror if isinstance(error, (FFmpegError, OSError)) and error.strerror else str(error)
+            raise VideoReadError(path, f"damaged or no film: {said}") from error
+
+    def _decoded(self, path: Path, container: Any) -> Iterator[tuple[float | None, Frame]]:
+        stream = container.streams.video[0]
+        stream.thread_type = "NONE"
+        # Without this a decoder paints over what is damaged and says nothing.
+        stream.codec_context.options = {"err_detect": "explode"}
+        for frame in container.decode(stream):
+            if frame.is_corrupt:
+                raise VideoReadError(path, "a frame is damaged")
+            yield frame.time, frame.to_ndarray(format="rgb24")
+
+
+@final
+class TorchcodecReader:
+    """Decodes by torchcodec, where it is installed.
+
+    Raises:
+        UsageError: if it is not.
+    """
+
+    def __init__(self) -> None:
+        if importlib.util.find_spec("torchcodec") is None:
+            raise UsageError("data.reader", "torchcodec", "torchcodec is not installed: install it, or use pyav")
+
+    def frames(self, path: Path) -> Iterator[tuple[float, Frame]]:
+        """See `FrameReader.frames`."""
+        from torchcodec.decoders import VideoDecoder
+
+        try:
+            decoder = VideoDecoder(str(path), dimension_order="NHWC", num_ffmpeg_threads=1)
+            found = (decoder.get_frame_at(place) for place in range(len(decoder)))
+            yield from _in_time(path, ((frame.pts_seconds, frame.data.numpy()) for frame in found))
+        except VideoReadError:
+            raise
+        except (RuntimeError, ValueError, IndexError, OSError) as error:
+            raise VideoReadError(path, f"damaged or no film: {str(error).splitlines()[0]}") from error
+
+
+def make_reader(name: ReaderName) -> FrameReader:
+    """Return the reader of that name.
+
+    Raises:
+        UsageError: if there is none, or its library is not installed.
+    """
+    if name == "pyav":
+        return PyAvReader()
+    if name == "torchcodec":
+        return TorchcodecReader()
+    raise UsageError("data.reader", name, "choose pyav or torchcodec")
+
+
+def list_videos(root: Path) -> list[Path]:
+    """Return the files below ``root`` whose name is that of a film, sorted; hidden ones are left out.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+        NotADirectoryError: if it is a file.
+    """
+    if not root.exists():
+        raise FileNotFoundError(root)
+    if not root.is_dir():
+        raise NotADirectoryError(root)
+    found = (path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    return sorted(path for path in found if not any(p.startswith(".") for p in path.relative_to(root).parts))
+
+
+def _in_time(path: Path, decoded: Iterator[tuple[float | None, Frame]]) -> Iterator[tuple[float, Frame]]:
+    """Yield frames whose times count from 0 and grow; refuse a change of size, and a film of one frame."""
+    first, last, shape, count = 0.0, -1.0, (0, 0, 0), 0
+    for time, frame_YX3 in decoded:
+        if time is None:
+            raise VideoReadError(path, "a frame has no time")
+        if count == 0:
+            first, shape = time, frame_YX3.shape
+        if frame_YX3.shape != shape:
+            sizes = " to ".join(f"{s[1]}x{s[0]}" for s in (shape, frame_YX3.shape))
+            raise VideoReadError(path, f"its frames change their size from {sizes}")
+        if time - first <= last:
+            raise VideoReadError(path, f"times run backwards at frame {count}")
+        last = time - first
+        count += 1
+        yield last, frame_YX3
+    if count < 2:
+        raise VideoReadError(path, f"it has {count} frame{'' if count == 1 else 's'}, no film")

@@ -1,0 +1,226 @@
+"""What video data modules read from: films, split by whole scenes into training and validation."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import numpy as np
+
+from nuwa_lightning.data.captions import read_captions
+from nuwa_lightning.data.folders import content_key
+from nuwa_lightning.data.photos import Split, held_out
+from nuwa_lightning.data.reading import ImageReadError, read_image
+from nuwa_lightning.data.video_reading import Frame, FrameReader, VideoReadError, list_videos
+from nuwa_lightning.errors import UsageError
+
+# Legend: Y, X pixels along the axes, 3 colours.
+
+
+@dataclass(frozen=True)
+class Motion:
+    """A camera that moves over a photograph: synthetic, and said so wherever such a film is named.
+
+    Attributes:
+        seconds: how long.
+        fps: frames a second.
+        zoom: how large the window is in the beginning and at the end, as a share of the largest that fits.
+        start: where the window lies in the beginning, in [0, 1] along (y, x) of the room that it has.
+        stop: where it lies at the end.
+    """
+
+    seconds: float
+    fps: int
+    zoom: tuple[float, float]
+    start: tuple[float, float]
+    stop: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Video:
+    """One film.
+
+    Attributes:
+        path: the file, of a film or of a photograph.
+        key: a name that is unique in its source.
+        caption: a sentence that says what is seen, or "".
+        scene: films of one scene are never split between training and validation.
+        motion: how a camera moves over the photograph; None for a real film.
+    """
+
+    path: Path
+    key: str
+    caption: str = ""
+    scene: str = ""
+    motion: Motion | None = None
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the motion was made up."""
+        return self.motion is not None
+
+    def frames(self, reader: FrameReader) -> Iterator[tuple[float, Frame]]:
+        """Yield the frames with their times in seconds.
+
+        Raises:
+            VideoReadError: if the file cannot be read.
+        """
+        return reader.frames(self.path) if self.motion is None else _moved(self.path, self.motion)
+
+
+def _moved(path: Path, motion: Motion) -> Iterator[tuple[float, Frame]]:
+    """Yield views of a photograph, 9:16 and at most 360 rows, at places between its pixels."""
+    from PIL import Image
+
+    try:
+        photo = read_image(path)
+    except ImageReadError as error:
+        raise VideoReadError(path, error.reason) from error
+    largest = min(photo.height, photo.width * 9 / 16)
+    smallest = min(largest * zoom for zoom in motion.zoom)
+    rows = int(min(360, smallest)) // 2 * 2
+    columns = round(rows * 16 / 9) // 2 * 2
+    count = max(2, round(motion.seconds * motion.fps))
+    for number in range(count):
+        way = number / (count - 1)
+        way = way * way * (3 - 2 * way)  # a camera starts and stops softly
+        height = largest * (motion.zoom[0] + (motion.zoom[1] - motion.zoom[0]) * way)
+        width = height * columns / rows
+        room = photo.height - height, photo.width - width
+        top, left = (max(0.0, r) * (a + (b - a) * way) for r, a, b in zip(room, motion.start, motion.stop, strict=True))
+        box = left, top, min(left + width, photo.width), top + height
+        view = photo.resize((columns, rows), Image.Resampling.LANCZOS, box=box, reducing_gap=None)
+        yield number / motion.fps, np.array(view, dtype=np.uint8)
+
+
+class VideoSource(ABC):
+    """A set of films with a fixed split. Subclass this to train on films from elsewhere."""
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Do what needs the network or much time, once; called on one process only. Must be quick when done already.
+
+        Raises:
+            UsageError: if there are no films to be had.
+        """
+
+    @abstractmethod
+    def videos(self, split: Split) -> list[Video]:
+        """Return the films of ``split``, always in the same order; call `prepare` before.
+
+        Raises:
+            UsageError: if the source holds no film at all.
+        """
+
+    @abstractmethod
+    def option(self, split: Split) -> tuple[str, str]:
+        """Return the option that says where the films of ``split`` lie and its value, for error messages."""
+
+    @abstractmethod
+    def record(self) -> dict[str, object]:
+        """Return what a run's record should say about the films, as JSON-able values."""
+
+
+@final
+class FolderVideos(VideoSource):
+    """Every film below a folder, sub-folders included.
+
+    Without ``val_root`` whole films are held out, chosen by a hash of their content. Captions stand in ``NAME.txt``
+    beside a film, or in one file for all: see `nuwa_lightning.data.captions`.
+
+    Args:
+        root: the folder, or several.
+        captions: the file with the captions of all films; by default ``metadata.jsonl`` or the like in each folder.
+        val_root: folder(s) of validation films; when given, all of ``root`` is for training.
+        val_fraction: share of the films held out when there is no ``val_root``; 0 holds none out.
+    """
+
+    def __init__(
+        self,
+        root: str | list[str],
+        *,
+        captions: str | None = None,
+        val_root: str | list[str] | None = None,
+        val_fraction: float = 1 / 6,
+    ) -> None:
+        self.roots = _as_paths(root)
+        self.val_roots = _as_paths(val_root) if val_root is not None else []
+        self.captions = captions
+        self.val_fraction = val_fraction
+        self._split: dict[Split, list[Video]] | None = None
+
+    def prepare(self) -> None:
+        """Check the folders.
+
+        Raises:
+            UsageError: if a folder is missing or holds no film.
+        """
+        self.videos("train")
+
+    def videos(self, split: Split) -> list[Video]:
+        """Return the films of ``split``, sorted by path.
+
+        Raises:
+            UsageError: if a folder is missing or holds no film.
+        """
+        if self._split is None:
+            train = _videos_below(self.roots, "data.root", self.captions)
+            if self.val_roots:
+                val = _videos_below(self.val_roots, "data.val_root", self.captions)
+            else:
+                out = held_out((video.scene for video in train), fraction=self.val_fraction)
+                val = [video for video in train if video.scene in out]
+                train = [video for video in train if video.scene not in out]
+            self._split = {"train": train, "val": val}
+        return list(self._split[split])
+
+    def option(self, split: Split) -> tuple[str, str]:
+        """See `VideoSource.option`."""
+        if split == "val" and self.val_roots:
+            return "data.val_root", ", ".join(map(str, self.val_roots))
+        return "data.root", ", ".join(map(str, self.roots))
+
+    def record(self) -> dict[str, object]:
+        """Return the folders and the number of films on each side."""
+        return {
+            "source": "folder",
+            "roots": [str(root) for root in self.roots],
+            "val_roots": [str(root) for root in self.val_roots],
+            "train": len(self.videos("train")),
+            "val": len(self.videos("val")),
+        }
+
+
+def _as_paths(root: str | list[str]) -> list[Path]:
+    return [Path(name).expanduser() for name in ([root] if isinstance(root, str) else root)]
+
+
+def _videos_below(roots: list[Path], option: str, captions: str | None) -> list[Video]:
+    videos: list[Video] = []
+    for number, root in enumerate(roots):
+        try:
+            paths = list_videos(root)
+        except FileNotFoundError:
+            raise UsageError(option, root, "no such folder; give one that holds films") from None
+        except NotADirectoryError:
+            raise UsageError(option, root, "not a folder; give one that holds films") from None
+        except OSError as error:
+            raise UsageError(option, root, f"cannot be read ({error.strerror}); check its permissions") from None
+        if not paths:
+            raise UsageError(option, root, "no film in it or below; put MP4, WebM, MKV, AVI or MOV files there")
+        prefix = f"{number}/" if len(roots) > 1 else ""
+        said = read_captions(root, captions)
+        said.tell_missing(paths)
+        for path in paths:
+            videos.append(Video(path, prefix + path.relative_to(root).as_posix(), said.of(path), _scene(path)))
+    return videos
+
+
+def _scene(path: Path) -> str:
+    try:
+        return content_key(path)
+    except OSError:
+        return str(path)  # unreadable: named and skipped when it is opened
