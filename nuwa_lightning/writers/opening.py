@@ -61,8 +61,7 @@ def check_output(
     writers: Mapping[str, type[Output]] = VIDEO_WRITERS if video else WRITERS
     writer = writers.get(path.suffix.lower())
     if writer is None:
-        kind = "a video" if video else "a picture"
-        raise UsageError(option, str(path), f"the name of {kind} must end in one of {', '.join(writers)}")
+        raise UsageError(option, str(path), f"the name must end in one of {', '.join(writers)}")
     if not path.parent.is_dir():
         raise UsageError(option, str(path), f"the folder {path.parent} does not exist: make it first")
     if path.exists() and path.is_dir() != writer.folder:

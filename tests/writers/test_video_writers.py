@@ -176,7 +176,7 @@ def test_memory_does_not_grow_with_the_video(tmp_path: Path, suffix: str) -> Non
 @pytest.mark.parametrize(
     ("name", "size", "fps", "message"),
     [
-        ("a.png", (32, 32), 8, r"a video must end in one of \.mp4, \.gif, \.webp, \.frames"),
+        ("a.png", (32, 32), 8, r"must end in one of \.mp4, \.gif, \.webp, \.frames"),
         ("a.mp4", (33, 32), 8, r"--size: 33x32: MP4 needs sides that are multiples of 2, such as 32x32"),
         ("a.mp4", (16386, 32), 8, r"MP4 holds at most 16384 pixels a side: use \.frames"),
         ("a.webp", (16384, 32), 8, "WebP holds at most"),

@@ -177,7 +177,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("name", "size", "message"),
     [
-        ("a.gif", (3, 3), r"a picture must end in one of \.png, \.jpg, \.jpeg, \.tif, \.tiff, \.zarr, \.dzi"),
+        ("a.gif", (3, 3), r"must end in one of \.png, \.jpg, \.jpeg, \.tif, \.tiff, \.zarr, \.dzi"),
         ("a", (3, 3), "must end in one of"),
         ("none/a.png", (3, 3), "does not exist: make it first"),
         ("there.png", (3, 3), "exists already"),
