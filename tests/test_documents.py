@@ -57,7 +57,7 @@ def test_make_targets_exist(repository: Path, document: str) -> None:
 def test_commands_name_files_and_options_that_exist(repository: Path, readme: str) -> None:
     """Every command of the READMEs: its recipes are there and its options are known to the help of the program."""
     from evaluation.__main__ import _parser
-    from nuwa_lightning.commands.generate import parser
+    from nuwa_lightning.commands.generate_options import parser
 
     seen = set()
     for words in commands(readme) + commands((repository / "evaluation" / "README.md").read_text(encoding="utf-8")):

@@ -3,146 +3,116 @@
 from __future__ import annotations
 
 import argparse
-import difflib
+import dataclasses
+import hashlib
 import importlib
-import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from nuwa_lightning.commands import outpaint, prompting
+from nuwa_lightning.commands import outpaint
+from nuwa_lightning.commands.generate_options import SIZE, of_the_picture, parse_size, parsed, picture_metadata
+from nuwa_lightning.commands.progress import GenerationBar
 from nuwa_lightning.errors import UsageError
 
-TASKS = ("unconditional", "text-to-image", "outpaint")
-_SIZE = "1024x512"
-_EPILOG = """\
-examples
-  python -m nuwa_lightning generate --checkpoint runs/landscape --size 4096x512 --seed 0 --output panorama.png
-  python -m nuwa_lightning generate --checkpoint runs/landscape --size 16384x1024 --output wide.tif
-  python -m nuwa_lightning generate --checkpoint runs/landscape --image in.jpg --expand left=512,down=256
-  python -m nuwa_lightning generate --checkpoint runs/landscape_text --prompt "snowy mountains at dusk"
-The suffix picks the format: .png, .jpg, .tif (tiled BigTIFF, for anything large). Equal commands make equal pictures.
-"""
+if TYPE_CHECKING:
+    from nuwa_lightning.commands.making import Job
+    from nuwa_lightning.generation.export import Generator
+    from nuwa_lightning.generation.production import Order
+    from nuwa_lightning.generation.renderer import InfiniteRenderer
+    from nuwa_lightning.tokenizers.base import Tokenizer
+    from nuwa_lightning.writers.preview import GrowingPreview
+
+_LARGE = 16 << 20
+"""From so many pixels on a preview is made unasked."""
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        unknown = re.search(r"unrecognized arguments: (--[\w-]+)", message)
-        if unknown:
-            options = [o for action in self._actions for o in action.option_strings]
-            near = difflib.get_close_matches(unknown.group(1), options, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else "see generate --help"
-            raise UsageError("option", unknown.group(1), f"there is no such option; {hint}")
-        found = re.match(r"argument (--\w+): (.*?)(?:: '(.*)')?$", message)
-        if found:
-            raise UsageError(found.group(1), found.group(3) or "nothing", f"{found.group(2)}; see generate --help")
-        raise UsageError("generate", message, "see generate --help")
+def generate(arguments: Sequence[str]) -> int:
+    """Run ``generate``; returns the exit status."""
+    options = parsed(arguments)
+    outputs = _outputs(options)
+    run = Path(options.checkpoint)
+    _check_run(run)
+
+    # Only now what takes time to import.
+    from nuwa_lightning.commands.making import make
+
+    generator, tokenizer = _load(options, run)
+    renderer = _renderer(options, generator)
+    order = _order(options, generator, tokenizer)
+    how = _how(options, run, generator, order)
+    if options.from_file is not None:
+        _check_same_model(options, how)
+    for first in range(0, options.count, options.max_rows):
+        picks = range(first, min(first + options.max_rows, options.count))
+        job = _job(options, order, how, {number: outputs[number] for number in picks})
+        started = time.monotonic()
+        patch = generator.model.patch_size[0] * generator.model.patch_size[1] * tokenizer.factor**2
+        total = None if order.grid.endless else order.grid.size * len(picks)
+        with GenerationBar(total, patch, canvases=len(picks)) as bar:
+            outcome = make(job, renderer, tokenizer, watch=bar.update, begun=bar.begin)
+        seconds = time.monotonic() - started
+        if outcome.status:
+            return outcome.status
+        width, height = outcome.size
+        for output in job.outputs:
+            _say(f"{output}: {width}x{height} pixels, {outcome.patches} patches, {seconds:.1f} s")
+    return 0
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the options of ``generate``."""
-    p = _Parser(
-        "python -m nuwa_lightning generate",
-        description="Make a picture of any size from a trained run.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    p.add_argument(
-        "--checkpoint", required=True, metavar="RUN", help="run folder of stage 2 (holds model/ and tokenizer/)"
-    )
-    p.add_argument("--task", metavar="TASK", help=f"one of {', '.join(TASKS)} (default: by the other options)")
-    p.add_argument("--size", metavar="WxH", help=f"width and height in pixels (default: {_SIZE})")
-    p.add_argument("--seed", type=int, default=0, help="equal seeds make equal pictures (default: %(default)s)")
-    p.add_argument("--output", default="picture.png", metavar="FILE", help=".png, .jpg or .tif (default: %(default)s)")
-    p.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
-    p.add_argument(
-        "--temperature", type=float, default=1.0, help="below 1 calmer, above 1 wilder (default: %(default)s)"
-    )
-    p.add_argument("--top_k", type=int, default=50, help="draw from the k best tokens; 0 = all (default: %(default)s)")
-    p.add_argument(
-        "--top_p", type=float, default=1.0, help="draw from the best tokens that reach p (default: %(default)s)"
-    )
-    p.add_argument(
-        "--order", default=None, metavar="ORDER", help="omega, omega*, zeta or zeta* (default: by the shape)"
-    )
-    p.add_argument(
-        "--max_rows", type=int, default=64, help="patches written side by side at most (default: %(default)s)"
-    )
-    p.add_argument(
-        "--own",
-        action="append",
-        default=[],
-        metavar="CLASS",
-        help="your pool, direction or text encoder that the model was trained with: my_pools.MyPool; may be repeated",
-    )
-    outpaint.add_options(p)
-    prompting.add_options(p)
-    return p
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+
+
+def _outputs(options: argparse.Namespace) -> list[Path]:
+    """Return the files to be made, after a look at whether that is possible."""
+    from nuwa_lightning.writers import check_output
+
+    output = Path(options.output)
+    if not output.parent.is_dir():
+        raise UsageError("--output", output, f"the folder {output.parent} is missing: make it first")
+    outputs = [output]
+    if options.count > 1:
+        digits = len(str(options.count - 1))
+        outputs = [output.with_name(f"{output.stem}-{n:0{digits}}{output.suffix}") for n in range(options.count)]
+    for each in outputs:
+        check_output(each, overwrite=options.overwrite or options.resume is not None)
+    return outputs
+
+
+def _check_run(run: Path) -> None:
+    if not run.is_dir():
+        raise UsageError("--checkpoint", run, "is no folder: name the run folder of stage 2, such as runs/landscape")
+    if not (run / "model").is_dir() and (run / "tokenizer").is_dir():
+        raise UsageError("--checkpoint", run, "holds a tokenizer only (stage 1): name the run folder of stage 2")
 
 
 def import_own(path: str) -> type[Any]:
-    """Return the strategy or text encoder at an import path such as ``my_pools.MyPool``.
+    """Return the context pool or direction controller at an import path such as ``my_pools.MyPool``.
 
     Raises:
         UsageError: if there is none.
     """
     from nuwa_lightning.context import ContextPool
     from nuwa_lightning.direction import DirectionController
-    from nuwa_lightning.generation.local import LocalDecoder
-    from nuwa_lightning.text.base import TextEncoder
 
     module, _, name = path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UsageError("--own", path, f"{error}: name a class in a file of the working directory") from None
-    if not (
-        isinstance(found, type) and issubclass(found, (ContextPool, DirectionController, LocalDecoder, TextEncoder))
-    ):
-        cure = "is no ContextPool, DirectionController, LocalDecoder or TextEncoder: derive it from one"
-        raise UsageError("--own", path, cure)
+    if not (isinstance(found, type) and issubclass(found, (ContextPool, DirectionController))):
+        raise UsageError("--own", path, "is no ContextPool and no DirectionController: derive it from one")
     return found
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """Return ``(width, height)`` in pixels.
-
-    Raises:
-        UsageError: if it is not WIDTHxHEIGHT with both at least 1.
-    """
-    found = re.fullmatch(r"(\d+)[xX](\d+)", text)
-    if not found or min(int(v) for v in found.groups()) < 1:
-        raise UsageError("--size", text, "write WIDTHxHEIGHT in pixels, both at least 1, such as 4096x512")
-    return int(found.group(1)), int(found.group(2))
-
-
-def generate(arguments: Sequence[str]) -> int:
-    """Run ``generate``; returns the exit status."""
-    options = parser().parse_args(arguments)
-    task = _task(options)
-    width, height = parse_size(options.size or _SIZE)
-    output = Path(options.output)
-    _check_output(output, overwrite=options.overwrite)
-
-    # Only now what takes time to import.
+def _load(options: argparse.Namespace, run: Path) -> tuple[Generator, Tokenizer]:
     from nuwa_lightning.direction import ArbitraryDirectionController
     from nuwa_lightning.generation.export import load_generator
-    from nuwa_lightning.generation.picture import stream_picture
-    from nuwa_lightning.generation.sampling import Sampling
-    from nuwa_lightning.geometry import PatchGrid
     from nuwa_lightning.tokenizers.export import load_tokenizer
-    from nuwa_lightning.writers import open_writer
 
-    run = Path(options.checkpoint)
-    if not run.is_dir():
-        raise UsageError("--checkpoint", run, "is no folder: name the run folder of stage 2, such as runs/landscape")
-    if not (run / "model").is_dir() and (run / "tokenizer").is_dir():
-        raise UsageError("--checkpoint", run, "holds a tokenizer only (stage 1): name the run folder of stage 2")
-    if options.max_rows < 1:
-        raise UsageError("--max_rows", options.max_rows, "must be at least 1")
     direction = None if options.order is None else ArbitraryDirectionController(options.order)
     generator = load_generator(run / "model", direction=direction, own=[import_own(path) for path in options.own])
     tokenizer = load_tokenizer(run / "tokenizer")
@@ -150,94 +120,146 @@ def generate(arguments: Sequence[str]) -> int:
         raise UsageError(
             "--checkpoint", run, "its tokenizer is not the one that the model was trained with: copy that one there"
         )
+    return generator, tokenizer
+
+
+def _renderer(options: argparse.Namespace, generator: Generator) -> InfiniteRenderer:
+    from nuwa_lightning.generation.renderer import InfiniteRenderer
+    from nuwa_lightning.generation.sampling import Sampling
+
     sampling = Sampling(options.temperature, options.top_k, options.top_p)
-    rows, columns = (n * tokenizer.factor for n in generator.model.patch_size)
-    grid = PatchGrid(1, -(-height // rows), -(-width // columns))
-    given, origin = None, (0, 0)
-    if task == "outpaint":
+    return InfiniteRenderer(
+        generator.model, generator.pool, generator.direction, generator.token_order, sampling, options.max_rows
+    )
+
+
+def _order(options: argparse.Namespace, generator: Generator, tokenizer: Tokenizer) -> Order:
+    """Return what is to be made, as if there were one canvas."""
+    from nuwa_lightning.generation.production import Order
+    from nuwa_lightning.geometry import PatchGrid
+
+    if options.task == "outpaint":
         given = outpaint.given_picture(options, tokenizer, generator.model.patch_size)
-        (height, width), grid, origin = given.size, given.grid, given.origin
-    prompts = prompting.prompts_for(options, generator, size=(height, width), patch=(rows, columns), origin=origin)
-    renderer = generator.renderer(sampling, max_rows=options.max_rows)
-    metadata = {
+        return Order(given.grid, (options.seed,), given.size, origin=given.origin, known=given.known, finish=given)
+    width, height = parse_size(options.size or SIZE)
+    rows, columns = (n * tokenizer.factor for n in generator.model.patch_size)
+    down, across = (
+        None if length is None else -(-length // side) for length, side in ((height, rows), (width, columns))
+    )
+    for name, length, side, patches in (("x", width, columns, across), ("y", height, rows, down)):
+        if length is None or patches is None or length == patches * side:
+            continue
+        if name in options.wrap:
+            near = f"{length // side * side} or {patches * side}" if length > side else f"{side}"
+            cure = f"a closed side is a multiple of {side} pixels (whole patches): give {near}"
+            raise UsageError("--size", options.size or SIZE, cure)
+        _say(f"note: {length} pixels along {name} are no multiple of {side}: {patches * side} are made, and cropped")
+    grid = PatchGrid(1, down, across, wrap=options.wrap)
+    if grid.endless and not generator.direction.supports_endless(grid):
+        cure = f"{generator.direction!r} cannot fill it: give that side a length, or choose another --order"
+        raise UsageError("--size", options.size, cure)
+    return Order(grid, (options.seed,), (height, width))
+
+
+def _how(options: argparse.Namespace, run: Path, generator: Generator, order: Order) -> dict[str, Any]:
+    """Return how the picture is made, for its metadata; what ``--from`` needs stands under options and checkpoint."""
+    from nuwa_lightning import __version__
+    from nuwa_lightning.commands.record import versions
+
+    checkpoint = {name: _hash_of(run / name) for name in ("model", "tokenizer")}
+    return {
         "program": "nuwa_lightning",
-        "task": task,
+        "version": __version__,
+        "task": options.task,
         **outpaint.describe(options),
-        **prompting.describe(options),
-        "size": [width, height],
+        "size": [order.size[1], order.size[0]],
         "seed": options.seed,
-        "temperature": options.temperature,
-        "top_k": options.top_k,
-        "top_p": options.top_p,
+        "options": of_the_picture(options),
+        "checkpoint": {"path": str(run), **checkpoint},
+        "files": {name: _sum_of(Path(path)) for name in ("image", "mask") if (path := getattr(options, name))},
         "tokenizer": generator.tokenizer_fingerprint,
         "context_pool": repr(generator.pool),
         "direction": repr(generator.direction),
+        "token_order": generator.token_order,
+        "versions": versions(),
     }
-    started = time.monotonic()
-    with (
-        open_writer(output, width, height, metadata=metadata, overwrite=options.overwrite) as writer,
-        _Bar(grid.size, width * height / 1e6) as bar,
-    ):
-        known = given.known if given else None
-        for y, x, pixels in stream_picture(
-            renderer,
-            tokenizer,
-            grid=grid,
-            seed=options.seed,
-            known=known,
-            prompts=prompts,
-            finish=given,
-            watch=bar.update,
-        ):
-            top, left = y - origin[0], x - origin[1]
-            kept = pixels[max(0, -top) : max(0, height - top), max(0, -left) : max(0, width - left)]
-            if kept.size:
-                writer.write(kept, y=max(0, top), x=max(0, left))
-    seconds = time.monotonic() - started
-    sys.stderr.write(f"{output}: {width}x{height} pixels, {grid.size} patches, {seconds:.1f} s\n")
-    return 0
 
 
-def _task(options: Any) -> str:
-    """Return the task that is asked for, by name or by the other options, and refuse options that belong to another."""
-    outpaint.check_options(options)
-    if options.task is not None and options.task not in TASKS:
-        near = difflib.get_close_matches(options.task, TASKS, n=1, cutoff=0.5)
-        raise UsageError("--task", options.task, f"did you mean {near[0]}?" if near else f"choose {', '.join(TASKS)}")
-    usual = "outpaint" if options.image is not None else "text-to-image" if options.prompt else "unconditional"
-    task: str = options.task or usual
-    if task == "outpaint" and options.image is None:
-        raise UsageError("--task", task, "it needs a picture: --image FILE")
-    if task != "outpaint" and options.image is not None:
-        raise UsageError("--task", task, "it goes on from no picture: leave --image out, or use --task outpaint")
-    prompting.check_options(options, task)
-    return task
+def _identity(how: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what has to stay as it is when a run goes on, under the names that the user knows."""
+    said = {name: how[name] for name in ("context_pool", "direction", "token_order")}
+    hashes = {f"checkpoint's {name}": how["checkpoint"][name][:16] for name in ("model", "tokenizer")}
+    files = {f"content of {name}": content[:16] for name, content in how["files"].items()}
+    return {**how["options"], **hashes, **files, **said}
 
 
-def _check_output(output: Path, *, overwrite: bool) -> None:
-    if output.exists() and not overwrite:
-        raise UsageError("--output", output, "exists already: give --overwrite or another name")
-    if not output.parent.is_dir():
-        raise UsageError("--output", output, f"the folder {output.parent} is missing: make it first")
+def _check_same_model(options: argparse.Namespace, how: Mapping[str, Any]) -> None:
+    before = picture_metadata(options.from_file)
+    for name in ("model", "tokenizer"):
+        if before["checkpoint"].get(name) != how["checkpoint"][name]:
+            cure = f"made by another {name} than that in {options.checkpoint}: name its run, --checkpoint RUN"
+            raise UsageError("--from", options.from_file, cure)
+    for name, content in how["files"].items():
+        if before.get("files", {}).get(name, content) != content:
+            raise UsageError(f"--{name}", getattr(options, name), "is not the file that it was made with")
+    for name in ("nuwa-lightning", "torch"):
+        was, now = before.get("versions", {}).get(name), how["versions"][name]
+        if was != now:
+            _say(f"note: made with {name} {was}, this is {now}: the picture may differ")
 
 
-class _Bar:
-    """Progress: patches, megapixels, how many at once, how many alive."""
+def _job(options: argparse.Namespace, order: Order, how: Mapping[str, Any], outputs: Mapping[int, Path]) -> Job:
+    from nuwa_lightning.commands.making import Job
 
-    def __init__(self, patches: int, megapixels: float) -> None:
-        from tqdm import tqdm
+    seeds = tuple(options.seed + number for number in outputs)
+    known = {patch: tokens.expand(len(seeds), -1, -1) for patch, tokens in order.known.items()}
+    extra: tuple[Mapping[str, Any], ...] = ({},) * len(seeds)
+    if options.count > 1:
+        extra = tuple({"number": number, "seed": options.seed + number} for number in outputs)
+    return Job(
+        dataclasses.replace(order, seeds=seeds, known=known),
+        tuple(outputs.values()),
+        tuple({**how, **more} for more in extra),
+        {**_identity(how), "numbers": [min(outputs), max(outputs)]},
+        how["versions"],
+        overwrite=options.overwrite,
+        resume=options.resume,
+        record_every=options.record_every,
+        waves=options.waves,
+        preview=_preview(options, order, next(iter(outputs.values()))),
+        note=_say,
+    )
 
-        self._share = megapixels / patches
-        self._bar = tqdm(total=patches, unit="patch", desc="writing", dynamic_ncols=True, leave=False)
 
-    def update(self, done: Any) -> None:
-        self._bar.set_postfix_str(
-            f"{(self._bar.n + 1) * self._share:.2f} Mpx, {done.wave} at once, {done.live} alive", refresh=False
-        )
-        self._bar.update()
+def _preview(options: argparse.Namespace, order: Order, output: Path) -> GrowingPreview | None:
+    from nuwa_lightning.writers.preview import GrowingPreview
 
-    def __enter__(self) -> _Bar:
-        return self
+    if options.preview == "none":
+        return None
+    height, width = order.size
+    if options.preview is None and height is not None and width is not None and height * width < _LARGE:
+        return None
+    path = output.with_name(f"{output.name}.preview.png") if options.preview is None else Path(options.preview)
+    if path.suffix.lower() != ".png" or not path.parent.is_dir():
+        raise UsageError("--preview", path, "name a .png file in a folder that is there, or none")
+    return GrowingPreview(path, found=options.resume is not None)
 
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
+
+def _hash_of(folder: Path) -> str:
+    """Return a hash (sha256, hex) of a saved model or tokenizer."""
+    return hashlib.sha256(
+        "".join(_sum_of(folder / n) for n in ("config.json", "model.safetensors")).encode()
+    ).hexdigest()
+
+
+def _sum_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for block in _blocks(file):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _blocks(file: Any) -> Iterator[bytes]:
+    while block := file.read(1 << 20):
+        yield block

@@ -1,0 +1,212 @@
+"""The options of ``generate``, and how a picture that was made gives them back."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from nuwa_lightning.commands import outpaint
+from nuwa_lightning.errors import UsageError
+
+TASKS = ("unconditional", "outpaint")
+SIZE = "1024x512"
+_EPILOG = """\
+examples
+  python -m nuwa_lightning generate --checkpoint runs/landscape --size 4096x512 --seed 0 --output panorama.png
+  python -m nuwa_lightning generate --checkpoint runs/landscape --size 16384x1024 --output wide.tif
+  python -m nuwa_lightning generate --checkpoint runs/landscape --size 4096x512 --wrap x --output around.png
+  python -m nuwa_lightning generate --checkpoint runs/landscape --size x1024 --output endless.tif
+  python -m nuwa_lightning generate --checkpoint runs/landscape --image in.jpg --expand left=512,down=256
+  python -m nuwa_lightning generate --from panorama.png --output again.png
+The suffix picks the format: .png, .jpg, .tif (tiled BigTIFF, for anything large). Equal commands make equal pictures.
+What is killed goes on where it was: the same command with --resume.
+"""
+
+OF_THE_RUN = ("checkpoint", "output", "overwrite", "resume", "from_file", "record_every", "preview", "own")
+"""Options that say nothing about the picture itself, or must not come out of a file (``own`` imports code)."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        unknown = re.search(r"unrecognized arguments: (--[\w-]+)", message)
+        if unknown:
+            options = [o for action in self._actions for o in action.option_strings]
+            near = difflib.get_close_matches(unknown.group(1), options, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else "see generate --help"
+            raise UsageError("option", unknown.group(1), f"there is no such option; {hint}")
+        found = re.match(r"argument (--\w+): (.*?)(?:: '(.*)')?$", message)
+        if found:
+            raise UsageError(found.group(1), found.group(3) or "nothing", f"{found.group(2)}; see generate --help")
+        raise UsageError("generate", message, "see generate --help")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the options of ``generate``."""
+    p = _Parser(
+        "python -m nuwa_lightning generate",
+        description="Make a picture of any size from a trained run.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    p.add_argument("--checkpoint", metavar="RUN", help="run folder of stage 2 (holds model/ and tokenizer/)")
+    p.add_argument("--task", metavar="TASK", help=f"one of {', '.join(TASKS)} (default: by the other options)")
+    p.add_argument(
+        "--size",
+        metavar="WxH",
+        help=f"width and height in pixels (default: {SIZE}); x1024 goes on to the right until it is stopped (Ctrl-C)",
+    )
+    p.add_argument("--wrap", metavar="AXES", help="close x (a panorama all around), y, or xy (a tile of a pattern)")
+    p.add_argument("--seed", type=int, default=0, help="equal seeds make equal pictures (default: %(default)s)")
+    p.add_argument(
+        "--count", type=int, default=1, help="so many pictures, of this seed and the next (default: %(default)s)"
+    )
+    p.add_argument("--output", default="picture.png", metavar="FILE", help=".png, .jpg or .tif (default: %(default)s)")
+    p.add_argument("--overwrite", action="store_true", help="replace FILE if it exists, finished or not")
+    p.add_argument(
+        "--resume",
+        nargs="?",
+        const="last",
+        choices=("last", "earlier"),
+        help="go on with FILE where a stopped or killed run left it; earlier: with the last good record of a journal"
+        " that is damaged",
+    )
+    p.add_argument("--from", dest="from_file", metavar="PICTURE", help="make a picture again, by the options it holds")
+    p.add_argument(
+        "--temperature", type=float, default=1.0, help="below 1 calmer, above 1 wilder (default: %(default)s)"
+    )
+    p.add_argument("--top_k", type=int, default=50, help="draw from the k best tokens; 0 = all (default: %(default)s)")
+    p.add_argument(
+        "--top_p", type=float, default=1.0, help="draw from the best tokens that reach p (default: %(default)s)"
+    )
+    p.add_argument(
+        "--order", default=None, metavar="ORDER", help="omega, omega*, zeta or zeta* (default: by the shape)"
+    )
+    p.add_argument(
+        "--max_rows", type=int, default=64, help="patches written side by side at most (default: %(default)s)"
+    )
+    p.add_argument("--waves", type=int, metavar="N", help="stop an endless canvas by itself, after N waves")
+    p.add_argument(
+        "--own",
+        action="append",
+        default=[],
+        metavar="CLASS",
+        help="your pool or direction that the model was trained with, such as my_pools.MyPool; may be repeated",
+    )
+    p.add_argument(
+        "--preview",
+        metavar="FILE",
+        help="a small .png that grows with the picture; none for none (default: beside FILE, from 16 megapixels on)",
+    )
+    p.add_argument(
+        "--record_every",
+        type=float,
+        default=10.0,
+        metavar="SECONDS",
+        help="how much work a kill may cost (default: %(default)s)",
+    )
+    outpaint.add_options(p)
+    return p
+
+
+def parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the options, those of a picture that ``--from`` names included, and refuse what makes no sense.
+
+    Raises:
+        UsageError: naming the option.
+    """
+    p = parser()
+    options = p.parse_args(arguments)
+    if options.from_file is not None:
+        p.set_defaults(**_stored(p, options.from_file))
+        options = p.parse_args(arguments)
+    if options.checkpoint is None:
+        raise UsageError("--checkpoint", "nothing", "name the run folder of stage 2, such as runs/landscape")
+    options.task = _task(options)
+    for option in ("max_rows", "count", "waves"):
+        if getattr(options, option) is not None and getattr(options, option) < 1:
+            raise UsageError(f"--{option}", getattr(options, option), "must be at least 1")
+    if not 0 <= options.record_every < float("inf"):
+        raise UsageError("--record_every", options.record_every, "give a number of seconds from 0 up")
+    options.wrap = "".join(sorted(options.wrap or ""))
+    if options.wrap not in ("", "x", "y", "xy"):
+        raise UsageError("--wrap", options.wrap, "choose x, y or xy")
+    if options.wrap and options.task == "outpaint":
+        raise UsageError("--wrap", options.wrap, "a given picture cannot be closed: leave it out")
+    width, height = parse_size(options.size or SIZE)
+    if options.waves is not None and None not in (width, height):
+        raise UsageError("--waves", options.waves, "the canvas has an end: leave it out")
+    for name, length in (("x", width), ("y", height)):
+        if length is None and name in options.wrap:
+            raise UsageError("--wrap", options.wrap, f"the axis {name} is endless: give it a length, or leave it open")
+    return options
+
+
+def of_the_picture(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the options that decide what the picture looks like, as far as they are not None."""
+    return {name: value for name, value in vars(options).items() if name not in OF_THE_RUN and value is not None}
+
+
+def parse_size(text: str) -> tuple[int | None, int | None]:
+    """Return ``(width, height)`` in pixels; None is endless.
+
+    Raises:
+        UsageError: if it is not WIDTHxHEIGHT with both at least 1, one of them perhaps left out.
+    """
+    found = re.fullmatch(r"(\d*)[xX](\d*)", text)
+    sides = [int(side) if side else None for side in found.groups()] if found else []
+    known = [side for side in sides if side is not None]
+    if not known or min(known) < 1:
+        cure = "write WIDTHxHEIGHT in pixels, both at least 1, such as 4096x512; x512 is endless to the right"
+        raise UsageError("--size", text, cure)
+    return sides[0], sides[1]
+
+
+def _stored(p: argparse.ArgumentParser, path: str) -> dict[str, Any]:
+    """Return the options that a picture was made with."""
+    metadata = picture_metadata(path)
+    options = dict(metadata["options"])
+    known = {action.dest for action in p._actions} - set(OF_THE_RUN) - {"help"}
+    strange = sorted(set(options) - known)
+    if strange:
+        cure = f"it was made with {strange[0]}, which this version does not know: use {metadata.get('version')}"
+        raise UsageError("--from", path, cure)
+    return {"checkpoint": metadata["checkpoint"]["path"], **options}
+
+
+def picture_metadata(path: str) -> Mapping[str, Any]:
+    """Return how a picture was made.
+
+    Raises:
+        UsageError: if it cannot be read, or does not say.
+    """
+    from nuwa_lightning.writers import read_metadata
+
+    if not Path(path).exists():
+        raise UsageError("--from", path, "no such file: name a picture that generate made")
+    try:
+        metadata = read_metadata(path)
+    except UsageError as error:
+        raise UsageError("--from", path, error.cure) from None
+    options, checkpoint = metadata.get("options"), metadata.get("checkpoint")
+    if not isinstance(options, Mapping) or not isinstance(checkpoint, Mapping) or "path" not in checkpoint:
+        raise UsageError("--from", path, "it does not say how it was made: name a picture that generate made")
+    return metadata
+
+
+def _task(options: Any) -> str:
+    """Return the task that is asked for, by name or by the other options, and refuse options that belong to another."""
+    outpaint.check_options(options)
+    if options.task is not None and options.task not in TASKS:
+        near = difflib.get_close_matches(options.task, TASKS, n=1, cutoff=0.5)
+        raise UsageError("--task", options.task, f"did you mean {near[0]}?" if near else f"choose {', '.join(TASKS)}")
+    task: str = options.task or ("outpaint" if options.image is not None else "unconditional")
+    if task == "outpaint" and options.image is None:
+        raise UsageError("--task", task, "it needs a picture: --image FILE")
+    if task == "unconditional" and options.image is not None:
+        raise UsageError("--task", task, "it goes on from no picture: leave --image out, or use --task outpaint")
+    return task

@@ -1,0 +1,64 @@
+"""How far a picture is, how fast it goes, and how much memory it takes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nuwa_lightning.generation.production import Progress
+
+
+class GenerationBar:
+    """One line: patches a second, megapixels, how many at once, how many alive, memory, time left.
+
+    Args:
+        patches: of all canvases; None where they never end.
+        pixels: of one patch.
+        canvases: how many there are.
+    """
+
+    def __init__(self, patches: int | None, pixels: int, *, canvases: int) -> None:
+        from tqdm import tqdm
+
+        self._share, self._canvases = pixels / 1e6, canvases
+        # In a log file a line now and then is enough.
+        seconds = 0.1 if sys.stderr.isatty() else 10.0
+        self._bar = tqdm(
+            total=patches, unit="patch", desc="writing", dynamic_ncols=True, leave=False, mininterval=seconds
+        )
+
+    def begin(self, patches: int) -> None:
+        """Note how many patches of each canvas an earlier run has left."""
+        self._bar.initial = self._bar.n = patches * self._canvases
+        self._bar.last_print_n = self._bar.n
+        self._bar.refresh()
+
+    def update(self, progress: Progress) -> None:
+        """Show the progress after a wave."""
+        done = progress.patches * self._canvases
+        self._bar.set_postfix_str(
+            f"{done * self._share:.2f} Mpx, {progress.wave} at once, {progress.live} alive, {memory_in_use() >> 20} MB",
+            refresh=False,
+        )
+        self._bar.update(done - self._bar.n)
+
+    def __enter__(self) -> GenerationBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+
+def memory_in_use() -> int:
+    """Return the bytes of memory that this process takes now; the most it ever took where that is not told."""
+    try:
+        import resource
+    except ImportError:  # no such module on this system
+        return 0
+    try:
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+    except OSError:
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
