@@ -140,7 +140,7 @@ def _order(options: argparse.Namespace, generator: Generator, tokenizer: Tokeniz
 
     if options.task == "outpaint":
         given = outpaint.given_picture(options, tokenizer, generator.model.patch_size)
-        return Order(given.grid, (options.seed,), given.size, origin=given.origin, known=given.known, finish=given)
+        return Order(given.grid, (options.seed,), given.size, origin=given.origin, known=given.known, finish=given, tile=options.tile)
     width, height = parse_size(options.size or SIZE)
     rows, columns = (n * tokenizer.factor for n in generator.model.patch_size)
     down, across = (
@@ -158,7 +158,7 @@ def _order(options: argparse.Namespace, generator: Generator, tokenizer: Tokeniz
     if grid.endless and not generator.direction.supports_endless(grid):
         cure = f"{generator.direction!r} cannot fill it: give that side a length, or choose another --order"
         raise UsageError("--size", options.size, cure)
-    return Order(grid, (options.seed,), (height, width))
+    return Order(grid, (options.seed,), (height, width), tile=options.tile)
 
 
 def _how(options: argparse.Namespace, run: Path, generator: Generator, order: Order) -> dict[str, Any]:

@@ -89,6 +89,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--max_rows", type=int, default=64, help="patches written side by side at most (default: %(default)s)"
     )
+    p.add_argument(
+        "--tile", type=int, default=64, help="side, in tokens, of what is turned into pixels at once (default: %(default)s)"
+    )
     p.add_argument("--waves", type=int, metavar="N", help="stop an endless canvas by itself, after N waves")
     p.add_argument(
         "--own",
@@ -107,7 +110,7 @@ def parser() -> argparse.ArgumentParser:
         type=float,
         default=10.0,
         metavar="SECONDS",
-        help="how much work a kill may cost (default: %(default)s)",
+        help="how much work a kill may cost; 0 records every wave (default: %(default)s)",
     )
     outpaint.add_options(p)
     return p
@@ -127,7 +130,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     if options.checkpoint is None:
         raise UsageError("--checkpoint", "nothing", "name the run folder of stage 2, such as runs/landscape")
     options.task = _task(options)
-    for option in ("max_rows", "count", "waves"):
+    for option in ("max_rows", "count", "waves", "tile"):
         if getattr(options, option) is not None and getattr(options, option) < 1:
             raise UsageError(f"--{option}", getattr(options, option), "must be at least 1")
     if not 0 <= options.record_every < float("inf"):

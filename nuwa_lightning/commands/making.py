@@ -38,7 +38,7 @@ class Job:
         versions: of libraries; when they change a run may go on, though perhaps not to the same bits.
         overwrite: replace files that are there, finished or not.
         resume: ``last`` or ``earlier`` to go on with what an earlier run left.
-        record_every: seconds between records.
+        record_every: seconds between records at least; 0 makes one after each wave, whatever it costs.
         waves: where an endless canvas stops by itself.
         preview: a small picture of the first canvas that grows with it.
         note: told to the user.
@@ -104,18 +104,20 @@ def make(
 
 def _journal(job: Job) -> tuple[Journal | None, Record | None]:
     """Return the journal, and the record to go on from; no journal where everything is finished already."""
-    first, folder = job.outputs[0], journal_folder(job.outputs[0])
-    if not folder.exists():
+    first = job.outputs[0]
+    there = journal_folder(first).exists()
+    if not there:
         finished = [_finished(output, metadata) for output, metadata in zip(job.outputs, job.metadata, strict=True)]
         if job.resume and all(finished):
             return None, None
-        for output in job.outputs:
-            check_output(output, overwrite=job.overwrite)
-        if job.resume:
-            job.note(f"{first}: nothing to go on from, this is the beginning")
-        return Journal(first), None
     journal = Journal(first)
     try:
+        if not journal.begun:
+            for output in job.outputs:
+                check_output(output, overwrite=job.overwrite)
+            if job.resume:
+                job.note(f"{first}: nothing to go on from, this is the beginning")
+            return journal, None
         if not job.resume:
             far = _how_far(journal)
             if not job.overwrite:
@@ -126,12 +128,15 @@ def _journal(job: Job) -> tuple[Journal | None, Record | None]:
         before = journal.job()
         found = differences(before["identity"], job.identity)
         if found:
-            raise UsageError("--resume", folder, f"{'; '.join(found)}: give what it was, or --overwrite to start again")
+            raise UsageError("--resume", journal.folder, f"{'; '.join(found)}: give what it was, or --overwrite to start again")
         for difference in differences(before["versions"], job.versions):
             job.note(f"note: {difference}: what is written from here on may differ from an uninterrupted run")
         return journal, journal.latest(earlier=job.resume == "earlier")
     except UsageError:
-        journal.close()
+        if there:
+            journal.close()
+        else:
+            journal.remove()
         raise
 
 
@@ -254,7 +259,7 @@ class _Making:
                     before = time.monotonic()
                     self._commit(production)
                     last = time.monotonic()
-                    every = max(job.record_every, _SHARE * (last - before))
+                    every = max(job.record_every, _SHARE * (last - before)) if job.record_every else 0
             if caught and not endless:
                 self._commit(production)
                 self._leave(keep=True)

@@ -64,6 +64,11 @@ class Journal:
         except OSError as error:
             raise _unwritable(output, error) from error
 
+    @property
+    def begun(self) -> bool:
+        """Whether :meth:`begin` was ever called."""
+        return (self.folder / "job.json").exists()
+
     def begin(self, job: Mapping[str, Any]) -> None:
         """Note which picture this is, and forget every record.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image
 
 from nuwa_lightning.generation.export import load_generator
 from nuwa_lightning.tokenizers.export import load_tokenizer
+from nuwa_lightning.writers import read_metadata
 
 
 def test_stage_1_leaves_a_tokenizer(finished):
@@ -95,3 +97,84 @@ def test_validate_scores_a_checkpoint(finished, shell):
         "there is no checkpoint below nowhere"
         in shell("validate", "-c", "two.yaml", "--run", "nowhere", "--ckpt_path", "last").error
     )
+
+
+def test_several_pictures_of_one_request_and_each_made_again(finished, shell, workplace):
+    command = ("generate", "--checkpoint", finished / "two", "--size", "64x48", "--seed", 5)
+    assert shell(*command, "--count", 3, "--output", "some.tif").status == 0
+    some = [tifffile.imread(workplace / f"some-{n}.tif") for n in range(3)]
+    for n, picture in enumerate(some):
+        assert picture.shape == (48, 64, 3)
+        assert read_metadata(f"some-{n}.tif")["seed"] == 5 + n
+    assert not (some[0] == some[1]).all()
+    assert shell("generate", "--from", "some-1.tif", "--output", "again.tif").status == 0
+    for n in range(3):
+        assert (workplace / f"some-{n}.tif").read_bytes() == (workplace / f"again-{n}.tif").read_bytes()
+
+
+def test_a_picture_says_how_it_was_made_and_is_made_again(finished, shell, workplace):
+    (workplace / "two").symlink_to(finished / "two")
+    options = ("--size", "70x48", "--seed", 9, "--temperature", 1.5, "--top_k", 7, "--order", "zeta")
+    assert shell("generate", "--checkpoint", "two", *options, "--output", "a.png").status == 0
+    said = read_metadata("a.png")
+    assert said["options"]["temperature"] == 1.5
+    assert said["size"] == [70, 48]
+    assert said["versions"]["torch"]
+    assert len(said["checkpoint"]["model"]) == 64
+    assert shell("generate", "--from", "a.png", "--output", "b.png").status == 0
+    assert (workplace / "a.png").read_bytes() == (workplace / "b.png").read_bytes()
+    # Options beside it win.
+    assert shell("generate", "--from", "a.png", "--seed", 8, "--output", "c.png").status == 0
+    assert read_metadata("c.png")["seed"] == 8
+    Image.new("RGB", (9, 9)).save("photo.png")
+    for name, words in (("photo.png", "does not say how it was made"), ("none.png", "no such file")):
+        assert words in shell("generate", "--from", name, "--output", "d.png").error
+    (workplace / "two").unlink()
+    shutil.copytree(finished / "two", "two")
+    config = workplace / "two" / "model" / "config.json"
+    config.write_text(config.read_text() + " ")
+    assert "made by another model" in shell("generate", "--from", "a.png", "--output", "d.png").error
+
+
+def test_a_closed_picture_has_no_seam_of_its_own(finished, shell, workplace):
+    command = ("generate", "--checkpoint", finished / "two", "--size", "96x48")
+    assert shell(*command, "--output", "open.tif").status == 0
+    assert shell(*command, "--wrap", "x", "--output", "closed.tif").status == 0
+    opened, closed = (tifffile.imread(workplace / name) for name in ("open.tif", "closed.tif"))
+    assert opened.shape == closed.shape
+    assert not (opened == closed).all()
+
+
+def test_a_preview_grows_beside_a_large_picture(finished, shell, workplace):
+    command = ("generate", "--checkpoint", finished / "two", "--size", "96x48", "--output", "a.tif")
+    assert shell(*command, "--preview", "small.png").status == 0
+    with Image.open(workplace / "small.png") as image:
+        assert image.size == (96, 48)
+    assert shell(*command, "--overwrite", "--preview", "small.jpg").status == 2
+    assert [p.name for p in workplace.iterdir() if p.name.startswith("a.")] == ["a.tif"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--size", "x"), "WIDTHxHEIGHT"),
+        (("--size", "0x"), "WIDTHxHEIGHT"),
+        (("--size", "100x48", "--wrap", "x"), "a closed side is a multiple of 16 pixels (whole patches): give 96 or 112"),
+        (("--size", "5x48", "--wrap", "x"), "give 16"),
+        (("--size", "x48", "--wrap", "x"), "the axis x is endless"),
+        (("--size", "64x48", "--wrap", "z"), "choose x, y or xy"),
+        (("--size", "64x48", "--waves", "3"), "the canvas has an end"),
+        (("--size", "x48", "--output", "a.png"), "cannot hold an endless canvas: use .tif"),
+        (("--size", "x48", "--output", "a.tif", "--order", "zeta"), "cannot fill it: give that side a length"),
+        (("--size", "70000x48", "--output", "a.jpg"), "JPEG holds at most 65535 pixels a side"),
+        (("--count", "0"), "--count: 0"),
+        (("--record_every", "-1"), "--record_every: -1"),
+        (("--resume", "sometimes"), "--resume: sometimes"),
+        (("--tile", "0"), "--tile: 0"),
+    ],
+)
+def test_what_generate_cannot_make_is_refused_and_leaves_nothing(finished, shell, workplace, options, words):
+    output = () if "--output" in options else ("--output", "a.tif")
+    done = shell("generate", "--checkpoint", finished / "two", *options, *output)
+    assert (done.status, words in done.error) == (2, True), done.error
+    assert not [p for p in workplace.iterdir() if p.name.startswith((".a", "a."))]

@@ -1,0 +1,68 @@
+"""A process that has everything imported and forks a child for each command, so that killing one costs little.
+
+Each line of standard input is a JSON object: ``arguments`` of the command line, ``at`` None or the number of the call of
+``fsync``, ``replace`` or ``unlink`` at which the child gets a signal, and ``signal``, which one. The answer is the
+child's process id; when "wait" comes instead, its exit status (negative: the signal).
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+
+def armed(function: Callable[..., Any], calls: itertools.count[int], at: int, number: int) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if next(calls) == at:
+            os.kill(os.getpid(), number)
+        return function(*args, **kwargs)
+
+    return call
+
+
+def child(arguments: list[str], at: int | None, number: int) -> int:
+    from nuwa_lightning.cli import main
+
+    if at is not None:
+        calls = itertools.count()
+        for name in ("fsync", "replace", "unlink"):
+            setattr(os, name, armed(getattr(os, name), calls, at, number))
+    return main(arguments)
+
+
+def serve() -> None:
+    warnings.simplefilter("ignore")
+    import tifffile  # noqa: F401
+    import torch
+
+    import nuwa_lightning.commands.making
+    import nuwa_lightning.generation.export
+    import nuwa_lightning.tokenizers.export  # noqa: F401
+
+    torch.set_num_threads(1)
+    pid = 0
+    for line in sys.stdin:
+        if line.strip() == "wait":
+            answer = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        else:
+            request = json.loads(line)
+            pid = os.fork()
+            if not pid:
+                status = 1
+                try:
+                    status = child(**request)
+                finally:
+                    sys.stderr.flush()
+                    os._exit(status)
+            answer = pid
+        sys.stdout.write(f"{answer}\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,310 @@
+"""``generate`` is killed, stopped and starved of room wherever it stands, and goes on to the same bits."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from nuwa_lightning.generation.journal import journal_folder
+from nuwa_lightning.writers import read_metadata
+
+# 7 x 5 patches, the last ones cut; each turned into pixels by itself.
+SIZE = ("--size", "112x72", "--seed", "4", "--max_rows", "2", "--tile", "2")
+
+
+class Server:
+    """Runs commands in forks of a process that has everything imported (see killing.py)."""
+
+    def __init__(self, folder: Path, log: Path) -> None:
+        self._log = log.open("w+")
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("killing.py"))],
+            cwd=folder,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])},
+        )
+
+    def _ask(self, line: str) -> int:
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+    def run(
+        self, *arguments: object, at: int | None = None, number: int = signal.SIGKILL, kill_after: float | None = None
+    ) -> int:
+        """Return the exit status.
+
+        Args:
+            arguments: of the command line.
+            at: at which call of fsync, replace or unlink it gets a signal.
+            number: which one.
+            kill_after: kill it after so many seconds.
+        """
+        request = {"arguments": [str(a) for a in arguments], "at": at, "number": int(number)}
+        pid = self._ask(json.dumps(request))
+        if kill_after is not None:
+            time.sleep(kill_after)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return self._ask("wait")
+
+    def said(self) -> str:
+        """Return what was written to standard error since the last call."""
+        self._log.seek(0)
+        text = self._log.read()
+        self._log.seek(0)
+        self._log.truncate()
+        return text
+
+    def close(self) -> None:
+        assert self._process.stdin
+        self._process.stdin.close()
+        self._process.wait(timeout=60)
+        assert self._process.stdout
+        self._process.stdout.close()
+        self._log.close()
+
+
+@pytest.fixture(scope="module")
+def server(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("killed")
+    (folder / "two").symlink_to(finished / "two")
+    made = Server(folder, folder / "stderr.log")
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def folder(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(server._log.name).parent
+
+
+def command(output: Path | str, *more: str) -> list[str]:
+    return ["generate", "--checkpoint", "two", *SIZE, "--record_every", "0", "--output", str(output), *more]
+
+
+@pytest.fixture(scope="module")
+def whole(server: Server, folder: Path) -> dict[str, bytes]:
+    """What uninterrupted runs make."""
+    found = {}
+    for suffix in (".tif", ".png"):
+        assert server.run(*command(f"whole{suffix}")) == 0, server.said()
+        found[suffix] = (folder / f"whole{suffix}").read_bytes()
+    return found
+
+
+def litter(folder: Path, output: str) -> list[str]:
+    stem = output.rpartition(".")[0]
+    return [p.name for p in folder.iterdir() if p.name.startswith((stem, f".{stem}")) and p.name != output]
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".png"])
+def test_sigkill_at_random_points(server: Server, folder: Path, whole: dict[str, bytes], suffix: str) -> None:
+    """Kill after random times, go on, kill again, until it is finished: the same bytes."""
+    rng, output = random.Random(7), f"random_{suffix[1:]}{suffix}"
+    kills = 0
+    for attempt in range(40):
+        status = server.run(
+            *command(output, *(["--resume"] if attempt else [])),
+            kill_after=rng.uniform(0.05, 0.9) if kills < 6 else None,
+        )
+        if status == 0:
+            break
+        assert status == -signal.SIGKILL, server.said()
+        kills += 1
+    assert status == 0
+    assert kills >= 1
+    assert (folder / output).read_bytes() == whole[suffix]
+    assert litter(folder, output) == []
+
+
+def kill_at_call(server: Server, folder: Path, expected: bytes, suffix: str, number: int) -> bool:
+    """Kill a run at one call, go on, compare; returns whether there was such a call."""
+    output = f"call{number}{suffix}"
+    status = server.run(*command(output), at=number)
+    if status:
+        assert status == -signal.SIGKILL, server.said()
+        assert server.run(*command(output, "--resume")) == 0, server.said()
+    assert (folder / output).read_bytes() == expected
+    # Only before the first record nobody knows the name of the unfinished file.
+    assert number < 6 or litter(folder, output) == []
+    (folder / output).unlink()
+    return status != 0
+
+
+def test_killed_at_some_calls_that_touch_the_disk(server: Server, folder: Path, whole: dict[str, bytes]) -> None:
+    for number in (0, 2, 5, 11, 37, 80):
+        kill_at_call(server, folder, whole[".tif"], ".tif", number)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".tif", ".png"])
+def test_killed_at_every_call_that_touches_the_disk(
+    server: Server, folder: Path, whole: dict[str, bytes], suffix: str
+) -> None:
+    number = 0
+    while kill_at_call(server, folder, whole[suffix], suffix, number):
+        number += 1
+    assert number > 50
+
+
+def test_ctrl_c_and_sigterm_stop_between_waves(server: Server, folder: Path, whole: dict[str, bytes]) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        output = f"stopped{number}.tif"
+        assert server.run(*command(output), at=40, number=number) == 128 + number, server.said()
+        assert not (folder / output).exists()
+        assert "go on with --resume" in server.said()
+        assert server.run(*command(output, "--resume")) == 0
+        assert (folder / output).read_bytes() == whole[".tif"]
+
+
+def test_several_canvases_are_killed_together(server: Server, folder: Path) -> None:
+    assert server.run(*command("several.tif", "--count", "3")) == 0, server.said()
+    expected = {n: (folder / f"several-{n}.tif").read_bytes() for n in range(3)}
+    assert len(set(expected.values())) == 3
+    more = ("--count", "3", "--overwrite")
+    status = server.run(*command("several.tif", *more), at=30)
+    assert status == -signal.SIGKILL
+    assert server.run(*command("several.tif", "--count", "3", "--resume")) == 0, server.said()
+    for n, content in expected.items():
+        assert (folder / f"several-{n}.tif").read_bytes() == content
+    assert server.run(*command("several.tif", "--count", "3", "--resume")) == 0
+    assert "finished already" in server.said()
+
+
+def test_a_change_is_refused_and_named(server: Server, folder: Path) -> None:
+    output = "changed.tif"
+    assert server.run(*command(output), at=30) == -signal.SIGKILL
+    assert server.run(*command(output)) == 2
+    assert "an unfinished run of it is there" in server.said()
+    before = {p.name: p.read_bytes() for p in journal_folder(folder / output).iterdir()}
+    for option, value, words in (
+        ("--seed", "5", "seed was 4, now 5"),
+        ("--size", "112x80", 'size was "112x72", now "112x80"'),
+        ("--temperature", "0.5", "temperature was 1.0, now 0.5"),
+        ("--order", "zeta", 'order was not given, now "zeta"'),
+        ("--wrap", "x", 'wrap was "", now "x"'),
+    ):
+        assert server.run(*command(output, "--resume", option, value)) == 2
+        assert words in server.said()
+    other = folder / "other"
+    shutil.copytree(folder / "two", other)
+    config = json.loads((other / "model" / "config.json").read_text())
+    (other / "model" / "config.json").write_text(json.dumps(config) + " ")
+    assert server.run(*command(output, "--resume", "--checkpoint", "other")) == 2
+    assert "checkpoint's model was" in server.said()
+    shutil.rmtree(other)
+    assert {p.name: p.read_bytes() for p in journal_folder(folder / output).iterdir()} == before
+    assert server.run(*command(output, "--overwrite")) == 0
+    assert litter(folder, output) == []
+
+
+def test_a_damaged_journal_offers_the_last_good_record(server: Server, folder: Path, whole: dict[str, bytes]) -> None:
+    for number, (place, kept) in enumerate(((0, 1), (40, 1), (-1, 1), (-1, 0))):
+        output = f"damaged{number}.tif"
+        assert server.run(*command(output), at=50) == -signal.SIGKILL
+        journal = journal_folder(folder / output)
+        records = sorted(p for p in journal.iterdir() if p.name.startswith("record"))
+        assert len(records) == 2
+        for record in records[kept:]:
+            content = bytearray(record.read_bytes())
+            content[place] ^= 1
+            record.write_bytes(content)
+        server.said()
+        assert server.run(*command(output, "--resume")) == 2
+        said = server.said()
+        if kept:
+            assert f"{records[1].name}: is damaged; the record before it (" in said
+            assert "give --resume earlier" in said
+            assert server.run(*command(output, "--resume", "earlier")) == 0, server.said()
+        else:
+            assert "there is no good one: give --overwrite" in said
+            assert server.run(*command(output, "--overwrite")) == 0, server.said()
+        assert (folder / output).read_bytes() == whole[".tif"]
+        assert litter(folder, output) == []
+    assert server.run(*command("damaged.tif"), at=50) == -signal.SIGKILL
+    (journal_folder(folder / "damaged.tif") / "job.json").write_text("{}")
+    assert server.run(*command("damaged.tif", "--resume")) == 2
+    assert "does not say what is made there" in server.said()
+    (journal_folder(folder / "damaged.tif")).joinpath("lock").touch()
+
+
+@pytest.mark.parametrize(("suffix", "room"), [(".tif", 20), (".tif", 500), (".png", 20), (".png", 500)])
+def test_a_full_disk_stops_cleanly_and_goes_on_with_room(
+    shell, workplace, finished, monkeypatch, capfd, suffix: str, room: int
+) -> None:
+    """Writes of pixels fail after some; what is safe is told, nothing is lost."""
+    from nuwa_lightning.writers import base
+
+    (workplace / "two").symlink_to(finished / "two")
+    assert shell(*command(f"expected{suffix}")).status == 0
+    write, left = base.write_all, [room]
+
+    def failing(*arguments) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(*arguments)
+
+    for module in ("base", "tiff"):
+        monkeypatch.setattr(f"nuwa_lightning.writers.{module}.write_all", failing)
+    done = shell(*command(f"full{suffix}"))
+    assert (done.status, "No space left on device" in done.error) == (2, True)
+    assert "of 35 patches are safe, go on with --resume" in done.error
+    assert not Path(f"full{suffix}").exists()
+    left[0] = 10**9
+    assert shell(*command(f"full{suffix}", "--resume")).status == 0
+    assert Path(f"full{suffix}").read_bytes() == Path(f"expected{suffix}").read_bytes()
+    assert litter(workplace, f"full{suffix}") == []
+
+
+def test_two_processes_do_not_write_one_picture(server: Server, folder: Path, finished: Path, shell) -> None:
+    """The second one is told at once, whatever it wants."""
+    import fcntl
+
+    journal = journal_folder(folder / "twice.tif")
+    journal.mkdir()
+    with (journal / "lock").open("ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        for more in ((), ("--resume",), ("--overwrite",)):
+            done = shell("generate", "--checkpoint", finished / "two", "--output", folder / "twice.tif", *more)
+            assert (done.status, "another process is writing it" in done.error) == (2, True)
+
+
+@pytest.mark.parametrize("size", ["x40", "40x"])
+def test_an_endless_canvas_goes_on_until_it_is_stopped(server: Server, folder: Path, size: str) -> None:
+    """Killed, gone on with, stopped: a valid file, and the same picture when it is made again."""
+    output = f"endless{size}.tif"
+    options = ["generate", "--checkpoint", "two", "--size", size, "--record_every", "0", "--output", output]
+    assert server.run(*options, at=60) == -signal.SIGKILL
+    assert server.run(*options, "--resume", at=60, number=signal.SIGTERM) == 0, server.said()
+    picture, said = tifffile.imread(folder / output), read_metadata(folder / output)
+    long, short = (1, 0) if size[0] == "x" else (0, 1)
+    assert (picture.shape[short], picture.shape[long] % 16) == (40, 0)
+    assert picture.shape[long] > 40
+    assert said["size"] == [picture.shape[1], picture.shape[0]]
+    assert said["options"]["waves"] > 0
+    assert server.run("generate", "--from", output, "--output", f"again{size}.tif") == 0, server.said()
+    np.testing.assert_array_equal(tifffile.imread(folder / f"again{size}.tif"), picture)
+    assert server.run(*options, "--resume") == 0
+    assert "finished already" in server.said()
+    assert litter(folder, output) == []
