@@ -6,13 +6,14 @@ import argparse
 import dataclasses
 import hashlib
 import importlib
+import math
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nuwa_lightning.commands import outpaint
+from nuwa_lightning.commands import outpaint, prompting
 from nuwa_lightning.commands.generate_options import SIZE, of_the_picture, parse_size, parsed, picture_metadata
 from nuwa_lightning.commands.progress import GenerationBar
 from nuwa_lightning.errors import UsageError
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from nuwa_lightning.commands.making import Job
     from nuwa_lightning.generation.export import Generator
     from nuwa_lightning.generation.production import Order
+    from nuwa_lightning.generation.prompts import Prompts
     from nuwa_lightning.generation.renderer import InfiniteRenderer
     from nuwa_lightning.tokenizers.base import Tokenizer
     from nuwa_lightning.writers.preview import GrowingPreview
@@ -42,6 +44,7 @@ def generate(arguments: Sequence[str]) -> int:
     generator, tokenizer = _load(options, run)
     renderer = _renderer(options, generator)
     order = _order(options, generator, tokenizer)
+    order = dataclasses.replace(order, prompts=_prompts(options, generator, tokenizer, order))
     how = _how(options, run, generator, order)
     if options.from_file is not None:
         _check_same_model(options, how)
@@ -90,21 +93,26 @@ def _check_run(run: Path) -> None:
 
 
 def import_own(path: str) -> type[Any]:
-    """Return the context pool or direction controller at an import path such as ``my_pools.MyPool``.
+    """Return the strategy or text encoder at an import path such as ``my_pools.MyPool``.
 
     Raises:
         UsageError: if there is none.
     """
     from nuwa_lightning.context import ContextPool
     from nuwa_lightning.direction import DirectionController
+    from nuwa_lightning.generation.local import LocalDecoder
+    from nuwa_lightning.text.base import TextEncoder
 
     module, _, name = path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UsageError("--own", path, f"{error}: name a class in a file of the working directory") from None
-    if not (isinstance(found, type) and issubclass(found, (ContextPool, DirectionController))):
-        raise UsageError("--own", path, "is no ContextPool and no DirectionController: derive it from one")
+    if not (
+        isinstance(found, type) and issubclass(found, (ContextPool, DirectionController, LocalDecoder, TextEncoder))
+    ):
+        cure = "is no ContextPool, DirectionController, LocalDecoder or TextEncoder: derive it from one"
+        raise UsageError("--own", path, cure)
     return found
 
 
@@ -124,12 +132,13 @@ def _load(options: argparse.Namespace, run: Path) -> tuple[Generator, Tokenizer]
 
 
 def _renderer(options: argparse.Namespace, generator: Generator) -> InfiniteRenderer:
-    from nuwa_lightning.generation.renderer import InfiniteRenderer
     from nuwa_lightning.generation.sampling import Sampling
+    from nuwa_lightning.modules.decoding import Precision
 
-    sampling = Sampling(options.temperature, options.top_k, options.top_p)
-    return InfiniteRenderer(
-        generator.model, generator.pool, generator.direction, generator.token_order, sampling, options.max_rows
+    return generator.renderer(
+        Sampling(options.temperature, options.top_k, options.top_p),
+        max_rows=options.max_rows,
+        precision=Precision(options.weights, options.cache),
     )
 
 
@@ -140,25 +149,44 @@ def _order(options: argparse.Namespace, generator: Generator, tokenizer: Tokeniz
 
     if options.task == "outpaint":
         given = outpaint.given_picture(options, tokenizer, generator.model.patch_size)
-        return Order(given.grid, (options.seed,), given.size, origin=given.origin, known=given.known, finish=given, tile=options.tile)
+        return Order(
+            given.grid,
+            (options.seed,),
+            given.size,
+            origin=given.origin,
+            known=given.known,
+            finish=given,
+            tile=options.tile,
+        )
     width, height = parse_size(options.size or SIZE)
     rows, columns = (n * tokenizer.factor for n in generator.model.patch_size)
     down, across = (
         None if length is None else -(-length // side) for length, side in ((height, rows), (width, columns))
     )
     for name, length, side, patches in (("x", width, columns, across), ("y", height, rows, down)):
-        if length is None or patches is None or length == patches * side:
+        if length is None or patches is None:
             continue
         if name in options.wrap:
-            near = f"{length // side * side} or {patches * side}" if length > side else f"{side}"
-            cure = f"a closed side is a multiple of {side} pixels (whole patches): give {near}"
-            raise UsageError("--size", options.size or SIZE, cure)
-        _say(f"note: {length} pixels along {name} are no multiple of {side}: {patches * side} are made, and cropped")
+            whole = math.lcm(side, tokenizer.step * tokenizer.factor)
+            if length % whole:
+                near = f"{length // whole * whole} or {-(-length // whole) * whole}" if length > whole else f"{whole}"
+                cure = f"a closed side is a multiple of {whole} pixels (whole patches): give {near}"
+                raise UsageError("--size", options.size or SIZE, cure)
+        elif length != patches * side:
+            made = patches * side
+            _say(f"note: {length} pixels along {name} are no multiple of {side}: {made} are made, and cropped")
     grid = PatchGrid(1, down, across, wrap=options.wrap)
     if grid.endless and not generator.direction.supports_endless(grid):
         cure = f"{generator.direction!r} cannot fill it: give that side a length, or choose another --order"
         raise UsageError("--size", options.size, cure)
     return Order(grid, (options.seed,), (height, width), tile=options.tile)
+
+
+def _prompts(options: argparse.Namespace, generator: Generator, tokenizer: Tokenizer, order: Order) -> Prompts | None:
+    """Return what the patches of one canvas read."""
+    height, width = (sys.maxsize if length is None else length for length in order.size)
+    rows, columns = (cells * tokenizer.factor for cells in generator.model.patch_size)
+    return prompting.prompts_for(options, generator, size=(height, width), patch=(rows, columns), origin=order.origin)
 
 
 def _how(options: argparse.Namespace, run: Path, generator: Generator, order: Order) -> dict[str, Any]:
@@ -172,6 +200,7 @@ def _how(options: argparse.Namespace, run: Path, generator: Generator, order: Or
         "version": __version__,
         "task": options.task,
         **outpaint.describe(options),
+        **prompting.describe(options),
         "size": [order.size[1], order.size[0]],
         "seed": options.seed,
         "options": of_the_picture(options),
@@ -213,11 +242,15 @@ def _job(options: argparse.Namespace, order: Order, how: Mapping[str, Any], outp
 
     seeds = tuple(options.seed + number for number in outputs)
     known = {patch: tokens.expand(len(seeds), -1, -1) for patch, tokens in order.known.items()}
+    prompts = order.prompts
+    if prompts is not None:  # what one canvas reads, all of them do
+        choose, copies = prompts.choose, len(seeds)
+        prompts = dataclasses.replace(prompts, choose=lambda patch: tuple(choose(patch)) * copies)
     extra: tuple[Mapping[str, Any], ...] = ({},) * len(seeds)
     if options.count > 1:
         extra = tuple({"number": number, "seed": options.seed + number} for number in outputs)
     return Job(
-        dataclasses.replace(order, seeds=seeds, known=known),
+        dataclasses.replace(order, seeds=seeds, known=known, prompts=prompts),
         tuple(outputs.values()),
         tuple({**how, **more} for more in extra),
         {**_identity(how), "numbers": [min(outputs), max(outputs)]},

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from nuwa_lightning.commands import outpaint
+from nuwa_lightning.commands import outpaint, prompting
 from nuwa_lightning.errors import UsageError
 
-TASKS = ("unconditional", "outpaint")
+TASKS = ("unconditional", "text-to-image", "outpaint")
 SIZE = "1024x512"
 _EPILOG = """\
 examples
@@ -21,8 +21,10 @@ examples
   python -m nuwa_lightning generate --checkpoint runs/landscape --size 4096x512 --wrap x --output around.png
   python -m nuwa_lightning generate --checkpoint runs/landscape --size x1024 --output endless.tif
   python -m nuwa_lightning generate --checkpoint runs/landscape --image in.jpg --expand left=512,down=256
+  python -m nuwa_lightning generate --checkpoint runs/landscape_text --prompt "snowy mountains at dusk"
   python -m nuwa_lightning generate --from panorama.png --output again.png
-The suffix picks the format: .png, .jpg, .tif (tiled BigTIFF, for anything large). Equal commands make equal pictures.
+The suffix picks the format: .png, .jpg, and for anything large .tif (BigTIFF), .zarr (OME-Zarr) or .dzi (Deep Zoom).
+Equal commands make equal pictures.
 What is killed goes on where it was: the same command with --resume.
 """
 
@@ -65,7 +67,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--count", type=int, default=1, help="so many pictures, of this seed and the next (default: %(default)s)"
     )
-    p.add_argument("--output", default="picture.png", metavar="FILE", help=".png, .jpg or .tif (default: %(default)s)")
+    p.add_argument(
+        "--output", default="picture.png", metavar="FILE", help=".png, .jpg, .tif, .zarr or .dzi (default: %(default)s)"
+    )
     p.add_argument("--overwrite", action="store_true", help="replace FILE if it exists, finished or not")
     p.add_argument(
         "--resume",
@@ -90,7 +94,13 @@ def parser() -> argparse.ArgumentParser:
         "--max_rows", type=int, default=64, help="patches written side by side at most (default: %(default)s)"
     )
     p.add_argument(
-        "--tile", type=int, default=64, help="side, in tokens, of what is turned into pixels at once (default: %(default)s)"
+        "--weights", default="float32", metavar="NUMBER", help="float32, bfloat16 or int8: how matrices are kept"
+    )
+    p.add_argument(
+        "--cache", default="float32", metavar="NUMBER", help="float32, bfloat16 or int8: how finished patches are kept"
+    )
+    p.add_argument(
+        "--tile", type=int, default=64, help="tokens a side of what becomes pixels at once (default: %(default)s)"
     )
     p.add_argument("--waves", type=int, metavar="N", help="stop an endless canvas by itself, after N waves")
     p.add_argument(
@@ -98,7 +108,7 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="CLASS",
-        help="your pool or direction that the model was trained with, such as my_pools.MyPool; may be repeated",
+        help="your pool, direction or text encoder that the model was trained with: my_pools.MyPool; may be repeated",
     )
     p.add_argument(
         "--preview",
@@ -113,6 +123,7 @@ def parser() -> argparse.ArgumentParser:
         help="how much work a kill may cost; 0 records every wave (default: %(default)s)",
     )
     outpaint.add_options(p)
+    prompting.add_options(p)
     return p
 
 
@@ -125,7 +136,10 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     p = parser()
     options = p.parse_args(arguments)
     if options.from_file is not None:
-        p.set_defaults(**_stored(p, options.from_file))
+        stored = _stored(p, options.from_file)
+        if options.prompt:  # texts given here replace those of the picture, they do not add to them
+            stored.pop("prompt", None)
+        p.set_defaults(**stored)
         options = p.parse_args(arguments)
     if options.checkpoint is None:
         raise UsageError("--checkpoint", "nothing", "name the run folder of stage 2, such as runs/landscape")
@@ -207,9 +221,11 @@ def _task(options: Any) -> str:
     if options.task is not None and options.task not in TASKS:
         near = difflib.get_close_matches(options.task, TASKS, n=1, cutoff=0.5)
         raise UsageError("--task", options.task, f"did you mean {near[0]}?" if near else f"choose {', '.join(TASKS)}")
-    task: str = options.task or ("outpaint" if options.image is not None else "unconditional")
+    usual = "outpaint" if options.image is not None else "text-to-image" if options.prompt else "unconditional"
+    task: str = options.task or usual
     if task == "outpaint" and options.image is None:
         raise UsageError("--task", task, "it needs a picture: --image FILE")
-    if task == "unconditional" and options.image is not None:
+    if task != "outpaint" and options.image is not None:
         raise UsageError("--task", task, "it goes on from no picture: leave --image out, or use --task outpaint")
+    prompting.check_options(options, task)
     return task

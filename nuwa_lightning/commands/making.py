@@ -128,7 +128,9 @@ def _journal(job: Job) -> tuple[Journal | None, Record | None]:
         before = journal.job()
         found = differences(before["identity"], job.identity)
         if found:
-            raise UsageError("--resume", journal.folder, f"{'; '.join(found)}: give what it was, or --overwrite to start again")
+            raise UsageError(
+                "--resume", journal.folder, f"{'; '.join(found)}: give what it was, or --overwrite to start again"
+            )
         for difference in differences(before["versions"], job.versions):
             job.note(f"note: {difference}: what is written from here on may differ from an uninterrupted run")
         return journal, journal.latest(earlier=job.resume == "earlier")

@@ -124,20 +124,21 @@ class Journal:
         Raises:
             UsageError: if it is damaged, telling whether the one before is good.
         """
-        damaged: Path | None = None
+        damaged: list[Path] = []
         for path in self._records():
             record = _read(path)
             if record is None:
-                damaged = damaged or path
+                damaged.append(path)
                 continue
             if damaged and not earlier:
                 cure = f"is damaged; the record before it ({told(record.facts)}) is good: give --resume earlier"
-                raise UsageError("--resume", damaged, cure)
+                raise UsageError("--resume", damaged[0], cure)
+            for other in damaged:  # or they would count among the two that are kept
+                other.unlink(missing_ok=True)
             return record
         if damaged:
-            raise UsageError(
-                "--resume", damaged, "is damaged, and there is no good one: give --overwrite to start again"
-            )
+            cure = "is damaged, and there is no good one: give --overwrite to start again"
+            raise UsageError("--resume", damaged[0], cure)
         return None
 
     def remove(self) -> None:

@@ -1,7 +1,7 @@
 """A process that has everything imported and forks a child for each command, so that killing one costs little.
 
-Each line of standard input is a JSON object: ``arguments`` of the command line, ``at`` None or the number of the call of
-``fsync``, ``replace`` or ``unlink`` at which the child gets a signal, and ``signal``, which one. The answer is the
+Each line of standard input is a JSON object: ``arguments`` of the command line, ``at`` None or the number of the call
+of ``fsync``, ``replace`` or ``unlink`` at which the child gets a signal, and ``number``, which one. The answer is the
 child's process id; when "wait" comes instead, its exit status (negative: the signal).
 """
 

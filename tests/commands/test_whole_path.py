@@ -159,7 +159,10 @@ def test_a_preview_grows_beside_a_large_picture(finished, shell, workplace):
     [
         (("--size", "x"), "WIDTHxHEIGHT"),
         (("--size", "0x"), "WIDTHxHEIGHT"),
-        (("--size", "100x48", "--wrap", "x"), "a closed side is a multiple of 16 pixels (whole patches): give 96 or 112"),
+        (
+            ("--size", "100x48", "--wrap", "x"),
+            "a closed side is a multiple of 16 pixels (whole patches): give 96 or 112",
+        ),
         (("--size", "5x48", "--wrap", "x"), "give 16"),
         (("--size", "x48", "--wrap", "x"), "the axis x is endless"),
         (("--size", "64x48", "--wrap", "z"), "choose x, y or xy"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,10 +20,11 @@ def record(number: int) -> Record:
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> Journal:
+def journal(tmp_path: Path) -> Iterator[Journal]:
     made = Journal(tmp_path / "a.tif")
     made.begin({"seed": 3, "size": [None, 4]})
-    return made
+    yield made
+    made.close()
 
 
 def test_the_newest_record_comes_back_and_two_are_kept(journal: Journal) -> None:
