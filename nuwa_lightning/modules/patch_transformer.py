@@ -104,7 +104,8 @@ class PatchTransformer(nn.Module):
         # A point among the code vectors: codes that look alike get likely together; the head alone learns them singly.
         self.code_head = nn.Linear(width, code_dim, bias=False)
         nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.code_head.weight)
+        # Small, so that the first loss is that of guessing; not zero, so that an untrained model depends on its input.
+        self.code_head.weight.data.mul_(0.2)
         # Last, so that everything before it draws the same random numbers with and without it.
         self.text = (
             TextConditioning(
