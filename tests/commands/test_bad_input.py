@@ -266,7 +266,7 @@ def test_yaml_that_is_none_is_named_with_its_line(shell):
         (("--checkpoint", "two", "--seed", "a"), "--seed: a"),
         (("--checkpoint", "two", "--max_rows", "0"), "--max_rows: 0"),
         (("--checkpoint", "two", "--task", "dream"), "--task: dream"),
-        (("--checkpoint", "two", "--output", "c.gif"), "c.gif: the name of a picture must end in one of"),
+        (("--checkpoint", "two", "--output", "c.gif"), "c.gif: the name must end in one of"),
         (("--checkpoint", "two", "--output", "no/c.png"), "the folder no is missing"),
     ],
 )
