@@ -58,7 +58,7 @@ def test_every_cell_is_there_with_pictures_scores_and_costs(place: Path) -> None
         found = told(name, seed)
         assert found["parameters"] == parameters(cell / "run" / "model") > 1000
         assert found["sampling"]["views"]["pictures"] == 10
-        assert found["training_seconds"] > 0
+        assert found["training_seconds"] >= 0  # a toy may be done within one tick of the log
         assert "train/loss" in read_curves(cell / "run" / "tensorboard")
         config = yaml.safe_load((cell / "run" / "config.yaml").read_text())
         assert (config["seed_everything"], config["data"]["init_args"]["seed"]) == (seed, seed)
