@@ -130,7 +130,7 @@ class Scores(Callback):
             decoder = finished if finished.fingerprint() == decoder.fingerprint() else decoder
         generator = Generator(
             pl_module.transformer, pl_module.context_pool, pl_module.direction, pl_module.token_order,
-            decoder.fingerprint(),
+            decoder.fingerprint(), pl_module.local_decoder,
         )  # fmt: skip
         sampler = PatchSampler(generator, Sampling(self.order.temperature, self.order.top_k))
         make_pictures(sampler, decoder, folder, self.order)

@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -96,11 +97,9 @@ def digest(report: Mapping[str, Any]) -> str:
 def write_report(path: Path, report: Mapping[str, Any]) -> bool:
     """Write a report; one that says the same already stays as it is, to the byte. Returns whether it was written."""
     if path.is_file():
-        try:
+        with suppress(ValueError, AttributeError):  # no report: it is replaced
             if json.loads(path.read_text(encoding="utf-8")).get("digest") == report["digest"]:
                 return False
-        except (ValueError, AttributeError):
-            pass  # no report: it is replaced
     write_json(path, report)
     return True
 
@@ -138,10 +137,8 @@ def check_comparable(reports: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def _cpu() -> str:
-    try:
+    with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
-    except OSError:
-        pass
     return platform.processor() or platform.machine()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 TABLE = "samples.json"
 """Beside the pictures: how they were made, and how long it took."""
 
-SAMPLERS: Final = ("patches", "sliding_window")
+SAMPLERS: Final = ("patches", "sliding_window", "masked_view")
 """Names that :func:`make_sampler` knows."""
 
 
@@ -46,12 +46,10 @@ class PatchSampler:
     def tokens(self, rows: int, columns: int, seeds: Sequence[int]) -> Tensor:
         """Return ``[B, Y, X]``."""
         from nuwa_lightning.generation.picture import sample_tokens
-        from nuwa_lightning.generation.renderer import InfiniteRenderer
         from nuwa_lightning.geometry import PatchGrid
 
-        made = self.generator
-        renderer = InfiniteRenderer(made.model, made.pool, made.direction, made.token_order, self.sampling)
-        height, width = made.model.patch_size
+        renderer = self.generator.renderer(self.sampling)
+        height, width = renderer.model.patch_size
         return sample_tokens(renderer, PatchGrid(1, -(-rows // height), -(-columns // width)), seeds=seeds)
 
 
@@ -67,6 +65,10 @@ def make_sampler(name: str, generator: Generator, sampling: Sampling) -> TokenSa
         from evaluation.rivals.sliding_window import SlidingWindowSampler
 
         return SlidingWindowSampler(generator, sampling)
+    if name == "masked_view":
+        from evaluation.rivals.masked_view import MaskedViewSampler
+
+        return MaskedViewSampler(generator, sampling)
     raise UsageError("--sampler", name, f"choose one of {', '.join(SAMPLERS)}")
 
 

@@ -7,6 +7,7 @@ The same folder is used on purpose, since a rename across file systems is a copy
 from __future__ import annotations
 
 import glob
+import hashlib
 import json
 import os
 import re
@@ -30,7 +31,15 @@ def fsync_path(path: Path) -> None:
 
 def _beside(path: Path, kind: str) -> Path:
     """Return a hidden name in the folder of ``path`` that keeps its suffix, since many libraries go by the suffix."""
-    return path.with_name(f".{path.stem[:80]}.{secrets.token_hex(4)}.{kind}{path.suffix}")
+    return path.with_name(f"{_hidden(path)}{secrets.token_hex(4)}.{kind}{path.suffix}")
+
+
+def _hidden(path: Path) -> str:
+    """Return how hidden names of ``path`` begin; names too long to be repeated are told apart by their hash."""
+    short = (
+        path.stem if len(path.stem) <= 80 else f"{path.stem[:63]}-{hashlib.sha256(path.stem.encode()).hexdigest()[:16]}"
+    )
+    return f".{short}."
 
 
 class PartialFile:
@@ -62,15 +71,24 @@ class PartialFile:
             # 0o666 lets the umask decide, as for any file that the user makes (mkstemp would leave it private).
             os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
             return
-        if not re.fullmatch(re.escape(f".{self.target.stem[:80]}.") + r"[0-9a-f]{8}\.partial\.?[^/]*", name):
+        if not re.fullmatch(re.escape(_hidden(self.target)) + r"[0-9a-f]{8}\.partial\.?[^/]*", name):
             raise ValueError(f"{name!r} is no partial file of {self.target}")
         self.path = self.target.with_name(name)
         if not (self.path.is_dir() if folder else self.path.is_file()):
+            self._remove_others()  # of no use without it; killed in complete(), they were about to go
             raise FileNotFoundError(2, "the unfinished file is gone", str(self.path))
+
+    @staticmethod
+    def sweep(path: str | os.PathLike[str]) -> None:
+        """Remove every partial file of a target, and what lies beside them; no process may be at work on it."""
+        target = Path(os.path.realpath(path))
+        name = re.compile(re.escape(_hidden(target)) + r"[0-9a-f]{8}\.partial" + re.escape(target.suffix) + r"(\..*)?")
+        for found in target.parent.glob(glob.escape(_hidden(target)) + "*"):
+            if name.fullmatch(found.name):
+                _remove(found)
 
     def beside(self, kind: str) -> Path:
         """Return the name of another file that belongs to this one; :meth:`abandon` removes it, too."""
-        self._accompanied = True
         self._accompanied = True
         return self.path.with_name(f"{self.path.name}.{kind}")
 
@@ -98,13 +116,15 @@ class PartialFile:
     def _remove_others(self) -> None:
         if not self._accompanied:  # spare small files the search through a large folder
             return
-        if not self._accompanied:  # spare small files the search through a large folder
-            return
         for found in self.path.parent.glob(glob.escape(f"{self.path.name}.") + "*"):
-            if found.is_dir() and not found.is_symlink():
-                shutil.rmtree(found, ignore_errors=True)
-            else:
-                found.unlink(missing_ok=True)
+            _remove(found)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager

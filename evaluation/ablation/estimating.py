@@ -58,11 +58,9 @@ def resolve(cell: Cell, tokenizer: Tokenizer) -> dict[str, Any]:
     command = ["fit", "--config", cell.ablation.base, *cell_arguments(cell, tokenizer), "--print_config"]
     told = io.StringIO()
     try:
-        with contextlib.redirect_stdout(told), warnings.catch_warnings():
+        with contextlib.redirect_stdout(told), warnings.catch_warnings(), contextlib.suppress(SystemExit):
             warnings.simplefilter("ignore")  # of options that are merely printed
             train(command)
-    except SystemExit:
-        pass
     except UsageError as error:
         raise UsageError(f"cell {cell.label}, {error.option}", error.value, error.cure) from error
     found = yaml.safe_load(told.getvalue())

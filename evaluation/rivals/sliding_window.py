@@ -41,7 +41,8 @@ class SlidingWindowSampler:
     def __init__(self, generator: Generator, sampling: Sampling) -> None:
         from nuwa_lightning.context import EmptyContextPool
 
-        if not isinstance(generator.pool, EmptyContextPool) or generator.token_order != "raster":
+        raster = generator.token_order == "raster" and not generator.local_decoder.bidirectional
+        if not isinstance(generator.pool, EmptyContextPool) or not raster:
             cure = "needs a model of one window, EmptyContextPool and token_order raster: train it by recipes/rivals"
             raise UsageError("--sampler", "sliding_window", cure)
         self._model, self._sampling = generator.model, sampling

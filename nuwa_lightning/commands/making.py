@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nuwa_lightning.atomic import PartialFile
 from nuwa_lightning.errors import LawError, UsageError
 from nuwa_lightning.generation.journal import Journal, Record, differences, journal_folder, told
 from nuwa_lightning.generation.production import Order, Pixels, Production, Progress, Sink
@@ -106,13 +107,13 @@ def _journal(job: Job) -> tuple[Journal | None, Record | None]:
     """Return the journal, and the record to go on from; no journal where everything is finished already."""
     first = job.outputs[0]
     there = journal_folder(first).exists()
-    if not there:
-        finished = [_finished(output, metadata) for output, metadata in zip(job.outputs, job.metadata, strict=True)]
-        if job.resume and all(finished):
-            return None, None
     journal = Journal(first)
     try:
         if not journal.begun:
+            finished = [_finished(output, metadata) for output, metadata in zip(job.outputs, job.metadata, strict=True)]
+            if job.resume and all(finished):  # killed, perhaps, while the journal was being removed
+                journal.remove()
+                return None, None
             for output in job.outputs:
                 check_output(output, overwrite=job.overwrite)
             if job.resume:
@@ -123,7 +124,6 @@ def _journal(job: Job) -> tuple[Journal | None, Record | None]:
             if not job.overwrite:
                 cure = f"an unfinished run of it is there{far}: give --resume to go on, --overwrite to start again"
                 raise UsageError("--output", first, cure)
-            _abandon(job, journal)
             return journal, None
         before = journal.job()
         found = differences(before["identity"], job.identity)
@@ -148,16 +148,6 @@ def _how_far(journal: Journal) -> str:
     except UsageError:
         return ""
     return f" ({told(record.facts)})" if record else ""
-
-
-def _abandon(job: Job, journal: Journal) -> None:
-    """Remove the unfinished files of an earlier run, as far as the journal can tell which they are."""
-    with suppress(UsageError, ValueError, KeyError):
-        record = journal.latest(earlier=True)
-        for output, state in zip(job.outputs, record.facts["sinks"] if record else (), strict=False):
-            with suppress(UsageError, ValueError):
-                format_name, width, height = state["canvas"]
-                open_writer(output, width, height, overwrite=True, state=state).abort()
 
 
 def _finished(output: Path, metadata: Mapping[str, Any]) -> bool:
@@ -222,15 +212,19 @@ class _Making:
         job, record = self._job, self._record
         if record is None:
             self._journal.begin({"identity": dict(job.identity), "versions": dict(job.versions)})
+            for output in job.outputs:  # of runs that were killed before their first record, or are given up now
+                PartialFile.sweep(output)
         height, width = job.order.size
         states = record.facts["sinks"] if record else [None] * len(job.outputs)
         for output, metadata, state in zip(job.outputs, job.metadata, states, strict=True):
+            finished = state is not None and _finished(output, metadata)
+            overwrite = self._overwrite or finished
             try:
                 writer: CanvasWriter | _Complete = open_writer(
-                    output, width, height, metadata=metadata, overwrite=self._overwrite, keep=True, state=state
+                    output, width, height, metadata=metadata, overwrite=overwrite, keep=True, state=state
                 )
             except UsageError:
-                if state is None or not _finished(output, metadata):
+                if not finished:
                     raise
                 writer = _Complete(state)  # killed after this file got its name
             self._writers.append(writer)

@@ -25,6 +25,9 @@ from nuwa_lightning.commands.record import write_record
 from nuwa_lightning.commands.resuming import check_checkpoint, find_checkpoint
 from nuwa_lightning.commands.tokenizer import Refinement, TokenizerSource, provide_tokenizer
 from nuwa_lightning.data.image_folder import ImageFolderDataModule, LandscapeDataModule
+from nuwa_lightning.data.landscape_photos import LandscapePhotos
+from nuwa_lightning.data.photos import FolderPhotos
+from nuwa_lightning.data.synthetic_landscapes import SyntheticLandscapes
 from nuwa_lightning.data.token_data import TokenDataModule
 from nuwa_lightning.data.video_data import LandscapeClipsDataModule, VideoFolderDataModule
 from nuwa_lightning.errors import UsageError
@@ -47,6 +50,7 @@ def known_classes() -> dict[str, list[type[Any]]]:
             VideoFolderDataModule,
             LandscapeClipsDataModule,
         ],
+        "data.photos": [FolderPhotos, LandscapePhotos, SyntheticLandscapes],
         "model.conditions.text_encoder": [MiniLMTextEncoder, ClipTextEncoder, HuggingFaceTextEncoder],
         "tokenizer": [TokenizerSource],
         "trainer.callbacks": [SampleSheet, ReconstructionSheet],

@@ -142,7 +142,8 @@ class Journal:
         return None
 
     def remove(self) -> None:
-        """Remove the journal."""
+        """Remove the journal; killed on the way, it is one that never began."""
+        (self.folder / "job.json").unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
         self.close()
 

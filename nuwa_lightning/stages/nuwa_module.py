@@ -271,11 +271,8 @@ class NuwaInfinityModule(LightningModule):
         seed = torch.initial_seed() ^ (self.global_step * 2654435761 + self.global_rank)
         generator = torch.Generator().manual_seed(seed & ((1 << 63) - 1))
         groups = self.draw_plans(batch["tokens"], generator, text=self.conditions.text_of(batch, generator))
-        optimizer = self.optimizers()
-        scheduler = self.lr_schedulers()
-        assert not isinstance(optimizer, list)
-        assert scheduler is not None
-        assert not isinstance(scheduler, list)
+        optimizer: Any = self.optimizers()
+        scheduler: Any = self.lr_schedulers()
         if self.optimize == "per_patch":
             mean = self._render_and_optimize(groups, optimizer)
         else:
@@ -381,9 +378,8 @@ class NuwaInfinityModule(LightningModule):
 
     def on_train_start(self) -> None:
         """Let this run's options win over those of a checkpoint."""
-        optimizer, schedule = self.trainer.optimizers[0], self.lr_schedulers()
-        assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR)
-        prefer_options(optimizer, self._options, schedule)
+        schedule: Any = self.lr_schedulers()
+        prefer_options(self.trainer.optimizers[0], self._options, schedule)
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
@@ -417,17 +413,11 @@ class NuwaInfinityModule(LightningModule):
         if "patch_transformer" not in checkpoint:
             raise UsageError("--ckpt_path", name, "it is not of stage 2 (NuwaInfinityModule): name one of this stage")
         # Checkpoints from before there was a choice do not say it.
-        stored, present = (
-            {"bidirectional": False, "text_width": 0, **checkpoint["patch_transformer"]},
-            self._described(),
-        )
-        for key, value in present.items():
+        stored = {"bidirectional": False, "text_width": 0, **checkpoint["patch_transformer"]}
+        for key, value in self._described().items():
             if stored.get(key) != value:
-                raise UsageError(
-                    _OPTIONS.get(key, key),
-                    value,
-                    f"the checkpoint {name} has {stored.get(key)}: use that, or start anew",
-                )
+                cure = f"the checkpoint {name} has {stored.get(key)}: use that, or start anew"
+                raise UsageError(_OPTIONS.get(key, key), value, cure)
         if not self._tokenizer or checkpoint.get("tokenizer_fingerprint") is None:
             return
         if checkpoint["tokenizer_fingerprint"] != self.tokenizer.fingerprint():

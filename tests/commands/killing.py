@@ -39,6 +39,7 @@ def serve() -> None:
     warnings.simplefilter("ignore")
     import tifffile  # noqa: F401
     import torch
+    import torch._dynamo  # building a model without memory imports it: once here, not in every child
 
     import nuwa_lightning.commands.making
     import nuwa_lightning.generation.export
