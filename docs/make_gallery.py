@@ -19,13 +19,13 @@ from pathlib import Path
 
 from PIL import Image
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from nuwa_lightning.cli import main as command_line
 from nuwa_lightning.data.landscape_photos import LandscapePhotos
 from nuwa_lightning.data.reading import read_image
 
+PAGE = Path(__file__).parent / "gallery.md"
 OUTPUT = Path("outputs/gallery")
 PHOTOGRAPH = "given.png"
 
@@ -193,7 +193,7 @@ def main() -> int:
     parser.add_argument("--write_page", action="store_true", help="write docs/gallery.md and nothing else")
     options = parser.parse_args()
     if options.write_page:
-        (ROOT / "docs" / "gallery.md").write_text(document(EXHIBITS, OUTPUT), encoding="utf-8")
+        PAGE.write_text(document(EXHIBITS, OUTPUT), encoding="utf-8")
         return 0
     names = [Path(exhibit.name).stem for exhibit in EXHIBITS]
     for name in options.only:
