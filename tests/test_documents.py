@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "evaluation/README.md", "SECURITY.md", "docs/generate.md"]
 
 
