@@ -6,6 +6,7 @@ K codes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,9 @@ from nuwa_lightning.modules.text_attention import TextStates
 
 Chooser = Callable[[PatchIndex], Sequence[int]]
 """Says for each of B canvases which text the patch reads: its number among the texts, 0 for none."""
+
+PLAUSIBLE = 0.05
+"""How likely a token has to be with its text, beside the likeliest one, to take part in guidance above 1."""
 
 EncodeText = Callable[[Sequence[str]], Sequence[Tensor]]
 """Gives the token states ``[S, E]`` of texts, such as ``TextEncoder.states``."""
@@ -47,7 +51,8 @@ class Prompts:
     Args:
         texts: the states of "no text" first, then of every text there is.
         choose: which text a patch reads.
-        guidance: 1 follows the text as trained, more exaggerates what it changes, 0 ignores it.
+        guidance: 1 follows the text as trained, more exaggerates what it changes (among tokens that are plausible with
+            the text), 0 ignores it.
 
     Raises:
         UsageError: if the guidance is no number from 0 up.
@@ -83,8 +88,16 @@ class Prompts:
         return self.texts.rows(torch.tensor(numbers))
 
     def guided(self, logits_RK: Tensor, *, canvases: int) -> Tensor:
-        """Return the scores ``[S * B, K]`` of rows ``[S, copies, B]``, pulled away from those without text."""
+        """Return the scores ``[S * B, K]`` of rows ``[S, copies, B]``, pulled away from those without text.
+
+        Above 1 only tokens that are plausible with the text take part: of those that are next to impossible both with it
+        and without, guidance would make likely whichever has the largest ratio.
+        """
         if self.copies == 1:
             return logits_RK
         with_SBK, without_SBK = torch.unflatten(logits_RK, 0, (-1, 2, canvases)).unbind(dim=1)
-        return torch.lerp(without_SBK, with_SBK, self.guidance).flatten(0, 1)
+        guided_SBK = torch.lerp(without_SBK, with_SBK, self.guidance)
+        if self.guidance > 1:
+            least_SB1 = with_SBK.amax(dim=-1, keepdim=True) + math.log(PLAUSIBLE)
+            guided_SBK = guided_SBK.masked_fill(with_SBK < least_SB1, float("-inf"))
+        return guided_SBK.flatten(0, 1)

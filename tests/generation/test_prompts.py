@@ -85,7 +85,10 @@ def joint(
 @pytest.mark.parametrize("guidance", [0.0, 1.0, 3.5])
 @pytest.mark.parametrize("holes", ["nothing known", "patches known", "parts known"])
 @pytest.mark.parametrize("direction", [ArbitraryDirectionController("zeta*"), SpiralDirectionController()], ids=str)
-def test_joint_equals_cached(direction: DirectionController, holes: str, guidance: float) -> None:
+def test_joint_equals_cached(
+    direction: DirectionController, holes: str, guidance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nuwa_lightning.generation.prompts.PLAUSIBLE", 0.6)
     model, texts = build()
     known: dict[PatchIndex, Tensor] = {}
     if holes != "nothing known":
@@ -111,13 +114,16 @@ def test_joint_equals_cached(direction: DirectionController, holes: str, guidanc
         assert torch.equal(found[given != ABSENT], given[given != ABSENT])
     (without, with_text), number = joint(model, texts, tokens, direction=direction, known=whole)
     expected = without + guidance * (with_text - without)
+    if guidance > 1:  # of what is implausible with the text nothing is written
+        odds = (with_text - with_text.max(-1, keepdim=True).values).exp()
+        expected[odds < 0.6] = -torch.inf
+        assert 0.1 < (odds < 0.6).double().mean() < 0.9
     calls, at = iter(recorder.calls), 0
     while at < len(written):
         wave = written[at][1]
         rows = torch.stack([next(calls) for _ in range(4)], dim=1)
         for s, (patch, _) in enumerate(written[at : at + wave]):
-            difference = (rows[2 * s : 2 * s + 2] - expected[:, number[patch]]).abs().max()
-            assert float(difference) < 1e-9
+            torch.testing.assert_close(rows[2 * s : 2 * s + 2], expected[:, number[patch]], rtol=0, atol=1e-9)
         at += wave
 
 
@@ -163,3 +169,15 @@ def test_parts_are_kept_in_every_view() -> None:
     view = next(iter(ArbitraryDirectionController("zeta*").plan(GRID))).view
     there = read_tokens(part[0], view, token_order="mirrored")
     assert torch.equal(place_tokens(there, view, patch_size=PATCH, token_order="mirrored"), part[0])
+
+
+def test_strong_guidance_makes_nothing_likely_that_the_text_does_not() -> None:
+    """A token that is a thousand times likelier with the text than without, and yet next to impossible with it."""
+    _, texts = build()
+    with_text = torch.tensor([[0.0, -1.0, -9.0, -30.0]])
+    without = torch.tensor([[0.0, -0.5, -16.0, -30.0]])
+    rows = torch.cat([with_text, without])
+    strong = Prompts(texts, lambda patch: (1,), 4.0).guided(rows, canvases=1)
+    assert strong[0].tolist() == [0, -2.5, -torch.inf, -torch.inf]
+    weak = Prompts(texts, lambda patch: (1,), 0.5).guided(rows, canvases=1)
+    torch.testing.assert_close(weak, (with_text + without) / 2)
