@@ -90,8 +90,8 @@ class Prompts:
     def guided(self, logits_RK: Tensor, *, canvases: int) -> Tensor:
         """Return the scores ``[S * B, K]`` of rows ``[S, copies, B]``, pulled away from those without text.
 
-        Above 1 only tokens that are plausible with the text take part: of those that are next to impossible both with it
-        and without, guidance would make likely whichever has the largest ratio.
+        Above 1 only tokens that are plausible with the text take part: of those that are next to impossible with and
+        without it, guidance would make likely whichever has the largest ratio.
         """
         if self.copies == 1:
             return logits_RK
