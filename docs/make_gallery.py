@@ -90,11 +90,11 @@ EXHIBITS = (
     ),
     Exhibit(
         TEXT,
-        "from_day_to_night.png",
+        "from_fields_to_mountains.png",
         "a text for each region",
         "runs/landscape_text",
         '--prompt "0,0,384,128: green open fields and no lake by day, under a blue sky"'
-        ' --prompt "384,0,384,128: green mountains and a lake at night, under a blue sky"'
+        ' --prompt "384,0,384,128: green mountains and a lake by day, under a blue sky"'
         " --guidance 3 --size 768x128 --seed 0",
     ),
     Exhibit(
