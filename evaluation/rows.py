@@ -46,7 +46,8 @@ def of_distance(name: str, which: str, found: Distance, floor: Distance, *, bett
     return {
         "name": name, "set": which, "value": found.value, "std": found.std, "low": found.low, "high": found.high,
         "n": found.n_y, "n_real": found.n_x, "better": better, "how": found.how,
-        "floor": floor.value, "floor_std": floor.std, "floor_n": floor.n_x, "floor_how": floor.how,
+        "floor": floor.value, "floor_std": floor.std, "floor_n": floor.n_y, "floor_n_real": floor.n_x,
+        "floor_how": floor.how,
     }  # fmt: skip
 
 
@@ -104,8 +105,7 @@ def manifolds(
         UsageError: if a set is smaller than the neighbourhoods.
     """
     real, ours = features["real"].features_ND, features["generated"].features_ND
-    part = _parts(features["real"], len(ours), seed)[0]
-    rest = np.setdiff1d(np.arange(len(real)), part)
+    part, rest = _parts(features["real"], len(ours), seed)
     options = {"k": wanted.k, "k_coverage": wanted.k_coverage}
     try:
         found, floor = manifold(real, ours, **options), manifold(real[rest], real[part], **options)
@@ -263,7 +263,7 @@ def _check_rank(prefix: str, real: FeatureSet, ours: FeatureSet, pictures: Pictu
         return
     bias = _fid_floor(real, n, protocol)
     cure = (
-        f"{n} pictures, {prefix}FID needs more than its {width} features: at {bias.n_x} pictures real ones are "
+        f"{n} pictures, {prefix}FID needs more than its {width} features: at {bias.n_y} pictures real ones are "
         f"{bias.value:.3g} away from other real ones, which is its bias; add pictures, use {prefix}KID, or set "
         "metrics.fid.low_rank=state"
     )
