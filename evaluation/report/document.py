@@ -9,7 +9,7 @@ from typing import Any
 
 from evaluation.report.figures import learning_curves, quality_against_cost
 from evaluation.report.sheets import Strip, strips_of
-from evaluation.report.study import Line, Number, Study, lines_of, student
+from evaluation.report.study import Line, Number, Study, lines_of, seconds_of_canvas, student
 
 
 @dataclass(frozen=True)
@@ -118,10 +118,14 @@ def cost_table(study: Study) -> Table | None:
         ["training, minutes", *(_mean(entry.results, lambda told: told["training_seconds"] / 60) for entry in entries)],
     ]
     for samples in study.sample_sets():
+        seconds = {e.name: [seconds_of_canvas(r.told, samples) for r in e.results] for e in entries}
+        means = {name: student(values).value for name, values in seconds.items()}
+        rows.append([f"{samples}: seconds a canvas", *(short(means[e.name]) for e in entries)])
+        slowest = max(means.values())
         rows.append(
-            [f"{samples}: seconds a picture", *(_mean(e.results, lambda t: _seconds(t, samples)) for e in entries)]  # noqa: B023 - used at once
+            [f"{samples}: canvases while the slowest makes one", *(_ratio(slowest, means[e.name]) for e in entries)]
         )
-        rows.append([f"{samples}: tokens a second", *(_mean(e.results, lambda t: _rate(t, samples)) for e in entries)])  # noqa: B023
+        rows.append([f"{samples}: tokens a second", *(_mean(e.results, lambda t: _rate(t, samples)) for e in entries)])  # noqa: B023 - used at once
     return Table(["", *(entry.name for entry in entries)], rows)
 
 
@@ -149,10 +153,8 @@ def _mean(results: Sequence[Any], read: Any) -> str:
     return short(found.value) if math.isfinite(found.value) else ""
 
 
-def _seconds(told: Any, samples: str) -> float:
-    table = told["sampling"][samples]
-    seconds: float = table["seconds_tokens"] + table["seconds_pixels"]
-    return seconds / max(1, int(table["pictures"]))
+def _ratio(slowest: float, ours: float) -> str:
+    return f"{slowest / ours:.1f}" if ours else ""
 
 
 def _rate(told: Any, samples: str) -> float:
@@ -186,6 +188,8 @@ def _how(study: Study) -> Iterator[Block]:
     reports = [report for entry in study.entries for result in entry.results for report in result.reports.values()]
     commits = sorted({t["commit"] for t in told} | {report["commit"] for report in reports})
     machines = sorted({f"{report['machine']['cpu']}, {report['machine']['cores']} cores" for report in reports})
+    threads = sorted({t["machine"]["threads"] for t in told if "threads" in t["machine"]})
+    machines += [f"{' or '.join(map(str, threads))} thread(s) a process"] if threads else []
     versions = reports[0]["versions"]
     yield Paragraph(
         f"Commit {', '.join(commits)}; {'; '.join(machines)}; python {versions['python']}, torch {versions['torch']}."

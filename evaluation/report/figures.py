@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 from typing import Any, Final
 
-from evaluation.report.study import Study, lines_of, student
+from evaluation.report.study import Study, lines_of, seconds_of_canvas, student
 
 _COLOURS: Final = ("#1b6ca8", "#c8553d", "#3a7d44", "#8e5ea2", "#b8860b", "#5d737e", "#d1495b", "#2a9d8f")
 
@@ -38,7 +38,7 @@ def quality_against_cost(study: Study, samples: str, metric: str) -> str | None:
     if line is None or not timed:
         return None
     figure, axes = _panels(2)
-    costs = ("training, minutes", f"sampling {samples}, seconds a picture")
+    costs = ("training, minutes", f"sampling {samples}, seconds a canvas")
     for axis, cost in zip(axes, costs, strict=True):
         for number, entry in enumerate(study.entries):
             if entry not in timed or entry.name not in line.numbers:
@@ -62,9 +62,7 @@ def quality_against_cost(study: Study, samples: str, metric: str) -> str | None:
 def _cost(told: Any, samples: str, cost: str) -> float:
     if cost.startswith("training"):
         return float(told["training_seconds"]) / 60
-    table = told["sampling"][samples]
-    seconds: float = table["seconds_tokens"] + table["seconds_pixels"]
-    return seconds / max(1, int(table["pictures"]))
+    return seconds_of_canvas(told, samples)
 
 
 def _smoothed(curve: Sequence[tuple[int, float]], most: int = 60) -> list[tuple[float, float]]:
