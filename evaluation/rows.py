@@ -123,6 +123,8 @@ def diversities(sets: dict[str, PictureSet], distance: PerceptualDistance, pairs
     try:
         found = diversity(distance, sets["generated"], pairs=pairs, seed=seed)
         floor = diversity(distance, sets["real"], pairs=pairs, seed=seed)
+    except UsageError:
+        raise  # of a file that cannot be read
     except ValueError as error:
         raise UsageError("--generated", sets["generated"].where, f"{error}: add some") from error
     return [of_estimate(f"{distance.name} diversity", "generated", found, better="higher", floor=floor)]
@@ -167,6 +169,8 @@ def seams(sets: dict[str, PictureSet], which: str, wanted: Seams, protocol: Prot
     options = {"patch": wanted.patch, "token": wanted.token, "seed": protocol.seed, "resamples": protocol.resamples}
     try:
         found, floor = (seam_ratio(sets[name].canvases(), **options) for name in (which, "real"))  # type: ignore[arg-type]
+    except UsageError:
+        raise  # of a file that cannot be read
     except ValueError as error:
         raise UsageError("protocol.metrics.seams", wanted.patch, str(error)) from error
     if not math.isfinite(found.value):
@@ -190,6 +194,8 @@ def collapsed(sets: dict[str, PictureSet], wanted: Collapse) -> list[Row]:
         found = collapse(
             sets["real"].canvases(), sets["generated"].canvases(), window=wanted.window, percentile=wanted.percentile
         )
+    except UsageError:
+        raise  # of a file that cannot be read
     except ValueError:
         return []
     share = found.collapsed / found.canvases
