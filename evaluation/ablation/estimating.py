@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from evaluation.ablation.config import Ablation, Cell, Samples
 from evaluation.ablation.running import Tokenizer, cell_arguments, finished
+from evaluation.rivals.masked_view import origins
 from evaluation.rivals.sliding_window import places_read
 from nuwa_lightning.errors import UsageError
 
@@ -115,7 +116,8 @@ def count(config: dict[str, Any], cell: Cell) -> tuple[int, float, float]:
     context = _mean_context(pool, direction, (rows // patch[0], columns // patch[1]))
     tokens = data["batch_size"] * rows * columns * config["trainer"]["max_steps"]
     per_token = 2 * weights + 4 * size.depth * size.width * patch[0] * patch[1] * (context + 0.5)
-    made = sum(s.count * _tokens_read(s, cell.variant.sampler, patch) for s in cell.ablation.samples.values())
+    read = sum(s.count * _tokens_read(s, cell.variant.sampler, patch) for s in cell.ablation.samples.values())
+    made = read * _passes(model.get("local_decoder"))
     return weights, 3 * per_token * tokens / 1e12, per_token * made / 1e12
 
 
@@ -152,10 +154,22 @@ def plan_table(costs: dict[str, Cost], cells: Sequence[Cell], *, jobs: int = 1) 
 def _tokens_read(samples: Samples, sampler: str, patch: tuple[int, ...]) -> int:
     """Return how many tokens pass through the model to write one canvas."""
     rows, columns = (-(-side // _PIXELS_OF_A_TOKEN) for side in samples.pixels)
+    height, width = patch
     if sampler == "sliding_window":
-        height, width = patch
         return places_read(max(rows, height), max(columns, width), (height, width))
+    if sampler == "masked_view":
+        return len(origins(max(rows, height), height)) * len(origins(max(columns, width), width)) * height * width
     return rows * columns
+
+
+def _passes(decoder: dict[str, Any] | None) -> int:
+    """Return how often a patch passes through the model until it is written and read."""
+    name = (decoder or {}).get("class_path", "").rpartition(".")[2]
+    if name == "MaskedLocalDecoder":
+        from nuwa_lightning.generation.local import MaskedLocalDecoder
+
+        return 1 + int(((decoder or {}).get("init_args") or {}).get("steps", MaskedLocalDecoder.steps))
+    return 2 if name == "ParallelLocalDecoder" else 1
 
 
 def _made(described: dict[str, Any] | str) -> Any:
