@@ -27,6 +27,7 @@ from evaluation.record import commit, machine, read_report, write_report
 from evaluation.sampling import Order, sample_folder
 from evaluation.score import Work, score
 from nuwa_lightning.atomic import write_json
+from nuwa_lightning.commands.tokenizer import die_with_parent
 from nuwa_lightning.errors import UsageError
 
 DONE: Final = "cell.json"
@@ -200,7 +201,9 @@ def _score(cell: Cell, folder: Path, name: str, work: Work) -> dict[str, Any]:
 def _call(command: Sequence[str], run: Path) -> None:
     """Run a command as its own process: its memory is given back, and its threads and seeds touch nothing here."""
     run.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(command, check=False, env=os.environ)
+    # A cell is free again when this process ends, so its training must not outlive it.
+    before = None if sys.platform == "win32" else die_with_parent
+    done = subprocess.run(command, check=False, env=os.environ, preexec_fn=before)
     if done.returncode == 130:
         raise KeyboardInterrupt
     if done.returncode:

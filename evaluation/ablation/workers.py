@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from nuwa_lightning.commands.tokenizer import die_with_parent
 from nuwa_lightning.errors import UsageError
 
 Start = Callable[[Sequence[str], dict[str, str]], "subprocess.Popen[bytes]"]
@@ -76,4 +77,4 @@ def work_side_by_side(
 
 
 def _start(command: Sequence[str], settings: dict[str, str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(command, env=settings)
+    return subprocess.Popen(command, env=settings, preexec_fn=die_with_parent)

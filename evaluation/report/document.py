@@ -68,7 +68,11 @@ def blocks_of(study: Study) -> Iterator[Block]:
     yield Paragraph(study.question)
     if study.missing:
         yield Paragraph(f"Not done yet, and left out: {', '.join(study.missing)}.")
+    notes = [f"{entry.name}: {entry.note}" for entry in study.entries if entry.note]
+    if notes:
+        yield Paragraph(f"{'. '.join(notes)}.")
     over = "training seeds (Student's t)" if seeds[-1] > 1 else "pictures, since there is one seed"
+    over += ", of a single seed over pictures" if seeds[0] == 1 < seeds[-1] else ""
     yield Paragraph(
         f"Values are means over {' to '.join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))} seed(s) with 95 % "
         f"intervals over {over}. The best of a row is bold only if its interval parts from all others. "

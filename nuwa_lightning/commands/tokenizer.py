@@ -103,7 +103,7 @@ class Refinement:
         )
         environment = {**os.environ, "OMP_NUM_THREADS": str(half), "MKL_NUM_THREADS": str(half)}
         with log.open("ab") as out:
-            process = subprocess.Popen(command, stdout=out, stderr=out, env=environment, preexec_fn=_die_with_parent)
+            process = subprocess.Popen(command, stdout=out, stderr=out, env=environment, preexec_fn=die_with_parent)
         _LOG.info("refining the decoder beside stage 2, on %d core(s); its log: %s", half, log)
         return cls(process, source)
 
@@ -127,7 +127,7 @@ class Refinement:
         return self.folder
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Ask Linux to stop this process when its parent dies, so that a killed run leaves nothing behind."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)
