@@ -71,7 +71,9 @@ def blocks_of(study: Study) -> Iterator[Block]:
     notes = [f"{entry.name}: {entry.note}" for entry in study.entries if entry.note]
     if notes:
         yield Paragraph(f"{'. '.join(notes)}.")
-    over = "training seeds (Student's t)" if seeds[-1] > 1 else "pictures, since there is one seed"
+    over = (
+        "training seeds (Student's t)" if seeds[-1] > 1 else "pictures (one seed: nothing is known of another training)"
+    )
     over += ", of a single seed over pictures" if seeds[0] == 1 < seeds[-1] else ""
     yield Paragraph(
         f"Values are means over {' to '.join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))} seed(s) with 95 % "
@@ -139,13 +141,22 @@ def shown(number: Number) -> str:
     >>> shown(Number(0.1234, 0.12, 0.13, ()))
     '0.123 [0.120, 0.130]'
     """
-    digits = _digits(number.value)
-    return f"{number.value:.{digits}f} [{number.low:.{digits}f}, {number.high:.{digits}f}]"
+    value, low, high = (_rounded(x, _digits(number.value)) for x in (number.value, number.low, number.high))
+    return f"{value} [{low}, {high}]"
 
 
 def short(value: float) -> str:
-    """Return a value as briefly as in :func:`shown`."""
-    return f"{value:.{_digits(value)}f}"
+    """Return a value as briefly as in :func:`shown`.
+
+    >>> short(-0.0001), short(12.34)
+    ('0.000', '12.3')
+    """
+    return _rounded(value, _digits(value))
+
+
+def _rounded(value: float, digits: int) -> str:
+    # Adding 0 turns minus zero into zero.
+    return f"{round(value, digits) + 0.0:.{digits}f}"
 
 
 def _digits(value: float) -> int:
