@@ -71,9 +71,7 @@ def blocks_of(study: Study) -> Iterator[Block]:
     notes = [f"{entry.name}: {entry.note}" for entry in study.entries if entry.note]
     if notes:
         yield Paragraph(f"{'. '.join(notes)}.")
-    over = (
-        "training seeds (Student's t)" if seeds[-1] > 1 else "pictures (one seed: nothing is known of another training)"
-    )
+    over = "training seeds (Student's t)" if seeds[-1] > 1 else "pictures (one seed: no word on other trainings)"
     over += ", of a single seed over pictures" if seeds[0] == 1 < seeds[-1] else ""
     yield Paragraph(
         f"Values are means over {' to '.join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))} seed(s) with 95 % "

@@ -151,6 +151,12 @@ def test_real_processes_finish_an_ablation(place: Path) -> None:
         pytest.skip("one core")
     small = {**ABLATION, "seeds": [1, 2], "cells": {"nearby": {}}}
     Path("toy.yaml").write_text(yaml.safe_dump(small), encoding="utf-8")
+    # In a process without pytest, "tests" may be another package: the features come from the working directory.
+    shutil.copy(REPOSITORY / "tests" / "evaluation" / "toys.py", "toy_features.py")
+    protocol = yaml.safe_load(Path("protocol.yaml").read_text(encoding="utf-8"))
+    protocol["features"]["name"] = "toy_features.ToyFeatures"
+    Path("protocol.yaml").write_text(yaml.safe_dump(protocol), encoding="utf-8")
+    shutil.rmtree(OUTPUT / "cells" / "nearby" / "seed_1" / "scores")
     settings = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, "-m", "evaluation", "ablate", "--config", "toy.yaml", "--jobs", "2"]
     done = subprocess.run(command, env=settings, capture_output=True, text=True, check=False)
