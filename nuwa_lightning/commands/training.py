@@ -35,7 +35,7 @@ from nuwa_lightning.data.landscape_photos import LandscapePhotos
 from nuwa_lightning.data.photos import FolderPhotos
 from nuwa_lightning.data.synthetic_landscapes import SyntheticLandscapes
 from nuwa_lightning.data.token_data import TokenDataModule
-from nuwa_lightning.data.video_data import LandscapeClipsDataModule, VideoFolderDataModule
+from nuwa_lightning.data.video_data import LandscapeClipsDataModule, VideoDataModule, VideoFolderDataModule
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.stages.nuwa_module import NuwaInfinityModule
 from nuwa_lightning.stages.pixel_guided_module import PixelGuidedModule
@@ -234,6 +234,9 @@ class NuwaCLI(LightningCLI):
     def _attach_to_guided(self, *, make: bool) -> None:
         assert isinstance(self.model, PixelGuidedModule)
         source = self._source()
+        if not isinstance(self.datamodule, VideoDataModule):
+            cure = "clips of films are needed: LandscapeClipsDataModule or VideoFolderDataModule"
+            raise UsageError("--data", type(self.datamodule).__name__, cure)
         if make:
             provide_tokenizer(source, fast_dev_run=self._trial)
         tokenizer = load_tokenizer(source.path)
