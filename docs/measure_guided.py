@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("measured_guided"))
     parser.add_argument("--frames", type=int, default=16)
     parser.add_argument("--fps", type=float, default=8.0)
-    parser.add_argument("--short_side", type=int, default=256)
+    parser.add_argument("--short_side", type=int, default=208)
     parser.add_argument("--cache", default=None)
     options = parser.parse_args()
     own = options.run / "tokenizer"

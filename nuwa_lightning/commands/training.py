@@ -30,7 +30,8 @@ from nuwa_lightning.commands.tokenizer import (
     provide_guided,
     provide_tokenizer,
 )
-from nuwa_lightning.data.image_folder import ImageFolderDataModule, LandscapeDataModule
+from nuwa_lightning.data.giant_picture import GiantPicture
+from nuwa_lightning.data.image_folder import ImageFolderDataModule, LandscapeDataModule, PhotosDataModule
 from nuwa_lightning.data.landscape_photos import LandscapePhotos
 from nuwa_lightning.data.photos import FolderPhotos
 from nuwa_lightning.data.synthetic_landscapes import SyntheticLandscapes
@@ -54,10 +55,11 @@ def known_classes() -> dict[str, list[type[Any]]]:
             TokenDataModule,
             LandscapeDataModule,
             ImageFolderDataModule,
+            PhotosDataModule,
             VideoFolderDataModule,
             LandscapeClipsDataModule,
         ],
-        "data.photos": [FolderPhotos, LandscapePhotos, SyntheticLandscapes],
+        "data.photos": [FolderPhotos, LandscapePhotos, SyntheticLandscapes, GiantPicture],
         "model.conditions.text_encoder": [MiniLMTextEncoder, ClipTextEncoder, HuggingFaceTextEncoder],
         "tokenizer": [TokenizerSource],
         "trainer.callbacks": [SampleSheet, ReconstructionSheet],
