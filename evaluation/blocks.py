@@ -138,7 +138,7 @@ def _against(x_ND: NDArray[np.float32], kind: Kind) -> KidAgainst | FidAgainst:
 def floor(
     real: BlockSet, canvases: int, measure: Callable[[BlockSet, BlockSet], float], *, splits: int, seed: int
 ) -> Distance:
-    """Return what other real canvases would get: two disjoint parts of ``canvases`` canvases each, or of half of them.
+    """Return what other real canvases would get: ``canvases`` of them, or half of them, against the rest.
 
     Raises:
         ValueError: if there are fewer than four real canvases.
@@ -148,14 +148,14 @@ def floor(
         raise ValueError(f"{len(names)} real canvases: at least 4 are needed for two parts")
     rng = np.random.default_rng(seed)
     values = np.empty(splits)
-    size = 0
+    sizes = []
     for i in range(splits):
-        a, b = disjoint_parts(names, canvases, rng)
-        size = len(a)
-        values[i] = measure(_of_canvases(real, names[a]), _of_canvases(real, names[b]))
+        part, rest = disjoint_parts(names, canvases, rng)
+        sizes.append((len(rest), len(part)))
+        values[i] = measure(_of_canvases(real, names[rest]), _of_canvases(real, names[part]))
     low, high = np.percentile(values, [2.5, 97.5])
-    how = f"real against real, {splits} random splits into disjoint parts"
-    return Distance(float(values.mean()), float(values.std()), float(low), float(high), size, size, how)
+    how = f"real against real, {splits} random splits into a part and the rest"
+    return Distance(float(values.mean()), float(values.std()), float(low), float(high), *min(sizes), how)
 
 
 def _of_canvases(blocks: BlockSet, names: NDArray[np.intp]) -> BlockSet:

@@ -80,17 +80,16 @@ def resampled_times(clusters_N: NDArray[np.intp], resamples: int, rng: np.random
 def disjoint_parts(
     clusters_N: NDArray[np.intp], size: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return two random disjoint sets of squares that share no canvas, of ``size`` squares each or fewer.
+    """Return random squares and all squares that share no canvas with them: what stands for ours, and what is left.
 
-    With one square a canvas, each holds ``min(size, N // 2)``.
+    The first part has ``size`` squares, or fewer where half of the canvases do not hold as many. So a set of ``size``
+    squares is compared with nearly as many real ones as ours is: a Frechet distance depends on both numbers.
     """
     names, index_N = np.unique(clusters_N, return_inverse=True)
     place_C = np.empty(len(names), np.intp)
     place_C[rng.permutation(len(names))] = np.arange(len(names))
-    half = len(names) // 2
     order_N = np.argsort(place_C[index_N], kind="stable")
-    in_first = place_C[index_N[order_N]] < half
-    second = (place_C[index_N[order_N]] >= half) & (place_C[index_N[order_N]] < 2 * half)
-    a, b = order_N[in_first], order_N[second]
-    size = min(size, len(a), len(b))
-    return a[:size], b[:size]
+    places_N = place_C[index_N[order_N]]
+    part = order_N[places_N < len(names) // 2][:size]
+    used = len(np.unique(index_N[part]))
+    return part, order_N[places_N >= used]

@@ -157,12 +157,12 @@ def real_floor(
     splits = min(splits, 5) if min(n, len(real_ND) // 2) > _LARGEST_BOOTSTRAP else splits
     values, sizes = np.empty(splits), []
     for i in range(splits):
-        a, b = disjoint_parts(clusters_N, n, rng)
-        sizes.append(len(a))
-        values[i] = frechet_distance(real_ND[a], real_ND[b])
+        part, rest = disjoint_parts(clusters_N, n, rng)
+        sizes.append((len(rest), len(part)))
+        values[i] = frechet_distance(real_ND[rest], real_ND[part])
     low, high = np.percentile(values, [2.5, 97.5])
-    how = f"real against real, {splits} random splits into disjoint parts"
-    return Distance(float(values.mean()), float(values.std()), float(low), float(high), min(sizes), min(sizes), how)
+    how = f"real against real, {splits} random splits into a part and the rest"
+    return Distance(float(values.mean()), float(values.std()), float(low), float(high), *min(sizes), how)
 
 
 def _mean_and_root(x_ND: Features) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -104,10 +104,8 @@ class KidAgainst:
 
     def value(self, y_MD: Features) -> float:
         """Return the unbiased estimate, as :func:`mmd2`."""
-        yy, n, m = polynomial_kernel(y_MD, y_MD), len(self._x_ND), len(y_MD)
-        within_x = (self._xx.sum() - np.trace(self._xx)) / (n * (n - 1))
-        within_y = (yy.sum() - np.trace(yy)) / (m * (m - 1))
-        return float(within_x + within_y - 2 * polynomial_kernel(self._x_ND, y_MD).mean())
+        within = _mean_of_pairs(self._xx) + _mean_of_pairs(polynomial_kernel(y_MD, y_MD))
+        return float(within - 2 * polynomial_kernel(self._x_ND, y_MD).mean())
 
     def bootstrap(
         self,
@@ -139,8 +137,9 @@ def real_floor(
 ) -> Distance:
     """Return the distance of real pictures from other real pictures: what a perfect generator would get.
 
-    Two disjoint random parts are drawn ``splits`` times, each of ``n`` pictures or, where there are not enough, of half
-    of them. The mean is near zero for independent pictures; its spread tells what difference can be seen at all.
+    A random part of ``n`` pictures (of half of them, where there are not enough) is compared with the rest, ``splits``
+    times. The mean is near zero for independent pictures; its spread tells what difference can be seen at all. Neither
+    side is larger than `LARGEST_FULL`.
 
     Raises:
         ValueError: if there are fewer than four pictures.
@@ -152,19 +151,22 @@ def real_floor(
     kernel = polynomial_kernel(real_ND, real_ND) if len(real_ND) <= LARGEST_FULL else None
     values, sizes = np.empty(splits), []
     for i in range(splits):
-        a, b = disjoint_parts(clusters_N, n, rng)
-        sizes.append(len(a))
+        part, rest = (found[:LARGEST_FULL] for found in disjoint_parts(clusters_N, n, rng))
+        sizes.append((len(rest), len(part)))
         if kernel is None:
-            values[i] = mmd2(real_ND[a], real_ND[b])
+            values[i] = mmd2(real_ND[rest], real_ND[part])
             continue
-        aa, bb = kernel[np.ix_(a, a)], kernel[np.ix_(b, b)]
-        pairs = len(a) * (len(a) - 1)
-        within = (aa.sum() - np.trace(aa) + bb.sum() - np.trace(bb)) / pairs
-        values[i] = within - 2 * kernel[np.ix_(a, b)].mean()
+        within = sum(_mean_of_pairs(kernel[np.ix_(found, found)]) for found in (part, rest))
+        values[i] = within - 2 * kernel[np.ix_(rest, part)].mean()
     low, high = np.percentile(values, [2.5, 97.5])
-    how = f"real against real, {splits} random splits into disjoint parts"
-    size = min(sizes)
-    return Distance(float(values.mean()), float(values.std()), float(low), float(high), size, size, how)
+    how = f"real against real, {splits} random splits into a part and the rest"
+    return Distance(float(values.mean()), float(values.std()), float(low), float(high), *min(sizes), how)
+
+
+def _mean_of_pairs(kernel_NN: NDArray[np.float64]) -> float:
+    """Return the mean over pairs of different members."""
+    n = len(kernel_NN)
+    return float((kernel_NN.sum() - np.trace(kernel_NN)) / (n * (n - 1)))
 
 
 def _check(x_ND: Features, y_MD: Features) -> None:

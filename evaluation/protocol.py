@@ -18,7 +18,7 @@ from evaluation.config import build, flat, read_yaml, set_option
 from nuwa_lightning.errors import UsageError
 
 FOLDER: Final = Path(__file__).parent / "protocols"
-FORMAT: Final = 2
+FORMAT: Final = 3
 """Raised whenever the same protocol comes to mean other numbers; it is part of the hash."""
 
 Crop = Literal["whole", "centre", "windows", "random"]

@@ -46,7 +46,8 @@ def of_distance(name: str, which: str, found: Distance, floor: Distance, *, bett
     return {
         "name": name, "set": which, "value": found.value, "std": found.std, "low": found.low, "high": found.high,
         "n": found.n_y, "n_real": found.n_x, "better": better, "how": found.how,
-        "floor": floor.value, "floor_std": floor.std, "floor_n": floor.n_x, "floor_how": floor.how,
+        "floor": floor.value, "floor_std": floor.std, "floor_n": floor.n_y, "floor_n_real": floor.n_x,
+        "floor_how": floor.how,
     }  # fmt: skip
 
 
@@ -104,8 +105,7 @@ def manifolds(
         UsageError: if a set is smaller than the neighbourhoods.
     """
     real, ours = features["real"].features_ND, features["generated"].features_ND
-    part = _parts(features["real"], len(ours), seed)[0]
-    rest = np.setdiff1d(np.arange(len(real)), part)
+    part, rest = _parts(features["real"], len(ours), seed)
     options = {"k": wanted.k, "k_coverage": wanted.k_coverage}
     try:
         found, floor = manifold(real, ours, **options), manifold(real[rest], real[part], **options)
@@ -123,6 +123,8 @@ def diversities(sets: dict[str, PictureSet], distance: PerceptualDistance, pairs
     try:
         found = diversity(distance, sets["generated"], pairs=pairs, seed=seed)
         floor = diversity(distance, sets["real"], pairs=pairs, seed=seed)
+    except UsageError:
+        raise  # of a file that cannot be read
     except ValueError as error:
         raise UsageError("--generated", sets["generated"].where, f"{error}: add some") from error
     return [of_estimate(f"{distance.name} diversity", "generated", found, better="higher", floor=floor)]
@@ -167,6 +169,8 @@ def seams(sets: dict[str, PictureSet], which: str, wanted: Seams, protocol: Prot
     options = {"patch": wanted.patch, "token": wanted.token, "seed": protocol.seed, "resamples": protocol.resamples}
     try:
         found, floor = (seam_ratio(sets[name].canvases(), **options) for name in (which, "real"))  # type: ignore[arg-type]
+    except UsageError:
+        raise  # of a file that cannot be read
     except ValueError as error:
         raise UsageError("protocol.metrics.seams", wanted.patch, str(error)) from error
     if not math.isfinite(found.value):
@@ -190,6 +194,8 @@ def collapsed(sets: dict[str, PictureSet], wanted: Collapse) -> list[Row]:
         found = collapse(
             sets["real"].canvases(), sets["generated"].canvases(), window=wanted.window, percentile=wanted.percentile
         )
+    except UsageError:
+        raise  # of a file that cannot be read
     except ValueError:
         return []
     share = found.collapsed / found.canvases
@@ -263,7 +269,7 @@ def _check_rank(prefix: str, real: FeatureSet, ours: FeatureSet, pictures: Pictu
         return
     bias = _fid_floor(real, n, protocol)
     cure = (
-        f"{n} pictures, {prefix}FID needs more than its {width} features: at {bias.n_x} pictures real ones are "
+        f"{n} pictures, {prefix}FID needs more than its {width} features: at {bias.n_y} pictures real ones are "
         f"{bias.value:.3g} away from other real ones, which is its bias; add pictures, use {prefix}KID, or set "
         "metrics.fid.low_rank=state"
     )

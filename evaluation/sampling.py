@@ -113,6 +113,8 @@ def sample_folder(
     from nuwa_lightning.generation.sampling import Sampling
     from nuwa_lightning.tokenizers.export import load_tokenizer
 
+    if not (run / "model" / "config.json").is_file():
+        raise UsageError("--run", str(run), "is no folder of a finished run of stage 2: it holds no model")
     generator = load_generator(run / "model")
     decoder = load_tokenizer(tokenizer or run / "tokenizer")
     if decoder.fingerprint() != generator.tokenizer_fingerprint:

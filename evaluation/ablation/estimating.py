@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
-import math
 import time
 import warnings
 from collections.abc import Sequence
@@ -16,10 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from evaluation.ablation.config import Ablation, Cell
+from evaluation.ablation.config import Ablation, Cell, Samples
 from evaluation.ablation.running import Tokenizer, cell_arguments, finished
+from evaluation.rivals.masked_view import origins
+from evaluation.rivals.sliding_window import places_read
 from nuwa_lightning.errors import UsageError
 
+_PIXELS_OF_A_TOKEN: Final = 8
 _TRAINING_SHARE: Final = 0.35
 _PATCH_SHARE: Final = 0.12
 _WINDOW_SHARE: Final = 0.5
@@ -114,9 +116,9 @@ def count(config: dict[str, Any], cell: Cell) -> tuple[int, float, float]:
     context = _mean_context(pool, direction, (rows // patch[0], columns // patch[1]))
     tokens = data["batch_size"] * rows * columns * config["trainer"]["max_steps"]
     per_token = 2 * weights + 4 * size.depth * size.width * patch[0] * patch[1] * (context + 0.5)
-    made = sum(s.count * math.prod(s.pixels) for s in cell.ablation.samples.values()) / 64
-    window = patch[0] * patch[1] / 2 if cell.variant.sampler == "sliding_window" else 1.0
-    return weights, 3 * per_token * tokens / 1e12, per_token * made * window / 1e12
+    read = sum(s.count * _tokens_read(s, cell.variant.sampler, patch) for s in cell.ablation.samples.values())
+    made = read * _passes(model.get("local_decoder"))
+    return weights, 3 * per_token * tokens / 1e12, per_token * made / 1e12
 
 
 def measured_speed(seconds: float = 0.5) -> float:
@@ -132,8 +134,8 @@ def measured_speed(seconds: float = 0.5) -> float:
     return products * 2 * 512 * 768 * 2048 / (time.monotonic() - began) / 1e12
 
 
-def plan_table(costs: dict[str, Cost], cells: Sequence[Cell]) -> list[list[str]]:
-    """Return the grid as rows of cells of text, with a sum."""
+def plan_table(costs: dict[str, Cost], cells: Sequence[Cell], *, jobs: int = 1) -> list[list[str]]:
+    """Return the grid as rows of cells of text, with a sum, and what it comes to with several cells at a time."""
     head = ["cell", "seed", "state", "parameters", "training TFLOP", "sampling TFLOP", "minutes (rough)"]
     lines = [head]
     for cell in cells:
@@ -143,7 +145,31 @@ def plan_table(costs: dict[str, Cost], cells: Sequence[Cell]) -> list[list[str]]
         lines.append([cell.name, str(cell.seed), state, *numbers, f"{cost.minutes:.1f}"])
     left = sum(costs[cell.label].minutes for cell in cells if not costs[cell.label].done)
     lines.append(["left to do", "", "", "", "", "", f"{left:.0f}"])
+    if jobs > 1:
+        longest = max((costs[cell.label].minutes for cell in cells if not costs[cell.label].done), default=0.0)
+        lines.append([f"{jobs} at a time", "", "", "", "", "", f"{max(longest, left / jobs):.0f}"])
     return lines
+
+
+def _tokens_read(samples: Samples, sampler: str, patch: tuple[int, ...]) -> int:
+    """Return how many tokens pass through the model to write one canvas."""
+    rows, columns = (-(-side // _PIXELS_OF_A_TOKEN) for side in samples.pixels)
+    height, width = patch
+    if sampler == "sliding_window":
+        return places_read(max(rows, height), max(columns, width), (height, width))
+    if sampler == "masked_view":
+        return len(origins(max(rows, height), height)) * len(origins(max(columns, width), width)) * height * width
+    return rows * columns
+
+
+def _passes(decoder: dict[str, Any] | None) -> int:
+    """Return how often a patch passes through the model until it is written and read."""
+    name = (decoder or {}).get("class_path", "").rpartition(".")[2]
+    if name == "MaskedLocalDecoder":
+        from nuwa_lightning.generation.local import MaskedLocalDecoder
+
+        return 1 + int(((decoder or {}).get("init_args") or {}).get("steps", MaskedLocalDecoder.steps))
+    return 2 if name == "ParallelLocalDecoder" else 1
 
 
 def _made(described: dict[str, Any] | str) -> Any:

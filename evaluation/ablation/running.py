@@ -21,11 +21,13 @@ from typing import Any, Final
 
 from evaluation.ablation.config import Ablation, Cell, changed, definition_sha256
 from evaluation.ablation.curves import training_seconds
+from evaluation.config import read_yaml
 from evaluation.protocol import load_protocol
 from evaluation.record import commit, machine, read_report, write_report
 from evaluation.sampling import Order, sample_folder
 from evaluation.score import Work, score
 from nuwa_lightning.atomic import write_json
+from nuwa_lightning.commands.tokenizer import die_with_parent
 from nuwa_lightning.errors import UsageError
 
 DONE: Final = "cell.json"
@@ -68,13 +70,19 @@ def finished(cell: Cell, output: Path) -> dict[str, Any] | None:
     return found
 
 
-def provide_tokenizer(ablation: Ablation, base: dict[str, Any]) -> Tokenizer:
+def tokenizer_source(ablation: Ablation) -> dict[str, Any]:
+    """Return what the base recipe says of its tokenizer."""
+    found: dict[str, Any] = read_yaml(Path(ablation.base), "ablation.base").get("tokenizer") or {}
+    return found
+
+
+def provide_tokenizer(ablation: Ablation) -> Tokenizer:
     """Return the shared tokenizer of the base recipe, training (and refining) it first if it is not there.
 
     Raises:
         UsageError: if the recipe names none, or it cannot be made.
     """
-    source = base.get("tokenizer") or {}
+    source = tokenizer_source(ablation)
     if "path" not in source:
         raise UsageError("ablation.base", ablation.base, "names no tokenizer: set tokenizer.path in it")
     path = Path(source["path"])
@@ -120,6 +128,8 @@ def run_cell(cell: Cell, output: Path, tokenizer: Tokenizer, *, work: Work) -> d
     """
     folder = cell.folder(output)
     folder.mkdir(parents=True, exist_ok=True)
+    import torch
+
     with _free(folder) as free:
         if not free:
             return None
@@ -155,7 +165,7 @@ def run_cell(cell: Cell, output: Path, tokenizer: Tokenizer, *, work: Work) -> d
             "sampling": sampling,
             "scores": {name: report["protocol"]["sha256"] for name, report in scores.items()},
             "commit": commit(),
-            "machine": machine(),
+            "machine": machine() | {"threads": torch.get_num_threads()},
         }
         write_json(folder / DONE, told)
         return told
@@ -191,7 +201,9 @@ def _score(cell: Cell, folder: Path, name: str, work: Work) -> dict[str, Any]:
 def _call(command: Sequence[str], run: Path) -> None:
     """Run a command as its own process: its memory is given back, and its threads and seeds touch nothing here."""
     run.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(command, check=False, env=os.environ)
+    # A cell is free again when this process ends, so its training must not outlive it.
+    before = None if sys.platform == "win32" else die_with_parent
+    done = subprocess.run(command, check=False, env=os.environ, preexec_fn=before)
     if done.returncode == 130:
         raise KeyboardInterrupt
     if done.returncode:

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 from nuwa_lightning.errors import UsageError
 
 if TYPE_CHECKING:
-    from evaluation.ablation.config import Cell
+    from evaluation.ablation.config import Ablation, Cell
+    from evaluation.ablation.running import Tokenizer
 
 _DESCRIPTION = """\
 A base recipe, variants of it, seeds: each cell is trained, sampled from the same seeds, scored by the same protocols.
-The tokenizer and its tokens are shared. Cells that are done are skipped, one that was stopped goes on. Start it twice
-and both work on it; or make some cells elsewhere (--only, --index) and --merge their output folder."""
+The tokenizer and its tokens are shared. Cells that are done are skipped, one that was stopped goes on. With --jobs
+several are made at a time; or make some elsewhere (--only, --index) and --merge their output folder."""
 
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -30,6 +31,9 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--only", nargs="+", metavar="CELL", help="these cells only: a name, or a name with a seed as full:0"
     )
+    p.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="cells at a time, each on its share of the cores (default: 1)"
+    )
     p.add_argument("--index", type=int, metavar="I", help="the I-th cell only, from 0 (for job arrays)")
     p.add_argument("--merge", nargs="+", type=Path, metavar="DIR", help="take over finished cells of other outputs")
     p.add_argument("--no-report", action="store_true", help="leave the report out")
@@ -39,25 +43,23 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run an ablation, or show what it would do."""
     from evaluation.ablation.config import load_ablation
-    from evaluation.ablation.estimating import estimate, plan_table, resolve
+    from evaluation.ablation.estimating import estimate, plan_table
     from evaluation.ablation.merging import merge
-    from evaluation.ablation.running import Tokenizer, finished, output_folder, provide_tokenizer, run_cell
-    from evaluation.config import read_yaml
+    from evaluation.ablation.running import finished, output_folder
+    from evaluation.ablation.workers import check_jobs
     from evaluation.report.study import SOURCE, load_study
     from evaluation.report.writing import write_study
-    from evaluation.score import Work
     from evaluation.table import aligned
     from nuwa_lightning.atomic import atomic_write
 
     logging.basicConfig(format="%(message)s", level=logging.INFO)
+    check_jobs(options.jobs)
     ablation = load_ablation(options.config)
     output = output_folder(ablation, options.output)
     cells = chosen(ablation.grid(), options.only, options.index)
-    base = read_yaml(Path(ablation.base), "ablation.base")
     if options.dry_run:
-        source = (base.get("tokenizer") or {}).get("path", "none")
-        costs = estimate(ablation, output, Tokenizer(Path(source), Path(source)))
-        sys.stdout.write("\n".join(aligned(plan_table(costs, cells))) + "\n")
+        costs = estimate(ablation, output, _named_tokenizer(ablation))
+        sys.stdout.write("\n".join(aligned(plan_table(costs, cells, jobs=options.jobs))) + "\n")
         return 0
     output.mkdir(parents=True, exist_ok=True)
     with atomic_write(output / SOURCE) as partial:
@@ -66,24 +68,42 @@ def run(options: argparse.Namespace) -> int:
         for cell in merge(ablation, output, options.merge):
             sys.stderr.write(f"{cell.label}: taken over\n")
     todo = [cell for cell in cells if finished(cell, output) is None]
-    for cell in cells:
-        cell.definition()  # a missing recipe or protocol shows now
-    if todo and not options.merge:
-        source = (base.get("tokenizer") or {}).get("path", "none")
-        for name in dict.fromkeys(cell.name for cell in todo):
-            # Every cell's options are understood before the first is trained.
-            resolve(next(cell for cell in todo if cell.name == name), Tokenizer(Path(source), Path(source)))
-        tokenizer = provide_tokenizer(ablation, base)
-        for number, cell in enumerate(todo):
-            sys.stderr.write(f"cell {number + 1} of {len(todo)}: {cell.label}\n")
-            if run_cell(cell, output, tokenizer, work=Work(progress=sys.stderr.isatty())) is None:
-                sys.stderr.write(f"{cell.label}: another process is at it\n")
+    well = options.merge or not todo or _make(ablation, output, todo, options)
     left = [cell.label for cell in ablation.grid() if finished(cell, output) is None]
     if not options.no_report and len(left) < len(ablation.grid()):
         page = write_study(load_study([output], f"python -m evaluation report {output}"), output / "report")
         sys.stdout.write(f"{page}\n")
     sys.stderr.write(f"left to do: {' '.join(left)}\n" if left else "all cells are done\n")
-    return 0
+    return 0 if well else 2
+
+
+def _make(ablation: Ablation, output: Path, todo: list[Cell], options: argparse.Namespace) -> bool:
+    """Make cells; returns whether none failed in another process. Here, the first that fails ends all."""
+    from evaluation.ablation.estimating import resolve
+    from evaluation.ablation.running import provide_tokenizer, run_cell
+    from evaluation.ablation.workers import work_side_by_side
+    from evaluation.score import Work
+
+    for cell in todo:
+        cell.definition()  # a missing recipe or protocol shows now
+    for name in dict.fromkeys(cell.name for cell in todo):
+        # Every cell's options are understood before the first is trained.
+        resolve(next(cell for cell in todo if cell.name == name), _named_tokenizer(ablation))
+    tokenizer = provide_tokenizer(ablation)
+    if options.jobs > 1:
+        return work_side_by_side(options.config, output, [cell.label for cell in todo], options.jobs)
+    for number, cell in enumerate(todo):
+        sys.stderr.write(f"cell {number + 1} of {len(todo)}: {cell.label}\n")
+        if run_cell(cell, output, tokenizer, work=Work(progress=sys.stderr.isatty())) is None:
+            sys.stderr.write(f"{cell.label}: another process is at it\n")
+    return True
+
+
+def _named_tokenizer(ablation: Ablation) -> Tokenizer:
+    from evaluation.ablation.running import Tokenizer, tokenizer_source
+
+    path = Path(tokenizer_source(ablation).get("path", "none"))
+    return Tokenizer(path, path)
 
 
 def chosen(cells: list[Cell], only: list[str] | None, index: int | None) -> list[Cell]:

@@ -20,7 +20,10 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     p.add_argument("--count", type=int, default=48, help="how many (default: %(default)s)")
     p.add_argument("--first-seed", type=int, default=0, metavar="N", help="seeds N, N + 1, ... (default: %(default)s)")
     p.add_argument(
-        "--sampler", default="patches", metavar="NAME", help="patches, or a rival's: sliding_window (default: patches)"
+        "--sampler",
+        default="patches",
+        metavar="NAME",
+        help="patches, or a rival's: sliding_window, masked_view (default: patches)",
     )
     p.add_argument("--tokenizer", type=Path, metavar="DIR", help="that decodes (default: the run's own)")
     p.add_argument("--temperature", type=float, default=1.0, help="of sampling (default: %(default)s)")

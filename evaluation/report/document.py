@@ -9,7 +9,7 @@ from typing import Any
 
 from evaluation.report.figures import learning_curves, quality_against_cost
 from evaluation.report.sheets import Strip, strips_of
-from evaluation.report.study import Line, Number, Study, lines_of, student
+from evaluation.report.study import Line, Number, Study, lines_of, seconds_of_canvas, student
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,11 @@ def blocks_of(study: Study) -> Iterator[Block]:
     yield Paragraph(study.question)
     if study.missing:
         yield Paragraph(f"Not done yet, and left out: {', '.join(study.missing)}.")
-    over = "training seeds (Student's t)" if seeds[-1] > 1 else "pictures, since there is one seed"
+    notes = [f"{entry.name}: {entry.note}" for entry in study.entries if entry.note]
+    if notes:
+        yield Paragraph(f"{'. '.join(notes)}.")
+    over = "training seeds (Student's t)" if seeds[-1] > 1 else "pictures (one seed: no word on other trainings)"
+    over += ", of a single seed over pictures" if seeds[0] == 1 < seeds[-1] else ""
     yield Paragraph(
         f"Values are means over {' to '.join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))} seed(s) with 95 % "
         f"intervals over {over}. The best of a row is bold only if its interval parts from all others. "
@@ -118,10 +122,14 @@ def cost_table(study: Study) -> Table | None:
         ["training, minutes", *(_mean(entry.results, lambda told: told["training_seconds"] / 60) for entry in entries)],
     ]
     for samples in study.sample_sets():
+        seconds = {e.name: [seconds_of_canvas(r.told, samples) for r in e.results] for e in entries}
+        means = {name: student(values).value for name, values in seconds.items()}
+        rows.append([f"{samples}: seconds a canvas", *(short(means[e.name]) for e in entries)])
+        slowest = max(means.values())
         rows.append(
-            [f"{samples}: seconds a picture", *(_mean(e.results, lambda t: _seconds(t, samples)) for e in entries)]  # noqa: B023 - used at once
+            [f"{samples}: canvases while the slowest makes one", *(_ratio(slowest, means[e.name]) for e in entries)]
         )
-        rows.append([f"{samples}: tokens a second", *(_mean(e.results, lambda t: _rate(t, samples)) for e in entries)])  # noqa: B023
+        rows.append([f"{samples}: tokens a second", *(_mean(e.results, lambda t: _rate(t, samples)) for e in entries)])  # noqa: B023 - used at once
     return Table(["", *(entry.name for entry in entries)], rows)
 
 
@@ -131,13 +139,22 @@ def shown(number: Number) -> str:
     >>> shown(Number(0.1234, 0.12, 0.13, ()))
     '0.123 [0.120, 0.130]'
     """
-    digits = _digits(number.value)
-    return f"{number.value:.{digits}f} [{number.low:.{digits}f}, {number.high:.{digits}f}]"
+    value, low, high = (_rounded(x, _digits(number.value)) for x in (number.value, number.low, number.high))
+    return f"{value} [{low}, {high}]"
 
 
 def short(value: float) -> str:
-    """Return a value as briefly as in :func:`shown`."""
-    return f"{value:.{_digits(value)}f}"
+    """Return a value as briefly as in :func:`shown`.
+
+    >>> short(-0.0001), short(12.34)
+    ('0.000', '12.3')
+    """
+    return _rounded(value, _digits(value))
+
+
+def _rounded(value: float, digits: int) -> str:
+    # Adding 0 turns minus zero into zero.
+    return f"{round(value, digits) + 0.0:.{digits}f}"
 
 
 def _digits(value: float) -> int:
@@ -149,10 +166,8 @@ def _mean(results: Sequence[Any], read: Any) -> str:
     return short(found.value) if math.isfinite(found.value) else ""
 
 
-def _seconds(told: Any, samples: str) -> float:
-    table = told["sampling"][samples]
-    seconds: float = table["seconds_tokens"] + table["seconds_pixels"]
-    return seconds / max(1, int(table["pictures"]))
+def _ratio(slowest: float, ours: float) -> str:
+    return f"{slowest / ours:.1f}" if ours else ""
 
 
 def _rate(told: Any, samples: str) -> float:
@@ -186,6 +201,8 @@ def _how(study: Study) -> Iterator[Block]:
     reports = [report for entry in study.entries for result in entry.results for report in result.reports.values()]
     commits = sorted({t["commit"] for t in told} | {report["commit"] for report in reports})
     machines = sorted({f"{report['machine']['cpu']}, {report['machine']['cores']} cores" for report in reports})
+    threads = sorted({t["machine"]["threads"] for t in told if "threads" in t["machine"]})
+    machines += [f"{' or '.join(map(str, threads))} thread(s) a process"] if threads else []
     versions = reports[0]["versions"]
     yield Paragraph(
         f"Commit {', '.join(commits)}; {'; '.join(machines)}; python {versions['python']}, torch {versions['torch']}."

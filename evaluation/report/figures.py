@@ -6,7 +6,11 @@ import io
 from collections.abc import Sequence
 from typing import Any, Final
 
-from evaluation.report.study import Study, lines_of, student
+from evaluation.report.study import Study, lines_of, seconds_of_canvas, student
+
+_FEW: Final = 12
+_WIDE: Final = 8.0
+"""Ratio of costs above which their scale is logarithmic."""
 
 _COLOURS: Final = ("#1b6ca8", "#c8553d", "#3a7d44", "#8e5ea2", "#b8860b", "#5d737e", "#d1495b", "#2a9d8f")
 
@@ -23,11 +27,13 @@ def learning_curves(study: Study) -> str | None:
             for i, curve in enumerate(curves):
                 steps, values = zip(*_smoothed(curve), strict=True)
                 label = entry.name if i == 0 else None
-                axis.plot(steps, values, color=_colour(number), lw=1.2, alpha=0.9 if i == 0 else 0.45, label=label)
+                dots = "o" if len(steps) < _FEW else None  # a single point has no line
+                style = {"color": _colour(number), "lw": 1.2, "alpha": 0.9 if i == 0 else 0.45}
+                axis.plot(steps, values, label=label, marker=dots, ms=3, **style)
         axis.set_title(name, fontsize=9)
         axis.set_xlabel("step", fontsize=8)
         _cut_start(axis)
-    axes[0].legend(fontsize=7, frameon=False)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=7, frameon=False)
     return _svg(figure)
 
 
@@ -37,8 +43,10 @@ def quality_against_cost(study: Study, samples: str, metric: str) -> str | None:
     timed = [entry for entry in study.entries if all(result.told for result in entry.results)]
     if line is None or not timed:
         return None
+    from matplotlib.ticker import NullFormatter
+
     figure, axes = _panels(2)
-    costs = ("training, minutes", f"sampling {samples}, seconds a picture")
+    costs = ("training, minutes", f"sampling {samples}, seconds a canvas")
     for axis, cost in zip(axes, costs, strict=True):
         for number, entry in enumerate(study.entries):
             if entry not in timed or entry.name not in line.numbers:
@@ -52,19 +60,22 @@ def quality_against_cost(study: Study, samples: str, metric: str) -> str | None:
         axis.set_xlabel(cost, fontsize=8)
         axis.set_ylabel(f"{metric} ({line.better} is better)", fontsize=8)
         axis.margins(x=0.25, y=0.2)
+    points = [float(x) for bar in axes[1].containers for x in bar.lines[0].get_xdata() if x > 0]
     if line.floor is not None:
         for axis in axes:
             axis.axhline(line.floor, color="#999999", lw=0.8, ls=":")
-    axes[1].set_xscale("log")
+    if points and max(points) > _WIDE * min(points):
+        axes[1].set_xscale("log")
+        axes[1].set_xlim(min(points) / 2, max(points) * 4)  # room for the names
+        axes[1].xaxis.set_major_formatter("{x:g}")
+        axes[1].xaxis.set_minor_formatter(NullFormatter())
     return _svg(figure)
 
 
 def _cost(told: Any, samples: str, cost: str) -> float:
     if cost.startswith("training"):
         return float(told["training_seconds"]) / 60
-    table = told["sampling"][samples]
-    seconds: float = table["seconds_tokens"] + table["seconds_pixels"]
-    return seconds / max(1, int(table["pictures"]))
+    return seconds_of_canvas(told, samples)
 
 
 def _smoothed(curve: Sequence[tuple[int, float]], most: int = 60) -> list[tuple[float, float]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterable
 from html import escape
 
@@ -18,6 +19,7 @@ table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabula
 th, td { padding: .3em .7em; border-bottom: 1px solid #e4e4e4; text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 thead th { border-bottom: 2px solid #999; }
+small { color: #666; font-weight: 400; }
 td.best { font-weight: 700; background: #eaf4ea; }
 figure { margin: 1em 0; } figure img { max-width: 100%; } figcaption { font-size: 13px; color: #555; }
 .strip { margin: .4em 0 1em; font-size: 13px; } .strip p { margin: 0 0 .2em; }
@@ -57,7 +59,8 @@ def _html(block: Block) -> str:
         for strip in block.strips:
             told = escape(f"{strip.name}: {', '.join(strip.files)}")
             image = f'<img alt="{told}" src="{strip.data}">'
-            parts.append(f'<div class="strip"><p>{escape(strip.name)}</p>{image}</div>')
+            files = strip.files[0] if len(strip.files) == 1 else f"{strip.files[0]} to {strip.files[-1]}"
+            parts.append(f'<div class="strip"><p>{escape(strip.name)} <small>{escape(files)}</small></p>{image}</div>')
         return "\n".join(parts)
     return _table(block)
 
@@ -67,8 +70,14 @@ def _table(table: Table) -> str:
     rows = []
     for number, row in enumerate(table.rows):
         cells = "".join(
-            f'<td class="best">{escape(cell)}</td>' if (number, i) in table.marked else f"<td>{escape(cell)}</td>"
+            f'<td class="best">{_cell(cell)}</td>' if (number, i) in table.marked else f"<td>{_cell(cell)}</td>"
             for i, cell in enumerate(row)
         )
         rows.append(f"<tr>{cells}</tr>")
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+
+
+def _cell(text: str) -> str:
+    """Return a cell's content; an interval stands below its value, so that many columns fit."""
+    found = re.fullmatch(r"(\S+) (\[.+\])", text)
+    return f"{escape(found[1])}<br><small>{escape(found[2])}</small>" if found else escape(text)

@@ -145,7 +145,25 @@ def lines_of(study: Study, samples: str) -> list[Line]:
         floors = [row["floor"] for these in rows.values() for row in these if "floor" in row]
         floor = sum(floors) / len(floors) if floors else None
         lines.append(Line(label, first["better"], numbers, floor, best_of(numbers, first["better"])))
-    return lines
+    return [*lines, *_time_line(study, samples)]
+
+
+def seconds_of_canvas(told: Mapping[str, Any], samples: str) -> float:
+    """Return how long a cell needed for one canvas, tokens and pixels."""
+    table = told["sampling"][samples]
+    seconds: float = table["seconds_tokens"] + table["seconds_pixels"]
+    return seconds / max(1, int(table["pictures"]))
+
+
+def _time_line(study: Study, samples: str) -> list[Line]:
+    """Return the row of generation time, which scores have to be read beside."""
+    timed = [e for e in study.entries if all(samples in r.told.get("sampling", {}) for r in e.results)]
+    numbers = {e.name: student([seconds_of_canvas(r.told, samples) for r in e.results]) for e in timed}
+    if not numbers:
+        return []
+    # One measurement has no interval that could part from another.
+    best = best_of(numbers, "lower") if all(len(number.seeds) > 1 for number in numbers.values()) else None
+    return [Line("seconds a canvas", "lower", numbers, None, best)]
 
 
 def over_seeds(rows: Sequence[Mapping[str, Any]]) -> Number:

@@ -1,20 +1,23 @@
 """Taming transformers' sliding window (Esser et al. 2021), the paper's first rival.
 
 A transformer over a fixed window of tokens in raster order writes a larger canvas token by token, in raster order: the
-window is moved so that the token to be written lies in its middle, or nearer to a border where the canvas ends, and
-everything in the window before it is read anew. Nothing can be kept between two tokens, since every place in the window
-moves along; so a token costs a pass over half a window.
+window is moved so that the token to be written lies in its middle, or nearer to a border where the canvas ends. When it
+has moved, every place in it has moved along, and everything before the token is read anew: a pass over half a window.
+Where it stands still, near a border of the canvas, keys and values are kept, which changes no score; taming reads all
+of it again there, too.
 
 It needs no model of its own: a patch transformer whose patch is the window and which sees no other patch is that
 transformer (``recipes/rivals/sliding_window.yaml``), trained by the same program with the same optimiser.
 
-Shape legend: B canvases, Y/X rows and columns of tokens, N tokens of the window, K neighbours, W model width.
+Shape legend: B canvases, Y/X rows and columns of tokens, N tokens of the window, l places read at once, J tokens that
+one place reads, K codes or neighbours, G key/value heads, D head width, W model width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, final
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, final
 
 from nuwa_lightning.errors import UsageError
 
@@ -23,7 +26,10 @@ if TYPE_CHECKING:
 
     from nuwa_lightning.generation.export import Generator
     from nuwa_lightning.generation.sampling import Sampling
-    from nuwa_lightning.modules.patch_transformer import PatchTransformer
+    from nuwa_lightning.modules.decoding import DecodingTransformer
+
+_MOST_KEPT: Final = 2 << 30
+"""Bytes of keys and values above which windows are not kept for the next row."""
 
 
 @final
@@ -33,19 +39,21 @@ class SlidingWindowSampler:
     Args:
         generator: a model without context, in raster order.
         sampling: how a token is drawn.
+        most_kept: bytes of keys and values above which they are read again instead; moves no token.
 
     Raises:
         UsageError: if the model sees other patches, or its tokens are not in raster order.
     """
 
-    def __init__(self, generator: Generator, sampling: Sampling) -> None:
+    def __init__(self, generator: Generator, sampling: Sampling, *, most_kept: int = _MOST_KEPT) -> None:
         from nuwa_lightning.context import EmptyContextPool
+        from nuwa_lightning.modules.decoding import DecodingTransformer
 
         raster = generator.token_order == "raster" and not generator.local_decoder.bidirectional
         if not isinstance(generator.pool, EmptyContextPool) or not raster:
             cure = "needs a model of one window, EmptyContextPool and token_order raster: train it by recipes/rivals"
             raise UsageError("--sampler", "sliding_window", cure)
-        self._model, self._sampling = generator.model, sampling
+        self._model, self._sampling, self._most_kept = DecodingTransformer(generator.model), sampling, most_kept
 
     def tokens(self, rows: int, columns: int, seeds: Sequence[int]) -> Tensor:
         """Return ``[B, Y, X]``, one canvas a seed.
@@ -55,23 +63,49 @@ class SlidingWindowSampler:
         """
         import torch
 
-        from nuwa_lightning.generation.sampling import patch_uniforms
-        from nuwa_lightning.geometry import PatchIndex
-
-        height, width = self._model.patch_size
+        height, width = self._model.model.patch_size
         if rows < height or columns < width:
             cure = f"is smaller than the window of {height}x{width} tokens: make larger pictures"
             raise UsageError("--size", f"{rows}x{columns} tokens", cure)
+        with torch.inference_mode():
+            return self._write(rows, columns, seeds)
+
+    def _write(self, rows: int, columns: int, seeds: Sequence[int]) -> Tensor:
+        import torch
+
+        from nuwa_lightning.generation.sampling import patch_uniforms
+        from nuwa_lightning.geometry import PatchIndex
+
+        height, width = self._model.model.patch_size
+        # Windows of the row of places that stands still while rows are written: one for each column they begin at.
+        keeps = bytes_of(self._model, len(seeds)) * (columns - width + 1) <= self._most_kept
         tokens_BYX = torch.zeros(len(seeds), rows, columns, dtype=torch.long)
-        for y in range(rows):
-            # One stream of random numbers for each seed and row.
-            uniform_BX = torch.stack([patch_uniforms(seed, PatchIndex(0, y, 0), columns) for seed in seeds])
-            for x in range(columns):
-                top, left = place(y, rows, height), place(x, columns, width)
-                window_BN = tokens_BYX[:, top : top + height, left : left + width].flatten(1)
-                logits_BK = next_logits(self._model, window_BN, (y - top) * width + x - left)
-                tokens_BYX[:, y, x] = self._sampling.draw(logits_BK, uniform_BX[:, x])
+        windows: dict[tuple[int, int], Kept] = {}
+        uniform_BX = tokens_BYX.double()[:, 0]
+        for y, x, top, left, leaves in moves(rows, columns, (height, width), keeps=keeps):
+            if x == 0:
+                # One stream of random numbers for each seed and row.
+                uniform_BX = torch.stack([patch_uniforms(seed, PatchIndex(0, y, 0), columns) for seed in seeds])
+            kept = windows.setdefault((top, left), Kept())
+            window_BN = tokens_BYX[:, top : top + height, left : left + width].flatten(1)
+            logits_BK = next_logits(self._model, window_BN, (y - top) * width + x - left, kept)
+            tokens_BYX[:, y, x] = self._sampling.draw(logits_BK, uniform_BX[:, x])
+            if leaves:
+                del windows[top, left]
         return tokens_BYX
+
+
+@dataclass
+class Kept:
+    """What was read of the windows at one place of the canvases.
+
+    Attributes:
+        length: how many places of them.
+        pairs: keys and values of each layer, ``[B, G, N, D]``; those from ``length`` on are not there yet.
+    """
+
+    length: int = 0
+    pairs: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
 
 def place(at: int, length: int, window: int) -> int:
@@ -83,32 +117,77 @@ def place(at: int, length: int, window: int) -> int:
     return min(max(at - window // 2, 0), length - window)
 
 
-def next_logits(model: PatchTransformer, window_BN: Tensor, place: int) -> Tensor:
-    """Return the scores ``[B, K]`` of the token at ``place`` of windows of which those before it are written."""
+def moves(
+    rows: int, columns: int, window: tuple[int, int], *, keeps: bool = True
+) -> Iterator[tuple[int, int, int, int, bool]]:
+    """Yield, for every token in raster order, its row and column, and where the window that writes it begins.
+
+    The last value says whether the window leaves that place and does not come back in the next row, or is not kept so
+    long (``keeps`` is False).
+    """
+    height, width = window
+    for y in range(rows):
+        top = place(y, rows, height)
+        comes_back = keeps and y + 1 < rows and place(y + 1, rows, height) == top
+        for x in range(columns):
+            left = place(x, columns, width)
+            moves_on = x + 1 == columns or place(x + 1, columns, width) != left
+            yield y, x, top, left, moves_on and not comes_back
+
+
+def places_read(rows: int, columns: int, window: tuple[int, int]) -> int:
+    """Return how many places of windows are read to write one canvas: what it costs.
+
+    >>> places_read(4, 4, (4, 4)), places_read(4, 5, (4, 4))
+    (16, 31)
+    """
+    lengths: dict[tuple[int, int], int] = {}
+    total = 0
+    for y, x, top, left, leaves in moves(rows, columns, window):
+        end = (y - top) * window[1] + x - left + 1
+        total += end - lengths.get((top, left), 0)
+        lengths[top, left] = end
+        if leaves:
+            del lengths[top, left]
+    return total
+
+
+def bytes_of(model: DecodingTransformer, canvases: int) -> int:
+    """Return the size of the keys and values of one window of each canvas."""
+    layer = model.layers[0]
+    each = layer.kv_heads * layer.head_width * model.model.patch_tokens * model.dtype.itemsize
+    return 2 * len(model.layers) * canvases * each
+
+
+def next_logits(model: DecodingTransformer, window_BN: Tensor, place: int, kept: Kept) -> Tensor:
+    """Return the scores ``[B, K]`` of the token at ``place`` of windows of which those before it are written.
+
+    Reads what ``kept`` has not read yet, and adds it there.
+    """
     import torch
+    from torch.nn import functional
 
     from nuwa_lightning.generation.layout import near_places
     from nuwa_lightning.geometry import ZETA
+    from nuwa_lightning.modules.attention import causal_mask
     from nuwa_lightning.modules.neighbours import ABSENT
 
-    B = len(window_BN)
-    view_B = torch.zeros(B, dtype=torch.long)
-    own_NK, _ = near_places(ZETA, (), model.patch_size, "raster")
-    near_BNK = torch.where(own_NK == ABSENT, ABSENT, window_BN[:, own_NK.clamp_min(0)])
-    none = torch.zeros(B, 0, dtype=torch.long)
-    x_BLW = model.embed_rows(window_BN, view_B, near_RNK=near_BNK)[:, : place + 1]
-    for number in range(model.depth):
-        layer = model.layer(number)
-        h_BLW = layer.norm_attention(x_BLW)
-        k_BLGD, v_BLGD = layer.attention.keys_values(h_BLW)
-        nothing = k_BLGD.new_zeros(B, 0, model.patch_tokens, *k_BLGD.shape[2:])
-        mixed = layer.attend(
-            layer.attention.queries(h_BLW),
-            layer.place_own(k_BLGD),
-            v_BLGD,
-            context=(nothing, nothing),
-            offset_RC=none,
-            view_RC=none,
-        )
-        x_BLW = layer.finish(x_BLW, mixed)
-    return model.logits(x_BLW[:, -1])
+    B, start, end = len(window_BN), kept.length, place + 1
+    if not kept.pairs:
+        shape = (B, model.layers[0].kv_heads, model.model.patch_tokens, model.layers[0].head_width)
+        kept.pairs = [
+            (torch.empty(shape, dtype=model.dtype), torch.empty(shape, dtype=model.dtype)) for _ in model.layers
+        ]
+    near_lK = near_places(ZETA, (), model.model.patch_size, "raster")[0][start:end]
+    near_BlK = torch.where(near_lK == ABSENT, ABSENT, window_BN[:, near_lK.clamp_min(0)])
+    own_Bl = functional.pad(window_BN, (1, 0), value=ABSENT)[:, start:end]
+    x_BlW = model.embed(torch.cat([own_Bl[:, :, None], near_BlK], 2), torch.zeros(B, dtype=torch.long), start)
+    x_MW = x_BlW.flatten(0, 1)
+    bias = causal_mask(end - start, 0, start=start)
+    for number, (layer, (k_BGND, v_BGND)) in enumerate(zip(model.layers, kept.pairs, strict=True)):
+        x_MW = layer.attend(x_MW, k_BGND, v_BGND, start=start, end=end, bias=bias)
+        if number + 1 == len(model.layers):
+            x_MW = x_MW.view(B, end - start, -1)[:, -1]  # nobody looks at the others
+        x_MW = layer.feed_forward(x_MW)
+    kept.length = end
+    return model.logits(x_MW)

@@ -23,7 +23,8 @@ class ClipExtractor(Protocol):
     """What a network has to offer.
 
     Attributes:
-        prefix: stands before the names of the metrics; empty only for the network of the published FVD.
+        prefix: stands before the names of the metrics; empty only for the network of the published FVD, whose
+            ``protocol`` then has to give the hash of its weights as ``weights_sha256``.
         width: number of features D.
         protocol: what else moves a number, as plain values.
     """
@@ -75,9 +76,14 @@ def make_clip_extractor(
     module, _, cls = name.rpartition(".")
     try:
         made = getattr(importlib.import_module(module), cls)(weights=weights, device=device)
+    except UsageError:
+        raise
     except (ImportError, AttributeError, ValueError) as error:
         cure = f"{error}: give lite0t, or the import path of your own class, such as my_features.I3D"
         raise UsageError("--features", name, cure) from None
     if not isinstance(made, ClipExtractor):
         raise UsageError("--features", name, "has no prefix, width or protocol: see evaluation.video.extractors")
+    if not made.prefix.strip() and "weights_sha256" not in made.protocol:
+        cure = "a network without a prefix calls its distance FVD: give the hash of its weights as weights_sha256"
+        raise UsageError("--features", name, f"{cure} in its protocol, or a prefix")
     return made

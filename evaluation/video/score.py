@@ -31,7 +31,7 @@ from evaluation.video.measures import flicker, frame_difference, motion
 from nuwa_lightning.errors import UsageError
 
 LEAST: Final = 4
-FORMAT: Final = 1
+FORMAT: Final = 2
 
 
 @dataclass(frozen=True)

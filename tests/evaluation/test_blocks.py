@@ -72,11 +72,13 @@ def test_the_floor_parts_canvases() -> None:
 
     def measure(a: BlockSet, b: BlockSet) -> float:
         assert not set(a.features.clusters_N.tolist()) & set(b.features.clusters_N.tolist())
-        assert len(a.places) == len(b.places) == 4 * 7
+        assert (len(a.places), len(b.places)) == (4 * 7, 4 * 7)
         return by_position(a, b, "kid", against="position", resamples=0, seed=0).value
 
     found = floor(real, 9, measure, splits=5, seed=0)
-    assert found.n_x == 7
+    assert (found.n_x, found.n_y) == (7, 7)
+    unequal = floor(real, 3, lambda a, b: float(len(a.places) / 4 + 100 * len(b.places)), splits=2, seed=0)
+    assert (unequal.value, unequal.n_x, unequal.n_y) == (11 + 400 * 3, 11, 3)
     assert abs(found.value) < by_position(real, ours, "kid", against="position", resamples=0, seed=0).value
     few = block_set(canvases(3), FeatureCache(ToyFeatures(), enabled=False), side=32, shifted=True, count=99)
     with pytest.raises(ValueError, match="at least 4 are needed"):

@@ -83,5 +83,13 @@ def test_floor_is_the_bias_at_that_number() -> None:
     x = correlated(200, 10, 7)
     few, many = real_floor(x, 15), real_floor(x, 100)
     assert few.value > 3 * many.value > 0
+    assert [(one.n_x, one.n_y) for one in (few, many)] == [(185, 15), (100, 100)]
+    # What a perfect generator gets against all real pictures, not against as few as it made itself.
+    both = correlated(500, 10, 7)
+    fresh = [both[i : i + 15] for i in range(200, 500, 15)]
+    perfect = np.mean([frechet_distance(both[:200], one) for one in fresh])
+    against_few = np.mean([frechet_distance(one, other) for one, other in zip(fresh[::2], fresh[1::2], strict=True)])
+    assert real_floor(both[:200], 15).value == pytest.approx(perfect, rel=0.15)
+    assert against_few > 1.3 * perfect
     with pytest.raises(ValueError, match="at least 4"):
         real_floor(x[:3], 2)

@@ -82,9 +82,9 @@ def test_farther_is_larger_and_seeds_repeat() -> None:
 def test_floor_is_near_zero_and_uses_what_there_is() -> None:
     x, _ = gaussians(60, 2)
     floor = real_floor(x, 20)
-    assert floor.n_x == 20
+    assert (floor.n_x, floor.n_y) == (40, 20)
     assert abs(floor.value) < 3 * floor.std / np.sqrt(3)
-    assert real_floor(x, 500).n_x == 30
+    assert real_floor(x, 500).n_y == 30
 
 
 def test_large_sets_fall_back_to_subsets(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +95,9 @@ def test_large_sets_fall_back_to_subsets(monkeypatch: pytest.MonkeyPatch) -> Non
     result = module.kid(x, y, subsets=5)
     assert "5 subsets of 50" in result.how
     assert result.value == pytest.approx(mmd2(x, y), rel=0.5)
-    assert module.real_floor(x, 20).std > 0
+    floor = module.real_floor(x, 20)
+    assert floor.std > 0
+    assert (floor.n_x, floor.n_y) == (30, 20)  # no kernel matrix is larger than that
 
 
 def test_wrong_input_is_refused() -> None:

@@ -86,11 +86,15 @@ def test_inception_score_in_chunks_and_of_resamples(monkeypatch: pytest.MonkeyPa
 
 def test_parts_share_no_canvas() -> None:
     clusters = np.repeat(np.arange(9), 4)
-    a, b = disjoint_parts(clusters, 100, np.random.default_rng(0))
-    assert len(a) == len(b) == 16
-    assert not set(clusters[a]) & set(clusters[b])
-    a, b = disjoint_parts(np.arange(9), 3, np.random.default_rng(0))
-    assert len(a) == len(b) == 3
+    part, rest = disjoint_parts(clusters, 100, np.random.default_rng(0))
+    assert (len(part), len(rest)) == (16, 20)  # half of the canvases, and all others
+    assert not set(clusters[part]) & set(clusters[rest])
+    part, rest = disjoint_parts(clusters, 6, np.random.default_rng(0))
+    assert (len(part), len(rest)) == (6, 28)  # of two canvases, whose other squares are in neither
+    assert not set(clusters[part]) & set(clusters[rest])
+    part, rest = disjoint_parts(np.arange(9), 3, np.random.default_rng(0))
+    assert sorted([*part, *rest]) == list(range(9))
+    assert len(part) == 3
 
 
 def test_a_mean_has_its_standard_error() -> None:

@@ -199,7 +199,13 @@ def test_bad_input_is_one_line(folders: Folders, tmp_path: Path, capsys: Any) ->
     assert "holds no picture" in refused("--generated", empty)
     assert "holds 5 squares, at least 10 are needed" in refused("--generated", few)
     assert "mixed sizes (00000.png is 128x128 but zz.png is 64x64)" in refused("--generated", mixed)
-    assert "00003.png" in refused("--generated", corrupt)
+    for more in (["--set", "metrics.seams=null"], ["--set", "metrics.seams.patch=64"],
+                 ["--set", "metrics.seams=null", "--set", "metrics.collapse={window: 64}"],
+                 ["--set", "metrics.seams=null", "--set", "metrics.blocks={side: 64}"],
+                 ["--set", "metrics.seams=null", "--set", "metrics.diversity={pairs: 4}"]):  # fmt: skip
+        told = refused("--generated", corrupt, *more)
+        assert told.startswith(f"error: --generated: {corrupt / '00003.png'}: "), told
+        assert "give --skip-corrupt" in told
     assert "holds the same pictures as --real" in refused("--generated", real)
     assert "larger than a patch of 128" in refused("--generated", other, "--set", "metrics.seams.patch=128")
     assert "does not exist: make it first" in refused("--generated", other, "--output", tmp_path / "none" / "a.json")

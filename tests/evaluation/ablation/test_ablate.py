@@ -216,3 +216,9 @@ def test_pauses_do_not_count_as_training(tmp_path: Path) -> None:
             writer.add_scalar("train/loss", step, step, walltime=1e9 + time, new_style=True)
     assert training_seconds(tmp_path) == pytest.approx(30, abs=1)
     assert read_curves(tmp_path) == {"train/loss": [(i, float(i)) for i in range(5)]}
+
+
+def test_pictures_of_no_run_are_refused(tmp_path: Path, capsys: Any) -> None:
+    assert main(["sample", "--run", str(tmp_path), "--output", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.startswith(f"error: --run: {tmp_path}: is no folder of a finished run")
+    assert not (tmp_path / "out").exists()

@@ -44,3 +44,26 @@ def test_its_head_says_how_to_run_it(path: Path) -> None:
     head = path.read_text(encoding="utf-8")
     assert f"python -m evaluation ablate --config recipes/ablations/{path.name}" in head
     assert f"python -m evaluation report runs/ablations/{path.stem}" in head
+
+
+def test_every_table_of_the_paper_has_its_ablation() -> None:
+    names = {path.stem for path in FILES}
+    theirs = {"local_decoder", "caches", "position", "optimize", "extent", "patch_size", "model_size"}
+    ours = {"context", "direction", "kv_heads", "token_order"}
+    assert names == theirs | ours
+    rivals = {cell.sampler for path in FILES for cell in load_ablation(path).cells.values()} - {"patches"}
+    assert rivals == {"sliding_window", "masked_view"}
+
+
+def test_sampling_costs_what_the_sampler_reads() -> None:
+    """Twelve steps and a reading for a patch; a window for each token, apart from where it stands still."""
+    costs = {}
+    for name in ("local_decoder", "context"):
+        for cell in load_ablation(REPOSITORY / "recipes" / "ablations" / f"{name}.yaml").grid():
+            if cell.seed == 0 and (name == "local_decoder" or cell.name in ("empty", "sliding-window")):
+                config = resolve(cell, Tokenizer(Path("tokenizer"), Path("tokenizer")))
+                costs[cell.name] = count(config, cell)[2]
+    assert costs["masked"] == pytest.approx(13 * costs["autoregressive"], rel=0.01)
+    assert costs["parallel"] == pytest.approx(2 * costs["autoregressive"], rel=0.01)
+    assert 30 < costs["sliding-window"] / costs["empty"] < 128
+    assert costs["masked-view"] > costs["masked"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluation.__main__ import main
-from evaluation.report.document import score_table
+from evaluation.report.document import cost_table, score_table
 from evaluation.report.figures import learning_curves, quality_against_cost
 from evaluation.report.study import Entry, Number, Result, Study, best_of, lines_of, load_study, over_seeds, student
 from nuwa_lightning.errors import UsageError
@@ -58,7 +59,15 @@ def test_the_page_needs_nothing_else(place: Path) -> None:
     assert len([link for link in page.links if link.startswith("data:image/svg")]) >= 2
     assert len([link for link in page.links if link.startswith("data:image/jpeg")]) == 3  # a strip for each entry
     assert "default-src &#x27;none&#x27;" in text
-    for said in ("Does it run?", "toy-KID", "nearby", "window", "python -m evaluation report runs/ablations/toy"):
+    for said in (
+        "Does it run?",
+        "toy-KID",
+        "nearby",
+        "window: the rival.",
+        "seconds a canvas",
+        "of a single seed over",
+        "python -m evaluation report runs/ablations/toy",
+    ):
         assert said in text, said
 
 
@@ -67,8 +76,12 @@ def test_markdown_and_json_say_the_same(place: Path) -> None:
     for link in re.findall(r"\]\((figures/[^)]+)\)", text):
         assert (OUTPUT / "report" / link).is_file(), link
     numbers = json.loads((OUTPUT / "report" / "report.json").read_text(encoding="utf-8"))
-    (kid, seams) = numbers["tables"]["views"]
-    assert (kid["metric"], seams["metric"]) == ("toy-KID", "seam ratio")
+    (kid, seams, seconds) = numbers["tables"]["views"]
+    assert (kid["metric"], seams["metric"], seconds["metric"]) == ("toy-KID", "seam ratio", "seconds a canvas")
+    told = [json.loads(path.read_text())["sampling"]["views"] for path in OUTPUT.glob("cells/nearby/*/cell.json")]
+    each = [(table["seconds_tokens"] + table["seconds_pixels"]) / 10 for table in told]
+    assert seconds["numbers"]["nearby"]["value"] == pytest.approx(sum(each) / 2)
+    assert seconds["best"] is None  # of one seed there is no interval
     assert len(kid["numbers"]["nearby"]["seeds"]) == 2
     assert f"{kid['numbers']['nearby']['value']:.3f}" in text
     assert "python -m nuwa_lightning fit --config two.yaml" in text
@@ -168,3 +181,28 @@ def test_the_table_marks_the_best_and_shows_the_floor() -> None:
     assert table.marked == {(0, 1)}
     assert learning_curves(made) is None
     assert quality_against_cost(made, "s", "KID") is None
+
+
+def timed(name: str, seconds: Sequence[float], values: Sequence[float]) -> Entry:
+    """An entry that took so long for each of two canvases."""
+    tables = [{"seconds_tokens": 2 * s, "seconds_pixels": 0.0, "pictures": 2, "tokens": 8} for s in seconds]
+    told = [{"training_seconds": 60.0, "parameters": 10, "sampling": {"s": table}} for table in tables]
+    reports = [{"protocol": {"sha256": "x"}, "sets": {}, "metrics": [row(value, 0.1)]} for value in values]
+    return Entry(name, "", [Result(i, {"s": r}, {}, t) for i, (r, t) in enumerate(zip(reports, told, strict=True))])
+
+
+def test_generation_time_stands_beside_scores_and_in_the_cost() -> None:
+    made = Study("t", "q", [timed("fast", [0.1, 0.11], [1, 1]), timed("slow", [5.0, 5.2], [2, 2])], [])
+    (_, line) = lines_of(made, "s")
+    assert (line.name, line.best) == ("seconds a canvas", "fast")
+    table = cost_table(made)
+    assert table is not None
+    rows = {cells[0]: cells[1:] for cells in table.rows}
+    assert rows["s: canvases while the slowest makes one"] == ["48.6", "1.0"]
+    assert rows["s: seconds a canvas"] == ["0.105", "5.100"]
+    drawn = quality_against_cost(made, "s", "KID")
+    assert drawn is not None
+    assert "10" in drawn  # decades, no crowd of labels in scientific notation
+    assert "\\times" not in drawn
+    near = Study("t", "q", [timed("a", [0.1, 0.1], [1, 1]), timed("b", [0.2, 0.2], [2, 2])], [])
+    assert quality_against_cost(near, "s", "KID") != drawn
