@@ -88,13 +88,14 @@ def test_figures_and_their_table():
     assert figures[0].value == 1.0
     found = {
         "machine": machine(), "threads": 1, "pinned_to": [0], "steps": 4, "rounds": 1,
-        "load_before": [0.0] * 3, "load_after": [0.0] * 3,
+        "load_before": [0.0] * 3, "load_after": [0.0] * 3, "quick": True, "seconds": 60.0,
         **report(figures, {"tiny": {"ours": Times(2, [0.5])}}),
     }  # fmt: skip
     table = benchmark_table(found)
     assert "too slow" in table
     assert ">= 2" in table
     assert "4.0" in table  # tokens a second
+    assert "--quick" in table
 
 
 def test_a_canvas_is_timed_by_its_waves():
