@@ -195,7 +195,7 @@ def canvases(settings: Settings, say: Say) -> list[Figure]:
         narrow, wide = (canvas.seconds_a_patch(made, PatchGrid(1, 4, width // settings.shrink)) for width in (16, 256))
         say(f"a patch at once and 16 times the width: {1e3 * narrow:.1f} and {1e3 * wide:.1f} ms")
         pairs.append(wide / narrow)
-    widths = (1024, 16384 // settings.shrink)
+    widths = (1024, max(2048, 16384 // settings.shrink))
     small, large = canvas.peak_memory(widths, height=256)
     say(f"peak memory at {widths[0]} and {widths[1]} pixels: {small:.0f} and {large:.0f} MB")
     times = widths[1] // widths[0]
