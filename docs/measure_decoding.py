@@ -170,10 +170,12 @@ def speeds(renderers: dict[str, InfiniteRenderer], rounds: int) -> dict[str, dic
     return found
 
 
-def formats(generator: Generator, top_k: int) -> dict[str, InfiniteRenderer]:
+def formats(generator: Generator, options: argparse.Namespace) -> dict[str, InfiniteRenderer]:
     """Return the sampler of a run in each number format."""
     chosen = BOTH_WAYS if generator.model.bidirectional else CAUSAL
-    return {f"{p.weights} / {p.cache}": generator.renderer(Sampling(1.0, top_k), precision=p) for p in chosen}
+    if options.numbers:
+        chosen = tuple(Precision(*name.split("/", 1)) for name in options.numbers)
+    return {f"{p.weights} / {p.cache}": generator.renderer(Sampling(1.0, options.top_k), precision=p) for p in chosen}
 
 
 @torch.inference_mode()
@@ -186,6 +188,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--top_k", type=int, default=50)
+    parser.add_argument("--numbers", nargs="+", metavar="MATRICES/CACHE", help="only these, such as int8/bfloat16")
     parser.add_argument("--quick", action="store_true", help="no pictures, no lite0-KID")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -197,7 +200,7 @@ def main() -> None:
     for run in options.runs:
         generator, tokenizer = load_generator(run / "model"), load_tokenizer(run / "tokenizer")
         tokens_BYX = torch.cat([tokenizer.encode(picture[None]) for picture in held_out])
-        for name, renderer in formats(generator, options.top_k).items():
+        for name, renderer in formats(generator, options).items():
             key = f"{run.name}, {name}"
             renderers[key] = renderer
             rows[key] = {"run": str(run), "decoder": repr(generator.local_decoder), "numbers": name}

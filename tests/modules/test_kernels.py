@@ -8,6 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from nuwa_lightning.context import NearbyContextPool
+from nuwa_lightning.direction import ArbitraryDirectionController
+from nuwa_lightning.generation.picture import sample_tokens
+from nuwa_lightning.generation.renderer import InfiniteRenderer, Rendering
+from nuwa_lightning.generation.sampling import Sampling
+from nuwa_lightning.geometry import PatchGrid
 from nuwa_lightning.modules import kernels as module
 from nuwa_lightning.modules.decoding import CompiledInt8, DecodingTransformer, Int8, Precision, product
 from nuwa_lightning.modules.kernels import kernels
@@ -114,3 +120,27 @@ def test_it_is_compiled_once(monkeypatch, tmp_path):
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("compiled again"))
     assert module.kernels.__wrapped__() is not None
     assert len(list((tmp_path / "kernels").iterdir())) == 1
+
+
+def test_canvases_in_int8_go_on_to_the_bit_and_hardly_heed_the_width_of_waves():
+    torch.manual_seed(0)
+    pool = NearbyContextPool((0, 1, 1))
+    size = TransformerSize(64, 2, heads=2, kv_heads=1, layer_scale=1.0)
+    model = PatchTransformer(32, 4, patch_size=(2, 2), embedding_extent=pool.embedding_extent, size=size).eval()
+    model.set_codes(torch.randn(32, 4))
+    torch.nn.init.normal_(model.head.weight)
+
+    def renderer(rows: int) -> InfiniteRenderer:
+        direction, precision = ArbitraryDirectionController(), Precision("int8", "bfloat16")
+        return InfiniteRenderer(model, pool, direction, sampling=Sampling(top_k=0), max_rows=rows, precision=precision)
+
+    grid = PatchGrid(1, 4, 6)
+    first, whole = Rendering(renderer(8), grid, seeds=[0]), sample_tokens(renderer(8), grid, seeds=[0])
+    early = [done for _ in range(5) for done in next(first)]
+    late = [done for wave in Rendering(renderer(8), grid, seeds=[0], standstill=first.standstill()) for done in wave]
+    assert len(early) + len(late) == grid.size
+    for done in (*early, *late):
+        y, x = 2 * done.patch.y, 2 * done.patch.x
+        assert torch.equal(whole[:, y : y + 2, x : x + 2], done.tokens_BYX)
+    # Products and attention do not, but the embedding and the norms, in float32, may round by the number of rows.
+    assert float((sample_tokens(renderer(1), grid, seeds=[0]) == whole).double().mean()) > 0.95
