@@ -226,10 +226,12 @@ def paper(settings: Settings, say: Say) -> list[Figure]:
     width, height = (int(side) for side in canvas.PAPER.split("x"))
     seconds, peak = canvas.paper_canvas(settings.run, f"{width // settings.shrink}x{height}")
     say(f"{width // settings.shrink}x{height} pixels: {seconds:.0f} s, {peak:.0f} MB")
-    note = "" if settings.shrink == 1 else f"only {width // settings.shrink} pixels wide"
+    whole = settings.shrink == 1
+    note = "int8, bfloat16 cache" + ("" if whole else f"; only {width // settings.shrink} pixels wide")
+    most = (10.0, 1.5) if whole else (None, None)
     return [
-        Figure(f"{name}, minutes", seconds / 60, 10.0, at_least=False, note=note),
-        Figure(f"{name}, peak memory in GB", peak * (1 << 20) / 1e9, 1.5, at_least=False, note=note),
+        Figure(f"{name}, minutes", seconds / 60, most[0], at_least=False, note=note),
+        Figure(f"{name}, peak memory in GB", peak * (1 << 20) / 1e9, most[1], at_least=False, note=note),
     ]
 
 
