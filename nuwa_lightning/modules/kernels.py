@@ -143,16 +143,27 @@ def _compiled(source: Path) -> Path:
     """Compile once for each source, compiler call and user."""
     digest = hashlib.sha256(source.read_bytes() + " ".join(_FLAGS).encode()).hexdigest()[:16]
     library = _folder() / f"{source.stem}-{digest}.so"
-    if library.exists():
+    if library.exists() and _ours(library) and _ours(library.parent):
         return library
     compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
     if compiler is None:
         raise FileNotFoundError("there is no C compiler")
-    library.parent.mkdir(parents=True, exist_ok=True)
+    library.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    if not _ours(library.parent):
+        raise PermissionError(f"{library.parent} is another user's, or others may write to it")
     with atomic_write(library) as partial:
         call = [compiler, *_FLAGS, "-shared", "-fPIC", "-o", str(partial), str(source), "-lm"]
         subprocess.run(call, check=True, capture_output=True, timeout=120)
+        partial.chmod(0o755)  # whatever the umask is
     return library
+
+
+def _ours(path: Path) -> bool:
+    """Say whether nobody else could have put something there: what is loaded from it is run."""
+    if not hasattr(os, "getuid"):
+        return True
+    found = path.stat()
+    return found.st_uid == os.getuid() and not found.st_mode & 0o022
 
 
 def _folder() -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 
 import pytest
@@ -114,9 +115,21 @@ def test_without_a_compiler_pytorch_does_it(monkeypatch, tmp_path):
     assert module.kernels.__wrapped__() is None
 
 
+def test_a_folder_that_others_may_write_to_is_not_trusted(monkeypatch, tmp_path):
+    monkeypatch.setenv("NUWA_LIGHTNING_CACHE", str(tmp_path))
+    (tmp_path / "kernels").mkdir(mode=0o755)
+    assert module.kernels.__wrapped__() is not None
+    (tmp_path / "kernels").chmod(0o777)
+    assert module.kernels.__wrapped__() is None
+
+
 def test_it_is_compiled_once(monkeypatch, tmp_path):
     monkeypatch.setenv("NUWA_LIGHTNING_CACHE", str(tmp_path))
-    assert module.kernels.__wrapped__() is not None
+    before = os.umask(0)  # one that would let others write
+    try:
+        assert module.kernels.__wrapped__() is not None
+    finally:
+        os.umask(before)
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("compiled again"))
     assert module.kernels.__wrapped__() is not None
     assert len(list((tmp_path / "kernels").iterdir())) == 1
