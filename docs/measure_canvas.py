@@ -41,6 +41,23 @@ def generate(run: Path, *options: str) -> dict[str, Any]:
     }
 
 
+def aims(numbers: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return what was aimed at, what was measured, and whether that is as good."""
+    found = {
+        "processor seconds a patch, 16 times as wide / once": (
+            numbers["wide_to_narrow_processor_seconds_a_patch"],
+            1.05,
+        ),
+        "largest memory, 16 times as wide / once": (numbers["wide_to_narrow_peak_bytes"], 1.03),
+    }
+    if "paper" in numbers:
+        found[f"{PAPER}: minutes"] = numbers["paper"]["seconds"] / 60, 10.0
+        found[f"{PAPER}: largest memory in GB"] = numbers["paper"]["peak_bytes"] / 1e9, 1.5
+    return {
+        name: {"measured": value, "at_most": most, "reached": value <= most} for name, (value, most) in found.items()
+    }
+
+
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -66,6 +83,7 @@ def main() -> None:
         numbers[f"wide_to_narrow_{what}"] = numbers["wide"][what] / numbers["narrow"][what]
     if not options.quick:
         numbers["paper"] = generate(options.run, "--size", PAPER, *more)
+    numbers["aims"] = aims(numbers)
     (options.output / "numbers.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
     sys.stdout.write(json.dumps(numbers, indent=2) + "\n")
 

@@ -5,7 +5,6 @@ Shape legend: P patches.
 
 from __future__ import annotations
 
-import os
 import statistics
 import subprocess
 import sys
@@ -29,8 +28,12 @@ from nuwa_lightning.modules.patch_transformer import PatchTransformer
 from nuwa_lightning.tokenizers.export import save_tokenizer
 from nuwa_lightning.tokenizers.vqgan import VQGAN, VQGANSize
 
-RECIPE: Final = Size("recipe", 6, 192, 3)
+RECIPE: Final = Size("recipe", 4, 128, 2)
 """The default recipe's blocks."""
+
+RECIPE_CODES: Final = 4096
+PAPER: Final = "38912x2048"
+"""The paper's largest canvas, in pixels."""
 
 EXTENT: Final = (0, 1, 1)
 
@@ -89,7 +92,7 @@ def seconds_a_patch(made: InfiniteRenderer, grid: PatchGrid) -> float:
 def write_run(folder: Path) -> None:
     """Write a run as ``generate`` takes it: the default recipe's sizes, random weights."""
     torch.manual_seed(0)
-    tokenizer = VQGAN.build(VQGANSize())
+    tokenizer = VQGAN.build(VQGANSize(num_codes=RECIPE_CODES))
     codes, width = tokenizer.codes_KD.shape
     model = recipe_model(RECIPE, kv_heads=RECIPE.heads, num_codes=codes, code_dim=width)
     save_tokenizer(folder / "tokenizer", tokenizer)
@@ -97,20 +100,31 @@ def write_run(folder: Path) -> None:
     save_generator(folder / "model", Generator(model, pool, direction, "mirrored", tokenizer.fingerprint()))
 
 
-def generate(run: Path, output: Path, size: str) -> tuple[float, float]:
-    """Run ``generate`` as a process of its own; return its seconds and its peak memory in megabytes."""
+_APART: Final = """
+import os, resource, subprocess, sys
+if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, range(os.cpu_count()))
+status = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(status)
+"""
+
+
+def generate(run: Path, output: Path, size: str, *options: str) -> tuple[float, float]:
+    """Run ``generate`` as a process of its own, on all cores; return its seconds and its peak memory in megabytes."""
     command = [sys.executable, "-m", "nuwa_lightning", "generate", "--checkpoint", str(run), "--size", size]
     began = time.perf_counter()
-    process = subprocess.Popen(
-        [*command, "--output", str(output)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    # A process counts the memory of the one that started it as its own peak, so a small one stands between.
+    done = subprocess.run(
+        [sys.executable, "-c", _APART, *command, "--output", str(output), *options],
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    assert process.stderr is not None
-    said = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"generate --size {size} failed: {said.strip().splitlines()[-1] if said else status}")
-    return time.perf_counter() - began, usage.ru_maxrss / 1024
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        raise RuntimeError(f"generate --size {size} failed: {lines[-1] if lines else done.returncode}")
+    return time.perf_counter() - began, int(done.stdout) / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
 
 def peak_memory(widths: tuple[int, int], *, height: int) -> tuple[float, float]:
@@ -120,3 +134,9 @@ def peak_memory(widths: tuple[int, int], *, height: int) -> tuple[float, float]:
         write_run(folder / "run")
         narrow, wide = (generate(folder / "run", folder / f"{width}.tif", f"{width}x{height}")[1] for width in widths)
         return narrow, wide
+
+
+def paper_canvas(run: Path, size: str = PAPER) -> tuple[float, float]:
+    """Return the seconds and the peak megabytes of the paper's canvas by a trained run, written to BigTIFF."""
+    with tempfile.TemporaryDirectory() as name:
+        return generate(run, Path(name) / "paper.tif", size, "--weights", "int8", "--cache", "bfloat16")

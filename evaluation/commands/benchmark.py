@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,14 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     p.add_argument("--rounds", type=int, default=5, help="bursts of each (default: %(default)s)")
     p.add_argument("--only-19m", action="store_true", help="leave the 85M models out")
     p.add_argument("--no-canvases", action="store_true", help="leave whole canvases out")
+    p.add_argument(
+        "--run",
+        dest="folder",
+        type=Path,
+        metavar="RUN",
+        help="a trained run of the default recipe, to time the paper's canvas with",
+    )
+    p.add_argument("--quick", action="store_true", help="short bursts, small canvases: does it work? Not to be quoted")
     p.set_defaults(run=run)
 
 
@@ -34,6 +43,10 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("--steps", options.steps, "a patch has 256 tokens: give at most 240")
     if options.output is not None and not options.output.parent.is_dir():
         raise UsageError("--output", options.output, f"the folder {options.output.parent} is missing: make it first")
+    if options.folder is not None and not (options.folder / "model").is_dir():
+        raise UsageError("--run", options.folder, "holds no model: name the run folder of stage 2")
+    if options.quick:
+        options.steps, options.rounds = min(options.steps, 8), 1
 
     # Only now what takes time to import.
     from evaluation.benchmark.figures import Settings, report, run
@@ -42,8 +55,11 @@ def run(options: argparse.Namespace) -> int:
     from nuwa_lightning.atomic import write_json
 
     cores = pin(options.threads)
-    settings = Settings(options.steps, options.rounds, not options.only_19m, not options.no_canvases)
-    before = load()
+    shrink = 16 if options.quick else 1
+    settings = Settings(
+        options.steps, options.rounds, not options.only_19m, not options.no_canvases, shrink, options.folder
+    )
+    before, began = load(), time.monotonic()
     figures, times = run(settings, _say)
     found = {
         "machine": machine(),
@@ -51,8 +67,10 @@ def run(options: argparse.Namespace) -> int:
         "pinned_to": cores,
         "steps": options.steps,
         "rounds": options.rounds,
+        "quick": options.quick,
         "load_before": before,
         "load_after": load(),
+        "seconds": time.monotonic() - began,
         **report(figures, times),
     }
     sys.stdout.write(benchmark_table(found) + "\n")

@@ -214,8 +214,17 @@ def _how(options: argparse.Namespace, run: Path, generator: Generator, order: Or
         "context_pool": repr(generator.pool),
         "direction": repr(generator.direction),
         "token_order": generator.token_order,
-        "versions": versions(),
+        "versions": {**versions(), **_loops(options)},
     }
+
+
+def _loops(options: argparse.Namespace) -> dict[str, str]:
+    """Return whose loops work in int8: with others, last bits may differ."""
+    if options.weights != "int8":
+        return {}
+    from nuwa_lightning.modules.kernels import kernels
+
+    return {"int8": "torch" if kernels() is None else "compiled"}
 
 
 def _identity(how: Mapping[str, Any]) -> dict[str, Any]:

@@ -41,6 +41,9 @@ class _Parser(argparse.ArgumentParser):
             hint = f"did you mean {near[0]}?" if near else "see generate --help"
             raise UsageError("option", unknown.group(1), f"there is no such option; {hint}")
         found = re.match(r"argument (--\w+): (.*?)(?:: '(.*)')?$", message)
+        wrong = re.match(r"argument (--\w+): invalid choice: '(.*?)' \((choose from .*)\)$", message)
+        if wrong:
+            raise UsageError(wrong.group(1), wrong.group(2), f"{wrong.group(3)}; see generate --help")
         if found:
             raise UsageError(found.group(1), found.group(3) or "nothing", f"{found.group(2)}; see generate --help")
         raise UsageError("generate", message, "see generate --help")

@@ -21,7 +21,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from nuwa_lightning.atomic import atomic_write, write_json
-from nuwa_lightning.errors import UsageError
+from nuwa_lightning.errors import UsageError, unwritable
 
 _MAGIC = b"nuwa_lightning journal 1\n"
 _DIGEST = 32
@@ -212,5 +212,4 @@ def _locked(path: Path) -> BinaryIO:
 
 
 def _unwritable(output: Path, error: OSError) -> UsageError:
-    reason = error.strerror or str(error)
-    return UsageError("--output", output, f"its journal cannot be written ({reason}): make room, then give --resume")
+    return unwritable(output, error, what="its journal", full="make room, then give --resume")

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.modules.attention import attend
+from nuwa_lightning.modules.kernels import HEAD_WIDTHS, Kernels, PackedMatrix, kernels
 from nuwa_lightning.modules.neighbours import ABSENT
 from nuwa_lightning.modules.patch_layer import PatchLayer
 from nuwa_lightning.modules.patch_transformer import PatchTransformer
@@ -38,7 +39,8 @@ class Precision:
         weights: of the matrices of all layers and of the head. ``int8`` has a scale for each output, and for each row
             of the input, found as it comes: no row depends on another, so waves change nothing here either.
         cache: of the keys and values of finished patches. ``int8`` has a scale for each token and head. They are
-            attended to in the model's own numbers, in bfloat16 if matrices are bfloat16 as well.
+            attended to in the model's own numbers, in bfloat16 if matrices are bfloat16 as well, or int8 and there
+            are compiled loops for that.
 
     Raises:
         UsageError: for another kind of numbers.
@@ -68,7 +70,8 @@ class Product(ABC):
 def product(weight_OI: Tensor, bias_O: Tensor | None, number: Number) -> Product:
     """Return a linear map whose matrix is kept as ``number``."""
     if number == "int8":
-        return _Int8(weight_OI, bias_O)
+        compiled = kernels() if weight_OI.dtype == torch.float32 else None
+        return Int8(weight_OI, bias_O) if compiled is None else CompiledInt8(weight_OI, bias_O, compiled)
     if number == "bfloat16":
         return _Bfloat16(weight_OI, bias_O)
     return _Exact(weight_OI, bias_O)
@@ -111,30 +114,54 @@ _SMALL: Final = 1e-12
 
 
 @final
-class _Int8(Product):
+class Int8(Product):
     """Symmetric int8 for the matrix (a scale for each output) and for the input (a scale for each row)."""
 
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
-        if weight_OI.device.type != "cpu":
-            raise UsageError("--weights", "int8", "this needs a CPU: choose float32 or bfloat16")
-        scale_O = weight_OI.abs().amax(dim=1).clamp_min(_SMALL) / 127
-        self._weight_IO = (weight_OI / scale_O[:, None]).round().to(torch.int8).t()
-        self._scale_O = scale_O.float() / 127
-        self._bias_O = scale_O.new_zeros(len(scale_O)) if bias_O is None else bias_O
+        whole_OI, self._scale_O, self._bias_O = _whole_numbers(weight_OI, bias_O)
+        self._weight_IO = whole_OI.t()
 
     def of(self, h_MI: Tensor) -> Tensor:
+        """Return ``[M, O]``."""
         scale_M1, out_MO = self._raw(h_MI)
         return torch.addcmul(self._bias_O, out_MO, scale_M1)
 
     def add_to(self, x_MO: Tensor, h_MI: Tensor) -> Tensor:
+        """Return ``x + h @ matrix + bias``."""
         scale_M1, out_MO = self._raw(h_MI)
         return (x_MO + self._bias_O).addcmul_(out_MO, scale_M1)
 
     def _raw(self, h_MI: Tensor) -> tuple[Tensor, Tensor]:
         # Sums of whole numbers are exact: the same bits in any order, and for any number of rows.
+        h_MI = h_MI.to(self._bias_O.dtype)
         scale_M1 = h_MI.abs().amax(dim=-1, keepdim=True).clamp_min_(_SMALL)
         q_MI = (h_MI * (127 / scale_M1)).round_().to(torch.int8)
         return scale_M1, torch._int_mm(q_MI, self._weight_IO) * self._scale_O
+
+
+@final
+class CompiledInt8(Product):
+    """The same numbers as :class:`Int8`, in one go."""
+
+    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None, compiled: Kernels) -> None:
+        self._matrix, self._compiled = PackedMatrix(*_whole_numbers(weight_OI, bias_O)), compiled
+
+    def of(self, h_MI: Tensor) -> Tensor:
+        """Return ``[M, O]``."""
+        return self._compiled.product(h_MI.float(), self._matrix)
+
+    def add_to(self, x_MO: Tensor, h_MI: Tensor) -> Tensor:
+        """Return ``x + h @ matrix + bias``."""
+        return self._compiled.product(h_MI.float(), self._matrix, x_MO)
+
+
+def _whole_numbers(weight_OI: Tensor, bias_O: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a matrix as int8, its scales over 127 (which is what the rows' scales are to be divided by), the bias."""
+    if weight_OI.device.type != "cpu":
+        raise UsageError("--weights", "int8", "this needs a CPU: choose float32 or bfloat16")
+    scale_O = weight_OI.abs().amax(dim=1).clamp_min(_SMALL) / 127
+    whole_OI = (weight_OI / scale_O[:, None]).round().to(torch.int8)
+    return whole_OI, scale_O.float() / 127, scale_O.new_zeros(len(scale_O)) if bias_O is None else bias_O
 
 
 @final
@@ -158,6 +185,7 @@ class DecodingLayer:
         self._narrow = _scaled(wide.out, layer.scale_feed_forward, number)
         self._norm_attention, self._norm_feed_forward = layer.norm_attention, layer.norm_feed_forward
         self.embedding = layer.embedding
+        self._compiled = kernels() if number == "int8" else None
         # Kept keys have the entry of their own patch added; a context key gets the difference to its own entry.
         self._own_G1D = self.embedding.own().unsqueeze(-2) if layer.feed == "key" else torch.zeros(())
 
@@ -187,6 +215,10 @@ class DecodingLayer:
         q_RlHD, k_RlGD, v_RlGD = torch.split(qkv_RlXD, self._parts, dim=2)
         torch.add(k_RlGD.transpose(1, 2), self._own_G1D, out=k_RGSD[:, :, start:end])
         v_RGSD[:, :, start:end] = v_RlGD.transpose(1, 2)
+        alike = bias is None or bias.shape[1] == 1  # for all heads
+        if self._compiled is not None and k_RGSD.dtype == torch.bfloat16 and start + 1 == end and alike:
+            bias_RS = None if bias is None else bias.float().view(len(k_RGSD), end)
+            return self._out.add_to(x_MW, self._compiled.attend(q_RlHD[:, 0], k_RGSD, v_RGSD, end, bias_RS))
         mixed_RlW = attend(q_RlHD.to(k_RGSD.dtype), k_RGSD[:, :, :end], v_RGSD[:, :, :end], bias=bias)
         return self._out.add_to(x_MW, mixed_RlW.flatten(0, 1))
 
@@ -215,7 +247,11 @@ class DecodingTransformer:
         self.model, self.precision = model, precision
         self.layers = [DecodingLayer(model.layer(n), precision.weights) for n in range(model.depth)]
         halves = precision.weights == precision.cache == "bfloat16"
-        self.dtype = torch.bfloat16 if halves else model.begin.dtype
+        # Many positions at once are better attended to in float32 where there are no units for bfloat16.
+        single = not model.bidirectional and self.layers[0].head_width in HEAD_WIDTHS
+        float32 = model.begin.dtype == torch.float32
+        compiled = precision.weights == "int8" and precision.cache != "float32" and kernels() is not None
+        self.dtype = torch.bfloat16 if halves or (compiled and single and float32) else model.begin.dtype
         """Of the keys and values that are attended to."""
         # A row of zeros more: that is where ABSENT, a negative index, points.
         self._codes_KE = F.pad(model.codes_KE, (0, 0, 0, 1))

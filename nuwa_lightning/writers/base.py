@@ -6,7 +6,7 @@ import os
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, BinaryIO, ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,10 @@ from nuwa_lightning.writers.output import Output
 
 Pixels = NDArray[np.uint8]
 """uint8 RGB, ``(rows, columns, 3)``."""
+
+
+LONGEST: Final = 2**31 - 1
+"""The longest side in pixels that any format here holds."""
 
 
 class CanvasWriter(Output):
@@ -149,7 +153,8 @@ class CanvasWriter(Output):
         if not known or min(known) < 1:
             raise UsageError("--size", shown, "give both sides at least 1 pixel; one of them may be left out: endless")
         if max(known) > self.longest_side:
-            cure = f"{self.format_name} holds at most {self.longest_side} pixels a side: use .tif"
+            cure = "use .tif" if max(known) <= LONGEST else f"no format holds more than {LONGEST}: make it smaller"
+            cure = f"{self.format_name} holds at most {self.longest_side} pixels a side: {cure}"
             raise UsageError("--output", f"{path} with {shown}", cure)
 
 

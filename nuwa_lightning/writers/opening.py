@@ -54,8 +54,8 @@ def check_output(
         video: whether it is to hold a video, not a picture.
 
     Raises:
-        UsageError: if the suffix is unknown, the folder is missing, something else is there, or it is there and
-            ``overwrite`` is false.
+        UsageError: if the suffix is unknown, the folder is missing or read-only, something else is there, or it is
+            there and ``overwrite`` is false.
     """
     path = Path(path)
     writers: Mapping[str, type[Output]] = VIDEO_WRITERS if video else WRITERS
@@ -64,6 +64,8 @@ def check_output(
         raise UsageError(option, str(path), f"the name must end in one of {', '.join(writers)}")
     if not path.parent.is_dir():
         raise UsageError(option, str(path), f"the folder {path.parent} does not exist: make it first")
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(option, str(path), f"the folder {path.parent} cannot be written to: choose another one")
     if path.exists() and path.is_dir() != writer.folder:
         there, needed = ("folder", "file") if path.is_dir() else ("file", "folder")
         raise UsageError(option, str(path), f"is a {there}, and {path.suffix} makes a {needed}: give another name")

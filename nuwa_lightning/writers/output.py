@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, ClassVar, TypeVar
 
 from nuwa_lightning.atomic import PartialFile
-from nuwa_lightning.errors import UsageError
+from nuwa_lightning.errors import UsageError, unwritable
 
 _Own = TypeVar("_Own", bound="Output")
 
@@ -181,6 +181,4 @@ class Output(ABC):
         try:
             yield
         except OSError as error:
-            reason = error.strerror or str(error)
-            cure = f"cannot be written ({reason}): free space there or name another file"
-            raise UsageError("--output", str(self.path), cure) from error
+            raise unwritable(self.path, error, full="free space there or name another file") from error

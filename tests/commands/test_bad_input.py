@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -266,6 +267,10 @@ def test_yaml_that_is_none_is_named_with_its_line(shell):
         (("--checkpoint", "two", "--seed", "a"), "--seed: a"),
         (("--checkpoint", "two", "--max_rows", "0"), "--max_rows: 0"),
         (("--checkpoint", "two", "--task", "dream"), "--task: dream"),
+        (("--checkpoint", "two", "--resume", "sometimes"), "--resume: sometimes: choose from"),
+        (("--checkpoint", "two", "--size", "64x5000000000"), "PNG holds at most 2147483647 pixels a side"),
+        (("--checkpoint", "two", "--size", "70000x16", "--output", "c.jpg"), "JPEG holds at most 65535 pixels a side"),
+        (("--checkpoint", "two", "--output", "/proc/c.png"), "name a file in a folder that can be written to"),
         (("--checkpoint", "two", "--output", "c.gif"), "c.gif: the name must end in one of"),
         (("--checkpoint", "two", "--output", "no/c.png"), "the folder no is missing"),
     ],
@@ -277,6 +282,16 @@ def test_generate_refuses_what_it_cannot_do(shell, finished, options, words):
     assert done.status == 2
     assert words in done.error, done.error
     assert not [p for p in Path().iterdir() if p.name.startswith((".c", "c."))]
+
+
+def test_a_folder_that_is_read_only_is_refused_before_any_work(shell, finished, monkeypatch):
+    Path("two").symlink_to(finished / "two")
+    Path("closed").mkdir()
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "closed" and access(path, mode))
+    done = shell("generate", "--checkpoint", "two", "--output", "closed/c.png")
+    assert (done.status, "the folder closed cannot be written to" in done.error) == (2, True)
+    assert not list(Path("closed").iterdir())
 
 
 def test_generate_refuses_another_tokenizer(shell, finished):

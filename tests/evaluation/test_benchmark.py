@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from evaluation.__main__ import main
-from evaluation.benchmark.canvas import recipe_model, renderer, seconds_a_patch
+from evaluation.benchmark.canvas import generate, recipe_model, renderer, seconds_a_patch, write_run
 from evaluation.benchmark.figures import Figure, Settings, local_decoders, report, same_tokens
 from evaluation.benchmark.measuring import Contender, Reading, Times, interleave, machine, ratio
 from evaluation.benchmark.ours import SIZES, Ours, Size, random_model
@@ -68,8 +68,8 @@ def test_llama_writes_as_many_tokens_as_it_is_asked_for():
     from evaluation.benchmark.llama import CONTEXT, Llama
 
     size = Size("tiny", 1, 24, 3)
-    for generate in (True, False):
-        llama = Llama("llama", size, generate=generate)
+    for as_users_do in (True, False):
+        llama = Llama("llama", size, generate=as_users_do)
         with torch.inference_mode():
             llama.start()
             llama.burst(3)
@@ -88,18 +88,31 @@ def test_figures_and_their_table():
     assert figures[0].value == 1.0
     found = {
         "machine": machine(), "threads": 1, "pinned_to": [0], "steps": 4, "rounds": 1,
-        "load_before": [0.0] * 3, "load_after": [0.0] * 3,
+        "load_before": [0.0] * 3, "load_after": [0.0] * 3, "quick": True, "seconds": 60.0,
         **report(figures, {"tiny": {"ours": Times(2, [0.5])}}),
     }  # fmt: skip
     table = benchmark_table(found)
     assert "too slow" in table
     assert ">= 2" in table
     assert "4.0" in table  # tokens a second
+    assert "--quick" in table
 
 
 def test_a_canvas_is_timed_by_its_waves():
     made = renderer(recipe_model(TINY, kv_heads=1, num_codes=16, code_dim=4), precision=Precision())
     assert seconds_a_patch(made, PatchGrid(1, 2, 6)) > 0
+
+
+@pytest.mark.slow  # two processes of their own
+def test_memory_is_that_of_the_process_alone(tmp_path):
+    held = bytearray(3 << 30)
+    held[:: 1 << 12] = b"x" * len(held[:: 1 << 12])  # this process is larger than the one that is measured
+    write_run(tmp_path / "run")
+    seconds, megabytes = generate(tmp_path / "run", tmp_path / "a.png", "64x64")
+    assert seconds > 0
+    assert 100 < megabytes < 2 << 10
+    with pytest.raises(RuntimeError, match=r"--size 0x64 failed: error: --size: 0x64"):
+        generate(tmp_path / "run", tmp_path / "b.png", "0x64")
 
 
 @pytest.mark.parametrize(

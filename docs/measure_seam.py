@@ -1,0 +1,89 @@
+"""Measure the joint of closed canvases: is it seen more than the borders of patches inside the picture?
+
+    python docs/measure_seam.py runs/landscape --output measured_seam
+
+Makes 8 canvases of 1024 x 256 pixels closed along x (``--wrap x``), and as many open ones with the same seeds. Each is
+rolled by half of its width, so that its two ends meet in the middle. The seam ratio (steps across a border over steps
+inside patches, ``evaluation.seams``) is taken of the joint alone, in the two patches beside it, and of all other
+vertical borders. The joint of the open ones shows what the measure says where two ends do not fit. About a minute.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from evaluation.seams import seam_ratio
+from nuwa_lightning.atomic import write_json
+from nuwa_lightning.generation.export import load_generator
+from nuwa_lightning.generation.renderer import InfiniteRenderer
+from nuwa_lightning.generation.sampling import Sampling
+from nuwa_lightning.generation.streaming import StreamingDecoder
+from nuwa_lightning.geometry import PatchGrid
+from nuwa_lightning.tokenizers.base import Tokenizer
+from nuwa_lightning.tokenizers.export import load_tokenizer
+
+Picture = NDArray[np.uint8]
+
+
+@torch.inference_mode()
+def canvases(renderer: InfiniteRenderer, tokenizer: Tokenizer, grid: PatchGrid, count: int) -> list[Picture]:
+    """Return pictures with seeds from 0 up, all written side by side."""
+    rows, columns = renderer.model.patch_size
+    assert grid.y is not None
+    assert grid.x is not None
+    size = (grid.y * rows, grid.x * columns)
+    decoders = [StreamingDecoder(tokenizer, size, tile=64, wrap=grid.wrap) for _ in range(count)]
+    f = tokenizer.factor
+    pictures = [np.zeros((size[0] * f, size[1] * f, 3), np.uint8) for _ in range(count)]
+    for done in renderer.render(grid, seeds=range(count)):
+        top, left = done.patch.y * rows, done.patch.x * columns
+        for tokens_YX, decoder, picture in zip(done.tokens_BYX, decoders, pictures, strict=True):
+            for piece, pixels in decoder.put(tokens_YX, top=top, left=left):
+                y, x = piece.top * f, piece.left * f
+                picture[y : y + pixels.shape[0], x : x + pixels.shape[1]] = pixels
+    return pictures
+
+
+def joint(picture: Picture, patch: int) -> Picture:
+    """Return the patches on both sides of the joint, side by side."""
+    return np.concatenate([picture[:, -patch:], picture[:, :patch]], axis=1)
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--output", type=Path, default=Path("measured_seam"))
+    parser.add_argument("--count", type=int, default=8)
+    parser.add_argument("--columns", type=int, default=16, help="patches along x")
+    options = parser.parse_args()
+    generator, tokenizer = load_generator(options.run / "model"), load_tokenizer(options.run / "tokenizer")
+    renderer = generator.renderer(Sampling(1.0, 50))
+    patch = generator.model.patch_size[1] * tokenizer.factor
+    options.output.mkdir(parents=True, exist_ok=True)
+    numbers: dict[str, object] = {}
+    for name, wrap in (("closed", "x"), ("open", "")):
+        pictures = canvases(renderer, tokenizer, PatchGrid(1, 4, options.columns, wrap=wrap), options.count)
+        for number, picture in enumerate(pictures):
+            rolled = np.roll(picture, picture.shape[1] // 2, axis=1)
+            Image.fromarray(rolled).save(options.output / f"{name}_{number}.png")
+        at_joint = seam_ratio([joint(p, patch) for p in pictures], patch=patch, token=tokenizer.factor)
+        inside = seam_ratio(pictures, patch=patch, token=tokenizer.factor)
+        numbers[name] = {"joint": at_joint.across_x, "inside": inside.across_x, "std of all borders": inside.std}
+        numbers[f"{name}: joint / inside"] = at_joint.across_x / inside.across_x
+    write_json(options.output / "numbers.json", numbers)
+    for name, value in numbers.items():
+        sys.stdout.write(f"{name}: {value}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""The bar of ``generate`` says what it is asked to, whatever the number of canvases, from where a run goes on."""
+
+from __future__ import annotations
+
+import re
+import resource
+
+import pytest
+
+from nuwa_lightning.commands.progress import GenerationBar, memory_in_use
+from nuwa_lightning.generation.production import Progress
+
+
+@pytest.mark.parametrize(("total", "canvases"), [(40, 1), (80, 2), (None, 1)])
+def test_the_bar_tells_everything(total, canvases, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "300")
+    with GenerationBar(total, 64 * 64, canvases=canvases) as bar:
+        bar.begin(10)
+        bar.update(Progress(patches=20, wave=4, live=9))
+        bar._bar.refresh()
+        line = capsys.readouterr().err.replace("\r", "\n").strip().splitlines()[-1]
+    done = 20 * canvases
+    assert f"{done * 4096 / 1e6:.2f} Mpx, 4 at once, 9 alive" in line
+    assert (f"{done}/{total}" if total else f"{done}patch") in line
+    assert re.search(r"patch/s|s/patch", line)
+    assert total is None or "<" in line  # time gone < time left
+    said = re.search(r"(\d+) MB", line)
+    assert said
+    assert 0 < int(said.group(1)) <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024 + 1
+
+
+def test_memory_is_what_is_used_now():
+    before = memory_in_use()
+    held = bytearray(64 << 20)
+    held[:: 1 << 12] = b"x" * len(held[:: 1 << 12])
+    assert memory_in_use() - before > 48 << 20
