@@ -25,11 +25,16 @@ from nuwa_lightning.commands.record import write_record
 from nuwa_lightning.commands.resuming import check_checkpoint, find_checkpoint
 from nuwa_lightning.commands.tokenizer import Refinement, TokenizerSource, provide_tokenizer
 from nuwa_lightning.data.image_folder import ImageFolderDataModule, LandscapeDataModule
+from nuwa_lightning.data.landscape_clips import LandscapeClips
 from nuwa_lightning.data.landscape_photos import LandscapePhotos
 from nuwa_lightning.data.photos import FolderPhotos
+from nuwa_lightning.data.synthetic_films import SyntheticFilms
 from nuwa_lightning.data.synthetic_landscapes import SyntheticLandscapes
+from nuwa_lightning.data.token_clips import TokenClipsDataModule
 from nuwa_lightning.data.token_data import TokenDataModule
+from nuwa_lightning.data.token_windows import TokenWindowsModule
 from nuwa_lightning.data.video_data import LandscapeClipsDataModule, VideoFolderDataModule
+from nuwa_lightning.data.videos import FolderVideos
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.stages.nuwa_module import NuwaInfinityModule
 from nuwa_lightning.stages.vqgan_module import VQGANModule
@@ -45,12 +50,14 @@ def known_classes() -> dict[str, list[type[Any]]]:
         "model": [NuwaInfinityModule, VQGANModule],
         "data": [
             TokenDataModule,
+            TokenClipsDataModule,
             LandscapeDataModule,
             ImageFolderDataModule,
             VideoFolderDataModule,
             LandscapeClipsDataModule,
         ],
         "data.photos": [FolderPhotos, LandscapePhotos, SyntheticLandscapes],
+        "data.films": [FolderVideos, LandscapeClips, SyntheticFilms],
         "model.conditions.text_encoder": [MiniLMTextEncoder, ClipTextEncoder, HuggingFaceTextEncoder],
         "tokenizer": [TokenizerSource],
         "trainer.callbacks": [SampleSheet, ReconstructionSheet],
@@ -136,9 +143,9 @@ class NuwaCLI(LightningCLI):
         check_checkpoint(self.options.get("ckpt_path"), self.model)
         if isinstance(self.model, NuwaInfinityModule):
             self._source()
-            if isinstance(self.datamodule, TokenDataModule):
-                self.model.layouts((1, *self.datamodule.grid))
-                self.datamodule.photos.prepare()
+            if isinstance(self.datamodule, TokenWindowsModule):
+                self.model.layouts(self.datamodule.window.shape)
+                self.datamodule.prepare_source()
             self._attach_tokenizer(make=True)
             source = self._source()
             if source.refine and not self._trial:
@@ -204,7 +211,7 @@ class NuwaCLI(LightningCLI):
             provide_tokenizer(source, fast_dev_run=self._trial)
         tokenizer = load_tokenizer(source.path)
         self.model.attach_tokenizer(tokenizer)
-        if isinstance(self.datamodule, TokenDataModule):
+        if isinstance(self.datamodule, TokenWindowsModule):
             self.datamodule.attach_tokenizer(tokenizer)
             if self.model.conditions.text_encoder is not None:
                 self.datamodule.attach_text_encoder(self.model.conditions.text_encoder)

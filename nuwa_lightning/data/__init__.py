@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from nuwa_lightning.data.photos import FolderPhotos, Photo, PhotoSource
     from nuwa_lightning.data.reading import ImageReadError, list_images, read_image
     from nuwa_lightning.data.synthetic_landscapes import SyntheticLandscapes
-    from nuwa_lightning.data.token_cache import TokenBank, build_token_bank
+    from nuwa_lightning.data.token_bank import TokenBank
+    from nuwa_lightning.data.token_cache import build_token_bank
+    from nuwa_lightning.data.token_clips import TokenClipsDataModule
     from nuwa_lightning.data.token_data import TokenDataModule
     from nuwa_lightning.data.video_data import LandscapeClipsDataModule, VideoDataModule, VideoFolderDataModule
     from nuwa_lightning.data.videos import FolderVideos, Video, VideoSource
@@ -35,6 +37,7 @@ __all__ = [
     "PhotoSource",
     "SyntheticLandscapes",
     "TokenBank",
+    "TokenClipsDataModule",
     "TokenDataModule",
     "Video",
     "VideoDataModule",
@@ -53,7 +56,9 @@ _HOMES: Final = {
     "photos": ("FolderPhotos", "Photo", "PhotoSource"),
     "reading": ("ImageReadError", "list_images", "read_image"),
     "synthetic_landscapes": ("SyntheticLandscapes",),
-    "token_cache": ("TokenBank", "build_token_bank"),
+    "token_bank": ("TokenBank",),
+    "token_cache": ("build_token_bank",),
+    "token_clips": ("TokenClipsDataModule",),
     "token_data": ("TokenDataModule",),
     "video_data": ("LandscapeClipsDataModule", "VideoDataModule", "VideoFolderDataModule"),
     "videos": ("FolderVideos", "Video", "VideoSource"),

@@ -82,7 +82,7 @@ def test_neighbours_are_those_seen_on_the_turned_canvas(view, token_order, side,
     }
     for n, row in enumerate(near_sources(view, tuple(context), (side, side), token_order)):
         y, x = place[cells[n]]
-        for (dy, dx), source in zip(NEIGHBOURS, row, strict=True):
+        for (_, dy, dx), source in zip(NEIGHBOURS, row, strict=True):
             there = int(seen[y + dy, x + dx])
             allowed = there in visible or there in cells[:n]
             assert number(source) == (there if allowed else None)
