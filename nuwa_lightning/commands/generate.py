@@ -1,4 +1,4 @@
-"""``generate``: pictures of any size from a trained run."""
+"""``generate``: pictures of any size and films of any length from a trained run."""
 
 from __future__ import annotations
 
@@ -13,8 +13,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nuwa_lightning.commands import outpaint, prompting
-from nuwa_lightning.commands.generate_options import SIZE, of_the_picture, parse_size, parsed, picture_metadata
+from nuwa_lightning.commands import filming, outpaint, prompting
+from nuwa_lightning.commands.generate_options import (
+    FILM_SIZE,
+    SIZE,
+    of_the_picture,
+    parse_size,
+    parsed,
+    picture_metadata,
+)
 from nuwa_lightning.commands.progress import GenerationBar
 from nuwa_lightning.errors import UsageError
 
@@ -42,6 +49,8 @@ def generate(arguments: Sequence[str]) -> int:
     from nuwa_lightning.commands.making import make
 
     generator, tokenizer = _load(options, run)
+    if filming.is_film(options, options.task):
+        filming.check_trained(options, generator)
     renderer = _renderer(options, generator)
     order = _order(options, generator, tokenizer)
     order = dataclasses.replace(order, prompts=_prompts(options, generator, tokenizer, order))
@@ -61,7 +70,8 @@ def generate(arguments: Sequence[str]) -> int:
             return outcome.status
         width, height = outcome.size
         for output in job.outputs:
-            _say(f"{output}: {width}x{height} pixels, {outcome.patches} patches, {seconds:.1f} s")
+            frames = f"{options.frames} frames, " if order.film else ""
+            _say(f"{output}: {width}x{height} pixels, {frames}{outcome.patches} patches, {seconds:.1f} s")
     return 0
 
 
@@ -81,7 +91,11 @@ def _outputs(options: argparse.Namespace) -> list[Path]:
         digits = len(str(options.count - 1))
         outputs = [output.with_name(f"{output.stem}-{n:0{digits}}{output.suffix}") for n in range(options.count)]
     for each in outputs:
-        check_output(each, overwrite=options.overwrite or options.resume is not None)
+        check_output(
+            each,
+            overwrite=options.overwrite or options.resume is not None,
+            video=filming.is_film(options, options.task),
+        )
     return outputs
 
 
@@ -158,7 +172,11 @@ def _order(options: argparse.Namespace, generator: Generator, tokenizer: Tokeniz
             finish=given,
             tile=options.tile,
         )
-    width, height = parse_size(options.size or SIZE)
+    if options.task == "animate":
+        return filming.animation(options, tokenizer, generator.model.patch_size)
+    film = filming.film(options, tokenizer) if filming.is_film(options, options.task) else None
+    size = options.size or (FILM_SIZE if film else SIZE)
+    width, height = parse_size(size)
     rows, columns = (n * tokenizer.factor for n in generator.model.patch_size)
     down, across = (
         None if length is None else -(-length // side) for length, side in ((height, rows), (width, columns))
@@ -171,15 +189,15 @@ def _order(options: argparse.Namespace, generator: Generator, tokenizer: Tokeniz
             if length % whole:
                 near = f"{length // whole * whole} or {-(-length // whole) * whole}" if length > whole else f"{whole}"
                 cure = f"a closed side is a multiple of {whole} pixels (whole patches): give {near}"
-                raise UsageError("--size", options.size or SIZE, cure)
+                raise UsageError("--size", size, cure)
         elif length != patches * side:
             made = patches * side
             _say(f"note: {length} pixels along {name} are no multiple of {side}: {made} are made, and cropped")
-    grid = PatchGrid(1, down, across, wrap=options.wrap)
+    grid = PatchGrid(options.frames if film else 1, down, across, wrap=options.wrap)
     if grid.endless and not generator.direction.supports_endless(grid):
         cure = f"{generator.direction!r} cannot fill it: give that side a length, or choose another --order"
         raise UsageError("--size", options.size, cure)
-    return Order(grid, (options.seed,), (height, width), tile=options.tile)
+    return Order(grid, (options.seed,), (height, width), tile=options.tile, film=film)
 
 
 def _prompts(options: argparse.Namespace, generator: Generator, tokenizer: Tokenizer, order: Order) -> Prompts | None:
@@ -201,6 +219,7 @@ def _how(options: argparse.Namespace, run: Path, generator: Generator, order: Or
         "task": options.task,
         **outpaint.describe(options),
         **prompting.describe(options),
+        **filming.describe(options),
         "size": [order.size[1], order.size[0]],
         "seed": options.seed,
         "options": of_the_picture(options),
@@ -267,7 +286,7 @@ def _job(options: argparse.Namespace, order: Order, how: Mapping[str, Any], outp
 def _preview(options: argparse.Namespace, order: Order, output: Path) -> GrowingPreview | None:
     from nuwa_lightning.writers.preview import GrowingPreview
 
-    if options.preview == "none":
+    if options.preview == "none" or order.film is not None:
         return None
     height, width = order.size
     if options.preview is None and height is not None and width is not None and height * width < _LARGE:

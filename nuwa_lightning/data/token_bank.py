@@ -142,11 +142,13 @@ class TokenBank:
 
     def tokens(self, entry: BankEntry) -> Tokens:
         """Return the tokens of ``entry`` as (T, Y, X), not copied."""
-        return self._flat[entry.start : entry.start + entry.size].reshape(entry.frames, entry.y, entry.x)
+        found: Tokens = self._flat[entry.start : entry.start + entry.size].reshape(entry.frames, entry.y, entry.x)
+        return found
 
     def grid(self, entry: BankEntry) -> Tokens:
         """Return those of its first frame as (Y, X), not copied."""
-        return self.tokens(entry)[0]
+        first: Tokens = self.tokens(entry)[0]
+        return first
 
 
 def build_bank(

@@ -448,5 +448,6 @@ class NuwaInfinityModule(LightningModule):
             self.tokenizer.fingerprint(),
             self.local_decoder,
             self.conditions.text_encoder,
+            max((shape[0] for shape in self._layouts), default=1),
         )
         save_generator(folder, generator)
