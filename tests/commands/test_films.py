@@ -1,4 +1,4 @@
-"""``generate --frames``: films of every task, the given picture as their first frame, and one line for what is wrong."""
+"""``generate --frames``: films of every task, the given picture as their first frame; one line for what is wrong."""
 
 from __future__ import annotations
 
