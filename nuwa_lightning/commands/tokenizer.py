@@ -1,10 +1,11 @@
-"""The tokenizer that stage 2 names: used if it is there, trained if not, its decoder refined beside stage 2."""
+"""What stage 2 names beside itself: the tokenizer, its refined decoder, the decoder of films; trained if missing."""
 
 from __future__ import annotations
 
 import ctypes
 import logging
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,6 +15,9 @@ from pathlib import Path
 import torch
 
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.tokenizers.export import load_pixel_guided
+from nuwa_lightning.tokenizers.pixel_guided import PixelGuidedDecoder
+from nuwa_lightning.tokenizers.vqgan import VQGAN
 
 _LOG = logging.getLogger(__name__)
 
@@ -26,13 +30,17 @@ class TokenizerSource:
         path: folder of the trained tokenizer.
         recipe: stage-1 recipe that makes it when it is missing; its run folder must be the parent of ``path``.
         refine: recipe that refines its decoder, with frozen codes, on half of the cores while stage 2 trains.
-        refined: folder of the refined tokenizer, made by ``refine``.
+        refined: folder of the refined tokenizer, made by ``refine``; the decoder of films begins as its decoder.
+        guided: folder of the pixel-guided decoder of films that goes with the tokenizer, put into the run at its end.
+        guided_recipe: recipe that makes it when it is missing; its run folder must be the parent of ``guided``.
     """
 
     path: str
     recipe: str | None = None
     refine: str | None = None
     refined: str | None = None
+    guided: str | None = None
+    guided_recipe: str | None = None
 
 
 def provide_tokenizer(source: TokenizerSource, *, fast_dev_run: bool) -> None:
@@ -58,6 +66,49 @@ def provide_tokenizer(source: TokenizerSource, *, fast_dev_run: bool) -> None:
     if status or not (Path(source.path) / "config.json").exists():
         raise UsageError("--tokenizer.recipe", source.recipe, f"its training ended with status {status}; see above")
     _LOG.info("stage 2 of 2: training the patch transformer")
+
+
+def check_guided(source: TokenizerSource, tokenizer: VQGAN) -> None:
+    """Refuse a decoder of films that is there but does not fit, or that is missing and cannot be made.
+
+    Raises:
+        UsageError: saying which.
+    """
+    if source.guided is None:
+        return
+    if (Path(source.guided) / "config.json").exists():
+        load_pixel_guided(source.guided, tokenizer=tokenizer)
+    elif source.guided_recipe is None:
+        cure = "train it first: python -m nuwa_lightning fit --config recipes/landscape_pixel_guided.yaml"
+        raise UsageError("--tokenizer.guided", source.guided, f"there is no pixel-guided decoder; {cure}")
+
+
+def provide_guided(source: TokenizerSource, tokenizer: VQGAN, refined: str | None) -> PixelGuidedDecoder | None:
+    """Return the decoder of films that ``source`` names, trained first if it is not there.
+
+    It comes after all else, since it begins as the refined decoder. If it cannot be trained the run is whole without:
+    films are then decoded frame by frame.
+
+    Args:
+        source: what the user named.
+        tokenizer: what it has to fit.
+        refined: folder of the refined tokenizer, if there is one.
+    """
+    if source.guided is None:
+        return None
+    if not (Path(source.guided) / "config.json").exists():
+        assert source.guided_recipe is not None, "check_guided comes first"
+        _LOG.info("training the pixel-guided decoder %s by %s", source.guided, source.guided_recipe)
+        options = ("--tokenizer.path", source.path, "--tokenizer.refined", refined or "null")
+        command = _fit(source.guided_recipe, Path(source.guided).parent, *options)
+        status = subprocess.run(command, check=False).returncode
+        if status == 130:
+            raise KeyboardInterrupt
+        if status or not (Path(source.guided) / "config.json").exists():
+            _LOG.warning("the pixel-guided decoder's training ended with status %d: films will flicker", status)
+            _LOG.warning("to try again: %s", shlex.join(["python", *command[1:]]))
+            return None
+    return load_pixel_guided(source.guided, tokenizer=tokenizer)
 
 
 def _fit(recipe: str, run: Path, *options: str) -> list[str]:

@@ -23,7 +23,13 @@ from nuwa_lightning.commands.memory import keep_freed_memory
 from nuwa_lightning.commands.parsing import OneLineParser, check_configs, deny_imports, usage_error
 from nuwa_lightning.commands.record import write_record
 from nuwa_lightning.commands.resuming import check_checkpoint, find_checkpoint
-from nuwa_lightning.commands.tokenizer import Refinement, TokenizerSource, provide_tokenizer
+from nuwa_lightning.commands.tokenizer import (
+    Refinement,
+    TokenizerSource,
+    check_guided,
+    provide_guided,
+    provide_tokenizer,
+)
 from nuwa_lightning.data.image_folder import ImageFolderDataModule, LandscapeDataModule
 from nuwa_lightning.data.landscape_clips import LandscapeClips
 from nuwa_lightning.data.landscape_photos import LandscapePhotos
@@ -37,9 +43,10 @@ from nuwa_lightning.data.video_data import LandscapeClipsDataModule, VideoFolder
 from nuwa_lightning.data.videos import FolderVideos
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.stages.nuwa_module import NuwaInfinityModule
+from nuwa_lightning.stages.pixel_guided_module import PixelGuidedModule
 from nuwa_lightning.stages.vqgan_module import VQGANModule
 from nuwa_lightning.text import ClipTextEncoder, HuggingFaceTextEncoder, MiniLMTextEncoder
-from nuwa_lightning.tokenizers.export import load_tokenizer, save_tokenizer
+from nuwa_lightning.tokenizers.export import load_tokenizer, save_pixel_guided, save_tokenizer
 
 _LOG = logging.getLogger(__name__)
 
@@ -47,7 +54,7 @@ _LOG = logging.getLogger(__name__)
 def known_classes() -> dict[str, list[type[Any]]]:
     """Return our own classes by option, for help and suggestions."""
     return {
-        "model": [NuwaInfinityModule, VQGANModule],
+        "model": [NuwaInfinityModule, VQGANModule, PixelGuidedModule],
         "data": [
             TokenDataModule,
             TokenClipsDataModule,
@@ -71,7 +78,10 @@ class NuwaCLI(LightningCLI):
         """Add the options that belong to the run rather than to a class."""
         parser.add_argument("--run", type=str, default="runs/latest", help="folder of this run's results")
         parser.add_argument(
-            "--tokenizer", type=TokenizerSource | None, default=None, help="stage 2: the tokenizer, made if missing"
+            "--tokenizer",
+            type=TokenizerSource | None,
+            default=None,
+            help="stage 2 and films: the tokenizer, made if missing",
         )
 
     def _parse_ckpt_path(self) -> None:
@@ -150,6 +160,8 @@ class NuwaCLI(LightningCLI):
             source = self._source()
             if source.refine and not self._trial:
                 self.refinement = Refinement.start(source, self.run_folder)
+        if isinstance(self.model, PixelGuidedModule):
+            self._attach_to_guided(make=True)
         if not self._trial:
             write_record(self.run_folder, self.config_init[self.subcommand], self.datamodule)
             self._write_config()
@@ -170,12 +182,19 @@ class NuwaCLI(LightningCLI):
             folder = self.run_folder / "tokenizer"
             save_tokenizer(folder, self.model.finished_vqgan())
             _LOG.info("tokenizer: %s", folder)
+        if isinstance(self.model, PixelGuidedModule):
+            folder = self.run_folder / "pixel_guided"
+            save_pixel_guided(folder, self.model.finished())
+            _LOG.info("pixel-guided decoder: %s", folder)
         if isinstance(self.model, NuwaInfinityModule):
             refined = self.refinement.wait()
             tokenizer = load_tokenizer(refined or self._source().path)
             save_tokenizer(self.run_folder / "tokenizer", tokenizer)
             self.model.attach_tokenizer(tokenizer)
             self.model.save(self.run_folder / "model")
+            guided = provide_guided(self._source(), tokenizer, refined)
+            if guided is not None:
+                save_pixel_guided(self.run_folder / "pixel_guided", guided)
             for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
                 if hasattr(callback, "draw"):
                     callback.draw(self.trainer, self.model)
@@ -193,6 +212,8 @@ class NuwaCLI(LightningCLI):
         check_checkpoint(self.options.get("ckpt_path"), self.model)
         if isinstance(self.model, NuwaInfinityModule):
             self._attach_tokenizer(make=False)
+        if isinstance(self.model, PixelGuidedModule):
+            self._attach_to_guided(make=False)
 
     before_test = before_validate
     before_predict = before_validate
@@ -200,7 +221,7 @@ class NuwaCLI(LightningCLI):
     def _source(self) -> TokenizerSource:
         source = self._get(self.config_init, "tokenizer")
         if source is None:
-            raise UsageError("--tokenizer.path", None, "stage 2 needs a tokenizer: name its folder")
+            raise UsageError("--tokenizer.path", None, "this stage needs a tokenizer: name its folder")
         assert isinstance(source, TokenizerSource)
         return source
 
@@ -210,11 +231,28 @@ class NuwaCLI(LightningCLI):
         if make:
             provide_tokenizer(source, fast_dev_run=self._trial)
         tokenizer = load_tokenizer(source.path)
+        check_guided(source, tokenizer)
         self.model.attach_tokenizer(tokenizer)
         if isinstance(self.datamodule, TokenWindowsModule):
             self.datamodule.attach_tokenizer(tokenizer)
             if self.model.conditions.text_encoder is not None:
                 self.datamodule.attach_text_encoder(self.model.conditions.text_encoder)
+
+    def _attach_to_guided(self, *, make: bool) -> None:
+        assert isinstance(self.model, PixelGuidedModule)
+        source = self._source()
+        if make:
+            provide_tokenizer(source, fast_dev_run=self._trial)
+        tokenizer = load_tokenizer(source.path)
+        if source.refined is not None and (Path(source.refined) / "config.json").exists():
+            # The same tokens, better seen.
+            tokenizer, plain = load_tokenizer(source.refined, option="--tokenizer.refined"), tokenizer
+            if tokenizer.fingerprint() != plain.fingerprint():
+                cure = f"is not {source.path} refined, but another tokenizer: name the one made from it, or null"
+                raise UsageError("--tokenizer.refined", source.refined, cure)
+        self.model.attach_tokenizer(tokenizer)
+        # Once more, with the size and the tokenizer known.
+        check_checkpoint(self.options.get("ckpt_path"), self.model)
 
 
 def _no_advertisement(record: logging.LogRecord) -> bool:

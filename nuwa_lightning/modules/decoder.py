@@ -41,18 +41,28 @@ class Decoder(nn.Module):
         # Kernels that overlap their neighbours' cells, so that no lattice has to remain.
         self.head = PixelShuffleUp(channels[-1], 3, factor=cell, kernel=3)
 
-        reach = cell  # the kernel of the head; then back to coarser and coarser cells
+        reach, reaches = cell, []  # the kernel of the head; then back to coarser and coarser cells
         for level in reversed(range(len(channels))):
             side = self.factor // 2**level
             reach = -(-reach // side) * side + blocks[level] * side
+            reaches.append(reach)
+        self.reaches: tuple[int, ...] = tuple(reversed(reaches))
+        """How many pixels beyond a token's square its pixels depend on what enters each level, coarsest first."""
         self.halo: int = reach // self.factor + 1  # the kernel of the stem
         """How many tokens away a vector can still change the pixels of a token's square."""
 
-    def forward(self, z_BDYX: Tensor) -> Tensor:
-        """Return the image ``image_B3YX`` of the vectors; unbounded, about [-1, 1]."""
-        x = self.levels[0](self.stem(to_chart(z_BDYX)))
-        for up, level in zip(self.ups, list(self.levels)[1:], strict=True):
-            x = level(up(x))
+    def forward(self, z_BDYX: Tensor, added: Sequence[Tensor] = ()) -> Tensor:
+        """Return the image ``image_B3YX`` of the vectors; unbounded, about [-1, 1].
+
+        Args:
+            z_BDYX: the vectors.
+            added: what is added to the input of each level, coarsest first (paper section 2b); nothing by default.
+        """
+        x = self.stem(to_chart(z_BDYX))
+        for number, level in enumerate(self.levels):
+            if number:
+                x = self.ups[number - 1](x)
+            x = level(x + added[number] if added else x)
         image_B3YX: Tensor = self.head(x)
         return image_B3YX
 

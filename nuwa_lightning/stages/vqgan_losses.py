@@ -1,4 +1,7 @@
-"""The terms of the tokenizer's loss and their weights."""
+"""The terms of the tokenizer's loss and their weights.
+
+Shapes: B batch, Y/X rows and columns.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
+from torch import Tensor
+from torch.nn import functional
 
 from nuwa_lightning.modules.perceptual import PerceptualLoss, build_perceptual
 
@@ -89,3 +94,54 @@ class LossWeights:
     commitment: float = 10.0
     perceptual: PerceptualTerm = field(default_factory=PerceptualTerm)
     adversarial: AdversarialTerm = field(default_factory=AdversarialTerm)
+
+
+def difference_terms(rebuilt_B3YX: Tensor, image_B3YX: Tensor, *, factor: int) -> dict[str, Tensor]:
+    """Return the terms that compare pixels: ``pixel``, ``squared`` and ``colour``.
+
+    Args:
+        rebuilt_B3YX: what was made.
+        image_B3YX: what it should be.
+        factor: side of the squares whose mean colours are compared, in pixels; those of twice the side are, too.
+    """
+    difference = rebuilt_B3YX - image_B3YX
+    coarse = functional.avg_pool2d(difference, factor)
+    coarser = functional.avg_pool2d(coarse, 2) if min(coarse.shape[2:]) > 1 else coarse
+    return {
+        "pixel": difference.abs().mean(),
+        "squared": difference.square().mean(),
+        "colour": coarse.abs().mean() + coarser.abs().mean(),
+    }
+
+
+def weighted_sum(terms: dict[str, Tensor], weights: LossWeights) -> Tensor:
+    """Return the sum of those terms that are there, by their weights; the adversarial one is not among them."""
+    factors = {
+        "pixel": weights.pixel,
+        "commitment": weights.commitment,
+        "colour": weights.colour,
+        "squared": weights.squared,
+        "perceptual": weights.perceptual.weight,
+    }
+    parts = [factor * terms[name] for name, factor in factors.items() if name in terms]
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
+
+
+def random_crops(
+    a_B3YX: Tensor, b_B3YX: Tensor, term: PerceptualTerm, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return the same random squares of some pictures of both.
+
+    Random places also keep the network's stride from leaving a pattern of its own.
+    """
+    chosen = torch.randperm(len(a_B3YX), generator=generator)[: term.images]
+    sides = [min(term.crop, side) for side in a_B3YX.shape[2:]]
+    top, left = (
+        int(torch.randint(full - side + 1, (1,), generator=generator))
+        for full, side in zip(a_B3YX.shape[2:], sides, strict=True)
+    )
+    window = (slice(None), slice(top, top + sides[0]), slice(left, left + sides[1]))
+    return a_B3YX[chosen][(slice(None), *window)], b_B3YX[chosen][(slice(None), *window)]

@@ -29,7 +29,7 @@ from nuwa_lightning.stages.optimization import (
     ramp,
     step_uncounted,
 )
-from nuwa_lightning.stages.vqgan_losses import LossWeights
+from nuwa_lightning.stages.vqgan_losses import LossWeights, difference_terms, random_crops, weighted_sum
 from nuwa_lightning.tokenizers.export import load_tokenizer
 from nuwa_lightning.tokenizers.vqgan import VQGAN, VQGANSize
 
@@ -160,11 +160,7 @@ class VQGANModule(LightningModule):
         main, second = optimizers if isinstance(optimizers, list) else (optimizers, None)
 
         rebuilt_B3YX, terms = self._terms(image_B3YX, generator)
-        weights = self.loss_weights
-        total = weights.pixel * terms["pixel"] + weights.commitment * terms["commitment"]
-        total = total + weights.colour * terms["colour"] + weights.squared * terms["squared"]
-        if "perceptual" in terms:
-            total = total + weights.perceptual.weight * terms["perceptual"]
+        total = weighted_sum(terms, self.loss_weights)
         factor = self._adversarial_factor()
         if factor > 0:
             total = total + factor * self._adversarial(rebuilt_B3YX, total, terms)
@@ -198,34 +194,11 @@ class VQGANModule(LightningModule):
                 self._first_vectors = [*self._first_vectors, z_ND][-self.unquantized_steps :]
             else:
                 self._count(vqgan.quantizer.update(z_ND, tokens_BYX_.flatten(), generator))
-        difference = rebuilt_B3YX - image_B3YX
-        coarse = functional.avg_pool2d(difference, vqgan.factor)
-        coarser = functional.avg_pool2d(coarse, 2) if min(coarse.shape[2:]) > 1 else coarse
-        terms = {
-            "pixel": difference.abs().mean(),
-            "squared": difference.square().mean(),
-            "colour": coarse.abs().mean() + coarser.abs().mean(),
-            "commitment": commitment,
-        }
+        terms = {**difference_terms(rebuilt_B3YX, image_B3YX, factor=vqgan.factor), "commitment": commitment}
         if self.perceptual is not None and self.progress >= self.loss_weights.perceptual.start:
-            mine, target = self._crops(rebuilt_B3YX, image_B3YX, generator)
+            mine, target = random_crops(rebuilt_B3YX, image_B3YX, self.loss_weights.perceptual, generator)
             terms["perceptual"] = self.perceptual(mine, target).mean()
         return rebuilt_B3YX, terms
-
-    def _crops(self, a_B3YX: Tensor, b_B3YX: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return the same random squares of some pictures of both.
-
-        Random places also keep the network's stride from leaving a pattern of its own.
-        """
-        term = self.loss_weights.perceptual
-        chosen = torch.randperm(len(a_B3YX), generator=generator)[: term.images]
-        sides = [min(term.crop, side) for side in a_B3YX.shape[2:]]
-        top, left = (
-            int(torch.randint(full - side + 1, (1,), generator=generator))
-            for full, side in zip(a_B3YX.shape[2:], sides, strict=True)
-        )
-        window = (slice(None), slice(top, top + sides[0]), slice(left, left + sides[1]))
-        return a_B3YX[chosen][(slice(None), *window)], b_B3YX[chosen][(slice(None), *window)]
 
     def _start_codes_if_due(self, generator: torch.Generator) -> None:
         quantizer = self.vqgan.quantizer
