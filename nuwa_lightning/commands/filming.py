@@ -90,11 +90,30 @@ def check_trained(options: Any, generator: Generator) -> None:
 
 
 def film(options: Any, tokenizer: Tokenizer) -> Film:
-    """Return what makes a film of the canvas."""
-    from nuwa_lightning.generation.frames import SingleFrames
-    from nuwa_lightning.generation.production import Film
+    """Return what makes a film of the canvas: with the pixel-guided decoder that lies in the run, if there is one.
 
-    return Film(options.fps, SingleFrames(tokenizer, options.tile, options.wrap))
+    Raises:
+        UsageError: if it is damaged, belongs to another tokenizer, or is asked to close a film.
+    """
+    from nuwa_lightning.generation.frames import GuidedFrames, SingleFrames
+    from nuwa_lightning.generation.production import Film
+    from nuwa_lightning.tokenizers.export import load_pixel_guided
+
+    single = SingleFrames(tokenizer, options.tile, options.wrap)
+    folder = guided_folder(options)
+    if folder is None:
+        return Film(options.fps, single)
+    if options.wrap:
+        cure = f"the pixel-guided decoder in {options.checkpoint} does not look across a seam: leave it out"
+        raise UsageError("--wrap", options.wrap, cure)
+    guided = load_pixel_guided(folder, tokenizer=tokenizer, option="--checkpoint")
+    return Film(options.fps, GuidedFrames(single, guided, options.tile))
+
+
+def guided_folder(options: Any) -> Path | None:
+    """Return the folder of the pixel-guided decoder of a run, if it has one."""
+    folder = Path(options.checkpoint) / "pixel_guided"
+    return folder if folder.is_dir() else None
 
 
 def animation(options: Any, tokenizer: Tokenizer, patch_size: tuple[int, int]) -> Order:

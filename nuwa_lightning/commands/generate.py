@@ -212,7 +212,10 @@ def _how(options: argparse.Namespace, run: Path, generator: Generator, order: Or
     from nuwa_lightning import __version__
     from nuwa_lightning.commands.record import versions
 
-    checkpoint = {name: _hash_of(run / name) for name in ("model", "tokenizer")}
+    parts = ["model", "tokenizer"]
+    if order.film is not None and filming.guided_folder(options) is not None:
+        parts.append("pixel_guided")
+    checkpoint = {name: _hash_of(run / name) for name in parts}
     return {
         "program": "nuwa_lightning",
         "version": __version__,
@@ -236,15 +239,15 @@ def _how(options: argparse.Namespace, run: Path, generator: Generator, order: Or
 def _identity(how: Mapping[str, Any]) -> dict[str, Any]:
     """Return what has to stay as it is when a run goes on, under the names that the user knows."""
     said = {name: how[name] for name in ("context_pool", "direction", "token_order")}
-    hashes = {f"checkpoint's {name}": how["checkpoint"][name][:16] for name in ("model", "tokenizer")}
+    hashes = {f"checkpoint's {name}": known[:16] for name, known in how["checkpoint"].items() if name != "path"}
     files = {f"content of {name}": content[:16] for name, content in how["files"].items()}
     return {**how["options"], **hashes, **files, **said}
 
 
 def _check_same_model(options: argparse.Namespace, how: Mapping[str, Any]) -> None:
     before = picture_metadata(options.from_file)
-    for name in ("model", "tokenizer"):
-        if before["checkpoint"].get(name) != how["checkpoint"][name]:
+    for name in ("model", "tokenizer", "pixel_guided"):
+        if before["checkpoint"].get(name) != how["checkpoint"].get(name):
             cure = f"made by another {name} than that in {options.checkpoint}: name its run, --checkpoint RUN"
             raise UsageError("--from", options.from_file, cure)
     for name, content in how["files"].items():
