@@ -31,6 +31,7 @@ def build_clip_bank(
     cache: Path,
     clips: ClipSettings,
     flips: bool = True,
+    longest: int = 120,
     encode: Encode | None = None,
     progress: bool = True,
 ) -> TokenBank:
@@ -42,6 +43,7 @@ def build_clip_bank(
         cache: folder for banks.
         clips: what the films were prepared with; shots too short for a clip are left out.
         flips: also encode the left-right mirror images of films for training.
+        longest: of a longer shot only so many frames are encoded, the first ones.
         encode: the encoder, such as one that works tile by tile.
         progress: show a bar.
 
@@ -50,17 +52,17 @@ def build_clip_bank(
         ValueError: if the encoder returns tokens of a wrong shape or outside ``[0, num_codes)``.
     """
     items = [
-        _FilmItem(film, split, tokenizer.factor, clips.reach, flips and split == "train")
+        _FilmItem(film, split, tokenizer.factor, clips.reach, max(longest, clips.reach), flips and split == "train")
         for split, some in sorted(films.items())
         for film in some.entries
     ]
     if not any(item.split == "train" for item in items):
         raise UsageError("data.films", "no film", "give films for training")
     skipped = [str(entry.path) for some in films.values() for entry in some.skipped]
-    said = [_VERSION, tokenizer.fingerprint(), tokenizer.factor, tokenizer.num_codes, clips.reach, flips]
+    said = [_VERSION, tokenizer.fingerprint(), tokenizer.factor, tokenizer.num_codes, clips.reach, flips, longest]
     contents = [(item.split, item.content) for item in items]
     name = hashlib.sha256(json.dumps([said, contents]).encode()).hexdigest()[:24]
-    about = {"version": _VERSION, "settings": {**asdict(clips), "flips": flips}}
+    about = {"version": _VERSION, "settings": {**asdict(clips), "flips": flips, "longest": longest}}
     return build_bank(
         cache / "tokens" / name, lambda: (items, skipped), tokenizer, about=about, encode=encode, progress=progress
     )
@@ -75,6 +77,7 @@ class _FilmItem:
     split: Split
     factor: int
     reach: int
+    longest: int
     flips: bool
 
     @property
@@ -91,7 +94,7 @@ class _FilmItem:
         y, x = height // self.factor, width // self.factor
         entries: list[BankEntry] = []
         for shot in self.film.shots:
-            count = shot.stop - shot.start
+            count = min(shot.stop - shot.start, self.longest)
             for flip in (False, True)[: 1 + self.flips]:
                 if count >= self.reach:
                     entries.append(BankEntry(place, min(height, width), flip, 0, start, y, x, shot.start, count))

@@ -15,7 +15,7 @@ from nuwa_lightning.data.video_reading import ReaderName, make_reader
 from nuwa_lightning.data.videos import VideoSource
 from nuwa_lightning.errors import UsageError
 
-_CLIPS = ClipSettings(frames=4, short_side=208)
+_CLIPS = ClipSettings(frames=4, short_side=160)
 _SPLITS: tuple[Split, ...] = ("train", "val")
 
 
@@ -31,6 +31,7 @@ class TokenClipsDataModule(TokenWindowsModule):
         grid: (y, x) of a window in tokens.
         clips: speed, length and size of clips; ``frames`` of them are in a window.
         flips: also learn from the left-right mirror images.
+        longest: of a longer shot only so many frames are encoded, the first ones.
         batch_size: windows in a batch, per process.
         steps_per_epoch: batches in an epoch.
         num_workers: processes that cut windows ahead; 0, the default, is enough.
@@ -46,9 +47,10 @@ class TokenClipsDataModule(TokenWindowsModule):
         self,
         films: VideoSource,
         *,
-        grid: tuple[int, int] = (24, 24),
+        grid: tuple[int, int] = (16, 24),
         clips: ClipSettings = _CLIPS,
         flips: bool = True,
+        longest: int = 120,
         batch_size: int = 2,
         steps_per_epoch: int = 200,
         num_workers: int = 0,
@@ -68,6 +70,7 @@ class TokenClipsDataModule(TokenWindowsModule):
         self.films = films
         self.clips = clips
         self.flips = flips
+        self.longest = longest
         self.reader: ReaderName = reader
 
     def prepare_source(self) -> None:
@@ -88,7 +91,15 @@ class TokenClipsDataModule(TokenWindowsModule):
             first = found["train"].skipped[0]
             cure = f"no film can be read, the first is {first.path} ({first.reason}): give readable ones"
             raise UsageError(option, value, cure)
-        return build_clip_bank(found, tokenizer, cache=cache, clips=self.clips, flips=self.flips, encode=encode)
+        return build_clip_bank(
+            found,
+            tokenizer,
+            cache=cache,
+            clips=self.clips,
+            flips=self.flips,
+            longest=self.longest,
+            encode=encode,
+        )
 
     def captions_by_key(self) -> Mapping[str, str]:
         """Return the captions of the films."""
