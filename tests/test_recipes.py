@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -14,6 +15,7 @@ from PIL import Image
 from nuwa_lightning.cli import main
 from nuwa_lightning.tokenizers.export import save_tokenizer
 from nuwa_lightning.tokenizers.vqgan import VQGAN, VQGANSize
+from nuwa_lightning.writers import open_video_writer
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 # Ablations are no recipes but lists of them: tests/evaluation/ablation/test_shipped.py.
@@ -61,6 +63,14 @@ def test_its_head_says_how_to_run_it(name):
     assert f"recipes/{name}" in head
 
 
+def film(path: Path, pixels: Any) -> None:
+    """Write a film of a window that moves over a photograph."""
+    path.parent.mkdir(exist_ok=True)
+    with open_video_writer(path, 192, 144, fps=8) as writer:
+        for n in range(6):
+            writer.append(np.ascontiguousarray(pixels[:144, 4 * n : 4 * n + 192]))
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, sample_photos) -> Path:
     """Photos, and an untrained tokenizer of the size that the recipes agree on."""
@@ -69,6 +79,8 @@ def place(tmp_path_factory, sample_photos) -> Path:
     for name, pixels in sample_photos.items():
         Image.fromarray(pixels).save(folder / "photos" / f"{name}.png")
         (folder / "photos" / f"{name}.txt").write_text("a picture")
+        film(folder / "films" / f"{name}.mp4", pixels)
+        (folder / "films" / f"{name}.txt").write_text("a film")
     torch.manual_seed(0)
     chosen = content("landscape_vqgan.yaml")["model"]["init_args"].get("vqgan", {})
     save_tokenizer(folder / "tokenizer", VQGAN.build(VQGANSize.from_dict({**VQGANSize().as_dict(), **chosen})))
@@ -83,6 +95,12 @@ def test_it_takes_a_step(name, place, monkeypatch, capfd):
         options = ["--data", "ImageFolderDataModule", "--data.root", "photos", "--data.val_fraction", "0.4"]
         if "start_from" in content(name)["model"]["init_args"]:
             options += ["--model.start_from", "tokenizer"]
+    elif stage == "PixelGuidedModule":
+        options = ["--data", "VideoFolderDataModule", "--data.root", "films", "--data.val_fraction", "0.5"]
+        options += ["--tokenizer.path", "tokenizer"]
+    elif content(name)["data"]["class_path"] == "TokenClipsDataModule":
+        options = ["--data.films", "FolderVideos", "--data.films.root", "films", "--data.films.val_fraction", "0.5"]
+        options += ["--tokenizer.path", "tokenizer"]
     else:
         options = ["--data.photos", "FolderPhotos", "--data.photos.root", "photos", "--data.bank.phases", "1"]
         options += ["--data.bank.short_sides", "[272]", "--tokenizer.path", "tokenizer"]
@@ -102,6 +120,15 @@ def test_the_stages_fit_together():
         assert source["refine"] == "recipes/landscape_decoder.yaml"
         assert source["refined"] == f"{decoder['run']}/tokenizer"
     assert decoder["model"]["init_args"]["start_from"] == source["path"]
+    guided = content("landscape_pixel_guided.yaml")
+    assert guided["tokenizer"] == {key: source[key] for key in ("path", "recipe", "refined")}
+    films = content("landscape_video.yaml")["tokenizer"]
+    assert films == {
+        **source,
+        "guided": f"{guided['run']}/pixel_guided",
+        "guided_recipe": "recipes/landscape_pixel_guided.yaml",
+    }
+    assert content("landscape_text_video.yaml")["tokenizer"] == {key: source[key] for key in ("path", "recipe")}
     size = VQGANSize.from_dict({**VQGANSize().as_dict(), **vqgan["model"]["init_args"].get("vqgan", {})})
     model = landscape["model"]["init_args"]
     assert (model["num_codes"], model["code_dim"]) == (size.num_codes, size.code_dim)

@@ -30,7 +30,8 @@ from nuwa_lightning.commands.tokenizer import (
     provide_guided,
     provide_tokenizer,
 )
-from nuwa_lightning.data.image_folder import ImageFolderDataModule, LandscapeDataModule
+from nuwa_lightning.data.giant_picture import GiantPicture
+from nuwa_lightning.data.image_folder import ImageFolderDataModule, LandscapeDataModule, PhotosDataModule
 from nuwa_lightning.data.landscape_clips import LandscapeClips
 from nuwa_lightning.data.landscape_photos import LandscapePhotos
 from nuwa_lightning.data.photos import FolderPhotos
@@ -39,7 +40,7 @@ from nuwa_lightning.data.synthetic_landscapes import SyntheticLandscapes
 from nuwa_lightning.data.token_clips import TokenClipsDataModule
 from nuwa_lightning.data.token_data import TokenDataModule
 from nuwa_lightning.data.token_windows import TokenWindowsModule
-from nuwa_lightning.data.video_data import LandscapeClipsDataModule, VideoFolderDataModule
+from nuwa_lightning.data.video_data import LandscapeClipsDataModule, VideoDataModule, VideoFolderDataModule
 from nuwa_lightning.data.videos import FolderVideos
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.stages.nuwa_module import NuwaInfinityModule
@@ -60,10 +61,11 @@ def known_classes() -> dict[str, list[type[Any]]]:
             TokenClipsDataModule,
             LandscapeDataModule,
             ImageFolderDataModule,
+            PhotosDataModule,
             VideoFolderDataModule,
             LandscapeClipsDataModule,
         ],
-        "data.photos": [FolderPhotos, LandscapePhotos, SyntheticLandscapes],
+        "data.photos": [FolderPhotos, LandscapePhotos, SyntheticLandscapes, GiantPicture],
         "data.films": [FolderVideos, LandscapeClips, SyntheticFilms],
         "model.conditions.text_encoder": [MiniLMTextEncoder, ClipTextEncoder, HuggingFaceTextEncoder],
         "tokenizer": [TokenizerSource],
@@ -241,6 +243,9 @@ class NuwaCLI(LightningCLI):
     def _attach_to_guided(self, *, make: bool) -> None:
         assert isinstance(self.model, PixelGuidedModule)
         source = self._source()
+        if not isinstance(self.datamodule, VideoDataModule):
+            cure = "clips of films are needed: LandscapeClipsDataModule or VideoFolderDataModule"
+            raise UsageError("--data", type(self.datamodule).__name__, cure)
         if make:
             provide_tokenizer(source, fast_dev_run=self._trial)
         tokenizer = load_tokenizer(source.path)

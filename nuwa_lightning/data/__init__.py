@@ -9,7 +9,13 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from nuwa_lightning.data.image_folder import ImageDataModule, ImageFolderDataModule, LandscapeDataModule
+    from nuwa_lightning.data.giant_picture import GiantPicture
+    from nuwa_lightning.data.image_folder import (
+        ImageDataModule,
+        ImageFolderDataModule,
+        LandscapeDataModule,
+        PhotosDataModule,
+    )
     from nuwa_lightning.data.landscape_clips import LandscapeClips
     from nuwa_lightning.data.landscape_photos import LandscapePhotos
     from nuwa_lightning.data.photos import FolderPhotos, Photo, PhotoSource
@@ -26,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FolderPhotos",
     "FolderVideos",
+    "GiantPicture",
     "ImageDataModule",
     "ImageFolderDataModule",
     "ImageReadError",
@@ -35,6 +42,7 @@ __all__ = [
     "LandscapePhotos",
     "Photo",
     "PhotoSource",
+    "PhotosDataModule",
     "SyntheticLandscapes",
     "TokenBank",
     "TokenClipsDataModule",
@@ -50,7 +58,8 @@ __all__ = [
 ]
 
 _HOMES: Final = {
-    "image_folder": ("ImageDataModule", "ImageFolderDataModule", "LandscapeDataModule"),
+    "giant_picture": ("GiantPicture",),
+    "image_folder": ("ImageDataModule", "ImageFolderDataModule", "LandscapeDataModule", "PhotosDataModule"),
     "landscape_clips": ("LandscapeClips",),
     "landscape_photos": ("LandscapePhotos",),
     "photos": ("FolderPhotos", "Photo", "PhotoSource"),

@@ -263,6 +263,52 @@ class LandscapeDataModule(ImageDataModule):
         return self._source
 
 
+@final
+class PhotosDataModule(ImageDataModule):
+    """Views of the photos of any source, such as one `nuwa_lightning.data.giant_picture.GiantPicture`.
+
+    Args:
+        photos: the source.
+        views: see `Views`.
+        batch_size: see `ImageDataModule`, as for the rest.
+        steps_per_epoch: batches in an epoch.
+        num_workers: processes that cut views ahead.
+        seed: of the order and the crops.
+        max_pixels: limit on the pixels of one photo.
+        cache: cache folder.
+
+    Raises:
+        UsageError: if an option makes no sense.
+    """
+
+    def __init__(
+        self,
+        photos: PhotoSource,
+        *,
+        views: Views = _VIEWS,
+        batch_size: int = 8,
+        steps_per_epoch: int = 200,
+        num_workers: int = 0,
+        seed: int = 0,
+        max_pixels: int = MAX_PIXELS,
+        cache: str | None = None,
+    ) -> None:
+        super().__init__(
+            views=views,
+            batch_size=batch_size,
+            steps_per_epoch=steps_per_epoch,
+            num_workers=num_workers,
+            seed=seed,
+            max_pixels=max_pixels,
+            cache=cache,
+        )
+        self._source = photos
+
+    def photo_source(self) -> PhotoSource:
+        """Return the source."""
+        return self._source
+
+
 def _nothing_usable(source: PhotoSource, split: Split, found: PreparedPhotos, size: int) -> UsageError:
     option, value = source.option(split)
     if found.too_small:

@@ -118,7 +118,7 @@ class PixelGuidedModule(LightningModule):
         except ValueError as error:
             raise UsageError("model.add_decoder_blocks", self.add_decoder_blocks, str(error)) from None
         try:
-            self.guided = PixelGuidedDecoder.start(first, self.guide_blocks)
+            self.guided = PixelGuidedDecoder.start(first, self.guide_blocks).train()
         except ValueError as error:
             raise UsageError("model.guide_blocks", self.guide_blocks, str(error)) from None
         self._tokenizer = (tokenizer,)
@@ -185,7 +185,7 @@ class PixelGuidedModule(LightningModule):
         batch, frames = video_BT3YX.shape[:2]
         guided, tokenizer = self._decoder(), self.tokenizer
         tokens_TBYX = [tokenizer.encode(video_BT3YX[:, t]) for t in range(frames)]
-        shares = torch.tensor([self.guides.real, self.guides.decoded, self.guides.own])
+        shares = torch.tensor([self.guides.real, self.guides.decoded, self.guides.own], dtype=torch.float32)
         made: list[Tensor] = []
         guides: list[Tensor] = []
         last_B3YX: Tensor | None = None

@@ -1,0 +1,255 @@
+"""Reading a huge picture window by window, without ever holding it (ours).
+
+A TIFF is made of tiles or strips that are decoded one at a time. PNG, JPEG and the like can only be decoded whole, so
+for them the limit on pixels holds.
+
+Legend: Y, X pixels along the axes, C samples, 3 colours.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, final
+
+import numpy as np
+import numpy.typing as npt
+
+from nuwa_lightning.data.reading import MAX_PIXELS, ImageReadError, read_image
+
+if TYPE_CHECKING:
+    import tifffile
+
+Pixels = npt.NDArray[np.uint8]
+
+HELD_BYTES: Final = 256 << 20
+"""Default limit on the decoded tiles that are kept for the next window."""
+
+_TIFF: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_GREY, _RGB = 1, 2
+"""Photometric interpretations that need no conversion by a codec."""
+
+
+class WindowReader(ABC):
+    """A picture as 8-bit RGB, of which any rectangle can be read."""
+
+    @property
+    @abstractmethod
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+
+    @abstractmethod
+    def _read(self, top: int, left: int, height: int, width: int) -> Pixels:
+        """Return a rectangle that lies inside."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the file."""
+
+    def read(self, top: int, left: int, height: int, width: int) -> Pixels:
+        """Return a rectangle (Y, X, 3).
+
+        Raises:
+            ValueError: if it does not lie inside the picture.
+            ImageReadError: if it is damaged there.
+        """
+        rows, columns = self.size
+        if not (0 <= top < top + height <= rows and 0 <= left < left + width <= columns):
+            raise ValueError(f"window {top, left, height, width} of a picture of {rows}x{columns} pixels")
+        return self._read(top, left, height, width)
+
+    def __enter__(self) -> WindowReader:
+        """Return the reader."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let go of the file."""
+        self.close()
+
+
+@final
+class WholePicture(WindowReader):
+    """A picture that its format only gives whole.
+
+    Args:
+        path: the file.
+        max_pixels: refuse more pixels than this, before decoding.
+
+    Raises:
+        ImageReadError: see `read_image`.
+    """
+
+    def __init__(self, path: Path, *, max_pixels: int = MAX_PIXELS) -> None:
+        self._pixels_YX3: Pixels = np.asarray(read_image(path, max_pixels=max_pixels))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self._pixels_YX3.shape[0], self._pixels_YX3.shape[1]
+
+    def _read(self, top: int, left: int, height: int, width: int) -> Pixels:
+        return self._pixels_YX3[top : top + height, left : left + width].copy()
+
+    def close(self) -> None:
+        """Forget the pixels."""
+        self._pixels_YX3 = self._pixels_YX3[:0, :0].copy()
+
+
+@final
+class TiffWindows(WindowReader):
+    """The first page of a TIFF or BigTIFF, tile by tile or strip by strip.
+
+    Args:
+        path: the file.
+        page: its page; see :func:`can_be_read_by_parts`.
+        held_bytes: decoded parts that are kept for the next windows.
+        max_pixels: refuse a page whose single tile or strip has more pixels than this.
+
+    Raises:
+        ImageReadError: if the file ends before its last part.
+    """
+
+    def __init__(
+        self, path: Path, page: tifffile.TiffPage, *, held_bytes: int = HELD_BYTES, max_pixels: int = MAX_PIXELS
+    ) -> None:
+        self._path, self._page = path, page
+        self._file = page.parent.filehandle
+        strip = min(page.rowsperstrip, page.imagelength), page.imagewidth
+        self._tile = (page.tilelength, page.tilewidth) if page.is_tiled else strip
+        if self._tile[0] * self._tile[1] > max_pixels:
+            reason = f"one part of it holds {self._tile[1]}x{self._tile[0]} pixels, more than max_pixels={max_pixels}"
+            raise ImageReadError(path, reason, cure="save it in tiles, or raise max_pixels if you trust the file")
+        ends = (start + count for start, count in zip(page.dataoffsets, page.databytecounts, strict=True))
+        if max(ends, default=0) > self._file.size:
+            raise ImageReadError(path, f"cut short: it has {self._file.size} bytes and speaks of more")
+        self._held_bytes = held_bytes
+        self._held: OrderedDict[int, Pixels] = OrderedDict()
+        self.decoded = 0
+        """How many parts were decoded so far."""
+        self.most_held = 0
+        """The most bytes of decoded parts that were held at once."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self._page.imagelength, self._page.imagewidth
+
+    def _read(self, top: int, left: int, height: int, width: int) -> Pixels:
+        out_YX3 = np.empty((height, width, 3), np.uint8)
+        tall, wide = self._tile
+        per_row = -(-self._page.imagewidth // wide)
+        for row in range(top // tall, -(-(top + height) // tall)):
+            for column in range(left // wide, -(-(left + width) // wide)):
+                part_YX3 = self._part(row * per_row + column)
+                y, x = max(top, row * tall), max(left, column * wide)
+                bottom, right = min(top + height, (row + 1) * tall), min(left + width, (column + 1) * wide)
+                out_YX3[y - top : bottom - top, x - left : right - left] = part_YX3[
+                    y - row * tall : bottom - row * tall, x - column * wide : right - column * wide
+                ]
+        return out_YX3
+
+    def _part(self, index: int) -> Pixels:
+        if index in self._held:
+            self._held.move_to_end(index)
+            return self._held[index]
+        part_YX3 = self._decode(index)
+        held = sum(part.nbytes for part in self._held.values())
+        while self._held and held + part_YX3.nbytes > self._held_bytes:
+            held -= self._held.popitem(last=False)[1].nbytes
+        self._held[index] = part_YX3
+        self.most_held = max(self.most_held, held + part_YX3.nbytes)
+        return part_YX3
+
+    def _decode(self, index: int) -> Pixels:
+        page = self._page
+        start, count = page.dataoffsets[index], page.databytecounts[index]
+        self.decoded += 1
+        if count == 0:  # a tile that was never written
+            return np.zeros((*self._tile, 3), np.uint8)
+        try:
+            self._file.seek(start)
+            segment, _, _ = page.decode(self._file.read(count), index)
+        except Exception as error:  # codecs raise nearly everything on damaged input
+            reason = f"part {index} of {len(page.dataoffsets)} is damaged: {' '.join(str(error).split())}"
+            raise ImageReadError(self._path, reason) from error
+        if segment is None:
+            return np.zeros((*self._tile, 3), np.uint8)
+        return _to_rgb(segment[0])
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._held.clear()
+        self._page.parent.close()
+
+
+def can_be_read_by_parts(page: Any) -> bool:
+    """Say whether the parts of a TIFF page are plain pixels that need nothing from one another: the common kinds."""
+    upright = "Orientation" not in page.tags or page.tags["Orientation"].value == 1
+    samples = page.photometric == _RGB and page.samplesperpixel == 3
+    samples = samples or (page.photometric == _GREY and page.samplesperpixel == 1)
+    plain = page.planarconfig == 1 and page.dtype in (np.dtype(np.uint8), np.dtype(np.uint16))
+    return bool(upright and samples and plain and page.imagedepth == 1 and _has_codec(page))
+
+
+def open_windows(
+    path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS, held_bytes: int = HELD_BYTES
+) -> WindowReader:
+    """Open a picture to be read window by window.
+
+    A TIFF of 8 or 16 bits, grey or RGB, that is uncompressed or compressed by deflate (all codecs where the package
+    imagecodecs is installed) is never held whole and may have any size. Anything else is decoded whole.
+
+    Args:
+        path: the file.
+        max_pixels: limit on the pixels that are decoded at once, against files made to exhaust the memory.
+        held_bytes: decoded tiles that are kept for the next windows.
+
+    Raises:
+        ImageReadError: if it is missing, no picture, damaged, cut short, or larger than the limit where that holds.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(4)
+    except OSError as error:
+        raise ImageReadError(path, error.strerror or str(error), cure="give the file of a picture") from None
+    if head not in _TIFF:
+        return WholePicture(path, max_pixels=max_pixels)
+    import tifffile
+
+    try:
+        tiff = tifffile.TiffFile(path)
+    except Exception as error:  # on damaged input it raises nearly everything
+        raise ImageReadError(path, " ".join(str(error).split()) or type(error).__name__) from error
+    try:
+        page = tiff.pages.first
+        if can_be_read_by_parts(page):
+            return TiffWindows(path, page, held_bytes=held_bytes, max_pixels=max_pixels)
+    except ImageReadError:
+        tiff.close()
+        raise
+    except Exception as error:
+        tiff.close()
+        raise ImageReadError(path, " ".join(str(error).split()) or type(error).__name__) from error
+    tiff.close()
+    return WholePicture(path, max_pixels=max_pixels)
+
+
+def _has_codec(page: Any) -> bool:
+    """Say whether the page can be decoded here: without the package imagecodecs few compressions can."""
+    import tifffile
+
+    compression, predictor = page.compression, page.predictor
+    known = compression == 1 or compression in tifffile.TIFF.DECOMPRESSORS
+    return known and (predictor == 1 or predictor in tifffile.TIFF.UNPREDICTORS)
+
+
+def _to_rgb(segment_YXC: npt.NDArray[Any]) -> Pixels:
+    if segment_YXC.dtype == np.uint16:
+        segment_YXC = np.rint(segment_YXC * np.float32(255 / 65535)).astype(np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(segment_YXC, (*segment_YXC.shape[:2], 3)))
