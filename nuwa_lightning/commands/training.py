@@ -50,6 +50,8 @@ from nuwa_lightning.text import ClipTextEncoder, HuggingFaceTextEncoder, MiniLMT
 from nuwa_lightning.tokenizers.export import load_tokenizer, save_pixel_guided, save_tokenizer
 
 _LOG = logging.getLogger(__name__)
+_PANORAMA = "--size 4096x512 --seed 0 --output panorama.png"
+_FILM = "--size 256x256 --frames 40 --seed 0 --output film.mp4"
 
 
 def known_classes() -> dict[str, list[type[Any]]]:
@@ -202,12 +204,12 @@ class NuwaCLI(LightningCLI):
                     callback.draw(self.trainer, self.model)
             for logger in self.trainer.loggers:  # the last sheet opened it once more
                 logger.finalize("success")
-            _LOG.info("sample sheet: %s", self.run_folder / "samples.png")
-            _LOG.info(
-                "make a larger picture:\n  python -m nuwa_lightning generate --checkpoint %s --size 4096x512 --seed 0 "
-                "--output panorama.png",
-                self.run_folder,
-            )
+            if (self.run_folder / "samples.png").exists():
+                _LOG.info("sample sheet: %s", self.run_folder / "samples.png")
+            films = isinstance(self.datamodule, TokenWindowsModule) and self.datamodule.window.frames > 1
+            what, options = ("film", _FILM) if films else ("larger picture", _PANORAMA)
+            command = f"python -m nuwa_lightning generate --checkpoint {self.run_folder} {options}"
+            _LOG.info("make a %s:\n  %s", what, command)
 
     def before_validate(self) -> None:
         """Provide the tokenizer."""
