@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,11 @@ def run(workplace, filmed, sample_photos) -> Path:
 
 def frames(folder: str) -> list[np.ndarray]:
     return [np.asarray(Image.open(path)) for path in sorted(Path(folder).glob("*.png"))]
+
+
+def test_the_model_says_that_it_was_trained_on_films(run):
+    for name, frames in (("films", 3), ("two", 1)):
+        assert json.loads(Path(name, "model", "config.json").read_text())["frames"] == frames
 
 
 def test_suffixes_are_those_of_the_writers() -> None:
