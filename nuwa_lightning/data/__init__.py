@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nuwa_lightning.data.landscape_photos import LandscapePhotos
     from nuwa_lightning.data.photos import FolderPhotos, Photo, PhotoSource
     from nuwa_lightning.data.reading import ImageReadError, list_images, read_image
+    from nuwa_lightning.data.synthetic_films import SyntheticFilms
     from nuwa_lightning.data.synthetic_landscapes import SyntheticLandscapes
     from nuwa_lightning.data.token_bank import TokenBank
     from nuwa_lightning.data.token_cache import build_token_bank
@@ -43,6 +44,7 @@ __all__ = [
     "Photo",
     "PhotoSource",
     "PhotosDataModule",
+    "SyntheticFilms",
     "SyntheticLandscapes",
     "TokenBank",
     "TokenClipsDataModule",
@@ -64,6 +66,7 @@ _HOMES: Final = {
     "landscape_photos": ("LandscapePhotos",),
     "photos": ("FolderPhotos", "Photo", "PhotoSource"),
     "reading": ("ImageReadError", "list_images", "read_image"),
+    "synthetic_films": ("SyntheticFilms",),
     "synthetic_landscapes": ("SyntheticLandscapes",),
     "token_bank": ("TokenBank",),
     "token_cache": ("build_token_bank",),
