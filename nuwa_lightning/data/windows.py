@@ -8,9 +8,12 @@ Legend: Y, X pixels along the axes, C samples, 3 colours.
 
 from __future__ import annotations
 
+import logging
 import os
 from abc import ABC, abstractmethod
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, final
@@ -124,6 +127,10 @@ class TiffWindows(WindowReader):
         if self._tile[0] * self._tile[1] > max_pixels:
             reason = f"one part of it holds {self._tile[1]}x{self._tile[0]} pixels, more than max_pixels={max_pixels}"
             raise ImageReadError(path, reason, cure="save it in tiles, or raise max_pixels if you trust the file")
+        tall, wide = self._tile
+        parts = -(-page.imagelength // tall) * -(-page.imagewidth // wide)
+        if not len(page.dataoffsets) == len(page.databytecounts) == parts:
+            raise ImageReadError(path, f"damaged: it does not say where its {parts} parts lie")
         ends = (start + count for start, count in zip(page.dataoffsets, page.databytecounts, strict=True))
         if max(ends, default=0) > self._file.size:
             raise ImageReadError(path, f"cut short: it has {self._file.size} bytes and speaks of more")
@@ -175,7 +182,7 @@ class TiffWindows(WindowReader):
             self._file.seek(start)
             segment, _, _ = page.decode(self._file.read(count), index)
         except Exception as error:  # codecs raise nearly everything on damaged input
-            reason = f"part {index} of {len(page.dataoffsets)} is damaged: {' '.join(str(error).split())}"
+            reason = f"part {index} of {len(page.dataoffsets)} is damaged: {_said(error)}"
             raise ImageReadError(self._path, reason) from error
         if segment is None:
             return np.zeros((*self._tile, 3), np.uint8)
@@ -222,22 +229,40 @@ def open_windows(
         return WholePicture(path, max_pixels=max_pixels)
     import tifffile
 
-    try:
-        tiff = tifffile.TiffFile(path)
-    except Exception as error:  # on damaged input it raises nearly everything
-        raise ImageReadError(path, " ".join(str(error).split()) or type(error).__name__) from error
-    try:
-        page = tiff.pages.first
-        if can_be_read_by_parts(page):
-            return TiffWindows(path, page, held_bytes=held_bytes, max_pixels=max_pixels)
-    except ImageReadError:
-        tiff.close()
-        raise
-    except Exception as error:
-        tiff.close()
-        raise ImageReadError(path, " ".join(str(error).split()) or type(error).__name__) from error
-    tiff.close()
+    with _quiet(), ExitStack() as opened:
+        try:
+            tiff = tifffile.TiffFile(path)
+            opened.callback(tiff.close)
+            page = tiff.pages.first
+            if can_be_read_by_parts(page):
+                assert isinstance(page, tifffile.TiffPage)
+                reader = TiffWindows(path, page, held_bytes=held_bytes, max_pixels=max_pixels)
+                opened.pop_all()
+                return reader
+        except ImageReadError:
+            raise
+        except Exception as error:  # on damaged input tifffile raises nearly everything
+            raise ImageReadError(path, f"damaged: {_said(error)}") from error
     return WholePicture(path, max_pixels=max_pixels)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep tifffile from telling every oddity of a file in a line of its own: the error is told once."""
+    logger = logging.getLogger("tifffile")
+    logger.addFilter(_nothing)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_nothing)
+
+
+def _nothing(record: logging.LogRecord) -> bool:
+    return False
+
+
+def _said(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _has_codec(page: Any) -> bool:

@@ -66,6 +66,9 @@ class PixelGuidedModule(LightningModule):
         add_decoder_blocks: residual blocks to add to each level of the decoder, coarsest first.
         guides: what guides in training.
         loss: weights of the terms of a frame's loss; the adversarial one is not used.
+        slow_share: share of batches in which a window moves over the clips' first frames by no more than 2 pixels a
+            frame, or stands still. Made-up pans are fast; in a film of a landscape most of the picture hardly moves,
+            and there the frame before is worth most.
         change: weight of the mean absolute error of the change from the guide to the frame: against flicker.
         lr: peak learning rate of AdamW; linear warm-up, then a cosine to zero at the trainer's last step.
         descent: the rest of the optimiser's options.
@@ -84,6 +87,7 @@ class PixelGuidedModule(LightningModule):
         add_decoder_blocks: tuple[int, ...] | None = None,
         guides: GuideShares = GuideShares(),
         loss: LossWeights = LossWeights(),  # noqa: B008 - frozen
+        slow_share: float = 0.0,
         change: float = 0.5,
         lr: float = 1e-3,
         descent: Descent = Descent(weight_decay=0.01),  # noqa: B008 - frozen
@@ -94,10 +98,12 @@ class PixelGuidedModule(LightningModule):
             raise UsageError("model.lr", lr, "must be above 0")
         if change < 0:
             raise UsageError("model.change", change, "give 0 or more")
+        if not 0 <= slow_share <= 1:
+            raise UsageError("model.slow_share", slow_share, "give a share in [0, 1]")
         if loss.adversarial.weight > 0:
             raise UsageError("model.loss.adversarial.weight", loss.adversarial.weight, "not used here: give 0")
         self.guide_blocks, self.add_decoder_blocks = guide_blocks, add_decoder_blocks
-        self.guides, self.loss_weights, self.change = guides, loss, change
+        self.guides, self.loss_weights, self.change, self.slow_share = guides, loss, change, slow_share
         self.lr, self.descent = lr, descent
         self.guided: PixelGuidedDecoder | None = None
         # In tuples they are no sub-modules: neither saved, nor averaged, nor trained.
@@ -158,6 +164,8 @@ class PixelGuidedModule(LightningModule):
         video_BT3YX = self._clips(batch)
         seed = torch.initial_seed() + 7919 * self.global_step + batch_idx
         generator = torch.Generator().manual_seed(seed % (1 << 62))
+        if float(torch.rand((), generator=generator)) < self.slow_share:
+            video_BT3YX = slowed(video_BT3YX, factor=self.tokenizer.factor, generator=generator)
         made_N3YX, guide_N3YX, real_N3YX, before_N3YX = self.roll(video_BT3YX, generator)
         terms = difference_terms(made_N3YX, real_N3YX, factor=self.tokenizer.factor)
         term = self.loss_weights.perceptual
@@ -315,6 +323,32 @@ class PixelGuidedModule(LightningModule):
         if stored["tokenizer"] != self.guided.fingerprint():
             cure = f"the checkpoint {name} was trained with another one: name that, or start anew"
             raise UsageError("--tokenizer.path", "this tokenizer", cure)
+
+
+def slowed(video_BT3YX: Tensor, *, factor: int, generator: torch.Generator, fastest: int = 2) -> Tensor:
+    """Return clips as long, in which a window moves over the first frame of each at a constant slow speed.
+
+    Args:
+        video_BT3YX: the clips.
+        factor: the window's sides are multiples of it, as large as there is room.
+        generator: draws speed and place of each.
+        fastest: whole pixels a frame along each axis; each clip draws its own limit first, 0 among them.
+    """
+    frames, room = video_BT3YX.shape[1], fastest * (video_BT3YX.shape[1] - 1)
+    sides = [max(factor, (full - room) // factor * factor) for full in video_BT3YX.shape[3:]]
+    made: list[Tensor] = []
+    for first_3YX in video_BT3YX[:, 0]:
+        limit = int(torch.randint(fastest + 1, (1,), generator=generator))
+        places: list[list[int]] = []
+        for full, side in zip(first_3YX.shape[1:], sides, strict=True):
+            speed = int(torch.randint(-limit, limit + 1, (1,), generator=generator))
+            way = min(abs(speed) * (frames - 1), full - side)
+            start = int(torch.randint(full - side - way + 1, (1,), generator=generator))
+            path = [start + min(abs(speed) * t, way) for t in range(frames)]
+            places.append(path if speed >= 0 else path[::-1])
+        windows = [first_3YX[:, y : y + sides[0], x : x + sides[1]] for y, x in zip(*places, strict=True)]
+        made.append(torch.stack(windows))
+    return torch.stack(made)
 
 
 def _psnr(made_N3YX: Tensor, real_N3YX: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.stages.optimization import Descent
-from nuwa_lightning.stages.pixel_guided_module import GuideShares, PixelGuidedModule
+from nuwa_lightning.stages.pixel_guided_module import GuideShares, PixelGuidedModule, slowed
 from nuwa_lightning.stages.vqgan_losses import AdversarialTerm, LossWeights, PerceptualTerm
 from nuwa_lightning.tokenizers.vqgan import VQGAN, VQGANSize
 
@@ -148,6 +149,34 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(tmp_path):
     assert float(run.logged_metrics["train/loss"]) == pytest.approx(expected, rel=1e-5)
 
 
+def test_slow_clips_are_windows_of_the_first_frame_at_one_speed():
+    """Pixels tell where they come from: the place of each window is read off, not assumed."""
+    place_YX = torch.arange(40.0)[:, None] * 40 + torch.arange(40.0)
+    video_BT3YX = place_YX.expand(1, 4, 3, 40, 40)
+    speeds = set()
+    for seed in range(60):
+        made = slowed(video_BT3YX, factor=8, generator=torch.Generator().manual_seed(seed))
+        assert made.shape == (1, 4, 3, 32, 32)
+        corners = [divmod(int(made[0, t, 0, 0, 0]), 40) for t in range(4)]
+        for t, (y, x) in enumerate(corners):
+            assert torch.equal(made[0, t, 0], place_YX[y : y + 32, x : x + 32])
+        steps = {(b[0] - a[0], b[1] - a[1]) for a, b in itertools.pairwise(corners)}
+        assert len(steps) == 1
+        speeds |= steps
+    assert max(max(abs(y), abs(x)) for y, x in speeds) == 2
+    assert {(0, 0)} < speeds
+
+
+def test_slow_batches_are_drawn_by_their_share(tmp_path):
+    # Nothing of a still clip of one colour gradient is alike where a window moves over it, hence another loss.
+    losses = []
+    for share in (0.0, 1.0):
+        run = trainer(tmp_path, max_steps=1)
+        run.fit(module(slow_share=share), loader(100, side=32))
+        losses.append(float(run.logged_metrics["train/loss"]))
+    assert losses[0] != losses[1]
+
+
 def test_a_guide_that_is_real_makes_the_change_s_error_the_frame_s(tmp_path):
     run = trainer(tmp_path, max_steps=1)
     run.fit(module(guides=GuideShares(1, 0, 0)), loader(100))
@@ -206,6 +235,7 @@ def test_more_blocks_change_nothing_at_first():
     [
         ({"lr": 0.0}, "above 0"),
         ({"change": -1.0}, "0 or more"),
+        ({"slow_share": 1.5}, r"a share in \[0, 1\]"),
         ({"loss": dataclasses.replace(QUIET, adversarial=AdversarialTerm(weight=1.0))}, "not used here"),
     ],
 )
