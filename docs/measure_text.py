@@ -1,12 +1,16 @@
 """Does the text matter? Measure a run of recipes/landscape_text.yaml: the numbers of docs/results.md.
 
     python docs/measure_text.py runs/landscape_text --output measured_text
+    python docs/measure_text.py runs/landscape_photos_text --retrieve
 
 A probe, a small network trained on drawn landscapes that no model ever saw, reads the attributes (time of day, colour
 of the sky, mountains, water, snow) back from pictures. Scored: drawn landscapes (what the probe can do at best), the
-same after the tokenizer, and pictures generated from captions of the twelve combinations that training never saw, at
-several guidances. Shuffled: the same pictures against the captions of the others, which is what chance gives. Writes
-``numbers.json`` and a sheet of pictures. Takes about five minutes on two cores.
+same after the tokenizer, and pictures generated from new captions of the twelve combinations that training never saw
+("held-out") and of others ("known"), at several guidances. Shuffled: the same pictures against the captions of the
+others, which is what chance gives. Writes ``numbers.json`` and sheets of pictures. Takes some minutes on two cores.
+
+``--retrieve``, for a run with the default photographs: is a photograph likelier with its own caption than with those of
+others? Tells how often its own is the likeliest of all of its half, and its mean rank (1 is the likeliest).
 """
 
 from __future__ import annotations
@@ -20,13 +24,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from nuwa_lightning.atomic import write_json
 from nuwa_lightning.callbacks.sample_sheet import contact_sheet
+from nuwa_lightning.data.landscape_photos import LandscapePhotos
+from nuwa_lightning.data.photos import Split
+from nuwa_lightning.data.reading import read_image
 from nuwa_lightning.data.scenes import SKIES, TIMES, Scene, all_scenes, caption, draw
 from nuwa_lightning.data.synthetic_landscapes import held_out_scenes
 from nuwa_lightning.generation.export import Generator, load_generator
@@ -36,6 +43,8 @@ from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.generation.streaming import to_uint8
 from nuwa_lightning.geometry import PatchGrid
+from nuwa_lightning.stages.conditions import Conditions, SampleText
+from nuwa_lightning.stages.nuwa_module import NuwaInfinityModule
 from nuwa_lightning.tokenizers.export import load_tokenizer
 from nuwa_lightning.tokenizers.vqgan import VQGAN
 
@@ -115,7 +124,9 @@ def train_probe(count: int, *, seed: int = 1_000_000_000, steps: int = 600) -> P
 def accuracy(found: NDArray[np.int64], wanted: NDArray[np.int64]) -> dict[str, float]:
     """Return the share of right answers, for each attribute and over all."""
     right = (found == wanted).mean(0)
-    return {**{name: float(share) for name, share in zip(ATTRIBUTES, right, strict=True)}, "all": float(right.mean())}
+    whole = float((found == wanted).all(1).mean())
+    each = {name: float(share) for name, share in zip(ATTRIBUTES, right, strict=True)}
+    return {**each, "mean": float(right.mean()), "all five right": whole}
 
 
 def shuffled(found: NDArray[np.int64], wanted: NDArray[np.int64]) -> dict[str, float]:
@@ -134,22 +145,69 @@ def reconstruct(tokenizer: VQGAN, pictures: Sequence[Picture]) -> list[Picture]:
 
 
 def generate(
-    generator: Generator, tokenizer: VQGAN, texts: Sequence[str], *, guidance: float, temperature: float
+    generator: Generator, tokenizer: VQGAN, texts: Sequence[str], *, guidance: float, options: argparse.Namespace
 ) -> list[Picture]:
-    """Return a picture of 4 x 4 patches for each text; its number is its seed."""
+    """Return a square picture for each text; its number is its seed."""
     assert generator.text_encoder is not None
     renderer = InfiniteRenderer(
-        generator.model, generator.pool, generator.direction, generator.token_order, Sampling(temperature, 50)
+        generator.model,
+        generator.pool,
+        generator.direction,
+        generator.token_order,
+        Sampling(options.temperature, options.top_k),
     )
     pictures = []
-    for start in range(0, len(texts), 12):
-        some = texts[start : start + 12]
+    grid = PatchGrid(1, options.patches, options.patches)
+    for start in range(0, len(texts), 24):
+        some = texts[start : start + 24]
         prompts = Prompts.for_canvases(generator.model, generator.text_encoder.states, some, guidance=guidance)
         seeds = range(start, start + len(some))
-        pictures += sample_pictures(renderer, tokenizer, grid=PatchGrid(1, 4, 4), seeds=seeds, prompts=prompts)
+        pictures += sample_pictures(renderer, tokenizer, grid=grid, seeds=seeds, prompts=prompts)
         sys.stderr.write(f"\rguidance {guidance}: {len(pictures)} of {len(texts)} pictures")
     sys.stderr.write("\n")
     return pictures
+
+
+@torch.inference_mode()
+def retrieve(generator: Generator, tokenizer: VQGAN, split: Split, count: int) -> dict[str, float]:
+    """Return how well captions are found by their photographs' likelihood."""
+    assert generator.text_encoder is not None
+    module = NuwaInfinityModule(
+        generator.model.num_codes,
+        generator.model.code_dim,
+        patch_size=generator.model.patch_size,
+        transformer=generator.model.size,
+        context_pool=generator.pool,
+        direction=generator.direction,
+        token_order=generator.token_order,
+        conditions=Conditions(generator.text_encoder),
+    )
+    module.transformer.load_state_dict(generator.model.state_dict())
+    module.eval()
+    photos = LandscapePhotos().photos(split)[:count]
+    texts = [
+        SampleText(states[None], torch.ones(1, len(states), dtype=torch.bool))
+        for states in generator.text_encoder.states([photo.caption for photo in photos])
+    ]
+    nll = np.zeros((len(photos), len(texts)))
+    for number, photo in enumerate(photos):
+        picture = ImageOps.fit(read_image(photo.path), (256, 256), Image.Resampling.BICUBIC)
+        image = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 127.5 - 1
+        tokens = tokenizer.encode(image)[:, None]
+        for other, text in enumerate(texts):
+            (written,) = module.draw_plans(tokens, None, text=text)
+            nll[number, other] = float(module.loss(written).mean())
+    own = np.diagonal(nll)
+    ranks = 1 + (nll < own[:, None]).sum(1)
+    return {
+        "photographs": len(photos),
+        "own caption is the likeliest": float((ranks == 1).mean()),
+        "chance": 1 / len(photos),
+        "mean rank": float(ranks.mean()),
+        "mean rank by chance": (len(photos) + 1) / 2,
+        "nats a token with the own caption": float(own.mean()),
+        "with those of others": float((nll.sum() - own.sum()) / (nll.size - len(own))),
+    }
 
 
 def main() -> None:
@@ -158,33 +216,49 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--output", type=Path, default=Path("measured_text"))
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 2.0, 4.0])
-    parser.add_argument("--count", type=int, default=96, help="pictures for each guidance")
+    parser.add_argument("--count", type=int, default=96, help="of held-out combinations, and as many of others")
+    parser.add_argument("--patches", type=int, default=2, help="of a picture, down and across")
     parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument("--probe_pictures", type=int, default=2160)
+    parser.add_argument("--top_k", type=int, default=50)
+    parser.add_argument("--probe_pictures", type=int, default=1440)
+    parser.add_argument("--retrieve", action="store_true", help="captions of photographs instead")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     generator, tokenizer = load_generator(options.run / "model"), load_tokenizer(options.run / "tokenizer")
-    probe = train_probe(options.probe_pictures)
-    scenes = held_out_scenes()
-    asked = [scenes[n % len(scenes)] for n in range(options.count)]
-    wanted, first = labels(asked), 2_000_000_000
-    drawn = [draw(scene, first + n, (256, 256)) for n, scene in enumerate(asked)]
-    numbers: dict[str, object] = {
-        "drawn landscapes": accuracy(probe.read(drawn), wanted),
-        "drawn landscapes after the tokenizer": accuracy(probe.read(reconstruct(tokenizer, drawn)), wanted),
-    }
-    texts = [caption(scene, first + n) for n, scene in enumerate(asked)]
-    for guidance in options.guidance:
-        made = generate(generator, tokenizer, texts, guidance=guidance, temperature=options.temperature)
-        found = probe.read(made)
-        numbers[f"guidance {guidance:g}"] = accuracy(found, wanted)
-        numbers[f"guidance {guidance:g}, shuffled"] = shuffled(found, wanted)
-        sheet = contact_sheet(made[: 2 * len(scenes)])
-        Image.fromarray(sheet).save(options.output / f"guidance_{guidance:g}.png")
-    (options.output / "prompts.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
-    write_json(options.output / "numbers.json", numbers)
-    for name, value in numbers.items():
+    numbers: dict[str, object] = {}
+
+    def tell(name: str, value: object) -> None:
+        numbers[name] = value
         sys.stdout.write(f"{name}: {value}\n")
+        sys.stdout.flush()
+
+    if options.retrieve:
+        for split in ("train", "val"):
+            tell(f"photographs of {split}", retrieve(generator, tokenizer, split, 12))  # type: ignore[arg-type]
+        write_json(options.output / "numbers.json", numbers)
+        return
+    probe = train_probe(options.probe_pictures)
+    out = held_out_scenes()
+    known = [scene for scene in all_scenes() if scene not in out]
+    # Not one after the other, so that few pictures show all values of every attribute.
+    asked = [out[n % len(out)] for n in range(options.count)]
+    asked += [known[n * 7 % len(known)] for n in range(options.count)]
+    groups = {"held-out": slice(0, options.count), "known": slice(options.count, None), "all": slice(None)}
+    wanted, first, size = labels(asked), 2_000_000_000, 64 * options.patches
+    drawn = [draw(scene, first + n, (size, size)) for n, scene in enumerate(asked)]
+    tell("drawn landscapes", accuracy(probe.read(drawn), wanted))
+    tell("drawn landscapes after the tokenizer", accuracy(probe.read(reconstruct(tokenizer, drawn)), wanted))
+    texts = [caption(scene, first + n) for n, scene in enumerate(asked)]
+    (options.output / "prompts.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
+    for guidance in options.guidance:
+        made = generate(generator, tokenizer, texts, guidance=guidance, options=options)
+        found = probe.read(made)
+        for name, some in groups.items():
+            tell(f"guidance {guidance:g}, {name}", accuracy(found[some], wanted[some]))
+        tell(f"guidance {guidance:g}, shuffled", shuffled(found, wanted))
+        sheet = contact_sheet([*made[:12], *made[options.count : options.count + 12]])
+        Image.fromarray(sheet).save(options.output / f"guidance_{guidance:g}.png")
+    write_json(options.output / "numbers.json", numbers)
 
 
 if __name__ == "__main__":

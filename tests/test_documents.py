@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "evaluation/README.md", "SECURITY.md", "docs/generate.md"]
+
 
 def blocks(text: str, language: str = "") -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.M | re.S)
@@ -38,7 +40,7 @@ def test_the_table_of_terms_holds(repository: Path, readme: str) -> None:
         assert (repository / test).is_file(), f"{test} is missing"
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "evaluation/README.md", "SECURITY.md"])
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_links_lead_somewhere(repository: Path, document: str) -> None:
     text = (repository / document).read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", text):

@@ -91,6 +91,10 @@ def _outputs(options: argparse.Namespace) -> list[Path]:
         digits = len(str(options.count - 1))
         outputs = [output.with_name(f"{output.stem}-{n:0{digits}}{output.suffix}") for n in range(options.count)]
     for each in outputs:
+        for name in ("image", "mask"):
+            given = getattr(options, name)
+            if given is not None and each.exists() and Path(given).exists() and each.samefile(given):
+                raise UsageError("--output", each, f"is the file of --{name} itself: give another name")
         check_output(
             each,
             overwrite=options.overwrite or options.resume is not None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -42,11 +44,12 @@ def carried_on(values_YXC: Values, known_YX: NDArray[np.bool_], reach: int) -> V
     weight_YX1 = known_YX[..., None].astype(np.float32)
     both_YXD = np.concatenate([np.where(known_YX[..., None], values_YXC, np.float32(0)), weight_YX1], axis=2)
     total_YXD = np.zeros_like(both_YXD)
-    radius = 1
-    while radius <= reach:
-        # Means over squares of doubling size: together a weight that falls with the fourth power of the distance.
-        total_YXD += blurred(both_YXD, radius, beyond=0) / np.float32(4 * radius * radius)
-        radius *= 2
+    sigma = 0.5
+    while 2 * sigma <= reach:
+        # Bells of doubling width: together a weight that falls with the sixth power of the distance. What is next to a
+        # border is carried on almost as it is, what is further away as a mean over the more: no step anywhere.
+        total_YXD += _under_a_bell(both_YXD, sigma, min(reach, math.ceil(3 * sigma))) / np.float32(sigma**4)
+        sigma *= 2
     near_YXC = total_YXD[..., :-1] / np.maximum(total_YXD[..., -1:], np.float32(1e-12))
     # Half of the pixels around one at a straight border are known, none around one that is ``reach`` away.
     fade_YX1 = np.minimum(1, 2 * blurred(weight_YX1, reach, beyond=0))
@@ -66,6 +69,21 @@ def blurred(values_YXC: Values, radius: int, *, beyond: float | None = None) -> 
         length = out.shape[axis]
         ahead = np.take(sums, range(size, size + length), axis=axis)
         out = ((ahead - np.take(sums, range(length), axis=axis)) / size).astype(np.float32)
+    return out
+
+
+def _under_a_bell(values_YXC: Values, sigma: float, reach: int) -> Values:
+    """Return means under a normal distribution that is cut off at ``reach``; outside there is 0."""
+    taps = np.exp(-(np.arange(-reach, reach + 1) ** 2) / (2 * sigma**2))
+    taps = (taps / taps.sum()).astype(np.float32)
+    out = values_YXC
+    for axis in (0, 1):
+        pad = [(0, 0)] * out.ndim
+        pad[axis] = (reach, reach)
+        padded, length = np.pad(out, pad), out.shape[axis]
+        out = np.zeros_like(out)
+        for place, tap in enumerate(taps):
+            out += tap * np.take(padded, range(place, place + length), axis=axis)
     return out
 
 

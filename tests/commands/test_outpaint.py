@@ -65,14 +65,24 @@ def test_a_hole_is_written_anew(run, shell):
         (("--image", "in.png", "--expand", "left=9", "--task", "unconditional"), "--task: unconditional"),
         (("--expand", "left=9"), "--expand: left=9: there is no picture"),
         (("--mask", "black.png"), "--mask: black.png: there is no picture"),
+        (
+            ("--image", "in.png", "--expand", "left=9", "--output", "./in.png", "--overwrite"),
+            "--output: in.png: is the file of --image itself",
+        ),
+        (
+            ("--image", "in.png", "--mask", "black.png", "--output", "black.png", "--overwrite"),
+            "--output: black.png: is the file of --mask itself",
+        ),
         (("--task", "outpaint"), "--task: outpaint: it needs a picture"),
         (("--task", "outpant"), "--task: outpant: did you mean outpaint?"),
     ],
 )
 def test_what_does_not_fit_is_refused(run, shell, options, words):
-    done = shell("generate", "--checkpoint", "two", *options, "--output", "out.png")
+    before = {path: path.read_bytes() for path in Path().glob("*.png")}
+    done = shell("generate", "--checkpoint", "two", "--output", "out.png", *options)
     assert done.status == 2
     assert words in done.error, done.error
+    assert {path: path.read_bytes() for path in Path().glob("*.png")} == before
     assert not [p for p in Path().iterdir() if p.name.startswith((".out", "out"))]
 
 

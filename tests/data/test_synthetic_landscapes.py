@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from nuwa_lightning.data import SyntheticLandscapes
-from nuwa_lightning.data.scenes import MOTIONS, Scene, all_scenes, caption, draw
+from nuwa_lightning.data.scenes import MOTIONS, Scene, all_scenes, caption, draw, frames
 from nuwa_lightning.data.synthetic_landscapes import held_out_scenes
 from nuwa_lightning.errors import UsageError
 
@@ -45,6 +45,19 @@ def test_a_picture_follows_from_its_seed_at_any_size_and_a_film_moves_on() -> No
     assert np.abs(later[45:, :80] - draw(scene, 5, (100, 100)).astype(int)[45:, 20:]).mean() < 4
     still = [draw(Scene("dusk", "red", True), 5, (40, 60), frame=frame).astype(int) for frame in (0, 9)]
     assert np.abs(still[0] - still[1]).mean() < 4
+
+
+@pytest.mark.parametrize(("motion", "sign"), [("pan right", 1), ("pan left", -1), ("still", 0)])
+def test_films_move_as_the_scene_says(motion: str, sign: int) -> None:
+    scene = Scene("day", "grey", mountains=True, water=True, motion=motion)
+    film = np.stack(list(frames(scene, 3, (100, 120), 6))).astype(int)
+    assert film.shape == (6, 100, 120, 3)
+    assert np.array_equal(film[4], draw(scene, 3, (100, 120), frame=4))
+    # The camera moves 2 pixels a frame: what was there is found by as much on the other side.
+    for step in (-2, 0, 2):
+        moved = film[5, 30:, 20 + 5 * step : 100 + 5 * step]
+        away = np.abs(moved - film[0, 30:, 20:100]).mean()
+        assert (away < 4) == (step == -2 * sign)
 
 
 def test_scenes_are_counted_and_captions_name_all_attributes() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from evaluation.collapse import collapse, luminance_spread
 from evaluation.psnr import psnr
-from evaluation.seams import seam_ratio
+from evaluation.seams import border_ratio, seam_ratio
 from evaluation.ssim import ssim
 
 Photos = dict[str, np.ndarray[Any, Any]]
@@ -108,3 +108,24 @@ def test_psnr_of_equal_pictures_and_of_other_shapes(sample_photos: Photos) -> No
     assert ssim(photo, photo) == pytest.approx(1)
     with pytest.raises(ValueError, match="smaller than the window"):
         ssim(photo[:9], photo[:9])
+
+
+def test_a_border_shows_where_there_is_one(sample_photos: Photos) -> None:
+    photo = sample_photos["china.jpg"][40:240, 100:340]
+    box = (48, 0, 200, 160)  # borders above and to the right
+    assert border_ratio([photo], box=box) == pytest.approx(1, abs=0.3)
+    pasted = photo.astype(int)
+    pasted[48:200, :160] = np.clip(pasted[48:200, :160] + 60, 0, 255)
+    shown = border_ratio([pasted.astype(np.uint8)], box=box)
+    assert shown > 2
+    # By hand, for one border.
+    only = (0, 0, 200, 160)
+    steps = np.abs(np.diff(pasted, axis=1)).mean((0, 2))
+    near = [steps[160 + away - 1] for away in range(-16, 17) if away % 8]
+    assert border_ratio([pasted.astype(np.uint8)], box=only) == pytest.approx(steps[159] / np.mean(near))
+    flat = np.zeros((20, 20, 3), np.uint8)
+    assert border_ratio([flat], box=(0, 5, 20, 20)) == 1
+    with pytest.raises(ValueError, match="no border"):
+        border_ratio([flat], box=(0, 0, 20, 20))
+    with pytest.raises(ValueError, match="no border"):
+        border_ratio([], box=(0, 5, 20, 20))

@@ -61,3 +61,40 @@ def test_carrying_on_fades_and_is_local() -> None:
     assert not row[28:].any()
     cut = carried_on(values[12:29, 10:], known[12:29, 10:], 8)
     np.testing.assert_allclose(cut[8], out[20, 10:], atol=1e-5)
+
+
+@pytest.mark.parametrize("reach", [1, 6, 16])
+def test_carrying_on_is_a_mean_that_the_nearest_outweigh(reach: int) -> None:
+    random = np.random.default_rng(reach)
+    values = random.normal(size=(24, 30, 1)).astype(np.float32)
+    known = random.random((24, 30)) < 0.2
+    known[:, :9] = True
+    out = carried_on(values, known, reach)[..., 0]
+    sigmas = [sigma for sigma in (0.5, 1, 2, 4, 8) if 2 * sigma <= reach]
+    share = brute_blur(known[..., None].astype(np.float32), reach, 0.0)[..., 0]
+    for y, x in [(3, 10), (12, 12), (23, 29), (0, 20)]:
+        if known[y, x]:
+            assert out[y, x] == values[y, x, 0]
+            continue
+        down, across = np.indices(known.shape) - np.array([y, x])[:, None, None]
+        weight = np.zeros(known.shape)
+        for sigma in sigmas:
+            radius = min(reach, int(np.ceil(3 * sigma)))
+            taps = np.exp(-(np.arange(-radius, radius + 1) ** 2) / (2 * sigma**2)).sum() ** 2
+            inside = (abs(down) <= radius) & (abs(across) <= radius)
+            weight += inside * np.exp(-(down**2 + across**2) / (2 * sigma**2)) / taps / sigma**4
+        weight *= known
+        mean = (weight * values[..., 0]).sum() / max(weight.sum(), 1e-12)
+        assert out[y, x] == pytest.approx(mean * min(1, 2 * share[y, x]), abs=1e-4)
+
+
+def test_what_is_next_to_a_border_hardly_differs_from_it() -> None:
+    values = np.random.default_rng(0).normal(size=(200, 40, 1)).astype(np.float32)
+    known = np.zeros((200, 40), bool)
+    known[:, :20] = True
+    out = carried_on(values, known, 16)[..., 0]
+    steps = [np.abs(np.diff(out[:, place : place + 2], axis=1)).mean() for place in range(18, 30)]
+    inside = steps[0]
+    # No step is larger than those inside, and they die away without another one.
+    assert steps[1] < 0.75 * inside
+    assert max(steps[5:]) < 0.3 * inside
