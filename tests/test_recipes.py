@@ -80,6 +80,7 @@ def place(tmp_path_factory, sample_photos) -> Path:
         Image.fromarray(pixels).save(folder / "photos" / f"{name}.png")
         (folder / "photos" / f"{name}.txt").write_text("a picture")
         film(folder / "films" / f"{name}.mp4", pixels)
+        (folder / "films" / f"{name}.txt").write_text("a film")
     torch.manual_seed(0)
     chosen = content("landscape_vqgan.yaml")["model"]["init_args"].get("vqgan", {})
     save_tokenizer(folder / "tokenizer", VQGAN.build(VQGANSize.from_dict({**VQGANSize().as_dict(), **chosen})))
@@ -96,6 +97,9 @@ def test_it_takes_a_step(name, place, monkeypatch, capfd):
             options += ["--model.start_from", "tokenizer"]
     elif stage == "PixelGuidedModule":
         options = ["--data", "VideoFolderDataModule", "--data.root", "films", "--data.val_fraction", "0.5"]
+        options += ["--tokenizer.path", "tokenizer"]
+    elif content(name)["data"]["class_path"] == "TokenClipsDataModule":
+        options = ["--data.films", "FolderVideos", "--data.films.root", "films", "--data.films.val_fraction", "0.5"]
         options += ["--tokenizer.path", "tokenizer"]
     else:
         options = ["--data.photos", "FolderPhotos", "--data.photos.root", "photos", "--data.bank.phases", "1"]
@@ -118,6 +122,13 @@ def test_the_stages_fit_together():
     assert decoder["model"]["init_args"]["start_from"] == source["path"]
     guided = content("landscape_pixel_guided.yaml")
     assert guided["tokenizer"] == {key: source[key] for key in ("path", "recipe", "refined")}
+    films = content("landscape_video.yaml")["tokenizer"]
+    assert films == {
+        **source,
+        "guided": f"{guided['run']}/pixel_guided",
+        "guided_recipe": "recipes/landscape_pixel_guided.yaml",
+    }
+    assert content("landscape_text_video.yaml")["tokenizer"] == {key: source[key] for key in ("path", "recipe")}
     size = VQGANSize.from_dict({**VQGANSize().as_dict(), **vqgan["model"]["init_args"].get("vqgan", {})})
     model = landscape["model"]["init_args"]
     assert (model["num_codes"], model["code_dim"]) == (size.num_codes, size.code_dim)

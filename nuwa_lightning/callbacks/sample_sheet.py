@@ -15,7 +15,7 @@ from PIL import Image
 
 from nuwa_lightning.atomic import atomic_write
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.generation.picture import sample_pictures
+from nuwa_lightning.generation.picture import sample_films, sample_pictures
 from nuwa_lightning.generation.prompts import Prompts
 from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.geometry import PatchGrid
@@ -34,6 +34,7 @@ class SampleSheet(Callback):
         top_k: see ``generate``.
         prompts: texts of the pictures, in turn, for a model that reads text; none by default.
         guidance: see ``generate``.
+        frames: 2 or more draw films, a row of frames each.
     """
 
     def __init__(
@@ -47,9 +48,11 @@ class SampleSheet(Callback):
         top_k: int = 50,
         prompts: Sequence[str] = (),
         guidance: float = 2.0,
+        frames: int = 1,
     ) -> None:
-        if min(every_n_steps, count, *size) < 1:
-            raise UsageError("SampleSheet", (every_n_steps, count, *size), "every number must be at least 1")
+        if min(every_n_steps, count, frames, *size) < 1:
+            raise UsageError("SampleSheet", (every_n_steps, count, frames, *size), "every number must be at least 1")
+        self.frames = frames
         self.every_n_steps, self.first_step = every_n_steps, first_step
         self.count, self.size = count, size
         self.texts, self.guidance = tuple(prompts), guidance
@@ -71,13 +74,7 @@ class SampleSheet(Callback):
             return
         training = pl_module.training
         pl_module.eval()
-        pictures = sample_pictures(
-            pl_module.renderer(self.sampling),
-            pl_module.tokenizer,
-            grid=PatchGrid(1, *self.size),
-            seeds=range(self.count),
-            prompts=self._prompts(pl_module),
-        )
+        pictures = self._drawn(pl_module)
         pl_module.train(training)
         sheet = contact_sheet(pictures)
         folder = Path(trainer.default_root_dir)
@@ -96,6 +93,14 @@ class SampleSheet(Callback):
             trainer.progress_bar_callback.print(
                 f"step {trainer.global_step}: samples in {folder / 'samples.png'}", file=sys.stderr
             )
+
+    def _drawn(self, module: NuwaInfinityModule) -> list[NDArray[np.uint8]]:
+        renderer, tokenizer, prompts = module.renderer(self.sampling), module.tokenizer, self._prompts(module)
+        grid, seeds = PatchGrid(self.frames, *self.size), range(self.count)
+        if self.frames == 1:
+            return sample_pictures(renderer, tokenizer, grid=grid, seeds=seeds, prompts=prompts)
+        films = sample_films(renderer, tokenizer, grid=grid, seeds=seeds, prompts=prompts)
+        return [np.concatenate(frames, axis=1) for frames in films]
 
     def _prompts(self, module: NuwaInfinityModule) -> Prompts | None:
         encoder = module.conditions.text_encoder

@@ -1,4 +1,4 @@
-"""``generate``: pictures of any size from a trained run."""
+"""``generate``: pictures of any size and films of any length from a trained run."""
 
 from __future__ import annotations
 
@@ -13,8 +13,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nuwa_lightning.commands import outpaint, prompting
-from nuwa_lightning.commands.generate_options import SIZE, of_the_picture, parse_size, parsed, picture_metadata
+from nuwa_lightning.commands import filming, outpaint, prompting
+from nuwa_lightning.commands.generate_options import (
+    FILM_SIZE,
+    SIZE,
+    of_the_picture,
+    parse_size,
+    parsed,
+    picture_metadata,
+)
 from nuwa_lightning.commands.progress import GenerationBar
 from nuwa_lightning.errors import UsageError
 
@@ -42,6 +49,8 @@ def generate(arguments: Sequence[str]) -> int:
     from nuwa_lightning.commands.making import make
 
     generator, tokenizer = _load(options, run)
+    if filming.is_film(options, options.task):
+        filming.check_trained(options, generator)
     renderer = _renderer(options, generator)
     order = _order(options, generator, tokenizer)
     order = dataclasses.replace(order, prompts=_prompts(options, generator, tokenizer, order))
@@ -61,7 +70,8 @@ def generate(arguments: Sequence[str]) -> int:
             return outcome.status
         width, height = outcome.size
         for output in job.outputs:
-            _say(f"{output}: {width}x{height} pixels, {outcome.patches} patches, {seconds:.1f} s")
+            frames = f"{options.frames} frames, " if order.film else ""
+            _say(f"{output}: {width}x{height} pixels, {frames}{outcome.patches} patches, {seconds:.1f} s")
     return 0
 
 
@@ -85,7 +95,11 @@ def _outputs(options: argparse.Namespace) -> list[Path]:
             given = getattr(options, name)
             if given is not None and each.exists() and Path(given).exists() and each.samefile(given):
                 raise UsageError("--output", each, f"is the file of --{name} itself: give another name")
-        check_output(each, overwrite=options.overwrite or options.resume is not None)
+        check_output(
+            each,
+            overwrite=options.overwrite or options.resume is not None,
+            video=filming.is_film(options, options.task),
+        )
     return outputs
 
 
@@ -162,7 +176,11 @@ def _order(options: argparse.Namespace, generator: Generator, tokenizer: Tokeniz
             finish=given,
             tile=options.tile,
         )
-    width, height = parse_size(options.size or SIZE)
+    if options.task == "animate":
+        return filming.animation(options, tokenizer, generator.model.patch_size)
+    film = filming.film(options, tokenizer) if filming.is_film(options, options.task) else None
+    size = options.size or (FILM_SIZE if film else SIZE)
+    width, height = parse_size(size)
     rows, columns = (n * tokenizer.factor for n in generator.model.patch_size)
     down, across = (
         None if length is None else -(-length // side) for length, side in ((height, rows), (width, columns))
@@ -175,15 +193,15 @@ def _order(options: argparse.Namespace, generator: Generator, tokenizer: Tokeniz
             if length % whole:
                 near = f"{length // whole * whole} or {-(-length // whole) * whole}" if length > whole else f"{whole}"
                 cure = f"a closed side is a multiple of {whole} pixels (whole patches): give {near}"
-                raise UsageError("--size", options.size or SIZE, cure)
+                raise UsageError("--size", size, cure)
         elif length != patches * side:
             made = patches * side
             _say(f"note: {length} pixels along {name} are no multiple of {side}: {made} are made, and cropped")
-    grid = PatchGrid(1, down, across, wrap=options.wrap)
+    grid = PatchGrid(options.frames if film else 1, down, across, wrap=options.wrap)
     if grid.endless and not generator.direction.supports_endless(grid):
         cure = f"{generator.direction!r} cannot fill it: give that side a length, or choose another --order"
         raise UsageError("--size", options.size, cure)
-    return Order(grid, (options.seed,), (height, width), tile=options.tile)
+    return Order(grid, (options.seed,), (height, width), tile=options.tile, film=film)
 
 
 def _prompts(options: argparse.Namespace, generator: Generator, tokenizer: Tokenizer, order: Order) -> Prompts | None:
@@ -198,13 +216,17 @@ def _how(options: argparse.Namespace, run: Path, generator: Generator, order: Or
     from nuwa_lightning import __version__
     from nuwa_lightning.commands.record import versions
 
-    checkpoint = {name: _hash_of(run / name) for name in ("model", "tokenizer")}
+    parts = ["model", "tokenizer"]
+    if order.film is not None and filming.guided_folder(options) is not None:
+        parts.append("pixel_guided")
+    checkpoint = {name: _hash_of(run / name) for name in parts}
     return {
         "program": "nuwa_lightning",
         "version": __version__,
         "task": options.task,
         **outpaint.describe(options),
         **prompting.describe(options),
+        **filming.describe(options),
         "size": [order.size[1], order.size[0]],
         "seed": options.seed,
         "options": of_the_picture(options),
@@ -230,15 +252,15 @@ def _loops(options: argparse.Namespace) -> dict[str, str]:
 def _identity(how: Mapping[str, Any]) -> dict[str, Any]:
     """Return what has to stay as it is when a run goes on, under the names that the user knows."""
     said = {name: how[name] for name in ("context_pool", "direction", "token_order")}
-    hashes = {f"checkpoint's {name}": how["checkpoint"][name][:16] for name in ("model", "tokenizer")}
+    hashes = {f"checkpoint's {name}": known[:16] for name, known in how["checkpoint"].items() if name != "path"}
     files = {f"content of {name}": content[:16] for name, content in how["files"].items()}
     return {**how["options"], **hashes, **files, **said}
 
 
 def _check_same_model(options: argparse.Namespace, how: Mapping[str, Any]) -> None:
     before = picture_metadata(options.from_file)
-    for name in ("model", "tokenizer"):
-        if before["checkpoint"].get(name) != how["checkpoint"][name]:
+    for name in ("model", "tokenizer", "pixel_guided"):
+        if before["checkpoint"].get(name) != how["checkpoint"].get(name):
             cure = f"made by another {name} than that in {options.checkpoint}: name its run, --checkpoint RUN"
             raise UsageError("--from", options.from_file, cure)
     for name, content in how["files"].items():
@@ -280,7 +302,7 @@ def _job(options: argparse.Namespace, order: Order, how: Mapping[str, Any], outp
 def _preview(options: argparse.Namespace, order: Order, output: Path) -> GrowingPreview | None:
     from nuwa_lightning.writers.preview import GrowingPreview
 
-    if options.preview == "none":
+    if options.preview == "none" or order.film is not None:
         return None
     height, width = order.size
     if options.preview is None and height is not None and width is not None and height * width < _LARGE:

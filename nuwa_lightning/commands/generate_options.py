@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from nuwa_lightning.commands import outpaint, prompting
+from nuwa_lightning.commands import filming, outpaint, prompting
 from nuwa_lightning.errors import UsageError
 
-TASKS = ("unconditional", "text-to-image", "outpaint")
+TASKS = ("unconditional", "text-to-image", "outpaint", "animate", "text-to-video")
 SIZE = "1024x512"
+FILM_SIZE = "256x256"
 _EPILOG = """\
 examples
   python -m nuwa_lightning generate --checkpoint runs/landscape --size 4096x512 --seed 0 --output panorama.png
@@ -23,7 +24,10 @@ examples
   python -m nuwa_lightning generate --checkpoint runs/landscape --image in.jpg --expand left=512,down=256
   python -m nuwa_lightning generate --checkpoint runs/landscape_text --prompt "snowy mountains at dusk"
   python -m nuwa_lightning generate --from panorama.png --output again.png
-The suffix picks the format: .png, .jpg, and for anything large .tif (BigTIFF), .zarr (OME-Zarr) or .dzi (Deep Zoom).
+  python -m nuwa_lightning generate --checkpoint runs/landscape_video --image in.jpg --frames 40 --output film.mp4
+  python -m nuwa_lightning generate --checkpoint runs/landscape_video --size 256x256 --frames 40 --output film.mp4
+The suffix picks the format: .png, .jpg, and for anything large .tif (BigTIFF), .zarr (OME-Zarr) or .dzi (Deep Zoom);
+of films .mp4, .gif, .webp or .frames (a folder of PNG files).
 Equal commands make equal pictures.
 What is killed goes on where it was: the same command with --resume.
 """
@@ -63,7 +67,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--size",
         metavar="WxH",
-        help=f"width and height in pixels (default: {SIZE}); x1024 goes on to the right until it is stopped (Ctrl-C)",
+        help=f"width and height in pixels (default: {SIZE}, of a film {FILM_SIZE}); x1024 goes on to the right until it"
+        " is stopped (Ctrl-C)",
     )
     p.add_argument("--wrap", metavar="AXES", help="close x (a panorama all around), y, or xy (a tile of a pattern)")
     p.add_argument("--seed", type=int, default=0, help="equal seeds make equal pictures (default: %(default)s)")
@@ -71,7 +76,9 @@ def parser() -> argparse.ArgumentParser:
         "--count", type=int, default=1, help="so many pictures, of this seed and the next (default: %(default)s)"
     )
     p.add_argument(
-        "--output", default="picture.png", metavar="FILE", help=".png, .jpg, .tif, .zarr or .dzi (default: %(default)s)"
+        "--output",
+        metavar="FILE",
+        help=".png, .jpg, .tif, .zarr or .dzi; .mp4, .gif, .webp or .frames (default: picture.png or film.mp4)",
     )
     p.add_argument("--overwrite", action="store_true", help="replace FILE if it exists, finished or not")
     p.add_argument(
@@ -127,6 +134,7 @@ def parser() -> argparse.ArgumentParser:
     )
     outpaint.add_options(p)
     prompting.add_options(p)
+    filming.add_options(p)
     return p
 
 
@@ -152,18 +160,26 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
             raise UsageError(f"--{option}", getattr(options, option), "must be at least 1")
     if not 0 <= options.record_every < float("inf"):
         raise UsageError("--record_every", options.record_every, "give a number of seconds from 0 up")
+    options.output = options.output or ("film.mp4" if filming.is_film(options, options.task) else "picture.png")
+    _check_canvas(options)
+    return options
+
+
+def _check_canvas(options: argparse.Namespace) -> None:
     options.wrap = "".join(sorted(options.wrap or ""))
     if options.wrap not in ("", "x", "y", "xy"):
         raise UsageError("--wrap", options.wrap, "choose x, y or xy")
-    if options.wrap and options.task == "outpaint":
+    if options.wrap and options.task in ("outpaint", "animate"):
         raise UsageError("--wrap", options.wrap, "a given picture cannot be closed: leave it out")
-    width, height = parse_size(options.size or SIZE)
+    film = filming.is_film(options, options.task)
+    width, height = parse_size(options.size or (FILM_SIZE if film else SIZE))
+    if film and None in (width, height):
+        raise UsageError("--size", options.size, "a film has a width and a height: give both")
     if options.waves is not None and None not in (width, height):
         raise UsageError("--waves", options.waves, "the canvas has an end: leave it out")
     for name, length in (("x", width), ("y", height)):
         if length is None and name in options.wrap:
             raise UsageError("--wrap", options.wrap, f"the axis {name} is endless: give it a length, or leave it open")
-    return options
 
 
 def of_the_picture(options: argparse.Namespace) -> dict[str, Any]:
@@ -220,15 +236,25 @@ def picture_metadata(path: str) -> Mapping[str, Any]:
 
 def _task(options: Any) -> str:
     """Return the task that is asked for, by name or by the other options, and refuse options that belong to another."""
-    outpaint.check_options(options)
     if options.task is not None and options.task not in TASKS:
         near = difflib.get_close_matches(options.task, TASKS, n=1, cutoff=0.5)
         raise UsageError("--task", options.task, f"did you mean {near[0]}?" if near else f"choose {', '.join(TASKS)}")
-    usual = "outpaint" if options.image is not None else "text-to-image" if options.prompt else "unconditional"
-    task: str = options.task or usual
+    task: str = options.task or _usual_task(options)
+    outpaint.check_options(options, task)
     if task == "outpaint" and options.image is None:
         raise UsageError("--task", task, "it needs a picture: --image FILE")
-    if task != "outpaint" and options.image is not None:
-        raise UsageError("--task", task, "it goes on from no picture: leave --image out, or use --task outpaint")
+    if task not in ("outpaint", "animate") and options.image is not None:
+        cure = "it goes on from no picture: leave --image out, or use --task outpaint or animate"
+        raise UsageError("--task", task, cure)
+    filming.check_options(options, task)
     prompting.check_options(options, task)
     return task
+
+
+def _usual_task(options: Any) -> str:
+    film = filming.wanted(options)
+    if options.image is not None:
+        return "animate" if film and options.expand is None and options.mask is None else "outpaint"
+    if options.prompt:
+        return "text-to-video" if film else "text-to-image"
+    return "unconditional"

@@ -14,9 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 from nuwa_lightning.atomic import PartialFile
 from nuwa_lightning.errors import LawError, UsageError
+from nuwa_lightning.generation.developing import FrameSink, Pixels, Sink
 from nuwa_lightning.generation.journal import Journal, Record, differences, journal_folder, told
-from nuwa_lightning.generation.production import Order, Pixels, Production, Progress, Sink
-from nuwa_lightning.writers import CanvasWriter, check_output, open_writer, read_metadata
+from nuwa_lightning.generation.production import Order, Production, Progress
+from nuwa_lightning.writers import (
+    CanvasWriter,
+    VideoWriter,
+    check_output,
+    open_video_writer,
+    open_writer,
+    read_metadata,
+)
 
 if TYPE_CHECKING:
     from nuwa_lightning.generation.renderer import InfiniteRenderer
@@ -115,7 +123,7 @@ def _journal(job: Job) -> tuple[Journal | None, Record | None]:
                 journal.remove()
                 return None, None
             for output in job.outputs:
-                check_output(output, overwrite=job.overwrite)
+                check_output(output, overwrite=job.overwrite, video=job.order.film is not None)
             if job.resume:
                 job.note(f"{first}: nothing to go on from, this is the beginning")
             return journal, None
@@ -175,7 +183,7 @@ class _Making:
 
     def __init__(self, job: Job, journal: Journal, record: Record | None) -> None:
         self._job, self._journal, self._record = job, journal, record
-        self._writers: list[CanvasWriter | _Complete] = []
+        self._writers: list[CanvasWriter | VideoWriter | _Complete] = []
         facts: Mapping[str, Any] = record.facts if record else {}
         self._overwrite = bool(facts.get("overwrite", job.overwrite))
         self._safe = facts
@@ -214,22 +222,21 @@ class _Making:
             self._journal.begin({"identity": dict(job.identity), "versions": dict(job.versions)})
             for output in job.outputs:  # of runs that were killed before their first record, or are given up now
                 PartialFile.sweep(output)
-        height, width = job.order.size
         states = record.facts["sinks"] if record else [None] * len(job.outputs)
         for output, metadata, state in zip(job.outputs, job.metadata, states, strict=True):
             finished = state is not None and _finished(output, metadata)
             overwrite = self._overwrite or finished
             try:
-                writer: CanvasWriter | _Complete = open_writer(
-                    output, width, height, metadata=metadata, overwrite=overwrite, keep=True, state=state
+                writer: CanvasWriter | VideoWriter | _Complete = self._open(
+                    output, metadata, overwrite=overwrite, state=state
                 )
             except UsageError:
                 if not finished:
                     raise
                 writer = _Complete(state)  # killed after this file got its name
             self._writers.append(writer)
-        sinks: list[Sink] = list(self._writers)
-        if job.preview:
+        sinks: list[Sink | FrameSink] = list(self._writers)
+        if job.preview and isinstance(sinks[0], Sink):
             sinks[0] = _Shown(sinks[0], job.preview)
         try:
             production = Production(job.order, renderer, tokenizer, sinks=sinks, record=record)
@@ -241,6 +248,26 @@ class _Making:
         if record is None:
             self._commit(production)
         return production
+
+    def _open(
+        self, output: Path, metadata: Mapping[str, Any], *, overwrite: bool, state: Mapping[str, Any] | None
+    ) -> CanvasWriter | VideoWriter:
+        order = self._job.order
+        height, width = order.size
+        if order.film is None:
+            return open_writer(output, width, height, metadata=metadata, overwrite=overwrite, keep=True, state=state)
+        assert height is not None
+        assert width is not None
+        return open_video_writer(
+            output,
+            width,
+            height,
+            fps=order.film.fps,
+            metadata=metadata,
+            overwrite=overwrite,
+            keep=True,
+            state=state,
+        )
 
     def _produce(self, production: Production, watch: Callable[[Progress], None]) -> Outcome:
         job = self._job
@@ -290,6 +317,7 @@ class _Making:
         width, height = (length if side is None else side for side in self._job.order.size[::-1])
         for writer, metadata in zip(self._writers, self._job.metadata, strict=True):
             options = {**metadata.get("options", {}), "waves": production.waves}
+            assert not isinstance(writer, VideoWriter)
             writer.cut(width, height, metadata={**metadata, "size": [width, height], "options": options})
         return width, height
 
@@ -320,6 +348,9 @@ class _Complete:
 
     def write(self, pixels_YX3: Pixels, *, y: int, x: int) -> None:
         """Do nothing: the pixels are there."""
+
+    def append(self, frame_YX3: Pixels) -> None:
+        """Do nothing: the frames are there."""
 
     def state(self) -> dict[str, Any]:
         """Return the state it was made with."""

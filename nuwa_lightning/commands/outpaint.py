@@ -22,7 +22,7 @@ SIDES = ("left", "right", "up", "down")
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of outpainting."""
-    group = parser.add_argument_group("a given picture (task outpaint)")
+    group = parser.add_argument_group("a given picture (tasks outpaint and animate)")
     group.add_argument("--image", metavar="FILE", help="the picture to go on from; its pixels stay as they are")
     group.add_argument(
         "--expand", metavar="SIDES", help="pixels more on each side, such as left=512,right=512,up=0,down=256"
@@ -58,7 +58,7 @@ def parse_expansion(text: str) -> Expansion:
     return Expansion(**found)
 
 
-def check_options(options: Any) -> None:
+def check_options(options: Any, task: str) -> None:
     """Refuse options that do not go together, before anything is loaded.
 
     Raises:
@@ -71,8 +71,9 @@ def check_options(options: Any) -> None:
         return
     if options.size is not None:
         raise UsageError("--size", options.size, "the size follows from the picture: say how much larger, --expand")
-    if options.expand is None and options.mask is None:
-        raise UsageError("--image", options.image, "nothing to expand: add --expand left=512,right=512 or --mask FILE")
+    if task == "outpaint" and options.expand is None and options.mask is None:
+        cure = "nothing to expand: add --expand left=512,right=512 or --mask FILE, or --frames 40 to make it move"
+        raise UsageError("--image", options.image, cure)
     if options.blend < 0:
         raise UsageError("--blend", options.blend, "give a number of pixels from 0 up")
     if options.expand is not None:
@@ -87,12 +88,8 @@ def given_picture(options: Any, tokenizer: Tokenizer, patch_size: tuple[int, int
     """
     from nuwa_lightning.generation.given import Expansion, GivenPicture
 
-    picture_YX3 = _read(options.image, "--image")
+    picture_YX3 = picture(options, tokenizer, patch_size)
     height, width = picture_YX3.shape[:2]
-    rows, columns = (cells * tokenizer.factor for cells in patch_size)
-    if height < rows or width < columns:
-        cure = f"is {width}x{height}, smaller than one patch of {columns}x{rows} pixels: enlarge it"
-        raise UsageError("--image", options.image, cure)
     holes_YX = None
     if options.mask is not None:
         mask_YX3 = _read(options.mask, "--mask")
@@ -116,6 +113,21 @@ def given_picture(options: Any, tokenizer: Tokenizer, patch_size: tuple[int, int
     )
 
 
+def picture(options: Any, tokenizer: Tokenizer, patch_size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return the pixels of the picture that the options name.
+
+    Raises:
+        UsageError: if it cannot be read, or is smaller than a patch.
+    """
+    picture_YX3 = _read(options.image, "--image")
+    height, width = picture_YX3.shape[:2]
+    rows, columns = (cells * tokenizer.factor for cells in patch_size)
+    if height < rows or width < columns:
+        cure = f"is {width}x{height}, smaller than one patch of {columns}x{rows} pixels: enlarge it"
+        raise UsageError("--image", options.image, cure)
+    return picture_YX3
+
+
 def _read(path: str, option: str) -> NDArray[np.uint8]:
     from nuwa_lightning.data.reading import ImageReadError, read_image
 
@@ -127,7 +139,7 @@ def _read(path: str, option: str) -> NDArray[np.uint8]:
 
 def describe(options: Any) -> dict[str, object]:
     """Return what a file's metadata should say about the given picture."""
-    if options.image is None:
+    if options.task != "outpaint":
         return {}
     said = {"image": Path(options.image).name, "expand": options.expand, "blend": options.blend}
     return said if options.mask is None else {**said, "mask": Path(options.mask).name}

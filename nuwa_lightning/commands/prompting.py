@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from nuwa_lightning.commands.filming import TEXT_RECIPE
 from nuwa_lightning.errors import UsageError
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Region:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of text."""
-    group = parser.add_argument_group("a text (task text-to-image, or outpaint with a text)")
+    group = parser.add_argument_group("a text (tasks text-to-image and text-to-video, or another with a text)")
     group.add_argument(
         "--prompt",
         action="append",
@@ -102,7 +103,7 @@ def check_options(options: Any, task: str) -> None:
     Raises:
         UsageError: naming the one that is missing or too much.
     """
-    if task == "text-to-image" and not options.prompt:
+    if task in ("text-to-image", "text-to-video") and not options.prompt:
         raise UsageError("--task", task, 'it needs a text: --prompt "a lake at dusk"')
     if task == "unconditional" and options.prompt:
         raise UsageError("--task", task, "it reads no text: leave --prompt out, or use --task text-to-image")
@@ -135,7 +136,8 @@ def prompts_for(
 
     if generator.text_encoder is None:
         if options.prompt:
-            cure = f"the model of {options.checkpoint} reads no text: train one that does by {RECIPE}"
+            recipe = TEXT_RECIPE if options.frames else RECIPE
+            cure = f"the model of {options.checkpoint} reads no text: train one that does by {recipe}"
             raise UsageError("--prompt", options.prompt[0], cure)
         return None
     regions, rest = parse_prompts(options.prompt)

@@ -32,11 +32,16 @@ from nuwa_lightning.commands.tokenizer import (
 )
 from nuwa_lightning.data.giant_picture import GiantPicture
 from nuwa_lightning.data.image_folder import ImageFolderDataModule, LandscapeDataModule, PhotosDataModule
+from nuwa_lightning.data.landscape_clips import LandscapeClips
 from nuwa_lightning.data.landscape_photos import LandscapePhotos
 from nuwa_lightning.data.photos import FolderPhotos
+from nuwa_lightning.data.synthetic_films import SyntheticFilms
 from nuwa_lightning.data.synthetic_landscapes import SyntheticLandscapes
+from nuwa_lightning.data.token_clips import TokenClipsDataModule
 from nuwa_lightning.data.token_data import TokenDataModule
+from nuwa_lightning.data.token_windows import TokenWindowsModule
 from nuwa_lightning.data.video_data import LandscapeClipsDataModule, VideoDataModule, VideoFolderDataModule
+from nuwa_lightning.data.videos import FolderVideos
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.stages.nuwa_module import NuwaInfinityModule
 from nuwa_lightning.stages.pixel_guided_module import PixelGuidedModule
@@ -45,6 +50,8 @@ from nuwa_lightning.text import ClipTextEncoder, HuggingFaceTextEncoder, MiniLMT
 from nuwa_lightning.tokenizers.export import load_tokenizer, save_pixel_guided, save_tokenizer
 
 _LOG = logging.getLogger(__name__)
+_PANORAMA = "--size 4096x512 --seed 0 --output panorama.png"
+_FILM = "--size 256x256 --frames 40 --seed 0 --output film.mp4"
 
 
 def known_classes() -> dict[str, list[type[Any]]]:
@@ -53,6 +60,7 @@ def known_classes() -> dict[str, list[type[Any]]]:
         "model": [NuwaInfinityModule, VQGANModule, PixelGuidedModule],
         "data": [
             TokenDataModule,
+            TokenClipsDataModule,
             LandscapeDataModule,
             ImageFolderDataModule,
             PhotosDataModule,
@@ -60,6 +68,7 @@ def known_classes() -> dict[str, list[type[Any]]]:
             LandscapeClipsDataModule,
         ],
         "data.photos": [FolderPhotos, LandscapePhotos, SyntheticLandscapes, GiantPicture],
+        "data.films": [FolderVideos, LandscapeClips, SyntheticFilms],
         "model.conditions.text_encoder": [MiniLMTextEncoder, ClipTextEncoder, HuggingFaceTextEncoder],
         "tokenizer": [TokenizerSource],
         "trainer.callbacks": [SampleSheet, ReconstructionSheet],
@@ -148,9 +157,9 @@ class NuwaCLI(LightningCLI):
         check_checkpoint(self.options.get("ckpt_path"), self.model)
         if isinstance(self.model, NuwaInfinityModule):
             self._source()
-            if isinstance(self.datamodule, TokenDataModule):
-                self.model.layouts((1, *self.datamodule.grid))
-                self.datamodule.photos.prepare()
+            if isinstance(self.datamodule, TokenWindowsModule):
+                self.model.layouts(self.datamodule.window.shape)
+                self.datamodule.prepare_source()
             self._attach_tokenizer(make=True)
             source = self._source()
             if source.refine and not self._trial:
@@ -195,12 +204,12 @@ class NuwaCLI(LightningCLI):
                     callback.draw(self.trainer, self.model)
             for logger in self.trainer.loggers:  # the last sheet opened it once more
                 logger.finalize("success")
-            _LOG.info("sample sheet: %s", self.run_folder / "samples.png")
-            _LOG.info(
-                "make a larger picture:\n  python -m nuwa_lightning generate --checkpoint %s --size 4096x512 --seed 0 "
-                "--output panorama.png",
-                self.run_folder,
-            )
+            if (self.run_folder / "samples.png").exists():
+                _LOG.info("sample sheet: %s", self.run_folder / "samples.png")
+            films = isinstance(self.datamodule, TokenWindowsModule) and self.datamodule.window.frames > 1
+            what, options = ("film", _FILM) if films else ("larger picture", _PANORAMA)
+            command = f"python -m nuwa_lightning generate --checkpoint {self.run_folder} {options}"
+            _LOG.info("make a %s:\n  %s", what, command)
 
     def before_validate(self) -> None:
         """Provide the tokenizer."""
@@ -228,7 +237,7 @@ class NuwaCLI(LightningCLI):
         tokenizer = load_tokenizer(source.path)
         check_guided(source, tokenizer)
         self.model.attach_tokenizer(tokenizer)
-        if isinstance(self.datamodule, TokenDataModule):
+        if isinstance(self.datamodule, TokenWindowsModule):
             self.datamodule.attach_tokenizer(tokenizer)
             if self.model.conditions.text_encoder is not None:
                 self.datamodule.attach_text_encoder(self.model.conditions.text_encoder)

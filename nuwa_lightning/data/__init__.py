@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from nuwa_lightning.data.landscape_photos import LandscapePhotos
     from nuwa_lightning.data.photos import FolderPhotos, Photo, PhotoSource
     from nuwa_lightning.data.reading import ImageReadError, list_images, read_image
+    from nuwa_lightning.data.synthetic_films import SyntheticFilms
     from nuwa_lightning.data.synthetic_landscapes import SyntheticLandscapes
-    from nuwa_lightning.data.token_cache import TokenBank, build_token_bank
+    from nuwa_lightning.data.token_bank import TokenBank
+    from nuwa_lightning.data.token_cache import build_token_bank
+    from nuwa_lightning.data.token_clips import TokenClipsDataModule
     from nuwa_lightning.data.token_data import TokenDataModule
     from nuwa_lightning.data.video_data import LandscapeClipsDataModule, VideoDataModule, VideoFolderDataModule
     from nuwa_lightning.data.videos import FolderVideos, Video, VideoSource
@@ -41,8 +44,10 @@ __all__ = [
     "Photo",
     "PhotoSource",
     "PhotosDataModule",
+    "SyntheticFilms",
     "SyntheticLandscapes",
     "TokenBank",
+    "TokenClipsDataModule",
     "TokenDataModule",
     "Video",
     "VideoDataModule",
@@ -61,8 +66,11 @@ _HOMES: Final = {
     "landscape_photos": ("LandscapePhotos",),
     "photos": ("FolderPhotos", "Photo", "PhotoSource"),
     "reading": ("ImageReadError", "list_images", "read_image"),
+    "synthetic_films": ("SyntheticFilms",),
     "synthetic_landscapes": ("SyntheticLandscapes",),
-    "token_cache": ("TokenBank", "build_token_bank"),
+    "token_bank": ("TokenBank",),
+    "token_cache": ("build_token_bank",),
+    "token_clips": ("TokenClipsDataModule",),
     "token_data": ("TokenDataModule",),
     "video_data": ("LandscapeClipsDataModule", "VideoDataModule", "VideoFolderDataModule"),
     "videos": ("FolderVideos", "Video", "VideoSource"),

@@ -21,8 +21,22 @@ from nuwa_lightning.errors import UsageError
 
 
 @dataclass(frozen=True)
-class Motion:
-    """A camera that moves over a photograph: synthetic, and said so wherever such a film is named.
+class Movement(ABC):
+    """What makes a film of a file that is none: synthetic, and said so wherever such a film is named."""
+
+    @abstractmethod
+    def frames(self, path: Path) -> Iterator[tuple[float, Frame]]:
+        """Yield the frames with their times in seconds.
+
+        Raises:
+            VideoReadError: if the file cannot be read.
+        """
+
+
+@final
+@dataclass(frozen=True)
+class Motion(Movement):
+    """A camera that moves over a photograph.
 
     Attributes:
         seconds: how long.
@@ -38,24 +52,28 @@ class Motion:
     start: tuple[float, float]
     stop: tuple[float, float]
 
+    def frames(self, path: Path) -> Iterator[tuple[float, Frame]]:
+        """Yield views of the photograph, 9:16 and at most 360 rows, at places between its pixels."""
+        return _moved(path, self)
+
 
 @dataclass(frozen=True)
 class Video:
     """One film.
 
     Attributes:
-        path: the file, of a film or of a photograph.
+        path: the file, of a film or of what a film is made of.
         key: a name that is unique in its source.
         caption: a sentence that says what is seen, or "".
         scene: films of one scene are never split between training and validation.
-        motion: how a camera moves over the photograph; None for a real film.
+        motion: how a film is made of the file; None for a real film.
     """
 
     path: Path
     key: str
     caption: str = ""
     scene: str = ""
-    motion: Motion | None = None
+    motion: Movement | None = None
 
     @property
     def synthetic(self) -> bool:
@@ -68,11 +86,10 @@ class Video:
         Raises:
             VideoReadError: if the file cannot be read.
         """
-        return reader.frames(self.path) if self.motion is None else _moved(self.path, self.motion)
+        return reader.frames(self.path) if self.motion is None else self.motion.frames(self.path)
 
 
 def _moved(path: Path, motion: Motion) -> Iterator[tuple[float, Frame]]:
-    """Yield views of a photograph, 9:16 and at most 360 rows, at places between its pixels."""
     from PIL import Image
 
     try:

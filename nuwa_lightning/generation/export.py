@@ -81,6 +81,7 @@ class Generator:
         tokenizer_fingerprint: which tokenizer made the tokens it learned.
         local_decoder: how the tokens of a patch are written, as in training.
         text_encoder: what turns texts into token states; None for a model without text.
+        frames: of a training sample; 1 for a model of pictures.
     """
 
     model: PatchTransformer
@@ -90,6 +91,7 @@ class Generator:
     tokenizer_fingerprint: str
     local_decoder: LocalDecoder = field(default_factory=AutoregressiveLocalDecoder)
     text_encoder: TextEncoder | None = None
+    frames: int = 1
 
     def renderer(
         self,
@@ -135,6 +137,7 @@ def save_generator(folder: str | Path, generator: Generator) -> None:
         "local_decoder": _describe(generator.local_decoder),
         "token_order": generator.token_order,
         "tokenizer_fingerprint": generator.tokenizer_fingerprint,
+        "frames": generator.frames,
     }
     if generator.text_encoder is not None:
         config["model"]["text_width"] = model.text_width
@@ -189,6 +192,7 @@ def load_generator(
         encoders = {**_ENCODERS, **{c.__name__: c for c in own if issubclass(c, TextEncoder)}}
         encoder: TextEncoder | None = _build(config["text_encoder"], encoders) if "text_encoder" in config else None
         order, fingerprint = config["token_order"], config["tokenizer_fingerprint"]
+        frames = int(config.get("frames", 1))
         if order not in get_args(TokenOrder):
             raise ValueError(f"token_order {order!r} is none of {', '.join(get_args(TokenOrder))}")
     except FileNotFoundError as error:
@@ -208,7 +212,7 @@ def load_generator(
         )
     if encoder is not None and encoder.fingerprint() != config["text_fingerprint"]:
         raise UsageError("--checkpoint", folder, f"{encoder} is not what it was in training: install that one again")
-    return Generator(model.eval(), pool, direction, order, fingerprint, local_decoder, encoder)
+    return Generator(model.eval(), pool, direction, order, fingerprint, local_decoder, encoder, frames)
 
 
 def _describe(strategy: Strategy) -> dict[str, Any]:

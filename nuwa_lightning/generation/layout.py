@@ -16,7 +16,7 @@ from torch import Tensor
 from nuwa_lightning.context.base import ContextPool
 from nuwa_lightning.direction.base import Step
 from nuwa_lightning.geometry import ZETA, PatchGrid, PatchIndex, PatchOffset, View
-from nuwa_lightning.modules.neighbours import ABSENT, NEIGHBOURS
+from nuwa_lightning.modules.neighbours import ABSENT, neighbours
 from nuwa_lightning.modules.patch_transformer import ContextGroup
 from nuwa_lightning.modules.position import RelativePatchEmbedding
 from nuwa_lightning.planning import ContextTable, PlannedStep, TokenOrder, walk
@@ -55,7 +55,12 @@ class NearSource(NamedTuple):
 
 @functools.lru_cache(maxsize=4096)
 def near_sources(
-    view: View, context: tuple[PatchOffset, ...], patch_size: tuple[int, int], token_order: TokenOrder
+    view: View,
+    context: tuple[PatchOffset, ...],
+    patch_size: tuple[int, int],
+    token_order: TokenOrder,
+    *,
+    past: bool = False,
 ) -> tuple[tuple[NearSource | None, ...], ...]:
     """Return for each of N tokens in writing order the sources of its K neighbours.
 
@@ -64,38 +69,44 @@ def near_sources(
         context: offsets, on the canvas, of the patches that the pool selected.
         patch_size: rows and columns.
         token_order: how patches are written.
+        past: whether there are neighbours in earlier frames.
     """
     rows, columns = patch_size
     cells = patch_cells(view, patch_size, token_order)
     written = {cell: n for n, cell in enumerate(cells)}
-    known = {(o.y, o.x): c for c, o in enumerate(context) if o.t == 0}
+    known = {(o.t, o.y, o.x): c for c, o in enumerate(context)}
     frame = ZETA if token_order == "raster" else view
 
-    def source(n: int, dy: int, dx: int) -> NearSource | None:
+    def source(n: int, dt: int, dy: int, dx: int) -> NearSource | None:
         # Out of the canonical frame: transpose first, then flip.
         dy, dx = (dx, dy) if frame.transpose else (dy, dx)
         y = cells[n][0] + (-dy if frame.flip_y else dy)
         x = cells[n][1] + (-dx if frame.flip_x else dx)
-        patch = (y // rows, x // columns)
+        patch = (dt, y // rows, x // columns)
         cell = (y % rows, x % columns)
-        if patch == (0, 0):
+        if patch == (0, 0, 0):
             return NearSource(None, written[cell]) if written[cell] < n else None
         if patch in known:
             return NearSource(known[patch], cell[0] * columns + cell[1])
         return None
 
-    return tuple(tuple(source(n, dy, dx) for dy, dx in NEIGHBOURS) for n in range(len(cells)))
+    return tuple(tuple(source(n, *there) for there in neighbours(past)) for n in range(len(cells)))
 
 
 @functools.lru_cache(maxsize=4096)
 def near_places(
-    view: View, context: tuple[PatchOffset, ...], patch_size: tuple[int, int], token_order: TokenOrder
+    view: View,
+    context: tuple[PatchOffset, ...],
+    patch_size: tuple[int, int],
+    token_order: TokenOrder,
+    *,
+    past: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Return :func:`near_sources` as two tensors ``[N, K]``, ``ABSENT`` where the other one or neither holds.
 
     The first gives places in writing order in the patch itself, the second ``context * N + cell`` in its context.
     """
-    sources = near_sources(view, context, patch_size, token_order)
+    sources = near_sources(view, context, patch_size, token_order, past=past)
     cells = patch_size[0] * patch_size[1]
     own = [[s.cell if s and s.context is None else ABSENT for s in row] for row in sources]
     there = [[s.context * cells + s.cell if s and s.context is not None else ABSENT for s in row] for row in sources]
@@ -155,7 +166,7 @@ def lay_out(
         own = [base(step.patch) + y * width + x for y, x in cells]
         index_PN.append(own)
         seen = [steps[n].patch for n in planned.context]
-        sources = near_sources(step.view, planned.places, patch_size, token_order)
+        sources = near_sources(step.view, planned.places, patch_size, token_order, past=embedding.extent[0] > 0)
         near_PNK.append(
             [
                 [

@@ -1,4 +1,4 @@
-"""Whole pictures: tokens by the one sampler, pixels by the streaming decoder.
+"""Whole pictures and short films: tokens by the one sampler, pixels by the decoders of what is written.
 
 Shape legend: B canvases, Y/X rows and columns.
 """
@@ -6,12 +6,15 @@ Shape legend: B canvases, Y/X rows and columns.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nuwa_lightning.generation.frames import SingleFrames
+from nuwa_lightning.generation.production import Film, Order, Production
 from nuwa_lightning.generation.prompts import Prompts
 from nuwa_lightning.generation.renderer import InfiniteRenderer, RenderedPatch
 from nuwa_lightning.generation.streaming import Finish, StreamingDecoder, to_uint8
@@ -64,6 +67,42 @@ def sample_pictures(
     """Return small pictures, one a seed, uint8 ``[Y, X, 3]``."""
     tokens_BYX = sample_tokens(renderer, grid, seeds=seeds, prompts=prompts)
     return [to_uint8(tokenizer.decode(tokens_YX[None])[0]) for tokens_YX in tokens_BYX]
+
+
+def sample_films(
+    renderer: InfiniteRenderer,
+    tokenizer: Tokenizer,
+    *,
+    grid: PatchGrid,
+    seeds: Sequence[int],
+    prompts: Prompts | None = None,
+) -> list[list[NDArray[np.uint8]]]:
+    """Return the frames of short films, one a seed, uint8 ``[Y, X, 3]``, each decoded by itself."""
+    assert grid.y is not None
+    assert grid.x is not None
+    rows, columns = (cells * tokenizer.factor for cells in renderer.model.patch_size)
+    size = (grid.y * rows, grid.x * columns)
+    reels = [_Reel() for _ in seeds]
+    film = Film(1, SingleFrames(tokenizer))
+    order = Order(grid, tuple(seeds), size, prompts=prompts, film=film)
+    for _ in Production(order, renderer, tokenizer, sinks=reels):
+        pass
+    return [reel.frames for reel in reels]
+
+
+class _Reel:
+    """A sink of frames in memory."""
+
+    def __init__(self) -> None:
+        self.frames: list[NDArray[np.uint8]] = []
+
+    def append(self, frame_YX3: NDArray[np.uint8]) -> None:
+        """Take the next frame."""
+        self.frames.append(frame_YX3)
+
+    def state(self) -> dict[str, Any]:
+        """Return nothing: it is not gone on with."""
+        return {}
 
 
 def stream_picture(

@@ -7,13 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from nuwa_lightning.generation.developing import (
+    Developer,
+    FilmDeveloper,
+    FrameDecoder,
+    FrameSink,
+    PictureDeveloper,
+    Place,
+    Sink,
+)
 from nuwa_lightning.generation.journal import Record
 from nuwa_lightning.generation.prompts import Prompts
 from nuwa_lightning.generation.renderer import InfiniteRenderer, RenderedPatch, Rendering, Standstill
@@ -21,21 +27,19 @@ from nuwa_lightning.generation.streaming import Finish, StreamingDecoder
 from nuwa_lightning.geometry import PatchGrid, PatchIndex
 from nuwa_lightning.modules.patch_states import PatchStates
 from nuwa_lightning.tokenizers.base import Tokenizer
-from nuwa_lightning.tokenizers.tiling import Rectangle
-
-Pixels = NDArray[np.uint8]
 
 
-class Sink(Protocol):
-    """Where pixels go; a ``CanvasWriter`` is one."""
+@dataclass(frozen=True)
+class Film:
+    """What makes a film of a canvas in time.
 
-    def write(self, pixels_YX3: Pixels, *, y: int, x: int) -> None:
-        """Take a rectangle whose upper left corner lies at ``(y, x)``."""
-        ...
+    Attributes:
+        fps: frames a second.
+        decoder: from tokens to pixels.
+    """
 
-    def state(self) -> dict[str, Any]:
-        """Return what it takes to go on from here, as plain JSON."""
-        ...
+    fps: float
+    decoder: FrameDecoder
 
 
 @dataclass(frozen=True)
@@ -49,8 +53,9 @@ class Order:
         origin: pixel row and column of the grid at which the canvas begins.
         known: given patches, tokens ``[B, rows, columns]``.
         prompts: the texts.
-        finish: what is done to pixels before they are written.
+        finish: what is done to pixels before they are written; of a film to those of the first frame.
         tile: side, in tokens, of what is decoded at once.
+        film: for a film; None for a picture.
     """
 
     grid: PatchGrid
@@ -61,6 +66,7 @@ class Order:
     prompts: Prompts | None = None
     finish: Finish | None = None
     tile: int = 64
+    film: Film | None = None
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,7 @@ class Production:
         renderer: InfiniteRenderer,
         tokenizer: Tokenizer,
         *,
-        sinks: Sequence[Sink],
+        sinks: Sequence[Sink | FrameSink],
         record: Record | None = None,
     ) -> None:
         self.order = order
@@ -116,17 +122,10 @@ class Production:
             standstill=_standstill(record.number, tensors, renderer.model.depth) if record and record.number else None,
         )
         lengths = zip((order.grid.y, order.grid.x), self._patch_size, strict=True)
-        height, width = (None if n is None else n * cells for n, cells in lengths)
-        self._decoders = [
-            StreamingDecoder(
-                tokenizer,
-                (height, width),
-                tile=order.tile,
-                finish=order.finish,
-                wrap=order.grid.wrap,
-                state=_part(tensors, f"decoder{number}.") if record and record.number else None,
-            )
-            for number in range(len(order.seeds))
+        self._tokens = tuple(None if n is None else n * cells for n, cells in lengths)
+        self._developers = [
+            self._developer(tokenizer, sink, _part(tensors, f"decoder{n}.") if record and record.number else None)
+            for n, sink in enumerate(self._sinks)
         ]
 
     @property
@@ -149,39 +148,38 @@ class Production:
             return Record(0, facts, {})
         standstill = self._rendering.standstill()
         tensors = _flattened(standstill)
-        for number, decoder in enumerate(self._decoders):
-            tensors |= {f"decoder{number}.{name}": kept for name, kept in decoder.state().items()}
+        for number, developer in enumerate(self._developers):
+            tensors |= {f"decoder{number}.{name}": kept for name, kept in developer.state().items()}
         return Record(self.waves, facts, tensors)
 
     @property
     def length(self) -> int:
         """How long, in pixels, an endless canvas would be if it ended here."""
-        complete = self._decoders[0].complete * self._factor
+        complete = self._developers[0].complete * self._factor
         return complete - self.order.origin[0 if self.order.grid.y is None else 1]
 
     def end(self) -> None:
         """End an endless canvas: write what is left of its :attr:`length`."""
-        for decoder, sink in zip(self._decoders, self._sinks, strict=True):
-            for piece, pixels in decoder.cut():
-                self._write(sink, piece, pixels)
+        for developer in self._developers:
+            developer.end()
 
     def _take(self, done: RenderedPatch) -> None:
-        rows, columns = self._patch_size
-        top, left = done.patch.y * rows, done.patch.x * columns
-        for tokens_YX, decoder, sink in zip(done.tokens_BYX, self._decoders, self._sinks, strict=True):
-            for piece, pixels in decoder.put(tokens_YX, top=top, left=left):
-                self._write(sink, piece, pixels)
+        for tokens_YX, developer in zip(done.tokens_BYX, self._developers, strict=True):
+            developer.put(tokens_YX, done.patch)
 
-    def _write(self, sink: Sink, piece: Rectangle, pixels_YX3: Pixels) -> None:
-        """Write what of a tile lies on the canvas, which may be smaller than its grid."""
-        corner, kept = [], []
-        for axis, start in enumerate((piece.top, piece.left)):
-            first, length = start * self._factor - self.order.origin[axis], self.order.size[axis]
-            kept.append(slice(max(0, -first), None if length is None else max(0, length - first)))
-            corner.append(max(0, first))
-        inside_YX3 = pixels_YX3[kept[0], kept[1]]
-        if inside_YX3.size:
-            sink.write(inside_YX3, y=corner[0], x=corner[1])
+    def _developer(self, tokenizer: Tokenizer, sink: Sink | FrameSink, state: Mapping[str, Tensor] | None) -> Developer:
+        order, (height, width) = self.order, self._tokens
+        place = Place(order.size, order.origin, tokenizer.factor)
+        if order.film is None:
+            assert isinstance(sink, Sink)
+            decoder = StreamingDecoder(
+                tokenizer, (height, width), tile=order.tile, finish=order.finish, wrap=order.grid.wrap, state=state
+            )
+            return PictureDeveloper(decoder, sink, place)
+        assert isinstance(sink, FrameSink)
+        assert height is not None
+        assert width is not None
+        return FilmDeveloper(order.film.decoder, sink, place, tokens=(height, width), finish=order.finish, state=state)
 
 
 def _flattened(standstill: Standstill) -> dict[str, Tensor]:

@@ -13,18 +13,37 @@ from typing import Final
 
 from torch import Tensor, nn
 
-NEIGHBOURS: Final[tuple[tuple[int, int], ...]] = (
-    (-1, 0),
-    (0, -1),
-    (-1, -1),
-    (1, -1),
-    (-2, 0),
-    (0, -2),
-    (2, -1),
-    (-2, -1),
+Neighbour = tuple[int, int, int]
+"""Frames, rows and columns from the cell to be written, in the canonical frame of its view."""
+
+NEIGHBOURS: Final[tuple[Neighbour, ...]] = (
+    (0, -1, 0),
+    (0, 0, -1),
+    (0, -1, -1),
+    (0, 1, -1),
+    (0, -2, 0),
+    (0, 0, -2),
+    (0, 2, -1),
+    (0, -2, -1),
 )
-"""Rows and columns from the cell to be written, in the canonical frame, where columns are written from left to right
-and each from the top down: all of them lie in the past."""
+"""In the frame itself, where columns are written from left to right and each from the top down: all of them are written
+before the cell."""
+
+PAST: Final[tuple[Neighbour, ...]] = (
+    *((-1, y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)),
+    (-2, 0, 0),
+)
+"""In the frames before: what was here, and what may have moved here; for models whose pool reaches backwards."""
+
+
+def neighbours(past: bool) -> tuple[Neighbour, ...]:
+    """Return the neighbours that a model is handed, K of them.
+
+    Args:
+        past: whether its pool reaches into earlier frames.
+    """
+    return NEIGHBOURS + PAST if past else NEIGHBOURS
+
 
 ABSENT: Final = -1
 """Stands for a neighbour that is not written yet, not selected by the pool, or outside the canvas."""
@@ -36,11 +55,12 @@ class NeighbourInput(nn.Module):
     Args:
         code_dim: width E of a code vector.
         width: model width W.
+        past: see :func:`neighbours`.
     """
 
-    def __init__(self, code_dim: int, width: int) -> None:
+    def __init__(self, code_dim: int, width: int, *, past: bool = False) -> None:
         super().__init__()
-        self.linear = nn.Linear(len(NEIGHBOURS) * code_dim, width, bias=False)
+        self.linear = nn.Linear(len(neighbours(past)) * code_dim, width, bias=False)
 
     def forward(self, near_K: Tensor, codes_KE: Tensor) -> Tensor:
         """Map tokens ``[..., K]``, :data:`ABSENT` where there is none, to ``[..., W]``."""

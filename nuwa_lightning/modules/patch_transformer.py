@@ -91,7 +91,7 @@ class PatchTransformer(nn.Module):
         self.num_codes, self.code_dim = num_codes, code_dim
         self.register_buffer("codes_KE", torch.zeros(num_codes, code_dim))
         self.embed = nn.Linear(code_dim, width)
-        self.near = NeighbourInput(code_dim, width) if size.neighbours else None
+        self.near = NeighbourInput(code_dim, width, past=self.sees_past) if size.neighbours else None
         # Large positions and offsets from the start: with small ones attention finds the left neighbour only.
         self.position = AxialPosition(*patch_size, width=width, std=0.5)
         self.begin = nn.Parameter(torch.randn(width) * 0.5)
@@ -125,6 +125,11 @@ class PatchTransformer(nn.Module):
     def patch_tokens(self) -> int:
         """Tokens of one patch, N."""
         return self.patch_size[0] * self.patch_size[1]
+
+    @property
+    def sees_past(self) -> bool:
+        """Whether its pool reaches into earlier frames."""
+        return self.embedding_extent[0] > 0
 
     @property
     def depth(self) -> int:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ from torch import Tensor
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.geometry import PatchGrid, PatchIndex
 from nuwa_lightning.text.base import TextEncoder
+
+_GOING_ON: Final = 2 / 3
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Conditions:
     Args:
         text_encoder: what turns captions into token states; None for a model without text.
         text_dropout: share of the samples that are trained without their text, for the sake of guidance.
-        known_share: share of the samples of which a part is given, for outpainting and inpainting.
+        known_share: share of the samples of which a part is given, for outpainting, inpainting and animation.
 
     Raises:
         UsageError: if a share is none.
@@ -58,7 +60,7 @@ class Conditions:
         if self.text_encoder is None:
             return None
         if "text" not in batch:
-            cure = "the model reads text and this data has none: use TokenDataModule with photos that have captions"
+            cure = "the model reads text and this data has none: use photos or films that have captions"
             raise UsageError("data", "no captions", cure)
         seen_BS = batch["text_seen"]
         if generator is not None and self.text_dropout:
@@ -88,9 +90,16 @@ def draw_known(grid: PatchGrid, generator: torch.Generator) -> frozenset[PatchIn
 
     Every rectangle is as likely as any other: given are one side, two that meet or face each other, three, a frame with
     a hole, a piece in the middle, a corner, ... in every frame of a film alike. Nothing is given in a single patch.
+
+    Of three films two are to be gone on with instead: the first frame is given, or the first few.
     """
+    assert grid.t is not None
     assert grid.y is not None
     assert grid.x is not None
+    if grid.t > 1 and bool(torch.rand((), generator=generator) < _GOING_ON):
+        first = bool(torch.rand((), generator=generator) < 0.5)
+        frames = 1 if first else int(torch.randint(1, grid.t, (), generator=generator))
+        return frozenset(patch for patch in grid if patch.t < frames)
     spans = (itertools.combinations(range(length + 1), 2) for length in (grid.y, grid.x))
     rectangles = [(*y, *x) for y, x in itertools.product(*spans) if (*y, *x) != (0, grid.y, 0, grid.x)]
     if not rectangles:

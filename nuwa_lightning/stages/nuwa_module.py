@@ -241,7 +241,8 @@ class NuwaInfinityModule(LightningModule):
         if hidden_BPN is None:
             return None
         hidden_BPN = hidden_BPN.to(near_BPNK.device)
-        own_NK = own_near(self.transformer.patch_size, self.token_order).to(near_BPNK.device)
+        model = self.transformer
+        own_NK = own_near(model.patch_size, self.token_order, past=model.sees_past).to(near_BPNK.device)
         gone_BPNK = hidden_BPN[:, :, own_NK.clamp_min(0)] & (own_NK != ABSENT)
         return Hidden(hidden_BPN, torch.where(gone_BPNK, ABSENT, near_BPNK))
 
@@ -447,5 +448,6 @@ class NuwaInfinityModule(LightningModule):
             self.tokenizer.fingerprint(),
             self.local_decoder,
             self.conditions.text_encoder,
+            max((shape[0] for shape in self._layouts), default=1),
         )
         save_generator(folder, generator)

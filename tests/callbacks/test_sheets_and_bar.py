@@ -16,7 +16,7 @@ from nuwa_lightning.callbacks.stage_bar import StageBar
 from nuwa_lightning.context import NearbyContextPool
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.export import load_generator
-from nuwa_lightning.generation.picture import sample_pictures
+from nuwa_lightning.generation.picture import sample_films, sample_pictures
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.geometry import PatchGrid
@@ -78,6 +78,25 @@ def test_the_sheet_shows_what_the_exported_model_makes_from_the_same_seeds(tmp_p
         with Image.open(path) as sheet:
             assert np.array_equal(np.asarray(sheet), expected)
     assert trainer.logger.experiment.images == [("samples", 3, expected.shape)]
+
+
+def test_a_sheet_of_films_has_a_row_of_frames_for_each(tmp_path, module):
+    trainer = fake_trainer(tmp_path)
+    SampleSheet(count=2, size=(1, 2), frames=3).draw(trainer, module)
+    sheet = np.asarray(Image.open(tmp_path / "samples.png"))
+    films = sample_films(module.renderer(Sampling(top_k=50)), module.tokenizer, grid=PatchGrid(3, 1, 2), seeds=range(2))
+    height, width = films[0][0].shape[:2]
+    rows = [np.concatenate(frames, axis=1) for frames in films]
+    assert np.array_equal(sheet, contact_sheet(rows))
+    assert sheet[:height, :width].tolist() == films[0][0].tolist()
+    for number, frames in enumerate(films):
+        (alone,) = sample_pictures(
+            module.renderer(Sampling(top_k=50)), module.tokenizer, grid=PatchGrid(1, 1, 2), seeds=[number]
+        )
+        assert len(frames) == 3
+        assert np.abs(frames[0].astype(int) - alone).max() <= 1
+    with pytest.raises(UsageError, match="at least 1"):
+        SampleSheet(frames=0)
 
 
 def test_it_is_drawn_first_early_and_then_now_and_again(tmp_path, module, monkeypatch):

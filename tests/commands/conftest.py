@@ -15,6 +15,7 @@ import yaml
 from PIL import Image
 
 from nuwa_lightning.cli import main
+from nuwa_lightning.writers import open_video_writer
 
 STAGE_1: dict[str, Any] = {
     "run": "one",
@@ -89,6 +90,30 @@ STAGE_2: dict[str, Any] = {
         ],
     },
 }
+STAGE_2_FILMS: dict[str, Any] = {
+    **STAGE_2,
+    "run": "films",
+    "model": {
+        "class_path": "NuwaInfinityModule",
+        "init_args": {
+            **STAGE_2["model"]["init_args"],
+            "context_pool": {"class_path": "NearbyContextPool", "init_args": {"extent": [2, 1, 1]}},
+            "conditions": {"known_share": 0.5},
+        },
+    },
+    "data": {
+        "class_path": "TokenClipsDataModule",
+        "init_args": {
+            "films": {"class_path": "FolderVideos", "init_args": {"root": "clips"}},
+            "cache": "cache",
+            "clips": {"fps": 8, "frames": 3, "short_side": 48},
+            "grid": [4, 4],
+            "batch_size": 2,
+            "steps_per_epoch": 4,
+        },
+    },
+    "trainer": STAGE_1["trainer"] | {"callbacks": []},
+}
 QUICK = ("--trainer.fast_dev_run", "true")
 
 
@@ -113,7 +138,7 @@ def lightning_may_warn() -> Iterator[None]:
 
 
 def write_recipes(folder: Path) -> None:
-    for name, recipe in (("one.yaml", STAGE_1), ("two.yaml", STAGE_2)):
+    for name, recipe in (("one.yaml", STAGE_1), ("two.yaml", STAGE_2), ("films.yaml", STAGE_2_FILMS)):
         (folder / name).write_text(yaml.safe_dump(recipe), encoding="utf-8")
 
 
@@ -135,6 +160,25 @@ def finished(tmp_path_factory, sample_photos) -> Path:
         assert main(["fit", "-c", "one.yaml"]) == 0
         assert main(["fit", "-c", "two.yaml"]) == 0
     return folder
+
+
+def write_clips(folder: Path, photos: dict[str, Any]) -> None:
+    """A window that moves over each photograph."""
+    folder.mkdir()
+    for name, pixels in photos.items():
+        with open_video_writer(folder / f"{Path(name).stem}.mp4", 64, 48, fps=8) as writer:
+            for n in range(7):
+                writer.append(pixels[40 : 40 + 48, 9 * n : 9 * n + 64])
+
+
+@pytest.fixture(scope="session")
+def filmed(finished: Path, sample_photos) -> Path:
+    """The same folder, with films and a run "films" of stage 2 trained on them; not to be changed."""
+    write_clips(finished / "clips", sample_photos)
+    with pytest.MonkeyPatch.context() as patch, lightning_may_warn():
+        patch.chdir(finished)
+        assert main(["fit", "-c", "films.yaml"]) == 0
+    return finished
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 from collections.abc import Callable
@@ -65,6 +66,16 @@ def generator(
 def test_pools_come_back(tmp_path, pool):
     save_generator(tmp_path / "model", generator(pool))
     assert load_generator(tmp_path / "model").pool == pool
+
+
+def test_the_length_of_training_samples_comes_back(tmp_path):
+    save_generator(tmp_path / "model", dataclasses.replace(generator(), frames=4))
+    assert load_generator(tmp_path / "model").frames == 4
+    _config(lambda c: c.pop("frames"))(tmp_path / "model")  # as written before there were films
+    assert load_generator(tmp_path / "model").frames == 1
+    _config(lambda c: c.update(frames="many"))(tmp_path / "model")
+    with pytest.raises(UsageError, match="is damaged"):
+        load_generator(tmp_path / "model")
 
 
 @pytest.mark.parametrize("direction", CONTROLLERS, ids=str)

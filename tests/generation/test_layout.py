@@ -20,7 +20,7 @@ from nuwa_lightning.generation.layout import (
     read_tokens,
 )
 from nuwa_lightning.geometry import VIEWS, ZETA, PatchGrid, PatchIndex, PatchOffset, View
-from nuwa_lightning.modules.neighbours import ABSENT, NEIGHBOURS
+from nuwa_lightning.modules.neighbours import ABSENT, NEIGHBOURS, PAST
 from nuwa_lightning.modules.position import RelativePatchEmbedding
 from nuwa_lightning.planning import ContextTable, walk
 
@@ -82,10 +82,40 @@ def test_neighbours_are_those_seen_on_the_turned_canvas(view, token_order, side,
     }
     for n, row in enumerate(near_sources(view, tuple(context), (side, side), token_order)):
         y, x = place[cells[n]]
-        for (dy, dx), source in zip(NEIGHBOURS, row, strict=True):
+        for (_, dy, dx), source in zip(NEIGHBOURS, row, strict=True):
             there = int(seen[y + dy, x + dx])
             allowed = there in visible or there in cells[:n]
             assert number(source) == (there if allowed else None)
+
+
+@pytest.mark.parametrize(("view", "token_order"), list(itertools.product(VIEWS, ORDERS)), ids=str)
+@pytest.mark.parametrize("side", [1, 2, 3])
+def test_neighbours_in_earlier_frames_are_those_seen_on_the_turned_canvases(view, token_order, side):
+    """Unique numbers on three frames of 5 x 5 patches, the pool gives some of them, all canvases are turned."""
+    size, corner = 5 * side, 2 * side
+    film = torch.arange(3 * size * size).view(3, size, size)
+    seen = torch.stack([turned(frame, view, token_order) for frame in film])
+    context = tuple(PatchOffset(t, y, x) for t, y, x in ((-1, 0, 0), (-1, 0, 1), (0, -1, 0), (-2, 0, 0), (-1, -1, -1)))
+    cells = patch_cells(view, (side, side), token_order)
+    here = {int(film[2, corner + y, corner + x]): n for n, (y, x) in enumerate(cells)}
+    place = {int(seen[2, y, x]): (y, x) for y in range(size) for x in range(size)}
+
+    def given(number: int) -> tuple[int, int] | None:
+        for c, o in enumerate(context):
+            top, left = corner + o.y * side, corner + o.x * side
+            inside = film[2 + o.t, top : top + side, left : left + side].flatten().tolist()
+            if number in inside:
+                return c, inside.index(number)
+        return None
+
+    for n, row in enumerate(near_sources(view, context, (side, side), token_order, past=True)):
+        y, x = place[int(film[2, corner + cells[n][0], corner + cells[n][1]])]
+        assert len(row) == len(NEIGHBOURS) + len(PAST)
+        for (dt, dy, dx), source in zip(PAST, row[len(NEIGHBOURS) :], strict=True):
+            number = int(seen[2 + dt, y + dy, x + dx])
+            assert number not in here
+            assert given(number) == (None if source is None else (source.context, source.cell))
+        assert row[: len(NEIGHBOURS)] == near_sources(view, context, (side, side), token_order)[n]
 
 
 @pytest.mark.parametrize(("view", "token_order"), list(itertools.product(VIEWS, ORDERS)), ids=str)

@@ -25,12 +25,14 @@ from nuwa_lightning.direction import (
 )
 from nuwa_lightning.generation.layout import lay_out
 from nuwa_lightning.generation.picture import sample_tokens
+from nuwa_lightning.generation.prompts import Prompts
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.geometry import PatchGrid, PatchIndex
 from nuwa_lightning.modules.patch_layer import TransformerSize
 from nuwa_lightning.modules.patch_transformer import PatchTransformer
 from nuwa_lightning.planning import walk
+from tests.text.letters import Letters
 
 POOLS: list[ContextPool] = [
     NearbyContextPool((0, 1, 1)),
@@ -68,7 +70,7 @@ def _float64() -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
 
 
-def build(pool: ContextPool, kv_heads: int, feed: str = "key") -> PatchTransformer:
+def build(pool: ContextPool, kv_heads: int, feed: str = "key", *, text_width: int = 0) -> PatchTransformer:
     torch.manual_seed(0)
     model = PatchTransformer(
         16,
@@ -76,6 +78,7 @@ def build(pool: ContextPool, kv_heads: int, feed: str = "key") -> PatchTransform
         patch_size=PATCH,
         embedding_extent=pool.embedding_extent,
         size=TransformerSize(16, 2, heads=4, kv_heads=kv_heads, position_feed=feed, layer_scale=1.0),  # type: ignore[arg-type]
+        text_width=text_width,
     )
     model.set_codes(torch.randn(16, 4))
     for layer in model.layers:
@@ -91,13 +94,15 @@ def max_difference(
     order: str = "mirrored",
     known: dict[PatchIndex, Tensor] | None = None,
     max_rows: int = 64,
+    texts: tuple[str, str] | None = None,
 ) -> float:
     """Generate two canvases, recording logits; score the same tokens jointly; return the largest difference."""
+    prompts = Prompts.for_canvases(model, Letters().states, texts) if texts else None
     recorder = Recorder()
     renderer = InfiniteRenderer(model, pool, direction, order, recorder, max_rows)  # type: ignore[arg-type]
     placed: list[tuple[PatchIndex, int]] = []
     tokens = torch.zeros(2, 2, 6, 6, dtype=torch.long)
-    for done in renderer.render(GRID, seeds=[5, 6], known=known):
+    for done in renderer.render(GRID, seeds=[5, 6], known=known, prompts=prompts):
         t, y, x = done.patch
         tokens[:, t, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2] = done.tokens_BYX
         if not done.known:
@@ -114,7 +119,8 @@ def max_difference(
     tokens_BPN = tokens.flatten(1)[:, layout.index_PN]
     flat = torch.cat([tokens.flatten(1), torch.full((2, 1), -1)], dim=1)
     near = flat[:, layout.near_PNK]
-    joint = model(tokens_BPN, layout.view_P.expand(2, -1), near_BPNK=near, groups=layout.groups)
+    read = None if prompts is None else prompts.rows([PatchIndex(0, 0, 0)])
+    joint = model(tokens_BPN, layout.view_P.expand(2, -1), near_BPNK=near, groups=layout.groups, text=read)
     number = {step.patch: n for n, step in enumerate(plan)}
     calls = iter(recorder.calls)
     worst, at = 0.0, 0
@@ -148,6 +154,27 @@ def test_known_patches_anywhere(pool: ContextPool) -> None:
     assert max_difference(build(pool, 2), pool, direction=direction, known=known) < 1e-9
 
 
+FILM_POOLS: list[ContextPool] = [NearbyContextPool((3, 1, 1)), NearbyContextPool((3, 2, 2)), FullContextPool((2, 1, 1))]
+
+
+@pytest.mark.parametrize("pool", FILM_POOLS, ids=str)
+@pytest.mark.parametrize("direction", DIRECTIONS, ids=str)
+def test_a_film_with_a_text_that_begins_with_given_frames(pool: ContextPool, direction: DirectionController) -> None:
+    """The extents of the paper for animation and for text to video; the first frame is given, or parts of both."""
+    model = build(pool, 2, text_width=Letters().width)
+    torch.nn.init.normal_(model.head.weight)
+    for known in (
+        {PatchIndex(0, y, x): torch.randint(0, 16, (2, 2, 2)) for y in range(3) for x in range(3)},
+        {PatchIndex(t, 1, x): torch.randint(0, 16, (2, 2, 2)) for t, x in ((0, 0), (0, 2), (1, 1))},
+        None,
+    ):
+        for rows in (1, 64):
+            difference = max_difference(
+                model, pool, direction=direction, known=known, max_rows=rows, texts=("lake", "")
+            )
+            assert difference < 1e-9
+
+
 def test_waves_change_nothing() -> None:
     pool, direction = NearbyContextPool((0, 1, 1)), ArbitraryDirectionController("zeta")
     model = build(pool, 2)
@@ -160,6 +187,20 @@ def test_waves_change_nothing() -> None:
     assert torch.equal(canvases[0], canvases[2])
     alone = sample_tokens(InfiniteRenderer(model, pool, direction), grid, seeds=[2])
     assert torch.equal(alone[0], canvases[0][1])
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS[3:], ids=str)
+@pytest.mark.parametrize("given", [False, True], ids=["from nothing", "animated"])
+def test_live_set_does_not_grow_with_the_number_of_frames(direction: DirectionController, given: bool) -> None:
+    pool = NearbyContextPool((3, 1, 1))
+    model = build(pool, 1)
+    first = {PatchIndex(0, y, x): torch.zeros(1, 2, 2, dtype=torch.long) for y in range(2) for x in range(3)}
+    peaks = []
+    for frames in (10, 30):
+        renderer = InfiniteRenderer(model, pool, direction, max_rows=8)
+        film = renderer.render(PatchGrid(frames, 2, 3), seeds=[0], known=first if given else None)
+        peaks.append(max(done.live for done in film))
+    assert peaks[0] == peaks[1]
 
 
 def test_live_set_does_not_grow_with_the_width() -> None:

@@ -54,8 +54,20 @@ def test_every_combination_of_sides_comes_up() -> None:
 def test_frames_are_given_alike_and_a_single_patch_never() -> None:
     generator = torch.Generator().manual_seed(1)
     assert draw_known(PatchGrid(1, 1, 1), generator) == frozenset()
-    known = draw_known(PatchGrid(2, 2, 2), generator)
-    assert {patch.shifted((1, 0, 0)) for patch in known if patch.t == 0} == {p for p in known if p.t == 1}
+    grid, begun, alike = PatchGrid(4, 2, 2), [], 0
+    for _ in range(300):
+        known = draw_known(grid, generator)
+        assert 0 < len(known) < grid.size
+        places = [frozenset((p.y, p.x) for p in known if p.t == t) for t in range(4)]
+        if len(places[0]) == 4:  # whole frames from the first one on, the film is gone on with
+            begun.append(sum(map(bool, places)))
+            assert places == [places[0]] * begun[-1] + [frozenset()] * (4 - begun[-1])
+        else:
+            assert len(set(places)) == 1
+            alike += 1
+    assert set(begun) == {1, 2, 3}
+    assert begun.count(1) > len(begun) / 2
+    assert 60 < alike < 140
 
 
 def test_given_tokens_are_no_targets() -> None:

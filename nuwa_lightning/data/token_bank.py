@@ -1,0 +1,260 @@
+"""Grids of tokens on disk: pictures, or films between two cuts, encoded once (ours).
+
+Training stage 2 from the bank costs no encoding. A bank appears whole or not at all; one broken off goes on where it
+was: what is finished waits in a folder ending in ``.part``.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol, final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from nuwa_lightning.atomic import atomic_folder, atomic_write, write_json
+from nuwa_lightning.data.folders import locked
+from nuwa_lightning.data.photos import Split
+from nuwa_lightning.errors import UsageError
+
+# Legend: T frames, Y, X tokens (of tokens) or pixels (of images) along the axes; B, 1 and 3: pictures, one, colours.
+
+Tokens = npt.NDArray[np.integer[Any]]
+
+Encode = Callable[[torch.Tensor], torch.Tensor]
+"""image_B3YX in [-1, 1], sides multiples of the tokenizer's factor -> tokens_BYX (integers)."""
+
+
+class TokenizerLike(Protocol):
+    """What the bank needs of a tokenizer."""
+
+    @property
+    def factor(self) -> int:
+        """Pixels per token along a side."""
+
+    @property
+    def num_codes(self) -> int:
+        """Number of different tokens."""
+
+    def encode(self, image_B3YX: torch.Tensor, /) -> torch.Tensor:
+        """Return tokens_BYX."""
+
+    def fingerprint(self) -> str:
+        """Return a text that changes with the weights."""
+
+
+@dataclass(frozen=True)
+class BankEntry:
+    """One grid: of what, how it was made, where its tokens start in the file, and its shape in tokens.
+
+    Attributes:
+        photo: place of the picture or film in the bank.
+        short_side: length of its shorter side in pixels.
+        flip: whether it is the left-right mirror image.
+        phase: number of the sub-token shift.
+        start: where its tokens start.
+        y: rows.
+        x: columns.
+        first: number of its first frame in the film.
+        frames: how many frames follow without a cut; 1 for a picture.
+    """
+
+    photo: int
+    short_side: int
+    flip: bool
+    phase: int
+    start: int
+    y: int
+    x: int
+    first: int = 0
+    frames: int = 1
+
+    @property
+    def size(self) -> int:
+        """How many tokens it has."""
+        return self.frames * self.y * self.x
+
+
+class BankItem(Protocol):
+    """A picture or a film that is to be encoded."""
+
+    @property
+    def key(self) -> str:
+        """Its name, unique in the bank."""
+
+    @property
+    def split(self) -> Split:
+        """Which side it is on."""
+
+    @property
+    def content(self) -> str:
+        """A hash of the file."""
+
+    def plan(self, place: int, start: int) -> list[BankEntry]:
+        """Return its entries in the order in which they are encoded, given its place and where its tokens start."""
+
+    def encoded(self, entry: BankEntry, encode: Encode) -> torch.Tensor:
+        """Return the tokens_TYX of one of them."""
+
+
+@final
+class TokenBank:
+    """Token grids of pictures or films, mapped from disk.
+
+    Args:
+        folder: a folder that :func:`build_bank` made.
+
+    Raises:
+        UsageError: if it is not one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            data = json.loads((folder / "index.json").read_text("utf-8"))
+            self.num_codes: int = data["num_codes"]
+            self.fingerprint: str = data["fingerprint"]
+            self.keys: list[str] = [photo["key"] for photo in data["photos"]]
+            self.splits: list[Split] = [photo["split"] for photo in data["photos"]]
+            self.skipped: list[str] = data["skipped"]
+            self.entries = [BankEntry(**entry) for entry in data["entries"]]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UsageError("token bank", folder, "damaged; delete the folder, it is built anew") from error
+
+    @functools.cached_property
+    def _flat(self) -> Tokens:
+        mapped: Tokens = np.load(self.folder / "tokens.npy", mmap_mode="r", allow_pickle=False)
+        return mapped
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the mapped file out, so that loading processes map it themselves."""
+        return {name: value for name, value in self.__dict__.items() if name != "_flat"}
+
+    def __len__(self) -> int:
+        """Return the number of tokens in all grids."""
+        return int(self._flat.shape[0])
+
+    def tokens(self, entry: BankEntry) -> Tokens:
+        """Return the tokens of ``entry`` as (T, Y, X), not copied."""
+        found: Tokens = self._flat[entry.start : entry.start + entry.size].reshape(entry.frames, entry.y, entry.x)
+        return found
+
+    def grid(self, entry: BankEntry) -> Tokens:
+        """Return those of its first frame as (Y, X), not copied."""
+        first: Tokens = self.tokens(entry)[0]
+        return first
+
+
+def build_bank(
+    folder: Path,
+    items: Callable[[], tuple[Sequence[BankItem], Sequence[str]]],
+    tokenizer: TokenizerLike,
+    *,
+    about: Mapping[str, Any],
+    encode: Encode | None = None,
+    progress: bool = True,
+) -> TokenBank:
+    """Return the bank in ``folder``, encoding what is not on disk yet.
+
+    Args:
+        folder: its name should depend on everything that decides what is in it.
+        items: called if there is something to do; returns what is to be encoded, and what cannot be.
+        tokenizer: gives factor, number of codes, fingerprint and, if ``encode`` is None, the encoder.
+        about: plain JSON that is kept with it.
+        encode: the encoder, such as one that works tile by tile.
+        progress: show a bar.
+
+    Raises:
+        ValueError: if the encoder returns tokens of a wrong shape or outside ``[0, num_codes)``.
+    """
+    part = folder.with_name(folder.name + ".part")
+    if not (folder / "index.json").is_file():
+        with locked(part):
+            if not (folder / "index.json").is_file():
+                found, skipped = items()
+                entries = _encode_all(found, part, tokenizer, encode or tokenizer.encode, progress)
+                _join(folder, part, found, entries, tokenizer, {**about, "skipped": list(skipped)})
+        shutil.rmtree(part, ignore_errors=True)
+    return TokenBank(folder)
+
+
+def _encode_all(
+    items: Sequence[BankItem], part: Path, tokenizer: TokenizerLike, encode: Encode, progress: bool
+) -> list[BankEntry]:
+    from tqdm.auto import tqdm
+
+    entries: list[BankEntry] = []
+    start = 0
+    for place, item in enumerate(tqdm(items, desc="encoding", unit="file", disable=None if progress else True)):
+        planned = item.plan(place, start)
+        start += sum(entry.size for entry in planned)
+        entries += planned
+        shard = part / f"{place:06d}.npy"
+        if not _is_shard(shard, planned, _dtype(tokenizer.num_codes)):
+            tokens = [_checked(item.encoded(entry, encode), entry, tokenizer) for entry in planned]
+            with atomic_write(shard) as partial:
+                np.save(partial, np.concatenate(tokens), allow_pickle=False)
+    return entries
+
+
+def _join(
+    folder: Path,
+    part: Path,
+    items: Sequence[BankItem],
+    entries: Sequence[BankEntry],
+    tokenizer: TokenizerLike,
+    about: Mapping[str, Any],
+) -> None:
+    with atomic_folder(folder, overwrite=True) as partial:
+        flat = np.lib.format.open_memmap(
+            partial / "tokens.npy",
+            mode="w+",
+            dtype=_dtype(tokenizer.num_codes),
+            shape=(sum(entry.size for entry in entries),),
+        )
+        at = 0
+        for place in range(len(items)):
+            tokens = np.load(part / f"{place:06d}.npy", allow_pickle=False)
+            flat[at : at + len(tokens)] = tokens
+            at += len(tokens)
+        flat.flush()
+        del flat
+        index = {
+            **about,
+            "fingerprint": tokenizer.fingerprint(),
+            "factor": tokenizer.factor,
+            "num_codes": tokenizer.num_codes,
+            "photos": [{"key": item.key, "split": item.split, "content": item.content} for item in items],
+            "entries": [asdict(entry) for entry in entries],
+        }
+        write_json(partial / "index.json", index)
+
+
+def _dtype(num_codes: int) -> npt.DTypeLike:
+    return np.uint16 if num_codes <= 65536 else np.int32
+
+
+def _is_shard(path: Path, planned: Sequence[BankEntry], dtype: npt.DTypeLike) -> bool:
+    """Say whether ``path`` holds the tokens of ``planned``, left by a build that was broken off."""
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError):
+        return False
+    return bool(found.dtype == dtype and found.shape == (sum(entry.size for entry in planned),))
+
+
+def _checked(tokens_TYX: torch.Tensor, entry: BankEntry, tokenizer: TokenizerLike) -> Tokens:
+    found_TYX = tokens_TYX.cpu().numpy()
+    if found_TYX.shape != (entry.frames, entry.y, entry.x):
+        shape = (entry.frames, entry.y, entry.x)
+        raise ValueError(f"encoding gave tokens {found_TYX.shape}, not {shape}, factor {tokenizer.factor}")
+    if found_TYX.min() < 0 or found_TYX.max() >= tokenizer.num_codes:
+        raise ValueError(f"token {found_TYX.max()} is not below num_codes={tokenizer.num_codes}")
+    flat: Tokens = found_TYX.astype(_dtype(tokenizer.num_codes)).ravel()
+    return flat

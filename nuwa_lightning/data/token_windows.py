@@ -1,0 +1,365 @@
+"""Random windows of token grids, for stage 2: what data modules of photos and of films have in common.
+
+Batches are dicts: ``tokens`` int64 (B, T, Y, X) and ``index`` int64 (B), the place of the photo or film in the bank.
+With a text encoder attached also ``text`` float32 (B, S, E), the token states of the captions, and ``text_seen`` bool
+(B, S), which of these are there.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, final
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from nuwa_lightning.data.folders import cache_folder
+from nuwa_lightning.data.photos import Split
+from nuwa_lightning.data.streams import (
+    Batch,
+    BatchStream,
+    check_loading,
+    generator,
+    photo_of_sample,
+    rank_and_world,
+    resume_note,
+    trainer_position,
+)
+from nuwa_lightning.data.token_bank import BankEntry, Encode, TokenBank, TokenizerLike, Tokens
+from nuwa_lightning.errors import UsageError
+
+# Legend: B windows of a batch, T frames, Y, X tokens along the axes.
+
+_LOG = logging.getLogger(__name__)
+
+
+class TextsLike(Protocol):
+    """Encoded captions."""
+
+    def batch(self, captions: Sequence[str], /) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return token states (B, S, E) of captions side by side, and which tokens are there (B, S)."""
+
+
+class TextEncoderLike(Protocol):
+    """What is needed of a text encoder."""
+
+    def bank(self, captions: Sequence[str], cache: Path, /) -> TextsLike:
+        """Return captions encoded, each once, kept in the folder ``cache``."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """The shape of a window.
+
+    Attributes:
+        frames: how many; 1 of photos.
+        y: rows of tokens.
+        x: columns of tokens.
+        stride: take every so manieth frame.
+    """
+
+    frames: int
+    y: int
+    x: int
+    stride: int = 1
+
+    @property
+    def reach(self) -> int:
+        """How many frames it spans."""
+        return (self.frames - 1) * self.stride + 1
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Along ``(t, y, x)``, in tokens."""
+        return self.frames, self.y, self.x
+
+    def fits(self, entry: BankEntry) -> bool:
+        """Say whether a grid is as large as this."""
+        return entry.frames >= self.reach and entry.y >= self.y and entry.x >= self.x
+
+    def cut(self, tokens_TYX: Tokens, t: int, y: int, x: int) -> Tokens:
+        """Return the window whose first token lies at ``(t, y, x)``."""
+        return tokens_TYX[t : t + self.reach : self.stride, y : y + self.y, x : x + self.x]
+
+
+class TokenWindowsModule(LightningDataModule, ABC):
+    """Windows of token grids: at random for training, fixed for validation.
+
+    It can be made before the tokenizer exists; `attach_tokenizer` must have been called when the first loader is asked
+    for, by the module's ``setup`` at the latest. Batch ``n`` is a pure function of (seed, n), as in `ImageDataModule`.
+
+    Args:
+        window: what is cut.
+        batch_size: windows in a batch, per process.
+        steps_per_epoch: batches in an epoch.
+        num_workers: processes that cut windows ahead.
+        seed: of the order and the windows.
+        cache: cache folder; see `nuwa_lightning.data.folders.cache_folder`.
+
+    Raises:
+        UsageError: if an option makes no sense.
+    """
+
+    def __init__(
+        self, window: Window, *, batch_size: int, steps_per_epoch: int, num_workers: int, seed: int, cache: str | None
+    ) -> None:
+        super().__init__()
+        check_loading(batch_size, steps_per_epoch, num_workers)
+        if min(window.y, window.x) < 1:
+            raise UsageError("data.grid", [window.y, window.x], "give 1 token or more along each axis")
+        self.window = window
+        self.batch_size = batch_size
+        self.steps_per_epoch = steps_per_epoch
+        self.num_workers = num_workers
+        self.seed = seed
+        self.cache = cache
+        self._tokenizer: TokenizerLike | None = None
+        self._encode: Encode | None = None
+        self._bank: TokenBank | None = None
+        self._text_encoder: TextEncoderLike | None = None
+        self._texts: _Captions | None = None
+        self._stored: dict[str, Any] = {}
+
+    @abstractmethod
+    def prepare_source(self) -> None:
+        """Do what needs the network or much time, once, without the tokenizer."""
+
+    @abstractmethod
+    def open_bank(self, tokenizer: TokenizerLike, encode: Encode | None) -> TokenBank:
+        """Return the token bank, built if it is not there.
+
+        Raises:
+            UsageError: if nothing can be used.
+        """
+
+    @abstractmethod
+    def captions_by_key(self) -> Mapping[str, str]:
+        """Return the caption of each photo or film, "" for none."""
+
+    @abstractmethod
+    def source_option(self) -> tuple[str, str]:
+        """Return the option that says where the data lies, and its value, for messages."""
+
+    @abstractmethod
+    def source_record(self) -> dict[str, object]:
+        """Return what a run's record should say about the source."""
+
+    @abstractmethod
+    def too_small(self, factor: int) -> UsageError:
+        """Return what to raise if no grid is as large as a window."""
+
+    @final
+    def attach_tokenizer(self, tokenizer: TokenizerLike, *, encode: Encode | None = None) -> None:
+        """Say which tokenizer writes the tokens.
+
+        Args:
+            tokenizer: the tokenizer, with its final weights.
+            encode: how to encode an image_B3YX of any size, if not by ``tokenizer.encode``.
+        """
+        self._tokenizer = tokenizer
+        self._encode = encode
+        self._bank = None
+
+    @final
+    def attach_text_encoder(self, encoder: TextEncoderLike) -> None:
+        """Let batches carry the encoded captions; what has none is left out."""
+        self._text_encoder = encoder
+        self._texts = None
+
+    @property
+    def captions(self) -> _Captions | None:
+        """The captions of what is in the bank, encoded; None without a text encoder.
+
+        Raises:
+            UsageError: if nothing has a caption.
+        """
+        if self._texts is None and self._text_encoder is not None:
+            by_key = self.captions_by_key()
+            captions = [by_key.get(key, "") for key in self.bank.keys]
+            without = [key for key, caption in zip(self.bank.keys, captions, strict=True) if not caption]
+            if len(without) == len(captions):
+                option, value = self.source_option()
+                cure = "nothing has a caption: put NAME.txt beside each file, or a captions file (docs/captions.md)"
+                raise UsageError(option, value, cure)
+            if without:
+                named = ", ".join(without[:5]) + (", ..." if len(without) > 5 else "")
+                _LOG.warning("leaving out %d of %d files without a caption: %s", len(without), len(captions), named)
+            texts = self._text_encoder.bank(captions, cache_folder(self.cache))
+            self._texts = _Captions(tuple(captions), texts)
+        return self._texts
+
+    @property
+    def bank(self) -> TokenBank:
+        """The token bank, built when first asked for.
+
+        Raises:
+            UsageError: if no tokenizer is attached or nothing can be used.
+        """
+        if self._bank is None:
+            if self._tokenizer is None:
+                raise UsageError("model.tokenizer", None, "name a trained tokenizer, its tokens are what is learned")
+            self.prepare_source()
+            self._bank = self.open_bank(self._tokenizer, self._encode)
+            note = resume_note(self._stored, self._state(self._bank))
+            if note:
+                _LOG.warning(note)
+        return self._bank
+
+    def prepare_data(self) -> None:
+        """Fetch the data and, if the tokenizer is there already, encode it; called on one process only."""
+        self.prepare_source()
+        if self._tokenizer is not None:
+            _ = self.bank
+
+    def train_dataloader(self) -> BatchStream:
+        """Return the stream of training batches, from the trainer's position on.
+
+        Raises:
+            UsageError: if no tokenizer is attached or nothing is as large as a window.
+        """
+        rank, world = rank_and_world(self)
+        choices = self._fitting("train")
+        if not choices:
+            raise self.too_small(self._tokenizer.factor if self._tokenizer else 1)
+        maker = _TrainWindows(self.bank, choices, self.window, self.batch_size, self.seed, rank, world, self.captions)
+        return BatchStream(
+            maker,
+            length=self.steps_per_epoch,
+            position=lambda: trainer_position(self),
+            num_workers=self.num_workers,
+        )
+
+    def val_dataloader(self) -> list[DataLoader[Batch]]:
+        """Return one loader over all windows that tile the held-out grids, in fixed order; none if none is held out."""
+        windows = _FixedWindows(self.bank, [entry for some in self._fitting("val") for entry in some], self.window)
+        if not len(windows):
+            return []
+        collate = _Collate(self.captions)
+        return [DataLoader(windows, batch_size=self.batch_size, num_workers=self.num_workers, collate_fn=collate)]
+
+    def test_dataloader(self) -> list[DataLoader[Batch]]:
+        """Return the validation loader."""
+        return self.val_dataloader()
+
+    def record(self) -> dict[str, object]:
+        """Return what a run's record should say about its data."""
+        known: dict[str, object] = {"tokens": len(self.bank), "skipped": self.bank.skipped} if self._bank else {}
+        return {**self.source_record(), **known}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps: enough to notice that the data changed."""
+        return self._state(self.bank)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Remember a checkpoint's data for comparison when the bank is opened."""
+        self._stored = state_dict
+
+    def _state(self, bank: TokenBank) -> dict[str, Any]:
+        grid = [self.window.y, self.window.x]
+        return {"bank": bank.folder.name, "seed": self.seed, "batch_size": self.batch_size, "grid": grid}
+
+    def _fitting(self, split: Split) -> list[list[BankEntry]]:
+        """Return the grids of ``split`` that are at least one window large, by photo or film."""
+        found: dict[int, list[BankEntry]] = {}
+        captions = self.captions
+        for entry in self.bank.entries:
+            if captions is not None and not captions.of_photo[entry.photo]:
+                continue
+            if self.bank.splits[entry.photo] == split and self.window.fits(entry):
+                found.setdefault(entry.photo, []).append(entry)
+        return list(found.values())
+
+
+@final
+@dataclass(frozen=True)
+class _Captions:
+    """The captions of what is in a bank, by its place there, and their token states."""
+
+    of_photo: tuple[str, ...]
+    texts: TextsLike
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """Return what a batch of these carries of text."""
+        text_BSE, seen_BS = self.texts.batch([self.of_photo[index] for index in indices])
+        return {"text": text_BSE, "text_seen": seen_BS}
+
+
+@final
+@dataclass(frozen=True)
+class _Collate:
+    """Puts fixed windows side by side, with their texts."""
+
+    captions: _Captions | None
+
+    def __call__(self, samples: list[dict[str, Any]]) -> Batch:
+        batch: Batch = default_collate(samples)
+        return batch if self.captions is None else {**batch, **self.captions.batch(batch["index"].tolist())}
+
+
+@final
+@dataclass(frozen=True)
+class _TrainWindows:
+    """Random windows; batch ``step`` is a pure function of the fields and ``step``."""
+
+    bank: TokenBank
+    choices: list[list[BankEntry]]
+    window: Window
+    batch_size: int
+    seed: int
+    rank: int
+    world: int
+    captions: _Captions | None = None
+
+    def batch(self, step: int) -> Batch:
+        """See `BatchMaker.batch`."""
+        first = (step * self.world + self.rank) * self.batch_size
+        made = [self._window(first + place) for place in range(self.batch_size)]
+        tokens_BTYX = np.stack([window_TYX for window_TYX, _ in made]).astype(np.int64)
+        indices = [index for _, index in made]
+        batch = {"tokens": torch.from_numpy(tokens_BTYX), "index": torch.tensor(indices)}
+        return batch if self.captions is None else {**batch, **self.captions.batch(indices)}
+
+    def _window(self, sample: int) -> tuple[Tokens, int]:
+        random = generator(self.seed, 2, sample)
+        choices = self.choices[photo_of_sample(self.seed, sample, len(self.choices))]
+        entry = choices[int(random.integers(len(choices)))]
+        y = int(random.integers(entry.y - self.window.y + 1))
+        x = int(random.integers(entry.x - self.window.x + 1))
+        t = int(random.integers(entry.frames - self.window.reach + 1))
+        return self.window.cut(self.bank.tokens(entry), t, y, x), entry.photo
+
+
+@final
+class _FixedWindows(Dataset[Batch]):
+    """As many windows as fit side by side and one after another, centred on each grid."""
+
+    def __init__(self, bank: TokenBank, entries: list[BankEntry], window: Window) -> None:
+        self._bank = bank
+        self._window = window
+        self._places = [
+            (entry, t, y, x)
+            for entry in entries
+            for t in tiles(entry.frames, window.reach)
+            for y in tiles(entry.y, window.y)
+            for x in tiles(entry.x, window.x)
+        ]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        entry, t, y, x = self._places[place]
+        window_TYX = self._window.cut(self._bank.tokens(entry), t, y, x).astype(np.int64)
+        return {"tokens": torch.from_numpy(window_TYX), "index": entry.photo}
+
+
+def tiles(length: int, size: int) -> range:
+    """Return where stretches of ``size`` begin that lie side by side at the centre of ``length``."""
+    first = length % size // 2
+    return range(first, length - size + 1, size)
