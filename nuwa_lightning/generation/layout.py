@@ -16,7 +16,7 @@ from torch import Tensor
 from nuwa_lightning.context.base import ContextPool
 from nuwa_lightning.direction.base import Step
 from nuwa_lightning.geometry import ZETA, PatchGrid, PatchIndex, PatchOffset, View
-from nuwa_lightning.modules.neighbours import ABSENT, neighbours
+from nuwa_lightning.modules.neighbours import ABSENT, NEIGHBOURS, Neighbour
 from nuwa_lightning.modules.patch_transformer import ContextGroup
 from nuwa_lightning.modules.position import RelativePatchEmbedding
 from nuwa_lightning.planning import ContextTable, PlannedStep, TokenOrder, walk
@@ -60,7 +60,7 @@ def near_sources(
     patch_size: tuple[int, int],
     token_order: TokenOrder,
     *,
-    past: bool = False,
+    neighbours: tuple[Neighbour, ...] = NEIGHBOURS,
 ) -> tuple[tuple[NearSource | None, ...], ...]:
     """Return for each of N tokens in writing order the sources of its K neighbours.
 
@@ -69,7 +69,7 @@ def near_sources(
         context: offsets, on the canvas, of the patches that the pool selected.
         patch_size: rows and columns.
         token_order: how patches are written.
-        past: whether there are neighbours in earlier frames.
+        neighbours: of the model.
     """
     rows, columns = patch_size
     cells = patch_cells(view, patch_size, token_order)
@@ -90,7 +90,7 @@ def near_sources(
             return NearSource(known[patch], cell[0] * columns + cell[1])
         return None
 
-    return tuple(tuple(source(n, *there) for there in neighbours(past)) for n in range(len(cells)))
+    return tuple(tuple(source(n, *there) for there in neighbours) for n in range(len(cells)))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -100,13 +100,13 @@ def near_places(
     patch_size: tuple[int, int],
     token_order: TokenOrder,
     *,
-    past: bool = False,
+    neighbours: tuple[Neighbour, ...] = NEIGHBOURS,
 ) -> tuple[Tensor, Tensor]:
     """Return :func:`near_sources` as two tensors ``[N, K]``, ``ABSENT`` where the other one or neither holds.
 
     The first gives places in writing order in the patch itself, the second ``context * N + cell`` in its context.
     """
-    sources = near_sources(view, context, patch_size, token_order, past=past)
+    sources = near_sources(view, context, patch_size, token_order, neighbours=neighbours)
     cells = patch_size[0] * patch_size[1]
     own = [[s.cell if s and s.context is None else ABSENT for s in row] for row in sources]
     there = [[s.context * cells + s.cell if s and s.context is not None else ABSENT for s in row] for row in sources]
@@ -147,8 +147,9 @@ def lay_out(
     patch_size: tuple[int, int],
     embedding: RelativePatchEmbedding,
     token_order: TokenOrder,
+    neighbours: tuple[Neighbour, ...] = NEIGHBOURS,
 ) -> PlanLayout:
-    """Turn a finite plan into tensors."""
+    """Turn a finite plan into tensors; ``neighbours`` and ``embedding`` are those of the model."""
     steps = list(plan)
     table = ContextTable.from_walk(walk(steps, pool, grid, token_order=token_order))
     rows, columns = patch_size
@@ -166,7 +167,7 @@ def lay_out(
         own = [base(step.patch) + y * width + x for y, x in cells]
         index_PN.append(own)
         seen = [steps[n].patch for n in planned.context]
-        sources = near_sources(step.view, planned.places, patch_size, token_order, past=embedding.extent[0] > 0)
+        sources = near_sources(step.view, planned.places, patch_size, token_order, neighbours=neighbours)
         near_PNK.append(
             [
                 [

@@ -222,7 +222,7 @@ class Rendering:
                 canvases=B,
                 patch_size=self._renderer.model.patch_size,
                 token_order=self._renderer.token_order,
-                past=self._renderer.model.sees_past,
+                neighbours=self._renderer.model.neighbours,
             ),
             given=self._given(steps),
             halves=halves,

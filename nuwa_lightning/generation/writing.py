@@ -16,7 +16,7 @@ from torch import Tensor
 from nuwa_lightning.generation.layout import near_places
 from nuwa_lightning.generation.prompts import Prompts
 from nuwa_lightning.geometry import OMEGA
-from nuwa_lightning.modules.neighbours import ABSENT, neighbours
+from nuwa_lightning.modules.neighbours import ABSENT, NEIGHBOURS, Neighbour
 from nuwa_lightning.modules.patch_states import PatchStates, RowBatch
 from nuwa_lightning.planning import PlannedStep, TokenOrder
 
@@ -43,9 +43,9 @@ class PatchWriter:
         R, N, K = near.shape
         self._given_RN = given.to(device)
         self._partly = bool((given != ABSENT).any())
-        size, past = rows.model.model.patch_size, rows.model.model.sees_past
-        self._own_NK = own_near(size, token_order, past=past).to(device)
-        self._readers = [p.to(device) for p in readers(size, token_order, past=past)]
+        size, neighbours = rows.model.model.patch_size, rows.model.model.neighbours
+        self._own_NK = own_near(size, token_order, neighbours).to(device)
+        self._readers = [p.to(device) for p in readers(size, token_order, neighbours)]
         self.tokens_RN = self._given_RN.clone()
         """What is written, ``ABSENT`` where nothing is yet."""
         self._inputs_RLJ = torch.full((R, N + 1, K + 1), ABSENT, device=device)
@@ -150,16 +150,20 @@ class Halves:
 
 
 @functools.lru_cache(maxsize=64)
-def own_near(patch_size: tuple[int, int], token_order: TokenOrder, *, past: bool = False) -> Tensor:
+def own_near(
+    patch_size: tuple[int, int], token_order: TokenOrder, neighbours: tuple[Neighbour, ...] = NEIGHBOURS
+) -> Tensor:
     """Return the places of a token's neighbours in its own patch ``[N, K]``, else ``ABSENT``: alike in every view."""
-    return near_places(OMEGA, (), patch_size, token_order, past=past)[0]
+    return near_places(OMEGA, (), patch_size, token_order, neighbours=neighbours)[0]
 
 
 @functools.lru_cache(maxsize=64)
-def readers(patch_size: tuple[int, int], token_order: TokenOrder, *, past: bool = False) -> tuple[Tensor, ...]:
+def readers(
+    patch_size: tuple[int, int], token_order: TokenOrder, neighbours: tuple[Neighbour, ...] = NEIGHBOURS
+) -> tuple[Tensor, ...]:
     """Return for each place which of the flattened inputs ``[L * J]`` the token there goes to."""
-    own_NK = own_near(patch_size, token_order, past=past)
-    J = len(neighbours(past)) + 1
+    own_NK = own_near(patch_size, token_order, neighbours)
+    J = len(neighbours) + 1
     found: list[list[int]] = [[(place + 1) * J] for place in range(len(own_NK))]
     for position, sources in enumerate(own_NK.tolist()):
         for k, place in enumerate(sources):
@@ -175,7 +179,7 @@ def near_in_context(
     canvases: int,
     patch_size: tuple[int, int],
     token_order: TokenOrder,
-    past: bool = False,
+    neighbours: tuple[Neighbour, ...] = NEIGHBOURS,
 ) -> Tensor:
     """Return the neighbours ``[R, N, K]`` of the tokens of a wave that lie in context patches, else ``ABSENT``.
 
@@ -185,12 +189,12 @@ def near_in_context(
         canvases: B.
         patch_size: rows and columns.
         token_order: as in training.
-        past: whether there are neighbours in earlier frames.
+        neighbours: of the model.
     """
     cells = patch_size[0] * patch_size[1]
     found = []
     for planned in steps:
-        _, place_NK = near_places(planned.step.view, planned.places, patch_size, token_order, past=past)
+        _, place_NK = near_places(planned.step.view, planned.places, patch_size, token_order, neighbours=neighbours)
         # One more place holds ABSENT, which is where a negative index points.
         tokens_BS = torch.full((canvases, len(planned.context) * cells + 1), ABSENT)
         for c, number in enumerate(planned.context):

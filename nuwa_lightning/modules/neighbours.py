@@ -36,13 +36,19 @@ PAST: Final[tuple[Neighbour, ...]] = (
 """In the frames before: what was here, and what may have moved here; for models whose pool reaches backwards."""
 
 
-def neighbours(past: bool) -> tuple[Neighbour, ...]:
+AHEAD: Final[tuple[Neighbour, ...]] = ((0, 0, 1), (0, 1, 0), (0, -1, 1), (0, 1, 1))
+"""On the other side: there only where a patch is finished that the order reaches later, since it is given, was written
+under another view, or lies beyond the seam of a closed canvas; and above on the right, at the top of a patch."""
+
+
+def neighbours(*, past: bool = False, ahead: bool = False) -> tuple[Neighbour, ...]:
     """Return the neighbours that a model is handed, K of them.
 
     Args:
         past: whether its pool reaches into earlier frames.
+        ahead: whether it is handed :data:`AHEAD`.
     """
-    return NEIGHBOURS + PAST if past else NEIGHBOURS
+    return NEIGHBOURS + (AHEAD if ahead else ()) + (PAST if past else ())
 
 
 ABSENT: Final = -1
@@ -55,12 +61,12 @@ class NeighbourInput(nn.Module):
     Args:
         code_dim: width E of a code vector.
         width: model width W.
-        past: see :func:`neighbours`.
+        count: K, see :func:`neighbours`.
     """
 
-    def __init__(self, code_dim: int, width: int, *, past: bool = False) -> None:
+    def __init__(self, code_dim: int, width: int, *, count: int = len(NEIGHBOURS)) -> None:
         super().__init__()
-        self.linear = nn.Linear(len(neighbours(past)) * code_dim, width, bias=False)
+        self.linear = nn.Linear(count * code_dim, width, bias=False)
 
     def forward(self, near_K: Tensor, codes_KE: Tensor) -> Tensor:
         """Map tokens ``[..., K]``, :data:`ABSENT` where there is none, to ``[..., W]``."""

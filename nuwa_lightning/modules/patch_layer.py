@@ -33,6 +33,8 @@ class TransformerSize:
         layer_scale: start value of LayerScale.
         dropout: dropout in attention output and feed-forward.
         neighbours: hand the nearest written tokens to the input (ours); the paper does not.
+        ahead: those too that the order reaches later, where they are there (given, or beyond the seam of a closed
+            canvas); it takes training with given parts (``conditions.known_share``) to learn from them.
     """
 
     width: int = 256
@@ -44,6 +46,7 @@ class TransformerSize:
     layer_scale: float = 0.1
     dropout: float = 0.0
     neighbours: bool = True
+    ahead: bool = False
 
 
 class GatedFeedForward(nn.Module):

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nuwa_lightning.geometry import VIEWS, Extent
-from nuwa_lightning.modules.neighbours import NeighbourInput
+from nuwa_lightning.modules.neighbours import Neighbour, NeighbourInput, neighbours
 from nuwa_lightning.modules.patch_layer import PatchLayer, TransformerSize
 from nuwa_lightning.modules.position import AxialPosition
 from nuwa_lightning.modules.text_attention import TextConditioning, TextStates
@@ -91,7 +91,7 @@ class PatchTransformer(nn.Module):
         self.num_codes, self.code_dim = num_codes, code_dim
         self.register_buffer("codes_KE", torch.zeros(num_codes, code_dim))
         self.embed = nn.Linear(code_dim, width)
-        self.near = NeighbourInput(code_dim, width, past=self.sees_past) if size.neighbours else None
+        self.near = NeighbourInput(code_dim, width, count=len(self.neighbours)) if size.neighbours else None
         # Large positions and offsets from the start: with small ones attention finds the left neighbour only.
         self.position = AxialPosition(*patch_size, width=width, std=0.5)
         self.begin = nn.Parameter(torch.randn(width) * 0.5)
@@ -127,9 +127,9 @@ class PatchTransformer(nn.Module):
         return self.patch_size[0] * self.patch_size[1]
 
     @property
-    def sees_past(self) -> bool:
-        """Whether its pool reaches into earlier frames."""
-        return self.embedding_extent[0] > 0
+    def neighbours(self) -> tuple[Neighbour, ...]:
+        """Which neighbours of a token it is handed; those in earlier frames where its pool reaches there."""
+        return neighbours(past=self.embedding_extent[0] > 0, ahead=self.size.ahead)
 
     @property
     def depth(self) -> int:

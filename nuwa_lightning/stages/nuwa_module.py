@@ -181,6 +181,7 @@ class NuwaInfinityModule(LightningModule):
                 patch_size=self.transformer.patch_size,
                 embedding=self.transformer.layer(0).embedding,
                 token_order=self.token_order,
+                neighbours=self.transformer.neighbours,
             )
         except UsageError:
             raise
@@ -242,7 +243,7 @@ class NuwaInfinityModule(LightningModule):
             return None
         hidden_BPN = hidden_BPN.to(near_BPNK.device)
         model = self.transformer
-        own_NK = own_near(model.patch_size, self.token_order, past=model.sees_past).to(near_BPNK.device)
+        own_NK = own_near(model.patch_size, self.token_order, model.neighbours).to(near_BPNK.device)
         gone_BPNK = hidden_BPN[:, :, own_NK.clamp_min(0)] & (own_NK != ABSENT)
         return Hidden(hidden_BPN, torch.where(gone_BPNK, ABSENT, near_BPNK))
 
@@ -415,6 +416,7 @@ class NuwaInfinityModule(LightningModule):
             raise UsageError("--ckpt_path", name, "it is not of stage 2 (NuwaInfinityModule): name one of this stage")
         # Checkpoints from before there was a choice do not say it.
         stored = {"bidirectional": False, "text_width": 0, **checkpoint["patch_transformer"]}
+        stored["size"] = {"ahead": False, **stored["size"]}
         for key, value in self._described().items():
             if stored.get(key) != value:
                 cure = f"the checkpoint {name} has {stored.get(key)}: use that, or start anew"

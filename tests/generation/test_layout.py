@@ -20,7 +20,7 @@ from nuwa_lightning.generation.layout import (
     read_tokens,
 )
 from nuwa_lightning.geometry import VIEWS, ZETA, PatchGrid, PatchIndex, PatchOffset, View
-from nuwa_lightning.modules.neighbours import ABSENT, NEIGHBOURS, PAST
+from nuwa_lightning.modules.neighbours import ABSENT, AHEAD, NEIGHBOURS, PAST, neighbours
 from nuwa_lightning.modules.position import RelativePatchEmbedding
 from nuwa_lightning.planning import ContextTable, walk
 
@@ -80,9 +80,11 @@ def test_neighbours_are_those_seen_on_the_turned_canvas(view, token_order, side,
         for y in range(side)
         for x in range(side)
     }
-    for n, row in enumerate(near_sources(view, tuple(context), (side, side), token_order)):
+    for n, row in enumerate(
+        near_sources(view, tuple(context), (side, side), token_order, neighbours=neighbours(ahead=True))
+    ):
         y, x = place[cells[n]]
-        for (_, dy, dx), source in zip(NEIGHBOURS, row, strict=True):
+        for (_, dy, dx), source in zip(NEIGHBOURS + AHEAD, row, strict=True):
             there = int(seen[y + dy, x + dx])
             allowed = there in visible or there in cells[:n]
             assert number(source) == (there if allowed else None)
@@ -108,7 +110,7 @@ def test_neighbours_in_earlier_frames_are_those_seen_on_the_turned_canvases(view
                 return c, inside.index(number)
         return None
 
-    for n, row in enumerate(near_sources(view, context, (side, side), token_order, past=True)):
+    for n, row in enumerate(near_sources(view, context, (side, side), token_order, neighbours=neighbours(past=True))):
         y, x = place[int(film[2, corner + cells[n][0], corner + cells[n][1]])]
         assert len(row) == len(NEIGHBOURS) + len(PAST)
         for (dt, dy, dx), source in zip(PAST, row[len(NEIGHBOURS) :], strict=True):

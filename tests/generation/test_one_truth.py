@@ -70,14 +70,16 @@ def _float64() -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
 
 
-def build(pool: ContextPool, kv_heads: int, feed: str = "key", *, text_width: int = 0) -> PatchTransformer:
+def build(
+    pool: ContextPool, kv_heads: int, feed: str = "key", *, text_width: int = 0, ahead: bool = False
+) -> PatchTransformer:
     torch.manual_seed(0)
     model = PatchTransformer(
         16,
         4,
         patch_size=PATCH,
         embedding_extent=pool.embedding_extent,
-        size=TransformerSize(16, 2, heads=4, kv_heads=kv_heads, position_feed=feed, layer_scale=1.0),  # type: ignore[arg-type]
+        size=TransformerSize(16, 2, 4, kv_heads, position_feed=feed, layer_scale=1.0, ahead=ahead),  # type: ignore[arg-type]
         text_width=text_width,
     )
     model.set_codes(torch.randn(16, 4))
@@ -115,6 +117,7 @@ def max_difference(
         patch_size=PATCH,
         embedding=model.layer(0).embedding,
         token_order=order,  # type: ignore[arg-type]
+        neighbours=model.neighbours,
     )
     tokens_BPN = tokens.flatten(1)[:, layout.index_PN]
     flat = torch.cat([tokens.flatten(1), torch.full((2, 1), -1)], dim=1)
@@ -151,7 +154,31 @@ def test_raster_order_and_post_feeding(pool: ContextPool) -> None:
 def test_known_patches_anywhere(pool: ContextPool) -> None:
     known = {PatchIndex(0, 1, 1): torch.randint(0, 16, (2, 2, 2)), PatchIndex(0, 0, 2): torch.randint(0, 16, (2, 2, 2))}
     direction = ArbitraryDirectionController()
-    assert max_difference(build(pool, 2), pool, direction=direction, known=known) < 1e-9
+    for ahead in (False, True):
+        assert max_difference(build(pool, 2, ahead=ahead), pool, direction=direction, known=known) < 1e-9
+
+
+def test_what_is_ahead_is_read_where_it_is_there() -> None:
+    """A token beside a given patch that the order reaches later scores otherwise for it, through the input alone."""
+    pool, direction = EmptyContextPool(), ArbitraryDirectionController("omega")
+
+    def scores(model: PatchTransformer, *, given: int) -> Tensor:
+        plan = list(direction.plan(PatchGrid(1, 1, 1)))
+        layout = lay_out(
+            plan, pool, grid=PatchGrid(1, 1, 1), patch_size=PATCH, embedding=model.layer(0).embedding,
+            token_order="mirrored", neighbours=model.neighbours,
+        )  # fmt: skip
+        near = layout.near_PNK.clone()
+        near[:, 2:, model.neighbours.index((0, 0, 1))] = given
+        return model(
+            torch.zeros(1, 1, 4, dtype=torch.long), layout.view_P[None], near_BPNK=near[None], groups=layout.groups
+        )
+
+    model = build(pool, 2, ahead=True)
+    assert len(model.neighbours) == len(build(pool, 2).neighbours) + 4
+    changed = (scores(model, given=3) - scores(model, given=5)).abs().amax(dim=(0, 1, 3))
+    assert changed[:2].max() == 0
+    assert changed[2:].min() > 0
 
 
 FILM_POOLS: list[ContextPool] = [NearbyContextPool((3, 1, 1)), NearbyContextPool((3, 2, 2)), FullContextPool((2, 1, 1))]
