@@ -21,7 +21,7 @@ from nuwa_lightning.modules.text_attention import TextStates
 Chooser = Callable[[PatchIndex], Sequence[int]]
 """Says for each of B canvases which text the patch reads: its number among the texts, 0 for none."""
 
-PLAUSIBLE = 0.05
+PLAUSIBLE = 0.2
 """How likely a token has to be with its text, beside the likeliest one, to take part in guidance above 1."""
 
 EncodeText = Callable[[Sequence[str]], Sequence[Tensor]]

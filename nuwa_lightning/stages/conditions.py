@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
+from nuwa_lightning.direction.base import Step
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.geometry import PatchGrid, PatchIndex
 from nuwa_lightning.text.base import TextEncoder
@@ -32,6 +33,8 @@ class Conditions:
         text_encoder: what turns captions into token states; None for a model without text.
         text_dropout: share of the samples that are trained without their text, for the sake of guidance.
         known_share: share of the samples of which a part is given, for outpainting, inpainting and animation.
+        closing_share: share of the other samples of which the last line of their order is given, for closed canvases:
+            what is written last meets there what was written first.
 
     Raises:
         UsageError: if a share is none.
@@ -40,9 +43,10 @@ class Conditions:
     text_encoder: TextEncoder | None = None
     text_dropout: float = 0.1
     known_share: float = 0.0
+    closing_share: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("text_dropout", "known_share"):
+        for name in ("text_dropout", "known_share", "closing_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"model.conditions.{name}", getattr(self, name), "give a share, from 0 to 1")
 
@@ -107,3 +111,21 @@ def draw_known(grid: PatchGrid, generator: torch.Generator) -> frozenset[PatchIn
     top, bottom, left, right = rectangles[int(torch.randint(len(rectangles), (), generator=generator))]
     inside = bool(torch.rand((), generator=generator) < 0.5)
     return frozenset(patch for patch in grid if (top <= patch.y < bottom and left <= patch.x < right) is inside)
+
+
+def closing(plan: Sequence[Step], grid: PatchGrid) -> tuple[Step, ...]:
+    """Return a plan in which the last line of every frame is given: the column, or row, that its order ends with.
+
+    So the line before it is written as the last one of a closed canvas is, with finished patches on both sides. A plan
+    of one line, or one that changes its view within a frame, stays as it is.
+    """
+    steps: list[Step] = []
+    for _, some in itertools.groupby(plan, key=lambda step: step.patch.t):
+        frame = list(some)
+        view = frame[0].view
+        line = grid.x if view.transpose else grid.y
+        if line is None or line >= len(frame) or any(step.view != view for step in frame):
+            return tuple(plan)
+        steps += [step._replace(known=True) for step in frame[-line:]]
+        steps += frame[:-line]
+    return tuple(steps)

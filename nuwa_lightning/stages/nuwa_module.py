@@ -28,15 +28,16 @@ from nuwa_lightning.generation.local import AutoregressiveLocalDecoder, LocalDec
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.generation.writing import own_near
-from nuwa_lightning.geometry import PatchGrid, PatchIndex
+from nuwa_lightning.geometry import PatchGrid
 from nuwa_lightning.modules.neighbours import ABSENT
 from nuwa_lightning.modules.patch_layer import TransformerSize
 from nuwa_lightning.modules.patch_transformer import Hidden, PatchTransformer
 from nuwa_lightning.modules.text_attention import TextStates
 from nuwa_lightning.optimizers import MuonAdamW, muon_groups
 from nuwa_lightning.planning import TokenOrder
-from nuwa_lightning.stages.conditions import Conditions, SampleText, draw_known
+from nuwa_lightning.stages.conditions import Conditions, SampleText
 from nuwa_lightning.stages.optimization import Descent, check_finite, clip_gradients, group_options, prefer_options
+from nuwa_lightning.stages.plans import TrainingPlans
 from nuwa_lightning.stages.written import Written, look_up
 from nuwa_lightning.tokenizers.base import Tokenizer
 
@@ -51,8 +52,6 @@ _OPTIONS = {
     "bidirectional": "--model.local_decoder",
     "text_width": "--model.conditions.text_encoder",
 }
-_KNOWN_LAYOUTS = 256
-"""Plans with given patches that are kept: each takes 0.1 s to lay out and some 0.3 MB."""
 
 
 class NuwaInfinityModule(LightningModule):
@@ -114,8 +113,7 @@ class NuwaInfinityModule(LightningModule):
         except ValueError as error:
             raise UsageError("model.transformer", transformer, str(error)) from None
         self._tokenizer: tuple[Tokenizer, ...] = ()
-        self._layouts: dict[tuple[int, int, int], tuple[Tensor, list[PlanLayout]]] = {}
-        self._known_layouts: dict[tuple[PatchGrid, frozenset[PatchIndex]], PlanLayout] = {}
+        self._plans = TrainingPlans(direction, conditions, patch_size=patch_size, lay_out=self._lay_out)
         self._options: list[dict[str, Any]] = []
 
     # -- data ---------------------------------------------------------------------------------------------------------
@@ -156,21 +154,7 @@ class NuwaInfinityModule(LightningModule):
             UsageError: if the sample is no whole number of patches, or a view transposes patches that are not square.
             LawError: if the pool or the direction breaks a law.
         """
-        if shape not in self._layouts:
-            rows, columns = self.transformer.patch_size
-            if shape[1] % rows or shape[2] % columns:
-                raise UsageError(
-                    "model.patch_size",
-                    self.transformer.patch_size,
-                    f"training views of {shape[1]}x{shape[2]} tokens are no whole number of patches: change data.grid",
-                )
-            grid = PatchGrid(shape[0], shape[1] // rows, shape[2] // columns)
-            weights, layouts = [], []
-            for weight, plan in self.direction.training_plans(grid):
-                weights.append(weight)
-                layouts.append(self._lay_out(plan, grid))
-            self._layouts[shape] = torch.tensor(weights, dtype=torch.float64), layouts
-        return self._layouts[shape]
+        return self._plans.layouts(shape)
 
     def _lay_out(self, plan: Iterable[Step], grid: PatchGrid) -> PlanLayout:
         try:
@@ -188,17 +172,6 @@ class NuwaInfinityModule(LightningModule):
         except ValueError as error:
             raise UsageError("model.patch_size", self.transformer.patch_size, str(error)) from None
 
-    def _known_layout(self, shape: tuple[int, int, int], generator: torch.Generator) -> PlanLayout:
-        rows, columns = self.transformer.patch_size
-        grid = PatchGrid(shape[0], shape[1] // rows, shape[2] // columns)
-        known = draw_known(grid, generator)
-        key = (grid, known)
-        if key not in self._known_layouts:
-            if len(self._known_layouts) >= _KNOWN_LAYOUTS:
-                self._known_layouts.pop(next(iter(self._known_layouts)))
-            self._known_layouts[key] = self._lay_out(self.direction.plan(grid, known), grid)
-        return self._known_layouts[key]
-
     def draw_plans(
         self, tokens_BTYX: Tensor, generator: torch.Generator | None, *, text: SampleText | None = None
     ) -> list[Written]:
@@ -211,16 +184,7 @@ class NuwaInfinityModule(LightningModule):
         """
         hiding = generator or torch.Generator().manual_seed(0)
         B, T, Y, X = tokens_BTYX.shape
-        weights, layouts = self.layouts((T, Y, X))
-        if generator is None:
-            choice = torch.arange(B) % len(layouts)
-        else:
-            choice = torch.multinomial(weights, B, replacement=True, generator=generator)
-        drawn = [layouts[c] for c in choice.tolist()]
-        if generator is not None and self.conditions.known_share:
-            for b in range(B):
-                if bool(torch.rand((), generator=generator) < self.conditions.known_share):
-                    drawn[b] = self._known_layout((T, Y, X), generator)
+        drawn = self._plans.draw((T, Y, X), B, generator)
         same: dict[tuple[object, ...], list[int]] = defaultdict(list)
         for b, layout in enumerate(drawn):
             same[layout.key].append(b)
@@ -450,6 +414,6 @@ class NuwaInfinityModule(LightningModule):
             self.tokenizer.fingerprint(),
             self.local_decoder,
             self.conditions.text_encoder,
-            max((shape[0] for shape in self._layouts), default=1),
+            self._plans.frames,
         )
         save_generator(folder, generator)
