@@ -109,7 +109,7 @@ def test_batches_carry_the_captions_of_their_photos(photo_folder: Path, caplog) 
     data.attach_text_encoder(Letters())
     with caplog.at_level(logging.WARNING):
         stream = data.train_dataloader()
-    assert "leaving out 1 of 12 photos without a caption: a/00.png" in caplog.text
+    assert "leaving out 1 of 12 files without a caption: a/00.png" in caplog.text
     for loader in (stream, pickle.loads(pickle.dumps(stream._maker)), *data.val_dataloader()):
         batches = list(loader) if not hasattr(loader, "batch") else [loader.batch(0)]
         for batch in batches:
