@@ -109,7 +109,7 @@ def test_batches_carry_the_captions_of_their_photos(photo_folder: Path, caplog) 
     data.attach_text_encoder(Letters())
     with caplog.at_level(logging.WARNING):
         stream = data.train_dataloader()
-    assert "leaving out 1 of 12 files without a caption: a/00.png" in caplog.text
+    assert "leaving out 1 of 12 photos without a caption: a/00.png" in caplog.text
     for loader in (stream, pickle.loads(pickle.dumps(stream._maker)), *data.val_dataloader()):
         batches = list(loader) if not hasattr(loader, "batch") else [loader.batch(0)]
         for batch in batches:
@@ -126,5 +126,5 @@ def test_no_caption_at_all_is_refused(photo_folder: Path) -> None:
     data = TokenDataModule(FolderPhotos(str(photo_folder)), grid=(4, 4), bank=BankSettings((40,)))
     data.attach_tokenizer(Means())
     data.attach_text_encoder(Letters())
-    with pytest.raises(UsageError, match=r"data\.root: .*nothing has a caption"):
+    with pytest.raises(UsageError, match=r"data\.root: .*no photo has a caption"):
         data.train_dataloader()
