@@ -188,7 +188,7 @@ class TokenWindowsModule(LightningDataModule, ABC):
             without = [key for key, caption in zip(self.bank.keys, captions, strict=True) if not caption]
             if len(without) == len(captions):
                 option, value = self.source_option()
-                cure = f"no {self.noun} has a caption: put NAME.txt beside each file, or a captions file (docs/captions.md)"
+                cure = f"no {self.noun} has a caption: put NAME.txt beside each, or a captions file (docs/captions.md)"
                 raise UsageError(option, value, cure)
             if without:
                 named = ", ".join(without[:5]) + (", ..." if len(without) > 5 else "")
