@@ -43,6 +43,8 @@ class TokenClipsDataModule(TokenWindowsModule):
         UsageError: if an option makes no sense.
     """
 
+    noun = "film"
+
     def __init__(
         self,
         films: VideoSource,

@@ -35,6 +35,8 @@ class TokenDataModule(TokenWindowsModule):
         UsageError: if an option makes no sense.
     """
 
+    noun = "photo"
+
     def __init__(
         self,
         photos: PhotoSource,

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, final
+from typing import Any, ClassVar, Protocol, final
 
 import numpy as np
 import torch
@@ -106,6 +106,9 @@ class TokenWindowsModule(LightningDataModule, ABC):
         UsageError: if an option makes no sense.
     """
 
+    noun: ClassVar[str]
+    """What the grids are of, for messages: photo or film."""
+
     def __init__(
         self, window: Window, *, batch_size: int, steps_per_epoch: int, num_workers: int, seed: int, cache: str | None
     ) -> None:
@@ -185,11 +188,12 @@ class TokenWindowsModule(LightningDataModule, ABC):
             without = [key for key, caption in zip(self.bank.keys, captions, strict=True) if not caption]
             if len(without) == len(captions):
                 option, value = self.source_option()
-                cure = "nothing has a caption: put NAME.txt beside each file, or a captions file (docs/captions.md)"
+                cure = f"no {self.noun} has a caption: put NAME.txt beside each, or a captions file (docs/captions.md)"
                 raise UsageError(option, value, cure)
             if without:
                 named = ", ".join(without[:5]) + (", ..." if len(without) > 5 else "")
-                _LOG.warning("leaving out %d of %d files without a caption: %s", len(without), len(captions), named)
+                left_out = "leaving out %d of %d %ss without a caption: %s"
+                _LOG.warning(left_out, len(without), len(captions), self.noun, named)
             texts = self._text_encoder.bank(captions, cache_folder(self.cache))
             self._texts = _Captions(tuple(captions), texts)
         return self._texts

@@ -125,7 +125,7 @@ def test_what_does_not_fit_is_refused(place, shell, options, words):
 def test_photos_without_captions_are_refused(place, shell):
     recipe = ("-c", "two.yaml", "--model.conditions.text_encoder", "my_text.Letters", "--run", "new")
     done = shell("fit", *recipe)
-    assert (done.status, "nothing has a caption" in done.error) == (2, True), done.error
+    assert (done.status, "no photo has a caption" in done.error) == (2, True), done.error
     assert "data.root: photos" in done.error
     assert not Path("new/model").exists()
 

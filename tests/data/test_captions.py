@@ -126,5 +126,5 @@ def test_no_caption_at_all_is_refused(photo_folder: Path) -> None:
     data = TokenDataModule(FolderPhotos(str(photo_folder)), grid=(4, 4), bank=BankSettings((40,)))
     data.attach_tokenizer(Means())
     data.attach_text_encoder(Letters())
-    with pytest.raises(UsageError, match=r"data\.root: .*nothing has a caption"):
+    with pytest.raises(UsageError, match=r"data\.root: .*no photo has a caption"):
         data.train_dataloader()

@@ -254,7 +254,7 @@ def test_command_line(photo_folder: Path) -> None:
     given_options = {"photos": "FolderPhotos", "photos.root": photo_folder, "grid": "[4,6]", "bank.phases": 1}
     config = parser.parse_args([f"--data.{name}={value}" for name, value in given_options.items()])
     data = parser.instantiate(config).data
-    assert data.grid == (4, 6)
+    assert data.window.shape[1:] == (4, 6)
     assert data.settings.phases == 1
     assert len(data.photos.photos("train")) > 5
     config = parser.parse_args(["--data.photos=LandscapePhotos", "--data.photos.kinds=[closeup]"])

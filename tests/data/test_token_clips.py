@@ -131,7 +131,7 @@ def test_captions_come_along(folder: Path, tmp_path: Path) -> None:
     (folder / "2.txt").unlink()
     bare = module(folder, tmp_path / "c")
     bare.attach_text_encoder(Letters())
-    with pytest.raises(UsageError, match="nothing has a caption"):
+    with pytest.raises(UsageError, match="no film has a caption"):
         bare.train_dataloader()
 
 
