@@ -6,14 +6,16 @@ import pytest
 import torch
 
 from nuwa_lightning.context import NearbyContextPool
+from nuwa_lightning.direction import ArbitraryDirectionController, RasterDirectionController, Step
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.picture import sample_tokens
 from nuwa_lightning.generation.prompts import Prompts
 from nuwa_lightning.generation.sampling import Sampling
-from nuwa_lightning.geometry import PatchGrid, PatchIndex
+from nuwa_lightning.geometry import OMEGA, PatchGrid, PatchIndex
 from nuwa_lightning.modules.patch_layer import TransformerSize
 from nuwa_lightning.optimizers import MuonAdamW, muon_groups
-from nuwa_lightning.stages.conditions import Conditions, draw_known
+from nuwa_lightning.planning import walk
+from nuwa_lightning.stages.conditions import Conditions, closing, draw_known
 from nuwa_lightning.stages.nuwa_module import NuwaInfinityModule, Optimize
 from nuwa_lightning.text.bank import padded
 from tests.text.letters import Letters
@@ -94,17 +96,57 @@ def test_without_a_share_nothing_changes() -> None:
 
 
 def test_layouts_with_given_patches_are_kept_and_bounded(monkeypatch) -> None:
-    from nuwa_lightning.stages import nuwa_module
+    from nuwa_lightning.stages import plans
 
-    monkeypatch.setattr(nuwa_module, "_KNOWN_LAYOUTS", 3)
+    monkeypatch.setattr(plans, "_KNOWN_LAYOUTS", 3)
     made, generator = module(1.0), torch.Generator().manual_seed(0)
     for _ in range(8):
         made.draw_plans(torch.randint(0, 16, (2, 1, 4, 4)), generator)
-        assert len(made._known_layouts) <= 3
-    (grid, known), layout = next(reversed(made._known_layouts.items()))
+        assert len(made._plans._known) <= 3
+    (grid, known), layout = next(reversed(made._plans._known.items()))
     assert grid == PatchGrid(1, 2, 2)
     assert sum(layout.known_P.tolist()) == len(known)
     assert all(isinstance(patch, PatchIndex) for patch in known)
+
+
+@pytest.mark.parametrize("direction", [ArbitraryDirectionController(), RasterDirectionController()], ids=str)
+@pytest.mark.parametrize("shape", [(1, 3, 4), (2, 4, 3), (1, 3, 3)])
+def test_the_last_line_of_an_order_is_given_as_on_a_closed_canvas(direction, shape) -> None:
+    """What the line before it sees is what the last line of a closed canvas sees, at the same offsets."""
+    grid, pool = PatchGrid(*shape), NearbyContextPool((1, 1, 1))
+    for _, plan in direction.training_plans(grid):
+        closed = closing(plan, grid)
+        view = plan[0].view
+        line = shape[2] if view.transpose else shape[1]
+        given = [step.patch for step in closed if step.known]
+        assert len(given) == line * shape[0]
+        assert sorted(step.patch for step in closed) == sorted(step.patch for step in plan)
+        assert [s.patch for s in closed if not s.known] == [s.patch for s in plan if s.patch not in given]
+        assert {patch.y if view.transpose else patch.x for patch in given} == {
+            getattr(plan[-1].patch, "y" if view.transpose else "x")
+        }
+        if shape[0] > 1:
+            continue
+        wrapped = PatchGrid(*shape, wrap="y" if view.transpose else "x")
+        last = [p for p in walk([Step(s.patch, view) for s in plan], pool, wrapped)][-line:]
+        before = [p for p in walk(closed, pool, grid) if not p.step.known][-line:]
+        assert [set(p.places) for p in before] == [set(p.places) for p in last]
+
+
+def test_a_plan_of_one_line_is_left_alone() -> None:
+    grid = PatchGrid(1, 3, 1)
+    plan = [Step(patch, OMEGA) for patch in OMEGA.walk(grid)]
+    assert closing(plan, grid) == tuple(plan)
+
+
+def test_samples_are_closed_as_often_as_asked() -> None:
+    plain, generator = module(0.0), torch.Generator().manual_seed(0)
+    tokens = torch.randint(0, 16, (200, 1, 4, 4))
+    assert not any(written.layout.known_P.any() for written in plain.draw_plans(tokens, generator))
+    made = NuwaInfinityModule(16, 4, patch_size=(2, 2), transformer=SMALL, conditions=Conditions(closing_share=0.25))
+    groups = made.draw_plans(tokens, torch.Generator().manual_seed(0))
+    closed = sum(len(written.tokens_BPN) for written in groups if written.layout.known_P.any())
+    assert 30 < closed < 70
 
 
 def test_a_share_that_is_none_is_refused() -> None:

@@ -161,7 +161,7 @@ def test_plans_are_drawn_by_weight_and_share_a_batch_when_masks_agree() -> None:
     assert written.tokens_BPN.shape == (64, 4, 4)
     assert set(written.view_BP[:, 0].tolist()) == {0, 1, 2, 3}
     made.token_order = "raster"
-    made._layouts.clear()
+    made._plans._layouts.clear()
     assert len(made.draw_plans(tokens, generator)) == 4
 
 
