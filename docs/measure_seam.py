@@ -1,6 +1,6 @@
 """Measure the joint of closed canvases: is it seen more than the borders of patches inside the picture?
 
-    python docs/measure_seam.py runs/landscape --output measured_seam
+    python docs/measure_seam.py runs/landscape --output measured_seam [--blend 0]
 
 Makes 8 canvases of 1024 x 256 pixels closed along x (``--wrap x``), and as many open ones with the same seeds. Each is
 rolled by half of its width, so that its two ends meet in the middle. The seam ratio (steps across a border over steps
@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from evaluation.seams import seam_ratio
 from nuwa_lightning.atomic import write_json
 from nuwa_lightning.generation.export import load_generator
+from nuwa_lightning.generation.joint import JointBlend
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.generation.streaming import StreamingDecoder
@@ -35,14 +36,17 @@ Picture = NDArray[np.uint8]
 
 
 @torch.inference_mode()
-def canvases(renderer: InfiniteRenderer, tokenizer: Tokenizer, grid: PatchGrid, count: int) -> list[Picture]:
+def canvases(
+    renderer: InfiniteRenderer, tokenizer: Tokenizer, grid: PatchGrid, *, count: int, blend: int
+) -> list[Picture]:
     """Return pictures with seeds from 0 up, all written side by side."""
     rows, columns = renderer.model.patch_size
     assert grid.y is not None
     assert grid.x is not None
     size = (grid.y * rows, grid.x * columns)
-    decoders = [StreamingDecoder(tokenizer, size, tile=64, wrap=grid.wrap) for _ in range(count)]
     f = tokenizer.factor
+    finish = JointBlend((size[0] * f, size[1] * f), grid.wrap, blend, f) if grid.wrap and blend else None
+    decoders = [StreamingDecoder(tokenizer, size, tile=64, wrap=grid.wrap, finish=finish) for _ in range(count)]
     pictures = [np.zeros((size[0] * f, size[1] * f, 3), np.uint8) for _ in range(count)]
     for done in renderer.render(grid, seeds=range(count)):
         top, left = done.patch.y * rows, done.patch.x * columns
@@ -64,6 +68,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--output", type=Path, default=Path("measured_seam"))
     parser.add_argument("--count", type=int, default=8)
+    parser.add_argument("--blend", type=int, default=16, help="as of generate")
     parser.add_argument("--columns", type=int, default=16, help="patches along x")
     options = parser.parse_args()
     generator, tokenizer = load_generator(options.run / "model"), load_tokenizer(options.run / "tokenizer")
@@ -72,7 +77,8 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     numbers: dict[str, object] = {}
     for name, wrap in (("closed", "x"), ("open", "")):
-        pictures = canvases(renderer, tokenizer, PatchGrid(1, 4, options.columns, wrap=wrap), options.count)
+        grid = PatchGrid(1, 4, options.columns, wrap=wrap)
+        pictures = canvases(renderer, tokenizer, grid, count=options.count, blend=options.blend)
         for number, picture in enumerate(pictures):
             rolled = np.roll(picture, picture.shape[1] // 2, axis=1)
             Image.fromarray(rolled).save(options.output / f"{name}_{number}.png")

@@ -162,6 +162,7 @@ def _renderer(options: argparse.Namespace, generator: Generator) -> InfiniteRend
 
 def _order(options: argparse.Namespace, generator: Generator, tokenizer: Tokenizer) -> Order:
     """Return what is to be made, as if there were one canvas."""
+    from nuwa_lightning.generation.joint import JointBlend
     from nuwa_lightning.generation.production import Order
     from nuwa_lightning.geometry import PatchGrid
 
@@ -201,7 +202,9 @@ def _order(options: argparse.Namespace, generator: Generator, tokenizer: Tokeniz
     if grid.endless and not generator.direction.supports_endless(grid):
         cure = f"{generator.direction!r} cannot fill it: give that side a length, or choose another --order"
         raise UsageError("--size", options.size, cure)
-    return Order(grid, (options.seed,), (height, width), tile=options.tile, film=film)
+    joint = JointBlend((height, width), options.wrap, options.blend, tokenizer.factor)
+    finish = joint if options.wrap and options.blend and film is None else None
+    return Order(grid, (options.seed,), (height, width), tile=options.tile, film=film, finish=finish)
 
 
 def _prompts(options: argparse.Namespace, generator: Generator, tokenizer: Tokenizer, order: Order) -> Prompts | None:

@@ -36,7 +36,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=16,
         metavar="PIXELS",
         help="how far beyond the border what is written takes on the given picture's sharpness; given pixels never"
-        " change (default: %(default)s)",
+        " change; with --wrap, how far to both sides of the joint what differs across it fades out (default:"
+        " %(default)s)",
     )
 
 

@@ -172,7 +172,7 @@ def test_a_preview_grows_beside_a_large_picture(finished, shell, workplace):
         (("--size", "70000x48", "--output", "a.jpg"), "JPEG holds at most 65535 pixels a side"),
         (("--count", "0"), "--count: 0"),
         (("--record_every", "-1"), "--record_every: -1"),
-        (("--resume", "sometimes"), "invalid choice: 'sometimes'"),
+        (("--resume", "sometimes"), "sometimes: choose from 'last', 'earlier'"),
         (("--tile", "0"), "--tile: 0"),
     ],
 )
