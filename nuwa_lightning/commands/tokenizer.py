@@ -9,6 +9,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +30,8 @@ class TokenizerSource:
     Args:
         path: folder of the trained tokenizer.
         recipe: stage-1 recipe that makes it when it is missing; its run folder must be the parent of ``path``.
-        refine: recipe that refines its decoder, with frozen codes, on half of the cores while stage 2 trains.
+        refine: recipe that refines its decoder, with frozen codes.
+        beside: refine it on half of the cores while stage 2 trains on the others, instead of before, on all of them.
         refined: folder of the refined tokenizer, made by ``refine``; the decoder of films begins as its decoder.
         guided: folder of the pixel-guided decoder of films that goes with the tokenizer, put into the run at its end.
         guided_recipe: recipe that makes it when it is missing; its run folder must be the parent of ``guided``.
@@ -39,6 +41,7 @@ class TokenizerSource:
     recipe: str | None = None
     refine: str | None = None
     refined: str | None = None
+    beside: bool = True
     guided: str | None = None
     guided_recipe: str | None = None
 
@@ -59,12 +62,7 @@ def provide_tokenizer(source: TokenizerSource, *, fast_dev_run: bool) -> None:
         raise UsageError("--tokenizer.path", source.path, f"there is no tokenizer; {cure}")
     run = Path(source.path).parent
     _LOG.info("stage 1 of 2: training the tokenizer %s by %s", source.path, source.recipe)
-    # A process of its own: its memory is given back, and its threads and seeds do not touch those of stage 2.
-    status = subprocess.run(_fit(source.recipe, run), check=False).returncode
-    if status == 130:
-        raise KeyboardInterrupt
-    if status or not (Path(source.path) / "config.json").exists():
-        raise UsageError("--tokenizer.recipe", source.recipe, f"its training ended with status {status}; see above")
+    _make(source.path, _fit(source.recipe, run), "--tokenizer.recipe", source.recipe)
     _LOG.info("stage 2 of 2: training the patch transformer")
 
 
@@ -111,6 +109,18 @@ def provide_guided(source: TokenizerSource, tokenizer: VQGAN, refined: str | Non
     return load_pixel_guided(source.guided, tokenizer=tokenizer)
 
 
+def _make(folder: str, command: Sequence[str], option: str, recipe: str) -> None:
+    """Run a training that makes a tokenizer.
+
+    In a process of its own: its memory is given back, and its threads and seeds do not touch those of stage 2.
+    """
+    status = subprocess.run(command, check=False).returncode
+    if status == 130:
+        raise KeyboardInterrupt
+    if status or not (Path(folder) / "config.json").exists():
+        raise UsageError(option, recipe, f"its training ended with status {status}; see above")
+
+
 def _fit(recipe: str, run: Path, *options: str) -> list[str]:
     command = [sys.executable, "-m", "nuwa_lightning", "fit", "--config", recipe, "--run", str(run), *options]
     if (run / "checkpoints" / "last.ckpt").exists():
@@ -119,7 +129,7 @@ def _fit(recipe: str, run: Path, *options: str) -> list[str]:
 
 
 class Refinement:
-    """A process that refines the decoder while stage 2 trains (ours): codes are frozen, so tokens stay valid.
+    """A process that refines the decoder before or while stage 2 trains (ours): codes are frozen, so tokens stay valid.
 
     Args:
         process: the running process, or None if there is none.
@@ -137,21 +147,21 @@ class Refinement:
             raise UsageError(
                 "--tokenizer.refined", source.refined, "--tokenizer.refine needs it: name a folder to make"
             )
+        finished = (Path(source.refined) / "config.json").exists()
+        run, start_from = Path(source.refined).parent, ("--model.start_from", source.path)
+        if not source.beside:
+            if not finished:
+                _LOG.info("refining the decoder of %s by %s", source.path, source.refine)
+                _make(source.refined, _fit(source.refine, run, *start_from), "--tokenizer.refine", source.refine)
+            return cls(None, source)
         half = max(1, (os.cpu_count() or 2) // 2)
         # Fixed, also when nothing is refined this time: sums in another number of threads may differ in the last bit.
         torch.set_num_threads(half)
-        if (Path(source.refined) / "config.json").exists():
+        if finished:
             return cls(None, source)
         log = run_folder / "refinement.log"
         run_folder.mkdir(parents=True, exist_ok=True)
-        command = _fit(
-            source.refine,
-            Path(source.refined).parent,
-            "--trainer.enable_progress_bar",
-            "false",
-            "--model.start_from",
-            source.path,
-        )
+        command = _fit(source.refine, run, "--trainer.enable_progress_bar", "false", *start_from)
         environment = {**os.environ, "OMP_NUM_THREADS": str(half), "MKL_NUM_THREADS": str(half)}
         with log.open("ab") as out:
             process = subprocess.Popen(command, stdout=out, stderr=out, env=environment, preexec_fn=die_with_parent)

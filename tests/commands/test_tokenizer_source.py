@@ -1,0 +1,61 @@
+"""Refining the decoder before stage 2, on all cores; beside it, see the tests of whole paths."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from nuwa_lightning.commands import tokenizer as module
+from nuwa_lightning.commands.tokenizer import Refinement, TokenizerSource
+from nuwa_lightning.errors import UsageError
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> TokenizerSource:
+    return TokenizerSource("codes", refine="refine.yaml", refined=str(tmp_path / "better" / "tokenizer"), beside=False)
+
+
+def training(monkeypatch: pytest.MonkeyPatch, source: TokenizerSource, *, status: int, makes: bool) -> list[list[str]]:
+    """Stand in for the process; returns the list in which its commands will be found."""
+    commands: list[list[str]] = []
+
+    def run(command: list[str], **_: object) -> SimpleNamespace:
+        commands.append(command)
+        if makes:
+            folder = Path(str(source.refined))
+            folder.mkdir(parents=True)
+            (folder / "config.json").write_text("{}")
+        return SimpleNamespace(returncode=status)
+
+    monkeypatch.setattr(module.subprocess, "run", run)
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("it is not to run beside stage 2"))
+    return commands
+
+
+def test_it_is_finished_before_stage_2_which_keeps_all_threads(source, monkeypatch, tmp_path):
+    commands, threads = training(monkeypatch, source, status=0, makes=True), torch.get_num_threads()
+    for _ in range(2):  # the second time it is there already
+        refinement = Refinement.start(source, tmp_path / "run")
+        assert refinement.wait() == source.refined
+    (command,) = commands
+    assert command[command.index("--config") + 1] == "refine.yaml"
+    assert command[command.index("--run") + 1] == str(tmp_path / "better")
+    assert command[-2:] == ["--model.start_from", "codes"]
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize(("status", "makes"), [(2, False), (0, False), (1, True)])
+def test_one_that_fails_stops_the_run_in_one_line(source, monkeypatch, tmp_path, status, makes):
+    training(monkeypatch, source, status=status, makes=makes)
+    with pytest.raises(UsageError, match=r"refine\.yaml: its training ended with status"):
+        Refinement.start(source, tmp_path / "run")
+
+
+def test_an_interrupt_is_passed_on(source, monkeypatch, tmp_path):
+    training(monkeypatch, source, status=130, makes=False)
+    with pytest.raises(KeyboardInterrupt):
+        Refinement.start(source, tmp_path / "run")
