@@ -1,18 +1,24 @@
 """Measure the joint of closed canvases: is it seen more than the borders of patches inside the picture?
 
-    python docs/measure_seam.py runs/landscape --output measured_seam [--blend 0]
+    python docs/measure_seam.py runs/landscape --output measured_seam [--blend 0] [--panoramas]
 
 Makes 8 canvases of 1024 x 256 pixels closed along x (``--wrap x``), and as many open ones with the same seeds. Each is
 rolled by half of its width, so that its two ends meet in the middle. The seam ratio (steps across a border over steps
 inside patches, ``evaluation.seams``) is taken of the joint alone, in the two patches beside it, and of all other
 vertical borders. The joint of the open ones shows what the measure says where two ends do not fit. Since a blend leaves
 no step at the joint by construction, the steps within 32 pixels of it are told as well. About a minute.
+
+``--panoramas`` says the same of real pictures that are closed: six 360 degree skies of Debian's package
+``blender-data`` (fetched by apt without root; their middle 256 rows, at an exposure that makes half of the pixels
+darker than middle grey), and of what the tokenizer makes of them on a closed canvas.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from evaluation.seams import seam_ratio
 from nuwa_lightning.atomic import write_json
+from nuwa_lightning.data.landscape_sources import AptSource, Package
 from nuwa_lightning.generation.export import load_generator
 from nuwa_lightning.generation.joint import JointBlend
 from nuwa_lightning.generation.renderer import InfiniteRenderer
@@ -34,6 +41,7 @@ from nuwa_lightning.tokenizers.base import Tokenizer
 from nuwa_lightning.tokenizers.export import load_tokenizer
 
 Picture = NDArray[np.uint8]
+SKIES = ("city", "courtyard", "forest", "night", "sunrise", "sunset")
 
 
 @torch.inference_mode()
@@ -58,6 +66,40 @@ def canvases(
     return pictures
 
 
+def real_panoramas() -> list[Picture]:
+    """Return real skies all around, 1024 x 256 pixels."""
+    import av
+
+    names = [f"usr/share/blender/datafiles/studiolights/world/{name}.exr" for name in SKIES]
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        source = AptSource(Path(folder))
+        package = Package("blender-data", "apt", "", 0)
+        archive, _ = source.fetch(package, on_bytes=lambda _: None)
+        for _, content in source.members(archive, names):
+            with av.open(io.BytesIO(content), format="exr_pipe") as container:
+                light_YX3 = next(container.decode(video=0)).to_ndarray()[128:384]
+            linear_YX3 = (light_YX3 * 0.2 / np.median(light_YX3)).clip(0, 1)
+            found.append((255 * linear_YX3 ** (1 / 2.2)).round().astype(np.uint8))
+    return found
+
+
+@torch.inference_mode()
+def rebuilt(tokenizer: Tokenizer, picture: Picture) -> Picture:
+    """Return what the tokenizer makes of a picture that is closed along x."""
+    f, margin = tokenizer.factor, 128
+    x_13YX = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 127.5 - 1
+    around_13YX = torch.cat([x_13YX[..., -margin:], x_13YX, x_13YX[..., :margin]], dim=-1)
+    tokens_YX = tokenizer.encode(around_13YX)[0, :, margin // f : -margin // f]
+    out = np.zeros_like(picture)
+    for piece, pixels in StreamingDecoder(tokenizer, tuple(tokens_YX.shape), tile=64, wrap="x").put(
+        tokens_YX, top=0, left=0
+    ):
+        y, x = piece.top * f, piece.left * f
+        out[y : y + pixels.shape[0], x : x + pixels.shape[1]] = pixels
+    return out
+
+
 def joint(picture: Picture, patch: int) -> Picture:
     """Return the patches on both sides of the joint, side by side."""
     return np.concatenate([picture[:, -patch:], picture[:, :patch]], axis=1)
@@ -80,15 +122,21 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=8)
     parser.add_argument("--blend", type=int, default=16, help="as of generate")
     parser.add_argument("--columns", type=int, default=16, help="patches along x")
+    parser.add_argument("--panoramas", action="store_true", help="of real ones, too (fetches 31 MB)")
     options = parser.parse_args()
     generator, tokenizer = load_generator(options.run / "model"), load_tokenizer(options.run / "tokenizer")
     renderer = generator.renderer(Sampling(1.0, 50))
     patch = generator.model.patch_size[1] * tokenizer.factor
     options.output.mkdir(parents=True, exist_ok=True)
     numbers: dict[str, object] = {}
+    sets: dict[str, list[Picture]] = {}
+    if options.panoramas:
+        sets["real"] = real_panoramas()
+        sets["reconstructed"] = [rebuilt(tokenizer, picture) for picture in sets["real"]]
     for name, wrap in (("closed", "x"), ("open", "")):
         grid = PatchGrid(1, 4, options.columns, wrap=wrap)
-        pictures = canvases(renderer, tokenizer, grid, count=options.count, blend=options.blend)
+        sets[name] = canvases(renderer, tokenizer, grid, count=options.count, blend=options.blend)
+    for name, pictures in sets.items():
         for number, picture in enumerate(pictures):
             rolled = np.roll(picture, picture.shape[1] // 2, axis=1)
             Image.fromarray(rolled).save(options.output / f"{name}_{number}.png")

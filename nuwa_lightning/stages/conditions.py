@@ -4,7 +4,8 @@ The four orders never show a patch with given patches to its left AND to its rig
 That samples lose their text now and then is what guidance needs (Ho and Salimans, 2022); both are ours, the paper has
 neither.
 
-Shape legend: B samples, S text tokens, E width of a text token.
+Shape legend: B samples, S text tokens or tokens of a sample, E width of a text token or code, K codes, M misread tokens,
+R codes that look alike.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from nuwa_lightning.geometry import PatchGrid, PatchIndex
 from nuwa_lightning.text.base import TextEncoder
 
 _GOING_ON: Final = 2 / 3
+_ALIKE: Final = 32
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,9 @@ class Conditions:
         known_share: share of the samples of which a part is given, for outpainting, inpainting and animation.
         closing_share: share of the other samples of which the last line of their order is given, for closed canvases:
             what is written last meets there what was written first.
+        misread: share of its tokens that a sample reads wrongly, at most: each draws its own share below. Targets stay
+            what they are. What a model has written holds errors that photographs do not; in a film they add up from
+            frame to frame, unless it has learned to read over them.
 
     Raises:
         UsageError: if a share is none.
@@ -44,9 +49,10 @@ class Conditions:
     text_dropout: float = 0.1
     known_share: float = 0.0
     closing_share: float = 0.0
+    misread: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("text_dropout", "known_share", "closing_share"):
+        for name in ("text_dropout", "known_share", "closing_share", "misread"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"model.conditions.{name}", getattr(self, name), "give a share, from 0 to 1")
 
@@ -71,6 +77,30 @@ class Conditions:
             kept_B = torch.rand(len(seen_BS), generator=generator) >= self.text_dropout
             seen_BS = seen_BS & kept_B[:, None].to(seen_BS.device)
         return SampleText(batch["text"], seen_BS)
+
+
+def misread(tokens_BS: Tensor, codes_KE: Tensor, *, share: float, generator: torch.Generator) -> Tensor:
+    """Return tokens as they are read, some of them wrongly: half as a code that looks alike, half as another's token.
+
+    Args:
+        tokens_BS: samples, each of which draws how much it misreads, from 0 to ``share``.
+        codes_KE: code vectors, whose distances tell what looks alike.
+        share: of tokens that are misread, at most.
+        generator: draws.
+    """
+    B, S = tokens_BS.shape
+    device, K = tokens_BS.device, len(codes_KE)
+    wrong_BS = torch.rand(B, S, generator=generator) < share * torch.rand(B, 1, generator=generator)
+    alike_BS = torch.rand(B, S, generator=generator) < 0.5
+    rank_BS = torch.randint(1, min(_ALIKE, K - 1) + 1, (B, S), generator=generator)
+    other_BS = torch.randint(S, (B, S), generator=generator)
+    wrong_BS, alike_BS = wrong_BS.to(device), alike_BS.to(device)
+    read_BS = torch.where(wrong_BS & ~alike_BS, tokens_BS.gather(1, other_BS.to(device)), tokens_BS)
+    similar_BS = wrong_BS & alike_BS
+    tokens_M = tokens_BS[similar_BS]
+    nearest_MR = torch.cdist(codes_KE[tokens_M], codes_KE).topk(min(_ALIKE, K - 1) + 1, largest=False).indices
+    read_BS[similar_BS] = nearest_MR.gather(1, rank_BS.to(device)[similar_BS][:, None])[:, 0]
+    return read_BS
 
 
 class SampleText(NamedTuple):

@@ -35,7 +35,7 @@ from nuwa_lightning.modules.patch_transformer import Hidden, PatchTransformer
 from nuwa_lightning.modules.text_attention import TextStates
 from nuwa_lightning.optimizers import MuonAdamW, muon_groups
 from nuwa_lightning.planning import TokenOrder
-from nuwa_lightning.stages.conditions import Conditions, SampleText
+from nuwa_lightning.stages.conditions import Conditions, SampleText, misread
 from nuwa_lightning.stages.optimization import Descent, check_finite, clip_gradients, group_options, prefer_options
 from nuwa_lightning.stages.plans import TrainingPlans
 from nuwa_lightning.stages.written import Written, look_up
@@ -188,16 +188,22 @@ class NuwaInfinityModule(LightningModule):
         same: dict[tuple[object, ...], list[int]] = defaultdict(list)
         for b, layout in enumerate(drawn):
             same[layout.key].append(b)
-        flat = tokens_BTYX.flatten(1)
+        flat = read = tokens_BTYX.flatten(1)
+        if generator is not None and self.conditions.misread:
+            read = misread(flat, self.transformer.codes_KE, share=self.conditions.misread, generator=generator)
         groups = []
         for members in same.values():
             chosen = [drawn[b] for b in members]
             device = flat.device
             tokens_BPN = torch.stack([flat[b][p.index_PN.to(device)] for b, p in zip(members, chosen, strict=True)])
-            near_BPNK = torch.stack([look_up(flat[b], p.near_PNK) for b, p in zip(members, chosen, strict=True)])
+            read_BPN = tokens_BPN
+            if read is not flat:
+                read_BPN = torch.stack([read[b][p.index_PN.to(device)] for b, p in zip(members, chosen, strict=True)])
+            near_BPNK = torch.stack([look_up(read[b], p.near_PNK) for b, p in zip(members, chosen, strict=True)])
             view_BP = torch.stack([p.view_P for p in chosen]).to(device)
             of_these = text and text.rows(members)
-            groups.append(Written(chosen[0], tokens_BPN, near_BPNK, view_BP, self._hide(near_BPNK, hiding), of_these))
+            hidden = self._hide(near_BPNK, hiding)
+            groups.append(Written(chosen[0], tokens_BPN, read_BPN, near_BPNK, view_BP, hidden, of_these))
         return groups
 
     def _hide(self, near_BPNK: Tensor, generator: torch.Generator) -> Hidden | None:
@@ -217,7 +223,7 @@ class NuwaInfinityModule(LightningModule):
         """Return the cross-entropy of every token ``[B, P, N]`` in one forward; see :meth:`Written.weighted`."""
         tokens_BPN = written.tokens_BPN
         logits_BPNK = self.transformer(
-            tokens_BPN,
+            written.read_BPN,
             written.view_BP,
             near_BPNK=written.near_BPNK,
             groups=written.layout.groups,
@@ -281,7 +287,7 @@ class NuwaInfinityModule(LightningModule):
             group, i = where[step]
             hidden = written.hidden and Hidden(written.hidden.tokens[:, step], written.hidden.near[:, step])
             logits_BNK, states[step] = self.transformer.forward_step(
-                tokens_BPN[:, step],
+                written.read_BPN[:, step],
                 written.view_BP[:, step],
                 near_RNK=written.near_BPNK[:, step],
                 context=[states[int(c)] for c in group.context_PC[i]],

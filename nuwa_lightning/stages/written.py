@@ -22,8 +22,9 @@ class Written:
 
     Attributes:
         layout: of one of them.
-        tokens_BPN: codes.
-        near_BPNK: their neighbours.
+        tokens_BPN: codes, the targets.
+        read_BPN: codes as they are read: the same, or some of them wrong.
+        near_BPNK: their neighbours, as they are read.
         view_BP: index of each step's view.
         hidden: what is hidden, unless each token sees earlier ones only.
         text: their texts, for a model that reads text.
@@ -31,6 +32,7 @@ class Written:
 
     layout: PlanLayout
     tokens_BPN: Tensor
+    read_BPN: Tensor
     near_BPNK: Tensor
     view_BP: Tensor
     hidden: Hidden | None = None

@@ -1,0 +1,95 @@
+"""Samples whose tokens are read wrongly now and then."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from nuwa_lightning.context import NearbyContextPool
+from nuwa_lightning.errors import UsageError
+from nuwa_lightning.modules.patch_layer import TransformerSize
+from nuwa_lightning.stages.conditions import Conditions, misread
+from nuwa_lightning.stages.nuwa_module import NuwaInfinityModule, Optimize
+
+SMALL = TransformerSize(width=16, depth=1, heads=2, kv_heads=1, layer_scale=1.0)
+
+
+def module(share: float, optimize: Optimize = "joint") -> NuwaInfinityModule:
+    torch.manual_seed(0)
+    made = NuwaInfinityModule(
+        64,
+        4,
+        patch_size=(2, 2),
+        transformer=SMALL,
+        context_pool=NearbyContextPool((0, 1, 1)),
+        optimize=optimize,
+        conditions=Conditions(misread=share),
+    )
+    made.transformer.set_codes(torch.randn(64, 4))
+    torch.nn.init.normal_(made.transformer.head.weight, std=0.1)
+    return made.double()
+
+
+def test_wrong_tokens_look_alike_or_come_from_the_same_sample() -> None:
+    generator = torch.Generator().manual_seed(0)
+    codes_KE = torch.randn(200, 3, generator=generator)
+    tokens_BS = torch.stack([torch.randint(0, 100, (500,), generator=generator) for _ in range(40)])
+    tokens_BS[20:] += 100
+    read_BS = misread(tokens_BS, codes_KE, share=0.4, generator=generator)
+    wrong_BS = read_BS != tokens_BS
+    # Each draws its share from 0 to .4; of samples with 100 kinds of tokens one hundredth of the strangers is the same.
+    assert float(wrong_BS.double().mean()) == pytest.approx(0.2, abs=0.04)
+    shares_B = wrong_BS.double().mean(dim=1)
+    assert shares_B.max() < 0.47
+    assert shares_B.min() < 0.05
+    alike = strangers = 0
+    for b, s in wrong_BS.nonzero().tolist():
+        distance_K = (codes_KE - codes_KE[tokens_BS[b, s]]).norm(dim=1)
+        looks_alike = bool((distance_K < distance_K[read_BS[b, s]]).sum() <= 32)
+        alike += looks_alike
+        strangers += not looks_alike
+        assert looks_alike or bool((tokens_BS[b] == read_BS[b, s]).any())
+    # Of the strangers some look alike by chance.
+    assert 0.3 < strangers / (alike + strangers) < 0.5
+
+
+def test_targets_stay_and_validation_reads_right() -> None:
+    tokens_BTYX = torch.randint(0, 64, (3, 1, 4, 4), generator=torch.Generator().manual_seed(2))
+    right = module(0.0).draw_plans(tokens_BTYX, torch.Generator().manual_seed(5))
+    wrong = module(0.9).draw_plans(tokens_BTYX, torch.Generator().manual_seed(5))
+    assert all(written.read_BPN is written.tokens_BPN for written in right)
+    everything = sorted(tokens_BTYX.flatten().tolist())
+    assert sorted(t for written in wrong for t in written.tokens_BPN.flatten().tolist()) == everything
+    assert any(not torch.equal(written.read_BPN, written.tokens_BPN) for written in wrong)
+    for written in module(0.9).draw_plans(tokens_BTYX, None):
+        assert torch.equal(written.read_BPN, written.tokens_BPN)
+
+
+def test_what_is_read_is_all_that_the_model_sees() -> None:
+    """Misread samples are, to the model, samples of these tokens; in one forward as patch by patch."""
+    tokens_BTYX = torch.randint(0, 64, (2, 1, 4, 4), generator=torch.Generator().manual_seed(2))
+    one, each = module(0.9), module(0.9, "per_patch")
+    for written in one.draw_plans(tokens_BTYX, torch.Generator().manual_seed(5)):
+        loss_BPN = one.loss(written)
+        steps = torch.stack([loss for _, loss in each.step_losses(written)])
+        torch.testing.assert_close(steps, loss_BPN.mean(dim=(0, 2)), atol=1e-9, rtol=0)
+        # Where a patch is read right up to a token, what was to be read later does not matter.
+        other = replace(written, tokens_BPN=(written.tokens_BPN + 1) % 64)
+        changed_BPN = one.loss(other)
+        assert not torch.equal(changed_BPN, loss_BPN)
+        logits = []
+        for some in (written, other):
+            read = one.transformer(
+                some.read_BPN, some.view_BP, near_BPNK=some.near_BPNK, groups=some.layout.groups
+            ).log_softmax(-1)
+            logits.append(read)
+            expected_BPN = -read.gather(-1, some.tokens_BPN[..., None])[..., 0]
+            torch.testing.assert_close(one.loss(some), expected_BPN, atol=1e-9, rtol=0)
+        torch.testing.assert_close(logits[0], logits[1], atol=0, rtol=0)
+
+
+def test_a_share_that_is_none_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"model\.conditions\.misread"):
+        Conditions(misread=1.5)
