@@ -190,4 +190,4 @@ def next_logits(model: DecodingTransformer, window_BN: Tensor, place: int, kept:
             x_MW = x_MW.view(B, end - start, -1)[:, -1]  # nobody looks at the others
         x_MW = layer.feed_forward(x_MW)
     kept.length = end
-    return model.logits(x_MW)
+    return model.logits(x_MW, near_BlK[:, -1])

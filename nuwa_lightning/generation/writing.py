@@ -70,7 +70,10 @@ class PatchWriter:
             x_RlW = self._read_all()[:, [place + 1 for place in places]]
         else:
             x_RlW = self._read(places[0], places[-1] + 1)[:, -len(places) :]
-        logits_MK = self._rows.model.logits(x_RlW.flatten(0, 1))
+        near_MK = None
+        if self._rows.model.model.repeat is not None:
+            near_MK = self._halves.both(self._near_RNK[:, list(places)]).flatten(0, 1)
+        logits_MK = self._rows.model.logits(x_RlW.flatten(0, 1), near_MK)
         return self._halves.one(torch.unflatten(logits_MK, 0, (-1, len(places))))
 
     def write(self, places: Sequence[int], tokens_Rn: Tensor) -> None:

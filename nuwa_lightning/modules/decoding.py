@@ -261,7 +261,7 @@ class DecodingTransformer:
         # What hides a token takes the place of its embedding, of which the bias is everywhere.
         self._hide_W = None if model.blank is None else model.blank - model.embed.bias
         self._head = product(model.head_weight(), model.head.bias, precision.weights)
-        self._norm = model.norm
+        self._norm, self._repeat = model.norm, model.repeat
 
     def embed(self, inputs_RlJ: Tensor, view_R: Tensor, start: int) -> Tensor:
         """Return the states ``[R, l, W]`` that enter the first layer.
@@ -283,9 +283,24 @@ class DecodingTransformer:
             x_RlW += hidden_Rl[:, :, None] * self._hide_W
         return x_RlW
 
-    def logits(self, x_MW: Tensor) -> Tensor:
-        """Return scores over codes ``[M, K]`` of last-layer states."""
-        return self._head.of(self._norm(x_MW)).to(x_MW.dtype)
+    def logits(self, x_MW: Tensor, near_MJ: Tensor | None = None) -> Tensor:
+        """Return scores over codes ``[M, K]`` of last-layer states.
+
+        Args:
+            x_MW: the states.
+            near_MJ: neighbours of the tokens to be scored; needed with ``TransformerSize.repeat`` only.
+
+        Raises:
+            ValueError: if they are needed and missing.
+        """
+        h_MW = self._norm(x_MW)
+        scores_MK = self._head.of(h_MW).to(x_MW.dtype)
+        if self._repeat is None:
+            return scores_MK
+        if near_MJ is None:
+            raise ValueError("a model that repeats neighbours needs them for its scores")
+        more_MK: Tensor = self._repeat(scores_MK, h_MW, near_MJ)
+        return more_MK
 
 
 def _scaled(linear: nn.Linear, scale_O: Tensor, number: Number) -> Product:

@@ -4,13 +4,14 @@ Attention has to learn from positions alone that the token on the left matters m
 short training. Handing the nearest written tokens to the input layer gives that away, and nothing else: only tokens of
 the patch itself and of patches that the pool selects are handed over, the others are zero.
 
-Shape legend: K neighbours, E code width, W model width.
+Shape legend: K neighbours, E code width, W model width, M places, S scores (one a code).
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+import torch
 from torch import Tensor, nn
 
 Neighbour = tuple[int, int, int]
@@ -73,3 +74,34 @@ class NeighbourInput(nn.Module):
         vectors = codes_KE[near_K.clamp_min(0)] * (near_K != ABSENT).unsqueeze(-1)
         out: Tensor = self.linear(vectors.flatten(-2))
         return out
+
+
+class NeighbourScores(nn.Module):
+    """What is added to the scores of the neighbours' own codes: how likely it is that one is simply written again.
+
+    In films most of all: where nothing moves, the code of the frame before is the likeliest by far, and a model that
+    has to find it among thousands by its looks takes long to learn so (a pointer, See et al., 2017; its use here is
+    ours). Nothing is added at the start.
+
+    Args:
+        width: model width W.
+        count: K, see :func:`neighbours`.
+    """
+
+    def __init__(self, width: int, *, count: int = len(NEIGHBOURS)) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, count)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, scores_MS: Tensor, x_MW: Tensor, near_MK: Tensor) -> Tensor:
+        """Add to ``scores_MS`` in place and return it.
+
+        Args:
+            scores_MS: of the codes, ``[..., S]``.
+            x_MW: normalised last-layer states ``[..., W]`` that they come from.
+            near_MK: tokens ``[..., K]``, :data:`ABSENT` where there is none.
+        """
+        there_MK = near_MK != ABSENT
+        more_MK = torch.where(there_MK, self.linear(x_MW).to(scores_MS.dtype), 0)
+        return scores_MS.scatter_add_(-1, torch.where(there_MK, near_MK, 0), more_MK)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nuwa_lightning.geometry import VIEWS, Extent
-from nuwa_lightning.modules.neighbours import Neighbour, NeighbourInput, neighbours
+from nuwa_lightning.modules.neighbours import Neighbour, NeighbourInput, NeighbourScores, neighbours
 from nuwa_lightning.modules.patch_layer import PatchLayer, TransformerSize
 from nuwa_lightning.modules.position import AxialPosition
 from nuwa_lightning.modules.text_attention import TextConditioning, TextStates
@@ -120,6 +120,7 @@ class PatchTransformer(nn.Module):
             else None
         )
         self.blank = nn.Parameter(torch.randn(width) * 0.5) if bidirectional else None
+        self.repeat = NeighbourScores(width, count=len(self.neighbours)) if size.repeat else None
 
     @property
     def patch_tokens(self) -> int:
@@ -197,9 +198,14 @@ class PatchTransformer(nn.Module):
             return x_RLW
         return x_RLW + F.pad(self.near(near_RNK, self.codes_KE), (0, 0, 1, 0) if self.bidirectional else (0, 0, 0, 1))
 
-    def logits(self, x: Tensor) -> Tensor:
-        """Return scores over codes ``[..., K]`` of last-layer states ``[..., W]``."""
-        return F.linear(self.norm(x), self.head_weight(), self.head.bias)
+    def logits(self, x: Tensor, near: Tensor) -> Tensor:
+        """Return scores over codes ``[..., K]`` of last-layer states ``[..., W]`` and the tokens' neighbours."""
+        h = self.norm(x)
+        scores = F.linear(h, self.head_weight(), self.head.bias)
+        if self.repeat is None:
+            return scores
+        more: Tensor = self.repeat(scores, h, near)
+        return more
 
     def head_weight(self) -> Tensor:
         """Return both heads as one matrix ``[K, W]``: scores ``[..., K]`` are large, and are made once only."""
@@ -254,7 +260,8 @@ class PatchTransformer(nn.Module):
                 own = attention.queries(normed[n]), layer.place_own(pairs[n][0]), pairs[n][1]
                 readings[n] = layer.finish(readings[n], self._mix(layer, rows, own, seen), read)
         x_BPLW = torch.unflatten(readings[-1], 0, (P, B))[torch.argsort(rows.order_P)].transpose(0, 1)
-        return self.logits(x_BPLW[:, :, 1:] if self.bidirectional else x_BPLW[:, :, :-1])
+        near_BPNK = near_BPNK if hidden is None else hidden.near
+        return self.logits(x_BPLW[:, :, 1:] if self.bidirectional else x_BPLW[:, :, :-1], near_BPNK)
 
     def forward_step(
         self,
@@ -311,7 +318,8 @@ class PatchTransformer(nn.Module):
                     view_RC=view_RC,
                 )
                 readings[n] = layer.finish(readings[n], mixed, self.reader(number, text))
-        return self.logits(readings[-1][:, 1:] if self.bidirectional else readings[-1][:, :-1]), states
+        near_RNK = near_RNK if hidden is None else hidden.near
+        return self.logits(readings[-1][:, 1:] if self.bidirectional else readings[-1][:, :-1], near_RNK), states
 
     def _check_hidden(self, hidden: Hidden | None) -> None:
         if self.bidirectional != (hidden is not None):

@@ -386,7 +386,7 @@ class NuwaInfinityModule(LightningModule):
             raise UsageError("--ckpt_path", name, "it is not of stage 2 (NuwaInfinityModule): name one of this stage")
         # Checkpoints from before there was a choice do not say it.
         stored = {"bidirectional": False, "text_width": 0, **checkpoint["patch_transformer"]}
-        stored["size"] = {"ahead": False, **stored["size"]}
+        stored["size"] = {"ahead": False, "repeat": False, **stored["size"]}
         for key, value in self._described().items():
             if stored.get(key) != value:
                 cure = f"the checkpoint {name} has {stored.get(key)}: use that, or start anew"

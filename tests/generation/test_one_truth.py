@@ -71,7 +71,7 @@ def _float64() -> Iterator[None]:
 
 
 def build(
-    pool: ContextPool, kv_heads: int, feed: str = "key", *, text_width: int = 0, ahead: bool = False
+    pool: ContextPool, kv_heads: int, feed: str = "key", *, text_width: int = 0, ahead: bool = False, repeat: bool = False
 ) -> PatchTransformer:
     torch.manual_seed(0)
     model = PatchTransformer(
@@ -79,12 +79,15 @@ def build(
         4,
         patch_size=PATCH,
         embedding_extent=pool.embedding_extent,
-        size=TransformerSize(16, 2, 4, kv_heads, position_feed=feed, layer_scale=1.0, ahead=ahead),  # type: ignore[arg-type]
+        size=TransformerSize(16, 2, 4, kv_heads, position_feed=feed, layer_scale=1.0, ahead=ahead, repeat=repeat),  # type: ignore[arg-type]
         text_width=text_width,
     )
     model.set_codes(torch.randn(16, 4))
     for layer in model.layers:
         torch.nn.init.normal_(layer.embedding.views, std=0.5)  # as if mixed views had been trained
+    if model.repeat is not None:
+        for parameter in model.repeat.parameters():
+            torch.nn.init.normal_(parameter)
     return model.eval()
 
 
@@ -154,8 +157,9 @@ def test_raster_order_and_post_feeding(pool: ContextPool) -> None:
 def test_known_patches_anywhere(pool: ContextPool) -> None:
     known = {PatchIndex(0, 1, 1): torch.randint(0, 16, (2, 2, 2)), PatchIndex(0, 0, 2): torch.randint(0, 16, (2, 2, 2))}
     direction = ArbitraryDirectionController()
-    for ahead in (False, True):
-        assert max_difference(build(pool, 2, ahead=ahead), pool, direction=direction, known=known) < 1e-9
+    for ahead, repeat in itertools.product((False, True), repeat=2):
+        model = build(pool, 2, ahead=ahead, repeat=repeat)
+        assert max_difference(model, pool, direction=direction, known=known) < 1e-9
 
 
 def test_what_is_ahead_is_read_where_it_is_there() -> None:
@@ -188,7 +192,7 @@ FILM_POOLS: list[ContextPool] = [NearbyContextPool((3, 1, 1)), NearbyContextPool
 @pytest.mark.parametrize("direction", DIRECTIONS, ids=str)
 def test_a_film_with_a_text_that_begins_with_given_frames(pool: ContextPool, direction: DirectionController) -> None:
     """The extents of the paper for animation and for text to video; the first frame is given, or parts of both."""
-    model = build(pool, 2, text_width=Letters().width)
+    model = build(pool, 2, text_width=Letters().width, repeat=True)
     torch.nn.init.normal_(model.head.weight)
     for known in (
         {PatchIndex(0, y, x): torch.randint(0, 16, (2, 2, 2)) for y in range(3) for x in range(3)},
