@@ -4,8 +4,8 @@ The four orders never show a patch with given patches to its left AND to its rig
 That samples lose their text now and then is what guidance needs (Ho and Salimans, 2022); both are ours, the paper has
 neither.
 
-Shape legend: B samples, S text tokens or tokens of a sample, E width of a text token or code, K codes, M misread tokens,
-R codes that look alike.
+Shape legend: B samples, S text tokens or tokens of a sample, E width of a text token or code, K codes,
+M misread tokens, R codes that look alike.
 """
 
 from __future__ import annotations

@@ -71,7 +71,13 @@ def _float64() -> Iterator[None]:
 
 
 def build(
-    pool: ContextPool, kv_heads: int, feed: str = "key", *, text_width: int = 0, ahead: bool = False, repeat: bool = False
+    pool: ContextPool,
+    kv_heads: int,
+    feed: str = "key",
+    *,
+    text_width: int = 0,
+    ahead: bool = False,
+    repeat: bool = False,
 ) -> PatchTransformer:
     torch.manual_seed(0)
     model = PatchTransformer(
