@@ -32,6 +32,7 @@ from evaluation.seams import seam_ratio
 from nuwa_lightning.atomic import write_json
 from nuwa_lightning.data.landscape_sources import AptSource, Package
 from nuwa_lightning.generation.export import load_generator
+from nuwa_lightning.generation.frames import SingleFrames
 from nuwa_lightning.generation.joint import JointBlend
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
@@ -87,17 +88,11 @@ def real_panoramas() -> list[Picture]:
 @torch.inference_mode()
 def rebuilt(tokenizer: Tokenizer, picture: Picture) -> Picture:
     """Return what the tokenizer makes of a picture that is closed along x."""
-    f, margin = tokenizer.factor, 128
+    f, margin = tokenizer.factor, 128  # pixels, more than the encoder sees
     x_13YX = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 127.5 - 1
     around_13YX = torch.cat([x_13YX[..., -margin:], x_13YX, x_13YX[..., :margin]], dim=-1)
     tokens_YX = tokenizer.encode(around_13YX)[0, :, margin // f : -margin // f]
-    out = np.zeros_like(picture)
-    for piece, pixels in StreamingDecoder(tokenizer, tuple(tokens_YX.shape), tile=64, wrap="x").put(
-        tokens_YX, top=0, left=0
-    ):
-        y, x = piece.top * f, piece.left * f
-        out[y : y + pixels.shape[0], x : x + pixels.shape[1]] = pixels
-    return out
+    return SingleFrames(tokenizer, wrap="x").decode(tokens_YX, None)
 
 
 def joint(picture: Picture, patch: int) -> Picture:

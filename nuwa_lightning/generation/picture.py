@@ -86,7 +86,7 @@ def sample_films(
     film = Film(1, SingleFrames(tokenizer))
     order = Order(grid, tuple(seeds), size, prompts=prompts, film=film)
     for _ in Production(order, renderer, tokenizer, sinks=reels):
-        pass
+        pass  # it goes on while it is asked, and gives the frames to the reels
     return [reel.frames for reel in reels]
 
 

@@ -44,7 +44,7 @@ def module(*, repeat: bool, masked: bool = False) -> NuwaInfinityModule:
     return made
 
 
-def test_nothing_changes_before_training_and_no_random_number_is_drawn_for_it() -> None:
+def test_nothing_changes_before_training() -> None:
     tokens_BTYX = torch.randint(0, 64, (2, 2, 4, 4), generator=torch.Generator().manual_seed(1))
     for masked in (False, True):
         losses = []

@@ -23,7 +23,7 @@ from tests.text.letters import Letters
 SMALL = TransformerSize(width=16, depth=1, heads=2, kv_heads=1, layer_scale=1.0)
 
 
-def module(share: float, optimize: Optimize = "joint") -> NuwaInfinityModule:
+def module(share: float, optimize: Optimize = "joint", *, misread: float = 0.0) -> NuwaInfinityModule:
     torch.manual_seed(0)
     return NuwaInfinityModule(
         16,
@@ -32,7 +32,7 @@ def module(share: float, optimize: Optimize = "joint") -> NuwaInfinityModule:
         transformer=SMALL,
         context_pool=NearbyContextPool((0, 1, 1)),
         optimize=optimize,
-        conditions=Conditions(known_share=share),
+        conditions=Conditions(known_share=share, misread=misread),
     )
 
 

@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 
-from nuwa_lightning.context import NearbyContextPool
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.modules.patch_layer import TransformerSize
 from nuwa_lightning.stages.conditions import Conditions, misread
 from nuwa_lightning.stages.nuwa_module import NuwaInfinityModule, Optimize
-
-SMALL = TransformerSize(width=16, depth=1, heads=2, kv_heads=1, layer_scale=1.0)
+from nuwa_lightning.stages.written import look_up
+from tests.stages import test_conditions
 
 
 def module(share: float, optimize: Optimize = "joint") -> NuwaInfinityModule:
-    torch.manual_seed(0)
-    made = NuwaInfinityModule(
-        64,
-        4,
-        patch_size=(2, 2),
-        transformer=SMALL,
-        context_pool=NearbyContextPool((0, 1, 1)),
-        optimize=optimize,
-        conditions=Conditions(misread=share),
-    )
-    made.transformer.set_codes(torch.randn(64, 4))
+    made = test_conditions.module(0.0, optimize, misread=share)
+    made.transformer.set_codes(torch.randn(16, 4))
     torch.nn.init.normal_(made.transformer.head.weight, std=0.1)
     return made.double()
 
@@ -56,7 +43,7 @@ def test_wrong_tokens_look_alike_or_come_from_the_same_sample() -> None:
 
 
 def test_targets_stay_and_validation_reads_right() -> None:
-    tokens_BTYX = torch.randint(0, 64, (3, 1, 4, 4), generator=torch.Generator().manual_seed(2))
+    tokens_BTYX = torch.randint(0, 16, (3, 1, 4, 4), generator=torch.Generator().manual_seed(2))
     right = module(0.0).draw_plans(tokens_BTYX, torch.Generator().manual_seed(5))
     wrong = module(0.9).draw_plans(tokens_BTYX, torch.Generator().manual_seed(5))
     assert all(written.read_BPN is written.tokens_BPN for written in right)
@@ -67,27 +54,25 @@ def test_targets_stay_and_validation_reads_right() -> None:
         assert torch.equal(written.read_BPN, written.tokens_BPN)
 
 
-def test_what_is_read_is_all_that_the_model_sees() -> None:
-    """Misread samples are, to the model, samples of these tokens; in one forward as patch by patch."""
-    tokens_BTYX = torch.randint(0, 64, (2, 1, 4, 4), generator=torch.Generator().manual_seed(2))
-    one, each = module(0.9), module(0.9, "per_patch")
+def test_the_model_sees_one_misread_canvas_and_is_asked_for_the_right_one() -> None:
+    """What was read, laid out again as a canvas, scores as that canvas does; in one forward as patch by patch."""
+    tokens_BTYX = torch.randint(0, 16, (2, 1, 4, 4), generator=torch.Generator().manual_seed(2))
+    one, each, right = module(0.9), module(0.9, "per_patch"), module(0.0)
     for written in one.draw_plans(tokens_BTYX, torch.Generator().manual_seed(5)):
-        loss_BPN = one.loss(written)
+        layout = written.layout
+        read_BS = torch.empty(len(written.read_BPN), tokens_BTYX[0].numel(), dtype=torch.long)
+        read_BS[:, layout.index_PN.flatten()] = written.read_BPN.flatten(1)
+        # Neighbours and tokens were read off the same canvas: a token that is misread is so everywhere.
+        near_BPNK = torch.stack([look_up(read_S, layout.near_PNK) for read_S in read_BS])
+        assert torch.equal(written.near_BPNK, near_BPNK)
+        logits_BPNK = right.transformer(
+            written.read_BPN, written.view_BP, near_BPNK=near_BPNK, groups=layout.groups
+        ).log_softmax(-1)
+        expected_BPN = -logits_BPNK.gather(-1, written.tokens_BPN[..., None])[..., 0]
+        torch.testing.assert_close(one.loss(written), expected_BPN, atol=1e-9, rtol=0)
+        assert not torch.equal(written.read_BPN, written.tokens_BPN)
         steps = torch.stack([loss for _, loss in each.step_losses(written)])
-        torch.testing.assert_close(steps, loss_BPN.mean(dim=(0, 2)), atol=1e-9, rtol=0)
-        # Where a patch is read right up to a token, what was to be read later does not matter.
-        other = replace(written, tokens_BPN=(written.tokens_BPN + 1) % 64)
-        changed_BPN = one.loss(other)
-        assert not torch.equal(changed_BPN, loss_BPN)
-        logits = []
-        for some in (written, other):
-            read = one.transformer(
-                some.read_BPN, some.view_BP, near_BPNK=some.near_BPNK, groups=some.layout.groups
-            ).log_softmax(-1)
-            logits.append(read)
-            expected_BPN = -read.gather(-1, some.tokens_BPN[..., None])[..., 0]
-            torch.testing.assert_close(one.loss(some), expected_BPN, atol=1e-9, rtol=0)
-        torch.testing.assert_close(logits[0], logits[1], atol=0, rtol=0)
+        torch.testing.assert_close(steps, expected_BPN.mean(dim=(0, 2)), atol=1e-9, rtol=0)
 
 
 def test_a_share_that_is_none_is_refused() -> None:
