@@ -188,19 +188,6 @@ def test_a_direction_that_breaks_its_law_is_stopped(shell):
     assert not Path("two").exists()
 
 
-@pytest.mark.parametrize("way", ["flag", "overlay", "sub-file", "own class", "own class with arguments"])
-def test_a_pool_is_swapped(shell, repository, way):
-    Path("sub.yaml").write_text("class_path: NearbyContextPool\ninit_args: {extent: [0, 1, 0]}\n")
-    options = {
-        "flag": ("--model.context_pool=EmptyContextPool",),
-        "overlay": ("-c", repository / "recipes/context/full.yaml"),
-        "sub-file": ("--model.context_pool=sub.yaml",),
-        "own class": ("--model.context_pool=my_pools.MyPool",),
-        "own class with arguments": ("--model.context_pool=my_pools.MyPool", "--model.context_pool.reach=2"),
-    }[way]
-    assert shell("fit", "-c", "two.yaml", *QUICK, *options).status == 0
-
-
 def test_a_model_with_a_pool_of_ones_own_is_trained_and_sampled(shell):
     short = ("--trainer.max_steps", 1, "--model.context_pool=my_pools.Late", "--run", "own")
     assert shell("fit", "-c", "two.yaml", *short).status == 0

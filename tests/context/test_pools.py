@@ -17,7 +17,7 @@ from nuwa_lightning.context import (
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.geometry import OMEGA, VIEWS, ZETA, PatchGrid, PatchIndex
 from nuwa_lightning.testing import check_context_pool
-from tests.strategies import POOLS, canvases, grids, package_classes
+from tests.strategies import POOLS, canvases, grids, package_classes, pools
 
 extents = st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 3))
 
@@ -40,6 +40,24 @@ def test_every_pool_there_is_is_tested():
 @pytest.mark.parametrize("pool", POOLS, ids=repr)
 def test_laws(pool):
     check_context_pool(pool)
+
+
+@given(pools, grids, st.data())
+def test_laws_on_any_grid_in_any_order(pool, grid, data):
+    """Select with what is alive is select with all that was written; a moved canvas has the moved answer."""
+    order = data.draw(st.permutations(list(grid)))
+    move = data.draw(st.tuples(*[st.integers(0, 9)] * 3))
+    canvas = pool.new_canvas(grid)
+    for number, patch in enumerate(order):
+        seen = {other for other, _ in canvas.select(patch)}
+        assert seen <= set(canvas.live)
+        assert all(other.t <= patch.t for other in seen)
+        assert seen == set(pool.select(patch, order[:number]))
+        if pool.translation_equivariant:
+            moved = pool.select(patch.shifted(move), [other.shifted(move) for other in order[:number]])
+            assert set(moved) == {other.shifted(move) for other in seen}
+        canvas.add(patch, None)
+        canvas.remove()
 
 
 @pytest.mark.parametrize("pool", POOLS, ids=repr)

@@ -1,0 +1,56 @@
+"""The commands of README.md are run one after the other, with recipes of toy size in the place of the shipped ones."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from tests.test_documents import blocks, commands
+
+TOYS = {
+    "recipes/landscape_vqgan.yaml": "one.yaml",
+    "recipes/landscape_decoder.yaml": "decoder.yaml",
+    "recipes/landscape.yaml": "two.yaml",
+}
+
+
+@pytest.fixture
+def toys(workplace, repository, monkeypatch):
+    """The working directory of somebody who has a folder PHOTOS and a pool of their own, the one of CONTRIBUTING."""
+    monkeypatch.syspath_prepend(str(workplace))
+    Path("PHOTOS").symlink_to("photos")
+    # The default run lies where the recipe of toy size would not put it.
+    two = yaml.safe_load(Path("two.yaml").read_text()) | {"run": "runs/landscape"}
+    two["tokenizer"] |= {"refine": "decoder.yaml", "refined": "refined/tokenizer", "beside": False}
+    Path("two.yaml").write_text(yaml.safe_dump(two))
+    decoder = yaml.safe_load(Path("one.yaml").read_text())
+    decoder["model"]["init_args"] |= {"start_from": "one/tokenizer", "train_only": "decoder"}
+    Path("decoder.yaml").write_text(yaml.safe_dump(decoder))
+    contributing = (repository / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    Path("my_pools.py").write_text(blocks(contributing, "python")[0])
+    for folder in ("recipes/context", "recipes/direction"):
+        shutil.copytree(repository / folder, folder)
+    return workplace
+
+
+def test_what_the_readme_says_to_type_works(toys, shell, repository):
+    readme = (repository / "README.md").read_text(encoding="utf-8")
+    told = [words for words in commands(readme) if words[:3] == ["python", "-m", "nuwa_lightning"]]
+    assert [words[3] for words in told] == ["fit", "generate", *["fit"] * 6]
+    for _, _, _, *words in told:
+        words = [TOYS.get(word, "128x32" if word == "4096x512" else word) for word in words]
+        if words[0] == "fit":
+            words += ["--trainer.max_steps", "2"]
+        done = shell(*words)
+        assert done.status == 0, done.error
+    assert np.asarray(Image.open("panorama.png")).shape == (32, 128, 3)
+    plain, refined, used = (
+        Path(folder).joinpath("model.safetensors").read_bytes()
+        for folder in ("runs/mine_vqgan/tokenizer", "runs/mine_decoder/tokenizer", "runs/mine/tokenizer")
+    )
+    assert used == refined != plain
