@@ -40,6 +40,25 @@ def test_the_table_of_terms_holds(repository: Path, readme: str) -> None:
         assert (repository / test).is_file(), f"{test} is missing"
 
 
+def test_the_table_of_tasks_holds(repository: Path, readme: str) -> None:
+    """Class, file, test and recipe are there, and the options are those of ``generate``."""
+    from nuwa_lightning.commands.generate_options import parser
+
+    row = r"^\| [^|`]+ \| ([^|]+) \| `([^|`]+)` \| `([^|`]+)` \| ([^|]+) \| `([^|`]+)` \|$"
+    rows = re.findall(row, readme, flags=re.M)
+    assert len(rows) == 8
+    for classes, file, test, recipes, options in rows:
+        path = repository / file
+        sources = sorted(path.rglob("*.py")) if path.is_dir() else [path]
+        text = "\n".join(source.read_text(encoding="utf-8") for source in sources)
+        for name in re.findall(r"`(\w+)`", classes):
+            assert re.search(rf"^class {name}\b", text, flags=re.M), f"{name} is not in {file}"
+        assert (repository / test).is_file()
+        for recipe in re.findall(r"`(recipes/[^`]+)`", recipes):
+            assert (repository / recipe).is_file()
+        parser().parse_args(["--checkpoint", "RUN", "--output", "OUT", *shlex.split(options)])
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_links_lead_somewhere(repository: Path, document: str) -> None:
     text = (repository / document).read_text(encoding="utf-8")

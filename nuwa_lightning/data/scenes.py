@@ -122,7 +122,7 @@ _SKY: Final = {
     "red": ((168, 50, 62), (246, 138, 92)),
 }
 _LIGHT: Final = {"day": 1.0, "dusk": 0.6, "night": 0.26}
-_PAN: Final = 0.02  # of the height a frame
+_PAN: Final = 1 / 18  # of the height a frame: 8 pixels, a token of the default tokenizer, where it is 144
 
 
 def draw(scene: Scene, seed: int, size: tuple[int, int], *, frame: int = 0) -> NDArray[np.uint8]:

@@ -17,7 +17,7 @@ from nuwa_lightning.data.video_reading import Frame
 from nuwa_lightning.data.videos import Movement, Video, VideoSource
 from nuwa_lightning.errors import UsageError
 
-_VERSION: Final = "1"
+_VERSION: Final = "2"
 _VAL_EVERY: Final = 6
 
 
