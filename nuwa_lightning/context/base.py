@@ -71,7 +71,7 @@ def checked_extent(option: str, extent: Extent) -> Extent:
     Raises:
         UsageError: if it is anything else than three whole numbers from 0 up.
     """
-    values = tuple(extent)
+    values = tuple(extent) if isinstance(extent, (tuple, list)) else ()
     if len(values) != 3 or not all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in values):
         raise UsageError(option, extent, "give three whole numbers from 0 up, in patches along (t, y, x)")
     return values
