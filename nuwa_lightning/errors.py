@@ -20,14 +20,15 @@ class UsageError(ValueError):
     """
 
     def __init__(self, option: str, value: object, cure: str) -> None:
-        self.option = f"--{option}" if option.startswith(("data.", "model.")) else option
+        self.option = option
         self.value = value
         self.cure = cure
         super().__init__(option, value, cure)
 
     def __str__(self) -> str:
         """Return the line."""
-        return f"{self.option}: {self.value}: {self.cure}"
+        dashes = "--" if self.option.startswith(("data.", "model.")) else ""
+        return f"{dashes}{self.option}: {self.value}: {self.cure}"
 
 
 class LawError(UsageError):

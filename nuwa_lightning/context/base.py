@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
-from typing import Any, ClassVar, final
+from typing import Any, final
 
 from nuwa_lightning.context.canvas import CanvasPool
 from nuwa_lightning.errors import UsageError
@@ -27,8 +27,9 @@ class ContextPool(ABC):
        short axis.
     """
 
-    translation_equivariant: ClassVar[bool] = True
-    bounded: ClassVar[bool] = True
+    # No ClassVar: the types of a dataclass that derives from this are looked up in its own module, by the command line.
+    translation_equivariant: bool = True
+    bounded: bool = True
 
     @property
     @abstractmethod

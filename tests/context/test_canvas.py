@@ -110,7 +110,7 @@ def test_a_pool_that_raises_is_named_without_an_address():
         canvas.select(A)
     assert str(caught.value).startswith(f"context_pool: {__name__}.test_a_pool_that_raises_is_named")
     assert "0x" not in str(caught.value)
-    with pytest.raises(UsageError, match="^reach: 3: is refused$"):
+    with pytest.raises(UsageError, match=r"^reach: 3: is refused$"):
         canvas.remove()
 
 
