@@ -201,7 +201,6 @@ class NuwaCLI(LightningCLI):
         for module, data, cure in (
             (NuwaInfinityModule, TokenWindowsModule, "TokenDataModule or TokenClipsDataModule"),
             (VQGANModule, ImageDataModule, "ImageFolderDataModule, PhotosDataModule or LandscapeDataModule"),
-            (PixelGuidedModule, VideoDataModule, "VideoFolderDataModule or LandscapeClipsDataModule"),
         ):
             ours = isinstance(self.datamodule, (ImageDataModule, VideoDataModule, TokenWindowsModule))
             if isinstance(self.model, module) and ours and not isinstance(self.datamodule, data):
