@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from nuwa_lightning.errors import UsageError
+from nuwa_lightning.errors import ToldError, UsageError
 
 _TRAINING = ("fit", "validate", "test", "predict")
 _HELP = """\
@@ -92,17 +92,27 @@ def main(args: Sequence[str] | None = None) -> int:
 
             train([command, *("--help" if a == "--help-all" else a for a in rest)])
             return 0
-        raise UsageError("COMMAND", command, _did_you_mean(command, [*_TRAINING, "generate"]))
-    except UsageError as error:
+        raise UsageError("COMMAND", command, _did_you_mean(command))
+    except (UsageError, OSError) as error:
         if os.environ.get("NUWA_LIGHTNING_TRACEBACK"):
             raise
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        if not isinstance(error, ToldError):
+            sys.stderr.write(f"error: {' '.join(_line(error).split())}\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")
         return 130
 
 
-def _did_you_mean(word: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"did you mean {near[0]}?" if near else f"choose one of {', '.join(known)}"
+def _line(error: UsageError | OSError) -> str:
+    if isinstance(error, UsageError):
+        return str(error)
+    # Of the machine rather than of an option: a full disk, a folder without permission, no network.
+    cure = "see to it and try again (NUWA_LIGHTNING_TRACEBACK=1 shows where it comes from)"
+    return f"{error.filename or type(error).__name__}: {error.strerror or error}: {cure}"
+
+
+def _did_you_mean(word: str) -> str:
+    commands = [*_TRAINING, "generate"]
+    near = difflib.get_close_matches(word, [*commands, "--help", "--version"], n=1, cutoff=0.5)
+    return f"did you mean {near[0]}?" if near else f"choose one of {', '.join(commands)}"

@@ -10,17 +10,50 @@ _FULL: Final = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC
 
 
 class UsageError(ValueError):
-    """Something the user gave does not work: one line that names the option, the value and the cure."""
+    """Something the user gave does not work: one line that names the option, the value and the cure.
+
+    Args:
+        option: its whole name (``--data.grid``, ``data.grid``), or the part of it that an object knows of itself
+            (``extent``), which the command line completes.
+        value: what was given.
+        cure: what is wrong with it and what to do.
+    """
 
     def __init__(self, option: str, value: object, cure: str) -> None:
         self.option = option
         self.value = value
         self.cure = cure
-        super().__init__(f"{option}: {value}: {cure}")
+        super().__init__(option, value, cure)
+
+    def __str__(self) -> str:
+        """Return the line."""
+        dashes = "--" if self.option.startswith(("data.", "model.")) else ""
+        return f"{dashes}{self.option}: {self.value}: {self.cure}"
 
 
 class LawError(UsageError):
-    """A strategy (a context pool, a direction) broke one of its laws during a run: a fault of its class."""
+    """A strategy (a context pool, a direction) broke one of its laws during a run: a fault of its class.
+
+    Args:
+        option: where the strategy was named.
+        value: the strategy, and the patch at which it happened.
+        law: which one, and how.
+        check: what of ``nuwa_lightning.testing`` finds it without a run.
+    """
+
+    def __init__(self, option: str, value: object, law: str, check: str) -> None:
+        self.law = law
+        super().__init__(option, value, f"{law}: correct the class; nuwa_lightning.testing.{check} finds it")
+
+
+class ToldError(UsageError):
+    """A process that was started for the user has told already what does not work: nothing is left to say."""
+
+
+def shown(strategy: object) -> str:
+    """Return an object as a user knows it: its class where ``repr`` would give an address."""
+    cls = type(strategy)
+    return f"{cls.__module__}.{cls.__qualname__}" if cls.__repr__ is object.__repr__ else repr(strategy)
 
 
 def unwritable(path: Path, error: OSError, *, what: str = "", full: str = "make room there") -> UsageError:

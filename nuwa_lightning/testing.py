@@ -88,7 +88,7 @@ def _check_replay(pool: ContextPool, grid: PatchGrid, plan: Sequence[Step], rng:
             seen = {other for other, _ in canvas.select(patch)}
         except LawError as error:
             raise _broken(
-                pool, "select returns live patches of no later frame, each once", grid, patch, error.cure
+                pool, "select returns live patches of no later frame, each once", grid, patch, error.law
             ) from error
         if set(pool.select(patch, tuple(live))) != seen:
             raise _broken(pool, "select is deterministic", grid, patch)
@@ -104,7 +104,7 @@ def _check_replay(pool: ContextPool, grid: PatchGrid, plan: Sequence[Step], rng:
         try:
             canvas.remove()
         except LawError as error:
-            raise _broken(pool, "remove returns live patches", grid, patch, error.cure) from error
+            raise _broken(pool, "remove returns live patches", grid, patch, error.law) from error
 
 
 def _check_stateless(pool: ContextPool, grid: PatchGrid, plans: Sequence[Sequence[Step]]) -> None:
@@ -183,7 +183,7 @@ def _drawn(
     try:
         return list(itertools.islice(controller.plan(grid, known), count))
     except LawError as error:
-        raise AssertionError(f"{type(controller).__name__}: grid {grid.shape}: {error}") from error
+        raise AssertionError(f"{type(controller).__name__}: grid {grid.shape}: {error.value}: {error.law}") from error
 
 
 def _check_plan(

@@ -41,6 +41,15 @@ _LARGE = 16 << 20
 def generate(arguments: Sequence[str]) -> int:
     """Run ``generate``; returns the exit status."""
     options = parsed(arguments)
+    try:
+        return _generate(options)
+    except UsageError as error:
+        if error.option in vars(options):  # an object knows its own part of the name only
+            error.option = f"--{error.option}"
+        raise
+
+
+def _generate(options: argparse.Namespace) -> int:
     outputs = _outputs(options)
     run = Path(options.checkpoint)
     _check_run(run)

@@ -38,12 +38,12 @@ OF_THE_RUN = ("checkpoint", "output", "overwrite", "resume", "from_file", "recor
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        unknown = re.search(r"unrecognized arguments: (--[\w-]+)", message)
+        unknown = re.search(r"unrecognized arguments: (--[\w-]+)(?:[= ](?!--)(.*))?", message, re.DOTALL)
         if unknown:
             options = [o for action in self._actions for o in action.option_strings]
             near = difflib.get_close_matches(unknown.group(1), options, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else "see generate --help"
-            raise UsageError("option", unknown.group(1), f"there is no such option; {hint}")
+            raise UsageError(unknown.group(1), unknown.group(2) or "unknown", f"there is no such option; {hint}")
         found = re.match(r"argument (--\w+): (.*?)(?:: '(.*)')?$", message)
         wrong = re.match(r"argument (--\w+): invalid choice: '(.*?)' \((choose from .*)\)$", message)
         if wrong:

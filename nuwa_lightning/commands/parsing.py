@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
@@ -100,6 +100,10 @@ class OneLineParser(LightningArgumentParser):
             stray = text.partition(":")[2].strip()
             return UsageError("option", stray, "belongs to no option: write --NAME VALUE, see --help")
         if text.startswith("the following arguments are required"):
+            if not any(action.dest == "config" for action in self._actions):  # the arguments of a class
+                name, *others = text.partition(": ")[2].split(", ")
+                also = f", and {', '.join(others)} beside it" if others else ""
+                return _Fault(name, "missing", f"there is no default: give it a value{also}")
             cure = "give a recipe: --config recipes/landscape.yaml, or those options themselves"
             return UsageError("--config", "missing", f"{re.sub(r'[a-z]+[.](?=[a-z])', '--', text)}; {cure}")
         argument = _ARGUMENT.match(text)
@@ -138,6 +142,7 @@ class OneLineParser(LightningArgumentParser):
         dests = {action.dest for action in self._all_actions()}
         known = {d for d in dests if d not in ("subcommand", "print_config") and d.rpartition(".")[2] != "help"}
         if "model" in known:  # the outermost: options of classes are parsed further in
+            known.add("help")
             from nuwa_lightning.commands.training import known_classes
 
             for prefix, classes in known_classes().items():
@@ -152,7 +157,8 @@ def nearest(name: str, known: Collection[str]) -> str | None:
     >>> nearest("trainr.max_steps", ["trainer.max_steps", "model"]), nearest("xyz", ["model"])
     ('trainer.max_steps', None)
     """
-    found = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.7)
+    found = [option for option in sorted(known) if option.startswith(f"{name}_")]
+    found += difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.7)
     if found:
         return found[0]
     head, dot, tail = name.partition(".")
@@ -166,16 +172,46 @@ def nearest(name: str, known: Collection[str]) -> str | None:
     return tails[close[0]] if close else None
 
 
+def whole_name(option: str, value: object, options: Mapping[str, Any]) -> str:
+    """Complete the name of an option of which an object knows only its own part.
+
+    Where several end alike the one with that value is meant, else the innermost: outer ones know their whole name.
+
+    Args:
+        option: the part, such as ``extent``.
+        value: what was given.
+        options: all options of the run.
+
+    >>> whole_name("extent", 3, {"model": {"class_path": "M", "init_args": {"pool": {"init_args": {"extent": 3}}}}})
+    '--model.pool.extent'
+    """
+    named = [(name, given) for name, given in _named("", options) if f".{name}".endswith(f".{option}")]
+    alike = [(name, given) for name, given in named if given == (list(value) if isinstance(value, tuple) else value)]
+    return max((f"--{name}" for name, _ in alike or named), key=lambda name: name.count("."), default=option)
+
+
+def _named(prefix: str, given: Any) -> Iterator[tuple[str, Any]]:
+    if prefix:
+        yield prefix, given
+    if isinstance(given, Mapping):
+        for name, inner in given.items():
+            # The arguments of a class are named as if they were its own fields.
+            yield from _named(prefix if name == "init_args" else f"{prefix}.{name}".strip("."), inner)
+
+
 def check_configs(arguments: list[str]) -> None:
     """Look at the files after ``--config`` before the parser does.
 
     Raises:
-        UsageError: if one is missing or is no YAML, naming the file and the line.
+        UsageError: if one is missing or is no YAML, naming the file and the line, or is an overlay with nothing below.
     """
     import yaml
 
+    chosen: set[str] = set()
     for place, argument in enumerate(arguments):
         option, equals, value = argument.partition("=")
+        if option in ("--model", "--data"):
+            chosen.add(option.removeprefix("--"))
         if option not in ("-c", "--config"):
             continue
         if not equals:
@@ -196,6 +232,13 @@ def check_configs(arguments: list[str]) -> None:
             raise UsageError("--config", value, f"is no YAML: {' '.join(str(error).split())}") from None
         if content is not None and not isinstance(content, dict):
             raise UsageError("--config", value, "holds no options: write lines such as 'run: runs/mine'")
+        for part in ("model", "data"):
+            given = (content or {}).get(part)
+            if isinstance(given, str) or (isinstance(given, dict) and "class_path" in given):
+                chosen.add(part)
+            elif given is not None and part not in chosen:
+                cure = f"is an overlay, it names no class of {part}: give a recipe before it"
+                raise UsageError("--config", value, f"{cure}, -c recipes/landscape.yaml -c {value}")
 
 
 def usage_error(error: BaseException, option: str) -> UsageError:

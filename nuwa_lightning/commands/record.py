@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import subprocess
+import tempfile
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from nuwa_lightning.atomic import write_json
+from nuwa_lightning.errors import UsageError
 
 _PACKAGES = ("nuwa-lightning", "torch", "lightning", "torchmetrics", "jsonargparse", "numpy", "pillow")
 
@@ -40,9 +43,27 @@ def _commit() -> str | None:
     return done.stdout.strip()
 
 
+def check_run_folder(folder: Path) -> None:
+    """Refuse a run folder that cannot be made or written to, before any work; leaves nothing behind.
+
+    Raises:
+        UsageError: saying why.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError("--run", folder, f"cannot be written ({error.strerror}): name another folder") from None
+    finally:
+        for path in made:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
+
 def write_record(run_folder: Path, config: Any, datamodule: Any) -> None:
     """Write ``record.json`` into the run folder, atomically."""
-    run_folder.mkdir(parents=True, exist_ok=True)
     record: dict[str, Any] = {
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "versions": versions(),
@@ -53,4 +74,5 @@ def write_record(run_folder: Path, config: Any, datamodule: Any) -> None:
     if datamodule is not None and hasattr(datamodule, "record"):
         datamodule.prepare_data()
         record["data"] = datamodule.record()
+    run_folder.mkdir(parents=True, exist_ok=True)
     write_json(run_folder / "record.json", record)

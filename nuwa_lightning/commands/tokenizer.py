@@ -12,13 +12,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+import yaml
 
-from nuwa_lightning.errors import UsageError
+from nuwa_lightning.errors import ToldError, UsageError
 from nuwa_lightning.tokenizers.export import load_pixel_guided
 from nuwa_lightning.tokenizers.pixel_guided import PixelGuidedDecoder
-from nuwa_lightning.tokenizers.vqgan import VQGAN
+from nuwa_lightning.tokenizers.vqgan import VQGAN, VQGANSize
 
 _LOG = logging.getLogger(__name__)
 
@@ -44,6 +46,39 @@ class TokenizerSource:
     beside: bool = True
     guided: str | None = None
     guided_recipe: str | None = None
+
+
+def check_recipes(source: TokenizerSource) -> None:
+    """Refuse a recipe that will be needed and is not there, before anything is trained.
+
+    Raises:
+        UsageError: naming it.
+    """
+    for name, recipe, makes in (
+        ("recipe", source.recipe, source.path),
+        ("refine", source.refine, source.refined),
+        ("guided_recipe", source.guided_recipe, source.guided),
+    ):
+        made = makes is not None and (Path(makes) / "config.json").exists()
+        if recipe is not None and not made and not Path(recipe).is_file():
+            raise UsageError(f"--tokenizer.{name}", recipe, "there is no such file: name a recipe, or null")
+
+
+def expected_factor(source: TokenizerSource) -> int | None:
+    """Return how many pixels a token will have along each side, by the recipe of a tokenizer that is still to be made.
+
+    None where that cannot be seen without making it.
+    """
+    if source.recipe is None or (Path(source.path) / "config.json").exists():
+        return None
+    try:
+        given = yaml.safe_load(Path(source.recipe).read_text(encoding="utf-8"))["model"]["init_args"]
+        fields: dict[str, Any] = {
+            name: tuple(v) if isinstance(v, list) else v for name, v in (given.get("vqgan") or {}).items()
+        }
+        return None if given.get("start_from") else VQGANSize(**fields).factor
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError):
+        return None  # its own training will say it
 
 
 def provide_tokenizer(source: TokenizerSource, *, fast_dev_run: bool) -> None:
@@ -118,7 +153,9 @@ def _make(folder: str, command: Sequence[str], option: str, recipe: str) -> None
     if status == 130:
         raise KeyboardInterrupt
     if status or not (Path(folder) / "config.json").exists():
-        raise UsageError(option, recipe, f"its training ended with status {status}; see above")
+        # Status 2: it has named its option, value and cure.
+        fault = ToldError if status == 2 else UsageError
+        raise fault(option, recipe, f"its training ended with status {status}; see above")
 
 
 def _fit(recipe: str, run: Path, *options: str) -> list[str]:

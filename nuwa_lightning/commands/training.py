@@ -20,18 +20,25 @@ from nuwa_lightning.callbacks.reconstruction_sheet import ReconstructionSheet
 from nuwa_lightning.callbacks.sample_sheet import SampleSheet
 from nuwa_lightning.callbacks.stage_bar import StageBar
 from nuwa_lightning.commands.memory import keep_freed_memory
-from nuwa_lightning.commands.parsing import OneLineParser, check_configs, deny_imports, usage_error
-from nuwa_lightning.commands.record import write_record
+from nuwa_lightning.commands.parsing import OneLineParser, check_configs, deny_imports, usage_error, whole_name
+from nuwa_lightning.commands.record import check_run_folder, write_record
 from nuwa_lightning.commands.resuming import check_checkpoint, find_checkpoint
 from nuwa_lightning.commands.tokenizer import (
     Refinement,
     TokenizerSource,
     check_guided,
+    check_recipes,
+    expected_factor,
     provide_guided,
     provide_tokenizer,
 )
 from nuwa_lightning.data.giant_picture import GiantPicture
-from nuwa_lightning.data.image_folder import ImageFolderDataModule, LandscapeDataModule, PhotosDataModule
+from nuwa_lightning.data.image_folder import (
+    ImageDataModule,
+    ImageFolderDataModule,
+    LandscapeDataModule,
+    PhotosDataModule,
+)
 from nuwa_lightning.data.landscape_clips import LandscapeClips
 from nuwa_lightning.data.landscape_photos import LandscapePhotos
 from nuwa_lightning.data.photos import FolderPhotos
@@ -78,6 +85,15 @@ def known_classes() -> dict[str, list[type[Any]]]:
 class NuwaCLI(LightningCLI):
     """LightningCLI with a run folder, a tokenizer made on demand, and resumption that obeys the command line."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.options: Any = None
+        try:
+            super().__init__(*args, **kwargs)
+        except UsageError as error:
+            if self.options is not None:
+                error.option = whole_name(error.option, error.value, self.options.as_dict())
+            raise
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options that belong to the run rather than to a class."""
         parser.add_argument("--run", type=str, default="runs/latest", help="folder of this run's results")
@@ -96,6 +112,8 @@ class NuwaCLI(LightningCLI):
         """Let results go to the run folder, and find the checkpoint to go on from there."""
         self.options = self.config[self.subcommand]
         self.run_folder = Path(self.options.run)
+        if not self._trial:
+            check_run_folder(self.run_folder)
         if "ckpt_path" in self.options:
             needed = self.subcommand != "fit"
             self.options.ckpt_path = find_checkpoint(self.options.ckpt_path, self.run_folder, needed=needed)
@@ -154,21 +172,44 @@ class NuwaCLI(LightningCLI):
         What can be refused at once is refused before that.
         """
         self.refinement = Refinement(None)
+        self._check_data()
         check_checkpoint(self.options.get("ckpt_path"), self.model)
         if isinstance(self.model, NuwaInfinityModule):
-            self._source()
+            source = self._source()
+            if not self._trial:
+                check_recipes(source)
             if isinstance(self.datamodule, TokenWindowsModule):
                 self.model.layouts(self.datamodule.window.shape)
                 self.datamodule.prepare_source()
+            self._check_sizes(expected_factor(source))
             self._attach_tokenizer(make=True)
-            source = self._source()
+            self._check_sizes(self.model.tokenizer.factor)
             if source.refine and not self._trial:
                 self.refinement = Refinement.start(source, self.run_folder)
         if isinstance(self.model, PixelGuidedModule):
             self._attach_to_guided(make=True)
+        if isinstance(self.datamodule, (ImageDataModule, VideoDataModule, TokenWindowsModule)):
+            # Data that cannot be used must not write over what the folder says of an earlier run.
+            self.datamodule.prepare_data()
+            self.datamodule.train_dataloader()
         if not self._trial:
             write_record(self.run_folder, self.config_init[self.subcommand], self.datamodule)
             self._write_config()
+
+    def _check_data(self) -> None:
+        """Refuse data of another stage; what a data module of the user's own gives is not known here."""
+        for module, data, cure in (
+            (NuwaInfinityModule, TokenWindowsModule, "TokenDataModule or TokenClipsDataModule"),
+            (VQGANModule, ImageDataModule, "ImageFolderDataModule, PhotosDataModule or LandscapeDataModule"),
+        ):
+            ours = isinstance(self.datamodule, (ImageDataModule, VideoDataModule, TokenWindowsModule))
+            if isinstance(self.model, module) and ours and not isinstance(self.datamodule, data):
+                name = type(self.datamodule).__name__
+                raise UsageError("--data", name, f"{module.__name__} learns from other data: give {cure}")
+
+    def _check_sizes(self, factor: int | None) -> None:
+        if factor is not None and isinstance(self.datamodule, TokenDataModule):
+            self.datamodule.check_sizes(factor)
 
     def _write_config(self) -> None:
         """Write every option of the run to ``config.yaml``, as a recipe that repeats it."""
@@ -213,6 +254,7 @@ class NuwaCLI(LightningCLI):
 
     def before_validate(self) -> None:
         """Provide the tokenizer."""
+        self._check_data()
         check_checkpoint(self.options.get("ckpt_path"), self.model)
         if isinstance(self.model, NuwaInfinityModule):
             self._attach_tokenizer(make=False)
@@ -278,6 +320,8 @@ def train(arguments: list[str]) -> None:
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended to run from within Python.*")
     warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than.*")
+    # Nothing is held out: the data module says so by giving no loader.
+    warnings.filterwarnings("ignore", message="Total length of .* across ranks is zero.*")
     # Resuming is by step; what the warning proposes would be for saving weights from before the last step.
     warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization.*")
     keep_freed_memory()

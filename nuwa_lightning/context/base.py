@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
-from typing import Any, ClassVar, final
+from typing import Any, final
 
 from nuwa_lightning.context.canvas import CanvasPool
 from nuwa_lightning.errors import UsageError
@@ -27,8 +27,9 @@ class ContextPool(ABC):
        short axis.
     """
 
-    translation_equivariant: ClassVar[bool] = True
-    bounded: ClassVar[bool] = True
+    # No ClassVar: the types of a dataclass that derives from this are looked up in its own module, by the command line.
+    translation_equivariant: bool = True
+    bounded: bool = True
 
     @property
     @abstractmethod
@@ -71,7 +72,7 @@ def checked_extent(option: str, extent: Extent) -> Extent:
     Raises:
         UsageError: if it is anything else than three whole numbers from 0 up.
     """
-    values = tuple(extent)
+    values = tuple(extent) if isinstance(extent, (tuple, list)) else ()
     if len(values) != 3 or not all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in values):
         raise UsageError(option, extent, "give three whole numbers from 0 up, in patches along (t, y, x)")
     return values

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, TypeVar, final
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Final, Generic, TypeVar, final
 
-from nuwa_lightning.errors import LawError
+from nuwa_lightning.errors import LawError, UsageError, shown
 from nuwa_lightning.geometry import PatchGrid, PatchIndex, PatchSet
 
 if TYPE_CHECKING:
     from nuwa_lightning.context.base import ContextPool
 
 Payload = TypeVar("Payload")
+_CHECK: Final = "check_context_pool"
+_PLAN: Final = "check_direction_controller"
 
 
 @final
@@ -67,9 +70,9 @@ class CanvasPool(Generic[Payload]):
             LawError: if the patch lies outside the grid or has been added before.
         """
         if patch not in self.grid:
-            raise LawError("direction", tuple(patch), f"a plan stays inside its grid {self.grid.shape}")
+            raise LawError("direction", tuple(patch), f"a plan stays inside its grid {self.grid.shape}", _PLAN)
         if patch in self._finished:
-            raise LawError("direction", tuple(patch), "a plan names each patch once; correct the controller")
+            raise LawError("direction", tuple(patch), "a plan names each patch once", _PLAN)
         self._live[patch] = (self._added, payload)
         self._added += 1
         self._finished.add(patch)
@@ -80,7 +83,7 @@ class CanvasPool(Generic[Payload]):
         Raises:
             LawError: if the strategy names a patch that is not alive.
         """
-        gone = self._remove()
+        gone = set(self._remove())
         for patch in gone:
             if patch not in self._live:
                 raise self._fault(patch, "remove returns only patches that are alive")
@@ -91,19 +94,41 @@ class CanvasPool(Generic[Payload]):
 
     def _select(self, patch: PatchIndex) -> list[PatchIndex]:
         if not self.grid.wrap:
-            return list(self.pool.select(patch, self._live.keys()))
+            return self._asked("select", patch, lambda: self.pool.select(patch, self._live.keys()))
         middle = patch.shifted(self.grid.periods)
         images = {middle.shifted(self.grid.offset(other, patch)): other for other in self._live}
         # What is not alive stays as it is, for the message.
-        return [images.get(other, other) for other in self.pool.select(middle, images.keys())]
+        chosen = self._asked("select", patch, lambda: self.pool.select(middle, images.keys()))
+        return [images.get(other, other) for other in chosen]
 
-    def _remove(self) -> set[PatchIndex]:
+    def _remove(self) -> list[PatchIndex]:
+        newest = next(reversed(self._live), PatchIndex(0, 0, 0))
         if not self.grid.wrap:
-            return set(self.pool.remove(self._live.keys(), self.grid, self.finished))
+            live = self._live.keys()
+            return self._asked("remove", newest, lambda: self.pool.remove(live, self.grid, self.finished))
         images = {patch.shifted(self.grid.periods): patch for patch in self._live}
         grid, finished = self.grid, self._finished
-        gone = self.pool.remove(images.keys(), self._unrolled, lambda patch: grid.home(patch) in finished)
-        return {images.get(patch, patch) for patch in gone}
+        gone = self._asked(
+            "remove",
+            newest,
+            lambda: self.pool.remove(images.keys(), self._unrolled, lambda patch: grid.home(patch) in finished),
+        )
+        return [images.get(patch, patch) for patch in gone]
+
+    def _asked(self, method: str, patch: PatchIndex, ask: Callable[[], Collection[PatchIndex]]) -> list[PatchIndex]:
+        """Return the strategy's answer; one that is none, or an exception, is a fault of the class as well."""
+        try:
+            chosen = list(ask())
+        except UsageError:
+            raise
+        except Exception as error:
+            law = f"{method} returns patches, and this is an error: {type(error).__name__}: {error}"
+            raise self._fault(patch, law) from error
+        for other in chosen:
+            if not isinstance(other, PatchIndex):
+                raise self._fault(patch, f"{method} returns patches (PatchIndex), and {other!r} is none")
+        return chosen
 
     def _fault(self, patch: PatchIndex, law: str) -> LawError:
-        return LawError("context_pool", f"{self.pool!r} at patch {tuple(patch)}", f"breaks its law: {law}")
+        where = f"{shown(self.pool)} at patch {tuple(patch)}"
+        return LawError("context_pool", where, f"breaks its law: {law}", _CHECK)

@@ -57,7 +57,7 @@ class Captions:
             _tell("files without a caption", silent, self.source)
 
 
-def read_captions(folder: Path, source: str | None = None, *, option: str = "data.captions") -> Captions:
+def read_captions(folder: Path, source: str | None = None, *, option: str = "captions") -> Captions:
     """Return the captions of the files below ``folder``.
 
     Args:

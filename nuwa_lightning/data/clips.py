@@ -173,7 +173,7 @@ def _prepared(video: Video, settings: ClipSettings, reader: FrameReader, folder:
         frames = len(np.load(array, mmap_mode="r", allow_pickle=False))
         bounds = [0, *(int(cut) for cut in cuts), frames]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError("data.cache", about, "damaged; delete the file, it is made anew") from error
+        raise UsageError("cache", about, "damaged; delete the file, it is made anew") from error
     shots = tuple(Shot(a, b) for a, b in itertools.pairwise(bounds) if a < b)
     return PreparedVideo(video, array, shots)
 

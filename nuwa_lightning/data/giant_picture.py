@@ -101,7 +101,7 @@ class GiantPicture(PhotoSource):
         try:
             self._index = {**json.loads((place / "index.json").read_text("utf-8")), "folder": str(place)}
         except (OSError, ValueError) as error:
-            raise UsageError("data.cache", place, "damaged; delete the folder, it is made anew") from error
+            raise UsageError("cache", place, "damaged; delete the folder, it is made anew") from error
 
     def photos(self, split: Split) -> list[Photo]:
         """Return the crops of ``split``, row by row."""

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from nuwa_lightning.data.folders import cache_folder
 from nuwa_lightning.data.landscape_photos import Kind, LandscapePhotos, Origin
 from nuwa_lightning.data.photos import FolderPhotos, PhotoSource, Split
-from nuwa_lightning.data.preparing import PreparedPhotos, Skipped, prepare_photos
+from nuwa_lightning.data.preparing import PreparedPhotos, Skipped, nothing_usable, prepare_photos
 from nuwa_lightning.data.reading import MAX_PIXELS
 from nuwa_lightning.data.streams import (
     Batch,
@@ -319,10 +319,6 @@ def _nothing_usable(source: PhotoSource, split: Split, found: PreparedPhotos, si
             f"all photos of {value} are smaller, the largest has a shorter side of {found.largest_side} px; use photos"
             f" of at least {size} px on the shorter side or a smaller view",
         )
-    first = found.skipped[0]
-    return UsageError(
-        option,
-        value,
-        f"none of the {len(found.skipped)} pictures can be read, the first is {first.path} ({first.reason}); give"
-        " readable ones",
-    )
+    # Of a folder that is parted into two: the number is that of one part.
+    what = "pictures for training" if split == "train" else "pictures held out"
+    return nothing_usable(option, value, found, what=what)

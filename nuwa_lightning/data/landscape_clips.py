@@ -147,9 +147,9 @@ class LandscapeClips(VideoSource):
         cache: str | None = None,
     ) -> None:
         if motions < 0 or (motions == 0 and not real):
-            raise UsageError("data.source.motions", motions, "give 1 or more, or real films and 0")
+            raise UsageError("motions", motions, "give 1 or more, or real films and 0")
         if not 0.1 <= seconds <= 600:
-            raise UsageError("data.source.seconds", seconds, "give seconds, from 0.1 to 600")
+            raise UsageError("seconds", seconds, "give seconds, from 0.1 to 600")
         self.real = real
         self.motions = motions
         self.seconds = seconds
@@ -170,9 +170,7 @@ class LandscapeClips(VideoSource):
             with locked(self.folder):
                 self._fetch(self._missing())
         if not self.videos("train"):
-            raise UsageError(
-                "data.source.sources", list(self.sources), "no film could be fetched: go online, or use photos"
-            )
+            raise UsageError("sources", list(self.sources), "no film could be fetched: go online, or use photos")
 
     def videos(self, split: Split) -> list[Video]:
         """Return the films of ``split``, real ones first."""
@@ -187,7 +185,7 @@ class LandscapeClips(VideoSource):
 
     def option(self, split: Split) -> tuple[str, str]:
         """See `VideoSource.option`."""
-        return "data.cache", str(self.folder)
+        return "cache", str(self.folder)
 
     def record(self) -> dict[str, object]:
         """Return what was really used, for the record of a run."""

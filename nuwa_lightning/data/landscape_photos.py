@@ -153,7 +153,7 @@ class LandscapePhotos(PhotoSource):
 
     def option(self, split: Split) -> tuple[str, str]:
         """See `PhotoSource.option`."""
-        return "data.cache", str(self.folder)
+        return "cache", str(self.folder)
 
     def record(self) -> dict[str, object]:
         """Return the sources that were really used, for the record of a run."""
@@ -287,7 +287,7 @@ def _fallback(split: Split) -> list[Photo]:
     spec = importlib.util.find_spec("sklearn")
     if spec is None or not spec.submodule_search_locations:
         raise UsageError(
-            "data.sources",
+            "sources",
             "no photo could be fetched",
             "go online (apt or npm), install scikit-learn for its two photos, or train on a folder of your own",
         )

@@ -72,7 +72,7 @@ def held_out(scenes: Iterable[str], *, fraction: float) -> set[str]:
         UsageError: if ``fraction`` is not in [0, 1).
     """
     if not 0.0 <= fraction < 1.0:
-        raise UsageError("data.val_fraction", fraction, "give a share of the photos in [0, 1)")
+        raise UsageError("val_fraction", fraction, "give a share of the photos in [0, 1)")
     ranked = sorted(set(scenes), key=_rank)
     if fraction == 0.0 or len(ranked) < 2:
         return set()
@@ -135,8 +135,8 @@ class FolderPhotos(PhotoSource):
     def option(self, split: Split) -> tuple[str, str]:
         """See `PhotoSource.option`."""
         if split == "val" and self.val_roots:
-            return "data.val_root", ", ".join(map(str, self.val_roots))
-        return "data.root", ", ".join(map(str, self.roots))
+            return "val_root", ", ".join(map(str, self.val_roots))
+        return "root", ", ".join(map(str, self.roots))
 
     def record(self) -> dict[str, object]:
         """Return the folders and the number of photos on each side."""
@@ -149,9 +149,9 @@ class FolderPhotos(PhotoSource):
         }
 
     def _read(self) -> dict[Split, list[Photo]]:
-        train = _photos_below(self.roots, "data.root", self.captions)
+        train = _photos_below(self.roots, "root", self.captions)
         if self.val_roots:
-            return {"train": train, "val": _photos_below(self.val_roots, "data.val_root", self.captions)}
+            return {"train": train, "val": _photos_below(self.val_roots, "val_root", self.captions)}
         out = held_out((photo.scene for photo in train), fraction=self.val_fraction)
         return {
             "train": [photo for photo in train if photo.scene not in out],

@@ -23,6 +23,7 @@ from nuwa_lightning.atomic import atomic_write
 from nuwa_lightning.data.folders import content_key
 from nuwa_lightning.data.photos import Photo
 from nuwa_lightning.data.reading import MAX_PIXELS, ImageReadError, image_size, read_image
+from nuwa_lightning.errors import UsageError
 
 # Legend: Y, X pixels along the axes; 3 colours.
 
@@ -197,6 +198,23 @@ def _shrink(image: Image.Image, shape: tuple[int, int]) -> npt.NDArray[np.uint8]
 def as_image(array_YX3: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """Return 8-bit pixels as a new float32 array (3, Y, X) in [-1, 1]."""
     return np.ascontiguousarray(array_YX3.transpose(2, 0, 1)).astype(np.float32) / np.float32(127.5) - np.float32(1)
+
+
+def nothing_usable(option: str, value: str, found: PreparedPhotos, *, what: str) -> UsageError:
+    """Return what to raise if no photo is left.
+
+    Args:
+        option: says where they lie.
+        value: its value.
+        found: what became of them.
+        what: what they are called.
+    """
+    if found.too_small:
+        cure = f"all {what} are too small, the largest has a shorter side of {found.largest_side} px: give larger ones"
+        return UsageError(option, value, cure)
+    first = found.skipped[0]
+    cure = f"none of the {len(found.skipped)} {what} can be read, the first is {first.path} ({first.reason})"
+    return UsageError(option, value, f"{cure}; give readable ones")
 
 
 def _header(photo: Photo, max_pixels: int) -> tuple[int, int] | ImageReadError:

@@ -103,7 +103,7 @@ class SyntheticFilms(VideoSource):
 
     def option(self, split: Split) -> tuple[str, str]:
         """See `VideoSource.option`."""
-        return "data.cache", str(self.file)
+        return "cache", str(self.file)
 
     def record(self) -> dict[str, object]:
         """Return what was drawn."""

@@ -80,7 +80,7 @@ class SyntheticLandscapes(PhotoSource):
 
     def option(self, split: Split) -> tuple[str, str]:
         """See `PhotoSource.option`."""
-        return "data.cache", str(self.folder)
+        return "cache", str(self.folder)
 
     def record(self) -> dict[str, object]:
         """Return what was drawn."""

@@ -17,7 +17,7 @@ import torch
 
 from nuwa_lightning.data.folders import content_key
 from nuwa_lightning.data.photos import Photo, Split
-from nuwa_lightning.data.preparing import PreparedPhotos, as_image, prepare_photos
+from nuwa_lightning.data.preparing import PreparedPhotos, as_image, nothing_usable, prepare_photos
 from nuwa_lightning.data.reading import MAX_PIXELS
 from nuwa_lightning.data.token_bank import BankEntry, Encode, TokenBank, TokenizerLike, build_bank
 from nuwa_lightning.errors import UsageError
@@ -62,6 +62,7 @@ def build_token_bank(
     encode: Encode | None = None,
     max_pixels: int = MAX_PIXELS,
     progress: bool = True,
+    source: tuple[str, str] = ("photos", "these"),
 ) -> TokenBank:
     """Return the bank of ``photos``, encoding what is not on disk yet; see `build_bank`.
 
@@ -76,6 +77,7 @@ def build_token_bank(
         encode: the encoder, such as one that works tile by tile.
         max_pixels: limit on the pixels of one photo.
         progress: show a bar.
+        source: the option that says where the photos lie and its value, for messages.
 
     Raises:
         UsageError: if a setting makes no sense or no photo can be used.
@@ -95,7 +97,7 @@ def build_token_bank(
             progress=progress,
         )
         if not prepared.entries:
-            raise UsageError("data.photos", f"{len(prepared.skipped)} unreadable", "give photos that can be read")
+            raise nothing_usable(*source, prepared, what="pictures")
         splits = {id(photo): split for split, photo in listed}
         found = [
             _PhotoItem(prepared, index, splits[id(prepared.photo(index))], tokenizer.factor, settings)

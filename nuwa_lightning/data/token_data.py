@@ -7,7 +7,8 @@ from typing import final
 
 from nuwa_lightning.data.folders import cache_folder
 from nuwa_lightning.data.photos import PhotoSource
-from nuwa_lightning.data.reading import MAX_PIXELS
+from nuwa_lightning.data.preparing import sizes_for
+from nuwa_lightning.data.reading import MAX_PIXELS, ImageReadError, image_size
 from nuwa_lightning.data.token_bank import Encode, TokenBank, TokenizerLike
 from nuwa_lightning.data.token_cache import BankSettings, build_token_bank
 from nuwa_lightning.data.token_windows import TokenWindowsModule, Window
@@ -76,7 +77,27 @@ class TokenDataModule(TokenWindowsModule):
             settings=self.settings,
             encode=encode,
             max_pixels=self.max_pixels,
+            source=self.source_option(),
         )
+
+    def check_sizes(self, factor: int) -> None:
+        """Look at the headers of the photos, before there is a tokenizer of ``factor`` pixels a token.
+
+        Raises:
+            UsageError: if each that can be read is smaller than a window.
+        """
+        smaller = 0
+        for photo in self.photos.photos("train"):
+            try:
+                size = image_size(photo.path, max_pixels=self.max_pixels)
+            except ImageReadError:
+                continue
+            shapes = sizes_for(size, self.settings.short_sides, 2 * factor)
+            if any(y // factor >= self.window.y and x // factor >= self.window.x for y, x in shapes):
+                return
+            smaller += 1
+        if smaller:
+            raise self.too_small(factor)
 
     def captions_by_key(self) -> Mapping[str, str]:
         """Return the captions of the photos."""

@@ -184,9 +184,9 @@ class FolderVideos(VideoSource):
             UsageError: if a folder is missing or holds no film.
         """
         if self._split is None:
-            train = _videos_below(self.roots, "data.root", self.captions)
+            train = _videos_below(self.roots, "root", self.captions)
             if self.val_roots:
-                val = _videos_below(self.val_roots, "data.val_root", self.captions)
+                val = _videos_below(self.val_roots, "val_root", self.captions)
             else:
                 out = held_out((video.scene for video in train), fraction=self.val_fraction)
                 val = [video for video in train if video.scene in out]
@@ -197,8 +197,8 @@ class FolderVideos(VideoSource):
     def option(self, split: Split) -> tuple[str, str]:
         """See `VideoSource.option`."""
         if split == "val" and self.val_roots:
-            return "data.val_root", ", ".join(map(str, self.val_roots))
-        return "data.root", ", ".join(map(str, self.roots))
+            return "val_root", ", ".join(map(str, self.val_roots))
+        return "root", ", ".join(map(str, self.roots))
 
     def record(self) -> dict[str, object]:
         """Return the folders and the number of films on each side."""

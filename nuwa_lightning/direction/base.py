@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
-from typing import NamedTuple, final
+from typing import Final, NamedTuple, final
 
-from nuwa_lightning.errors import LawError, UsageError
+from nuwa_lightning.errors import LawError, UsageError, shown
 from nuwa_lightning.geometry import PatchGrid, PatchIndex, PatchSet, View
+
+_CHECK: Final = "check_direction_controller"
 
 
 class Step(NamedTuple):
@@ -67,13 +69,13 @@ class DirectionController(ABC):
             raise UsageError("known", tuple(outside[0]), f"give patches inside the grid {grid.shape}")
         if grid.endless and not self.supports_endless(grid):
             cure = f"it cannot fill the endless grid {grid.shape}: give that side a length or choose another direction"
-            raise UsageError("direction", repr(self), cure)
+            raise UsageError("direction", shown(self), cure)
         return self._held_to_law(grid, given)
 
     def _held_to_law(self, grid: PatchGrid, known: frozenset[PatchIndex]) -> Iterator[Step]:
         seen = PatchSet(grid)
         written, last_frame = 0, -1
-        for step in self.steps(grid, known):
+        for step in self._asked(grid, known):
             patch = step.patch
             if patch not in grid:
                 raise self._fault(patch, f"a plan stays inside its grid {grid.shape}")
@@ -88,13 +90,28 @@ class DirectionController(ABC):
             seen.add(patch)
             yield step
         if grid.endless:
-            raise LawError("direction", repr(self), f"breaks its law: a plan of the endless grid {grid.shape} ends")
+            law = f"breaks its law: a plan of the endless grid {grid.shape} ends"
+            raise LawError("direction", shown(self), law, _CHECK)
         if written != grid.size - len(known):
             missing = next(patch for patch in grid if patch not in seen and patch not in known)
             raise self._fault(missing, "every patch that is not known is written")
 
+    def _asked(self, grid: PatchGrid, known: frozenset[PatchIndex]) -> Iterator[Step]:
+        """Yield what the subclass yields; what is no step, or an exception, is a fault of the class as well."""
+        try:
+            for step in self.steps(grid, known):
+                if not isinstance(step, Step):
+                    law = f"breaks its law: steps yields objects of Step, and {step!r} is none"
+                    raise LawError("direction", shown(self), law, _CHECK)
+                yield step
+        except UsageError:
+            raise
+        except Exception as error:
+            law = f"breaks its law: steps raises no error, and this is one: {type(error).__name__}: {error}"
+            raise LawError("direction", shown(self), law, _CHECK) from error
+
     def _fault(self, patch: PatchIndex, law: str) -> LawError:
-        return LawError("direction", f"{self!r} at patch {tuple(patch)}", f"breaks its law: {law}")
+        return LawError("direction", f"{shown(self)} at patch {tuple(patch)}", f"breaks its law: {law}", _CHECK)
 
     @final
     def training_plans(self, grid: PatchGrid) -> Sequence[tuple[float, tuple[Step, ...]]]:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nuwa_lightning.errors import UsageError
 from nuwa_lightning.geometry import Extent
 from nuwa_lightning.modules.attention import PatchAttention, causal_mask
 from nuwa_lightning.modules.position import RelativePatchEmbedding
@@ -36,6 +37,9 @@ class TransformerSize:
         ahead: those too that the order reaches later, where they are there (given, or beyond the seam of a closed
             canvas); it takes training with given parts (``conditions.known_share``) to learn from them.
         repeat: let each of these tokens raise the score of its own code (ours); for films, of which much stands still.
+
+    Raises:
+        UsageError: if a number makes no sense.
     """
 
     width: int = 256
@@ -49,6 +53,15 @@ class TransformerSize:
     neighbours: bool = True
     ahead: bool = False
     repeat: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("width", "depth", "heads", "kv_heads"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"transformer.{name}", getattr(self, name), "give a whole number from 1 up")
+        if not 0 < self.feed_forward_multiple < float("inf"):
+            raise UsageError("transformer.feed_forward_multiple", self.feed_forward_multiple, "give a number above 0")
+        if not 0 <= self.dropout < 1:
+            raise UsageError("transformer.dropout", self.dropout, "give a share in [0, 1)")
 
 
 class GatedFeedForward(nn.Module):

@@ -98,7 +98,8 @@ class STLPIPS(PerceptualLoss):
         """
         spec = importlib.util.find_spec("stlpips_pytorch")
         if spec is None or not spec.submodule_search_locations:
-            raise UsageError("perceptual", "stlpips-pytorch is not installed", "pip install stlpips-pytorch --no-deps")
+            cure = "stlpips-pytorch is not installed: pip install stlpips-pytorch --no-deps"
+            raise UsageError("perceptual.kind", "st-lpips", cure)
         folder = Path(next(iter(spec.submodule_search_locations)))
         return cls(_read_state(folder / "weights/vST0.0/alex_shift_tolerant.pth"), fused=fused)
 
@@ -191,12 +192,12 @@ def build_perceptual(
         UsageError: if the kind is unknown, or asked for by name and not there.
     """
     if kind not in ("auto", "lpips", "st-lpips", "none"):
-        raise UsageError("perceptual", kind, "use auto, lpips, st-lpips or none")
+        raise UsageError("perceptual.kind", kind, "use auto, lpips, st-lpips or none")
     if kind == "none":
         return None
     if kind == "lpips" or (kind == "auto" and vgg16 is not None and lpips_heads is not None):
         if vgg16 is None or lpips_heads is None:
-            raise UsageError("perceptual", kind, "give both vgg16 and lpips_heads, the paths of the weights")
+            raise UsageError("perceptual.kind", kind, "give both vgg16 and lpips_heads, the paths of the weights")
         return LPIPS.from_files(vgg16, lpips_heads)
     if kind == "auto" and importlib.util.find_spec("stlpips_pytorch") is None:
         return None

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from nuwa_lightning.context.base import ContextPool
+from nuwa_lightning.context.base import ContextPool, checked_extent
 from nuwa_lightning.context.nearby import NearbyContextPool
 from nuwa_lightning.direction.arbitrary import ArbitraryDirectionController
 from nuwa_lightning.direction.base import DirectionController, Step
@@ -98,12 +98,14 @@ class NuwaInfinityModule(LightningModule):
         self.token_order: TokenOrder = token_order
         self.optimize: Optimize = optimize
         self.conditions, self.lr, self.descent = conditions, lr, descent
+        if not 0 < lr < math.inf:
+            raise UsageError("model.lr", lr, "must be above 0")
         try:
             self.transformer = PatchTransformer(
                 num_codes,
                 code_dim,
                 patch_size=patch_size,
-                embedding_extent=context_pool.embedding_extent,
+                embedding_extent=checked_extent("model.context_pool", context_pool.embedding_extent),
                 size=transformer,
                 bidirectional=local_decoder.bidirectional,
                 text_width=conditions.text_width,
@@ -127,7 +129,7 @@ class NuwaInfinityModule(LightningModule):
         have, want = tuple(tokenizer.codes_KD.shape), tuple(self.transformer.codes_KE.shape)
         if have != want:
             raise UsageError(
-                "model.num_codes, model.code_dim",
+                "model.num_codes, --model.code_dim",
                 want,
                 f"the tokenizer has {have[0]} codes of {have[1]} channels: set model.num_codes={have[0]} and "
                 f"model.code_dim={have[1]}, or name another tokenizer",

@@ -123,6 +123,7 @@ class Done:
 
     status: int
     error: str
+    stderr: str = ""
 
 
 Shell = Callable[..., Done]
@@ -201,8 +202,9 @@ def shell(workplace, capfd) -> Shell:
         capfd.readouterr()
         with lightning_may_warn():
             status = main([str(a) for a in arguments])
-        lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error:")]
+        stderr = capfd.readouterr().err
+        lines = [line for line in stderr.splitlines() if line.startswith("error:")]
         assert len(lines) <= 1
-        return Done(status, lines[0] if lines else "")
+        return Done(status, lines[0] if lines else "", stderr)
 
     return run

@@ -126,7 +126,7 @@ def test_photos_without_captions_are_refused(place, shell):
     recipe = ("-c", "two.yaml", "--model.conditions.text_encoder", "my_text.Letters", "--run", "new")
     done = shell("fit", *recipe)
     assert (done.status, "no photo has a caption" in done.error) == (2, True), done.error
-    assert "data.root: photos" in done.error
+    assert "--data.photos.root: photos" in done.error
     assert not Path("new/model").exists()
 
 

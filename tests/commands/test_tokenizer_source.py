@@ -8,10 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 
+from nuwa_lightning.cli import main
 from nuwa_lightning.commands import tokenizer as module
-from nuwa_lightning.commands.tokenizer import Refinement, TokenizerSource
-from nuwa_lightning.errors import UsageError
+from nuwa_lightning.commands.tokenizer import Refinement, TokenizerSource, check_recipes, expected_factor
+from nuwa_lightning.errors import ToldError, UsageError
 
 
 @pytest.fixture
@@ -53,6 +55,50 @@ def test_one_that_fails_stops_the_run_in_one_line(source, monkeypatch, tmp_path,
     training(monkeypatch, source, status=status, makes=makes)
     with pytest.raises(UsageError, match=r"refine\.yaml: its training ended with status"):
         Refinement.start(source, tmp_path / "run")
+
+
+def test_a_training_that_said_what_is_wrong_is_not_told_again(source, monkeypatch, tmp_path, capsys):
+    training(monkeypatch, source, status=2, makes=False)
+    with pytest.raises(ToldError):
+        Refinement.start(source, tmp_path / "run")
+    monkeypatch.setattr("nuwa_lightning.commands.generate.generate", lambda _: Refinement.start(source, tmp_path))
+    assert (main(["generate"]), capsys.readouterr().err) == (2, "")
+
+
+def test_recipes_that_will_be_needed_are_looked_for_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("made").mkdir()
+    Path("made/config.json").write_text("{}")
+    Path("there.yaml").write_text("")
+    check_recipes(TokenizerSource("made", "no.yaml", "no.yaml", "made", guided="made", guided_recipe="no.yaml"))
+    check_recipes(TokenizerSource("new", "there.yaml", "there.yaml", "new", guided="new", guided_recipe="there.yaml"))
+    for name, wrong in {
+        "recipe": TokenizerSource("new", "no.yaml"),
+        "refine": TokenizerSource("made", refine="no.yaml", refined="new"),
+        "guided_recipe": TokenizerSource("made", guided="new", guided_recipe="no.yaml"),
+    }.items():
+        with pytest.raises(UsageError, match=rf"^--tokenizer\.{name}: no\.yaml: there is no such file"):
+            check_recipes(wrong)
+
+
+@pytest.mark.parametrize(
+    ("model", "factor"),
+    [
+        ({"vqgan": {"encoder_channels": [8, 8, 8], "encoder_blocks": [1, 1, 1]}}, 16),
+        ({"vqgan": {"num_codes": 16}}, 8),
+        ({}, 8),
+        ({"vqgan": {"cell": 8}}, 16),
+        ({"vqgan": {"cel": 8}}, None),
+        ({"start_from": "other"}, None),
+    ],
+)
+def test_the_size_of_a_token_is_read_from_the_recipe(tmp_path, model, factor):
+    recipe = tmp_path / "one.yaml"
+    recipe.write_text(yaml.safe_dump({"model": {"class_path": "VQGANModule", "init_args": model}}))
+    assert expected_factor(TokenizerSource(str(tmp_path / "new"), str(recipe))) == factor
+    assert expected_factor(TokenizerSource(str(tmp_path / "new"))) is None
+    (tmp_path / "config.json").write_text("{}")
+    assert expected_factor(TokenizerSource(str(tmp_path), str(recipe))) is None
 
 
 def test_an_interrupt_is_passed_on(source, monkeypatch, tmp_path):

@@ -69,9 +69,49 @@ def test_a_pool_that_selects_against_the_law_is_named(answer, law):
         canvas.select(PatchIndex(0, 1, 1))
     message = str(caught.value)
     assert message.startswith("context_pool: ScriptedPool() at patch (0, 1, 1): breaks its law: select returns ")
-    assert message.endswith(law)
+    assert law in message
+    assert message.endswith(": correct the class; nuwa_lightning.testing.check_context_pool finds it")
     assert "\n" not in message
     assert isinstance(caught.value, UsageError)
+
+
+@pytest.mark.parametrize(
+    ("answer", "law"),
+    [
+        (None, "select returns patches, and this is an error: TypeError: 'NoneType' object is not iterable"),
+        ([(0, 0, 0)], "select returns patches (PatchIndex), and (0, 0, 0) is none"),
+        ([3], "select returns patches (PatchIndex), and 3 is none"),
+    ],
+)
+@pytest.mark.parametrize("grid", [GRID, PatchGrid(2, 2, 2, wrap="x")])
+def test_a_pool_that_answers_with_no_patches_is_named(answer, law, grid):
+    canvas: CanvasPool[None] = CanvasPool(ScriptedPool(select=answer, remove=answer), grid)
+    canvas.add(A, None)
+    with pytest.raises(LawError) as caught:
+        canvas.select(B)
+    assert f"at patch (0, 0, 1): breaks its law: {law}" in str(caught.value)
+    with pytest.raises(LawError) as caught:
+        canvas.remove()
+    assert f"at patch (0, 0, 0): breaks its law: {law.replace('select', 'remove')}" in str(caught.value)
+
+
+def test_a_pool_that_raises_is_named_without_an_address():
+    class Raising(ContextPool):
+        embedding_extent = (0, 1, 1)
+
+        def select(self, patch, live):
+            return self.nothing
+
+        def remove(self, live, grid, finished):
+            raise UsageError("reach", 3, "is refused")
+
+    canvas: CanvasPool[None] = Raising().new_canvas(GRID)
+    with pytest.raises(LawError, match="this is an error: AttributeError: 'Raising' object has") as caught:
+        canvas.select(A)
+    assert str(caught.value).startswith(f"context_pool: {__name__}.test_a_pool_that_raises_is_named")
+    assert "0x" not in str(caught.value)
+    with pytest.raises(UsageError, match=r"^reach: 3: is refused$"):
+        canvas.remove()
 
 
 def test_a_pool_that_removes_against_the_law_is_named():

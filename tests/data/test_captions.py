@@ -94,7 +94,7 @@ def test_a_damaged_file_is_one_line(photos: Path, name: str, content: str | byte
     with pytest.raises(UsageError) as error:
         read_captions(photos, name)
     assert words in str(error.value)
-    assert str(error.value).startswith("data.captions: ")
+    assert str(error.value).startswith("captions: ")
     assert "\n" not in str(error.value)
 
 
@@ -126,5 +126,5 @@ def test_no_caption_at_all_is_refused(photo_folder: Path) -> None:
     data = TokenDataModule(FolderPhotos(str(photo_folder)), grid=(4, 4), bank=BankSettings((40,)))
     data.attach_tokenizer(Means())
     data.attach_text_encoder(Letters())
-    with pytest.raises(UsageError, match=r"data\.root: .*no photo has a caption"):
+    with pytest.raises(UsageError, match=r"^root: .*no photo has a caption"):
         data.train_dataloader()

@@ -120,7 +120,7 @@ def test_broken_files_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture)
         source = GiantPicture(str(tmp_path / name), crop=64, overlap=0)
         with pytest.raises(UsageError, match=words) as told:
             source.prepare()
-        assert str(told.value).startswith(f"data.photos.path: {tmp_path / name}: ")
+        assert str(told.value).startswith(f"--data.photos.path: {tmp_path / name}: ")
         assert "\n" not in str(told.value)
     assert not list((tmp_path / "cache").rglob("*.png"))
     assert not caplog.records
@@ -213,5 +213,5 @@ def test_it_feeds_both_stages(scroll: Path) -> None:
     [({"crop": 8}, "crop"), ({"overlap": 1024}, "overlap"), ({"val_share": 1.0}, "val_share")],
 )
 def test_options_that_make_no_sense_are_refused(options, option, paint: Paint) -> None:
-    with pytest.raises(UsageError, match=rf"^data\.photos\.{option}: "):
+    with pytest.raises(UsageError, match=rf"^--data\.photos\.{option}: "):
         GiantPicture(str(paint("a.png")), **options)

@@ -172,14 +172,14 @@ def test_nothing_readable(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for name in ("a.png", "b.jpg"):
         (tmp_path / "photos" / name).write_text("no picture")
-    with pytest.raises(UsageError, match=r"data\.root: .*photos: none of the 2 pictures can be read.*a\.png"):
+    with pytest.raises(UsageError, match=r"^root: .*photos: none of the 2 pictures for training can be read.*a\.png"):
         module(tmp_path / "photos", val_fraction=0.0)
 
 
 def test_nothing_readable_for_validation(photo_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "val").mkdir()
     (tmp_path / "val" / "a.png").write_text("no picture")
-    with pytest.raises(UsageError, match=r"data\.val_root"):
+    with pytest.raises(UsageError, match=r"^val_root"):
         module(photo_folder, val_root=str(tmp_path / "val"))
 
 

@@ -98,8 +98,8 @@ def test_several_roots_and_a_validation_folder(photo_folder: Path) -> None:
     assert len(source.photos("train")) == 12
     assert len({photo.key for photo in source.photos("train")}) == 12
     assert len(source.photos("val")) == 6
-    assert source.option("val") == ("data.val_root", str(photo_folder / "a"))
-    assert source.option("train")[0] == "data.root"
+    assert source.option("val") == ("val_root", str(photo_folder / "a"))
+    assert source.option("train")[0] == "root"
 
 
 def test_captions_lie_beside(paint: Paint, tmp_path: Path) -> None:
@@ -111,13 +111,13 @@ def test_captions_lie_beside(paint: Paint, tmp_path: Path) -> None:
 
 
 def test_bad_folders(tmp_path: Path, paint: Paint) -> None:
-    with pytest.raises(UsageError, match=r"data\.root: .*none: no such folder"):
+    with pytest.raises(UsageError, match=r"^root: .*none: no such folder"):
         FolderPhotos(str(tmp_path / "none")).prepare()
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match=r"data\.root: .*empty: no picture"):
+    with pytest.raises(UsageError, match=r"^root: .*empty: no picture"):
         FolderPhotos(str(tmp_path / "empty")).prepare()
     path = paint("photos/1.png")
-    with pytest.raises(UsageError, match=r"data\.root: .*1\.png: not a folder"):
+    with pytest.raises(UsageError, match=r"^root: .*1\.png: not a folder"):
         FolderPhotos(str(path)).prepare()
-    with pytest.raises(UsageError, match=r"data\.val_root: .*none"):
+    with pytest.raises(UsageError, match=r"^val_root: .*none"):
         FolderPhotos(str(path.parent), val_root=str(tmp_path / "none")).prepare()

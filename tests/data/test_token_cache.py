@@ -140,8 +140,18 @@ def test_unreadable_photos(paint: Paint, tmp_path: Path) -> None:
     photos = [Photo(torn, "torn"), Photo(paint("good.png"), "good")]
     bank = build_token_bank({"train": photos}, Means(), cache=tmp_path / "c", settings=BankSettings((40,)))
     assert (bank.keys, bank.skipped) == (["good"], [str(torn)])
-    with pytest.raises(UsageError, match="1 unreadable"):
-        build_token_bank({"train": photos[:1]}, Means(), cache=tmp_path / "c", settings=BankSettings((40,)))
+    first = rf"^root: here: none of the 1 pictures can be read, the first is {torn} \(.*\); give readable ones$"
+    with pytest.raises(UsageError, match=first):
+        build_token_bank(
+            {"train": photos[:1]},
+            Means(),
+            cache=tmp_path / "c",
+            settings=BankSettings((40,)),
+            source=("root", "here"),
+        )
+    tiny = [Photo(paint("tiny.png", height=5, width=7), "tiny")]
+    with pytest.raises(UsageError, match="all pictures are too small, the largest has a shorter side of 5 px"):
+        build_token_bank({"train": tiny}, Means(), cache=tmp_path / "c", settings=BankSettings((40,)))
 
 
 def test_a_damaged_bank_says_what_to_do(tmp_path: Path) -> None:

@@ -94,6 +94,23 @@ def test_a_controller_that_breaks_its_law_is_named(steps, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_controller_that_yields_no_steps_or_raises_is_named():
+    class Raising(DirectionController):
+        def supports_endless(self, grid):
+            return False
+
+        def steps(self, grid, known):
+            yield Step(A, OMEGA)
+            yield self.nothing
+
+    with pytest.raises(LawError, match="steps raises no error, and this is one: AttributeError: 'Raising'") as caught:
+        list(Raising().plan(GRID))
+    assert "0x" not in str(caught.value)
+    assert str(caught.value).endswith(": correct the class; nuwa_lightning.testing.check_direction_controller finds it")
+    with pytest.raises(LawError, match=r"steps yields objects of Step, and PatchIndex\(.*\) is none"):
+        list(ScriptedController(A).plan(GRID))
+
+
 def test_known_patches_come_in_time():
     late = ScriptedController(*written(A), Step(B, OMEGA, known=True), *written(C, D))
     with pytest.raises(LawError, match=r"\(0, 0, 1\): .*: a known patch comes before what is written in its own"):
