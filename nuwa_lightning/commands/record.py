@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -40,8 +41,15 @@ def _commit() -> str | None:
     return done.stdout.strip()
 
 
-def write_record(run_folder: Path, config: Any, datamodule: Any) -> None:
-    """Write ``record.json`` into the run folder, atomically."""
+def write_record(run_folder: Path, config: Any, datamodule: Any, *, networks: Mapping[str, str | None]) -> None:
+    """Write ``record.json`` into the run folder, atomically.
+
+    Args:
+        run_folder: the folder.
+        config: the run's options.
+        datamodule: where its data comes from.
+        networks: which trained networks it uses beside what it trains, by what for.
+    """
     run_folder.mkdir(parents=True, exist_ok=True)
     record: dict[str, Any] = {
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -49,6 +57,7 @@ def write_record(run_folder: Path, config: Any, datamodule: Any) -> None:
         "commit": _commit(),
         "machine": {"cpu": platform.machine(), "cores": os.cpu_count(), "system": platform.platform()},
         "seed": config.seed_everything,
+        "networks": dict(networks),
     }
     if datamodule is not None and hasattr(datamodule, "record"):
         datamodule.prepare_data()
