@@ -27,8 +27,9 @@ from evaluation.record import commit, machine, read_report, write_report
 from evaluation.sampling import Order, sample_folder
 from evaluation.score import Work, score
 from nuwa_lightning.atomic import write_json
-from nuwa_lightning.commands.tokenizer import die_with_parent
+from nuwa_lightning.commands.tokenizer import TokenizerSource, die_with_parent, find_refined
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.tokenizers.export import load_tokenizer
 
 DONE: Final = "cell.json"
 _LOG = logging.getLogger(__name__)
@@ -96,6 +97,7 @@ def provide_tokenizer(ablation: Ablation) -> Tokenizer:
     if not (Path(refined) / "config.json").is_file():
         run = Path(refined).parent
         _call([*fit_command(source["refine"], run), "--model.start_from", str(path)], run)
+    find_refined(TokenizerSource(str(path), refined=refined), load_tokenizer(path))
     return Tokenizer(path, Path(refined))
 
 

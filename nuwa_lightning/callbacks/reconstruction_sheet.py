@@ -5,6 +5,7 @@ Shapes: B batch, Y/X rows and columns.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,10 @@ class ReconstructionSheet(Callback):
         experiment = getattr(trainer.logger, "experiment", None)
         if experiment is not None and hasattr(experiment, "add_image"):
             experiment.add_image("reconstructions", sheet_YX3, trainer.global_step, dataformats="HWC")
+        if trainer.progress_bar_callback is not None:
+            trainer.progress_bar_callback.print(
+                f"step {trainer.global_step}: reconstructions in {path}", file=sys.stderr
+            )
 
 
 def lay_out_pairs(pairs: list[tuple[Tensor, Tensor]], *, columns: int) -> Tensor:

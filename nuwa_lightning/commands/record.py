@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -62,14 +63,22 @@ def check_run_folder(folder: Path) -> None:
                 path.rmdir()
 
 
-def write_record(run_folder: Path, config: Any, datamodule: Any) -> None:
-    """Write ``record.json`` into the run folder, atomically."""
+def write_record(run_folder: Path, config: Any, datamodule: Any, *, networks: Mapping[str, str | None]) -> None:
+    """Write ``record.json`` into the run folder, atomically.
+
+    Args:
+        run_folder: the folder.
+        config: the run's options.
+        datamodule: where its data comes from.
+        networks: which trained networks it uses beside what it trains, by what for.
+    """
     record: dict[str, Any] = {
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "versions": versions(),
         "commit": _commit(),
         "machine": {"cpu": platform.machine(), "cores": os.cpu_count(), "system": platform.platform()},
         "seed": config.seed_everything,
+        "networks": dict(networks),
     }
     if datamodule is not None and hasattr(datamodule, "record"):
         datamodule.prepare_data()

@@ -18,7 +18,7 @@ import torch
 import yaml
 
 from nuwa_lightning.errors import ToldError, UsageError
-from nuwa_lightning.tokenizers.export import load_pixel_guided
+from nuwa_lightning.tokenizers.export import load_pixel_guided, load_tokenizer
 from nuwa_lightning.tokenizers.pixel_guided import PixelGuidedDecoder
 from nuwa_lightning.tokenizers.vqgan import VQGAN, VQGANSize
 
@@ -101,6 +101,21 @@ def provide_tokenizer(source: TokenizerSource, *, fast_dev_run: bool) -> None:
     _LOG.info("stage 2 of 2: training the patch transformer")
 
 
+def find_refined(source: TokenizerSource, tokenizer: VQGAN) -> VQGAN | None:
+    """Return the refined tokenizer that ``source`` names: the same tokens, better seen; None if it is not there.
+
+    Raises:
+        UsageError: if it is another tokenizer, whose codes mean something else.
+    """
+    if source.refined is None or not (Path(source.refined) / "config.json").exists():
+        return None
+    refined = load_tokenizer(source.refined, option="--tokenizer.refined")
+    if refined.fingerprint() != tokenizer.fingerprint():
+        cure = f"is not {source.path} refined, but another tokenizer: name the one made from it, a new folder, or null"
+        raise UsageError("--tokenizer.refined", source.refined, cure)
+    return refined
+
+
 def check_guided(source: TokenizerSource, tokenizer: VQGAN) -> None:
     """Refuse a decoder of films that is there but does not fit, or that is missing and cannot be made.
 
@@ -178,18 +193,28 @@ class Refinement:
         self._source = source
 
     @classmethod
-    def start(cls, source: TokenizerSource, run_folder: Path) -> Refinement:
-        """Start it, or return at once if the refined tokenizer is there."""
+    def start(cls, source: TokenizerSource, tokenizer: VQGAN, run_folder: Path) -> Refinement:
+        """Start it, or return at once if the refined tokenizer is there.
+
+        Args:
+            source: what the user named.
+            tokenizer: what is to be refined.
+            run_folder: where its log goes.
+
+        Raises:
+            UsageError: if what is there, or what was made before stage 2, is another tokenizer; or none was made.
+        """
         if source.refine is None or source.refined is None:
             raise UsageError(
                 "--tokenizer.refined", source.refined, "--tokenizer.refine needs it: name a folder to make"
             )
-        finished = (Path(source.refined) / "config.json").exists()
+        finished = find_refined(source, tokenizer) is not None
         run, start_from = Path(source.refined).parent, ("--model.start_from", source.path)
         if not source.beside:
             if not finished:
                 _LOG.info("refining the decoder of %s by %s", source.path, source.refine)
                 _make(source.refined, _fit(source.refine, run, *start_from), "--tokenizer.refine", source.refine)
+                find_refined(source, tokenizer)
             return cls(None, source)
         half = max(1, (os.cpu_count() or 2) // 2)
         # Fixed, also when nothing is refined this time: sums in another number of threads may differ in the last bit.
@@ -205,13 +230,8 @@ class Refinement:
         _LOG.info("refining the decoder beside stage 2, on %d core(s); its log: %s", half, log)
         return cls(process, source)
 
-    @property
-    def folder(self) -> str | None:
-        """Where the refined tokenizer will lie, if there will be one."""
-        return None if self._source is None else self._source.refined
-
-    def wait(self) -> str | None:
-        """Wait for the end; returns the folder of the refined tokenizer, or None if there is none."""
+    def wait(self, tokenizer: VQGAN) -> VQGAN | None:
+        """Wait for the end; returns the refined ``tokenizer``, or None if there is none."""
         if self._process is not None:
             if self._process.poll() is None:
                 _LOG.info("waiting for the decoder's refinement")
@@ -220,9 +240,14 @@ class Refinement:
                 _LOG.warning(
                     "the decoder's refinement ended with status %d (see refinement.log); using it unrefined", status
                 )
-        if self.folder is None or not (Path(self.folder) / "config.json").exists():
+        if self._source is None:
             return None
-        return self.folder
+        try:
+            return find_refined(self._source, tokenizer)
+        except UsageError as error:
+            # What was trained meanwhile is whole without it.
+            _LOG.warning("%s; using the decoder unrefined", error)
+            return None
 
 
 def die_with_parent() -> None:

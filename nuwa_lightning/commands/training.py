@@ -29,6 +29,7 @@ from nuwa_lightning.commands.tokenizer import (
     check_guided,
     check_recipes,
     expected_factor,
+    find_refined,
     provide_guided,
     provide_tokenizer,
 )
@@ -55,6 +56,7 @@ from nuwa_lightning.stages.pixel_guided_module import PixelGuidedModule
 from nuwa_lightning.stages.vqgan_module import VQGANModule
 from nuwa_lightning.text import ClipTextEncoder, HuggingFaceTextEncoder, MiniLMTextEncoder
 from nuwa_lightning.tokenizers.export import load_tokenizer, save_pixel_guided, save_tokenizer
+from nuwa_lightning.tokenizers.vqgan import VQGAN
 
 _LOG = logging.getLogger(__name__)
 _PANORAMA = "--size 4096x512 --seed 0 --output panorama.png"
@@ -182,10 +184,10 @@ class NuwaCLI(LightningCLI):
                 self.model.layouts(self.datamodule.window.shape)
                 self.datamodule.prepare_source()
             self._check_sizes(expected_factor(source))
-            self._attach_tokenizer(make=True)
+            tokenizer = self._attach_tokenizer(make=True)
             self._check_sizes(self.model.tokenizer.factor)
             if source.refine and not self._trial:
-                self.refinement = Refinement.start(source, self.run_folder)
+                self.refinement = Refinement.start(source, tokenizer, self.run_folder)
         if isinstance(self.model, PixelGuidedModule):
             self._attach_to_guided(make=True)
         if isinstance(self.datamodule, (ImageDataModule, VideoDataModule, TokenWindowsModule)):
@@ -193,7 +195,7 @@ class NuwaCLI(LightningCLI):
             self.datamodule.prepare_data()
             self.datamodule.train_dataloader()
         if not self._trial:
-            write_record(self.run_folder, self.config_init[self.subcommand], self.datamodule)
+            write_record(self.run_folder, self.config_init[self.subcommand], self.datamodule, networks=self._networks())
             self._write_config()
 
     def _check_data(self) -> None:
@@ -210,6 +212,12 @@ class NuwaCLI(LightningCLI):
     def _check_sizes(self, factor: int | None) -> None:
         if factor is not None and isinstance(self.datamodule, TokenDataModule):
             self.datamodule.check_sizes(factor)
+
+    def _networks(self) -> dict[str, str | None]:
+        if not isinstance(self.model, (VQGANModule, PixelGuidedModule)):
+            return {}
+        perceptual = self.model.perceptual
+        return {"perceptual": None if perceptual is None else perceptual.name}
 
     def _write_config(self) -> None:
         """Write every option of the run to ``config.yaml``, as a recipe that repeats it."""
@@ -232,12 +240,13 @@ class NuwaCLI(LightningCLI):
             save_pixel_guided(folder, self.model.finished())
             _LOG.info("pixel-guided decoder: %s", folder)
         if isinstance(self.model, NuwaInfinityModule):
-            refined = self.refinement.wait()
-            tokenizer = load_tokenizer(refined or self._source().path)
+            plain = load_tokenizer(self._source().path)
+            refined = self.refinement.wait(plain)
+            tokenizer = refined or plain
             save_tokenizer(self.run_folder / "tokenizer", tokenizer)
             self.model.attach_tokenizer(tokenizer)
             self.model.save(self.run_folder / "model")
-            guided = provide_guided(self._source(), tokenizer, refined)
+            guided = provide_guided(self._source(), tokenizer, self._source().refined if refined else None)
             if guided is not None:
                 save_pixel_guided(self.run_folder / "pixel_guided", guided)
             for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
@@ -271,7 +280,7 @@ class NuwaCLI(LightningCLI):
         assert isinstance(source, TokenizerSource)
         return source
 
-    def _attach_tokenizer(self, *, make: bool) -> None:
+    def _attach_tokenizer(self, *, make: bool) -> VQGAN:
         assert isinstance(self.model, NuwaInfinityModule)
         source = self._source()
         if make:
@@ -283,6 +292,7 @@ class NuwaCLI(LightningCLI):
             self.datamodule.attach_tokenizer(tokenizer)
             if self.model.conditions.text_encoder is not None:
                 self.datamodule.attach_text_encoder(self.model.conditions.text_encoder)
+        return tokenizer
 
     def _attach_to_guided(self, *, make: bool) -> None:
         assert isinstance(self.model, PixelGuidedModule)
@@ -293,13 +303,7 @@ class NuwaCLI(LightningCLI):
         if make:
             provide_tokenizer(source, fast_dev_run=self._trial)
         tokenizer = load_tokenizer(source.path)
-        if source.refined is not None and (Path(source.refined) / "config.json").exists():
-            # The same tokens, better seen.
-            tokenizer, plain = load_tokenizer(source.refined, option="--tokenizer.refined"), tokenizer
-            if tokenizer.fingerprint() != plain.fingerprint():
-                cure = f"is not {source.path} refined, but another tokenizer: name the one made from it, or null"
-                raise UsageError("--tokenizer.refined", source.refined, cure)
-        self.model.attach_tokenizer(tokenizer)
+        self.model.attach_tokenizer(find_refined(source, tokenizer) or tokenizer)
         # Once more, with the size and the tokenizer known.
         check_checkpoint(self.options.get("ckpt_path"), self.model)
 

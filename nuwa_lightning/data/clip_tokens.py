@@ -64,7 +64,12 @@ def build_clip_bank(
     name = hashlib.sha256(json.dumps([said, contents]).encode()).hexdigest()[:24]
     about = {"version": _VERSION, "settings": {**asdict(clips), "flips": flips, "longest": longest}}
     return build_bank(
-        cache / "tokens" / name, lambda: (items, skipped), tokenizer, about=about, encode=encode, progress=progress
+        cache / "tokens" / name,
+        lambda: (items, {"skipped": skipped}),
+        tokenizer,
+        about=about,
+        encode=encode,
+        progress=progress,
     )
 
 

@@ -163,7 +163,8 @@ class GiantPicture(PhotoSource):
                         Image.fromarray(pixels_YX3).save(partial / crop.name, compress_level=1)
                     write_json(partial / "index.json", {"size": [height, width], "path": str(self.path)})
         except ImageReadError as error:
-            raise UsageError("data.photos.path", self.path, f"{error.reason}: {error.cure}") from error
+            cure = error.cure.replace("max_pixels", "--data.photos.max_pixels") if error.over_limit else error.cure
+            raise UsageError("data.photos.path", self.path, f"{error.reason}: {cure}") from error
 
 
 def _starts(length: int, size: int, overlap: int) -> list[int]:

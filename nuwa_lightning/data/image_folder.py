@@ -229,6 +229,7 @@ class LandscapeDataModule(ImageDataModule):
         steps_per_epoch: batches in an epoch.
         num_workers: processes that cut views ahead.
         seed: of the order and the crops.
+        max_pixels: limit on the pixels of one photo.
         cache: cache folder.
 
     Raises:
@@ -245,6 +246,7 @@ class LandscapeDataModule(ImageDataModule):
         steps_per_epoch: int = 200,
         num_workers: int = 0,
         seed: int = 0,
+        max_pixels: int = MAX_PIXELS,
         cache: str | None = None,
     ) -> None:
         super().__init__(
@@ -253,7 +255,7 @@ class LandscapeDataModule(ImageDataModule):
             steps_per_epoch=steps_per_epoch,
             num_workers=num_workers,
             seed=seed,
-            max_pixels=MAX_PIXELS,
+            max_pixels=max_pixels,
             cache=cache,
         )
         self._source = LandscapePhotos(kinds, sources=sources, cache=cache)

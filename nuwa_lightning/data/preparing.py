@@ -119,7 +119,7 @@ def prepare_photos(
     """Shrink ``photos`` to ``short_sides`` (pixels of the shorter side), in threads, with a progress bar.
 
     Args:
-        photos: what to prepare; files that cannot be read are named in one warning line each and skipped.
+        photos: what to prepare; files that cannot be read are named in one warning line each, counted and skipped.
         short_sides: the sizes.
         view: side in pixels of the square that will be cropped; photos below it are left out.
         cache: folder for the arrays.
@@ -146,6 +146,8 @@ def prepare_photos(
         _LOG.warning("%d photo(s) below %d px left out, the first is %s", len(too_small), view, too_small[0].path)
     if 3 * sum(height * width for entry in usable for height, width in entry.shapes) <= limit_bytes:
         usable = _keep(usable, cache / _VERSION, max_pixels, progress, skipped)
+    if skipped:
+        _LOG.warning("%d of %d photos cannot be read", len(skipped), len(photos))
     return PreparedPhotos(tuple(usable), tuple(skipped), tuple(too_small), largest, max_pixels)
 
 
@@ -225,8 +227,11 @@ def _header(photo: Photo, max_pixels: int) -> tuple[int, int] | ImageReadError:
 
 
 def _skip(photo: Photo, error: ImageReadError) -> Skipped:
-    _LOG.warning("skipping %s: %s", photo.path, error.reason)
-    return Skipped(photo.path, error.reason)
+    reason = error.reason
+    if error.over_limit:
+        reason += ": raise --data.max_pixels if you trust the file"
+    _LOG.warning("skipping %s: %s", photo.path, reason)
+    return Skipped(photo.path, reason)
 
 
 def _in_threads(items: Sequence[_T], work: Callable[[_T], _R], *, desc: str, progress: bool) -> list[_R]:

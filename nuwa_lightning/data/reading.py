@@ -41,11 +41,20 @@ class ImageReadError(UsageError):
         path: the file.
         reason: what is wrong with it.
         cure: what to do about it.
+        over_limit: whether ``max_pixels`` refused it; callers know what their option is called.
     """
 
-    def __init__(self, path: str | os.PathLike[str], reason: str, *, cure: str = "replace or remove the file") -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        reason: str,
+        *,
+        cure: str = "replace or remove the file",
+        over_limit: bool = False,
+    ) -> None:
         self.path = Path(path)
         self.reason = reason
+        self.over_limit = over_limit
         super().__init__("image", f"{self.path} ({reason})", cure)
 
 
@@ -169,6 +178,7 @@ def _check_size(path: str | os.PathLike[str], size: tuple[int, int], max_pixels:
             path,
             f"{size[0]}x{size[1]} is {size[0] * size[1]} pixels, more than max_pixels={max_pixels}",
             cure="raise max_pixels if you trust the file",
+            over_limit=True,
         )
 
 

@@ -123,6 +123,7 @@ class TokenBank:
             self.keys: list[str] = [photo["key"] for photo in data["photos"]]
             self.splits: list[Split] = [photo["split"] for photo in data["photos"]]
             self.skipped: list[str] = data["skipped"]
+            self.too_small: list[str] = data.get("too_small", [])
             self.entries = [BankEntry(**entry) for entry in data["entries"]]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UsageError("token bank", folder, "damaged; delete the folder, it is built anew") from error
@@ -153,7 +154,7 @@ class TokenBank:
 
 def build_bank(
     folder: Path,
-    items: Callable[[], tuple[Sequence[BankItem], Sequence[str]]],
+    items: Callable[[], tuple[Sequence[BankItem], Mapping[str, Sequence[str]]]],
     tokenizer: TokenizerLike,
     *,
     about: Mapping[str, Any],
@@ -164,7 +165,8 @@ def build_bank(
 
     Args:
         folder: its name should depend on everything that decides what is in it.
-        items: called if there is something to do; returns what is to be encoded, and what cannot be.
+        items: called if there is something to do; returns what is to be encoded, and what cannot be, by the reason:
+            ``skipped`` (unreadable files) and ``too_small`` (keys).
         tokenizer: gives factor, number of codes, fingerprint and, if ``encode`` is None, the encoder.
         about: plain JSON that is kept with it.
         encode: the encoder, such as one that works tile by tile.
@@ -177,9 +179,9 @@ def build_bank(
     if not (folder / "index.json").is_file():
         with locked(part):
             if not (folder / "index.json").is_file():
-                found, skipped = items()
+                found, left_out = items()
                 entries = _encode_all(found, part, tokenizer, encode or tokenizer.encode, progress)
-                _join(folder, part, found, entries, tokenizer, {**about, "skipped": list(skipped)})
+                _join(folder, part, found, entries, tokenizer, {"skipped": [], **about, **left_out})
         shutil.rmtree(part, ignore_errors=True)
     return TokenBank(folder)
 
@@ -234,6 +236,15 @@ def _join(
             "entries": [asdict(entry) for entry in entries],
         }
         write_json(partial / "index.json", index)
+
+
+def some_of(names: Sequence[str], *, count: int = 5) -> str:
+    """Return the first of ``names``, for a message.
+
+    >>> some_of(["a", "b", "c"], count=2)
+    'a, b, ...'
+    """
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
 
 
 def _dtype(num_codes: int) -> npt.DTypeLike:

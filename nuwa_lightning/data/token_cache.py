@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,12 +20,13 @@ from nuwa_lightning.data.folders import content_key
 from nuwa_lightning.data.photos import Photo, Split
 from nuwa_lightning.data.preparing import PreparedPhotos, as_image, nothing_usable, prepare_photos
 from nuwa_lightning.data.reading import MAX_PIXELS
-from nuwa_lightning.data.token_bank import BankEntry, Encode, TokenBank, TokenizerLike, build_bank
+from nuwa_lightning.data.token_bank import BankEntry, Encode, TokenBank, TokenizerLike, build_bank, some_of
 from nuwa_lightning.errors import UsageError
 
 # Legend: Y, X tokens (of tokens) or pixels (of images) along the axes; leading 1 and 3: one picture, three colours.
 
 _VERSION: Final = 1
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def build_token_bank(
     listed: list[tuple[Split, Photo]] = [(split, photo) for split, some in sorted(photos.items()) for photo in some]
     name = _bank_name([(split, _content(photo)) for split, photo in listed], tokenizer, settings)
 
-    def items() -> tuple[list[_PhotoItem], list[str]]:
+    def items() -> tuple[list[_PhotoItem], dict[str, list[str]]]:
         prepared = prepare_photos(
             [photo for _, photo in listed],
             settings.short_sides,
@@ -103,10 +105,16 @@ def build_token_bank(
             _PhotoItem(prepared, index, splits[id(prepared.photo(index))], tokenizer.factor, settings)
             for index in range(len(prepared))
         ]
-        return found, [str(entry.path) for entry in prepared.skipped]
+        skipped = [str(entry.path) for entry in prepared.skipped]
+        return found, {"skipped": skipped, "too_small": [photo.key for photo in prepared.too_small]}
 
+    folder = cache / "tokens" / name
+    made_before = (folder / "index.json").is_file()
     about = {"version": _VERSION, "settings": asdict(settings)}
-    return build_bank(cache / "tokens" / name, items, tokenizer, about=about, encode=encode, progress=progress)
+    bank = build_bank(folder, items, tokenizer, about=about, encode=encode, progress=progress)
+    if bank.skipped and made_before:  # else each was named a moment ago
+        _LOG.warning("%d of %d photos cannot be read: %s", len(bank.skipped), len(listed), some_of(bank.skipped))
+    return bank
 
 
 def _bank_name(contents: list[tuple[str, str]], tokenizer: TokenizerLike, settings: BankSettings) -> str:

@@ -31,7 +31,7 @@ from nuwa_lightning.data.streams import (
     resume_note,
     trainer_position,
 )
-from nuwa_lightning.data.token_bank import BankEntry, Encode, TokenBank, TokenizerLike, Tokens
+from nuwa_lightning.data.token_bank import BankEntry, Encode, TokenBank, TokenizerLike, Tokens, some_of
 from nuwa_lightning.errors import UsageError
 
 # Legend: B windows of a batch, T frames, Y, X tokens along the axes.
@@ -191,9 +191,8 @@ class TokenWindowsModule(LightningDataModule, ABC):
                 cure = f"no {self.noun} has a caption: put NAME.txt beside each, or a captions file (docs/captions.md)"
                 raise UsageError(option, value, cure)
             if without:
-                named = ", ".join(without[:5]) + (", ..." if len(without) > 5 else "")
                 left_out = "leaving out %d of %d %ss without a caption: %s"
-                _LOG.warning(left_out, len(without), len(captions), self.noun, named)
+                _LOG.warning(left_out, len(without), len(captions), self.noun, some_of(without))
             texts = self._text_encoder.bank(captions, cache_folder(self.cache))
             self._texts = _Captions(tuple(captions), texts)
         return self._texts
@@ -213,7 +212,19 @@ class TokenWindowsModule(LightningDataModule, ABC):
             note = resume_note(self._stored, self._state(self._bank))
             if note:
                 _LOG.warning(note)
+            small, total = self.smaller, len(self._bank.keys) + len(self._bank.too_small)
+            if 0 < len(small) < total:  # with none left it is an error, not a warning
+                window = f"{self.window.y}x{self.window.x} tokens"
+                said = "leaving out %d of %d %ss smaller than a window of %s: %s"
+                _LOG.warning(said, len(small), total, self.noun, window, some_of(small))
         return self._bank
+
+    @property
+    def smaller(self) -> list[str]:
+        """The keys of photos or films of which no grid is as large as a window."""
+        bank = self.bank
+        fitting = {entry.photo for entry in bank.entries if self.window.fits(entry)}
+        return bank.too_small + [key for place, key in enumerate(bank.keys) if place not in fitting]
 
     def prepare_data(self) -> None:
         """Fetch the data and, if the tokenizer is there already, encode it; called on one process only."""
@@ -253,7 +264,9 @@ class TokenWindowsModule(LightningDataModule, ABC):
 
     def record(self) -> dict[str, object]:
         """Return what a run's record should say about its data."""
-        known: dict[str, object] = {"tokens": len(self.bank), "skipped": self.bank.skipped} if self._bank else {}
+        if self._bank is None:
+            return self.source_record()
+        known = {"tokens": len(self.bank), "skipped": self.bank.skipped, "too_small": self.smaller}
         return {**self.source_record(), **known}
 
     def state_dict(self) -> dict[str, Any]:

@@ -5,11 +5,14 @@ Shapes: B batch, C channels, Y/X rows and columns.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import logging
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +20,9 @@ from torch.nn import functional
 
 from nuwa_lightning.errors import UsageError
 
+_LOG = logging.getLogger(__name__)
+# As torch's hub names files: with the first digits of their sha256.
+_VGG16: Final = "vgg16-397923af.pth"
 _SHIFT_3 = (-0.030, -0.088, -0.188)
 _SCALE_3 = (0.458, 0.448, 0.450)
 
@@ -96,11 +102,10 @@ class STLPIPS(PerceptualLoss):
         Raises:
             UsageError: if the package is not installed.
         """
-        spec = importlib.util.find_spec("stlpips_pytorch")
-        if spec is None or not spec.submodule_search_locations:
+        folder = _package_folder("stlpips_pytorch")
+        if folder is None:
             cure = "stlpips-pytorch is not installed: pip install stlpips-pytorch --no-deps"
             raise UsageError("perceptual.kind", "st-lpips", cure)
-        folder = Path(next(iter(spec.submodule_search_locations)))
         return cls(_read_state(folder / "weights/vST0.0/alex_shift_tolerant.pth"), fused=fused)
 
     def features(self, image_B3YX: Tensor) -> list[Tensor]:
@@ -185,8 +190,8 @@ def build_perceptual(
 
     Args:
         kind: ``auto``, ``lpips``, ``st-lpips`` or ``none``.
-        vgg16: torchvision's ``vgg16`` weights.
-        lpips_heads: the package ``lpips``' ``vgg.pth``.
+        vgg16: torchvision's ``vgg16`` weights; by default those that torch's hub has in its cache.
+        lpips_heads: the package ``lpips``' ``vgg.pth``; by default that of the installed package.
 
     Raises:
         UsageError: if the kind is unknown, or asked for by name and not there.
@@ -195,13 +200,44 @@ def build_perceptual(
         raise UsageError("perceptual.kind", kind, "use auto, lpips, st-lpips or none")
     if kind == "none":
         return None
-    if kind == "lpips" or (kind == "auto" and vgg16 is not None and lpips_heads is not None):
-        if vgg16 is None or lpips_heads is None:
-            raise UsageError("perceptual.kind", kind, "give both vgg16 and lpips_heads, the paths of the weights")
-        return LPIPS.from_files(vgg16, lpips_heads)
+    if kind in ("auto", "lpips"):
+        heads = lpips_heads or _package_heads()
+        trunk = vgg16 or (None if heads is None else _hub_vgg16())
+        if trunk is not None and heads is not None:
+            return LPIPS.from_files(trunk, heads)
+        if kind == "lpips":
+            cure = f"give both vgg16 and lpips_heads, the paths of its weights, or put {_VGG16} into torch hub's cache"
+            raise UsageError("perceptual.kind", kind, f"{cure} and install lpips")
     if kind == "auto" and importlib.util.find_spec("stlpips_pytorch") is None:
         return None
     return STLPIPS.from_package()
+
+
+def _package_folder(name: str) -> Path | None:
+    """Return where an installed package lies, without running its code."""
+    spec = importlib.util.find_spec(name)
+    return Path(next(iter(spec.submodule_search_locations))) if spec and spec.submodule_search_locations else None
+
+
+def _package_heads() -> Path | None:
+    folder = _package_folder("lpips")
+    file = None if folder is None else folder / "weights" / "v0.1" / "vgg.pth"
+    return file if file is not None and file.is_file() else None
+
+
+def _hub_vgg16() -> Path | None:
+    """Return the file in torch hub's cache if it is there and whole."""
+    file = Path(torch.hub.get_dir()) / "checkpoints" / _VGG16
+    if not file.is_file():
+        return None
+    digest = hashlib.sha256()
+    with file.open("rb") as opened:
+        while block := opened.read(1 << 20):
+            digest.update(block)
+    if not digest.hexdigest().startswith(file.stem.rpartition("-")[2]):
+        _LOG.warning("perceptual: %s: not used, its sha256 is not that in its name: cut short?", file)
+        return None
+    return file
 
 
 def _unit(x_BCYX: Tensor) -> Tensor:

@@ -70,6 +70,13 @@ class VectorQuantizer(nn.Module):
         return self.codes_KD[tokens_BYX].permute(0, 3, 1, 2)
 
     @torch.no_grad()
+    def count(self, tokens_N: Tensor) -> Tensor:
+        """Return how often each code is used by all ranks (float, K)."""
+        count_K = torch.bincount(tokens_N, minlength=self.num_codes).float()
+        _all_reduce(count_K)
+        return count_K
+
+    @torch.no_grad()
     def update(self, z_ND: Tensor, tokens_N: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Move the codes towards the vectors they were assigned, on all ranks alike; restart those hardly used.
 
@@ -82,9 +89,8 @@ class VectorQuantizer(nn.Module):
             How often each code was used in this step by all ranks (float, K).
         """
         unit_ND = functional.normalize(z_ND.float(), dim=1)
-        count_K = torch.bincount(tokens_N, minlength=self.num_codes).to(unit_ND.dtype)
+        count_K = self.count(tokens_N)
         sum_KD = torch.zeros_like(self.mean_sum_KD).index_add_(0, tokens_N, unit_ND)
-        _all_reduce(count_K)
         _all_reduce(sum_KD)
         self.mean_count_K.mul_(self.decay).add_(count_K, alpha=1 - self.decay)
         self.mean_sum_KD.mul_(self.decay).add_(sum_KD, alpha=1 - self.decay)

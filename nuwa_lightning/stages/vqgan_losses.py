@@ -24,12 +24,13 @@ class PerceptualTerm:
 
     Attributes:
         weight: its weight; 0 leaves it out.
-        kind: ``auto`` takes LPIPS where both files are given, else ST-LPIPS where its package is installed, else none.
+        kind: ``auto`` takes LPIPS where both files are given or found, else ST-LPIPS where its package is installed,
+            else none. The log and the run's record name it.
         images: pictures of each batch it looks at; it costs more than the tokenizer itself.
         crop: side in pixels of the random square of each that it looks at.
         start: share of the training before it begins: it costs more than all else, and codes are better without it.
-        vgg16: file with torchvision's ``vgg16`` weights, for LPIPS.
-        lpips_heads: the package ``lpips``' ``vgg.pth``, for LPIPS.
+        vgg16: file with torchvision's ``vgg16`` weights, for LPIPS; by default looked for in torch hub's cache.
+        lpips_heads: the package ``lpips``' ``vgg.pth``, for LPIPS; by default that of the installed package.
     """
 
     weight: float = 0.1
@@ -51,7 +52,10 @@ class PerceptualTerm:
         loss = build_perceptual(self.kind, vgg16=self.vgg16, lpips_heads=self.lpips_heads)
         if loss is None and self.kind == "auto":
             _LOG.warning("no perceptual network: pip install --no-deps stlpips-pytorch gives sharper pictures")
-        return None if loss is None else loss.eval().to(memory_format=torch.channels_last)
+        if loss is None:
+            return None
+        _LOG.info("perceptual loss: %s", loss.name)
+        return loss.eval().to(memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True)

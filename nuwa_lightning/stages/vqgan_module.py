@@ -98,7 +98,8 @@ class VQGANModule(LightningModule):
         self._averaging = SubmoduleAveraging("vqgan", average_decay) if average_decay > 0 else None
         self._first_vectors: list[Tensor] = []
         self._options: list[list[dict[str, Any]]] = []
-        self.register_buffer("_epoch_count_K", torch.zeros(self.vqgan.num_codes), persistent=False)
+        self.register_buffer("_count_K", torch.zeros(self.vqgan.num_codes), persistent=False)
+        self._codebook_use: tuple[float, float] | None = None
 
     def _check_options(self, start_from: str | None) -> None:
         if self.train_only not in ("all", "decoder"):
@@ -174,6 +175,9 @@ class VQGANModule(LightningModule):
             terms["discriminator"] = self._train_discriminator(second, image_B3YX, rebuilt_B3YX.detach())
         if last:
             self._step(main)
+        # Before a checkpoint of this batch is written, so that a resumed run begins to count where this one did.
+        if self._counting_ends(batch_idx):
+            self._close_count()
         self.log_dict({f"train/{k}": v.detach() for k, v in terms.items()})
         self.log("train/loss", total.detach(), prog_bar=True)
         return {"loss": total.detach()}
@@ -183,7 +187,7 @@ class VQGANModule(LightningModule):
         vqgan = self.vqgan
         if self.train_only == "decoder":
             tokens_BYX = vqgan.encode(image_B3YX)
-            self._count(torch.bincount(tokens_BYX.flatten(), minlength=vqgan.num_codes))
+            self._count(vqgan.quantizer.count(tokens_BYX.flatten()))
             rebuilt_B3YX = vqgan.decode_features(vqgan.quantizer.lookup(tokens_BYX))
             commitment = rebuilt_B3YX.new_zeros(())
         else:
@@ -273,24 +277,41 @@ class VQGANModule(LightningModule):
     # -- what is watched ----------------------------------------------------------------------------------------------
 
     def _count(self, count_K: Tensor) -> None:
-        assert isinstance(self._epoch_count_K, Tensor)
-        self._epoch_count_K += count_K
+        assert isinstance(self._count_K, Tensor)
+        self._count_K += count_K
 
-    def on_train_epoch_start(self) -> None:
-        """Begin counting codes anew."""
-        assert isinstance(self._epoch_count_K, Tensor)
-        self._epoch_count_K.zero_()
+    def on_validation_epoch_end(self) -> None:
+        """Log the use of the codes as at the end of an epoch: a run of one epoch has a curve all the same."""
+        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            self._log_codebook()
 
     def on_train_epoch_end(self) -> None:
-        """Log how many codes the epoch used, and their perplexity (a single batch would mislead)."""
-        assert isinstance(self._epoch_count_K, Tensor)
-        if self._epoch_count_K.sum() == 0:
+        """Log how many codes were used since the last time, and their perplexity (a single batch would mislead)."""
+        self._log_codebook()
+
+    def _counting_ends(self, batch_idx: int) -> bool:
+        """Say whether validation or the end of the epoch follows this batch."""
+        every = self.trainer.val_check_batch if sum(self.trainer.num_val_batches) else None
+        return self.trainer.is_last_batch or (every is not None and (batch_idx + 1) % every == 0)
+
+    def _close_count(self) -> None:
+        assert isinstance(self._count_K, Tensor)
+        count = int(self._count_K.sum())
+        if count == 0:
             return
-        usage, perplexity = codebook_use(self._epoch_count_K)
-        self.log("codebook/usage", usage)
-        self.log("codebook/perplexity", perplexity)
-        if usage < 0.1:
-            _LOG.warning("the code book collapses: only %.1f %% of its codes were used in an epoch", 100 * usage)
+        self._codebook_use = usage, _ = codebook_use(self._count_K)
+        self._count_K.zero_()
+        # Few tokens cannot use many codes.
+        if usage < 0.1 and count >= self.vqgan.num_codes:
+            _LOG.warning("the code book collapses: only %.1f %% of its codes are used", 100 * usage)
+
+    def _log_codebook(self) -> None:
+        self._close_count()
+        if self._codebook_use is not None:
+            # The same on every rank: counts are sums over all of them.
+            self.log("codebook/usage", self._codebook_use[0], sync_dist=True)
+            self.log("codebook/perplexity", self._codebook_use[1], sync_dist=True)
+            self._codebook_use = None
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Log PSNR (dB, mean over pictures) and the perceptual distance; returns pictures and reconstructions."""
@@ -316,9 +337,11 @@ class VQGANModule(LightningModule):
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the vectors gathered for the code book's start, and the size of the tokenizer in plain values."""
+        """Keep the vectors gathered for the code book's start, the use of its codes, and the tokenizer's size."""
+        assert isinstance(self._count_K, Tensor)
         checkpoint["vqgan_size"] = self.vqgan.size.as_dict()
         checkpoint["first_vectors"] = list(self._first_vectors)
+        checkpoint["code_count"] = self._count_K.clone()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take them back.
@@ -328,17 +351,25 @@ class VQGANModule(LightningModule):
         """
         self.check_checkpoint(checkpoint)
         self._first_vectors = list(checkpoint["first_vectors"])
+        assert isinstance(self._count_K, Tensor)
+        if "code_count" in checkpoint:
+            self._count_K.copy_(checkpoint["code_count"])
 
     def check_checkpoint(self, checkpoint: Mapping[str, Any], name: object = "checkpoint") -> None:
         """Refuse a checkpoint that this module cannot go on from.
 
         Raises:
-            UsageError: if it is of another stage or of a tokenizer of another size.
+            UsageError: if it is of another stage, of a tokenizer of another size, or refines another tokenizer.
         """
         if "vqgan_size" not in checkpoint:
             raise UsageError("--ckpt_path", name, "it is not of a VQGANModule (stage 1): name one of this stage")
         if checkpoint["vqgan_size"] != self.vqgan.size.as_dict():
             raise UsageError("--model.vqgan", self.vqgan.size, f"the checkpoint {name} has {checkpoint['vqgan_size']}")
+        if self.train_only == "decoder":
+            theirs_KD, codes_KD = checkpoint["state_dict"]["vqgan.quantizer.codes_KD"], self.vqgan.codes_KD
+            if not torch.equal(theirs_KD, codes_KD.to(theirs_KD.device)):
+                cure = "refines another tokenizer than model.start_from names: name that one, or another --run"
+                raise UsageError("--ckpt_path", name, cure)
 
 
 def codebook_use(count_K: Tensor) -> tuple[float, float]:

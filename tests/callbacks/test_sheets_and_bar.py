@@ -9,8 +9,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from PIL import Image
+from torch.utils.data import DataLoader
 
+from nuwa_lightning.callbacks.reconstruction_sheet import ReconstructionSheet
 from nuwa_lightning.callbacks.sample_sheet import SampleSheet, contact_sheet
 from nuwa_lightning.callbacks.stage_bar import StageBar
 from nuwa_lightning.context import NearbyContextPool
@@ -126,14 +131,92 @@ def test_every_picture_is_on_the_sheet_once(count, height, width, gap):
     assert ((sheet >= count) == (sheet == 255)).all()
 
 
-def test_the_bar_says_which_stage_it_is(monkeypatch):
-    said: list[str] = []
-    bar = StageBar()
-    monkeypatch.setattr("lightning.pytorch.callbacks.TQDMProgressBar.on_train_epoch_start", lambda *_: None)
-    monkeypatch.setattr(StageBar, "train_progress_bar", SimpleNamespace(set_description=said.append), raising=False)
-    for title, epochs in (("stage 1, tokenizer", 1), (None, -1), (None, 3)):
-        module = SimpleNamespace(title=title) if title else SimpleNamespace()
-        bar.on_train_epoch_start(
-            SimpleNamespace(model=module, lightning_module=module, max_epochs=epochs, current_epoch=2)  # type: ignore[arg-type]
-        )
-    assert said == ["stage 1, tokenizer", "SimpleNamespace", "SimpleNamespace, epoch 2"]
+class Steps(LightningModule):
+    """Trains nothing, in steps."""
+
+    title = "stage 0, nothing"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        return self.layer(batch).mean()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Watch(Callback):
+    """Notes what the bar has done and what is its end, when a batch begins, and what it says at the end."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, int]] = []
+        self.bars: list[Tqdm] = []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        bar = trainer.progress_bar_callback.train_progress_bar
+        self.seen.append((bar.n, bar.total))
+        if all(bar is not other for other in self.bars):
+            self.bars.append(bar)
+
+
+def train_with_bar(folder, *, module: LightningModule | None = None, ckpt_path=None, **options) -> Watch:
+    watch = Watch()
+    trainer = Trainer(
+        default_root_dir=folder,
+        accelerator="cpu",
+        logger=False,
+        enable_model_summary=False,
+        callbacks=[StageBar(refresh_rate=1), watch, ModelCheckpoint(folder, every_n_train_steps=4, filename="{step}")],
+        **options,
+    )
+    trainer.fit(module or Steps(), DataLoader(torch.ones(4, 1)), ckpt_path=ckpt_path)
+    return watch
+
+
+def test_the_bar_counts_the_steps_of_the_whole_run(tmp_path, capsys):
+    watch = train_with_bar(tmp_path, max_steps=10, max_epochs=-1)
+    assert watch.seen == [(n, 10) for n in range(10)]
+    (bar,) = watch.bars
+    assert bar.n == 10
+    last = capsys.readouterr().out.splitlines()[-1].split("\r")[-1]
+    assert last.startswith("stage 0, nothing: 100%")
+    assert " 10/10 " in last
+
+
+def test_the_bar_of_a_resumed_run_begins_where_it_stands(tmp_path):
+    train_with_bar(tmp_path, max_steps=4, max_epochs=-1)
+    watch = train_with_bar(tmp_path, max_steps=10, max_epochs=-1, ckpt_path=tmp_path / "step=4.ckpt")
+    assert watch.seen == [(n, 10) for n in range(4, 10)]
+    # What was done before is not taken for quick.
+    assert watch.bars[0].initial == 4
+
+
+def test_the_bar_stops_with_the_epochs_if_they_end_first(tmp_path):
+    assert train_with_bar(tmp_path, max_steps=10, max_epochs=2).seen == [(n, 8) for n in range(8)]
+
+
+def test_without_a_number_of_steps_there_is_a_bar_for_each_epoch(tmp_path):
+    watch = train_with_bar(tmp_path, max_epochs=2)
+    assert watch.seen == [(n, 4) for n in range(4)] * 2
+    assert [bar.desc for bar in watch.bars] == ["stage 0, nothing, epoch 0: ", "stage 0, nothing, epoch 1: "]
+
+
+def test_a_module_without_a_title_is_called_by_its_class(tmp_path):
+    class Untitled(Steps):
+        title = property(lambda self: (_ for _ in ()).throw(AttributeError))  # type: ignore[assignment]
+
+    assert train_with_bar(tmp_path, module=Untitled(), max_steps=1).bars[0].desc == "Untitled: "
+
+
+def test_it_is_said_where_reconstructions_lie(tmp_path, capsys):
+    trainer = fake_trainer(tmp_path)
+    trainer.sanity_checking = False
+    trainer.progress_bar_callback = SimpleNamespace(print=print)
+    sheet = ReconstructionSheet(1)
+    image = torch.zeros(1, 3, 8, 8)
+    sheet.on_validation_batch_end(trainer, None, {"image": image, "reconstruction": image}, None, 0)  # type: ignore[arg-type]
+    sheet.on_validation_epoch_end(trainer, None)  # type: ignore[arg-type]
+    assert (tmp_path / "reconstructions.png").is_file()
+    assert capsys.readouterr().err == f"step 3: reconstructions in {tmp_path / 'reconstructions.png'}\n"

@@ -1,4 +1,4 @@
-"""Refining the decoder before stage 2, on all cores; beside it, see the tests of whole paths."""
+"""Refining the decoder before stage 2, on all cores; beside it, see test_refinement."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ from nuwa_lightning.cli import main
 from nuwa_lightning.commands import tokenizer as module
 from nuwa_lightning.commands.tokenizer import Refinement, TokenizerSource, check_recipes, expected_factor
 from nuwa_lightning.errors import ToldError, UsageError
+from nuwa_lightning.tokenizers.export import save_tokenizer
+from nuwa_lightning.tokenizers.vqgan import VQGAN, VQGANSize
+
+SIZE = VQGANSize(16, 4, encoder_channels=(8, 8), encoder_blocks=(0, 0), decoder_channels=(8, 8), decoder_blocks=(1, 1))
+TOKENIZER = VQGAN.build(SIZE)
 
 
 @pytest.fixture
@@ -33,7 +38,11 @@ def training(monkeypatch: pytest.MonkeyPatch, source: TokenizerSource, *, status
             (folder / "config.json").write_text("{}")
         return SimpleNamespace(returncode=status)
 
+    def find(source: TokenizerSource, _: object) -> str | None:
+        return source.refined if Path(str(source.refined), "config.json").exists() else None
+
     monkeypatch.setattr(module.subprocess, "run", run)
+    monkeypatch.setattr(module, "find_refined", find)
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("it is not to run beside stage 2"))
     return commands
 
@@ -41,8 +50,8 @@ def training(monkeypatch: pytest.MonkeyPatch, source: TokenizerSource, *, status
 def test_it_is_finished_before_stage_2_which_keeps_all_threads(source, monkeypatch, tmp_path):
     commands, threads = training(monkeypatch, source, status=0, makes=True), torch.get_num_threads()
     for _ in range(2):  # the second time it is there already
-        refinement = Refinement.start(source, tmp_path / "run")
-        assert refinement.wait() == source.refined
+        refinement = Refinement.start(source, TOKENIZER, tmp_path / "run")
+        assert refinement.wait(TOKENIZER) == source.refined
     (command,) = commands
     assert command[command.index("--config") + 1] == "refine.yaml"
     assert command[command.index("--run") + 1] == str(tmp_path / "better")
@@ -54,14 +63,16 @@ def test_it_is_finished_before_stage_2_which_keeps_all_threads(source, monkeypat
 def test_one_that_fails_stops_the_run_in_one_line(source, monkeypatch, tmp_path, status, makes):
     training(monkeypatch, source, status=status, makes=makes)
     with pytest.raises(UsageError, match=r"refine\.yaml: its training ended with status"):
-        Refinement.start(source, tmp_path / "run")
+        Refinement.start(source, TOKENIZER, tmp_path / "run")
 
 
 def test_a_training_that_said_what_is_wrong_is_not_told_again(source, monkeypatch, tmp_path, capsys):
     training(monkeypatch, source, status=2, makes=False)
     with pytest.raises(ToldError):
-        Refinement.start(source, tmp_path / "run")
-    monkeypatch.setattr("nuwa_lightning.commands.generate.generate", lambda _: Refinement.start(source, tmp_path))
+        Refinement.start(source, TOKENIZER, tmp_path / "run")
+    monkeypatch.setattr(
+        "nuwa_lightning.commands.generate.generate", lambda _: Refinement.start(source, TOKENIZER, tmp_path)
+    )
     assert (main(["generate"]), capsys.readouterr().err) == (2, "")
 
 
@@ -104,4 +115,16 @@ def test_the_size_of_a_token_is_read_from_the_recipe(tmp_path, model, factor):
 def test_an_interrupt_is_passed_on(source, monkeypatch, tmp_path):
     training(monkeypatch, source, status=130, makes=False)
     with pytest.raises(KeyboardInterrupt):
-        Refinement.start(source, tmp_path / "run")
+        Refinement.start(source, TOKENIZER, tmp_path / "run")
+
+
+def test_another_tokenizer_that_was_made_beside_stage_2_costs_the_model_nothing(source, caplog):
+    """It shows at the end only: the run keeps the decoder that fits it."""
+    save_tokenizer(str(source.refined), TOKENIZER)
+    found = Refinement(None, source).wait(TOKENIZER)
+    assert found is not None
+    assert found.full_fingerprint() == TOKENIZER.full_fingerprint()
+    assert not caplog.messages
+    assert Refinement(None, source).wait(VQGAN.build(SIZE)) is None
+    assert "is not codes refined, but another tokenizer" in caplog.text
+    assert caplog.text.rstrip().endswith("using the decoder unrefined")

@@ -30,6 +30,16 @@ def test_stage_1_leaves_a_tokenizer(finished):
         assert sheet.height == 2 * 32
 
 
+def test_the_network_of_the_perceptual_loss_is_named(finished, shell, caplog):
+    assert json.loads((finished / "one" / "record.json").read_text())["networks"] == {"perceptual": None}
+    pytest.importorskip("stlpips_pytorch")
+    options = ("--model.loss.perceptual.weight", 0.1, "--model.loss.perceptual.kind", "st-lpips")
+    with caplog.at_level("INFO"):
+        assert shell("fit", "-c", "one.yaml", "--run", "seen", *options, "--trainer.max_steps", 1).status == 0
+    assert "perceptual loss: ST-LPIPS(alex)" in caplog.messages
+    assert json.loads(Path("seen/record.json").read_text())["networks"] == {"perceptual": "ST-LPIPS(alex)"}
+
+
 def test_stage_2_leaves_model_tokenizer_samples_record_and_options(finished):
     run = finished / "two"
     generator = load_generator(run / "model")

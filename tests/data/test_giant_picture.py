@@ -66,6 +66,8 @@ def test_grey_and_what_only_pillow_reads(tmp_path: Path) -> None:
             np.testing.assert_array_equal(picture.read(5, 6, 10, 24), expected)
     with pytest.raises(ImageReadError, match="more than max_pixels=100"):
         open_windows(tmp_path / "a.png", max_pixels=100)
+    with pytest.raises(UsageError, match=r"data\.photos\.path: .*raise --data\.photos\.max_pixels if you trust"):
+        GiantPicture(str(tmp_path / "a.png"), max_pixels=100, cache=str(tmp_path / "cache")).photos("train")
     # Turned by its EXIF data: as Pillow reads it.
     Image.fromarray(painted(40, 50)).save(tmp_path / "turned.tif", tiffinfo={274: 6})
     with open_windows(tmp_path / "turned.tif") as picture:

@@ -205,8 +205,15 @@ def test_options_that_cannot_work(options: dict[str, Any], said: str) -> None:
 
 
 def test_too_many_pixels_names_the_option(photo_folder: Path) -> None:
-    with pytest.raises(UsageError, match="max_pixels"):
+    with pytest.raises(UsageError, match=r"3072 pixels, more than max_pixels=100: raise --data\.max_pixels"):
         module(photo_folder, max_pixels=100)
+
+
+def test_the_default_photos_have_that_option_too(photo_folder: Path) -> None:
+    data = LandscapeDataModule(views=SMALL, max_pixels=100)
+    data.photo_source = lambda: FolderPhotos(str(photo_folder))  # type: ignore[method-assign,assignment,return-value]
+    with pytest.raises(UsageError, match="more than max_pixels=100"):
+        data.prepare_data()
 
 
 def test_bad_option_leaves_nothing_behind(tmp_path: Path, own_cache: Path) -> None:

@@ -91,7 +91,8 @@ def test_damaged_and_small_photos_are_named_once(
     assert [prepared.photo(index).key for index in range(len(prepared))] == ["good.png"]
     assert {entry.path for entry in prepared.skipped} == {torn, text}
     assert [photo.path for photo in prepared.too_small] == [small]
-    assert len(caplog.messages) == 3
+    assert len(caplog.messages) == 4
+    assert caplog.messages[-1] == "2 of 4 photos cannot be read"
     for name in ("torn.png", "text.png", "small.png"):
         assert sum(name in message for message in caplog.messages) == 1
 

@@ -134,12 +134,17 @@ def test_tokens_out_of_range_are_refused(paint: Paint, tmp_path: Path, code: int
     assert not list(tmp_path.rglob("index.json"))
 
 
-def test_unreadable_photos(paint: Paint, tmp_path: Path) -> None:
+def test_unreadable_photos(paint: Paint, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     torn = paint("torn.png", seed=1)
     torn.write_bytes(torn.read_bytes()[:-200])
     photos = [Photo(torn, "torn"), Photo(paint("good.png"), "good")]
     bank = build_token_bank({"train": photos}, Means(), cache=tmp_path / "c", settings=BankSettings((40,)))
     assert (bank.keys, bank.skipped) == (["good"], [str(torn)])
+    assert caplog.messages[-1] == "1 of 2 photos cannot be read"
+    caplog.clear()
+    again = build_token_bank({"train": photos}, Means(), cache=tmp_path / "c", settings=BankSettings((40,)))
+    assert again.skipped == [str(torn)]
+    assert caplog.messages == [f"1 of 2 photos cannot be read: {torn}"]
     first = rf"^root: here: none of the 1 pictures can be read, the first is {torn} \(.*\); give readable ones$"
     with pytest.raises(UsageError, match=first):
         build_token_bank(
@@ -165,6 +170,22 @@ def data_module(folder: Path, **options: Any) -> TokenDataModule:
     data = TokenDataModule(FolderPhotos(str(folder), val_fraction=0.3), **settings)
     data.attach_tokenizer(Means())
     return data
+
+
+def test_photos_smaller_than_a_window_are_named_and_counted(
+    photo_folder: Path, paint: Paint, caplog: pytest.LogCaptureFixture
+) -> None:
+    paint("photos/low.png", 18, 60, seed=20)  # four rows of tokens where a window has five
+    paint("photos/tiny.png", 7, 60, seed=21)  # not two tokens: not in the bank
+    for _ in range(2):  # the second time from the bank
+        caplog.clear()
+        data = data_module(photo_folder)
+        data.prepare_data()
+        said = "leaving out 2 of 14 photos smaller than a window of 5x6 tokens: tiny.png, low.png"
+        assert caplog.messages.count(said) == 1
+        assert data.record()["too_small"] == ["tiny.png", "low.png"]
+        list(data.train_dataloader())
+        assert caplog.messages.count(said) == 1
 
 
 def test_windows_are_cut_from_the_photos_they_name(photo_folder: Path) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
 
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.modules import perceptual
 from nuwa_lightning.modules.perceptual import LPIPS, STLPIPS, build_perceptual
 
 needs_stlpips = pytest.mark.skipif(
@@ -22,6 +26,15 @@ def pairs(sample_photos) -> tuple[torch.Tensor, torch.Tensor]:
     image = torch.stack(photos).float() / 127.5 - 1
     noisy = (image + 0.2 * torch.randn(image.shape, generator=torch.Generator().manual_seed(0))).clamp(-1, 1)
     return image, noisy
+
+
+@pytest.fixture(autouse=True)
+def hub(tmp_path, monkeypatch) -> Path:
+    """The folder of torch hub's weights, empty whatever this machine has."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    folder = tmp_path / "torch" / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    return folder
 
 
 @needs_stlpips
@@ -107,6 +120,40 @@ def test_lpips_equals_the_packages_own_numbers(pairs, tmp_path):
     assert ours.name.startswith("LPIPS")
     with torch.no_grad():
         torch.testing.assert_close(ours(*small), theirs(*small).flatten(), rtol=1e-3, atol=1e-6)
+
+
+@needs_stlpips
+def test_lpips_is_found_where_its_weights_are_kept(hub, tmp_path, monkeypatch, caplog):
+    trunk, heads = fake_vgg()
+    package = tmp_path / "lpips"
+    (package / "weights" / "v0.1").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise RuntimeError('its code is not to run')")
+    torch.save(heads, package / "weights" / "v0.1" / "vgg.pth")
+    torch.save(trunk, tmp_path / "vgg16.pth")
+    digest = hashlib.sha256((tmp_path / "vgg16.pth").read_bytes()).hexdigest()
+    monkeypatch.setattr(perceptual, "_VGG16", f"vgg16-{digest[:8]}.pth")
+    found = perceptual._package_folder
+    monkeypatch.setattr(perceptual, "_package_folder", lambda name: package if name == "lpips" else found(name))
+    assert isinstance(build_perceptual("auto"), STLPIPS)
+    kept = shutil.copy(tmp_path / "vgg16.pth", hub / f"vgg16-{digest[:8]}.pth")
+    for kind in ("auto", "lpips"):
+        ours = build_perceptual(kind)
+        assert isinstance(ours, LPIPS)
+        assert torch.equal(ours.weights[0], trunk["features.0.weight"])
+    assert isinstance(build_perceptual("st-lpips"), STLPIPS)
+    with open(kept, "ab") as file:
+        file.write(b"more")
+    assert isinstance(build_perceptual("auto"), STLPIPS)
+    assert f"{kept}: not used, its sha256 is not that in its name" in caplog.text
+    with pytest.raises(UsageError, match="torch hub's cache"):
+        build_perceptual("lpips")
+
+
+def test_the_package_is_found_without_running_its_code():
+    pytest.importorskip("lpips")
+    heads = perceptual._package_heads()
+    assert heads is not None
+    assert heads.is_file()
 
 
 def test_what_is_missing_or_wrong_is_named(tmp_path):

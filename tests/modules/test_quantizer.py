@@ -106,7 +106,8 @@ def run_rank(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     quantizer = _trained(torch.randn(2, 64, 3, generator=seeded(3))[rank : rank + 1])
-    torch.save([quantizer.codes_KD, quantizer.mean_count_K], f"{folder}/{rank}.pt")
+    count_K = quantizer.count(torch.tensor([[0, 0, 5], [5, 15, 15]][rank]))
+    torch.save([quantizer.codes_KD, quantizer.mean_count_K, count_K], f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -128,7 +129,8 @@ def test_two_processes_hold_the_same_codes_as_one_with_all_the_data(tmp_path, re
     assert [rank.wait(timeout=100) for rank in ranks] == [0, 0]
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     alone = _trained(torch.randn(2, 64, 3, generator=seeded(3)))
-    for a, b, c in zip(first, second, [alone.codes_KD, alone.mean_count_K], strict=True):
+    count_K = alone.count(torch.tensor([0, 0, 5, 5, 15, 15]))
+    for a, b, c in zip(first, second, [alone.codes_KD, alone.mean_count_K, count_K], strict=True):
         assert torch.equal(a, b)
         torch.testing.assert_close(a, c, atol=1e-5, rtol=1e-5)
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import Logger
 from torch.utils.data import DataLoader, Dataset
 
 from nuwa_lightning.callbacks.reconstruction_sheet import ReconstructionSheet, lay_out_pairs
@@ -219,11 +220,109 @@ def test_codebook_use_against_the_definition():
     assert perplexity == pytest.approx((4 * 4 * 2 * 2) ** 0.25)
 
 
+def watched_module() -> tuple[VQGANModule, list[torch.Tensor]]:
+    """A module, and what it will have counted at each step."""
+    model, counts = module(), []
+    counted = model._count
+
+    def count(count_K: torch.Tensor) -> None:
+        counts.append(count_K.clone())
+        counted(count_K)
+
+    model._count = count  # type: ignore[method-assign]
+    return model, counts
+
+
 def test_code_book_is_watched_over_the_epoch(tmp_path):
-    run = trainer(tmp_path, max_epochs=1, max_steps=-1)
-    run.fit(module(), loader(16))
-    assert 0 < run.logged_metrics["codebook/usage"] <= 1
-    assert 1 <= run.logged_metrics["codebook/perplexity"] <= 16
+    model, counts = watched_module()
+    run = trainer(tmp_path, max_epochs=1, max_steps=-1, val_check_interval=4)  # with nothing to validate
+    run.fit(model, loader(16))
+    usage, perplexity = codebook_use(torch.stack(counts).sum(0))
+    assert run.logged_metrics["codebook/usage"].item() == pytest.approx(usage)
+    assert run.logged_metrics["codebook/perplexity"].item() == pytest.approx(perplexity)
+
+
+class Metrics(Logger):
+    """Keeps what is logged, by name: (step, value)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[str, list[tuple[int, float]]] = {}
+
+    name = version = "kept"
+
+    def log_metrics(self, metrics, step=None):
+        for name, value in metrics.items():
+            self.seen.setdefault(name, []).append((step, value))
+
+    def log_hyperparams(self, params, *args, **kwargs):
+        pass
+
+
+def test_a_run_of_one_epoch_has_a_curve_of_the_code_book(tmp_path):
+    logged, (model, counts) = Metrics(), watched_module()
+    options = {"val_check_interval": 3, "limit_val_batches": 1, "logger": logged}
+    trainer(tmp_path, max_steps=8, max_epochs=-1, **options).fit(model, loader(100), loader(2))
+    expected = [codebook_use(torch.stack(counts[a:b]).sum(0)) for a, b in ((0, 1), (1, 4), (4, 6))]
+    assert [step for step, _ in logged.seen["codebook/usage"]] == [2, 5, 7]
+    assert [value for _, value in logged.seen["codebook/usage"]] == pytest.approx([usage for usage, _ in expected])
+    assert [v for _, v in logged.seen["codebook/perplexity"]] == pytest.approx([p for _, p in expected])
+
+
+@pytest.mark.parametrize("stop", [5, 4])
+def test_a_resumed_run_counts_the_codes_of_before(tmp_path, stop):
+    def options(log: Logger) -> dict[str, object]:
+        keep = ModelCheckpoint(tmp_path, every_n_train_steps=stop, save_top_k=-1, filename="{step}")
+        return {"logger": log, "enable_checkpointing": True, "callbacks": [keep], "val_check_interval": 4}
+
+    whole, resumed = Metrics(), Metrics()
+    trainer(tmp_path, **options(whole)).fit(module(), loader(2 * 8), loader(2))
+
+    class Rest(Pictures):
+        def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+            return super().__getitem__(index + 2 * stop)
+
+    rest, path = DataLoader(Rest(2 * 8), batch_size=2), str(tmp_path / f"step={stop}.ckpt")
+    trainer(tmp_path, **options(resumed)).fit(module(), rest, loader(2), ckpt_path=path, weights_only=True)
+    for name in ("codebook/usage", "codebook/perplexity"):
+        assert len(whole.seen[name]) == 2
+        assert resumed.seen[name][-1] == whole.seen[name][-1], (resumed.seen, whole.seen)
+
+
+def test_a_collapse_is_told_while_there_is_time_but_not_of_a_few_tokens(tmp_path, caplog):
+    class Grey(Pictures):
+        def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+            return {"image": torch.zeros(3, 32, 32)}
+
+    first = module()
+    trainer(tmp_path).fit(first, loader(100))
+    save_tokenizer(tmp_path / "tokenizer", first.finished_vqgan())
+    grey = DataLoader(Grey(100, side=32), batch_size=1)
+    options = {"val_check_interval": 2, "limit_val_batches": 1, "max_steps": 4, "max_epochs": -1}
+    refining = module(start_from=str(tmp_path / "tokenizer"), train_only="decoder")
+    caplog.clear()
+    trainer(tmp_path, **options).fit(refining, grey, loader(2))
+    assert sum("the code book collapses: only 6.2 %" in message for message in caplog.messages) == 2
+    refining._count_K.zero_()
+    refining._count_K[3] = 15  # of 16 codes
+    caplog.clear()
+    refining._close_count()
+    assert not caplog.messages
+
+
+def test_a_checkpoint_that_refines_another_tokenizer_is_refused(tmp_path):
+    for place in "ab":
+        first = module()
+        if place == "b":
+            first.vqgan.quantizer.codes_KD[0] *= -1
+        save_tokenizer(tmp_path / place, first.finished_vqgan())
+    keep = ModelCheckpoint(tmp_path, save_last=True)
+    mine = module(start_from=str(tmp_path / "a"), train_only="decoder")
+    trainer(tmp_path, max_steps=2, enable_checkpointing=True, callbacks=[keep]).fit(mine, loader(100))
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    module(start_from=str(tmp_path / "a"), train_only="decoder").check_checkpoint(saved)
+    with pytest.raises(UsageError, match="refines another tokenizer"):
+        module(start_from=str(tmp_path / "b"), train_only="decoder").check_checkpoint(saved)
 
 
 def test_divergence_stops_with_the_step_and_the_tensor(tmp_path):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from evaluation.__main__ import main
@@ -16,6 +18,8 @@ from evaluation.ablation.config import changed, load_ablation
 from evaluation.ablation.curves import read_curves, training_seconds
 from evaluation.ablation.running import parameters
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.tokenizers.export import save_tokenizer
+from nuwa_lightning.tokenizers.vqgan import VQGAN, VQGANSize
 from tests.commands.conftest import lightning_may_warn
 from tests.evaluation.ablation_toys import ABLATION, Calls, write
 
@@ -222,3 +226,21 @@ def test_pictures_of_no_run_are_refused(tmp_path: Path, capsys: Any) -> None:
     assert main(["sample", "--run", str(tmp_path), "--output", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err.startswith(f"error: --run: {tmp_path}: is no folder of a finished run")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_refined_decoder_of_another_tokenizer_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    blocks = {"encoder_blocks": (0, 0), "decoder_blocks": (1, 1)}
+    size = VQGANSize(16, 4, encoder_channels=(8, 8), decoder_channels=(8, 8), **blocks)
+    for place in ("one", "better", "another"):
+        torch.manual_seed(place == "another")
+        save_tokenizer(tmp_path / place, VQGAN.build(size))
+    for refined, right in (("better", True), ("another", False)):
+        source = {"path": "one", "refine": "refine.yaml", "refined": refined}
+        Path("base.yaml").write_text(yaml.safe_dump({"tokenizer": source}), encoding="utf-8")
+        ablation: Any = SimpleNamespace(base="base.yaml")
+        if right:
+            assert running.provide_tokenizer(ablation) == running.Tokenizer(Path("one"), Path("better"))
+        else:
+            with pytest.raises(UsageError, match="another: is not one refined, but another tokenizer"):
+                running.provide_tokenizer(ablation)
