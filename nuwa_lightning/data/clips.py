@@ -27,7 +27,7 @@ from nuwa_lightning.errors import UsageError
 
 # Legend: T frames, Y, X pixels along the axes, 3 colours.
 
-_VERSION: Final = "clips-1"
+_VERSION: Final = "clips-2"
 _LOG = logging.getLogger(__name__)
 
 

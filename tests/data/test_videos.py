@@ -263,6 +263,12 @@ def test_torchcodec_reads_the_same_where_it_is_installed(folder: Path, monkeypat
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     found = list(TorchcodecReader().frames(folder / "0.mp4"))
     assert [time for time, _ in found] == [time for time, _ in expected]
+    damaged(folder / "0.mp4", "damaged in the middle")
+    with pytest.raises(VideoReadError, match="damaged: a stretch of zeros"):  # torchcodec itself paints over it
+        list(TorchcodecReader().frames(folder / "0.mp4"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if name == "torchcodec" else None)
+    with pytest.raises(UsageError, match="needs PyAV, too"):
+        TorchcodecReader()
     with pytest.raises(UsageError, match="choose pyav or torchcodec"):
         make_reader("other")  # type: ignore[arg-type]
 
