@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, final
+from typing import Any, ClassVar, Final, Protocol, final
 
 import numpy as np
 import torch
@@ -36,6 +36,8 @@ from nuwa_lightning.errors import UsageError
 
 # Legend: B windows of a batch, T frames, Y, X tokens along the axes.
 
+_SPLITS: Final[tuple[Split, ...]] = ("train", "val")
+_NAMED: Final = 5
 _LOG = logging.getLogger(__name__)
 
 
@@ -191,9 +193,8 @@ class TokenWindowsModule(LightningDataModule, ABC):
                 cure = f"no {self.noun} has a caption: put NAME.txt beside each, or a captions file (docs/captions.md)"
                 raise UsageError(option, value, cure)
             if without:
-                named = ", ".join(without[:5]) + (", ..." if len(without) > 5 else "")
                 left_out = "leaving out %d of %d %ss without a caption: %s"
-                _LOG.warning(left_out, len(without), len(captions), self.noun, named)
+                _LOG.warning(left_out, len(without), len(captions), self.noun, _some(without))
             texts = self._text_encoder.bank(captions, cache_folder(self.cache))
             self._texts = _Captions(tuple(captions), texts)
         return self._texts
@@ -231,6 +232,7 @@ class TokenWindowsModule(LightningDataModule, ABC):
         choices = self._fitting("train")
         if not choices:
             raise self.too_small(self._tokenizer.factor if self._tokenizer else 1)
+        self._tell_too_small("train")
         maker = _TrainWindows(self.bank, choices, self.window, self.batch_size, self.seed, rank, world, self.captions)
         return BatchStream(
             maker,
@@ -242,6 +244,7 @@ class TokenWindowsModule(LightningDataModule, ABC):
     def val_dataloader(self) -> list[DataLoader[Batch]]:
         """Return one loader over all windows that tile the held-out grids, in fixed order; none if none is held out."""
         windows = _FixedWindows(self.bank, [entry for some in self._fitting("val") for entry in some], self.window)
+        self._tell_too_small("val")
         if not len(windows):
             return []
         collate = _Collate(self.captions)
@@ -253,8 +256,14 @@ class TokenWindowsModule(LightningDataModule, ABC):
 
     def record(self) -> dict[str, object]:
         """Return what a run's record should say about its data."""
-        known: dict[str, object] = {"tokens": len(self.bank), "skipped": self.bank.skipped} if self._bank else {}
-        return {**self.source_record(), **known}
+        if self._bank is None:
+            return self.source_record()
+        return {
+            **self.source_record(),
+            "tokens": len(self._bank),
+            "skipped": self._bank.skipped,
+            "too_small": [key for split in _SPLITS for key in self._too_small(split)],
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps: enough to notice that the data changed."""
@@ -278,6 +287,23 @@ class TokenWindowsModule(LightningDataModule, ABC):
             if self.bank.splits[entry.photo] == split and self.window.fits(entry):
                 found.setdefault(entry.photo, []).append(entry)
         return list(found.values())
+
+    def _too_small(self, split: Split) -> list[str]:
+        """Return what of ``split`` has no grid as large as a window."""
+        places = {entry.photo for entry in self.bank.entries if self.window.fits(entry)}
+        keys = enumerate(zip(self.bank.keys, self.bank.splits, strict=True))
+        return [key for place, (key, its) in keys if its == split and place not in places]
+
+    def _tell_too_small(self, split: Split) -> None:
+        small = self._too_small(split)
+        if small:
+            y, x = self.window.y, self.window.x
+            left_out = "leaving out %d of %d %ss smaller than a window of %dx%d tokens: %s"
+            _LOG.warning(left_out, len(small), self.bank.splits.count(split), self.noun, y, x, _some(small))
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
 
 
 @final
