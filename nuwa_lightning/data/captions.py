@@ -9,8 +9,8 @@ from __future__ import annotations
 import csv
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, final
 
@@ -48,13 +48,76 @@ class Captions:
             return _tidy(beside.read_text(encoding="utf-8", errors="replace"))
         return self.by_path.get(path.relative_to(self.folder).as_posix(), "")
 
-    def tell_missing(self, paths: Iterable[Path]) -> None:
+
+@final
+class CaptionedFolders:
+    """Captions of several folders, such as those of training and of validation, which may share one file.
+
+    Args:
+        source: the file for all; see `read_captions`.
+    """
+
+    def __init__(self, source: str | None = None) -> None:
+        self._source = source
+        self._read: dict[Path, Captions] = {}
+        self._found: list[tuple[Captions, dict[Path, str]]] = []
+
+    def of(self, folder: Path, paths: Iterable[Path]) -> dict[Path, str]:
+        """Return the captions of the files ``paths`` below ``folder``, "" for none.
+
+        Raises:
+            UsageError: see `read_captions`.
+        """
+        place = _locate(folder, self._source)
+        known = None if place is None else self._read.get(place)
+        said = read_captions(folder, self._source) if known is None else replace(known, folder=folder)
+        if place is not None:
+            self._read[place] = said
+        captions = {path: said.of(path) for path in paths}
+        self._found.append((said, captions))
+        return captions
+
+    def tell_missing(self) -> None:
         """Say in one line how many captions have no file, and in one how many files have no caption."""
-        here = {path.relative_to(self.folder).as_posix() for path in paths}
-        _tell("captions without a file", sorted(self.by_path.keys() - here), self.source)
-        if self.source is not None:
-            silent = sorted(name for name in here if not self.of(self.folder / name))
-            _tell("files without a caption", silent, self.source)
+        lost, beside = self._lost(), self._lost_beside()
+        if beside is None and not self._read:
+            return  # a set without captions
+        where = ", ".join(str(place) for place in self._read or dict.fromkeys(said.folder for said, _ in self._found))
+        _tell("captions without a file", lost | (beside or set()), where)
+        bare = {
+            path: path.relative_to(said.folder).as_posix()
+            for said, captions in self._found
+            for path, caption in captions.items()
+            if not caption
+        }
+        _tell("files without a caption", bare.values(), where)
+
+    def _lost(self) -> set[str]:
+        """Return what files for all tell of and no folder holds."""
+        lost: set[str] = set()
+        for place, known in self._read.items():
+            here = {
+                path.relative_to(said.folder).as_posix()
+                for said, captions in self._found
+                for path in captions
+                if said.source == place
+            }
+            lost |= known.by_path.keys() - here
+        return lost
+
+    def _lost_beside(self) -> set[str] | None:
+        """Return the texts that lie beside nothing; None if none lies beside a file: then they are no captions."""
+        beside = {path.with_suffix(".txt") for _, captions in self._found for path in captions}
+        lost: set[str] = set()
+        any_beside = False
+        for folder in dict.fromkeys(said.folder for said, _ in self._found):
+            for text in folder.rglob("*.txt"):
+                name = text.relative_to(folder)
+                if text in beside:
+                    any_beside = True
+                elif not any(part.startswith(".") for part in name.parts):
+                    lost.add(name.as_posix())
+        return lost if any_beside else None
 
 
 def read_captions(folder: Path, source: str | None = None, *, option: str = "captions") -> Captions:
@@ -68,13 +131,9 @@ def read_captions(folder: Path, source: str | None = None, *, option: str = "cap
     Raises:
         UsageError: if the file is missing, damaged, or of another kind.
     """
-    if source is None:
-        there = [folder / name for name in FOUND_BY_NAME if (folder / name).is_file()]
-        if not there:
-            return Captions(folder, None, {})
-        path = there[0]
-    else:
-        path = next((p for p in (folder / source, Path(source).expanduser()) if p.is_file()), Path(source))
+    path = _locate(folder, source)
+    if path is None:
+        return Captions(folder, None, {})
     try:
         rows = list(_rows(path, option))
     except OSError as error:
@@ -91,6 +150,12 @@ def read_captions(folder: Path, source: str | None = None, *, option: str = "cap
             raise UsageError(option, path, cure)
         by_path.setdefault(PurePosixPath(name.replace("\\", "/")).as_posix(), _tidy(caption))
     return Captions(folder, path, by_path)
+
+
+def _locate(folder: Path, source: str | None) -> Path | None:
+    if source is None:
+        return next((folder / name for name in FOUND_BY_NAME if (folder / name).is_file()), None)
+    return next((p for p in (folder / source, Path(source).expanduser()) if p.is_file()), Path(source))
 
 
 def _rows(path: Path, option: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -129,7 +194,7 @@ def _tidy(text: str) -> str:
     return " ".join(text.split())
 
 
-def _tell(what: str, names: list[str], source: Path | None) -> None:
+def _tell(what: str, names: Collection[str], where: str) -> None:
     if names:
-        some = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
-        _LOG.warning("%s: %d %s: %s", source, len(names), what, some)
+        some = ", ".join(sorted(names)[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+        _LOG.warning("%s: %d %s: %s", where, len(names), what, some)

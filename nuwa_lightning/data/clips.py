@@ -27,7 +27,8 @@ from nuwa_lightning.errors import UsageError
 
 # Legend: T frames, Y, X pixels along the axes, 3 colours.
 
-_VERSION: Final = "clips-1"
+_VERSION: Final = "clips-2"
+_NAMED: Final = 5
 _LOG = logging.getLogger(__name__)
 
 
@@ -115,11 +116,13 @@ class PreparedVideos:
         entries: the usable ones.
         skipped: films that could not be read.
         too_short: films without a shot as long as a clip.
+        too_small: films whose shorter side is below a clip's.
     """
 
     entries: tuple[PreparedVideo, ...]
     skipped: tuple[SkippedVideo, ...]
     too_short: tuple[Video, ...]
+    too_small: tuple[Video, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of usable films."""
@@ -158,7 +161,15 @@ def prepare_videos(
                 too_short.append(video)
     if skipped:
         _LOG.warning("%d of %d films cannot be read", len(skipped), len(videos))
+    tell_left_out(len(videos), too_short, f"without {settings.reach} frames between two cuts")
     return PreparedVideos(tuple(entries), tuple(skipped), tuple(too_short))
+
+
+def tell_left_out(total: int, videos: Sequence[Video], what: str) -> None:
+    """Say in one line how many films are left out, and which."""
+    if videos:
+        named = ", ".join(str(video.path) for video in videos[:_NAMED]) + (", ..." if len(videos) > _NAMED else "")
+        _LOG.warning("leaving out %d of %d films %s: %s", len(videos), total, what, named)
 
 
 def _prepared(video: Video, settings: ClipSettings, reader: FrameReader, folder: Path) -> PreparedVideo:

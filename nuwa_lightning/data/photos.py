@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, final
 
-from nuwa_lightning.data.captions import read_captions
+from nuwa_lightning.data.captions import CaptionedFolders
 from nuwa_lightning.data.folders import content_key
 from nuwa_lightning.data.reading import list_images
 from nuwa_lightning.errors import UsageError
@@ -149,9 +149,12 @@ class FolderPhotos(PhotoSource):
         }
 
     def _read(self) -> dict[Split, list[Photo]]:
-        train = _photos_below(self.roots, "root", self.captions)
+        captions = CaptionedFolders(self.captions)
+        train = _photos_below(self.roots, "root", captions)
+        val = _photos_below(self.val_roots, "val_root", captions)
+        captions.tell_missing()
         if self.val_roots:
-            return {"train": train, "val": _photos_below(self.val_roots, "val_root", self.captions)}
+            return {"train": train, "val": val}
         out = held_out((photo.scene for photo in train), fraction=self.val_fraction)
         return {
             "train": [photo for photo in train if photo.scene not in out],
@@ -163,7 +166,7 @@ def _as_paths(root: str | list[str]) -> list[Path]:
     return [Path(name).expanduser() for name in ([root] if isinstance(root, str) else root)]
 
 
-def _photos_below(roots: list[Path], option: str, captions: str | None) -> list[Photo]:
+def _photos_below(roots: list[Path], option: str, captions: CaptionedFolders) -> list[Photo]:
     photos: list[Photo] = []
     for number, root in enumerate(roots):
         try:
@@ -177,11 +180,8 @@ def _photos_below(roots: list[Path], option: str, captions: str | None) -> list[
         if not paths:
             raise UsageError(option, root, "no picture in it or below; put PNG, JPEG, WebP, TIFF or BMP files there")
         prefix = f"{number}/" if len(roots) > 1 else ""
-        said = read_captions(root, captions)
-        said.tell_missing(paths)
-        photos += [
-            Photo(path, prefix + path.relative_to(root).as_posix(), said.of(path), _scene(path)) for path in paths
-        ]
+        said = captions.of(root, paths)
+        photos += [Photo(path, prefix + path.relative_to(root).as_posix(), said[path], _scene(path)) for path in paths]
     return photos
 
 

@@ -13,13 +13,14 @@ from typing import Any, Protocol, final
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from nuwa_lightning.errors import UsageError
 
-Batch = dict[str, torch.Tensor]
+Batch = dict[str, Any]
+"""Tensors, and lists of texts."""
+
 _MASK = (1 << 64) - 1
 
 

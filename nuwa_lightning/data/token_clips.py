@@ -74,6 +74,7 @@ class TokenClipsDataModule(TokenWindowsModule):
         self.flips = flips
         self.longest = longest
         self.reader: ReaderName = reader
+        self._too_short: list[str] | None = None
 
     def prepare_source(self) -> None:
         """Fetch the films."""
@@ -93,6 +94,7 @@ class TokenClipsDataModule(TokenWindowsModule):
             first = found["train"].skipped[0]
             cure = f"no film can be read, the first is {first.path} ({first.reason}): give readable ones"
             raise UsageError(option, value, cure)
+        self._too_short = [str(film.path) for split in _SPLITS for film in found[split].too_short]
         return build_clip_bank(
             found,
             tokenizer,
@@ -112,8 +114,8 @@ class TokenClipsDataModule(TokenWindowsModule):
         return self.films.option("train")
 
     def source_record(self) -> dict[str, object]:
-        """See `VideoSource.record`."""
-        return self.films.record()
+        """See `VideoSource.record`; films without a shot as long as a clip are named once they are known."""
+        return {**self.films.record(), **({} if self._too_short is None else {"too_short": self._too_short})}
 
     def too_small(self, factor: int) -> UsageError:
         """Return what to raise if no film is as large as a window."""

@@ -1,12 +1,13 @@
 """Data modules that give clips of films: of any folder, and of the default films.
 
-Batches are dicts: ``video`` float32 (B, T, 3, Y, X) in [-1, 1] and ``index`` int64 (B), the place of the film among the
-usable ones of its split.
+Batches are dicts: ``video`` float32 (B, T, 3, Y, X) in [-1, 1], ``index`` int64 (B), the place of the film among the
+usable ones of its split, and ``caption``, a list of B texts, "" for none.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
-from nuwa_lightning.data.clips import ClipSettings, PreparedVideos, SkippedVideo, prepare_videos
+from nuwa_lightning.data.clips import ClipSettings, PreparedVideos, SkippedVideo, prepare_videos, tell_left_out
 from nuwa_lightning.data.folders import cache_folder
 from nuwa_lightning.data.landscape_clips import LandscapeClips
 from nuwa_lightning.data.photos import Split
@@ -154,6 +155,7 @@ class VideoDataModule(LightningDataModule, ABC):
             "synthetic": sorted(video.key for video in used if video.synthetic),
             "skipped": [str(entry.path) for entry in self.skipped],
             "too_short": [str(video.path) for found in self._prepared.values() for video in found.too_short],
+            "too_small": [str(video.path) for found in self._prepared.values() for video in found.too_small],
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -286,7 +288,9 @@ def usable_videos(
     """
     videos = source.videos(split)
     found = prepare_videos(videos, clips, reader=make_reader(reader), cache=cache_folder(cache))
-    large = tuple(entry for entry in found.entries if min(entry.array().shape[1:3]) >= size)
+    fits = [min(entry.array().shape[1:3]) >= size for entry in found.entries]
+    large = tuple(itertools.compress(found.entries, fits))
+    small = tuple(entry.video for entry, enough in zip(found.entries, fits, strict=True) if not enough)
     if videos and not large:
         option, value = source.option(split)
         if found.entries:
@@ -297,7 +301,8 @@ def usable_videos(
         first = found.skipped[0]
         cure = f"none of {len(found.skipped)} films can be read, the first is {first.path} ({first.reason})"
         raise UsageError(option, value, f"{cure}; give readable ones")
-    return PreparedVideos(large, found.skipped, found.too_short)
+    tell_left_out(len(videos), small, f"below {size} px")
+    return PreparedVideos(large, found.skipped, found.too_short, small)
 
 
 @final
@@ -321,6 +326,7 @@ class _TrainClips:
         return {
             "video": torch.from_numpy(np.stack([clip_T3YX for clip_T3YX, _ in made])),
             "index": torch.tensor([index for _, index in made]),
+            "caption": [self.videos.entries[index].video.caption for _, index in made],
         }
 
     def _clip(self, sample: int) -> tuple[npt.NDArray[np.float32], int]:
@@ -360,7 +366,8 @@ class _CentreClips(Dataset[Batch]):
         frames_TYX3 = self._videos.entries[index].array()
         y, x = ((side - self._size) // 2 for side in frames_TYX3.shape[1:3])
         clip_T3YX = _cut(frames_TYX3, start, self._clips, (y, x), self._size)
-        return {"video": torch.from_numpy(clip_T3YX), "index": index}
+        caption = self._videos.entries[index].video.caption
+        return {"video": torch.from_numpy(clip_T3YX), "index": index, "caption": caption}
 
 
 def _cut(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol, final
 
 import numpy as np
 import numpy.typing as npt
 
+from nuwa_lightning.data.video_damage import find_damage, length_bytes
 from nuwa_lightning.errors import UsageError
 
 # Legend: Y, X pixels along the axes, 3 colours.
@@ -47,16 +49,19 @@ class FrameReader(Protocol):
     """Decodes films."""
 
     def frames(self, path: Path) -> Iterator[tuple[float, Frame]]:
-        """Yield every frame with its time in seconds from the first one, in the order in which they are shown.
+        """Yield every frame, upright, with its time in seconds from the first one, in the order of showing.
 
         Raises:
-            VideoReadError: if the file is missing, no film, damaged anywhere, or its frames change their size.
+            VideoReadError: if the file is missing, no film, damaged, or its frames change their size.
         """
 
 
 @final
 class PyAvReader:
-    """Decodes by PyAV, in one thread.
+    """Decodes by PyAV, in one thread, and turns films upright as the file says.
+
+    Of damage, lost stretches are always found in H.264 and HEVC (`nuwa_lightning.data.video_damage`), and elsewhere
+    what the decoder notices.
 
     Raises:
         UsageError: if PyAV is not installed.
@@ -68,47 +73,45 @@ class PyAvReader:
 
     def frames(self, path: Path) -> Iterator[tuple[float, Frame]]:
         """See `FrameReader.frames`."""
-        import av
-        from av.error import FFmpegError
+        with _opened(path) as (container, stream):
+            yield from _in_time(path, self._decoded(path, container, stream))
 
-        try:
-            with av.open(str(path)) as container:
-                if not container.streams.video:
-                    raise VideoReadError(path, "it holds no video stream")
-                yield from _in_time(path, self._decoded(path, container))
-        except VideoReadError:
-            raise
-        except (FFmpegError, OSError, ValueError, IndexError) as error:
-            said = error.strerror if isinstance(error, (FFmpegError, OSError)) and error.strerror else str(error)
-            raise VideoReadError(path, f"damaged or no film: {said}") from error
-
-    def _decoded(self, path: Path, container: Any) -> Iterator[tuple[float | None, Frame]]:
-        stream = container.streams.video[0]
+    def _decoded(self, path: Path, container: Any, stream: Any) -> Iterator[tuple[float | None, Frame]]:
         stream.thread_type = "NONE"
-        # Without this a decoder paints over what is damaged and says nothing.
+        # Without this a decoder paints over what it notices and says nothing.
         stream.codec_context.options = {"err_detect": "explode"}
-        for frame in container.decode(stream):
-            if frame.is_corrupt:
-                raise VideoReadError(path, "a frame is damaged")
-            yield frame.time, frame.to_ndarray(format="rgb24")
+        for packet in _whole_packets(path, container, stream):
+            for frame in packet.decode():
+                if frame.is_corrupt:
+                    raise VideoReadError(path, "a frame is damaged")
+                turns = round(frame.rotation / 90) % 4  # counter-clockwise, as rot90 turns
+                yield frame.time, np.rot90(frame.to_ndarray(format="rgb24"), turns)
 
 
 @final
 class TorchcodecReader:
-    """Decodes by torchcodec, where it is installed.
+    """Decodes by torchcodec, where it is installed; from its version 0.11 on it turns films upright.
+
+    It paints over damage, so PyAV looks through the compressed data first, and finds lost stretches in H.264 and HEVC.
 
     Raises:
-        UsageError: if it is not.
+        UsageError: if one of them is not installed.
     """
 
     def __init__(self) -> None:
         if importlib.util.find_spec("torchcodec") is None:
             raise UsageError("data.reader", "torchcodec", "torchcodec is not installed: install it, or use pyav")
+        if importlib.util.find_spec("av") is None:
+            cure = f"needs PyAV, too, which looks for damage: {_EXTRA}"
+            raise UsageError("data.reader", "torchcodec", cure)
 
     def frames(self, path: Path) -> Iterator[tuple[float, Frame]]:
         """See `FrameReader.frames`."""
         from torchcodec.decoders import VideoDecoder
 
+        with _opened(path) as (container, stream):
+            for _ in _whole_packets(path, container, stream):
+                pass
         try:
             decoder = VideoDecoder(str(path), dimension_order="NHWC", num_ffmpeg_threads=1)
             found = (decoder.get_frame_at(place) for place in range(len(decoder)))
@@ -117,6 +120,35 @@ class TorchcodecReader:
             raise
         except (RuntimeError, ValueError, IndexError, OSError) as error:
             raise VideoReadError(path, f"damaged or no film: {str(error).splitlines()[0]}") from error
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
+    """Yield a film and its video stream; what fails within is told in one line."""
+    import av
+    from av.error import FFmpegError
+
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise VideoReadError(path, "it holds no video stream")
+            yield container, container.streams.video[0]
+    except VideoReadError:
+        raise
+    except (FFmpegError, OSError, ValueError, IndexError) as error:
+        said = error.strerror if isinstance(error, (FFmpegError, OSError)) and error.strerror else str(error)
+        raise VideoReadError(path, f"damaged or no film: {said}") from error
+
+
+def _whole_packets(path: Path, container: Any, stream: Any) -> Iterator[Any]:
+    """Yield the packets of a stream, each looked through before it is decoded."""
+    context = stream.codec_context
+    lengths = length_bytes(context.name, context.extradata)
+    for packet in container.demux(stream):
+        wrong = None if lengths is None else find_damage(bytes(packet), lengths)
+        if wrong is not None:
+            raise VideoReadError(path, f"damaged: {wrong}")
+        yield packet
 
 
 def make_reader(name: ReaderName) -> FrameReader:

@@ -10,7 +10,7 @@ from typing import final
 
 import numpy as np
 
-from nuwa_lightning.data.captions import read_captions
+from nuwa_lightning.data.captions import CaptionedFolders
 from nuwa_lightning.data.folders import content_key
 from nuwa_lightning.data.photos import Split, held_out
 from nuwa_lightning.data.reading import ImageReadError, read_image
@@ -184,10 +184,11 @@ class FolderVideos(VideoSource):
             UsageError: if a folder is missing or holds no film.
         """
         if self._split is None:
-            train = _videos_below(self.roots, "root", self.captions)
-            if self.val_roots:
-                val = _videos_below(self.val_roots, "val_root", self.captions)
-            else:
+            captions = CaptionedFolders(self.captions)
+            train = _videos_below(self.roots, "root", captions)
+            val = _videos_below(self.val_roots, "val_root", captions)
+            captions.tell_missing()
+            if not self.val_roots:
                 out = held_out((video.scene for video in train), fraction=self.val_fraction)
                 val = [video for video in train if video.scene in out]
                 train = [video for video in train if video.scene not in out]
@@ -215,7 +216,7 @@ def _as_paths(root: str | list[str]) -> list[Path]:
     return [Path(name).expanduser() for name in ([root] if isinstance(root, str) else root)]
 
 
-def _videos_below(roots: list[Path], option: str, captions: str | None) -> list[Video]:
+def _videos_below(roots: list[Path], option: str, captions: CaptionedFolders) -> list[Video]:
     videos: list[Video] = []
     for number, root in enumerate(roots):
         try:
@@ -229,10 +230,9 @@ def _videos_below(roots: list[Path], option: str, captions: str | None) -> list[
         if not paths:
             raise UsageError(option, root, "no film in it or below; put MP4, WebM, MKV, AVI or MOV files there")
         prefix = f"{number}/" if len(roots) > 1 else ""
-        said = read_captions(root, captions)
-        said.tell_missing(paths)
+        said = captions.of(root, paths)
         for path in paths:
-            videos.append(Video(path, prefix + path.relative_to(root).as_posix(), said.of(path), _scene(path)))
+            videos.append(Video(path, prefix + path.relative_to(root).as_posix(), said[path], _scene(path)))
     return videos
 
 

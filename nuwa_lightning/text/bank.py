@@ -1,16 +1,18 @@
-"""Token states of captions on disk, each encoded once; read by mapping the file.
+"""Token states of captions on disk, each encoded once; read by mapping files.
+
+An encoder has a folder, in which shards are only ever added: a set with one caption more encodes one, sets share what
+they have in common, and what is finished when an encoding is broken off stays.
 
 Shape legend: B captions, S tokens of a caption, E width of a token.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, Final, NamedTuple, final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +22,17 @@ from torch import Tensor
 from nuwa_lightning.atomic import atomic_folder, write_json
 from nuwa_lightning.errors import UsageError
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 _AT_ONCE: Final = 1024
+"""Captions of a shard."""
+
+
+class _Span(NamedTuple):
+    """Where the states of a caption lie."""
+
+    shard: str
+    start: int
+    stop: int
 
 
 @final
@@ -29,41 +40,53 @@ class TextBank:
     """Captions and their token states, mapped from disk.
 
     Args:
-        folder: a folder that `build_text_bank` made.
+        folder: the folder of an encoder, which `build_text_bank` made.
+        captions: those that are wanted; the folder may hold more.
 
     Raises:
-        UsageError: if it is not one.
+        UsageError: if a shard is damaged.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, captions: Sequence[str]) -> None:
         self.folder = folder
-        try:
-            data = json.loads((folder / "index.json").read_text("utf-8"))
-            self._spans: dict[str, tuple[int, int]] = {c: (start, stop) for c, start, stop in data["captions"]}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UsageError("text bank", folder, "damaged; delete the folder, it is made anew") from error
-
-    @functools.cached_property
-    def _flat(self) -> npt.NDArray[np.float16]:
-        mapped: npt.NDArray[np.float16] = np.load(self.folder / "states.npy", mmap_mode="r", allow_pickle=False)
-        return mapped
+        wanted = set(captions)
+        self._spans = {caption: span for caption, span in _spans(folder).items() if caption in wanted}
+        self._shards: dict[str, npt.NDArray[np.float16]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the mapped file out, so that loading processes map it themselves."""
-        return {name: value for name, value in self.__dict__.items() if name != "_flat"}
+        """Leave the mapped files out, so that loading processes map them themselves."""
+        return {**self.__dict__, "_shards": {}}
 
     def __len__(self) -> int:
         """Return the number of different captions."""
         return len(self._spans)
 
     def states(self, caption: str) -> Tensor:
-        """Return the token states ``[S, E]`` of a caption, in half precision; of "" none."""
-        start, stop = self._spans.get(" ".join(caption.split()), (0, 0))
-        return torch.from_numpy(np.array(self._flat[start:stop]))
+        """Return the token states ``[S, E]`` of a caption, in half precision; of "" none.
+
+        Raises:
+            UsageError: if their shard is damaged.
+        """
+        caption = " ".join(caption.split())
+        if caption in self._spans:
+            shard, start, stop = self._spans[caption]
+        elif self._spans:  # as wide as the others
+            shard, start, stop = next(iter(self._spans.values())).shard, 0, 0
+        else:
+            return torch.zeros(0, 1, dtype=torch.float16)
+        return torch.from_numpy(np.array(self._shard(shard)[start:stop]))
 
     def batch(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Return the token states of captions side by side; see `padded`."""
         return padded([self.states(caption) for caption in captions])
+
+    def _shard(self, name: str) -> npt.NDArray[np.float16]:
+        if name not in self._shards:
+            try:
+                self._shards[name] = np.load(self.folder / name / "states.npy", mmap_mode="r", allow_pickle=False)
+            except (OSError, ValueError) as error:
+                raise _damaged(self.folder / name) from error
+        return self._shards[name]
 
 
 def build_text_bank(
@@ -73,34 +96,59 @@ def build_text_bank(
     cache: Path,
     fingerprint: str,
 ) -> TextBank:
-    """Return the bank of ``captions``, encoding them if it is not on disk yet; it appears whole or not at all.
+    """Return the bank of ``captions``, encoding those that are not on disk yet.
 
     Args:
         captions: tidy captions; "" needs no encoding.
         encode: gives token states ``[S, E]``.
         cache: folder for banks.
         fingerprint: of the encoder; another one never reads this bank.
+
+    Raises:
+        UsageError: if a shard is damaged.
     """
     from tqdm.auto import tqdm
 
     different = sorted({caption for caption in captions if caption})
-    said = json.dumps([_VERSION, fingerprint, different]).encode()
+    said = json.dumps([_VERSION, fingerprint]).encode()
     folder = cache / "texts" / hashlib.sha256(said).hexdigest()[:24]
-    if not (folder / "index.json").is_file():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        flat: list[Tensor] = []
-        bar = tqdm(total=len(different), desc="encoding captions", unit="caption", disable=None)
-        for start in range(0, len(different), _AT_ONCE):
-            flat += encode(different[start : start + _AT_ONCE])
-            bar.update(len(different[start : start + _AT_ONCE]))
-        bar.close()
-        stops = np.cumsum([len(states) for states in flat], dtype=np.int64).tolist()
-        spans = list(zip(different, [0, *stops[:-1]], stops, strict=True)) if different else []
-        with atomic_folder(folder, overwrite=True) as partial:
-            whole = torch.cat(flat) if flat else torch.zeros(0, 1, dtype=torch.float16)
-            np.save(partial / "states.npy", whole.numpy(), allow_pickle=False)
-            write_json(partial / "index.json", {"version": _VERSION, "fingerprint": fingerprint, "captions": spans})
-    return TextBank(folder)
+    there = _spans(folder)
+    new = [caption for caption in different if caption not in there]
+    if new:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tqdm(total=len(new), desc="encoding captions", unit="caption", disable=None) as bar:
+            for start in range(0, len(new), _AT_ONCE):
+                some = new[start : start + _AT_ONCE]
+                _add(folder, some, encode(some), fingerprint)
+                bar.update(len(some))
+    return TextBank(folder, different)
+
+
+def _add(folder: Path, captions: Sequence[str], states: Sequence[Tensor], fingerprint: str) -> None:
+    """Write a shard; it appears whole or not at all."""
+    stops = np.cumsum([len(one) for one in states], dtype=np.int64).tolist()
+    spans = list(zip(captions, [0, *stops[:-1]], stops, strict=True))
+    # Named by what is in it: two processes that encode the same at once replace each other's.
+    name = hashlib.sha256(json.dumps(captions).encode()).hexdigest()[:24]
+    with atomic_folder(folder / name, overwrite=True) as partial:
+        np.save(partial / "states.npy", torch.cat(list(states)).numpy(), allow_pickle=False)
+        write_json(partial / "index.json", {"version": _VERSION, "fingerprint": fingerprint, "captions": spans})
+
+
+def _spans(folder: Path) -> dict[str, _Span]:
+    """Return where every caption in the folder of an encoder lies."""
+    found: dict[str, _Span] = {}
+    for index in sorted(folder.glob("[!.]*/index.json")):
+        try:
+            said = json.loads(index.read_text("utf-8"))["captions"]
+            found |= {caption: _Span(index.parent.name, start, stop) for caption, start, stop in said}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise _damaged(index.parent) from error
+    return found
+
+
+def _damaged(shard: Path) -> UsageError:
+    return UsageError("text bank", shard, "damaged; delete the folder, it is made anew")
 
 
 def padded(states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,8 @@
 
 ``transformers`` is an optional dependency, imported when an encoder is used. Code of a repository is never run
 (``trust_remote_code`` stays off) and only safetensors weights are read.
+
+Shape legend: B captions, S tokens of a caption, E width of a token.
 """
 
 from __future__ import annotations
@@ -9,15 +11,20 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, final
+from pathlib import Path
+from typing import Any, Final, final
 
 import torch
 from torch import Tensor
 
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.text.base import TextEncoder
+
+_CLIP: Final = ("clip", "clip_text_model")
+"""What a whole CLIP and its text half are called in ``config.json``."""
 
 
 @final
@@ -26,25 +33,31 @@ class ClipTextEncoder(TextEncoder):
     """The text half of CLIP: 77 tokens of 512 numbers with the default (paper: frozen CLIP text encoder, ViT-B/32).
 
     Args:
-        name: a folder, or a name on the hub (downloaded once by ``transformers``).
+        name: a folder with a whole CLIP or its text half, or a name on the hub (downloaded once by ``transformers``).
         max_tokens: longer captions are cut.
+
+    Raises:
+        UsageError: if ``max_tokens`` is below 1; if it is above what the model reads, when that is loaded.
     """
 
     name: str = "openai/clip-vit-base-patch32"
     max_tokens: int = 77
 
+    def __post_init__(self) -> None:
+        _check_tokens(self.max_tokens, 1, None)
+
     @property
     def width(self) -> int:
         """See `TextEncoder.width`."""
-        return int(_load(self.name, clip=True)[1].config.hidden_size)
+        return _loaded(self.name, self.max_tokens, clip=True).width
 
     def fingerprint(self) -> str:
         """See `TextEncoder.fingerprint`."""
-        return f"CLIP {_fingerprint(self.name, clip=True)} {self.max_tokens}"
+        return f"CLIP {_loaded(self.name, self.max_tokens, clip=True).fingerprint} {self.max_tokens}"
 
     def encode(self, captions: Sequence[str]) -> list[Tensor]:
         """See `TextEncoder.encode`."""
-        return _encode(self.name, captions, max_tokens=self.max_tokens, clip=True)
+        return _loaded(self.name, self.max_tokens, clip=True).encode(captions, self.max_tokens)
 
 
 @final
@@ -55,64 +68,137 @@ class HuggingFaceTextEncoder(TextEncoder):
     Args:
         name: a folder, or a name on the hub (downloaded once by ``transformers``).
         max_tokens: longer captions are cut.
+
+    Raises:
+        UsageError: if ``max_tokens`` is below 1; if it is above what the model reads, when that is loaded.
     """
 
     name: str
     max_tokens: int = 77
 
+    def __post_init__(self) -> None:
+        _check_tokens(self.max_tokens, 1, None)
+
     @property
     def width(self) -> int:
         """See `TextEncoder.width`."""
-        return int(_load(self.name, clip=False)[1].config.hidden_size)
+        return _loaded(self.name, self.max_tokens, clip=False).width
 
     def fingerprint(self) -> str:
         """See `TextEncoder.fingerprint`."""
-        return f"{_fingerprint(self.name, clip=False)} {self.max_tokens}"
+        return f"{_loaded(self.name, self.max_tokens, clip=False).fingerprint} {self.max_tokens}"
 
     def encode(self, captions: Sequence[str]) -> list[Tensor]:
         """See `TextEncoder.encode`."""
-        return _encode(self.name, captions, max_tokens=self.max_tokens, clip=False)
+        return _loaded(self.name, self.max_tokens, clip=False).encode(captions, self.max_tokens)
+
+
+@final
+@dataclass(frozen=True)
+class _Loaded:
+    """A tokenizer and a frozen model."""
+
+    tokenizer: Any
+    model: Any
+    width: int
+
+    @property
+    def limits(self) -> tuple[int, int | None]:
+        """The fewest and the most tokens of a caption; None where positions are relative."""
+        # A tokenizer that knows no limit tells a huge one; of some models not all positions are for tokens.
+        positions = getattr(self.model.config, "max_position_embeddings", None)
+        most = None if positions is None else min(int(positions), int(self.tokenizer.model_max_length))
+        return int(self.tokenizer.num_special_tokens_to_add()) + 1, most
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A hash of the weights and the vocabulary, so that equal names of other models are told apart."""
+        digest = hashlib.sha256(json.dumps(self.tokenizer.get_vocab(), sort_keys=True).encode())
+        for key, value in sorted(self.model.state_dict().items()):
+            if _of_states(key):
+                digest.update(key.encode())
+                digest.update(value.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def encode(self, captions: Sequence[str], max_tokens: int) -> list[Tensor]:
+        """See `TextEncoder.encode`."""
+        # Filled up here and not by the tokenizer, since some have no token for that; the mask hides it.
+        found = self.tokenizer(list(captions), truncation=True, max_length=max_tokens)["input_ids"]
+        tokens = [torch.tensor(one) for one in found]
+        filling = self.tokenizer.pad_token_id or 0
+        tokens_BS = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True, padding_value=filling)
+        seen_BS = torch.arange(tokens_BS.shape[1]) < torch.tensor([[len(one)] for one in tokens])
+        states_BSE = self.model(input_ids=tokens_BS, attention_mask=seen_BS.long()).last_hidden_state
+        return [states_SE[: len(one)] for states_SE, one in zip(states_BSE, tokens, strict=True)]
+
+
+def _loaded(name: str, max_tokens: int, *, clip: bool) -> _Loaded:
+    """Return an encoder that reads ``max_tokens``.
+
+    Raises:
+        UsageError: if the library or the model is not there, or reads fewer or more.
+    """
+    loaded = _load(name, clip=clip)
+    _check_tokens(max_tokens, *loaded.limits)
+    return loaded
 
 
 @functools.lru_cache(maxsize=2)
-def _load(name: str, *, clip: bool) -> tuple[Any, Any]:
-    """Return tokenizer and frozen model.
-
-    Raises:
-        UsageError: if the library or the model is not there.
-    """
+def _load(name: str, *, clip: bool) -> _Loaded:
     try:
         import transformers
     except ImportError:
         cure = "needs the package transformers: pip install 'nuwa-lightning[text]'"
         raise UsageError("text encoder", name, cure) from None
-    kind = transformers.CLIPTextModel if clip else transformers.AutoModel
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name)
-        model = kind.from_pretrained(name, use_safetensors=True)
+        with _quiet(transformers, name):
+            config = transformers.AutoConfig.from_pretrained(name)
+            is_clip = config.model_type in _CLIP
+            if clip and not is_clip:
+                raise UsageError("text encoder", name, "is no CLIP: use HuggingFaceTextEncoder")
+            kind = transformers.CLIPTextModel if is_clip else transformers.AutoModel
+            tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+            model, info = kind.from_pretrained(name, use_safetensors=True, output_loading_info=True)
+    except UsageError:
+        raise
     except Exception as error:  # the library raises nearly everything, depending on what is missing
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         cure = f"cannot be loaded ({reason}): name a folder with safetensors weights, or a model on the hub"
         raise UsageError("text encoder", name, cure) from None
+    missing = sorted(key for key in info["missing_keys"] if _of_states(key))
+    if missing:  # the library would make them up
+        cure = f"lacks {len(missing)} weights, the first is {missing[0]}: name a folder with all of them"
+        raise UsageError("text encoder", name, cure)
     if model.config.is_encoder_decoder:
         model = model.get_encoder()
-    return tokenizer, model.eval().requires_grad_(False)
+    width = getattr(model.config, "hidden_size", None)
+    if not isinstance(width, int):
+        raise UsageError("text encoder", name, f"is of kind {model.config.model_type}, which is no text encoder")
+    return _Loaded(tokenizer, model.eval().requires_grad_(False), width)
 
 
-@functools.lru_cache(maxsize=2)
-def _fingerprint(name: str, *, clip: bool) -> str:
-    """Return a hash of the weights and the vocabulary, so that equal names of other models are told apart."""
-    tokenizer, model = _load(name, clip=clip)
-    digest = hashlib.sha256(json.dumps(tokenizer.get_vocab(), sort_keys=True).encode())
-    for key, value in sorted(model.state_dict().items()):
-        digest.update(key.encode())
-        digest.update(value.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+@contextmanager
+def _quiet(transformers: Any, name: str) -> Iterator[None]:
+    """Keep the library from listing what else is in a file (of a whole CLIP, all that sees); downloads are shown."""
+    logging = transformers.logging
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled() and Path(name).is_dir()
+    logging.set_verbosity_error()
+    if bar:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
 
 
-def _encode(name: str, captions: Sequence[str], *, max_tokens: int, clip: bool) -> list[Tensor]:
-    tokenizer, model = _load(name, clip=clip)
-    batch = tokenizer(list(captions), padding=True, truncation=True, max_length=max_tokens, return_tensors="pt")
-    states_BSE = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
-    seen_BS = batch["attention_mask"].bool()
-    return [states_SE[seen_S] for states_SE, seen_S in zip(states_BSE, seen_BS, strict=True)]
+def _of_states(key: str) -> bool:
+    """Say whether a weight has to do with the states of tokens; a pooler only reads them, and is often missing."""
+    return not key.startswith("pooler.")
+
+
+def _check_tokens(value: int, least: int, most: int | None) -> None:
+    if value < least or (most is not None and value > most):
+        limits = f"{least} or more" if most is None else f"{least} to {most}"
+        raise UsageError("max_tokens", value, f"give {limits} tokens, beginning and end included")

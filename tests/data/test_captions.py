@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nuwa_lightning.data import FolderPhotos, TokenDataModule
+from nuwa_lightning.data import FolderPhotos, FolderVideos, TokenDataModule, captions
 from nuwa_lightning.data.captions import read_captions
 from nuwa_lightning.data.token_cache import BankSettings
 from nuwa_lightning.errors import UsageError
@@ -44,10 +44,10 @@ def photos(paint: Paint, tmp_path: Path) -> Path:
 def test_a_file_for_all_is_found_by_its_name(photos: Path, name: str) -> None:
     mark = "\ufeff" if name.endswith("csv") else ""  # as some spreadsheets write it
     (photos / name).write_text(mark + "\n".join(FILES[name]), encoding="utf-8")
-    captions = read_captions(photos)
-    assert captions.source == photos / name
-    assert dict(captions.by_path) == SAYS
-    assert captions.of(photos / "c.png") == ""
+    said = read_captions(photos)
+    assert said.source == photos / name
+    assert dict(said.by_path) == SAYS
+    assert said.of(photos / "c.png") == ""
     found = {photo.key: photo.caption for photo in FolderPhotos(str(photos), val_fraction=0).photos("train")}
     assert found == {**SAYS, "c.png": ""}
 
@@ -69,6 +69,54 @@ def test_what_does_not_match_is_counted_and_named(photos: Path, caplog) -> None:
     first, second = (record.getMessage() for record in caplog.records)
     assert first.endswith("5 captions without a file: gone0.png, gone1.png, gone2.png, ...")
     assert second.endswith("2 files without a caption: a/1.png, b/2.png")
+
+
+def told(caplog) -> list[str]:
+    return [record.getMessage().split(": ", 1)[1] for record in caplog.records if record.levelname == "WARNING"]
+
+
+@pytest.fixture(params=["photos", "films"])
+def two_folders(request, paint: Paint, tmp_path: Path):
+    """One of four files lies in a folder of its own, for validation; the source of them."""
+    suffix = "png" if request.param == "photos" else "mp4"
+    for number in range(4):
+        path = paint(f"{'held_out' if number == 3 else 'all'}/{number}.png", seed=number)
+        path.rename(path.with_suffix(f".{suffix}"))  # a file is not opened to read its caption
+    kind = FolderPhotos if request.param == "photos" else FolderVideos
+
+    def prepare(captions: str | None = None) -> None:
+        kind(str(tmp_path / "all"), val_root=str(tmp_path / "held_out"), captions=captions).prepare()
+
+    return prepare, tmp_path, suffix
+
+
+def test_one_file_for_two_folders_is_read_once_and_told_once(two_folders, caplog, monkeypatch) -> None:
+    prepare, place, suffix = two_folders
+    file = place / "said.csv"
+    file.write_text("\n".join(["file_name,text", *(f"{n}.{suffix},words" for n in (0, 1, 3, 9))]))
+    read = []
+    monkeypatch.setattr("nuwa_lightning.data.captions._rows", lambda *a, f=captions._rows: read.append(a) or f(*a))
+    prepare(str(file))
+    assert told(caplog) == [
+        f"1 captions without a file: 9.{suffix}",
+        f"1 files without a caption: 2.{suffix}",
+    ]
+    assert len(read) == 1
+
+
+def test_texts_beside_are_looked_through_as_well(two_folders, caplog) -> None:
+    prepare, place, suffix = two_folders
+    (place / "all" / "readme.txt").write_text("this is no caption")
+    prepare()
+    assert told(caplog) == []
+    (place / "all" / "readme.txt").unlink()
+    for name in ("all/0", "all/gone", "all/1", "all/.hidden"):
+        (place / f"{name}.txt").write_text("words")
+    prepare()
+    assert told(caplog) == [
+        "1 captions without a file: gone.txt",
+        f"2 files without a caption: 2.{suffix}, 3.{suffix}",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,22 @@ def test_captions_come_along(folder: Path, tmp_path: Path) -> None:
         bare.train_dataloader()
 
 
+def test_what_is_too_short_or_too_small_is_named_counted_and_recorded(
+    folder: Path, tmp_path: Path, sample_photos: Photos, caplog: pytest.LogCaptureFixture
+) -> None:
+    short = film(folder / "short.mp4", pan(sample_photos["china.jpg"], 0, 2))
+    film(folder / "small.mp4", pan(sample_photos["china.jpg"], 0, 4, height=16, width=64))
+    made = module(folder, tmp_path / "c")
+    assert "too_short" not in made.record()
+    made.films = FolderVideos(str(folder), val_fraction=0.0)
+    made.train_dataloader()
+    told = [record.getMessage() for record in caplog.records]
+    assert f"leaving out 1 of 5 films without 3 frames between two cuts: {short}" in told
+    assert "leaving out 1 of 4 films smaller than a window of 6x8 tokens: small.mp4" in told
+    record = made.record()
+    assert (record["too_short"], record["too_small"]) == ([str(short)], ["small.mp4"])
+
+
 def test_what_cannot_work_is_one_line(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"data\.grid: .*no film is that large"):
         module(folder, tmp_path / "c", grid=(40, 40)).train_dataloader()

@@ -167,6 +167,20 @@ def test_what_cannot_be_read_is_named_counted_and_skipped(
     assert "\n" not in str(caught.value)
 
 
+def test_what_is_too_short_or_too_small_is_named_counted_and_recorded(
+    folder: Path, tmp_path: Path, sample_photos: Photos, caplog: pytest.LogCaptureFixture
+) -> None:
+    short = film(folder / "short.mp4", pan(sample_photos["china.jpg"], 0, 3))
+    small = film(folder / "small.mp4", pan(sample_photos["china.jpg"], 0, 8, height=48))
+    data = module(folder, tmp_path / "cache", val_fraction=0.0)
+    told = [record.getMessage() for record in caplog.records]
+    assert f"leaving out 1 of 4 films without 4 frames between two cuts: {short}" in told
+    assert f"leaving out 1 of 4 films below 64 px: {small}" in told
+    record = data.record()
+    assert (record["too_short"], record["too_small"]) == ([str(short)], [str(small)])
+    assert [entry.video.key for entry in data.prepared("train").entries] == ["0.mp4", "1.mp4"]
+
+
 def sound(path: Path) -> None:
     import av
 
@@ -205,9 +219,13 @@ def test_frames_that_change_their_size_are_refused() -> None:
 def test_captions_come_from_beside_or_from_one_file(folder: Path, tmp_path: Path) -> None:
     (folder / "0.txt").write_text("a temple\nand a flower\n")
     (folder / "metadata.jsonl").write_text(json.dumps({"file_name": "1.mp4", "text": "the other one"}) + "\n")
-    data = module(folder, tmp_path / "cache")
+    data = module(folder, tmp_path / "cache", steps_per_epoch=3)
     found = {v.key: v.caption for split in ("train", "val") for v in data.video_source().videos(split)}  # type: ignore[arg-type]
     assert found == {"0.mp4": "a temple and a flower", "1.mp4": "the other one"}
+    for split, batches in (("train", data.train_dataloader()), ("val", data.val_dataloader()[0])):
+        for batch in batches:
+            keys = [data.prepared(split).entries[index].video.key for index in batch["index"]]
+            assert batch["caption"] == [found[key] for key in keys]
 
 
 @pytest.mark.parametrize(
@@ -263,6 +281,12 @@ def test_torchcodec_reads_the_same_where_it_is_installed(folder: Path, monkeypat
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     found = list(TorchcodecReader().frames(folder / "0.mp4"))
     assert [time for time, _ in found] == [time for time, _ in expected]
+    damaged(folder / "0.mp4", "damaged in the middle")
+    with pytest.raises(VideoReadError, match="damaged: a stretch of zeros"):  # torchcodec itself paints over it
+        list(TorchcodecReader().frames(folder / "0.mp4"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if name == "torchcodec" else None)
+    with pytest.raises(UsageError, match="needs PyAV, too"):
+        TorchcodecReader()
     with pytest.raises(UsageError, match="choose pyav or torchcodec"):
         make_reader("other")  # type: ignore[arg-type]
 

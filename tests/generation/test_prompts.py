@@ -19,6 +19,7 @@ from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.geometry import PatchGrid, PatchIndex
 from nuwa_lightning.modules.neighbours import ABSENT
 from nuwa_lightning.modules.patch_layer import TransformerSize
+from nuwa_lightning.modules.patch_states import RowBatch
 from nuwa_lightning.modules.patch_transformer import PatchTransformer
 from nuwa_lightning.modules.text_attention import TextStates
 
@@ -153,6 +154,23 @@ def test_no_guidance_reads_no_text() -> None:
     for wrong in (-1.0, float("nan"), float("inf")):
         with pytest.raises(UsageError, match="--guidance"):
             Prompts(texts, lambda patch: (0,), wrong)
+
+
+@pytest.mark.parametrize("direction", [ArbitraryDirectionController("zeta*"), SpiralDirectionController()], ids=str)
+def test_one_forward_is_for_both_halves(direction: DirectionController, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guidance makes the forwards twice as large, not twice as many."""
+    model, texts = build()
+    sizes: list[int] = []
+    advance = RowBatch.advance
+    monkeypatch.setattr(RowBatch, "advance", lambda rows, x_RlJ: sizes.append(len(x_RlJ)) or advance(rows, x_RlJ))
+    forwards = {}
+    for guidance in (1.0, 3.0):
+        renderer = InfiniteRenderer(model, NearbyContextPool((0, 1, 1)), direction)
+        sample_tokens(renderer, GRID, seeds=[5, 6], prompts=Prompts(texts, lambda patch: (1, 2), guidance))
+        forwards[guidance] = list(sizes)
+        sizes.clear()
+    assert len(forwards[1.0]) >= GRID.y * 4 // 3  # four tokens a patch, waves of at most three
+    assert forwards[3.0] == [2 * rows for rows in forwards[1.0]]
 
 
 def test_parts_are_kept_in_every_view() -> None:

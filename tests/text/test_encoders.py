@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import pickle
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from nuwa_lightning.text import (
     hugging_face,
     minilm,
 )
+from nuwa_lightning.text import bank as text_bank
 from nuwa_lightning.text.bank import padded
 
 installed = pytest.mark.skipif(importlib.util.find_spec(minilm.PACKAGE) is None, reason="weights are not installed")
@@ -64,12 +66,44 @@ def test_a_bank_encodes_each_caption_once_and_gives_the_same_bits(tmp_path) -> N
         assert torch.equal(ours, theirs)
     again = encoder.bank(list(reversed(CAPTIONS)), tmp_path)
     assert (again.folder, len(encoder.seen)) == (bank.folder, 2)
-    assert encoder.bank(["other"], tmp_path).folder != bank.folder
-    assert not [p for p in bank.folder.parent.iterdir() if p.name.startswith(".")]
+    assert not [p for p in bank.folder.rglob("*") if p.name.startswith(".")]
     assert len(encoder.bank([""], tmp_path).states("")) == 0
-    (bank.folder / "index.json").write_text("{")
+    (index,) = bank.folder.rglob("index.json")
+    index.write_text("{")
     with pytest.raises(UsageError, match="damaged"):
         encoder.bank(CAPTIONS, tmp_path)
+
+
+def test_one_caption_more_encodes_one(tmp_path) -> None:
+    encoder = Letters()
+    encoder.bank(CAPTIONS, tmp_path)
+    encoder.seen.clear()
+    bank = encoder.bank([*CAPTIONS, "fog"], tmp_path)
+    assert encoder.seen == ["fog"]
+    fewer = pickle.loads(pickle.dumps(encoder.bank(["fog", "dunes"], tmp_path)))
+    assert encoder.seen == ["fog"]
+    assert (len(bank), len(fewer)) == (3, 2)
+    for captions, found in (([*CAPTIONS, "fog"], bank), (["", "dunes", "fog"], fewer)):
+        for ours, theirs in zip(found.batch(captions), padded(Letters().states(captions)), strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def test_an_encoding_broken_off_goes_on_where_it_was(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(text_bank, "_AT_ONCE", 2)
+    captions = [letter * 3 for letter in "abcdefg"]
+    torn = Letters()
+    monkeypatch.setattr(torn, "encode", lambda some: 1 / 0 if "eee" in some else Letters.encode(torn, some))
+    with pytest.raises(ZeroDivisionError):
+        torn.bank(captions, tmp_path)
+    assert torn.seen == captions[:4]
+    encoder = Letters()
+    bank = encoder.bank(captions, tmp_path)
+    assert encoder.seen == captions[4:]
+    for ours, theirs in zip(bank.batch(captions), padded(Letters().states(captions)), strict=True):
+        assert torch.equal(ours, theirs)
+    next(bank.folder.rglob("states.npy")).write_bytes(b"torn")
+    with pytest.raises(UsageError, match="damaged"):
+        encoder.bank(captions, tmp_path).batch(captions)
 
 
 @installed
