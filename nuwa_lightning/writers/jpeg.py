@@ -17,15 +17,9 @@ class JpegWriter(CanvasWriter):
     The encoder wants the whole picture: :meth:`close` holds it in memory once. ``metadata`` becomes the comment.
     """
 
-    @property
-    def format_name(self) -> str:
-        """The name of the format, for messages."""
-        return "JPEG"
-
-    @property
-    def longest_side(self) -> int:
-        """The longest side in pixels that the format can hold."""
-        return 65535
+    format_name = "JPEG"
+    longest_side = 65535
+    lossless = False
 
     def _begin(self, partial: Path, description: str, state: Mapping[str, Any] | None) -> None:
         if len(description) > _LONGEST_COMMENT:
