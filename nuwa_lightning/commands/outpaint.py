@@ -142,14 +142,12 @@ def given_picture(options: Any, tokenizer: Tokenizer, patch_size: tuple[int, int
 
 def _holes(options: Any, picture_YX3: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Return where the mask is white."""
-    from nuwa_lightning.data.reading import is_transparent
-
     height, width = picture_YX3.shape[:2]
     mask_YX3 = _read(options, "mask")
     if mask_YX3.shape != picture_YX3.shape:
         cure = f"is {mask_YX3.shape[1]}x{mask_YX3.shape[0]}, the picture {width}x{height}: make them the same size"
         raise UsageError("--mask", options.mask, cure)
-    if is_transparent(options.mask):  # a hole to some programs, and nothing at all to others
+    if _is_transparent(options, "mask"):  # a hole to some programs, and nothing at all to others
         cure = "has transparent areas, which are neither white nor black: save it without transparency"
         raise UsageError("--mask", options.mask, cure)
     holes_YX: NDArray[np.bool_] = mask_YX3.max(axis=2) >= 128
@@ -174,12 +172,15 @@ def picture(options: Any, tokenizer: Tokenizer, patch_size: tuple[int, int]) -> 
 
 
 def notes(options: Any) -> list[str]:
-    """Return what the user should know of how the pixels of the picture are kept; it is one that can be read."""
-    from nuwa_lightning.data.reading import is_transparent
+    """Return what the user should know of how the pixels of the picture are kept.
+
+    Raises:
+        UsageError: if it cannot be read.
+    """
     from nuwa_lightning.writers import WRITERS
 
     told = []
-    if is_transparent(options.image):
+    if _is_transparent(options, "image"):
         told.append(f"note: {options.image} is transparent in places: these are taken as white")
     writer = WRITERS.get(Path(options.output).suffix.lower())
     if writer is not None and not writer.lossless:
@@ -193,6 +194,16 @@ def _read(options: Any, name: str) -> NDArray[np.uint8]:
     path = getattr(options, name)
     try:
         return np.asarray(read_image(path, max_pixels=_max_pixels(options)))
+    except ImageReadError as error:
+        raise _unreadable(f"--{name}", path, error) from None
+
+
+def _is_transparent(options: Any, name: str) -> bool:
+    from nuwa_lightning.data.reading import ImageReadError, is_transparent
+
+    path = getattr(options, name)
+    try:
+        return is_transparent(path)
     except ImageReadError as error:
         raise _unreadable(f"--{name}", path, error) from None
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nuwa_lightning.errors import UsageError
 from nuwa_lightning.writers.base import CanvasWriter, Pixels, ScratchRaster
 
 _LONGEST_COMMENT = 65533
@@ -23,7 +24,8 @@ class JpegWriter(CanvasWriter):
 
     def _begin(self, partial: Path, description: str, state: Mapping[str, Any] | None) -> None:
         if len(description) > _LONGEST_COMMENT:
-            raise ValueError(f"metadata of {len(description)} bytes: a JPEG comment holds {_LONGEST_COMMENT}")
+            cure = f"JPEG holds {_LONGEST_COMMENT} bytes on how it was made, not {len(description)}: use .png"
+            raise UsageError("--output", self.path, cure)
         self._partial = partial
         self._description = description
         scratch = self._file.beside("scratch")

@@ -17,6 +17,8 @@ from tests.commands.conftest import lightning_may_warn
 def run(workplace, finished, sample_photos) -> Path:
     (workplace / "two").symlink_to(finished / "two")
     Image.fromarray(sample_photos["flower.jpg"][200:231, 300:345]).save("in.png")
+    Image.fromarray(sample_photos["flower.jpg"][:200, :300]).convert("RGBA").save("torn.png")
+    Path("torn.png").write_bytes(Path("torn.png").read_bytes()[:-20_000])
     Path("unfinished").mkdir()
     Path("unfinished/model").symlink_to(finished / "two" / "model")
     return workplace
@@ -62,6 +64,7 @@ GIVEN = ("--image", "in.png")
             "more than max_pixels=1394: raise --max_pixels if you trust",
         ),
         ((*GIVEN, "--expand", "left=9", "--max_pixels", 0), "--max_pixels: 0: must be at least 1"),
+        (("--image", "torn.png", "--expand", "left=9"), "--image: torn.png: image file is truncated: name a picture"),
         (("--image", "photos", "--expand", "left=9"), "--image: photos: is a folder: name a picture"),
         (
             ("--checkpoint", "unfinished"),
