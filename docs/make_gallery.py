@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageDraw
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -28,6 +28,7 @@ from nuwa_lightning.data.reading import read_image
 PAGE = Path(__file__).parent / "gallery.md"
 OUTPUT = Path("outputs/gallery")
 PHOTOGRAPH = "given.png"
+HOLES = "holes.png"
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class Exhibit:
         name: of its file, with the suffix.
         title: one line for the page.
         run: the run folder that makes it.
-        options: of ``generate``, beside checkpoint and output; ``given.png`` stands for the given photograph.
+        options: of ``generate``, beside checkpoint and output; ``given.png`` stands for the given photograph,
+            ``holes.png`` for a mask of its size.
     """
 
     task: str
@@ -55,7 +57,7 @@ class Exhibit:
 
     def arguments(self, output: Path) -> list[str]:
         """Return the command's words, from ``generate`` on."""
-        words = [str(output / word) if word == PHOTOGRAPH else word for word in shlex.split(self.options)]
+        words = [str(output / word) if word in (PHOTOGRAPH, HOLES) else word for word in shlex.split(self.options)]
         return ["generate", "--checkpoint", self.run, *words, "--output", str(output / self.name)]
 
     def command(self, output: Path) -> str:
@@ -82,6 +84,13 @@ EXHIBITS = (
         f"--image {PHOTOGRAPH} --expand right=1280 --seed 1",
     ),
     Exhibit(
+        "inpainting",
+        "mended.png",
+        "the photograph with two holes, written anew",
+        "runs/landscape",
+        f"--image {PHOTOGRAPH} --mask {HOLES} --seed 0",
+    ),
+    Exhibit(
         TEXT,
         "lake_at_dusk.png",
         "snowy mountains and a lake at dusk, under a red sky",
@@ -96,6 +105,13 @@ EXHIBITS = (
         '--prompt "0,0,384,128: green open fields and no lake by day, under a blue sky"'
         ' --prompt "384,0,384,128: green mountains and a lake by day, under a blue sky"'
         " --guidance 3 --size 768x128 --seed 0",
+    ),
+    Exhibit(
+        "unconditional film",
+        "from_nothing.mp4",
+        "a film from nothing",
+        "runs/landscape_video",
+        "--size 256x256 --frames 40 --seed 0",
     ),
     Exhibit(
         "image animation",
@@ -125,6 +141,16 @@ def write_photograph(path: Path) -> None:
     left, top = ((length - 256) // 2 for length in picture.size)
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.crop((left, top, left + 256, top + 256)).save(path)
+
+
+def write_holes(photograph: Path, path: Path) -> None:
+    """Write a mask for the photograph, white where it is to be written anew: a disc of the sky, and a piece of land."""
+    width, height = read_image(photograph).size
+    mask = Image.new("L", (width, height))
+    draw = ImageDraw.Draw(mask)
+    draw.ellipse([width // 8, height // 8, width // 8 + width // 4, height // 8 + height // 4], fill=255)
+    draw.rectangle([width // 2, height // 2, width * 7 // 8, height * 3 // 4], fill=255)
+    mask.save(path)
 
 
 def make(exhibits: Sequence[Exhibit], output: Path, *, overwrite: bool = False) -> list[Exhibit]:
@@ -171,7 +197,8 @@ def document(exhibits: Sequence[Exhibit], output: Path) -> str:
         "```",
         "",
         "The given photograph (`given.png`) is one of the default photographs that training never saw;"
-        " `--photograph FILE` takes another. This page is written by `python docs/make_gallery.py --write_page`.",
+        " `--photograph FILE` takes another. `holes.png`, white where it is to be written anew, is drawn beside it."
+        " This page is written by `python docs/make_gallery.py --write_page`.",
     ]
     for task in dict.fromkeys(exhibit.task for exhibit in exhibits):
         lines += [*([] if lines[-1] == "" else [""]), f"## {task.capitalize()}"]
@@ -205,6 +232,7 @@ def main() -> int:
         read_image(options.photograph).save(given)
     elif not given.exists():
         write_photograph(given)
+    write_holes(given, options.output / HOLES)
     chosen = [exhibit for exhibit in EXHIBITS if not options.only or Path(exhibit.name).stem in options.only]
     shown = make(chosen, options.output, overwrite=options.overwrite)
     sys.stdout.write(f"{len(shown)} of {len(chosen)}: {options.output / 'index.html'}\n")

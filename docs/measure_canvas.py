@@ -24,7 +24,8 @@ PAPER = "38912x2048"
 
 def generate(run: Path, *options: str) -> dict[str, Any]:
     """Run the command; returns seconds, processor seconds and the largest memory in bytes."""
-    command = [sys.executable, "-m", "nuwa_lightning", "generate", "--checkpoint", str(run.resolve()), *options]
+    command = [sys.executable, "-m", "nuwa_lightning", "generate", "--checkpoint", str(run.resolve()), "--unprompted"]
+    command += options
     started = time.monotonic()
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None

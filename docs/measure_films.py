@@ -35,7 +35,8 @@ SHOWN = (0, 1, 2, 4, 8, 16, 32, 59)
 
 def generate(run: Path, *options: str) -> int:
     """Run the command; returns the largest memory in bytes."""
-    command = [sys.executable, "-m", "nuwa_lightning", "generate", "--checkpoint", str(run.resolve()), *options]
+    command = [sys.executable, "-m", "nuwa_lightning", "generate", "--checkpoint", str(run.resolve()), "--unprompted"]
+    command += options
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     said = process.stderr.read()

@@ -116,7 +116,7 @@ def generate(run: Path, output: Path, size: str, *options: str) -> tuple[float, 
     began = time.perf_counter()
     # A process counts the memory of the one that started it as its own peak, so a small one stands between.
     done = subprocess.run(
-        [sys.executable, "-c", _APART, *command, "--output", str(output), *options],
+        [sys.executable, "-c", _APART, *command, "--unprompted", "--output", str(output), *options],
         capture_output=True,
         text=True,
         check=False,

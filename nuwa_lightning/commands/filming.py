@@ -116,6 +116,20 @@ def guided_folder(options: Any) -> Path | None:
     return folder if folder.is_dir() else None
 
 
+def check_sides(options: Any, width: int, height: int) -> None:
+    """Refuse a picture whose sides the film's format cannot hold.
+
+    Raises:
+        UsageError: naming the formats that can.
+    """
+    from nuwa_lightning.writers import VIDEO_WRITERS
+
+    multiple = VIDEO_WRITERS[Path(options.output).suffix.lower()].multiple
+    if height % multiple or width % multiple:
+        cure = f"cannot hold the {width}x{height} pixels of the picture, only even sides: use .webp, .gif or .frames"
+        raise UsageError("--output", options.output, cure)
+
+
 def animation(options: Any, tokenizer: Tokenizer, patch_size: tuple[int, int]) -> Order:
     """Return the film that begins with the picture that the options name.
 
@@ -126,14 +140,8 @@ def animation(options: Any, tokenizer: Tokenizer, patch_size: tuple[int, int]) -
     from nuwa_lightning.generation.given import GivenPicture
     from nuwa_lightning.generation.production import Order
     from nuwa_lightning.geometry import PatchGrid
-    from nuwa_lightning.writers import VIDEO_WRITERS
 
     picture_YX3 = picture(options, tokenizer, patch_size)
-    height, width = picture_YX3.shape[:2]
-    multiple = VIDEO_WRITERS[Path(options.output).suffix.lower()].multiple
-    if height % multiple or width % multiple:
-        cure = f"cannot hold the {width}x{height} pixels of the picture, only even sides: use .webp, .gif or .frames"
-        raise UsageError("--output", options.output, cure)
     given = GivenPicture(picture_YX3, tokenizer=tokenizer, patch_size=patch_size, blend=0)
     return Order(
         PatchGrid(options.frames, given.grid.y, given.grid.x),

@@ -51,6 +51,8 @@ def generate(arguments: Sequence[str]) -> int:
 
 def _generate(options: argparse.Namespace) -> int:
     outputs = _outputs(options)
+    notes = _Notes()
+    _check_formats(options, outputs, notes)
     run = Path(options.checkpoint)
     _check_run(run)
 
@@ -61,19 +63,25 @@ def _generate(options: argparse.Namespace) -> int:
     if filming.is_film(options, options.task):
         filming.check_trained(options, generator)
     renderer = _renderer(options, generator)
-    order = _order(options, generator, tokenizer)
+    order = _order(options, generator, tokenizer, notes)
     order = dataclasses.replace(order, prompts=_prompts(options, generator, tokenizer, order))
     how = _how(options, run, generator, order)
     if options.from_file is not None:
-        _check_same_model(options, how)
+        _check_same_model(options, how, notes)
     for first in range(0, options.count, options.max_rows):
         picks = range(first, min(first + options.max_rows, options.count))
-        job = _job(options, order, how, {number: outputs[number] for number in picks})
+        job = _job(options, order, how, {number: outputs[number] for number in picks}, notes)
         started = time.monotonic()
         patch = generator.model.patch_size[0] * generator.model.patch_size[1] * tokenizer.factor**2
         total = None if order.grid.endless else order.grid.size * len(picks)
         with GenerationBar(total, patch, canvases=len(picks)) as bar:
-            outcome = make(job, renderer, tokenizer, watch=bar.update, begun=bar.begin)
+
+            def begun(patches: int, bar: GenerationBar = bar) -> None:
+                notes.tell()
+                bar.begin(patches)
+
+            outcome = make(job, renderer, tokenizer, watch=bar.update, begun=begun)
+        notes.tell()
         seconds = time.monotonic() - started
         if outcome.status:
             return outcome.status
@@ -86,6 +94,26 @@ def _generate(options: argparse.Namespace) -> int:
 
 def _say(line: str) -> None:
     sys.stderr.write(f"{line}\n")
+
+
+class _Notes:
+    """Lines for the user, held back until everything is checked: what is refused is told in one line."""
+
+    def __init__(self) -> None:
+        self._held: list[str] | None = []
+
+    def __call__(self, line: str) -> None:
+        """Hold a line back, or say it once the others are said."""
+        if self._held is None:
+            _say(line)
+        else:
+            self._held.append(line)
+
+    def tell(self) -> None:
+        """Say what was held back."""
+        for line in self._held or ():
+            _say(line)
+        self._held = None
 
 
 def _outputs(options: argparse.Namespace) -> list[Path]:
@@ -112,11 +140,34 @@ def _outputs(options: argparse.Namespace) -> list[Path]:
     return outputs
 
 
+def _check_formats(options: argparse.Namespace, outputs: Sequence[Path], notes: _Notes) -> None:
+    """Refuse what the format cannot hold, and a ``--blend`` that is too wide, before the model is loaded."""
+    from nuwa_lightning.writers import check_format
+
+    film = filming.is_film(options, options.task)
+    width, height = parse_size(options.size or (FILM_SIZE if film else SIZE))
+    if options.image is not None:
+        width, height = sides = outpaint.canvas_size(options)
+        if film:
+            filming.check_sides(options, *sides)
+        for note in outpaint.notes(options):
+            notes(note)
+    closed = [side for name, side in (("x", width), ("y", height)) if side is not None and name in options.wrap]
+    if closed and options.blend > max(min(closed) // 4, outpaint.BLEND):
+        cure = f"reaches over a quarter of the closed side of {min(closed)} pixels: give {min(closed) // 4} or less"
+        raise UsageError("--blend", options.blend, cure)
+    for output in outputs:
+        check_format(output, width, height, fps=options.fps if film else None)
+
+
 def _check_run(run: Path) -> None:
     if not run.is_dir():
         raise UsageError("--checkpoint", run, "is no folder: name the run folder of stage 2, such as runs/landscape")
     if not (run / "model").is_dir() and (run / "tokenizer").is_dir():
         raise UsageError("--checkpoint", run, "holds a tokenizer only (stage 1): name the run folder of stage 2")
+    if (run / "model").is_dir() and not (run / "tokenizer").is_dir():
+        cure = "holds no tokenizer, which comes at the end of training: let fit come to its end (--ckpt_path last)"
+        raise UsageError("--checkpoint", run, cure)
 
 
 def import_own(path: str) -> type[Any]:
@@ -150,7 +201,7 @@ def _load(options: argparse.Namespace, run: Path) -> tuple[Generator, Tokenizer]
 
     direction = None if options.order is None else ArbitraryDirectionController(options.order)
     generator = load_generator(run / "model", direction=direction, own=[import_own(path) for path in options.own])
-    tokenizer = load_tokenizer(run / "tokenizer")
+    tokenizer = load_tokenizer(run / "tokenizer", option="--checkpoint")
     if tokenizer.fingerprint() != generator.tokenizer_fingerprint:
         raise UsageError(
             "--checkpoint", run, "its tokenizer is not the one that the model was trained with: copy that one there"
@@ -169,7 +220,7 @@ def _renderer(options: argparse.Namespace, generator: Generator) -> InfiniteRend
     )
 
 
-def _order(options: argparse.Namespace, generator: Generator, tokenizer: Tokenizer) -> Order:
+def _order(options: argparse.Namespace, generator: Generator, tokenizer: Tokenizer, notes: _Notes) -> Order:
     """Return what is to be made, as if there were one canvas."""
     from nuwa_lightning.generation.joint import JointBlend
     from nuwa_lightning.generation.production import Order
@@ -206,7 +257,7 @@ def _order(options: argparse.Namespace, generator: Generator, tokenizer: Tokeniz
                 raise UsageError("--size", size, cure)
         elif length != patches * side:
             made = patches * side
-            _say(f"note: {length} pixels along {name} are no multiple of {side}: {made} are made, and cropped")
+            notes(f"note: {length} pixels along {name} are no multiple of {side}: {made} are made, and cropped")
     grid = PatchGrid(options.frames if film else 1, down, across, wrap=options.wrap)
     if grid.endless and not generator.direction.supports_endless(grid):
         cure = f"{generator.direction!r} cannot fill it: give that side a length, or choose another --order"
@@ -269,7 +320,7 @@ def _identity(how: Mapping[str, Any]) -> dict[str, Any]:
     return {**how["options"], **hashes, **files, **said}
 
 
-def _check_same_model(options: argparse.Namespace, how: Mapping[str, Any]) -> None:
+def _check_same_model(options: argparse.Namespace, how: Mapping[str, Any], notes: _Notes) -> None:
     before = picture_metadata(options.from_file)
     for name in ("model", "tokenizer", "pixel_guided"):
         if before["checkpoint"].get(name) != how["checkpoint"].get(name):
@@ -281,10 +332,12 @@ def _check_same_model(options: argparse.Namespace, how: Mapping[str, Any]) -> No
     for name in ("nuwa-lightning", "torch"):
         was, now = before.get("versions", {}).get(name), how["versions"][name]
         if was != now:
-            _say(f"note: made with {name} {was}, this is {now}: the picture may differ")
+            notes(f"note: made with {name} {was}, this is {now}: the picture may differ")
 
 
-def _job(options: argparse.Namespace, order: Order, how: Mapping[str, Any], outputs: Mapping[int, Path]) -> Job:
+def _job(
+    options: argparse.Namespace, order: Order, how: Mapping[str, Any], outputs: Mapping[int, Path], notes: _Notes
+) -> Job:
     from nuwa_lightning.commands.making import Job
 
     seeds = tuple(options.seed + number for number in outputs)
@@ -307,7 +360,7 @@ def _job(options: argparse.Namespace, order: Order, how: Mapping[str, Any], outp
         record_every=options.record_every,
         waves=options.waves,
         preview=_preview(options, order, next(iter(outputs.values()))),
-        note=_say,
+        note=notes,
     )
 
 

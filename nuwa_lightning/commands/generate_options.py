@@ -32,8 +32,19 @@ Equal commands make equal pictures.
 What is killed goes on where it was: the same command with --resume.
 """
 
-OF_THE_RUN = ("checkpoint", "output", "overwrite", "resume", "from_file", "record_every", "preview", "own")
-"""Options that say nothing about the picture itself, or must not come out of a file (``own`` imports code)."""
+OF_THE_RUN = (
+    "checkpoint",
+    "output",
+    "overwrite",
+    "resume",
+    "from_file",
+    "record_every",
+    "preview",
+    "own",
+    "max_pixels",
+)
+"""Options that say nothing about the picture itself, or must not come out of a file (``own`` imports code, and
+``max_pixels`` is a matter of trust)."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -150,12 +161,14 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
         stored = _stored(p, options.from_file)
         if options.prompt:  # texts given here replace those of the picture, they do not add to them
             stored.pop("prompt", None)
+            stored.pop("unprompted", None)
         p.set_defaults(**stored)
         options = p.parse_args(arguments)
     if options.checkpoint is None:
         raise UsageError("--checkpoint", "nothing", "name the run folder of stage 2, such as runs/landscape")
+    options.unprompted |= options.task == "unconditional"
     options.task = _task(options)
-    for option in ("max_rows", "count", "waves", "tile"):
+    for option in ("max_rows", "count", "waves", "tile", "max_pixels"):
         if getattr(options, option) is not None and getattr(options, option) < 1:
             raise UsageError(f"--{option}", getattr(options, option), "must be at least 1")
     if not 0 <= options.record_every < float("inf"):
@@ -254,7 +267,7 @@ def _task(options: Any) -> str:
 def _usual_task(options: Any) -> str:
     film = filming.wanted(options)
     if options.image is not None:
-        return "animate" if film and options.expand is None and options.mask is None else "outpaint"
+        return "animate" if film else "outpaint"
     if options.prompt:
         return "text-to-video" if film else "text-to-image"
     return "unconditional"

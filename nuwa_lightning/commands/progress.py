@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nuwa_lightning.generation.production import Progress
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 class GenerationBar:
     """One line: patches a second, megapixels, how many at once, how many alive, memory, time left.
 
+    Nothing is shown before :meth:`begin`, so that what is refused until then is told in one line.
+
     Args:
         patches: of all canvases; None where they never end.
         pixels: of one patch.
@@ -20,23 +22,27 @@ class GenerationBar:
     """
 
     def __init__(self, patches: int | None, pixels: int, *, canvases: int) -> None:
+        self._patches, self._share, self._canvases = patches, pixels / 1e6, canvases
+        self._bar: Any = None
+
+    def begin(self, patches: int) -> None:
+        """Show the bar, from how many patches of each canvas an earlier run has left."""
         from tqdm import tqdm
 
-        self._share, self._canvases = pixels / 1e6, canvases
         # In a log file a line now and then is enough.
         seconds = 0.1 if sys.stderr.isatty() else 10.0
         self._bar = tqdm(
-            total=patches, unit="patch", desc="writing", dynamic_ncols=True, leave=False, mininterval=seconds
+            total=self._patches,
+            initial=patches * self._canvases,
+            unit="patch",
+            desc="writing",
+            dynamic_ncols=True,
+            leave=False,
+            mininterval=seconds,
         )
 
-    def begin(self, patches: int) -> None:
-        """Note how many patches of each canvas an earlier run has left."""
-        self._bar.initial = self._bar.n = patches * self._canvases
-        self._bar.last_print_n = self._bar.n
-        self._bar.refresh()
-
     def update(self, progress: Progress) -> None:
-        """Show the progress after a wave."""
+        """Show the progress after a wave; :meth:`begin` comes before."""
         done = progress.patches * self._canvases
         self._bar.set_postfix_str(
             f"{done * self._share:.2f} Mpx, {progress.wave} at once, {progress.live} alive, {memory_in_use() >> 20} MB",
@@ -48,7 +54,8 @@ class GenerationBar:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
 
 
 def memory_in_use() -> int:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from nuwa_lightning.commands.filming import TEXT_RECIPE
 from nuwa_lightning.errors import UsageError
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
 
 RECIPE = "recipes/landscape_text.yaml"
 _REGION = re.compile(r"\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*:(.*)", re.DOTALL)
-_LIKE_A_REGION = re.compile(r"[\s\d,.\-+x]*\d[\s\d,.\-+x]*:")
+# Numbers and a colon that are none of the above, or the four numbers with the colon forgotten.
+_LIKE_A_REGION = re.compile(r"[\s\d,.\-+x]*\d[\s\d,.\-+x]*:|\s*\d+\s*(,\s*\d+\s*){3}")
+STRONGEST: Final = 1000.0
+"""The most guidance that is taken; a test holds it equal to that of `generation.prompts`."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,31 @@ class Region:
         return x and max(self.top, other.top) < min(self.top + self.height, other.top + other.height)
 
 
+@dataclass(frozen=True)
+class _Axis:
+    """An axis of the canvas, in pixels: its length, that of a patch, and where it begins on the grid of patches."""
+
+    length: int
+    patch: int
+    origin: int
+
+    @property
+    def told(self) -> str:
+        """Its length, for messages."""
+        return "endless" if self.length == sys.maxsize else str(self.length)
+
+    def centre(self, number: int) -> int:
+        """Return where a patch has its centre, or the nearest pixel of the canvas to it: that place's text it reads."""
+        return min(max(number * self.patch + self.patch // 2 - self.origin, 0), self.length - 1)
+
+    def meets(self, start: int, length: int) -> bool:
+        """Say whether a piece of the axis holds a centre."""
+        last = -(-(self.origin + self.length) // self.patch) - 1
+        # The first patch whose centre does not lie before the piece.
+        first = max(-(-(start + self.origin - self.patch // 2) // self.patch), 0) if start else 0
+        return start <= self.centre(min(first, last)) < start + length
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of text."""
     group = parser.add_argument_group("a text (tasks text-to-image and text-to-video, or another with a text)")
@@ -53,7 +82,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="TEXT",
         help='what is to be seen; for a region of the canvas "LEFT,TOP,WIDTH,HEIGHT: TEXT" in pixels, may be repeated,'
-        " one without numbers is for the rest",
+        " one without numbers is for the rest; a patch reads the text of the region that holds its centre",
+    )
+    group.add_argument(
+        "--unprompted",
+        action="store_true",
+        help="let a model that reads texts go without one; --task unconditional says so by itself",
     )
     group.add_argument(
         "--guidance",
@@ -107,13 +141,14 @@ def check_options(options: Any, task: str) -> None:
         raise UsageError("--task", task, 'it needs a text: --prompt "a lake at dusk"')
     if task == "unconditional" and options.prompt:
         raise UsageError("--task", task, "it reads no text: leave --prompt out, or use --task text-to-image")
+    if options.unprompted and options.prompt:
+        raise UsageError("--prompt", options.prompt[0], "--unprompted says that there is none: leave one of them out")
     if options.guidance is not None:
         if not options.prompt:
             raise UsageError("--guidance", options.guidance, "there is no text that could pull: give a --prompt")
-        if not 0 <= options.guidance < float("inf"):
-            raise UsageError(
-                "--guidance", options.guidance, "give a number from 0 up; 1 is as trained, 2 to 5 is usual"
-            )
+        if not 0 <= options.guidance <= STRONGEST:
+            cure = f"give a number from 0 to {STRONGEST:g}; 1 is as trained, 2 to 5 is usual"
+            raise UsageError("--guidance", options.guidance, cure)
     parse_prompts(options.prompt)
 
 
@@ -130,7 +165,7 @@ def prompts_for(
         origin: where the canvas begins on the grid of patches, ``(y, x)`` in pixels.
 
     Raises:
-        UsageError: if the model reads no text, or the regions do not fit the canvas.
+        UsageError: if the model reads no text, or reads one and there is none, or the regions do not fit the canvas.
     """
     from nuwa_lightning.generation.prompts import Prompts, read_texts
 
@@ -140,11 +175,21 @@ def prompts_for(
             cure = f"the model of {options.checkpoint} reads no text: train one that does by {recipe}"
             raise UsageError("--prompt", options.prompt[0], cure)
         return None
+    if not options.prompt and not options.unprompted:
+        cure = f"the model of {options.checkpoint} reads a text: say what is to be seen, or give --unprompted"
+        raise UsageError("--prompt", "nothing", cure)
     regions, rest = parse_prompts(options.prompt)
     height, width = size
+    y_axis, x_axis = _Axis(height, patch[0], origin[0]), _Axis(width, patch[1], origin[1])
     for region in regions:
         if region.left + region.width > width or region.top + region.height > height:
-            raise UsageError("--prompt", region, f"lies outside the canvas of {width}x{height}: make it smaller")
+            cure = f"lies outside the canvas of {x_axis.told}x{y_axis.told}: make it smaller"
+            raise UsageError("--prompt", region, cure)
+        if not (x_axis.meets(region.left, region.width) and y_axis.meets(region.top, region.height)):
+            cure = (
+                f"holds no centre of a patch of {patch[1]}x{patch[0]} pixels, so nothing would read it: make it larger"
+            )
+            raise UsageError("--prompt", region, cure)
     texts = [*(region.text for region in regions), *([] if rest is None else [rest])]
     if regions and rest is None and sum(r.width * r.height for r in regions) < width * height:
         raise UsageError(
@@ -152,9 +197,7 @@ def prompts_for(
         )
 
     def choose(where: PatchIndex) -> tuple[int, ...]:
-        # A patch reads the text of the region in which its centre lies, or the nearest pixel of the canvas to it.
-        y = min(max(where.y * patch[0] + patch[0] // 2 - origin[0], 0), height - 1)
-        x = min(max(where.x * patch[1] + patch[1] // 2 - origin[1], 0), width - 1)
+        y, x = y_axis.centre(where.y), x_axis.centre(where.x)
         for number, region in enumerate(regions, start=1):
             if region.holds(x, y):
                 return (number,)

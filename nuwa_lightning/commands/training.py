@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import warnings
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ from nuwa_lightning.data.synthetic_films import SyntheticFilms
 from nuwa_lightning.data.synthetic_landscapes import SyntheticLandscapes
 from nuwa_lightning.data.token_clips import TokenClipsDataModule
 from nuwa_lightning.data.token_data import TokenDataModule
-from nuwa_lightning.data.token_windows import TokenWindowsModule
+from nuwa_lightning.data.token_windows import TokenWindowsModule, Window
 from nuwa_lightning.data.video_data import LandscapeClipsDataModule, VideoDataModule, VideoFolderDataModule
 from nuwa_lightning.data.videos import FolderVideos
 from nuwa_lightning.errors import UsageError
@@ -60,6 +61,7 @@ from nuwa_lightning.tokenizers.vqgan import VQGAN
 
 _LOG = logging.getLogger(__name__)
 _PANORAMA = "--size 4096x512 --seed 0 --output panorama.png"
+_TEXT = "a lake at dusk"
 _FILM = "--size 256x256 --frames 40 --seed 0 --output film.mp4"
 
 
@@ -256,10 +258,13 @@ class NuwaCLI(LightningCLI):
                 logger.finalize("success")
             if (self.run_folder / "samples.png").exists():
                 _LOG.info("sample sheet: %s", self.run_folder / "samples.png")
-            films = isinstance(self.datamodule, TokenWindowsModule) and self.datamodule.window.frames > 1
-            what, options = ("film", _FILM) if films else ("larger picture", _PANORAMA)
-            command = f"python -m nuwa_lightning generate --checkpoint {self.run_folder} {options}"
-            _LOG.info("make a %s:\n  %s", what, command)
+            window = self.datamodule.window if isinstance(self.datamodule, TokenWindowsModule) else None
+            text = None
+            if self.model.conditions.text_encoder is not None:
+                sheets = (c for c in self.trainer.callbacks if isinstance(c, SampleSheet))  # type: ignore[attr-defined]
+                text = next((text for sheet in sheets for text in sheet.texts), _TEXT)
+            what, command = what_next(self.run_folder, window, tokenizer.factor, text)
+            _LOG.info("make %s:\n  %s", what, command)
 
     def before_validate(self) -> None:
         """Provide the tokenizer."""
@@ -306,6 +311,26 @@ class NuwaCLI(LightningCLI):
         self.model.attach_tokenizer(find_refined(source, tokenizer) or tokenizer)
         # Once more, with the size and the tokenizer known.
         check_checkpoint(self.options.get("ckpt_path"), self.model)
+
+
+def what_next(run: Path, window: Window | None, factor: int, text: str | None) -> tuple[str, str]:
+    """Return what can be made of a trained model, and the command that does.
+
+    Args:
+        run: the run folder.
+        window: what the model was trained on, in tokens.
+        factor: pixels of a token.
+        text: what it is asked for, if it reads texts.
+    """
+    films = window is not None and window.frames > 1
+    what, options = ("a film", _FILM) if films else ("a larger picture", _PANORAMA)
+    if text is not None:
+        # A text tells of a whole scene: not higher than the views in which the model saw one.
+        height = 256 if window is None else factor * window.y
+        size = f"{2 * height}x{height} --frames 40" if films else f"{6 * height}x{height}"
+        output = "film.mp4" if films else "panorama.png"
+        options = f"--prompt {shlex.quote(text)} --size {size} --seed 0 --output {output}"
+    return what, f"python -m nuwa_lightning generate --checkpoint {run} {options}"
 
 
 def _no_advertisement(record: logging.LogRecord) -> bool:

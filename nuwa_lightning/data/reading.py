@@ -140,6 +140,21 @@ def image_size(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
         raise ImageReadError(path, _reason(error)) from error
 
 
+def is_transparent(path: str | os.PathLike[str]) -> bool:
+    """Say whether a picture that `read_image` reads lets its background through anywhere.
+
+    Raises:
+        ImageReadError: if it cannot be read.
+    """
+    try:
+        with _guard(), Image.open(path, formats=FORMATS) as image:
+            if image.mode.startswith(("I", "F")) or not image.has_transparency_data:
+                return False
+            return _straight(image).getchannel("A").getextrema()[0] != 255
+    except Exception as error:
+        raise ImageReadError(path, _reason(error)) from error
+
+
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     """Return every picture file below ``folder``, sub-folders and linked folders included, sorted by path.
 
@@ -205,6 +220,8 @@ def _png_ends_with_text(path: str | os.PathLike[str]) -> bool:
 def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such file"
+    if isinstance(error, IsADirectoryError):
+        return "is a folder"
     if isinstance(error, UnidentifiedImageError):
         return "not a picture in any of the formats " + ", ".join(FORMATS)
     return " ".join(str(error).split()) or type(error).__name__
@@ -213,12 +230,16 @@ def _reason(error: Exception) -> str:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         return _deep_grey_to_rgb(image)
-    if image.mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in image.info:
-        # RGBa and La hold colours multiplied by alpha; Pillow turns them back only into their own kind.
-        straight = image.convert({"RGBa": "RGBA", "La": "LA"}.get(image.mode, "RGBA")).convert("RGBA")
+    if image.has_transparency_data:
+        straight = _straight(image)
         paper = Image.new("RGBA", straight.size, _BACKGROUND)
         return Image.alpha_composite(paper, straight).convert("RGB")
     return image.convert("RGB")
+
+
+def _straight(image: Image.Image) -> Image.Image:
+    # RGBa and La hold colours multiplied by alpha; Pillow turns them back only into their own kind.
+    return image.convert({"RGBa": "RGBA", "La": "LA"}.get(image.mode, "RGBA")).convert("RGBA")
 
 
 def _deep_grey_to_rgb(image: Image.Image) -> Image.Image:

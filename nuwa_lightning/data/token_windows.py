@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Final, Protocol, final
+from typing import Any, ClassVar, Protocol, final
 
 import numpy as np
 import torch
@@ -36,7 +36,6 @@ from nuwa_lightning.errors import UsageError
 
 # Legend: B windows of a batch, T frames, Y, X tokens along the axes.
 
-_NAMED: Final = 5
 _LOG = logging.getLogger(__name__)
 
 

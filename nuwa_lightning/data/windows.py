@@ -1,7 +1,7 @@
 """Reading a huge picture window by window, without ever holding it (ours).
 
-A TIFF is made of tiles or strips that are decoded one at a time. PNG, JPEG and the like can only be decoded whole, so
-for them the limit on pixels holds.
+A TIFF is made of tiles or strips that are decoded one at a time. PNG, JPEG and the like, and the less common kinds of
+TIFF (see `can_be_read_by_parts`), are decoded whole, so for them the limit on pixels holds.
 
 Legend: Y, X pixels along the axes, C samples, 3 colours.
 """
@@ -28,10 +28,13 @@ if TYPE_CHECKING:
 
 Pixels = npt.NDArray[np.uint8]
 
+_LOG = logging.getLogger(__name__)
+
 HELD_BYTES: Final = 256 << 20
 """Default limit on the decoded tiles that are kept for the next window."""
 
 _TIFF: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_BY_PARTS: Final = "upright RGB or grey of 8 or 16 bits, uncompressed or deflated, is read by parts"
 _GREY, _RGB = 1, 2
 """Photometric interpretations that need no conversion by a codec."""
 
@@ -244,7 +247,9 @@ def open_windows(
             raise
         except Exception as error:  # on damaged input tifffile raises nearly everything
             raise ImageReadError(path, f"damaged: {_said(error)}") from error
-    return WholePicture(path, max_pixels=max_pixels)
+    whole = WholePicture(path, max_pixels=max_pixels)
+    _LOG.warning("%s: a TIFF of a kind that is held whole; %s", path, _BY_PARTS)
+    return whole
 
 
 @contextmanager

@@ -62,8 +62,9 @@ def _lay_axis(length: int, before: int, after: int, patch: int) -> _Axis:
 class GivenPicture:
     """A picture, in whole or with holes, and the canvas around it.
 
-    Known pixels are never changed. What is written beside them is decoded from tokens, which are coarser than pixels:
-    ``blend`` carries the difference between the picture and what it is decoded to on over the border, fading out.
+    Known pixels are never changed (a lossy file, such as JPEG, keeps them only nearly). What is written beside them is
+    decoded from tokens, which are coarser than pixels: ``blend`` carries the difference between the picture and what it
+    is decoded to on over the border, fading out.
 
     Args:
         picture_YX3: its pixels.

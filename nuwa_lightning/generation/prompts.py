@@ -24,6 +24,9 @@ Chooser = Callable[[PatchIndex], Sequence[int]]
 PLAUSIBLE = 0.2
 """How likely a token has to be with its text, beside the likeliest one, to take part in guidance above 1."""
 
+STRONGEST = 1000.0
+"""The most guidance that is taken: beyond it hardly anything changes, and far beyond it scores overflow."""
+
 EncodeText = Callable[[Sequence[str]], Sequence[Tensor]]
 """Gives the token states ``[S, E]`` of texts, such as ``TextEncoder.states``."""
 
@@ -55,7 +58,7 @@ class Prompts:
             the text), 0 ignores it.
 
     Raises:
-        UsageError: if the guidance is no number from 0 up.
+        UsageError: if the guidance is no number from 0 to `STRONGEST`.
     """
 
     texts: TextStates
@@ -63,8 +66,9 @@ class Prompts:
     guidance: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.guidance < float("inf"):
-            raise UsageError("--guidance", self.guidance, "give a number from 0 up; 1 is as trained, 2 to 5 is usual")
+        if not 0 <= self.guidance <= STRONGEST:
+            cure = f"give a number from 0 to {STRONGEST:g}; 1 is as trained, 2 to 5 is usual"
+            raise UsageError("--guidance", self.guidance, cure)
 
     @classmethod
     def for_canvases(

@@ -10,7 +10,14 @@ from nuwa_lightning.writers.jpeg import JpegWriter
 from nuwa_lightning.writers.metadata import read_metadata
 from nuwa_lightning.writers.mp4 import Mp4Writer
 from nuwa_lightning.writers.ome_zarr import OmeZarrWriter
-from nuwa_lightning.writers.opening import VIDEO_WRITERS, WRITERS, check_output, open_video_writer, open_writer
+from nuwa_lightning.writers.opening import (
+    VIDEO_WRITERS,
+    WRITERS,
+    check_format,
+    check_output,
+    open_video_writer,
+    open_writer,
+)
 from nuwa_lightning.writers.output import Output
 from nuwa_lightning.writers.png import PngWriter
 from nuwa_lightning.writers.tiff import TiffWriter
@@ -32,6 +39,7 @@ __all__ = [
     "TiffWriter",
     "VideoWriter",
     "WebpWriter",
+    "check_format",
     "check_output",
     "open_video_writer",
     "open_writer",

@@ -47,6 +47,8 @@ class CanvasWriter(Output):
 
     endless: ClassVar[bool] = False
     """Whether one side may be None."""
+    lossless: ClassVar[bool] = True
+    """Whether the file gives every pixel back as it was."""
 
     def __init__(
         self,
@@ -59,7 +61,7 @@ class CanvasWriter(Output):
         state: Mapping[str, Any] | None = None,
     ) -> None:
         self._width, self._height = width, height
-        self._check_size(Path(path))
+        self.check_size(path, width, height)
         super().__init__(path, metadata=metadata, keep=keep, state=state)
 
     @property
@@ -88,11 +90,6 @@ class CanvasWriter(Output):
     def size(self) -> tuple[int | None, int | None]:
         """Width and height in pixels, None where it is still endless."""
         return self._width, self._height
-
-    @property
-    @abstractmethod
-    def longest_side(self) -> int:
-        """The longest side in pixels that the format can hold."""
 
     @abstractmethod
     def _put(self, pixels_YX3: Pixels, y: int, x: int) -> None:
@@ -145,16 +142,27 @@ class CanvasWriter(Output):
     def _shape(self) -> list[Any]:
         return [self.format_name, self._width, self._height]
 
-    def _check_size(self, path: Path) -> None:
-        shown = f"{self._width or ''}x{self._height or ''}"
-        known = [side for side in self.size if side is not None]
-        if len(known) < 2 and not self.endless:
-            raise UsageError("--output", path, f"{self.format_name} cannot hold an endless canvas: use .tif")
+    @classmethod
+    def check_size(cls, path: str | os.PathLike[str], width: int | None, height: int | None) -> None:
+        """Refuse a size that the format cannot hold.
+
+        Args:
+            path: the file, for the message.
+            width: pixels along x; None is endless.
+            height: pixels along y; None is endless.
+
+        Raises:
+            UsageError: naming the size.
+        """
+        shown = f"{width or ''}x{height or ''}"
+        known = [side for side in (width, height) if side is not None]
+        if len(known) < 2 and not cls.endless:
+            raise UsageError("--output", path, f"{cls.format_name} cannot hold an endless canvas: use .tif")
         if not known or min(known) < 1:
             raise UsageError("--size", shown, "give both sides at least 1 pixel; one of them may be left out: endless")
-        if max(known) > self.longest_side:
+        if max(known) > cls.longest_side:
             cure = "use .tif" if max(known) <= LONGEST else f"no format holds more than {LONGEST}: make it smaller"
-            cure = f"{self.format_name} holds at most {self.longest_side} pixels a side: {cure}"
+            cure = f"{cls.format_name} holds at most {cls.longest_side} pixels a side: {cure}"
             raise UsageError("--output", f"{path} with {shown}", cure)
 
 

@@ -37,16 +37,9 @@ class DeepZoomWriter(CanvasWriter):
     """
 
     endless = True
-
-    @property
-    def format_name(self) -> str:
-        """The name of the format, for messages."""
-        return "Deep Zoom"
-
-    @property
-    def longest_side(self) -> int:
-        """The longest side in pixels that the format can hold."""
-        return 2**31 - 1
+    format_name = "Deep Zoom"
+    longest_side = 2**31 - 1
+    lossless = False
 
     def _begin(self, partial: Path, description: str, state: Mapping[str, Any] | None) -> None:
         self._folder = self._file.beside("tiles")

@@ -19,21 +19,9 @@ class FramesWriter(VideoWriter):
     """Writes a folder ``NAME.frames`` with ``000000.png``, ``000001.png`` and so on: lossless, for further work."""
 
     folder = True
-
-    @property
-    def format_name(self) -> str:
-        """The name of the format, for messages."""
-        return "PNG frames"
-
-    @property
-    def longest_side(self) -> int:
-        """The longest side in pixels that the format can hold."""
-        return 2**31 - 1
-
-    @property
-    def fastest(self) -> int:
-        """Most frames a second: any."""
-        return 1_000_000
+    format_name = "PNG frames"
+    longest_side = 2**31 - 1
+    fastest = 1_000_000
 
     def _start(self, partial: Path, description: str, state: Mapping[str, Any] | None) -> None:
         self._new: list[Path] = []

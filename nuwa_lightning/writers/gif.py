@@ -20,20 +20,9 @@ _END = b"\x3b"
 class GifWriter(VideoWriter):
     """Writes GIF with 256 colours a frame, dithered, looping for ever; ``metadata`` becomes a comment."""
 
-    @property
-    def format_name(self) -> str:
-        """The name of the format, for messages."""
-        return "GIF"
-
-    @property
-    def longest_side(self) -> int:
-        """The longest side in pixels that the format can hold."""
-        return 65535
-
-    @property
-    def fastest(self) -> int:
-        """Most frames a second that players take seriously."""
-        return 50
+    format_name = "GIF"
+    longest_side = 65535
+    fastest = 50
 
     def _start(self, partial: Path, description: str, state: Mapping[str, Any] | None) -> None:
         self._blocks = AppendedFile(partial, 0 if state is None else state["length"])

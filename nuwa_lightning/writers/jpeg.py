@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nuwa_lightning.errors import UsageError
 from nuwa_lightning.writers.base import CanvasWriter, Pixels, ScratchRaster
 
 _LONGEST_COMMENT = 65533
@@ -17,19 +18,14 @@ class JpegWriter(CanvasWriter):
     The encoder wants the whole picture: :meth:`close` holds it in memory once. ``metadata`` becomes the comment.
     """
 
-    @property
-    def format_name(self) -> str:
-        """The name of the format, for messages."""
-        return "JPEG"
-
-    @property
-    def longest_side(self) -> int:
-        """The longest side in pixels that the format can hold."""
-        return 65535
+    format_name = "JPEG"
+    longest_side = 65535
+    lossless = False
 
     def _begin(self, partial: Path, description: str, state: Mapping[str, Any] | None) -> None:
         if len(description) > _LONGEST_COMMENT:
-            raise ValueError(f"metadata of {len(description)} bytes: a JPEG comment holds {_LONGEST_COMMENT}")
+            cure = f"JPEG holds {_LONGEST_COMMENT} bytes on how it was made, not {len(description)}: use .png"
+            raise UsageError("--output", self.path, cure)
         self._partial = partial
         self._description = description
         scratch = self._file.beside("scratch")

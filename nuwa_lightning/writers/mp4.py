@@ -40,21 +40,9 @@ class Mp4Writer(VideoWriter):
     """
 
     multiple = 2
-
-    @property
-    def format_name(self) -> str:
-        """The name of the format, for messages."""
-        return "MP4"
-
-    @property
-    def longest_side(self) -> int:
-        """The longest side in pixels that the encoder can hold."""
-        return 16384
-
-    @property
-    def fastest(self) -> int:
-        """Most frames a second that the format is made for."""
-        return 300
+    format_name = "MP4"
+    longest_side = 16384
+    fastest = 300
 
     def _start(self, partial: Path, description: str, state: Mapping[str, Any] | None) -> None:
         try:

@@ -38,16 +38,8 @@ class OmeZarrWriter(CanvasWriter):
 
     endless = True
     folder = True
-
-    @property
-    def format_name(self) -> str:
-        """The name of the format, for messages."""
-        return "OME-Zarr"
-
-    @property
-    def longest_side(self) -> int:
-        """The longest side in pixels that the format can hold."""
-        return 2**31 - 1
+    format_name = "OME-Zarr"
+    longest_side = 2**31 - 1
 
     def _begin(self, partial: Path, description: str, state: Mapping[str, Any] | None) -> None:
         width, height = self.size

@@ -74,6 +74,27 @@ def check_output(
             raise UsageError(option, str(found), "exists already: give another name, or --overwrite")
 
 
+def check_format(
+    path: str | os.PathLike[str], width: int | None, height: int | None, *, fps: Fraction | float | None = None
+) -> None:
+    """Refuse a size or a speed that the format of ``path`` cannot hold, before any work is done.
+
+    Args:
+        path: the file to make; its suffix is a known one.
+        width: pixels along x; None is endless.
+        height: pixels along y; None is endless.
+        fps: frames a second of a video; None for a picture.
+
+    Raises:
+        UsageError: naming the size or the speed.
+    """
+    suffix = Path(path).suffix.lower()
+    if fps is None:
+        WRITERS[suffix].check_size(path, width, height)
+    elif width is not None and height is not None:
+        VIDEO_WRITERS[suffix].check(path, width, height, fps=fps)
+
+
 def open_writer(
     path: str | os.PathLike[str],
     width: int | None,

@@ -42,6 +42,10 @@ class Output(ABC):
         ValueError: if ``state`` is that of something else.
     """
 
+    format_name: ClassVar[str]
+    """The name of the format, for messages."""
+    longest_side: ClassVar[int]
+    """The longest side in pixels that the format can hold."""
     folder: ClassVar[bool] = False
     """Whether the format is a folder of files."""
 
@@ -80,11 +84,6 @@ class Output(ABC):
     def description(self) -> str:
         """The metadata as ASCII JSON."""
         return json.dumps(self._metadata, sort_keys=True, ensure_ascii=True)
-
-    @property
-    @abstractmethod
-    def format_name(self) -> str:
-        """The name of the format, for messages."""
 
     @abstractmethod
     def _shape(self) -> list[Any]:

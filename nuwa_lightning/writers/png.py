@@ -24,15 +24,8 @@ class PngWriter(CanvasWriter):
     strip by strip. ``metadata`` becomes an ``iTXt`` chunk.
     """
 
-    @property
-    def format_name(self) -> str:
-        """The name of the format, for messages."""
-        return "PNG"
-
-    @property
-    def longest_side(self) -> int:
-        """The longest side in pixels that the format can hold."""
-        return 2**31 - 1
+    format_name = "PNG"
+    longest_side = 2**31 - 1
 
     def _begin(self, partial: Path, description: str, state: Mapping[str, Any] | None) -> None:
         self._partial = partial

@@ -34,16 +34,8 @@ class TiffWriter(CanvasWriter):
     """
 
     endless = True
-
-    @property
-    def format_name(self) -> str:
-        """The name of the format, for messages."""
-        return "TIFF"
-
-    @property
-    def longest_side(self) -> int:
-        """The longest side in pixels that the format can hold."""
-        return 2**31 - 1
+    format_name = "TIFF"
+    longest_side = 2**31 - 1
 
     def _begin(self, partial: Path, description: str, state: Mapping[str, Any] | None) -> None:
         width, height = self.size

@@ -35,6 +35,8 @@ class VideoWriter(Output):
         ValueError: if ``state`` is that of another video.
     """
 
+    fastest: ClassVar[int]
+    """Most frames a second that the format can hold, or that players take seriously."""
     multiple: ClassVar[int] = 1
     """Both sides have to be a multiple of this."""
 
@@ -50,21 +52,11 @@ class VideoWriter(Output):
         state: Mapping[str, Any] | None = None,
     ) -> None:
         self.width, self.height = width, height
-        self.fps = Fraction(fps).limit_denominator(1001)
+        self.fps = _rate(fps)
         self.frames = 0
         """How many frames were taken."""
-        self._check(Path(path))
+        self.check(path, width, height, fps=fps)
         super().__init__(path, metadata=metadata, keep=keep, state=state)
-
-    @property
-    @abstractmethod
-    def longest_side(self) -> int:
-        """The longest side in pixels that the format can hold."""
-
-    @property
-    @abstractmethod
-    def fastest(self) -> int:
-        """Most frames a second that the format can hold, or that players take seriously."""
 
     @abstractmethod
     def _start(self, partial: Path, description: str, state: Mapping[str, Any] | None) -> None:
@@ -115,20 +107,36 @@ class VideoWriter(Output):
     def _shape(self) -> list[Any]:
         return [self.format_name, self.width, self.height, str(self.fps)]
 
-    def _check(self, path: Path) -> None:
-        shown = f"{self.width}x{self.height}"
-        if min(self.width, self.height) < 1:
+    @classmethod
+    def check(cls, path: str | os.PathLike[str], width: int, height: int, *, fps: Fraction | float) -> None:
+        """Refuse a size or a speed that the format cannot hold.
+
+        Args:
+            path: the file, for the message.
+            width: pixels along x.
+            height: pixels along y.
+            fps: frames a second.
+
+        Raises:
+            UsageError: naming the size or the speed.
+        """
+        shown = f"{width}x{height}"
+        if min(width, height) < 1:
             raise UsageError("--size", shown, "both sides must be at least 1 pixel")
-        if max(self.width, self.height) > self.longest_side:
-            cure = f"{self.format_name} holds at most {self.longest_side} pixels a side: use .frames"
+        if max(width, height) > cls.longest_side:
+            cure = f"{cls.format_name} holds at most {cls.longest_side} pixels a side: use .frames"
             raise UsageError("--output", f"{path} with {shown}", cure)
-        if self.width % self.multiple or self.height % self.multiple:
-            near = "x".join(str(side // self.multiple * self.multiple) for side in (self.width, self.height))
-            cure = f"{self.format_name} needs sides that are multiples of {self.multiple}, such as {near}"
+        if width % cls.multiple or height % cls.multiple:
+            near = "x".join(str(max(side // cls.multiple, 1) * cls.multiple) for side in (width, height))
+            cure = f"{cls.format_name} needs sides that are multiples of {cls.multiple}, such as {near}"
             raise UsageError("--size", shown, cure)
-        if not 0 < self.fps <= self.fastest:
-            cure = f"{self.format_name} holds more than 0 and at most {self.fastest} frames a second"
-            raise UsageError("--fps", float(self.fps), cure)
+        if not 0 < _rate(fps) <= cls.fastest:
+            cure = f"{cls.format_name} holds more than 0 and at most {cls.fastest} frames a second"
+            raise UsageError("--fps", float(fps), cure)
+
+
+def _rate(fps: Fraction | float) -> Fraction:
+    return Fraction(fps).limit_denominator(1001)
 
 
 def ticks(frame: int, fps: Fraction, a_second: int) -> int:

@@ -24,20 +24,9 @@ _LONGEST_FILE = 2**32 - 2
 class WebpWriter(VideoWriter):
     """Writes lossy WebP (quality 90), looping for ever; ``metadata`` becomes the EXIF field ``ImageDescription``."""
 
-    @property
-    def format_name(self) -> str:
-        """The name of the format, for messages."""
-        return "WebP"
-
-    @property
-    def longest_side(self) -> int:
-        """The longest side in pixels that the format can hold."""
-        return 16383
-
-    @property
-    def fastest(self) -> int:
-        """Most frames a second that the format can hold."""
-        return 1000
+    format_name = "WebP"
+    longest_side = 16383
+    fastest = 1000
 
     def _start(self, partial: Path, description: str, state: Mapping[str, Any] | None) -> None:
         self._chunks = AppendedFile(partial, 0 if state is None else state["length"])

@@ -15,7 +15,10 @@ from PIL import Image
 from nuwa_lightning.commands.generate_options import parsed
 from tests.commands.conftest import lightning_may_warn
 
-TASKS = {"unconditional", "outpainting", "text to image", "image animation", "text to video"}
+TASKS = {
+    *("unconditional", "unconditional film", "outpainting", "inpainting"),
+    *("text to image", "image animation", "text to video"),
+}
 
 
 @pytest.fixture
@@ -56,6 +59,14 @@ def test_what_has_a_run_is_made_and_the_rest_is_named(gallery, workplace, finish
     output = workplace / "shown"
     output.mkdir()
     Image.open("given.png").save(output / "given.png")
+    gallery.write_holes(output / "given.png", output / "holes.png")
+    mended = gallery.Exhibit("inpainting", "m.png", "holes", "two", "--image given.png --mask holes.png")
+    with lightning_may_warn():
+        assert gallery.make([mended], output) == [mended]
+    given, mask, made = (np.asarray(Image.open(output / name)) for name in ("given.png", "holes.png", "m.png"))
+    assert 0.05 < (mask == 255).mean() < 0.5
+    assert np.array_equal(made[mask == 0], given[mask == 0])
+    assert not np.array_equal(made, given)
     with lightning_may_warn():
         assert gallery.make(exhibits, output) == exhibits[:2]
     said = capsys.readouterr().err

@@ -21,6 +21,7 @@ def run(workplace, finished, sample_photos) -> Path:
     Image.new("L", (45, 31), 255).save("white.png")
     Image.new("L", (40, 31), 255).save("other.png")
     Image.new("RGB", (5, 31)).save("small.png")
+    Image.new("RGBA", (45, 31), (255, 255, 255, 0)).save("clear.png")
     Path("torn.png").write_bytes(b"no picture")
     return workplace
 
@@ -57,6 +58,7 @@ def test_a_hole_is_written_anew(run, shell):
         (("--image", "in.png", "--mask", "white.png"), "white all over"),
         (("--image", "in.png", "--mask", "other.png"), "is 40x31, the picture 45x31"),
         (("--image", "in.png", "--mask", "torn.png"), "--mask: torn.png: not a picture"),
+        (("--image", "in.png", "--mask", "clear.png"), "--mask: clear.png: has transparent areas"),
         (("--image", "small.png", "--expand", "left=9"), "is 5x31, smaller than one patch of"),
         (("--image", "torn.png", "--expand", "left=9"), "--image: torn.png: not a picture"),
         (("--image", "gone.png", "--expand", "left=9"), "--image: gone.png: no such file"),

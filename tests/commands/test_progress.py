@@ -16,6 +16,7 @@ def test_the_bar_tells_everything(total, canvases, capsys, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLUMNS", "300")
     with GenerationBar(total, 64 * 64, canvases=canvases) as bar:
+        assert not capsys.readouterr().err  # until everything is checked
         bar.begin(10)
         bar.update(Progress(patches=20, wave=4, live=9))
         bar._bar.refresh()

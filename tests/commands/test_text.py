@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+import shlex
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
-from nuwa_lightning.commands.prompting import parse_prompts
+from nuwa_lightning.commands.generate_options import parsed
+from nuwa_lightning.commands.prompting import STRONGEST, _Axis, parse_prompts
+from nuwa_lightning.commands.training import what_next
+from nuwa_lightning.data.token_windows import Window
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.generation import prompts
 from nuwa_lightning.writers import read_metadata
 from tests.commands.conftest import lightning_may_warn, write_recipes
 
@@ -42,10 +50,17 @@ def taught(finished, tmp_path_factory) -> Path:
     shutil.copy(Path(__file__).parents[1] / "text" / "letters.py", folder / "my_text.py")
     write_recipes(folder)
     (folder / "text.yaml").write_text(OVERLAY)
+    told = logging.FileHandler(folder / "told.txt", encoding="utf-8")
+    log = logging.getLogger("nuwa_lightning.commands.training")
+    log.addHandler(told)
+    log.setLevel(logging.INFO)
     with pytest.MonkeyPatch.context() as patch, lightning_may_warn():
         patch.chdir(folder)
         patch.syspath_prepend(str(folder))
         assert main(["fit", "-c", "two.yaml", "-c", "text.yaml"]) == 0
+    log.removeHandler(told)
+    log.setLevel(logging.NOTSET)
+    told.close()
     return folder
 
 
@@ -75,6 +90,57 @@ def test_texts_make_pictures(place, shell, taught):
     assert shell("generate", *OWN, "--prompt", "a lake", "--guidance", 0, "--output", "c.png").status == 0
     assert shell("generate", *OWN, "--task", "unconditional", "--output", "d.png").status == 0
     assert np.array_equal(picture("c.png"), picture("d.png"))
+    assert shell("generate", *OWN, "--unprompted", "--output", "e.png").status == 0
+    assert np.array_equal(picture("d.png"), picture("e.png"))
+    own = OWN[2:4]
+    for name in ("d.png", "e.png"):
+        assert shell("generate", *own, "--from", name, "--output", f"again_{name}").status == 0
+        assert np.array_equal(picture(f"again_{name}"), picture("d.png"))
+    assert shell("generate", *own, "--from", "e.png", "--prompt", "a lake", "--output", "f.png").status == 2
+    said = ("--task", "text-to-image", "--prompt", "a lake")
+    assert shell("generate", *own, "--from", "e.png", *said, "--output", "f.png").status == 0
+    assert np.array_equal(picture("f.png"), picture("a.png"))
+
+
+def test_the_command_that_training_ends_with_makes_a_picture(place, shell, taught):
+    (line,) = (s for s in (taught / "told.txt").read_text().splitlines() if s.startswith("  python -m "))
+    words = shlex.split(line)[3:]
+    assert shell(*words, *OWN[2:4]).status == 0
+    said = read_metadata("panorama.png")
+    # The text of the recipe's own sheet, on a canvas as high as the views of training.
+    assert (said["prompt"], said["size"]) == (["a lake"], [192, 32])
+
+
+def test_the_command_fits_what_was_trained():
+    for frames, text, size in (
+        (1, None, "4096x512"),
+        (4, None, "256x256"),
+        (1, "a lake", "768x128"),
+        (4, "a lake", "256x128"),
+    ):
+        what, command = what_next(Path("runs/some"), Window(frames, 16, 24), 8, text)
+        options = parsed(shlex.split(command)[4:])
+        assert (what == "a film", options.prompt, options.size) == (frames > 1, [text] if text else [], size)
+        assert (options.frames == 40) == (frames > 1)
+
+
+@given(
+    length=st.integers(1, 200),
+    patch=st.integers(1, 40),
+    origin=st.integers(0, 39),
+    start=st.integers(0, 199),
+    size=st.integers(1, 60),
+)
+def test_a_region_is_refused_where_no_patch_would_read_it(length, patch, origin, start, size):
+    origin, start = origin % patch, start % length
+    size = min(size, length - start)
+    axis = _Axis(length, patch, origin)
+    centres = [axis.centre(number) for number in range(-(-(origin + length) // patch))]
+    assert axis.meets(start, size) == any(start <= centre < start + size for centre in centres)
+
+
+def test_guidance_has_one_limit():
+    assert STRONGEST == prompts.STRONGEST
 
 
 def test_regions_and_a_given_picture(place, shell):
@@ -98,6 +164,24 @@ def test_regions_and_a_given_picture(place, shell):
         ((*OWN, "--prompt", ""), "--prompt: '': is empty"),
         ((*OWN, "--prompt", " \t"), "is empty"),
         ((*OWN, "--prompt", "0,0,9,9: "), "is empty"),
+        (OWN, "--prompt: nothing: the model of text reads a text: say what is to be seen, or give --unprompted"),
+        ((*OWN, "--prompt", "a", "--unprompted"), "--prompt: a: --unprompted says that there is none"),
+        (
+            (*OWN, "--prompt", "0,0,9,9 a lake"),
+            "--prompt: 0,0,9,9 a lake: write a region as LEFT,TOP,WIDTH,HEIGHT: TEXT",
+        ),
+        (
+            (*OWN, "--prompt", "0,0,24,2:a", "--prompt", "b"),
+            "--prompt: 0,0,24,2: a: holds no centre of a patch of 16x16",
+        ),
+        (
+            (*OWN, "--prompt", "5,0,2,32:a", "--prompt", "b"),
+            "--prompt: 5,0,2,32: a: holds no centre of a patch of 16x16",
+        ),
+        (
+            (*OWN[:4], "--size", "x32", "--prompt", "0,30,9,9:a", "--prompt", "b", "--output", "out.tif"),
+            "lies outside the canvas of endlessx32",
+        ),
         (
             (*OWN, "--prompt", "0,0,9,9:a", "--prompt", "8,8,9,9:b"),
             "--prompt: 8,8,9,9:b: overlaps the region 0,0,9,9: a",
@@ -111,12 +195,13 @@ def test_regions_and_a_given_picture(place, shell):
         ((*OWN, "--guidance", "3"), "--guidance: 3.0: there is no text"),
         ((*OWN, "--prompt", "a", "--guidance", "-1"), "--guidance: -1.0"),
         ((*OWN, "--prompt", "a", "--guidance", "nan"), "--guidance: nan"),
+        ((*OWN, "--prompt", "a", "--guidance", "1e39"), "--guidance: 1e+39: give a number from 0 to 1000"),
         ((*OWN, "--prompt", "a", "--task", "unconditional"), "it reads no text: leave --prompt out"),
         ((*OWN[:2], "--prompt", "a"), "--own my_file.Letters"),
     ],
 )
 def test_what_does_not_fit_is_refused(place, shell, options, words):
-    done = shell("generate", *options, "--output", "out.png")
+    done = shell("generate", "--output", "out.png", *options)
     assert done.status == 2
     assert words in done.error, done.error
     assert not [p for p in Path().iterdir() if p.name.startswith((".out", "out"))]

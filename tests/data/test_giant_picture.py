@@ -52,7 +52,7 @@ def test_windows_equal_reading_the_whole(tmp_path: Path, kind: str, deep: bool) 
             picture.read(100, 0, 51, 10)
 
 
-def test_grey_and_what_only_pillow_reads(tmp_path: Path) -> None:
+def test_grey_and_what_only_pillow_reads(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     grey = painted(40, 50)[..., 0]
     tifffile.imwrite(tmp_path / "grey.tif", grey, tile=(16, 16))
     with open_windows(tmp_path / "grey.tif") as picture:
@@ -73,6 +73,10 @@ def test_grey_and_what_only_pillow_reads(tmp_path: Path) -> None:
     with open_windows(tmp_path / "turned.tif") as picture:
         assert isinstance(picture, WholePicture)
         assert picture.size == (50, 40)
+    said = [
+        f"{tmp_path / name}: a TIFF of a kind that is held whole; upright RGB" for name in ("lzw.tif", "turned.tif")
+    ]
+    assert [record.getMessage()[: len(line)] for record, line in zip(caplog.records, said, strict=True)] == said
 
 
 def test_reading_by_parts_holds_little_and_decodes_each_part_once(tmp_path: Path) -> None:

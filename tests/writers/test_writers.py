@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.writers import WRITERS, CanvasWriter, open_writer, read_metadata
+from nuwa_lightning.writers import VIDEO_WRITERS, WRITERS, CanvasWriter, open_writer, read_metadata
 from nuwa_lightning.writers.png import filtered
 from tests.writers.conftest import file_content
 
@@ -283,6 +283,20 @@ def test_reading_something_else_is_refused(tmp_path: Path) -> None:
     for name in ("none.png", "."):
         with pytest.raises(UsageError, match="cannot be read"):
             read_metadata(tmp_path / name)
+
+
+def test_a_jpeg_says_how_it_was_made_in_one_comment(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="JPEG holds 65533 bytes on how it was made, not 70014: use"):
+        open_writer(tmp_path / "a.jpg", width=8, height=8, metadata={"prompt": "x" * 70_000})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_writer_says_what_it_holds() -> None:
+    for writer in {*WRITERS.values(), *VIDEO_WRITERS.values()}:
+        assert writer.format_name
+        assert writer.longest_side >= 16383
+    assert all(writer.fastest >= 50 for writer in VIDEO_WRITERS.values())
+    assert {suffix for suffix, writer in WRITERS.items() if writer.lossless} == {*LOSSLESS, ".tiff"}
 
 
 def test_writers_are_abstract_or_final() -> None:
