@@ -119,7 +119,7 @@ QUICK = ("--trainer.fast_dev_run", "true")
 
 @dataclass(frozen=True)
 class Done:
-    """What a command came to."""
+    """What a command came to: its status, its line, and all that it wrote and warned of."""
 
     status: int
     error: str
@@ -200,9 +200,9 @@ def shell(workplace, capfd) -> Shell:
 
     def run(*arguments: object) -> Done:
         capfd.readouterr()
-        with lightning_may_warn():
+        with lightning_may_warn(), warnings.catch_warnings(record=True) as told:
             status = main([str(a) for a in arguments])
-        stderr = capfd.readouterr().err
+        stderr = capfd.readouterr().err + "".join(f"{each.category.__name__}: {each.message}\n" for each in told)
         lines = [line for line in stderr.splitlines() if line.startswith("error:")]
         assert len(lines) <= 1
         return Done(status, lines[0] if lines else "", stderr)
