@@ -3,6 +3,9 @@
 A cut changes the picture at once and in its colours; motion changes it over several frames, and a flash or a shaking
 camera moves pixels about but keeps the colours. So three things are asked of a cut: the change is large, it is several
 times as large as the changes around it, and the histogram of colours changes, too.
+
+FFmpeg's scene score, to be had through PyAV, compares with the change just before only: the first move of a shaking
+hand is a cut to it (docs/captions.md).
 """
 
 from __future__ import annotations
