@@ -157,6 +157,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     """
     p = parser()
     options = p.parse_args(arguments)
+    unprompted = options.task == "unconditional"  # asked for here: what a picture stores may be by the other options
     if options.from_file is not None:
         stored = _stored(p, options.from_file)
         if options.prompt:  # texts given here replace those of the picture, they do not add to them
@@ -166,7 +167,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
         options = p.parse_args(arguments)
     if options.checkpoint is None:
         raise UsageError("--checkpoint", "nothing", "name the run folder of stage 2, such as runs/landscape")
-    options.unprompted |= options.task == "unconditional"
+    options.unprompted |= unprompted
     options.task = _task(options)
     for option in ("max_rows", "count", "waves", "tile", "max_pixels"):
         if getattr(options, option) is not None and getattr(options, option) < 1:
