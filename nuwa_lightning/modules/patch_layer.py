@@ -36,7 +36,8 @@ class TransformerSize:
         neighbours: hand the nearest written tokens to the input (ours); the paper does not.
         ahead: those too that the order reaches later, where they are there (given, or beyond the seam of a closed
             canvas); it takes training with given parts (``conditions.known_share``) to learn from them.
-        repeat: let each of these tokens raise the score of its own code (ours); for films, of which much stands still.
+        repeat: let each of these tokens raise the score of its own code (ours): skies, and films, of which much stands
+            still.
 
     Raises:
         UsageError: if a number makes no sense.
