@@ -14,9 +14,9 @@ import numpy as np
 
 from evaluation.estimates import Estimate, of_mean
 from evaluation.pictures import Pixels
-from evaluation.weights import file_sha256
 from nuwa_lightning.data.reading import read_image
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.hashing import file_sha256
 
 
 class ClipScore:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from evaluation.pictures import PictureSet
 from evaluation.protocol import Pictures
-from evaluation.weights import file_sha256
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.hashing import file_sha256
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from evaluation.estimates import Estimate, of_mean
 from evaluation.pictures import PictureSet, Pixels
-from evaluation.weights import checked_weights, file_sha256
+from evaluation.weights import checked_weights
+from nuwa_lightning.hashing import file_sha256
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from evaluation.protocol import Pictures
-from evaluation.weights import file_sha256
 from nuwa_lightning.data.reading import ImageReadError, image_size, list_images, read_image
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.hashing import file_sha256
 
 Pixels = NDArray[np.uint8]
 """uint8 RGB, ``(rows, columns, 3)``."""

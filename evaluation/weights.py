@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 
 from nuwa_lightning.errors import UsageError
-
-
-def file_sha256(path: str | os.PathLike[str]) -> str:
-    """Return the hash of a file's content."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+from nuwa_lightning.hashing import file_sha256
 
 
 def hub_cache() -> Path:

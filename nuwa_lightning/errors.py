@@ -1,8 +1,9 @@
-"""The one error that the command line turns into a single line and exit status 2."""
+"""The one error that the command line turns into a single line and exit status 2; words for it and for warnings."""
 
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -54,6 +55,15 @@ def shown(strategy: object) -> str:
     """Return an object as a user knows it: its class where ``repr`` would give an address."""
     cls = type(strategy)
     return f"{cls.__module__}.{cls.__qualname__}" if cls.__repr__ is object.__repr__ else repr(strategy)
+
+
+def some_of(names: Sequence[str], *, count: int = 5) -> str:
+    """Return the first of ``names``, for a message.
+
+    >>> some_of(["a", "b", "c"], count=2)
+    'a, b, ...'
+    """
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
 
 
 def unwritable(path: Path, error: OSError, *, what: str = "", full: str = "make room there") -> UsageError:

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
-from evaluation.weights import file_sha256
 from nuwa_lightning.data.reading import ImageReadError, list_images, read_image
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.hashing import file_sha256
 
 Clip = NDArray[np.uint8]
 """uint8 RGB, ``(frames, rows, columns, 3)``."""

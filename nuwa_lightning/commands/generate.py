@@ -9,7 +9,7 @@ import importlib
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from nuwa_lightning.commands.generate_options import (
 )
 from nuwa_lightning.commands.progress import GenerationBar
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.hashing import file_sha256
 
 if TYPE_CHECKING:
     from nuwa_lightning.commands.making import Job
@@ -294,7 +295,7 @@ def _how(options: argparse.Namespace, run: Path, generator: Generator, order: Or
         "seed": options.seed,
         "options": of_the_picture(options),
         "checkpoint": {"path": str(run), **checkpoint},
-        "files": {name: _sum_of(Path(path)) for name in ("image", "mask") if (path := getattr(options, name))},
+        "files": {name: file_sha256(path) for name in ("image", "mask") if (path := getattr(options, name))},
         "tokenizer": generator.tokenizer_fingerprint,
         "context_pool": repr(generator.pool),
         "direction": repr(generator.direction),
@@ -381,18 +382,5 @@ def _preview(options: argparse.Namespace, order: Order, output: Path) -> Growing
 def _hash_of(folder: Path) -> str:
     """Return a hash (sha256, hex) of a saved model or tokenizer."""
     return hashlib.sha256(
-        "".join(_sum_of(folder / n) for n in ("config.json", "model.safetensors")).encode()
+        "".join(file_sha256(folder / n) for n in ("config.json", "model.safetensors")).encode()
     ).hexdigest()
-
-
-def _sum_of(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        for block in _blocks(file):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _blocks(file: Any) -> Iterator[bytes]:
-    while block := file.read(1 << 20):
-        yield block

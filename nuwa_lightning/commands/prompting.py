@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from nuwa_lightning.commands.filming import TEXT_RECIPE
 from nuwa_lightning.errors import UsageError
@@ -21,8 +21,6 @@ RECIPE = "recipes/landscape_text.yaml"
 _REGION = re.compile(r"\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*:(.*)", re.DOTALL)
 # Numbers and a colon that are none of the above, or the four numbers with the colon forgotten.
 _LIKE_A_REGION = re.compile(r"[\s\d,.\-+x]*\d[\s\d,.\-+x]*:|\s*\d+\s*(,\s*\d+\s*){3}")
-STRONGEST: Final = 1000.0
-"""The most guidance that is taken; a test holds it equal to that of `generation.prompts`."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +144,9 @@ def check_options(options: Any, task: str) -> None:
     if options.guidance is not None:
         if not options.prompt:
             raise UsageError("--guidance", options.guidance, "there is no text that could pull: give a --prompt")
+        # Not sooner: it brings torch, which other mistakes need not wait for.
+        from nuwa_lightning.generation.prompts import STRONGEST
+
         if not 0 <= options.guidance <= STRONGEST:
             cure = f"give a number from 0 to {STRONGEST:g}; 1 is as trained, 2 to 5 is usual"
             raise UsageError("--guidance", options.guidance, cure)

@@ -53,8 +53,7 @@ def check_run_folder(folder: Path) -> None:
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise UsageError("--run", folder, f"cannot be written ({error.strerror}): name another folder") from None
     finally:

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
@@ -73,10 +72,7 @@ def expected_factor(source: TokenizerSource) -> int | None:
         return None
     try:
         given = yaml.safe_load(Path(source.recipe).read_text(encoding="utf-8"))["model"]["init_args"]
-        fields: dict[str, Any] = {
-            name: tuple(v) if isinstance(v, list) else v for name, v in (given.get("vqgan") or {}).items()
-        }
-        return None if given.get("start_from") else VQGANSize(**fields).factor
+        return None if given.get("start_from") else VQGANSize.from_dict(given.get("vqgan") or {}).factor
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError):
         return None  # its own training will say it
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, final
 
-from nuwa_lightning.errors import UsageError
+from nuwa_lightning.errors import UsageError, some_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -23,7 +23,6 @@ FOUND_BY_NAME: Final = ("metadata.jsonl", "metadata.csv", "captions.jsonl", "cap
 
 _FILE_KEYS: Final = ("file_name", "file", "filename", "image", "video", "path")
 _CAPTION_KEYS: Final = ("caption", "text", "captions", "prompt", "description")
-_NAMED: Final = 3
 
 
 @final
@@ -196,5 +195,4 @@ def _tidy(text: str) -> str:
 
 def _tell(what: str, names: Collection[str], where: str) -> None:
     if names:
-        some = ", ".join(sorted(names)[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
-        _LOG.warning("%s: %d %s: %s", where, len(names), what, some)
+        _LOG.warning("%s: %d %s: %s", where, len(names), what, some_of(sorted(names), count=3))

@@ -23,12 +23,11 @@ from nuwa_lightning.data.folders import content_key, locked
 from nuwa_lightning.data.shots import Change, Thumbnail, change, find_cuts, thumbnail
 from nuwa_lightning.data.video_reading import Frame, FrameReader, VideoReadError
 from nuwa_lightning.data.videos import Video
-from nuwa_lightning.errors import UsageError
+from nuwa_lightning.errors import UsageError, some_of
 
 # Legend: T frames, Y, X pixels along the axes, 3 colours.
 
 _VERSION: Final = "clips-2"
-_NAMED: Final = 5
 _LOG = logging.getLogger(__name__)
 
 
@@ -168,7 +167,7 @@ def prepare_videos(
 def tell_left_out(total: int, videos: Sequence[Video], what: str) -> None:
     """Say in one line how many films are left out, and which."""
     if videos:
-        named = ", ".join(str(video.path) for video in videos[:_NAMED]) + (", ..." if len(videos) > _NAMED else "")
+        named = some_of([str(video.path) for video in videos])
         _LOG.warning("leaving out %d of %d films %s: %s", len(videos), total, what, named)
 
 

@@ -238,15 +238,6 @@ def _join(
         write_json(partial / "index.json", index)
 
 
-def some_of(names: Sequence[str], *, count: int = 5) -> str:
-    """Return the first of ``names``, for a message.
-
-    >>> some_of(["a", "b", "c"], count=2)
-    'a, b, ...'
-    """
-    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
-
-
 def _dtype(num_codes: int) -> npt.DTypeLike:
     return np.uint16 if num_codes <= 65536 else np.int32
 

@@ -20,8 +20,8 @@ from nuwa_lightning.data.folders import content_key
 from nuwa_lightning.data.photos import Photo, Split
 from nuwa_lightning.data.preparing import PreparedPhotos, as_image, nothing_usable, prepare_photos
 from nuwa_lightning.data.reading import MAX_PIXELS
-from nuwa_lightning.data.token_bank import BankEntry, Encode, TokenBank, TokenizerLike, build_bank, some_of
-from nuwa_lightning.errors import UsageError
+from nuwa_lightning.data.token_bank import BankEntry, Encode, TokenBank, TokenizerLike, build_bank
+from nuwa_lightning.errors import UsageError, some_of
 
 # Legend: Y, X tokens (of tokens) or pixels (of images) along the axes; leading 1 and 3: one picture, three colours.
 

@@ -31,8 +31,8 @@ from nuwa_lightning.data.streams import (
     resume_note,
     trainer_position,
 )
-from nuwa_lightning.data.token_bank import BankEntry, Encode, TokenBank, TokenizerLike, Tokens, some_of
-from nuwa_lightning.errors import UsageError
+from nuwa_lightning.data.token_bank import BankEntry, Encode, TokenBank, TokenizerLike, Tokens
+from nuwa_lightning.errors import UsageError, some_of
 
 # Legend: B windows of a batch, T frames, Y, X tokens along the axes.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -110,8 +111,7 @@ class TorchcodecReader:
         from torchcodec.decoders import VideoDecoder
 
         with _opened(path) as (container, stream):
-            for _ in _whole_packets(path, container, stream):
-                pass
+            deque(_whole_packets(path, container, stream), maxlen=0)
         try:
             decoder = VideoDecoder(str(path), dimension_order="NHWC", num_ffmpeg_threads=1)
             found = (decoder.get_frame_at(place) for place in range(len(decoder)))

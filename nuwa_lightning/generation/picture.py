@@ -5,6 +5,7 @@ Shape legend: B canvases, Y/X rows and columns.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -85,8 +86,8 @@ def sample_films(
     reels = [_Reel() for _ in seeds]
     film = Film(1, SingleFrames(tokenizer))
     order = Order(grid, tuple(seeds), size, prompts=prompts, film=film)
-    for _ in Production(order, renderer, tokenizer, sinks=reels):
-        pass  # it goes on while it is asked, and gives the frames to the reels
+    # It goes on while it is asked, and gives the frames to the reels.
+    deque(Production(order, renderer, tokenizer, sinks=reels), maxlen=0)
     return [reel.frames for reel in reels]
 
 

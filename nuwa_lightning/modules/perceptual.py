@@ -5,7 +5,6 @@ Shapes: B batch, C channels, Y/X rows and columns.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import logging
 import os
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.hashing import file_sha256
 
 _LOG = logging.getLogger(__name__)
 # As torch's hub names files: with the first digits of their sha256.
@@ -230,11 +230,7 @@ def _hub_vgg16() -> Path | None:
     file = Path(torch.hub.get_dir()) / "checkpoints" / _VGG16
     if not file.is_file():
         return None
-    digest = hashlib.sha256()
-    with file.open("rb") as opened:
-        while block := opened.read(1 << 20):
-            digest.update(block)
-    if not digest.hexdigest().startswith(file.stem.rpartition("-")[2]):
+    if not file_sha256(file).startswith(file.stem.rpartition("-")[2]):
         _LOG.warning("perceptual: %s: not used, its sha256 is not that in its name: cut short?", file)
         return None
     return file

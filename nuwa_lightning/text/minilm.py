@@ -8,7 +8,6 @@ Shape legend: B captions, S tokens, E width (384), H heads, D head width.
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.hashing import file_sha256
 from nuwa_lightning.text.base import TextEncoder
 from nuwa_lightning.text.word_pieces import WordPieces
 
@@ -88,7 +88,7 @@ class MiniLMTextEncoder(TextEncoder):
 
 @functools.lru_cache(maxsize=2)
 def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return file_sha256(path)[:16]
 
 
 @functools.lru_cache(maxsize=2)

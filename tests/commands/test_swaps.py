@@ -9,7 +9,7 @@ import pytest
 
 OWN = """
 from dataclasses import dataclass
-from nuwa_lightning.context import EmptyContextPool
+from nuwa_lightning.context import ContextPool
 from nuwa_lightning.direction import DirectionController, Step
 from nuwa_lightning.geometry import OMEGA
 
@@ -25,18 +25,34 @@ class Backwards(DirectionController):
         for patch in reversed(list(grid)):
             if patch not in known:
                 yield Step(patch, OMEGA)
+
+
+@dataclass(frozen=True)
+class Last(ContextPool):
+    reach: int = 1
+
+    @property
+    def embedding_extent(self):
+        return (0, 1, 1)
+
+    def select(self, patch, live):
+        return list(live)[-self.reach :]
+
+    def remove(self, live, grid, finished):
+        return list(live)[: -self.reach]
 """
 POOLS = {
     "flag": (["--model.context_pool=EmptyContextPool"], "EmptyContextPool", {}),
     "overlay": (["-c", "recipes/context/full.yaml"], "FullContextPool", {"embedding_extent": [0, 3, 3]}),
     "sub-file": (["--model.context_pool=sub.yaml"], "NearbyContextPool", {"extent": [0, 1, 0]}),
     "argument": (["--model.context_pool.extent=[0,2,1]"], "NearbyContextPool", {"extent": [0, 2, 1]}),
+    "own class": (["--model.context_pool=my_parts.Last", "--model.context_pool.reach=2"], "Last", {"reach": 2}),
 }
 DIRECTIONS = {
     "flag": (["--model.direction=SpiralDirectionController"], "SpiralDirectionController", {}),
     "overlay": (["-c", "recipes/direction/outward.yaml"], "OutwardDirectionController", {}),
     "sub-file": (["--model.direction=sub.yaml"], "ArbitraryDirectionController", {"order": "zeta*"}),
-    "own class": (["--model.direction=my_orders.Backwards", "--model.direction.stride=2"], "Backwards", {"stride": 2}),
+    "own class": (["--model.direction=my_parts.Backwards", "--model.direction.stride=2"], "Backwards", {"stride": 2}),
 }
 DECODERS = {
     name: (["-c", f"recipes/local_decoder/{name}.yaml"], f"{name.capitalize()}LocalDecoder", {})
@@ -57,7 +73,7 @@ SUB_FILES = {
     ],
 )
 def test_the_saved_model_has_what_was_asked_for(shell, repository, monkeypatch, part, options, name, arguments):
-    Path("my_orders.py").write_text(OWN)
+    Path("my_parts.py").write_text(OWN)
     monkeypatch.syspath_prepend(str(Path().resolve()))
     Path("sub.yaml").write_text(SUB_FILES.get(part, ""))
     options = [str(repository / option) if option.startswith("recipes/") else option for option in options]

@@ -14,11 +14,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from nuwa_lightning.commands.generate_options import parsed
-from nuwa_lightning.commands.prompting import STRONGEST, _Axis, parse_prompts
+from nuwa_lightning.commands.prompting import _Axis, parse_prompts
 from nuwa_lightning.commands.training import what_next
 from nuwa_lightning.data.token_windows import Window
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.generation import prompts
 from nuwa_lightning.writers import read_metadata
 from tests.commands.conftest import lightning_may_warn, write_recipes
 
@@ -137,10 +136,6 @@ def test_a_region_is_refused_where_no_patch_would_read_it(length, patch, origin,
     axis = _Axis(length, patch, origin)
     centres = [axis.centre(number) for number in range(-(-(origin + length) // patch))]
     assert axis.meets(start, size) == any(start <= centre < start + size for centre in centres)
-
-
-def test_guidance_has_one_limit():
-    assert STRONGEST == prompts.STRONGEST
 
 
 def test_regions_and_a_given_picture(place, shell):

@@ -22,8 +22,9 @@ from evaluation.inception import CACHED_AS
 from evaluation.perceptual import PerceptualDistance, diversity
 from evaluation.pictures import PictureSet
 from evaluation.protocol import Pictures
-from evaluation.weights import file_sha256, hub_cache
+from evaluation.weights import hub_cache
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.hashing import file_sha256
 
 
 def pictures(count: int, side: int, seed: int = 0) -> np.ndarray[Any, Any]:
