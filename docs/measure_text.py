@@ -1,6 +1,7 @@
 """Does the text matter? Measure a run of recipes/landscape_text.yaml: the numbers of docs/results.md.
 
     python docs/measure_text.py runs/landscape_text --output measured_text
+    python docs/measure_text.py runs/landscape_text_video --films --guidance 1 2 4 --count 36
     python docs/measure_text.py runs/landscape_photos_text --retrieve
 
 A probe, a small network trained on drawn landscapes that no model ever saw, reads the attributes (time of day, colour
@@ -8,6 +9,10 @@ of the sky, mountains, water, snow) back from pictures. Scored: drawn landscapes
 same after the tokenizer, and pictures generated from new captions of the twelve combinations that training never saw
 ("held-out") and of others ("known"), at several guidances. Shuffled: the same pictures against the captions of the
 others, which is what chance gives. Writes ``numbers.json`` and sheets of pictures. Takes some minutes on two cores.
+
+``--films``, for a run of recipes/landscape_text_video.yaml: the same of the first and the last frame of films of 12
+frames, and how the camera moves (still, to the left, to the right), read by a second probe from frames that follow one
+another; held out are 36 of the 216 combinations.
 
 ``--retrieve``, for a run with the default photographs: is a photograph likelier with its own caption than with those of
 others? Tells how often its own is the likeliest of all of its half, and its mean rank (1 is the likeliest).
@@ -18,6 +23,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -34,10 +40,10 @@ from nuwa_lightning.callbacks.sample_sheet import contact_sheet
 from nuwa_lightning.data.landscape_photos import LandscapePhotos
 from nuwa_lightning.data.photos import Split
 from nuwa_lightning.data.reading import read_image
-from nuwa_lightning.data.scenes import SKIES, TIMES, Scene, all_scenes, caption, draw
+from nuwa_lightning.data.scenes import MOTIONS, SKIES, TIMES, Scene, all_scenes, caption, draw
 from nuwa_lightning.data.synthetic_landscapes import held_out_scenes
 from nuwa_lightning.generation.export import Generator, load_generator
-from nuwa_lightning.generation.picture import sample_pictures
+from nuwa_lightning.generation.picture import sample_films, sample_pictures
 from nuwa_lightning.generation.prompts import Prompts
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
@@ -121,20 +127,100 @@ def train_probe(count: int, *, seed: int = 1_000_000_000, steps: int = 600) -> P
     return probe.eval()
 
 
-def accuracy(found: NDArray[np.int64], wanted: NDArray[np.int64]) -> dict[str, float]:
-    """Return the share of right answers, for each attribute and over all."""
-    right = (found == wanted).mean(0)
-    whole = float((found == wanted).all(1).mean())
-    each = {name: float(share) for name, share in zip(ATTRIBUTES, right, strict=True)}
-    return {**each, "mean": float(right.mean()), "all five right": whole}
+@dataclass(frozen=True)
+class Found:
+    """What was read from pictures or films, or asked for.
+
+    Attributes:
+        attributes: as numbers ``[pictures, attributes]``.
+        motion: of films, as numbers.
+    """
+
+    attributes: NDArray[np.int64]
+    motion: NDArray[np.int64] | None = None
+
+    def rows(self, some: slice) -> Found:
+        """Return that of some pictures."""
+        return Found(self.attributes[some], None if self.motion is None else self.motion[some])
+
+    def accuracy(self, wanted: Found) -> dict[str, float]:
+        """Return the share of right answers, for each attribute and over all."""
+        right = self.attributes == wanted.attributes
+        if self.motion is not None and wanted.motion is not None:
+            right = np.concatenate([right, (self.motion == wanted.motion)[:, None]], axis=1)
+        names = [*ATTRIBUTES, "motion"][: right.shape[1]]
+        each = {name: float(share) for name, share in zip(names, right.mean(0), strict=True)}
+        return {**each, "mean": float(right.mean()), "all right": float(right.all(1).mean())}
+
+    def shuffled(self, wanted: Found) -> dict[str, float]:
+        """Return the same against the captions of all other pictures."""
+        shifts = range(1, len(self.attributes))
+        order = np.concatenate([np.roll(np.arange(len(self.attributes)), shift) for shift in shifts])
+        other = Found(wanted.attributes[order], None if wanted.motion is None else wanted.motion[order])
+        motion = None if self.motion is None else np.tile(self.motion, len(shifts))
+        return Found(np.tile(self.attributes, (len(shifts), 1)), motion).accuracy(other)
 
 
-def shuffled(found: NDArray[np.int64], wanted: NDArray[np.int64]) -> dict[str, float]:
-    """Return the same against the captions of all other pictures."""
-    return accuracy(
-        np.concatenate([found] * (len(found) - 1)),
-        np.concatenate([np.roll(wanted, shift, axis=0) for shift in range(1, len(found))]),
-    )
+class MotionProbe(nn.Module):
+    """Four convolutions over two frames that follow one another, and what they see anywhere, averaged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            *(nn.Conv2d(2, 32, 7, padding=3), nn.GELU(), nn.Conv2d(32, 32, 3, padding=1), nn.GELU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(32, 64, 3, padding=1), nn.GELU(), nn.Conv2d(64, 64, 3, padding=1), nn.GELU()),
+            *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, len(MOTIONS))),
+        )
+
+    def forward(self, pairs_B2YX: Tensor) -> Tensor:
+        """Return scores ``[B, motions]``."""
+        scores: Tensor = self.body(pairs_B2YX)
+        return scores
+
+    @torch.no_grad()
+    def read(self, films: Sequence[Sequence[Picture]]) -> NDArray[np.int64]:
+        """Return the motion of each film as a number: what its pairs of frames say in the mean."""
+        return np.array([int(self(pairs(film)).log_softmax(1).mean(0).argmax()) for film in films])
+
+
+def pairs(film: Sequence[Picture]) -> Tensor:
+    """Return the grey pictures ``[frames - 1, 2, 64, 64]`` of a film two by two, without mean, of deviation 1."""
+    grey = F.adaptive_avg_pool2d(torch.from_numpy(np.stack(film)).float().mean(3), 64)
+    two = torch.stack([grey[:-1], grey[1:]], dim=1)
+    return (two - two.mean((1, 2, 3), keepdim=True)) / (two.std((1, 2, 3), keepdim=True) + 1)
+
+
+def drawn_film(scene: Scene, seed: int, side: int, frames: int) -> list[Picture]:
+    """Return a film as training sees them: the middle of a picture that is a little larger."""
+    larger = side * 9 // 8
+    rim = (larger - side) // 2
+    whole = (draw(scene, seed, (larger, larger), frame=frame) for frame in range(frames))
+    return [frame[rim : rim + side, rim : rim + side] for frame in whole]
+
+
+def train_motion_probe(count: int, *, seed: int = 1_500_000_000, steps: int = 500) -> MotionProbe:
+    """Train the probe of motion on ``count`` drawn films of seeds that no training set has."""
+    torch.manual_seed(0)
+    scenes = all_scenes(motions=True)
+    drawn = [scenes[n * 7 % len(scenes)] for n in range(count)]
+    seen = torch.cat([pairs(drawn_film(scene, seed + n, 128, 2)) for n, scene in enumerate(drawn)])
+    targets = torch.tensor([MOTIONS.index(scene.motion) for scene in drawn])
+    probe = MotionProbe()
+    optimizer = torch.optim.AdamW(probe.parameters(), lr=2e-3, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(steps):
+        chosen = torch.randint(len(seen), (32,), generator=generator)
+        batch = seen[chosen]
+        batch = batch + 0.3 * torch.rand(32, 1, 1, 1, generator=generator) * torch.randn(
+            batch.shape, generator=generator
+        )
+        loss = F.cross_entropy(probe(batch), targets[chosen])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return probe.eval()
 
 
 @torch.inference_mode()
@@ -146,8 +232,8 @@ def reconstruct(tokenizer: VQGAN, pictures: Sequence[Picture]) -> list[Picture]:
 
 def generate(
     generator: Generator, tokenizer: VQGAN, texts: Sequence[str], *, guidance: float, options: argparse.Namespace
-) -> list[Picture]:
-    """Return a square picture for each text; its number is its seed."""
+) -> list[list[Picture]]:
+    """Return the frames of a square picture or film for each text; its number is its seed."""
     assert generator.text_encoder is not None
     renderer = InfiniteRenderer(
         generator.model,
@@ -156,16 +242,21 @@ def generate(
         generator.token_order,
         Sampling(options.temperature, options.top_k),
     )
-    pictures = []
-    grid = PatchGrid(1, options.patches, options.patches)
+    made: list[list[Picture]] = []
+    grid = PatchGrid(options.frames if options.films else 1, options.patches, options.patches)
     for start in range(0, len(texts), 24):
         some = texts[start : start + 24]
         prompts = Prompts.for_canvases(generator.model, generator.text_encoder.states, some, guidance=guidance)
         seeds = range(start, start + len(some))
-        pictures += sample_pictures(renderer, tokenizer, grid=grid, seeds=seeds, prompts=prompts)
-        sys.stderr.write(f"\rguidance {guidance}: {len(pictures)} of {len(texts)} pictures")
+        if options.films:
+            made += sample_films(renderer, tokenizer, grid=grid, seeds=seeds, prompts=prompts)
+        else:
+            made += [
+                [picture] for picture in sample_pictures(renderer, tokenizer, grid=grid, seeds=seeds, prompts=prompts)
+            ]
+        sys.stderr.write(f"\rguidance {guidance}: {len(made)} of {len(texts)}")
     sys.stderr.write("\n")
-    return pictures
+    return made
 
 
 @torch.inference_mode()
@@ -221,6 +312,8 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--top_k", type=int, default=50)
     parser.add_argument("--probe_pictures", type=int, default=1440)
+    parser.add_argument("--films", action="store_true", help="films, and how the camera moves")
+    parser.add_argument("--frames", type=int, default=12, help="of a film")
     parser.add_argument("--retrieve", action="store_true", help="captions of photographs instead")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
@@ -237,26 +330,41 @@ def main() -> None:
             tell(f"photographs of {split}", retrieve(generator, tokenizer, split, 12))  # type: ignore[arg-type]
         write_json(options.output / "numbers.json", numbers)
         return
-    probe = train_probe(options.probe_pictures)
-    out = held_out_scenes()
-    known = [scene for scene in all_scenes() if scene not in out]
+    probe, size = train_probe(options.probe_pictures), 64 * options.patches
+    motion = train_motion_probe(options.probe_pictures // 2) if options.films else None
+
+    def read(films: Sequence[Sequence[Picture]]) -> dict[str, Found]:
+        if motion is None:
+            return {"": Found(probe.read([film[0] for film in films]))}
+        moved = motion.read(films)
+        return {f", frame {n + 1}": Found(probe.read([f[n] for f in films]), moved) for n in (0, options.frames - 1)}
+
+    out = held_out_scenes(motions=options.films)
+    known = [scene for scene in all_scenes(motions=options.films) if scene not in out]
     # Not one after the other, so that few pictures show all values of every attribute.
-    asked = [out[n % len(out)] for n in range(options.count)]
+    asked = [out[n * (7 if options.films else 1) % len(out)] for n in range(options.count)]
     asked += [known[n * 7 % len(known)] for n in range(options.count)]
     groups = {"held-out": slice(0, options.count), "known": slice(options.count, None), "all": slice(None)}
-    wanted, first, size = labels(asked), 2_000_000_000, 64 * options.patches
-    drawn = [draw(scene, first + n, (size, size)) for n, scene in enumerate(asked)]
-    tell("drawn landscapes", accuracy(probe.read(drawn), wanted))
-    tell("drawn landscapes after the tokenizer", accuracy(probe.read(reconstruct(tokenizer, drawn)), wanted))
+    wanted = Found(labels(asked), np.array([MOTIONS.index(scene.motion) for scene in asked]) if options.films else None)
+    first = 2_000_000_000
+    if options.films:
+        drawn = [drawn_film(scene, first + n, size, options.frames) for n, scene in enumerate(asked)]
+    else:
+        drawn = [[draw(scene, first + n, (size, size))] for n, scene in enumerate(asked)]
+    for where, found in read(drawn).items():
+        tell(f"drawn landscapes{where}", found.accuracy(wanted))
+    for where, found in read([reconstruct(tokenizer, film) for film in drawn]).items():
+        tell(f"drawn landscapes after the tokenizer{where}", found.accuracy(wanted))
     texts = [caption(scene, first + n) for n, scene in enumerate(asked)]
     (options.output / "prompts.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
     for guidance in options.guidance:
         made = generate(generator, tokenizer, texts, guidance=guidance, options=options)
-        found = probe.read(made)
-        for name, some in groups.items():
-            tell(f"guidance {guidance:g}, {name}", accuracy(found[some], wanted[some]))
-        tell(f"guidance {guidance:g}, shuffled", shuffled(found, wanted))
-        sheet = contact_sheet([*made[:12], *made[options.count : options.count + 12]])
+        for where, found in read(made).items():
+            for name, some in groups.items():
+                tell(f"guidance {guidance:g}{where}, {name}", found.rows(some).accuracy(wanted.rows(some)))
+            tell(f"guidance {guidance:g}{where}, shuffled", found.shuffled(wanted))
+        shown = [film[:: max(1, len(film) // 6)] for film in [*made[:12], *made[options.count : options.count + 12]]]
+        sheet = contact_sheet([np.concatenate(film, axis=1) for film in shown])
         Image.fromarray(sheet).save(options.output / f"guidance_{guidance:g}.png")
     write_json(options.output / "numbers.json", numbers)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +11,12 @@ from nuwa_lightning.atomic import write_json
 from nuwa_lightning.data.folders import cache_folder
 from nuwa_lightning.data.photos import Split
 from nuwa_lightning.data.scenes import Scene, all_scenes, caption, draw
+from nuwa_lightning.data.synthetic_landscapes import held_out_scenes
 from nuwa_lightning.data.video_reading import Frame
 from nuwa_lightning.data.videos import Movement, Video, VideoSource
 from nuwa_lightning.errors import UsageError
 
 _VERSION: Final = "2"
-_VAL_EVERY: Final = 6
 
 
 @final
@@ -96,7 +94,7 @@ class SyntheticFilms(VideoSource):
 
     def videos(self, split: Split) -> list[Video]:
         """Return the films of ``split`` in the order of their numbers."""
-        out = _held_out_names()
+        out = {scene.name for scene in held_out_scenes(motions=True)}
         return [
             self._film(number) for number in range(self.count) if (self.scene(number).name in out) == (split == "val")
         ]
@@ -114,9 +112,3 @@ class SyntheticFilms(VideoSource):
         scene, seed = self.scene(number), self.seed * 1_000_003 + number
         movement = Drawn(scene, seed, self.size, self.frames)
         return Video(self.file, f"{number:06d}", caption(scene, seed), scene.name, movement)
-
-
-@functools.cache
-def _held_out_names() -> frozenset[str]:
-    ranked = sorted(all_scenes(motions=True), key=lambda scene: hashlib.sha256(scene.name.encode()).hexdigest())
-    return frozenset(scene.name for scene in ranked[::_VAL_EVERY])

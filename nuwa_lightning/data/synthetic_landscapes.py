@@ -19,9 +19,9 @@ _VERSION: Final = "1"
 _VAL_EVERY: Final = 6
 
 
-def held_out_scenes() -> list[Scene]:
+def held_out_scenes(*, motions: bool = False) -> list[Scene]:
     """Return the combinations of attributes that training never sees: every 6th in the order of a hash."""
-    ranked = sorted(all_scenes(), key=lambda scene: hashlib.sha256(scene.name.encode()).hexdigest())
+    ranked = sorted(all_scenes(motions=motions), key=lambda scene: hashlib.sha256(scene.name.encode()).hexdigest())
     return ranked[::_VAL_EVERY]
 
 

@@ -38,6 +38,9 @@ class TokenClipsDataModule(TokenWindowsModule):
         seed: of the order and the windows.
         reader: what decodes, ``pyav`` or ``torchcodec``.
         cache: cache folder; see `nuwa_lightning.data.folders.cache_folder`.
+        stills: share of the batches that hold single frames instead of windows in time, as many as ``batch_size``
+            windows have: pictures and films learned together, as NUWA, the paper's predecessor, did. A clip shows one
+            scene in many tokens; what a text says of a scene is learned faster from many scenes.
 
     Raises:
         UsageError: if an option makes no sense.
@@ -59,6 +62,7 @@ class TokenClipsDataModule(TokenWindowsModule):
         seed: int = 0,
         reader: ReaderName = "pyav",
         cache: str | None = None,
+        stills: float = 0.0,
     ) -> None:
         clips.check()
         super().__init__(
@@ -68,6 +72,7 @@ class TokenClipsDataModule(TokenWindowsModule):
             num_workers=num_workers,
             seed=seed,
             cache=cache,
+            stills=stills,
         )
         self.films = films
         self.clips = clips

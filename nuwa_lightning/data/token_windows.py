@@ -101,6 +101,7 @@ class TokenWindowsModule(LightningDataModule, ABC):
         num_workers: processes that cut windows ahead.
         seed: of the order and the windows.
         cache: cache folder; see `nuwa_lightning.data.folders.cache_folder`.
+        stills: share of the batches that hold single frames, as many as a batch of windows has in all.
 
     Raises:
         UsageError: if an option makes no sense.
@@ -110,13 +111,24 @@ class TokenWindowsModule(LightningDataModule, ABC):
     """What the grids are of, for messages: photo or film."""
 
     def __init__(
-        self, window: Window, *, batch_size: int, steps_per_epoch: int, num_workers: int, seed: int, cache: str | None
+        self,
+        window: Window,
+        *,
+        batch_size: int,
+        steps_per_epoch: int,
+        num_workers: int,
+        seed: int,
+        cache: str | None,
+        stills: float = 0.0,
     ) -> None:
         super().__init__()
         check_loading(batch_size, steps_per_epoch, num_workers)
         if min(window.y, window.x) < 1:
             raise UsageError("data.grid", [window.y, window.x], "give 1 token or more along each axis")
+        if not 0 <= stills < 1:
+            raise UsageError("data.stills", stills, "give a share of the batches, from 0 to below 1")
         self.window = window
+        self.stills = stills
         self.batch_size = batch_size
         self.steps_per_epoch = steps_per_epoch
         self.num_workers = num_workers
@@ -242,7 +254,9 @@ class TokenWindowsModule(LightningDataModule, ABC):
         choices = self._fitting("train")
         if not choices:
             raise self.too_small(self._tokenizer.factor if self._tokenizer else 1)
-        maker = _TrainWindows(self.bank, choices, self.window, self.batch_size, self.seed, rank, world, self.captions)
+        maker = _TrainWindows(
+            self.bank, choices, self.window, self.batch_size, self.seed, rank, world, self.captions, self.stills
+        )
         return BatchStream(
             maker,
             length=self.steps_per_epoch,
@@ -332,24 +346,29 @@ class _TrainWindows:
     rank: int
     world: int
     captions: _Captions | None = None
+    stills: float = 0.0
 
     def batch(self, step: int) -> Batch:
         """See `BatchMaker.batch`."""
-        first = (step * self.world + self.rank) * self.batch_size
-        made = [self._window(first + place) for place in range(self.batch_size)]
+        window, size = self.window, self.batch_size
+        # Nothing is drawn for what never happens. All processes draw the same: their steps take equally long.
+        if self.stills and generator(self.seed, 3, step).random() < self.stills:
+            window, size = Window(1, window.y, window.x), size * window.frames
+        first = (step * self.world + self.rank) * size
+        made = [self._window(window, first + place) for place in range(size)]
         tokens_BTYX = np.stack([window_TYX for window_TYX, _ in made]).astype(np.int64)
         indices = [index for _, index in made]
         batch = {"tokens": torch.from_numpy(tokens_BTYX), "index": torch.tensor(indices)}
         return batch if self.captions is None else {**batch, **self.captions.batch(indices)}
 
-    def _window(self, sample: int) -> tuple[Tokens, int]:
+    def _window(self, window: Window, sample: int) -> tuple[Tokens, int]:
         random = generator(self.seed, 2, sample)
         choices = self.choices[photo_of_sample(self.seed, sample, len(self.choices))]
         entry = choices[int(random.integers(len(choices)))]
-        y = int(random.integers(entry.y - self.window.y + 1))
-        x = int(random.integers(entry.x - self.window.x + 1))
-        t = int(random.integers(entry.frames - self.window.reach + 1))
-        return self.window.cut(self.bank.tokens(entry), t, y, x), entry.photo
+        y = int(random.integers(entry.y - window.y + 1))
+        x = int(random.integers(entry.x - window.x + 1))
+        t = int(random.integers(entry.frames - window.reach + 1))
+        return window.cut(self.bank.tokens(entry), t, y, x), entry.photo
 
 
 @final

@@ -77,11 +77,13 @@ def near_sources(
     known = {(o.t, o.y, o.x): c for c, o in enumerate(context)}
     frame = ZETA if token_order == "raster" else view
 
-    def source(n: int, dt: int, dy: int, dx: int) -> NearSource | None:
-        # Out of the canonical frame: transpose first, then flip.
-        dy, dx = (dx, dy) if frame.transpose else (dy, dx)
-        y = cells[n][0] + (-dy if frame.flip_y else dy)
-        x = cells[n][1] + (-dx if frame.flip_x else dx)
+    def source(n: int, there: Neighbour) -> NearSource | None:
+        dt, dy, dx, turned = there
+        if turned:
+            # Out of the canonical frame: transpose first, then flip.
+            dy, dx = (dx, dy) if frame.transpose else (dy, dx)
+            dy, dx = -dy if frame.flip_y else dy, -dx if frame.flip_x else dx
+        y, x = cells[n][0] + dy, cells[n][1] + dx
         patch = (dt, y // rows, x // columns)
         cell = (y % rows, x % columns)
         if patch == (0, 0, 0):
@@ -90,7 +92,7 @@ def near_sources(
             return NearSource(known[patch], cell[0] * columns + cell[1])
         return None
 
-    return tuple(tuple(source(n, *there) for there in neighbours) for n in range(len(cells)))
+    return tuple(tuple(source(n, there) for there in neighbours) for n in range(len(cells)))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -194,20 +196,11 @@ def lay_out(
                 view_PC=torch.tensor([e[1] for e in entries], dtype=torch.long).view(shape),
             )
         )
-    # Neighbours by place in the plan, so that mirrored views, which share them, share a batch.
-    flat = torch.tensor(index_PN).flatten()
-    place = torch.full((int(flat.max()) + 1,), ABSENT)
-    place[flat] = torch.arange(len(flat))
-    near = torch.tensor(near_PNK)
-    near_in_plan = torch.where(near == ABSENT, ABSENT, place[near.clamp_min(0)])
-    key = (
-        *((p.context, p.offsets, p.relative_views) for p in table.steps),
-        tuple(near_in_plan.flatten().tolist()),
-        tuple(step.known for step in steps),
-    )
+    # Neighbours are looked up for each sample: mirrored views, whose earlier frames are not, share a batch.
+    key = (*((p.context, p.offsets, p.relative_views) for p in table.steps), tuple(step.known for step in steps))
     known = torch.tensor([step.known for step in steps])
     views = [0 if token_order == "raster" else s.view.index for s in steps]
-    return PlanLayout(torch.tensor(index_PN), near, torch.tensor(views), known, tuple(groups), key)
+    return PlanLayout(torch.tensor(index_PN), torch.tensor(near_PNK), torch.tensor(views), known, tuple(groups), key)
 
 
 def place_tokens(tokens_N: Tensor, view: View, *, patch_size: tuple[int, int], token_order: TokenOrder) -> Tensor:

@@ -299,7 +299,7 @@ class DecodingTransformer:
             return scores_MK
         if near_MJ is None:
             raise ValueError("a model that repeats neighbours needs them for its scores")
-        more_MK: Tensor = self._repeat(scores_MK, h_MW, near_MJ)
+        more_MK: Tensor = self._repeat(scores_MK, h_MW, near_MJ, self.model.codes_KE)
         return more_MK
 
 

@@ -4,52 +4,65 @@ Attention has to learn from positions alone that the token on the left matters m
 short training. Handing the nearest written tokens to the input layer gives that away, and nothing else: only tokens of
 the patch itself and of patches that the pool selects are handed over, the others are zero.
 
-Shape legend: K neighbours, E code width, W model width, M places, S scores (one a code).
+Shape legend: K neighbours, E code width, W model width, M places, S scores (one a code), D steps by which something moves, J, P cells that are compared, Q cells of a frame.
 """
 
 from __future__ import annotations
 
-from typing import Final
+import itertools
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-Neighbour = tuple[int, int, int]
-"""Frames, rows and columns from the cell to be written, in the canonical frame of its view."""
 
-NEIGHBOURS: Final[tuple[Neighbour, ...]] = (
-    (0, -1, 0),
-    (0, 0, -1),
-    (0, -1, -1),
-    (0, 1, -1),
-    (0, -2, 0),
-    (0, 0, -2),
-    (0, 2, -1),
-    (0, -2, -1),
+class Neighbour(NamedTuple):
+    """Where a token lies, seen from the cell to be written.
+
+    Attributes:
+        t: frames later.
+        y: rows further down.
+        x: columns further on.
+        turned: rows and columns are those of the canonical frame of the step's view; else of the canvas as it lies.
+    """
+
+    t: int
+    y: int
+    x: int
+    turned: bool = True
+
+
+NEIGHBOURS: Final = tuple(
+    Neighbour(0, y, x) for y, x in ((-1, 0), (0, -1), (-1, -1), (1, -1), (-2, 0), (0, -2), (2, -1), (-2, -1))
 )
 """In the frame itself, where columns are written from left to right and each from the top down: all of them are written
 before the cell."""
 
-PAST: Final[tuple[Neighbour, ...]] = (
-    *((-1, y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)),
-    (-2, 0, 0),
-)
-"""In the frames before: what was here, and what may have moved here; for models whose pool reaches backwards."""
+_AROUND: Final = tuple(itertools.product((-1, 0, 1), repeat=2))
+_WIDER: Final = tuple(itertools.product((-2, -1, 0, 1, 2), repeat=2))
 
+PAST: Final = (*(Neighbour(-1, y, x, turned=False) for y, x in _AROUND), Neighbour(-2, 0, 0, turned=False))
+"""In the frames before: what was here, and what may have moved here; for models whose pool reaches backwards. As the
+canvas lies: the orders of a frame turn nothing that moves from frame to frame, and a text tells its direction."""
 
-AHEAD: Final[tuple[Neighbour, ...]] = ((0, 0, 1), (0, 1, 0), (0, -1, 1), (0, 1, 1))
+AHEAD: Final = tuple(Neighbour(0, y, x) for y, x in ((0, 1), (1, 0), (-1, 1), (1, 1)))
 """On the other side: there only where a patch is finished that the order reaches later, since it is given, was written
 under another view, or lies beyond the seam of a closed canvas; and above on the right, at the top of a patch."""
 
+MATCHED: Final = tuple(Neighbour(t, y, x) for t in (-1, -2) for y, x in _WIDER)
+"""In the last two frames, further around: where what is written next to the cell came from tells how things move; see
+`Motion`."""
 
-def neighbours(*, past: bool = False, ahead: bool = False) -> tuple[Neighbour, ...]:
+
+def neighbours(*, past: bool = False, ahead: bool = False, matched: bool = False) -> tuple[Neighbour, ...]:
     """Return the neighbours that a model is handed, K of them.
 
     Args:
         past: whether its pool reaches into earlier frames.
         ahead: whether it is handed :data:`AHEAD`.
+        matched: whether its scores ask how things move, :data:`MATCHED`, which are the last ones.
     """
-    return NEIGHBOURS + (AHEAD if ahead else ()) + (PAST if past else ())
+    return NEIGHBOURS + (AHEAD if ahead else ()) + (PAST if past else ()) + (MATCHED if matched else ())
 
 
 ABSENT: Final = -1
@@ -62,18 +75,74 @@ class NeighbourInput(nn.Module):
     Args:
         code_dim: width E of a code vector.
         width: model width W.
-        count: K, see :func:`neighbours`.
+        count: K, see :func:`neighbours`; of more than that the first ones.
     """
 
     def __init__(self, code_dim: int, width: int, *, count: int = len(NEIGHBOURS)) -> None:
         super().__init__()
+        self.count = count
         self.linear = nn.Linear(count * code_dim, width, bias=False)
 
     def forward(self, near_K: Tensor, codes_KE: Tensor) -> Tensor:
         """Map tokens ``[..., K]``, :data:`ABSENT` where there is none, to ``[..., W]``."""
+        near_K = near_K[..., : self.count]
         vectors = codes_KE[near_K.clamp_min(0)] * (near_K != ABSENT).unsqueeze(-1)
         out: Tensor = self.linear(vectors.flatten(-2))
         return out
+
+
+class Motion(nn.Module):
+    """How things move, by matching tokens (ours; block matching, as video codecs do it, on what is written).
+
+    For each of the nine steps by at most one token, up, down or sideways: how alike are the tokens written next to the
+    cell and those which they would have come from in the frame before; and, so that a motion goes on, how alike are the
+    tokens there and those of the frame before that one. Both compared with the mean of the nine.
+    """
+
+    before_DJ: Tensor
+    here_DP: Tensor
+    earlier_DP: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        place = {cell: n for n, cell in enumerate(_WIDER)}
+        beside = NEIGHBOURS[:_BESIDE]
+        tables = {
+            "before_DJ": [[place[n.y + y, n.x + x] for n in beside] for y, x in _AROUND],
+            "here_DP": [[place[cell] for cell in _AROUND] for _ in _AROUND],
+            "earlier_DP": [[place[b + y, a + x] for b, a in _AROUND] for y, x in _AROUND],
+        }
+        for name, table in tables.items():
+            self.register_buffer(name, torch.tensor(table), persistent=False)
+
+    @property
+    def width(self) -> int:
+        """Numbers that it gives."""
+        return 2 * len(_AROUND)
+
+    @torch.no_grad()
+    def forward(self, near_MK: Tensor, codes_KE: Tensor) -> Tensor:
+        """Return ``[..., 18]`` of neighbours ``[..., K]`` that end with `MATCHED`."""
+        beside_MJ, wider_MQ = near_MK[..., :_BESIDE], near_MK[..., -len(MATCHED) :]
+        last_MQ, earlier_MQ = wider_MQ.chunk(2, dim=-1)
+        ways = (
+            (beside_MJ.unsqueeze(-2).expand(*beside_MJ.shape[:-1], *self.before_DJ.shape), last_MQ[..., self.before_DJ]),
+            (last_MQ[..., self.here_DP], earlier_MQ[..., self.earlier_DP]),
+        )
+        found = []
+        for to, come_from in ways:
+            there = (to != ABSENT) & (come_from != ABSENT)
+            apart = (codes_KE[to.clamp_min(0)] - codes_KE[come_from.clamp_min(0)]).square().mean(-1)
+            alike_MD = ((-apart).exp() * there).sum(-1) / there.sum(-1).clamp_min(1)
+            any_MD = there.any(-1)
+            mean_M1 = alike_MD.sum(-1, keepdim=True) / any_MD.sum(-1, keepdim=True).clamp_min(1)
+            found.append((alike_MD - mean_M1) * any_MD)
+        return torch.cat(found, dim=-1) * _LOUD
+
+
+_BESIDE: Final = 4
+_LOUD: Final = 4.0
+"""So that weights of usual size make a likeness matter among scores."""
 
 
 class NeighbourScores(nn.Module):
@@ -86,22 +155,27 @@ class NeighbourScores(nn.Module):
     Args:
         width: model width W.
         count: K, see :func:`neighbours`.
+        motion: whether it is told how things move (`Motion`).
     """
 
-    def __init__(self, width: int, *, count: int = len(NEIGHBOURS)) -> None:
+    def __init__(self, width: int, *, count: int = len(NEIGHBOURS), motion: bool = False) -> None:
         super().__init__()
-        self.linear = nn.Linear(width, count)
+        self.motion = Motion() if motion else None
+        self.linear = nn.Linear(width + (self.motion.width if self.motion else 0), count)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
-    def forward(self, scores_MS: Tensor, x_MW: Tensor, near_MK: Tensor) -> Tensor:
+    def forward(self, scores_MS: Tensor, x_MW: Tensor, near_MK: Tensor, codes_KE: Tensor) -> Tensor:
         """Add to ``scores_MS`` in place and return it.
 
         Args:
             scores_MS: of the codes, ``[..., S]``.
             x_MW: normalised last-layer states ``[..., W]`` that they come from.
             near_MK: tokens ``[..., K]``, :data:`ABSENT` where there is none.
+            codes_KE: code vectors.
         """
         there_MK = near_MK != ABSENT
+        if self.motion is not None:
+            x_MW = torch.cat([x_MW, self.motion(near_MK, codes_KE).to(x_MW.dtype)], dim=-1)
         more_MK = torch.where(there_MK, self.linear(x_MW).to(scores_MS.dtype), 0)
         return scores_MS.scatter_add_(-1, torch.where(there_MK, near_MK, 0), more_MK)

@@ -91,7 +91,8 @@ class PatchTransformer(nn.Module):
         self.num_codes, self.code_dim = num_codes, code_dim
         self.register_buffer("codes_KE", torch.zeros(num_codes, code_dim))
         self.embed = nn.Linear(code_dim, width)
-        self.near = NeighbourInput(code_dim, width, count=len(self.neighbours)) if size.neighbours else None
+        read = neighbours(past=embedding_extent[0] > 0, ahead=size.ahead)
+        self.near = NeighbourInput(code_dim, width, count=len(read)) if size.neighbours else None
         # Large positions and offsets from the start: with small ones attention finds the left neighbour only.
         self.position = AxialPosition(*patch_size, width=width, std=0.5)
         self.begin = nn.Parameter(torch.randn(width) * 0.5)
@@ -120,7 +121,8 @@ class PatchTransformer(nn.Module):
             else None
         )
         self.blank = nn.Parameter(torch.randn(width) * 0.5) if bidirectional else None
-        self.repeat = NeighbourScores(width, count=len(self.neighbours)) if size.repeat else None
+        moving = embedding_extent[0] > 0
+        self.repeat = NeighbourScores(width, count=len(self.neighbours), motion=moving) if size.repeat else None
 
     @property
     def patch_tokens(self) -> int:
@@ -130,7 +132,8 @@ class PatchTransformer(nn.Module):
     @property
     def neighbours(self) -> tuple[Neighbour, ...]:
         """Which neighbours of a token it is handed; those in earlier frames where its pool reaches there."""
-        return neighbours(past=self.embedding_extent[0] > 0, ahead=self.size.ahead)
+        past = self.embedding_extent[0] > 0
+        return neighbours(past=past, ahead=self.size.ahead, matched=past and self.size.repeat)
 
     @property
     def depth(self) -> int:
@@ -204,7 +207,7 @@ class PatchTransformer(nn.Module):
         scores = F.linear(h, self.head_weight(), self.head.bias)
         if self.repeat is None:
             return scores
-        more: Tensor = self.repeat(scores, h, near)
+        more: Tensor = self.repeat(scores, h, near, self.codes_KE)
         return more
 
     def head_weight(self) -> Tensor:

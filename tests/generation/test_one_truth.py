@@ -29,6 +29,7 @@ from nuwa_lightning.generation.prompts import Prompts
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.geometry import PatchGrid, PatchIndex
+from nuwa_lightning.modules.neighbours import Neighbour
 from nuwa_lightning.modules.patch_layer import TransformerSize
 from nuwa_lightning.modules.patch_transformer import PatchTransformer
 from nuwa_lightning.planning import walk
@@ -179,7 +180,7 @@ def test_what_is_ahead_is_read_where_it_is_there() -> None:
             token_order="mirrored", neighbours=model.neighbours,
         )  # fmt: skip
         near = layout.near_PNK.clone()
-        near[:, 2:, model.neighbours.index((0, 0, 1))] = given
+        near[:, 2:, model.neighbours.index(Neighbour(0, 0, 1))] = given
         return model(
             torch.zeros(1, 1, 4, dtype=torch.long), layout.view_P[None], near_BPNK=near[None], groups=layout.groups
         )

@@ -26,7 +26,7 @@ def test_each_neighbour_that_is_there_raises_its_own_code() -> None:
         for k, code in enumerate(near_K):  # of two neighbours with one code both count
             if code != ABSENT:
                 expected_MS[m, code] += more_MK[m, k].detach()
-    torch.testing.assert_close(scores(before_MS.clone(), x_MW, near_MK), expected_MS, rtol=0, atol=1e-12)
+    torch.testing.assert_close(scores(before_MS.clone(), x_MW, near_MK, torch.zeros(5, 2)), expected_MS, rtol=0, atol=1e-12)
 
 
 def module(*, repeat: bool, masked: bool = False) -> NuwaInfinityModule:
