@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from nuwa_lightning.data.photos import Split, held_out
 from nuwa_lightning.data.reading import ImageReadError, read_image
 from nuwa_lightning.data.video_reading import Frame, FrameReader, VideoReadError, list_videos
 from nuwa_lightning.errors import UsageError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 # Legend: Y, X pixels along the axes, 3 colours.
 
@@ -54,7 +57,49 @@ class Motion(Movement):
 
     def frames(self, path: Path) -> Iterator[tuple[float, Frame]]:
         """Yield views of the photograph, 9:16 and at most 360 rows, at places between its pixels."""
-        return _moved(path, self)
+        photo = _photo(path)
+        largest = min(photo.height, photo.width * 9 / 16)
+        count = max(2, round(self.seconds * self.fps))
+        boxes = []
+        for number in range(count):
+            way = number / (count - 1)
+            way = way * way * (3 - 2 * way)  # a camera starts and stops softly
+            height = largest * (self.zoom[0] + (self.zoom[1] - self.zoom[0]) * way)
+            room = photo.height - height, photo.width - height * 16 / 9
+            y, x = (max(0.0, r) * (a + (b - a) * way) for r, a, b in zip(room, self.start, self.stop, strict=True))
+            boxes.append((y, x, height))
+        return _views(photo, boxes, self.fps)
+
+
+@final
+@dataclass(frozen=True)
+class Pan(Movement):
+    """A camera that turns to the left or to the right over a photograph, always at one speed.
+
+    Attributes:
+        seconds: how long, at most; the photograph may end before.
+        fps: frames a second.
+        zoom: how large the window is, as a share of the largest that fits.
+        speed: heights of the window a second, to the left if negative.
+        start: where it begins, in [0, 1] along (y, x) of the room that it has.
+    """
+
+    seconds: float
+    fps: int
+    zoom: float
+    speed: float
+    start: tuple[float, float]
+
+    def frames(self, path: Path) -> Iterator[tuple[float, Frame]]:
+        """Yield views of the photograph, as `Motion.frames` does."""
+        photo = _photo(path)
+        height = min(photo.height, photo.width * 9 / 16) * self.zoom
+        width = photo.width - height * 16 / 9
+        step = abs(self.speed) * height / self.fps
+        count = max(2, min(round(self.seconds * self.fps), int(max(0.0, width) / step) + 1))
+        y, first = max(0.0, photo.height - height) * self.start[0], max(0.0, width - step * (count - 1)) * self.start[1]
+        boxes = [(y, min(first + step * number, max(0.0, width)), height) for number in range(count)]
+        return _views(photo, boxes if self.speed > 0 else boxes[::-1], self.fps)
 
 
 @dataclass(frozen=True)
@@ -89,28 +134,23 @@ class Video:
         return reader.frames(self.path) if self.motion is None else self.motion.frames(self.path)
 
 
-def _moved(path: Path, motion: Motion) -> Iterator[tuple[float, Frame]]:
-    from PIL import Image
-
+def _photo(path: Path) -> Image.Image:
     try:
-        photo = read_image(path)
+        return read_image(path)
     except ImageReadError as error:
         raise VideoReadError(path, error.reason) from error
-    largest = min(photo.height, photo.width * 9 / 16)
-    smallest = min(largest * zoom for zoom in motion.zoom)
-    rows = int(min(360, smallest)) // 2 * 2
+
+
+def _views(photo: Image.Image, boxes: Sequence[tuple[float, float, float]], fps: int) -> Iterator[tuple[float, Frame]]:
+    """Yield views 16 wide and 9 high; each box is its upper edge, its left edge and its height."""
+    from PIL import Image
+
+    rows = int(min(360, *(height for _, _, height in boxes))) // 2 * 2
     columns = round(rows * 16 / 9) // 2 * 2
-    count = max(2, round(motion.seconds * motion.fps))
-    for number in range(count):
-        way = number / (count - 1)
-        way = way * way * (3 - 2 * way)  # a camera starts and stops softly
-        height = largest * (motion.zoom[0] + (motion.zoom[1] - motion.zoom[0]) * way)
-        width = height * columns / rows
-        room = photo.height - height, photo.width - width
-        top, left = (max(0.0, r) * (a + (b - a) * way) for r, a, b in zip(room, motion.start, motion.stop, strict=True))
-        box = left, top, min(left + width, photo.width), top + height
+    for number, (top, left, height) in enumerate(boxes):
+        box = left, top, min(left + height * columns / rows, photo.width), top + height
         view = photo.resize((columns, rows), Image.Resampling.LANCZOS, box=box, reducing_gap=None)
-        yield number / motion.fps, np.array(view, dtype=np.uint8)
+        yield number / fps, np.array(view, dtype=np.uint8)
 
 
 class VideoSource(ABC):

@@ -4,7 +4,8 @@ Attention has to learn from positions alone that the token on the left matters m
 short training. Handing the nearest written tokens to the input layer gives that away, and nothing else: only tokens of
 the patch itself and of patches that the pool selects are handed over, the others are zero.
 
-Shape legend: K neighbours, E code width, W model width, M places, S scores (one a code), D steps by which something moves, J, P cells that are compared, Q cells of a frame.
+Shape legend: K neighbours, E code width, W model width, M places, S scores (one a code), D steps by which something
+moves, J, P cells that are compared, Q cells of a frame.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ class Motion(nn.Module):
         beside_MJ, wider_MQ = near_MK[..., :_BESIDE], near_MK[..., -len(MATCHED) :]
         last_MQ, earlier_MQ = wider_MQ.chunk(2, dim=-1)
         ways = (
-            (beside_MJ.unsqueeze(-2).expand(*beside_MJ.shape[:-1], *self.before_DJ.shape), last_MQ[..., self.before_DJ]),
+            (beside_MJ.unsqueeze(-2).expand(*near_MK.shape[:-1], *self.before_DJ.shape), last_MQ[..., self.before_DJ]),
             (last_MQ[..., self.here_DP], earlier_MQ[..., self.earlier_DP]),
         )
         found = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -117,6 +118,36 @@ def test_batches_depend_on_seed_and_number_only(folder: Path, tmp_path: Path) ->
         assert not torch.equal(a["tokens"], c["tokens"])
     assert first.state_dict() == again.state_dict()
     assert first.record()["tokens"] == len(first.bank)
+
+
+def test_some_batches_are_of_single_frames(folder: Path, tmp_path: Path) -> None:
+    """As many tokens, one frame a sample; which batches, the number of the step says, and all processes agree."""
+    films, mixed = (module(folder, tmp_path / "c", steps_per_epoch=60, stills=share) for share in (0.0, 0.5))
+    shapes = [tuple(batch["tokens"].shape) for batch in mixed.train_dataloader()]
+    assert set(shapes) == {(4, 3, 6, 8), (12, 1, 6, 8)}
+    assert 15 < shapes.count((12, 1, 6, 8)) < 45
+    for one, other in zip(films.train_dataloader(), mixed.train_dataloader(), strict=True):
+        same = one["tokens"].shape == other["tokens"].shape
+        assert not same or torch.equal(one["tokens"], other["tokens"])  # clips are those they would have been
+    frames = {(e.photo, f.tobytes()) for e in mixed.bank.entries for t in mixed.bank.tokens(e) for f in cuts(t)}
+    for batch in itertools.islice(mixed.train_dataloader(), 20):
+        for index, tokens_TYX in zip(batch["index"].tolist(), batch["tokens"], strict=True):
+            assert all((index, t_YX.numpy().astype(np.uint16).tobytes()) in frames for t_YX in tokens_TYX)
+    makers = [dataclasses.replace(mixed.train_dataloader()._maker, rank=rank, world=2) for rank in (0, 1)]
+    for step in range(20):
+        first, second = (maker.batch(step)["tokens"] for maker in makers)
+        assert first.shape == second.shape
+        assert not torch.equal(first, second)
+    with pytest.raises(UsageError, match=r"data\.stills: 1\.0"):
+        module(folder, tmp_path / "c", stills=1.0)
+
+
+def cuts(frame_YX: np.ndarray) -> list[np.ndarray]:
+    return [
+        np.ascontiguousarray(frame_YX[y : y + 6, x : x + 8]).astype(np.uint16)
+        for y in range(frame_YX.shape[0] - 5)
+        for x in range(frame_YX.shape[1] - 7)
+    ]
 
 
 def test_captions_come_along(folder: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from nuwa_lightning.data.landscape_clips import CLIPS
 from nuwa_lightning.data.landscape_sources import FetchError
 from nuwa_lightning.data.shots import change, find_cuts, thumbnail
 from nuwa_lightning.data.video_reading import PyAvReader, TorchcodecReader, VideoReadError, make_reader
-from nuwa_lightning.data.videos import Motion, Video
+from nuwa_lightning.data.videos import Motion, Pan, Video
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.writers import open_video_writer
 
@@ -311,6 +311,28 @@ def test_made_up_motion_moves_over_the_photograph(tmp_path: Path, sample_photos:
         list(still.frames(PyAvReader()))
 
 
+@pytest.mark.parametrize("speed", [0.4, -0.4])
+def test_a_pan_moves_by_whole_tokens(tmp_path: Path, sample_photos: Photos, speed: float) -> None:
+    """At 8 frames a second and 160 rows each frame is the one before, 8 pixels further."""
+    from PIL import Image
+
+    Image.fromarray(sample_photos["china.jpg"]).save(tmp_path / "china.png")
+    video = Video(tmp_path / "china.png", "pan", motion=Pan(3.0, 24, 0.6, speed, (0.5, 0.0)))
+    taken = [frame for number, (_, frame) in enumerate(video.frames(PyAvReader())) if number % 3 == 0]
+    assert len(taken) == 24
+    small = [np.asarray(Image.fromarray(f).resize((284, 160), Image.Resampling.LANCZOS)).astype(int) for f in taken]
+    for before, after in itertools.pairwise(small):
+        apart = {
+            shift: np.abs(np.roll(before, -shift, axis=1) - after)[:, 16:-16].mean() for shift in (-8, -4, 0, 4, 8)
+        }
+        way = 8 if speed > 0 else -8
+        assert min(apart, key=lambda shift: apart[shift]) == way
+        assert apart[way] < 2
+    for zoom, count in ((0.6, 72), (0.9, 21)):  # the second photograph ends before the time does
+        whole = Video(tmp_path / "china.png", "short", motion=Pan(3.0, 24, zoom, speed, (0.5, 1.0)))
+        assert len(list(whole.frames(PyAvReader()))) == count
+
+
 class FakeSource:
     """A package source that has one film, and nothing else."""
 
@@ -345,6 +367,11 @@ def test_default_films_are_fetched_once_and_told_apart(
         ("ocean", False), ("p-motion0", True), ("p-motion1", True)
     ]  # fmt: skip
     assert clips.videos("train") == train
+    panned = LandscapeClips(cache=str(tmp_path), photos=photos, motions=8, pans=1.0)  # type: ignore[arg-type]
+    pans = [video.motion for video in panned.videos("train") if video.synthetic]
+    assert {pan.speed for pan in pans if isinstance(pan, Pan)} == {-0.4, 0.4}
+    assert len(pans) == 8
+    assert all(isinstance(pan, Pan) for pan in pans)
     record = json.loads(json.dumps(clips.record()))
     assert record["films"]["ocean"]["changed"] is True
     assert record["not_fetched"] == sorted(clip.key for clip in CLIPS if clip.key != "ocean")
@@ -352,6 +379,8 @@ def test_default_films_are_fetched_once_and_told_apart(
     assert next(video.key for video in clips.videos("train")) == "p-motion0"
     with pytest.raises(UsageError, match="motions"):
         LandscapeClips(real=False, motions=0)
+    with pytest.raises(UsageError, match="pans"):
+        LandscapeClips(pans=1.5)
     none = LandscapeClips(cache=str(tmp_path / "none"), motions=0, sources=("pip",))
     with pytest.raises(UsageError, match="no film could be fetched"):
         none.prepare()
