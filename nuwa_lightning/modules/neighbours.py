@@ -10,6 +10,7 @@ moves, J, P cells that are compared, Q cells of a frame.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from typing import Final, NamedTuple
 
@@ -52,7 +53,7 @@ under another view, or lies beyond the seam of a closed canvas; and above on the
 
 MATCHED: Final = tuple(Neighbour(t, y, x) for t in (-1, -2) for y, x in _WIDER)
 """In the last two frames, further around: where what is written next to the cell came from tells how things move; see
-`Motion`."""
+`motion`."""
 
 
 def neighbours(*, past: bool = False, ahead: bool = False, matched: bool = False) -> tuple[Neighbour, ...]:
@@ -92,56 +93,51 @@ class NeighbourInput(nn.Module):
         return out
 
 
-class Motion(nn.Module):
-    """How things move, by matching tokens (ours; block matching, as video codecs do it, on what is written).
+@torch.no_grad()
+def motion(near_MK: Tensor, codes_KE: Tensor) -> Tensor:
+    """Return how things move, by matching tokens (ours; block matching, as video codecs do it, on what is written).
 
     For each of the nine steps by at most one token, up, down or sideways: how alike are the tokens written next to the
     cell and those which they would have come from in the frame before; and, so that a motion goes on, how alike are the
     tokens there and those of the frame before that one. Both compared with the mean of the nine.
+
+    Args:
+        near_MK: neighbours ``[..., K]`` that end with `MATCHED`.
+        codes_KE: code vectors.
+
+    Returns:
+        ``[..., 18]``.
     """
+    beside_MJ, wider_MQ = near_MK[..., :_BESIDE], near_MK[..., -len(MATCHED) :]
+    last_MQ, earlier_MQ = wider_MQ.chunk(2, dim=-1)
+    before_DJ, here_P, earlier_DP = _places(near_MK.device)
+    ways = (
+        (beside_MJ.unsqueeze(-2), last_MQ[..., before_DJ]),
+        (last_MQ[..., here_P].unsqueeze(-2), earlier_MQ[..., earlier_DP]),
+    )
+    found = []
+    for to, come_from in ways:
+        there = (to != ABSENT) & (come_from != ABSENT)
+        apart = (codes_KE[to.clamp_min(0)] - codes_KE[come_from.clamp_min(0)]).square().mean(-1)
+        alike_MD = ((-apart).exp() * there).sum(-1) / there.sum(-1).clamp_min(1)
+        any_MD = there.any(-1)
+        mean_M1 = alike_MD.sum(-1, keepdim=True) / any_MD.sum(-1, keepdim=True).clamp_min(1)
+        found.append((alike_MD - mean_M1) * any_MD)
+    return torch.cat(found, dim=-1) * _LOUD
 
-    before_DJ: Tensor
-    here_DP: Tensor
-    earlier_DP: Tensor
 
-    def __init__(self) -> None:
-        super().__init__()
-        place = {cell: n for n, cell in enumerate(_WIDER)}
-        beside = NEIGHBOURS[:_BESIDE]
-        tables = {
-            "before_DJ": [[place[n.y + y, n.x + x] for n in beside] for y, x in _AROUND],
-            "here_DP": [[place[cell] for cell in _AROUND] for _ in _AROUND],
-            "earlier_DP": [[place[b + y, a + x] for b, a in _AROUND] for y, x in _AROUND],
-        }
-        for name, table in tables.items():
-            self.register_buffer(name, torch.tensor(table), persistent=False)
-
-    @property
-    def width(self) -> int:
-        """Numbers that it gives."""
-        return 2 * len(_AROUND)
-
-    @torch.no_grad()
-    def forward(self, near_MK: Tensor, codes_KE: Tensor) -> Tensor:
-        """Return ``[..., 18]`` of neighbours ``[..., K]`` that end with `MATCHED`."""
-        beside_MJ, wider_MQ = near_MK[..., :_BESIDE], near_MK[..., -len(MATCHED) :]
-        last_MQ, earlier_MQ = wider_MQ.chunk(2, dim=-1)
-        ways = (
-            (beside_MJ.unsqueeze(-2).expand(*near_MK.shape[:-1], *self.before_DJ.shape), last_MQ[..., self.before_DJ]),
-            (last_MQ[..., self.here_DP], earlier_MQ[..., self.earlier_DP]),
-        )
-        found = []
-        for to, come_from in ways:
-            there = (to != ABSENT) & (come_from != ABSENT)
-            apart = (codes_KE[to.clamp_min(0)] - codes_KE[come_from.clamp_min(0)]).square().mean(-1)
-            alike_MD = ((-apart).exp() * there).sum(-1) / there.sum(-1).clamp_min(1)
-            any_MD = there.any(-1)
-            mean_M1 = alike_MD.sum(-1, keepdim=True) / any_MD.sum(-1, keepdim=True).clamp_min(1)
-            found.append((alike_MD - mean_M1) * any_MD)
-        return torch.cat(found, dim=-1) * _LOUD
+@functools.cache
+def _places(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Return where `MATCHED` holds what each step compares; no buffers, which a file of weights would have to hold."""
+    place = {cell: n for n, cell in enumerate(_WIDER)}
+    before_DJ = torch.tensor([[place[n.y + y, n.x + x] for n in NEIGHBOURS[:_BESIDE]] for y, x in _AROUND])
+    earlier_DP = torch.tensor([[place[b + y, a + x] for b, a in _AROUND] for y, x in _AROUND])
+    here_P = torch.tensor([place[cell] for cell in _AROUND])
+    return before_DJ.to(device), here_P.to(device), earlier_DP.to(device)
 
 
 _BESIDE: Final = 4
+_STEPS: Final = 2 * len(_AROUND)
 _LOUD: Final = 4.0
 """So that weights of usual size make a likeness matter among scores."""
 
@@ -156,13 +152,13 @@ class NeighbourScores(nn.Module):
     Args:
         width: model width W.
         count: K, see :func:`neighbours`.
-        motion: whether it is told how things move (`Motion`).
+        moving: whether it is told how things move, see `motion`.
     """
 
-    def __init__(self, width: int, *, count: int = len(NEIGHBOURS), motion: bool = False) -> None:
+    def __init__(self, width: int, *, count: int = len(NEIGHBOURS), moving: bool = False) -> None:
         super().__init__()
-        self.motion = Motion() if motion else None
-        self.linear = nn.Linear(width + (self.motion.width if self.motion else 0), count)
+        self.moving = moving
+        self.linear = nn.Linear(width + (_STEPS if moving else 0), count)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
@@ -176,7 +172,7 @@ class NeighbourScores(nn.Module):
             codes_KE: code vectors.
         """
         there_MK = near_MK != ABSENT
-        if self.motion is not None:
-            x_MW = torch.cat([x_MW, self.motion(near_MK, codes_KE).to(x_MW.dtype)], dim=-1)
+        if self.moving:
+            x_MW = torch.cat([x_MW, motion(near_MK, codes_KE).to(x_MW.dtype)], dim=-1)
         more_MK = torch.where(there_MK, self.linear(x_MW).to(scores_MS.dtype), 0)
         return scores_MS.scatter_add_(-1, torch.where(there_MK, near_MK, 0), more_MK)

@@ -122,7 +122,7 @@ class PatchTransformer(nn.Module):
         )
         self.blank = nn.Parameter(torch.randn(width) * 0.5) if bidirectional else None
         moving = embedding_extent[0] > 0
-        self.repeat = NeighbourScores(width, count=len(self.neighbours), motion=moving) if size.repeat else None
+        self.repeat = NeighbourScores(width, count=len(self.neighbours), moving=moving) if size.repeat else None
 
     @property
     def patch_tokens(self) -> int:

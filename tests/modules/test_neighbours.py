@@ -12,7 +12,7 @@ from nuwa_lightning.context import NearbyContextPool
 from nuwa_lightning.direction import ArbitraryDirectionController
 from nuwa_lightning.generation.local import MaskedLocalDecoder
 from nuwa_lightning.geometry import Extent
-from nuwa_lightning.modules.neighbours import ABSENT, Motion, NeighbourScores, neighbours
+from nuwa_lightning.modules.neighbours import ABSENT, NeighbourScores, motion, neighbours
 from nuwa_lightning.modules.patch_layer import TransformerSize
 from nuwa_lightning.stages.nuwa_module import NuwaInfinityModule
 
@@ -84,7 +84,7 @@ def test_motion_is_what_matching_finds() -> None:
     torch.manual_seed(0)
     codes_KE, names = torch.randn(7, 3), neighbours(past=True, matched=True)
     near_MK = torch.randint(-1, 7, (50, len(names)))
-    found_MF = Motion()(near_MK, codes_KE) / 4
+    found_MF = motion(near_MK, codes_KE) / 4
     steps = list(itertools.product((-1, 0, 1), repeat=2))
     for near_K, found_F in zip(near_MK.tolist(), found_MF.tolist(), strict=True):
         at = {tuple(name): code for name, code in zip(names, near_K, strict=True) if name.turned}
@@ -110,7 +110,10 @@ def test_what_moves_is_learned_sooner_by_matching(monkeypatch: pytest.MonkeyPatc
     for told in (False, True):
         made, generator = module(repeat=True, extent=(2, 1, 1)), torch.Generator().manual_seed(2)
         if not told:
-            monkeypatch.setattr(Motion, "forward", lambda _, near, codes: near.new_zeros(*near.shape[:-1], 18).float())
+            monkeypatch.setattr(
+                "nuwa_lightning.modules.neighbours.motion",
+                lambda near, codes: codes.new_zeros(*near.shape[:-1], 18),
+            )
         optimizer = torch.optim.Adam(made.transformer.parameters(), lr=2e-2)
         for _ in range(60):
             ways = torch.randint(-1, 2, (8, 2), generator=generator).tolist()
