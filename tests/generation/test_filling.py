@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nuwa_lightning.generation.filling import blurred, carried_on, filled
+from nuwa_lightning.generation.filling import RIM, blurred, fading, filled, meeting, nearby
 
 
 def brute_blur(values: np.ndarray, radius: int, beyond: float | None) -> np.ndarray:
@@ -49,29 +49,40 @@ def test_filling_carries_two_sides_on_to_where_they_meet() -> None:
     assert (np.diff(out) >= -1e-5).all()
 
 
-def test_carrying_on_fades_and_is_local() -> None:
-    values = np.full((40, 40, 2), 5, np.float32)
-    known = np.zeros((40, 40), bool)
-    known[:, :20] = True
-    out = carried_on(values, known, 8)
-    row = out[20, :, 0]
-    assert (row[:20] == 5).all()
-    assert row[20] > 4
-    assert (np.diff(row[20:28]) < 0).all()
-    assert not row[28:].any()
-    cut = carried_on(values[12:29, 10:], known[12:29, 10:], 8)
-    np.testing.assert_allclose(cut[8], out[20, 10:], atol=1e-5)
+def test_what_is_written_meets_what_is_given_and_the_rest_stays() -> None:
+    """Of a step at the border nothing is left there; it fades, and only what is near decides."""
+    random = np.random.default_rng(0)
+    given = np.full((60, 60, 2), 5, np.float32)
+    given[30:] = 9
+    known = np.zeros((60, 60), bool)
+    known[:, :30] = True
+    written = (1 + 0.01 * random.normal(size=given.shape)).astype(np.float32)
+    more = meeting(written, given, known, 8)
+    for row, level in ((20, 5), (45, 9)):
+        out = (written + more)[row, 30:, 0]
+        assert out[0] == pytest.approx(level, rel=0.15)
+        assert (np.diff(out[:8]) < 0.1).all()
+        assert (out[8:] == written[row, 38:, 0]).all()
+    far = 8 + RIM
+    cut = np.s_[20 - far : 20 + far + 1, 30 - far : 38 + far]
+    np.testing.assert_allclose(
+        meeting(written[cut], given[cut], known[cut], 8)[far, far : far + 8], more[20, 30:38], atol=1e-4
+    )
+    assert (fading(known, 8)[:, :30] == 1).all()
+    assert not fading(known, 8)[:, 38:].any()
+    assert (np.diff(fading(known, 8)[20, 29:39]) < 0).all()
 
 
 @pytest.mark.parametrize("reach", [1, 6, 16])
-def test_carrying_on_is_a_mean_that_the_nearest_outweigh(reach: int) -> None:
+def test_what_is_nearby_is_a_mean_that_the_nearest_outweigh(reach: int) -> None:
     random = np.random.default_rng(reach)
     values = random.normal(size=(24, 30, 1)).astype(np.float32)
     known = random.random((24, 30)) < 0.2
     known[:, :9] = True
-    out = carried_on(values, known, reach)[..., 0]
+    out = nearby(values, known, reach)[..., 0]
     sigmas = [sigma for sigma in (0.5, 1, 2, 4, 8) if 2 * sigma <= reach]
     share = brute_blur(known[..., None].astype(np.float32), reach, 0.0)[..., 0]
+    np.testing.assert_allclose(fading(known, reach), np.where(known, 1, np.minimum(1, 2 * share)), atol=1e-5)
     for y, x in [(3, 10), (12, 12), (23, 29), (0, 20)]:
         if known[y, x]:
             assert out[y, x] == values[y, x, 0]
@@ -85,14 +96,14 @@ def test_carrying_on_is_a_mean_that_the_nearest_outweigh(reach: int) -> None:
             weight += inside * np.exp(-(down**2 + across**2) / (2 * sigma**2)) / taps / sigma**4
         weight *= known
         mean = (weight * values[..., 0]).sum() / max(weight.sum(), 1e-12)
-        assert out[y, x] == pytest.approx(mean * min(1, 2 * share[y, x]), abs=1e-4)
+        assert out[y, x] == pytest.approx(mean, abs=1e-4)
 
 
 def test_what_is_next_to_a_border_hardly_differs_from_it() -> None:
     values = np.random.default_rng(0).normal(size=(200, 40, 1)).astype(np.float32)
     known = np.zeros((200, 40), bool)
     known[:, :20] = True
-    out = carried_on(values, known, 16)[..., 0]
+    out = (nearby(values, known, 16) * fading(known, 16)[..., None])[..., 0]
     steps = [np.abs(np.diff(out[:, place : place + 2], axis=1)).mean() for place in range(18, 30)]
     inside = steps[0]
     # No step is larger than those inside, and they die away without another one.
