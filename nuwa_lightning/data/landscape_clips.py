@@ -30,6 +30,7 @@ from nuwa_lightning.data.landscape_sources import (
     PipSource,
 )
 from nuwa_lightning.data.photos import Photo, Split
+from nuwa_lightning.data.skies import Drift
 from nuwa_lightning.data.videos import Motion, Movement, Pan, Video, VideoSource
 from nuwa_lightning.errors import UsageError
 
@@ -126,10 +127,11 @@ class LandscapeClips(VideoSource):
         real: use the real films.
         motions: made-up films for each photograph; 0 uses none.
         seconds: length of a made-up film, at most.
-        pans: share of the made-up films in which the camera turns to the left or right at one speed; the others pan
-            anywhere, or zoom, and start and stop softly.
-        speed: of these pans, in heights of the picture a second. The default is 8 pixels a frame, a token, at 256 rows
-            and 8 frames a second: what moves by whole tokens keeps its tokens.
+        pans: share of the made-up films in which the camera turns to the left or right at one speed.
+        drifts: share of the others in which the sky drifts over land that stands still (`Drift`; where no sky can be
+            told they are pans). All others pan anywhere, or zoom, and start and stop softly.
+        speed: of these pans and skies, in heights of the picture a second. The default is 8 pixels a frame, a token, at
+            256 rows and 8 frames a second: what moves by whole tokens keeps its tokens.
         sources: where real films are fetched from.
         photos: the photographs; None takes the default ones, with the same ``cache``.
         seed: of the made-up motion.
@@ -146,6 +148,7 @@ class LandscapeClips(VideoSource):
         motions: int = 1,
         seconds: float = 3.0,
         pans: float = 0.0,
+        drifts: float = 0.0,
         speed: float = 0.25,
         sources: Sequence[ClipOrigin] = ("apt", "npm", "pip"),
         photos: LandscapePhotos | None = None,
@@ -156,14 +159,16 @@ class LandscapeClips(VideoSource):
             raise UsageError("motions", motions, "give 1 or more, or real films and 0")
         if not 0.1 <= seconds <= 600:
             raise UsageError("seconds", seconds, "give seconds, from 0.1 to 600")
-        if not 0 <= pans <= 1:
-            raise UsageError("pans", pans, "give a share of the made-up films, from 0 to 1")
+        for name, share in (("pans", pans), ("drifts", drifts)):
+            if not 0 <= share <= 1:
+                raise UsageError(name, share, "give a share of the made-up films, from 0 to 1")
         if not 0.01 <= speed <= 10:
             raise UsageError("speed", speed, "give heights of the picture a second, from 0.01 to 10")
         self.real = real
         self.motions = motions
         self.seconds = seconds
         self.pans = pans
+        self.drifts = drifts
         self.speed = speed
         self.sources = tuple(sources)
         self.seed = seed
@@ -206,7 +211,9 @@ class LandscapeClips(VideoSource):
             "films": self._entries() if self.real else {},
             "not_fetched": sorted(clip.key for clip in CLIPS if self.real and clip.key not in self._entries()),
             "motions": self.motions,
-            "pans": {"share": self.pans, "speed": self.speed},
+            "pans": self.pans,
+            "drifts": self.drifts,
+            "speed": self.speed,
             "photos": self._photos.record() if self.motions else {},
         }
 
@@ -217,9 +224,12 @@ class LandscapeClips(VideoSource):
         zoom = (near, far) if draw.random() < 0.3 else (far, near) if draw.random() < 0.5 else (near, near)
         ends = [(round(float(draw.random()), 3), round(float(draw.random()), 3)) for _ in range(2)]
         motion: Movement = Motion(self.seconds, 24, (round(zoom[0], 3), round(zoom[1], 3)), ends[0], ends[1])
-        if draw.random() < self.pans:
+        pans, drifts = draw.random() < self.pans, draw.random() < self.drifts
+        if pans or drifts:
             speed = self.speed if draw.random() < 0.5 else -self.speed
-            motion = Pan(self.seconds, 24, round(float(draw.uniform(0.5, 0.7)), 3), speed, ends[0])
+            size = round(float(draw.uniform(*((0.5, 0.7) if pans else (0.7, 1.0)))), 3)
+            begin = (ends[0][0], ends[0][1]) if pans else (round(ends[0][0] * 0.4, 3), ends[0][1])  # skies are above
+            motion = (Pan if pans else Drift)(self.seconds, 24, size, speed, begin)
         return Video(photo.path, name, photo.caption, photo.scene, motion)
 
     def _entries(self) -> dict[str, dict[str, object]]:

@@ -57,7 +57,7 @@ class Motion(Movement):
 
     def frames(self, path: Path) -> Iterator[tuple[float, Frame]]:
         """Yield views of the photograph, 9:16 and at most 360 rows, at places between its pixels."""
-        photo = _photo(path)
+        photo = photograph(path)
         largest = min(photo.height, photo.width * 9 / 16)
         count = max(2, round(self.seconds * self.fps))
         boxes = []
@@ -92,7 +92,7 @@ class Pan(Movement):
 
     def frames(self, path: Path) -> Iterator[tuple[float, Frame]]:
         """Yield views of the photograph, as `Motion.frames` does."""
-        photo = _photo(path)
+        photo = photograph(path)
         height = min(photo.height, photo.width * 9 / 16) * self.zoom
         width = photo.width - height * 16 / 9
         step = abs(self.speed) * height / self.fps
@@ -134,23 +134,32 @@ class Video:
         return reader.frames(self.path) if self.motion is None else self.motion.frames(self.path)
 
 
-def _photo(path: Path) -> Image.Image:
+def photograph(path: Path) -> Image.Image:
+    """Return the photograph that a film is made of.
+
+    Raises:
+        VideoReadError: if it cannot be read.
+    """
     try:
         return read_image(path)
     except ImageReadError as error:
         raise VideoReadError(path, error.reason) from error
 
 
-def _views(photo: Image.Image, boxes: Sequence[tuple[float, float, float]], fps: int) -> Iterator[tuple[float, Frame]]:
-    """Yield views 16 wide and 9 high; each box is its upper edge, its left edge and its height."""
+def view(photo: Image.Image, top: float, left: float, height: float, *, rows: float) -> Frame:
+    """Return a part of a photograph, 16 wide and 9 high, in at most 360 and at most ``rows`` rows."""
     from PIL import Image
 
-    rows = int(min(360, *(height for _, _, height in boxes))) // 2 * 2
-    columns = round(rows * 16 / 9) // 2 * 2
+    down = int(min(360, rows)) // 2 * 2
+    across = round(down * 16 / 9) // 2 * 2
+    box = left, top, min(left + height * across / down, photo.width), top + height
+    return np.array(photo.resize((across, down), Image.Resampling.LANCZOS, box=box, reducing_gap=None), dtype=np.uint8)
+
+
+def _views(photo: Image.Image, boxes: Sequence[tuple[float, float, float]], fps: int) -> Iterator[tuple[float, Frame]]:
+    rows = min(height for _, _, height in boxes)
     for number, (top, left, height) in enumerate(boxes):
-        box = left, top, min(left + height * columns / rows, photo.width), top + height
-        view = photo.resize((columns, rows), Image.Resampling.LANCZOS, box=box, reducing_gap=None)
-        yield number / fps, np.array(view, dtype=np.uint8)
+        yield number / fps, view(photo, top, left, height, rows=rows)
 
 
 class VideoSource(ABC):

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nuwa_lightning.generation.filling import RIM, filled, meeting
+from nuwa_lightning.filling import RIM, filled, meeting
 from nuwa_lightning.geometry import PatchGrid, PatchIndex
 from nuwa_lightning.modules.neighbours import ABSENT
 from nuwa_lightning.tokenizers.base import Tokenizer

@@ -21,6 +21,7 @@ from nuwa_lightning.data.clips import ClipSettings, prepare_videos
 from nuwa_lightning.data.landscape_clips import CLIPS
 from nuwa_lightning.data.landscape_sources import FetchError
 from nuwa_lightning.data.shots import change, find_cuts, thumbnail
+from nuwa_lightning.data.skies import Drift
 from nuwa_lightning.data.video_reading import PyAvReader, TorchcodecReader, VideoReadError, make_reader
 from nuwa_lightning.data.videos import Motion, Pan, Video
 from nuwa_lightning.errors import UsageError
@@ -372,6 +373,8 @@ def test_default_films_are_fetched_once_and_told_apart(
     assert {pan.speed for pan in pans if isinstance(pan, Pan)} == {-0.25, 0.25}
     assert len(pans) == 8
     assert all(isinstance(pan, Pan) for pan in pans)
+    drifting = LandscapeClips(cache=str(tmp_path), photos=photos, motions=8, drifts=1.0)  # type: ignore[arg-type]
+    assert all(isinstance(video.motion, Drift) for video in drifting.videos("train") if video.synthetic)
     record = json.loads(json.dumps(clips.record()))
     assert record["films"]["ocean"]["changed"] is True
     assert record["not_fetched"] == sorted(clip.key for clip in CLIPS if clip.key != "ocean")

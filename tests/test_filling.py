@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nuwa_lightning.generation.filling import RIM, blurred, fading, filled, meeting, nearby
+from nuwa_lightning.filling import RIM, blurred, fading, filled, meeting, nearby
 
 
 def brute_blur(values: np.ndarray, radius: int, beyond: float | None) -> np.ndarray:
