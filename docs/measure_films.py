@@ -26,6 +26,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from nuwa_lightning.data.clips import ClipSettings
+from nuwa_lightning.data.landscape_clips import LandscapeClips
 from nuwa_lightning.data.video_data import LandscapeClipsDataModule
 
 ROOT = Path(__file__).parents[1]
@@ -57,7 +58,8 @@ def memory(run: Path, output: Path) -> dict[str, float]:
 
 def held_out(clips: ClipSettings, count: int | None, cache: str | None) -> list[tuple[str, NDArray[np.uint8]]]:
     """Return the name and the frames ``(T, Y, X, 3)`` of each held-out film up to its first cut, sides even."""
-    data = LandscapeClipsDataModule(clips=clips, size=64, cache=cache)
+    films = LandscapeClips(seconds=2, pans=0.3, drifts=0.8, cache=cache)  # those of the recipe
+    data = LandscapeClipsDataModule(films, clips=clips, size=64, cache=cache)
     data.prepare_data()
     found = []
     for entry in data.prepared("val").entries[:count]:
@@ -99,7 +101,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("measured_films"))
     parser.add_argument("--frames", type=int, default=60)
     parser.add_argument("--films", type=int, help="how many; default: all that are held out")
-    parser.add_argument("--short_side", type=int, default=160)
+    parser.add_argument("--short_side", type=int, default=256)
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--cache", default=None)
     parser.add_argument("--option", action="append", default=[], help="more for generate, such as --option=--top_k=20")

@@ -15,7 +15,8 @@ frames, and how the camera moves (still, to the left, to the right), read by a s
 another; held out are 36 of the 216 combinations.
 
 ``--retrieve``, for a run with the default photographs: is a photograph likelier with its own caption than with those of
-others? Tells how often its own is the likeliest of all of its half, and its mean rank (1 is the likeliest).
+others? Tells how often its own is the likeliest of all of its half, its mean rank (1 is the likeliest), and how often
+captions that are dealt to the photographs at random are as likely in the mean as their own.
 """
 
 from __future__ import annotations
@@ -290,12 +291,15 @@ def retrieve(generator: Generator, tokenizer: VQGAN, split: Split, count: int) -
             nll[number, other] = float(module.loss(written).mean())
     own = np.diagonal(nll)
     ranks = 1 + (nll < own[:, None]).sum(1)
+    random, all_of_them = np.random.default_rng(0), np.arange(len(photos))
+    dealt = [nll[all_of_them, random.permutation(len(photos))].mean() for _ in range(20_000)]
     return {
         "photographs": len(photos),
         "own caption is the likeliest": float((ranks == 1).mean()),
         "chance": 1 / len(photos),
         "mean rank": float(ranks.mean()),
         "mean rank by chance": (len(photos) + 1) / 2,
+        "captions dealt at random are as likely in": float(np.mean(np.array(dealt) <= own.mean())),
         "nats a token with the own caption": float(own.mean()),
         "with those of others": float((nll.sum() - own.sum()) / (nll.size - len(own))),
     }
