@@ -21,8 +21,10 @@ from nuwa_lightning.modules.text_attention import TextStates
 Chooser = Callable[[PatchIndex], Sequence[int]]
 """Says for each of B canvases which text the patch reads: its number among the texts, 0 for none."""
 
-PLAUSIBLE = 0.2
-"""How likely a token has to be with its text, beside the likeliest one, to take part in guidance above 1."""
+PLAUSIBLE = 0.07
+"""How likely a token has to be with its text, beside the likeliest one, to take part: so much for each 1 of guidance
+above 1, and never more than `MOST_PLAUSIBLE`."""
+MOST_PLAUSIBLE = 0.2
 
 STRONGEST = 1000.0
 """The most guidance that is taken: beyond it hardly anything changes, and far beyond it scores overflow."""
@@ -94,14 +96,15 @@ class Prompts:
     def guided(self, logits_RK: Tensor, *, canvases: int) -> Tensor:
         """Return the scores ``[S * B, K]`` of rows ``[S, copies, B]``, pulled away from those without text.
 
-        Above 1 only tokens that are plausible with the text take part: of those that are next to impossible with and
-        without it, guidance would make likely whichever has the largest ratio.
+        Above 1 only tokens that are plausible with the text take part, the stronger the guidance the more plausible: of
+        those that are next to impossible with and without it, it would make likely whichever has the largest ratio.
         """
         if self.copies == 1:
             return logits_RK
         with_SBK, without_SBK = torch.unflatten(logits_RK, 0, (-1, 2, canvases)).unbind(dim=1)
         guided_SBK = torch.lerp(without_SBK, with_SBK, self.guidance)
         if self.guidance > 1:
-            least_SB1 = with_SBK.amax(dim=-1, keepdim=True) + math.log(PLAUSIBLE)
+            share = min(MOST_PLAUSIBLE, PLAUSIBLE * (self.guidance - 1))
+            least_SB1 = with_SBK.amax(dim=-1, keepdim=True) + math.log(share)
             guided_SBK = guided_SBK.masked_fill(with_SBK < least_SB1, float("-inf"))
         return guided_SBK.flatten(0, 1)
