@@ -83,13 +83,14 @@ def joint(
     return out.unflatten(0, (2, 2)).detach(), {step.patch: n for n, step in enumerate(plan)}
 
 
-@pytest.mark.parametrize("guidance", [0.0, 1.0, 3.5])
+@pytest.mark.parametrize("guidance", [0.0, 1.0, 1.7, 3.5])
 @pytest.mark.parametrize("holes", ["nothing known", "patches known", "parts known"])
 @pytest.mark.parametrize("direction", [ArbitraryDirectionController("zeta*"), SpiralDirectionController()], ids=str)
 def test_joint_equals_cached(
     direction: DirectionController, holes: str, guidance: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nuwa_lightning.generation.prompts.PLAUSIBLE", 0.6)
+    monkeypatch.setattr("nuwa_lightning.generation.prompts.PLAUSIBLE", 0.7)
+    monkeypatch.setattr("nuwa_lightning.generation.prompts.MOST_PLAUSIBLE", 0.6)
     model, texts = build()
     known: dict[PatchIndex, Tensor] = {}
     if holes != "nothing known":
@@ -117,8 +118,9 @@ def test_joint_equals_cached(
     expected = without + guidance * (with_text - without)
     if guidance > 1:  # of what is implausible with the text nothing is written
         odds = (with_text - with_text.max(-1, keepdim=True).values).exp()
-        expected[odds < 0.6] = -torch.inf
-        assert 0.1 < (odds < 0.6).double().mean() < 0.9
+        least = min(0.6, 0.7 * (guidance - 1))
+        expected[odds < least] = -torch.inf
+        assert 0.1 < (odds < least).double().mean() < 0.9
     calls, at = iter(recorder.calls), 0
     while at < len(written):
         wave = written[at][1]
