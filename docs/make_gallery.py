@@ -118,7 +118,7 @@ EXHIBITS = (
         "animated.mp4",
         "a photograph that begins to move",
         "runs/landscape_video",
-        f"--image {PHOTOGRAPH} --frames 60 --temperature 0.6 --seed 0",
+        f"--image {PHOTOGRAPH} --frames 60 --temperature 0.8 --seed 0",
     ),
     Exhibit(
         "text to video",
@@ -126,7 +126,7 @@ EXHIBITS = (
         "snowy mountains and a lake at dusk, the camera moves to the right",
         "runs/landscape_text_video",
         '--prompt "snowy mountains and a lake at dusk, under a red sky, the camera moves to the right"'
-        " --guidance 3 --frames 40 --size 256x128 --seed 0",
+        " --guidance 3 --frames 40 --size 384x128 --seed 0",
     ),
 )
 
