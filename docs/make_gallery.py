@@ -126,7 +126,7 @@ EXHIBITS = (
         "snowy mountains and a lake at dusk, the camera moves to the right",
         "runs/landscape_text_video",
         '--prompt "snowy mountains and a lake at dusk, under a red sky, the camera moves to the right"'
-        " --guidance 3 --frames 40 --size 384x128 --seed 0",
+        " --guidance 2 --frames 40 --size 384x128 --seed 0",
     ),
 )
 
