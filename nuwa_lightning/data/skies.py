@@ -47,7 +47,7 @@ def skyline(picture_YX3: NDArray[np.uint8]) -> NDArray[np.int64] | None:
         sky_YX = rows < line_X
         if not _LEAST < sky_YX.mean() < _MOST:
             continue
-        uniform = 1 / (2 * _spread(image_YX3[sky_YX]) + _spread(image_YX3[~sky_YX]))
+        uniform = 1 / (2 * _spread(image_YX3[sky_YX]) + _spread(image_YX3[~sky_YX]) + 1e-6)  # plain colours have none
         if uniform > best:
             best, found = uniform, line_X
     if found is None:

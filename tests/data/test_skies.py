@@ -36,6 +36,14 @@ def test_the_skyline_is_found() -> None:
     assert np.abs(found_X - expected_X).mean() < 1.5
 
 
+def test_the_skyline_between_two_plain_colours_is_found() -> None:
+    picture_YX3 = np.full((96, 170, 3), 200, np.uint8)
+    picture_YX3[40:] = (20, 90, 10)
+    found_X = skyline(picture_YX3)
+    assert found_X is not None
+    assert np.abs(found_X - 40).max() <= 1
+
+
 def test_where_there_is_no_sky_none_is_told() -> None:
     random = np.random.default_rng(0)
     assert skyline(random.integers(0, 255, (96, 170, 3), dtype=np.uint8)) is None
