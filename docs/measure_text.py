@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,6 +101,26 @@ class Probe(nn.Module):
         return torch.stack([scores.argmax(1) for scores in self(small(pictures))], dim=1).numpy()
 
 
+def spotted(batch: Tensor, most: float, generator: torch.Generator) -> Tensor:
+    """Return pictures with noise, each with its own share of ``most``."""
+    share = torch.rand(len(batch), 1, 1, 1, generator=generator)
+    return batch + most * share * torch.randn(batch.shape, generator=generator)
+
+
+def descend(
+    probe: nn.Module, loss: Callable[[Tensor, torch.Generator], Tensor], *, steps: int, count: int, batch: int
+) -> None:
+    """Train a probe on random ones of ``count`` examples, the learning rate falling to 0."""
+    optimizer = torch.optim.AdamW(probe.parameters(), lr=2e-3, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss(torch.randint(count, (batch,), generator=generator), generator).backward()
+        optimizer.step()
+        schedule.step()
+
+
 def train_probe(count: int, *, seed: int = 1_000_000_000, steps: int = 600) -> Probe:
     """Train the probe on ``count`` drawn landscapes of seeds that no training set has."""
     torch.manual_seed(0)
@@ -109,23 +129,17 @@ def train_probe(count: int, *, seed: int = 1_000_000_000, steps: int = 600) -> P
     images = small([draw(scene, seed + n, (128, 128)) for n, scene in enumerate(drawn)])
     targets = torch.from_numpy(labels(drawn))
     probe = Probe()
-    optimizer = torch.optim.AdamW(probe.parameters(), lr=2e-3, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(steps):
-        chosen = torch.randint(len(images), (64,), generator=generator)
+
+    def loss(chosen: Tensor, generator: torch.Generator) -> Tensor:
         batch = images[chosen]
         # Blurred and spotted at random, so that it reads colours and shapes and not the drawing's own fineness.
         blur = F.avg_pool2d(F.pad(batch, (2, 2, 2, 2), mode="replicate"), 5, stride=1)
         batch = torch.lerp(batch, blur, torch.rand(64, 1, 1, 1, generator=generator))
-        batch = batch + 0.15 * torch.rand(64, 1, 1, 1, generator=generator) * torch.randn(
-            batch.shape, generator=generator
-        )
-        loss = sum(F.cross_entropy(s, targets[chosen, a]) for a, s in enumerate(probe(batch)))
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[union-attr]
-        optimizer.step()
-        schedule.step()
+        batch = spotted(batch, 0.15, generator)
+        losses = [F.cross_entropy(s, targets[chosen, a]) for a, s in enumerate(probe(batch))]
+        return sum(losses, torch.zeros(()))
+
+    descend(probe, loss, steps=steps, count=len(images), batch=64)
     return probe.eval()
 
 
@@ -208,20 +222,11 @@ def train_motion_probe(count: int, *, seed: int = 1_500_000_000, steps: int = 50
     seen = torch.cat([pairs(drawn_film(scene, seed + n, 128, 2)) for n, scene in enumerate(drawn)])
     targets = torch.tensor([MOTIONS.index(scene.motion) for scene in drawn])
     probe = MotionProbe()
-    optimizer = torch.optim.AdamW(probe.parameters(), lr=2e-3, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(steps):
-        chosen = torch.randint(len(seen), (32,), generator=generator)
-        batch = seen[chosen]
-        batch = batch + 0.3 * torch.rand(32, 1, 1, 1, generator=generator) * torch.randn(
-            batch.shape, generator=generator
-        )
-        loss = F.cross_entropy(probe(batch), targets[chosen])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
+
+    def loss(chosen: Tensor, generator: torch.Generator) -> Tensor:
+        return F.cross_entropy(probe(spotted(seen[chosen], 0.3, generator)), targets[chosen])
+
+    descend(probe, loss, steps=steps, count=len(seen), batch=32)
     return probe.eval()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from PIL import Image, ImageFilter
 from nuwa_lightning.data.skies import Drift, skyline
 from nuwa_lightning.data.video_reading import VideoReadError
 from nuwa_lightning.data.videos import Pan
+from tests.data.test_videos import shifts
 
 
 def landscape(height: int, width: int) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
@@ -63,14 +63,9 @@ def test_the_sky_moves_by_whole_tokens_and_the_land_stands(tmp_path: Path, speed
     assert all(np.array_equal(frame[-60:], frames[0][1][-60:]) for _, frame in frames)
     taken = [frame for _, frame in frames[::3]]
     size = (round(256 * taken[0].shape[1] / taken[0].shape[0]), 256)
-    small = [np.asarray(Image.fromarray(f).resize(size, Image.Resampling.LANCZOS)).astype(int)[:80] for f in taken]
-    for before, after in itertools.pairwise(small):
-        apart = {
-            shift: np.abs(np.roll(before, -shift, axis=1) - after)[:, 16:-16].mean() for shift in (-8, -4, 0, 4, 8)
-        }
-        way = 8 if speed > 0 else -8
-        assert min(apart, key=lambda shift: apart[shift]) == way
-        assert apart[way] < 1
+    moved = shifts(taken, size, rows=80)
+    assert len(moved) == 7
+    assert all(best == (8 if speed > 0 else -8) and apart < 1 for best, apart in moved)
 
 
 def test_without_a_sky_the_camera_pans(tmp_path: Path) -> None:

@@ -107,23 +107,24 @@ def max_difference(
     known: dict[PatchIndex, Tensor] | None = None,
     max_rows: int = 64,
     texts: tuple[str, str] | None = None,
+    grid: PatchGrid = GRID,
 ) -> float:
     """Generate two canvases, recording logits; score the same tokens jointly; return the largest difference."""
     prompts = Prompts.for_canvases(model, Letters().states, texts) if texts else None
     recorder = Recorder()
     renderer = InfiniteRenderer(model, pool, direction, order, recorder, max_rows)  # type: ignore[arg-type]
     placed: list[tuple[PatchIndex, int]] = []
-    tokens = torch.zeros(2, 2, 6, 6, dtype=torch.long)
-    for done in renderer.render(GRID, seeds=[5, 6], known=known, prompts=prompts):
+    tokens = torch.zeros(2, grid.t or 1, 6, 6, dtype=torch.long)
+    for done in renderer.render(grid, seeds=[5, 6], known=known, prompts=prompts):
         t, y, x = done.patch
         tokens[:, t, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2] = done.tokens_BYX
         if not done.known:
             placed.append((done.patch, done.wave))
-    plan = list(direction.plan(GRID, frozenset(known or {})))
+    plan = list(direction.plan(grid, frozenset(known or {})))
     layout = lay_out(
         plan,
         pool,
-        grid=GRID,
+        grid=grid,
         patch_size=PATCH,
         embedding=model.layer(0).embedding,
         token_order=order,  # type: ignore[arg-type]
@@ -198,7 +199,10 @@ FILM_POOLS: list[ContextPool] = [NearbyContextPool((3, 1, 1)), NearbyContextPool
 @pytest.mark.parametrize("pool", FILM_POOLS, ids=str)
 @pytest.mark.parametrize("direction", DIRECTIONS, ids=str)
 def test_a_film_with_a_text_that_begins_with_given_frames(pool: ContextPool, direction: DirectionController) -> None:
-    """The extents of the paper for animation and for text to video; the first frame is given, or parts of both."""
+    """The extents of the paper for animation and for text to video; the first frame is given, or parts of two.
+
+    Three frames: how things move is asked of the last two before.
+    """
     model = build(pool, 2, text_width=Letters().width, repeat=True)
     torch.nn.init.normal_(model.head.weight)
     for known in (
@@ -208,7 +212,13 @@ def test_a_film_with_a_text_that_begins_with_given_frames(pool: ContextPool, dir
     ):
         for rows in (1, 64):
             difference = max_difference(
-                model, pool, direction=direction, known=known, max_rows=rows, texts=("lake", "")
+                model,
+                pool,
+                direction=direction,
+                known=known,
+                max_rows=rows,
+                texts=("lake", ""),
+                grid=PatchGrid(3, 3, 3),
             )
             assert difference < 1e-9
 
