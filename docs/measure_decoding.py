@@ -38,19 +38,19 @@ from evaluation.features import Lite0Features, features_of
 from evaluation.kid import kid
 from evaluation.table import aligned
 from nuwa_lightning.atomic import write_json
-from nuwa_lightning.generation.export import Generator, load_generator
-from nuwa_lightning.generation.layout import read_tokens
+from nuwa_lightning.canvas.sample import sample_pictures, sample_tokens
+from nuwa_lightning.generation.fast_transformer import Precision
 from nuwa_lightning.generation.local import LocalDecoder
-from nuwa_lightning.generation.picture import sample_pictures, sample_tokens
+from nuwa_lightning.generation.patch_decoder import PatchWriter
+from nuwa_lightning.generation.pretrained import Generator, load_generator
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
-from nuwa_lightning.generation.writing import PatchWriter
-from nuwa_lightning.geometry import PatchGrid
-from nuwa_lightning.modules.decoding import Precision
-from nuwa_lightning.modules.neighbours import ABSENT
-from nuwa_lightning.planning import walk
+from nuwa_lightning.models.layout import read_tokens
+from nuwa_lightning.models.neighbors import ABSENT
+from nuwa_lightning.planning.geometry import PatchGrid
+from nuwa_lightning.planning.schedule import walk
 from nuwa_lightning.tokenizers.base import Tokenizer
-from nuwa_lightning.tokenizers.export import load_tokenizer
+from nuwa_lightning.tokenizers.pretrained import load_tokenizer
 
 CAUSAL: Final = (
     Precision("float32", "float32"),

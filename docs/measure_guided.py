@@ -26,12 +26,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from evaluation.video.measures import flicker, frame_difference
 from nuwa_lightning.atomic import write_json
+from nuwa_lightning.canvas.streaming_decoder import to_uint8
 from nuwa_lightning.data.clips import ClipSettings
 from nuwa_lightning.data.video_data import LandscapeClipsDataModule
-from nuwa_lightning.generation.streaming import to_uint8
-from nuwa_lightning.tokenizers.export import load_pixel_guided, load_tokenizer
-from nuwa_lightning.tokenizers.pixel_guided import PixelGuidedDecoder
-from nuwa_lightning.tokenizers.vqgan import VQGAN
+from nuwa_lightning.models.pixel_guided import PixelGuidedDecoder
+from nuwa_lightning.models.vqgan import VQGAN
+from nuwa_lightning.tokenizers.pretrained import load_pixel_guided, load_tokenizer
 
 # Shape legend: T frames, Y/X rows and columns.
 

@@ -32,17 +32,17 @@ from evaluation.kid import kid, real_floor
 from evaluation.psnr import psnr
 from evaluation.seams import seam_ratio
 from nuwa_lightning.atomic import write_json
+from nuwa_lightning.canvas.sample import sample_pictures, sample_tokens
+from nuwa_lightning.canvas.streaming_decoder import to_uint8
 from nuwa_lightning.data.landscape_photos import LandscapePhotos
 from nuwa_lightning.data.reading import read_image
-from nuwa_lightning.direction import ArbitraryDirectionController
-from nuwa_lightning.generation.export import load_generator
-from nuwa_lightning.generation.picture import sample_pictures, sample_tokens
+from nuwa_lightning.generation.pretrained import load_generator
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
-from nuwa_lightning.generation.streaming import to_uint8
-from nuwa_lightning.geometry import PatchGrid, PatchIndex
-from nuwa_lightning.tokenizers.export import load_tokenizer
-from nuwa_lightning.tokenizers.vqgan import VQGAN
+from nuwa_lightning.models.vqgan import VQGAN
+from nuwa_lightning.planning.direction import ArbitraryDirectionController
+from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
+from nuwa_lightning.tokenizers.pretrained import load_tokenizer
 
 Picture = NDArray[np.uint8]
 SIDES = {"right": ("omega", (0, 0), (4, 8)), "left": ("omega*", (0, 4), (4, 8))} | {

@@ -26,16 +26,16 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from evaluation.seams import border_ratio
 from nuwa_lightning.atomic import write_json
+from nuwa_lightning.canvas.image_condition import Expansion, GivenPicture
+from nuwa_lightning.canvas.sample import sample_tokens
+from nuwa_lightning.canvas.streaming_decoder import to_uint8
 from nuwa_lightning.data.landscape_photos import LandscapePhotos
 from nuwa_lightning.data.reading import read_image
-from nuwa_lightning.generation.export import load_generator
-from nuwa_lightning.generation.given import Expansion, GivenPicture
-from nuwa_lightning.generation.picture import sample_tokens
+from nuwa_lightning.generation.pretrained import load_generator
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
-from nuwa_lightning.generation.streaming import to_uint8
-from nuwa_lightning.tokenizers.export import load_tokenizer
-from nuwa_lightning.tokenizers.vqgan import VQGAN
+from nuwa_lightning.models.vqgan import VQGAN
+from nuwa_lightning.tokenizers.pretrained import load_tokenizer
 
 Picture = NDArray[np.uint8]
 SIDES = ("left", "right", "up", "down")

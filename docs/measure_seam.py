@@ -30,16 +30,16 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from evaluation.seams import seam_ratio
 from nuwa_lightning.atomic import write_json
+from nuwa_lightning.canvas.frame_decoder import SingleFrames
+from nuwa_lightning.canvas.joint import JointBlend
+from nuwa_lightning.canvas.streaming_decoder import StreamingDecoder
 from nuwa_lightning.data.landscape_sources import AptSource, Package
-from nuwa_lightning.generation.export import load_generator
-from nuwa_lightning.generation.frames import SingleFrames
-from nuwa_lightning.generation.joint import JointBlend
+from nuwa_lightning.generation.pretrained import load_generator
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
-from nuwa_lightning.generation.streaming import StreamingDecoder
-from nuwa_lightning.geometry import PatchGrid
+from nuwa_lightning.planning.geometry import PatchGrid
 from nuwa_lightning.tokenizers.base import Tokenizer
-from nuwa_lightning.tokenizers.export import load_tokenizer
+from nuwa_lightning.tokenizers.pretrained import load_tokenizer
 
 Picture = NDArray[np.uint8]
 SKIES = ("city", "courtyard", "forest", "night", "sunrise", "sunset")

@@ -39,22 +39,22 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from nuwa_lightning.atomic import write_json
 from nuwa_lightning.callbacks.sample_sheet import contact_sheet
+from nuwa_lightning.canvas.sample import sample_films, sample_pictures
+from nuwa_lightning.canvas.streaming_decoder import to_uint8
 from nuwa_lightning.data.landscape_photos import LandscapePhotos
 from nuwa_lightning.data.photos import Split
 from nuwa_lightning.data.reading import read_image
 from nuwa_lightning.data.scenes import MOTIONS, SKIES, TIMES, Scene, all_scenes, caption, draw
 from nuwa_lightning.data.synthetic_landscapes import held_out_scenes
-from nuwa_lightning.generation.export import Generator, load_generator
-from nuwa_lightning.generation.picture import sample_films, sample_pictures
+from nuwa_lightning.generation.pretrained import Generator, load_generator
 from nuwa_lightning.generation.prompts import Prompts
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
-from nuwa_lightning.generation.streaming import to_uint8
-from nuwa_lightning.geometry import PatchGrid
-from nuwa_lightning.stages.conditions import Conditions, SampleText
-from nuwa_lightning.stages.nuwa_module import NuwaInfinityModule
-from nuwa_lightning.tokenizers.export import load_tokenizer
-from nuwa_lightning.tokenizers.vqgan import VQGAN
+from nuwa_lightning.models.vqgan import VQGAN
+from nuwa_lightning.planning.geometry import PatchGrid
+from nuwa_lightning.tokenizers.pretrained import load_tokenizer
+from nuwa_lightning.training.conditioning import Conditions, SampleText
+from nuwa_lightning.training.nuwa_module import NuwaInfinityModule
 
 Picture = NDArray[np.uint8]
 ATTRIBUTES: dict[str, tuple[str | bool, ...]] = {

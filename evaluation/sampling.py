@@ -19,7 +19,7 @@ from nuwa_lightning.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nuwa_lightning.generation.export import Generator
+    from nuwa_lightning.generation.pretrained import Generator
     from nuwa_lightning.generation.sampling import Sampling
 
 TABLE = "samples.json"
@@ -45,8 +45,8 @@ class PatchSampler:
 
     def tokens(self, rows: int, columns: int, seeds: Sequence[int]) -> Tensor:
         """Return ``[B, Y, X]``."""
-        from nuwa_lightning.generation.picture import sample_tokens
-        from nuwa_lightning.geometry import PatchGrid
+        from nuwa_lightning.canvas.sample import sample_tokens
+        from nuwa_lightning.planning.geometry import PatchGrid
 
         renderer = self.generator.renderer(self.sampling)
         height, width = renderer.model.patch_size
@@ -109,9 +109,9 @@ def sample_folder(
         UsageError: if the run or the tokenizer is missing, they do not fit, or the folder holds pictures that were
             made in another way.
     """
-    from nuwa_lightning.generation.export import load_generator
+    from nuwa_lightning.generation.pretrained import load_generator
     from nuwa_lightning.generation.sampling import Sampling
-    from nuwa_lightning.tokenizers.export import load_tokenizer
+    from nuwa_lightning.tokenizers.pretrained import load_tokenizer
 
     if not (run / "model" / "config.json").is_file():
         raise UsageError("--run", str(run), "is no folder of a finished run of stage 2: it holds no model")
@@ -149,7 +149,7 @@ def _make(
     from PIL import Image
 
     from nuwa_lightning.atomic import atomic_write, write_json
-    from nuwa_lightning.generation.streaming import to_uint8
+    from nuwa_lightning.canvas.streaming_decoder import to_uint8
 
     height, width = order.pixels
     rows, columns = (-(-side // decoder.factor) for side in order.pixels)

@@ -2,7 +2,7 @@
 
 A pool that sees the patch to its left, in ten lines, and its test:
 
-    >>> from nuwa_lightning.context import ContextPool
+    >>> from nuwa_lightning.planning.context import ContextPool
     >>> class LeftContextPool(ContextPool):
     ...     embedding_extent = (0, 0, 1)
     ...
@@ -30,11 +30,11 @@ import itertools
 import random
 from collections.abc import Collection, Iterator, Sequence
 
-from nuwa_lightning.context.base import ContextPool, checked_extent
-from nuwa_lightning.direction.base import DirectionController, Step
 from nuwa_lightning.errors import LawError, UsageError
-from nuwa_lightning.geometry import OMEGA, VIEWS, ZETA, PatchGrid, PatchIndex
-from nuwa_lightning.planning import ContextTable, walk
+from nuwa_lightning.planning.context.base import ContextPool, checked_extent
+from nuwa_lightning.planning.direction.base import DirectionController, Step
+from nuwa_lightning.planning.geometry import OMEGA, VIEWS, ZETA, PatchGrid, PatchIndex
+from nuwa_lightning.planning.schedule import ContextTable, walk
 
 GRIDS: tuple[PatchGrid, ...] = tuple(
     PatchGrid(*shape)

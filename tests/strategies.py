@@ -6,21 +6,21 @@ from typing import TypeVar
 
 from hypothesis import strategies as st
 
-from nuwa_lightning.context import (
+from nuwa_lightning.planning.context import (
     ContextPool,
     EmptyContextPool,
     FullContextPool,
     NearbyContextPool,
     RecencyContextPool,
 )
-from nuwa_lightning.direction import (
+from nuwa_lightning.planning.direction import (
     ArbitraryDirectionController,
     DirectionController,
     OutwardDirectionController,
     RasterDirectionController,
     SpiralDirectionController,
 )
-from nuwa_lightning.geometry import VIEWS, PatchGrid, PatchIndex
+from nuwa_lightning.planning.geometry import VIEWS, PatchGrid, PatchIndex
 
 POOLS: tuple[ContextPool, ...] = (
     NearbyContextPool(),

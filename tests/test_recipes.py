@@ -13,8 +13,8 @@ import yaml
 from PIL import Image
 
 from nuwa_lightning.cli import main
-from nuwa_lightning.tokenizers.export import save_tokenizer
-from nuwa_lightning.tokenizers.vqgan import VQGAN, VQGANSize
+from nuwa_lightning.models.vqgan import VQGAN, VQGANSize
+from nuwa_lightning.tokenizers.pretrained import save_tokenizer
 from nuwa_lightning.writers import open_video_writer
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"

@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from nuwa_lightning.context import ContextPool, NearbyContextPool
-from nuwa_lightning.direction import DirectionController, Step
-from nuwa_lightning.geometry import OMEGA, ZETA, PatchGrid, PatchIndex, View
+from nuwa_lightning.planning.context import ContextPool, NearbyContextPool
+from nuwa_lightning.planning.direction import DirectionController, Step
+from nuwa_lightning.planning.geometry import OMEGA, ZETA, PatchGrid, PatchIndex, View
 from nuwa_lightning.testing import check_context_pool, check_direction_controller
 
 NEARBY = NearbyContextPool((0, 1, 1))

@@ -100,8 +100,8 @@ def count(config: dict[str, Any], cell: Cell) -> tuple[int, float, float]:
     """Return parameters, and operations of training and of sampling in units of 1e12."""
     import torch
 
-    from nuwa_lightning.modules.patch_layer import TransformerSize
-    from nuwa_lightning.modules.patch_transformer import PatchTransformer
+    from nuwa_lightning.models.nuwa_infinity import PatchTransformer
+    from nuwa_lightning.models.patch_layer import TransformerSize
 
     model, data = config["model"]["init_args"], config["data"]["init_args"]
     size = TransformerSize(**model["transformer"])
@@ -183,8 +183,8 @@ def _made(described: dict[str, Any] | str) -> Any:
 
 def _mean_context(pool: Any, direction: Any, shape: tuple[int, int]) -> float:
     """Return how many patches a patch of a training view sees on average."""
-    from nuwa_lightning.geometry import PatchGrid
-    from nuwa_lightning.planning import ContextTable, walk
+    from nuwa_lightning.planning.geometry import PatchGrid
+    from nuwa_lightning.planning.schedule import ContextTable, walk
 
     grid = PatchGrid(1, *shape)
     means = []

@@ -29,7 +29,7 @@ from evaluation.score import Work, score
 from nuwa_lightning.atomic import write_json
 from nuwa_lightning.commands.tokenizer import TokenizerSource, die_with_parent, find_refined
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.tokenizers.export import load_tokenizer
+from nuwa_lightning.tokenizers.pretrained import load_tokenizer
 
 DONE: Final = "cell.json"
 _LOG = logging.getLogger(__name__)

@@ -16,17 +16,17 @@ from typing import Final
 import torch
 
 from evaluation.benchmark.ours import TOP_K, Size
-from nuwa_lightning.context import NearbyContextPool
-from nuwa_lightning.direction import ArbitraryDirectionController
-from nuwa_lightning.generation.export import Generator, save_generator
+from nuwa_lightning.generation.fast_transformer import Precision
+from nuwa_lightning.generation.pretrained import Generator, save_generator
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
-from nuwa_lightning.geometry import PatchGrid
-from nuwa_lightning.modules.decoding import Precision
-from nuwa_lightning.modules.patch_layer import TransformerSize
-from nuwa_lightning.modules.patch_transformer import PatchTransformer
-from nuwa_lightning.tokenizers.export import save_tokenizer
-from nuwa_lightning.tokenizers.vqgan import VQGAN, VQGANSize
+from nuwa_lightning.models.nuwa_infinity import PatchTransformer
+from nuwa_lightning.models.patch_layer import TransformerSize
+from nuwa_lightning.models.vqgan import VQGAN, VQGANSize
+from nuwa_lightning.planning.context import NearbyContextPool
+from nuwa_lightning.planning.direction import ArbitraryDirectionController
+from nuwa_lightning.planning.geometry import PatchGrid
+from nuwa_lightning.tokenizers.pretrained import save_tokenizer
 
 RECIPE: Final = Size("recipe", 4, 128, 2)
 """The default recipe's blocks."""

@@ -14,10 +14,10 @@ from evaluation.benchmark import canvas
 from evaluation.benchmark.measuring import Contender, Reading, Times, interleave, ratio
 from evaluation.benchmark.ours import SIZES, Ours, Size, random_model
 from evaluation.benchmark.taming import SlidingWindow, WithPast
+from nuwa_lightning.generation.cpu_kernels import kernels
+from nuwa_lightning.generation.fast_transformer import Precision
 from nuwa_lightning.generation.local import AutoregressiveLocalDecoder, MaskedLocalDecoder, ParallelLocalDecoder
-from nuwa_lightning.geometry import PatchGrid
-from nuwa_lightning.modules.decoding import Precision
-from nuwa_lightning.modules.kernels import kernels
+from nuwa_lightning.planning.geometry import PatchGrid
 
 FAST: Final = Precision(weights="int8", cache="bfloat16")
 """With one key/value head: the fast path."""

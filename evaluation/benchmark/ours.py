@@ -11,16 +11,16 @@ from typing import Final, NamedTuple
 import torch
 
 from evaluation.benchmark.measuring import Contender
-from nuwa_lightning.generation.cache import SlotCache
+from nuwa_lightning.generation.fast_transformer import DecodingTransformer, Precision
+from nuwa_lightning.generation.kv_cache import SlotCache
 from nuwa_lightning.generation.local import AutoregressiveLocalDecoder, LocalDecoder
+from nuwa_lightning.generation.patch_batch import PatchStates, RowBatch
+from nuwa_lightning.generation.patch_decoder import Halves, PatchWriter
 from nuwa_lightning.generation.sampling import Sampling, patch_uniforms
-from nuwa_lightning.generation.writing import Halves, PatchWriter
-from nuwa_lightning.geometry import PatchIndex
-from nuwa_lightning.modules.decoding import DecodingTransformer, Precision
-from nuwa_lightning.modules.neighbours import ABSENT, NEIGHBOURS
-from nuwa_lightning.modules.patch_layer import TransformerSize
-from nuwa_lightning.modules.patch_states import PatchStates, RowBatch
-from nuwa_lightning.modules.patch_transformer import PatchTransformer
+from nuwa_lightning.models.neighbors import ABSENT, NEIGHBOURS
+from nuwa_lightning.models.nuwa_infinity import PatchTransformer
+from nuwa_lightning.models.patch_layer import TransformerSize
+from nuwa_lightning.planning.geometry import PatchIndex
 
 CODES: Final = 1024
 CONTEXT: Final = 4

@@ -20,7 +20,7 @@ from nuwa_lightning.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nuwa_lightning.generation.export import Generator
+    from nuwa_lightning.generation.pretrained import Generator
     from nuwa_lightning.generation.sampling import Sampling
 
 _APART: Final = 1_000_003
@@ -40,7 +40,7 @@ class MaskedViewSampler:
     """
 
     def __init__(self, generator: Generator, sampling: Sampling) -> None:
-        from nuwa_lightning.context import EmptyContextPool
+        from nuwa_lightning.planning.context import EmptyContextPool
 
         if not isinstance(generator.pool, EmptyContextPool) or not generator.local_decoder.bidirectional:
             cure = "needs a model of one view, EmptyContextPool and MaskedLocalDecoder: train it by recipes/rivals"
@@ -55,9 +55,9 @@ class MaskedViewSampler:
         """
         import torch
 
-        from nuwa_lightning.generation.picture import sample_tokens
-        from nuwa_lightning.geometry import PatchGrid, PatchIndex
-        from nuwa_lightning.modules.neighbours import ABSENT
+        from nuwa_lightning.canvas.sample import sample_tokens
+        from nuwa_lightning.models.neighbors import ABSENT
+        from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
 
         height, width = self._renderer.model.patch_size
         if rows < height or columns < width:

@@ -24,9 +24,9 @@ from nuwa_lightning.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nuwa_lightning.generation.export import Generator
+    from nuwa_lightning.generation.fast_transformer import DecodingTransformer
+    from nuwa_lightning.generation.pretrained import Generator
     from nuwa_lightning.generation.sampling import Sampling
-    from nuwa_lightning.modules.decoding import DecodingTransformer
 
 _MOST_KEPT: Final = 2 << 30
 """Bytes of keys and values above which windows are not kept for the next row."""
@@ -46,8 +46,8 @@ class SlidingWindowSampler:
     """
 
     def __init__(self, generator: Generator, sampling: Sampling, *, most_kept: int = _MOST_KEPT) -> None:
-        from nuwa_lightning.context import EmptyContextPool
-        from nuwa_lightning.modules.decoding import DecodingTransformer
+        from nuwa_lightning.generation.fast_transformer import DecodingTransformer
+        from nuwa_lightning.planning.context import EmptyContextPool
 
         raster = generator.token_order == "raster" and not generator.local_decoder.bidirectional
         if not isinstance(generator.pool, EmptyContextPool) or not raster:
@@ -74,7 +74,7 @@ class SlidingWindowSampler:
         import torch
 
         from nuwa_lightning.generation.sampling import patch_uniforms
-        from nuwa_lightning.geometry import PatchIndex
+        from nuwa_lightning.planning.geometry import PatchIndex
 
         height, width = self._model.model.patch_size
         # Windows of the row of places that stands still while rows are written: one for each column they begin at.
@@ -167,10 +167,10 @@ def next_logits(model: DecodingTransformer, window_BN: Tensor, place: int, kept:
     import torch
     from torch.nn import functional
 
-    from nuwa_lightning.generation.layout import near_places
-    from nuwa_lightning.geometry import ZETA
-    from nuwa_lightning.modules.attention import causal_mask
-    from nuwa_lightning.modules.neighbours import ABSENT
+    from nuwa_lightning.models.attention import causal_mask
+    from nuwa_lightning.models.layout import near_places
+    from nuwa_lightning.models.neighbors import ABSENT
+    from nuwa_lightning.planning.geometry import ZETA
 
     B, start, end = len(window_BN), kept.length, place + 1
     if not kept.pairs:

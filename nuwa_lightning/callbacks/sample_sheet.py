@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nuwa_lightning.atomic import atomic_write
+from nuwa_lightning.canvas.sample import sample_films, sample_pictures
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.generation.picture import sample_films, sample_pictures
 from nuwa_lightning.generation.prompts import Prompts
 from nuwa_lightning.generation.sampling import Sampling
-from nuwa_lightning.geometry import PatchGrid
-from nuwa_lightning.stages.nuwa_module import NuwaInfinityModule
+from nuwa_lightning.planning.geometry import PatchGrid
+from nuwa_lightning.training.nuwa_module import NuwaInfinityModule
 
 
 class SampleSheet(Callback):

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 from nuwa_lightning.errors import UsageError
 
 if TYPE_CHECKING:
-    from nuwa_lightning.generation.export import Generator
-    from nuwa_lightning.generation.production import Film, Order
+    from nuwa_lightning.canvas.job import Film, Order
+    from nuwa_lightning.generation.pretrained import Generator
     from nuwa_lightning.tokenizers.base import Tokenizer
 
 RECIPE: Final = "recipes/landscape_video.yaml"
@@ -95,9 +95,9 @@ def film(options: Any, tokenizer: Tokenizer) -> Film:
     Raises:
         UsageError: if it is damaged, belongs to another tokenizer, or is asked to close a film.
     """
-    from nuwa_lightning.generation.frames import GuidedFrames, SingleFrames
-    from nuwa_lightning.generation.production import Film
-    from nuwa_lightning.tokenizers.export import load_pixel_guided
+    from nuwa_lightning.canvas.frame_decoder import GuidedFrames, SingleFrames
+    from nuwa_lightning.canvas.job import Film
+    from nuwa_lightning.tokenizers.pretrained import load_pixel_guided
 
     single = SingleFrames(tokenizer, options.tile, options.wrap)
     folder = guided_folder(options)
@@ -136,10 +136,10 @@ def animation(options: Any, tokenizer: Tokenizer, patch_size: tuple[int, int]) -
     Raises:
         UsageError: if the picture cannot be read or does not fit.
     """
+    from nuwa_lightning.canvas.image_condition import GivenPicture
+    from nuwa_lightning.canvas.job import Order
     from nuwa_lightning.commands.outpaint import picture
-    from nuwa_lightning.generation.given import GivenPicture
-    from nuwa_lightning.generation.production import Order
-    from nuwa_lightning.geometry import PatchGrid
+    from nuwa_lightning.planning.geometry import PatchGrid
 
     picture_YX3 = picture(options, tokenizer, patch_size)
     given = GivenPicture(picture_YX3, tokenizer=tokenizer, patch_size=patch_size, blend=0)

@@ -27,9 +27,9 @@ from nuwa_lightning.errors import UsageError
 from nuwa_lightning.hashing import file_sha256
 
 if TYPE_CHECKING:
+    from nuwa_lightning.canvas.job import Order
     from nuwa_lightning.commands.making import Job
-    from nuwa_lightning.generation.export import Generator
-    from nuwa_lightning.generation.production import Order
+    from nuwa_lightning.generation.pretrained import Generator
     from nuwa_lightning.generation.prompts import Prompts
     from nuwa_lightning.generation.renderer import InfiniteRenderer
     from nuwa_lightning.tokenizers.base import Tokenizer
@@ -177,9 +177,9 @@ def import_own(path: str) -> type[Any]:
     Raises:
         UsageError: if there is none.
     """
-    from nuwa_lightning.context import ContextPool
-    from nuwa_lightning.direction import DirectionController
     from nuwa_lightning.generation.local import LocalDecoder
+    from nuwa_lightning.planning.context import ContextPool
+    from nuwa_lightning.planning.direction import DirectionController
     from nuwa_lightning.text.base import TextEncoder
 
     module, _, name = path.rpartition(".")
@@ -196,9 +196,9 @@ def import_own(path: str) -> type[Any]:
 
 
 def _load(options: argparse.Namespace, run: Path) -> tuple[Generator, Tokenizer]:
-    from nuwa_lightning.direction import ArbitraryDirectionController
-    from nuwa_lightning.generation.export import load_generator
-    from nuwa_lightning.tokenizers.export import load_tokenizer
+    from nuwa_lightning.generation.pretrained import load_generator
+    from nuwa_lightning.planning.direction import ArbitraryDirectionController
+    from nuwa_lightning.tokenizers.pretrained import load_tokenizer
 
     direction = None if options.order is None else ArbitraryDirectionController(options.order)
     generator = load_generator(run / "model", direction=direction, own=[import_own(path) for path in options.own])
@@ -211,8 +211,8 @@ def _load(options: argparse.Namespace, run: Path) -> tuple[Generator, Tokenizer]
 
 
 def _renderer(options: argparse.Namespace, generator: Generator) -> InfiniteRenderer:
+    from nuwa_lightning.generation.fast_transformer import Precision
     from nuwa_lightning.generation.sampling import Sampling
-    from nuwa_lightning.modules.decoding import Precision
 
     return generator.renderer(
         Sampling(options.temperature, options.top_k, options.top_p),
@@ -223,9 +223,9 @@ def _renderer(options: argparse.Namespace, generator: Generator) -> InfiniteRend
 
 def _order(options: argparse.Namespace, generator: Generator, tokenizer: Tokenizer, notes: _Notes) -> Order:
     """Return what is to be made, as if there were one canvas."""
-    from nuwa_lightning.generation.joint import JointBlend
-    from nuwa_lightning.generation.production import Order
-    from nuwa_lightning.geometry import PatchGrid
+    from nuwa_lightning.canvas.job import Order
+    from nuwa_lightning.canvas.joint import JointBlend
+    from nuwa_lightning.planning.geometry import PatchGrid
 
     if options.task == "outpaint":
         given = outpaint.given_picture(options, tokenizer, generator.model.patch_size)
@@ -308,7 +308,7 @@ def _loops(options: argparse.Namespace) -> dict[str, str]:
     """Return whose loops work in int8: with others, last bits may differ."""
     if options.weights != "int8":
         return {}
-    from nuwa_lightning.modules.kernels import kernels
+    from nuwa_lightning.generation.cpu_kernels import kernels
 
     return {"int8": "torch" if kernels() is None else "compiled"}
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nuwa_lightning.atomic import PartialFile
+from nuwa_lightning.canvas.assembler import FrameSink, Pixels, Sink
+from nuwa_lightning.canvas.job import Order, Production, Progress
+from nuwa_lightning.canvas.journal import Journal, Record, differences, journal_folder, told
 from nuwa_lightning.errors import LawError, UsageError
-from nuwa_lightning.generation.developing import FrameSink, Pixels, Sink
-from nuwa_lightning.generation.journal import Journal, Record, differences, journal_folder, told
-from nuwa_lightning.generation.production import Order, Production, Progress
 from nuwa_lightning.writers import (
     CanvasWriter,
     VideoWriter,

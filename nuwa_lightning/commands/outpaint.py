@@ -14,8 +14,8 @@ from nuwa_lightning.errors import UsageError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from nuwa_lightning.canvas.image_condition import Expansion, GivenPicture
     from nuwa_lightning.data.reading import ImageReadError
-    from nuwa_lightning.generation.given import Expansion, GivenPicture
     from nuwa_lightning.tokenizers.base import Tokenizer
 
 SIDES = ("left", "right", "up", "down")
@@ -60,7 +60,7 @@ def parse_expansion(text: str) -> Expansion:
     Raises:
         UsageError: if it says something else.
     """
-    from nuwa_lightning.generation.given import Expansion
+    from nuwa_lightning.canvas.image_condition import Expansion
 
     found: dict[str, int] = {}
     for part in text.split(","):
@@ -122,7 +122,7 @@ def given_picture(options: Any, tokenizer: Tokenizer, patch_size: tuple[int, int
     Raises:
         UsageError: if it or its mask cannot be read, does not fit, or leaves nothing to do.
     """
-    from nuwa_lightning.generation.given import Expansion, GivenPicture
+    from nuwa_lightning.canvas.image_condition import Expansion, GivenPicture
 
     picture_YX3 = picture(options, tokenizer, patch_size)
     holes_YX = None if options.mask is None else _holes(options, picture_YX3)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nuwa_lightning.generation.production import Progress
+    from nuwa_lightning.canvas.job import Progress
 
 
 class GenerationBar:

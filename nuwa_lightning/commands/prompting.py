@@ -13,9 +13,9 @@ from nuwa_lightning.commands.filming import TEXT_RECIPE
 from nuwa_lightning.errors import UsageError
 
 if TYPE_CHECKING:
-    from nuwa_lightning.generation.export import Generator
+    from nuwa_lightning.generation.pretrained import Generator
     from nuwa_lightning.generation.prompts import Prompts
-    from nuwa_lightning.geometry import PatchIndex
+    from nuwa_lightning.planning.geometry import PatchIndex
 
 RECIPE = "recipes/landscape_text.yaml"
 _REGION = re.compile(r"\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*:(.*)", re.DOTALL)

@@ -17,9 +17,9 @@ import torch
 import yaml
 
 from nuwa_lightning.errors import ToldError, UsageError
-from nuwa_lightning.tokenizers.export import load_pixel_guided, load_tokenizer
-from nuwa_lightning.tokenizers.pixel_guided import PixelGuidedDecoder
-from nuwa_lightning.tokenizers.vqgan import VQGAN, VQGANSize
+from nuwa_lightning.models.pixel_guided import PixelGuidedDecoder
+from nuwa_lightning.models.vqgan import VQGAN, VQGANSize
+from nuwa_lightning.tokenizers.pretrained import load_pixel_guided, load_tokenizer
 
 _LOG = logging.getLogger(__name__)
 

@@ -52,12 +52,12 @@ from nuwa_lightning.data.token_windows import TokenWindowsModule, Window
 from nuwa_lightning.data.video_data import LandscapeClipsDataModule, VideoDataModule, VideoFolderDataModule
 from nuwa_lightning.data.videos import FolderVideos
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.stages.nuwa_module import NuwaInfinityModule
-from nuwa_lightning.stages.pixel_guided_module import PixelGuidedModule
-from nuwa_lightning.stages.vqgan_module import VQGANModule
+from nuwa_lightning.models.vqgan import VQGAN
 from nuwa_lightning.text import ClipTextEncoder, HuggingFaceTextEncoder, MiniLMTextEncoder
-from nuwa_lightning.tokenizers.export import load_tokenizer, save_pixel_guided, save_tokenizer
-from nuwa_lightning.tokenizers.vqgan import VQGAN
+from nuwa_lightning.tokenizers.pretrained import load_tokenizer, save_pixel_guided, save_tokenizer
+from nuwa_lightning.training.nuwa_module import NuwaInfinityModule
+from nuwa_lightning.training.pixel_guided_module import PixelGuidedModule
+from nuwa_lightning.training.vqgan_module import VQGANModule
 
 _LOG = logging.getLogger(__name__)
 _PANORAMA = "--size 4096x512 --seed 0 --output panorama.png"

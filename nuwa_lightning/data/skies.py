@@ -13,9 +13,9 @@ from typing import Final, final
 import numpy as np
 from numpy.typing import NDArray
 
+from nuwa_lightning.blending import filled
 from nuwa_lightning.data.video_reading import Frame
 from nuwa_lightning.data.videos import Movement, Pan, photograph, view
-from nuwa_lightning.filling import filled
 
 Field = NDArray[np.float64]
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.geometry import PatchIndex
-from nuwa_lightning.modules.patch_transformer import PatchTransformer
-from nuwa_lightning.modules.text_attention import TextStates
+from nuwa_lightning.models.nuwa_infinity import PatchTransformer
+from nuwa_lightning.models.text_attention import TextStates
+from nuwa_lightning.planning.geometry import PatchIndex
 
 Chooser = Callable[[PatchIndex], Sequence[int]]
 """Says for each of B canvases which text the patch reads: its number among the texts, 0 for none."""

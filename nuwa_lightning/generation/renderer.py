@@ -13,21 +13,21 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from nuwa_lightning.context.base import ContextPool
-from nuwa_lightning.direction.base import DirectionController
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.generation.cache import SlotCache
-from nuwa_lightning.generation.layout import place_tokens, read_tokens, step_tensors
+from nuwa_lightning.generation.fast_transformer import DecodingTransformer, Precision
+from nuwa_lightning.generation.kv_cache import SlotCache
 from nuwa_lightning.generation.local import AutoregressiveLocalDecoder, LocalDecoder
+from nuwa_lightning.generation.patch_batch import PatchStates, RowBatch
+from nuwa_lightning.generation.patch_decoder import Halves, PatchWriter, near_in_context
 from nuwa_lightning.generation.prompts import Prompts
 from nuwa_lightning.generation.sampling import Sampling, patch_uniforms
-from nuwa_lightning.generation.writing import Halves, PatchWriter, near_in_context
-from nuwa_lightning.geometry import PatchGrid, PatchIndex
-from nuwa_lightning.modules.decoding import DecodingTransformer, Precision
-from nuwa_lightning.modules.neighbours import ABSENT
-from nuwa_lightning.modules.patch_states import PatchStates, RowBatch
-from nuwa_lightning.modules.patch_transformer import PatchTransformer
-from nuwa_lightning.planning import PlannedStep, TokenOrder, walk, waves
+from nuwa_lightning.models.layout import place_tokens, read_tokens, step_tensors
+from nuwa_lightning.models.neighbors import ABSENT
+from nuwa_lightning.models.nuwa_infinity import PatchTransformer
+from nuwa_lightning.planning.context.base import ContextPool
+from nuwa_lightning.planning.direction.base import DirectionController
+from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
+from nuwa_lightning.planning.schedule import PlannedStep, TokenOrder, walk, waves
 
 
 @dataclass(frozen=True)

@@ -18,16 +18,16 @@ from torch.utils.data import DataLoader
 from nuwa_lightning.callbacks.reconstruction_sheet import ReconstructionSheet
 from nuwa_lightning.callbacks.sample_sheet import SampleSheet, contact_sheet
 from nuwa_lightning.callbacks.stage_bar import StageBar
-from nuwa_lightning.context import NearbyContextPool
+from nuwa_lightning.canvas.sample import sample_films, sample_pictures
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.generation.export import load_generator
-from nuwa_lightning.generation.picture import sample_films, sample_pictures
+from nuwa_lightning.generation.pretrained import load_generator
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
-from nuwa_lightning.geometry import PatchGrid
-from nuwa_lightning.modules.patch_layer import TransformerSize
-from nuwa_lightning.stages.nuwa_module import NuwaInfinityModule
-from nuwa_lightning.tokenizers.vqgan import VQGAN, VQGANSize
+from nuwa_lightning.models.patch_layer import TransformerSize
+from nuwa_lightning.models.vqgan import VQGAN, VQGANSize
+from nuwa_lightning.planning.context import NearbyContextPool
+from nuwa_lightning.planning.geometry import PatchGrid
+from nuwa_lightning.training.nuwa_module import NuwaInfinityModule
 
 
 class Board:

@@ -16,9 +16,9 @@ from tests.commands.conftest import QUICK
 OWN = '''
 from dataclasses import dataclass
 
-from nuwa_lightning.context import ContextPool
-from nuwa_lightning.direction import DirectionController, Step
-from nuwa_lightning.geometry import OMEGA, PatchIndex
+from nuwa_lightning.planning.context import ContextPool
+from nuwa_lightning.planning.direction import DirectionController, Step
+from nuwa_lightning.planning.geometry import OMEGA, PatchIndex
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,10 @@ def test_a_wrong_value_is_refused(shell, options, words):
         ("ContextPool", "is abstract: give EmptyContextPool, FullContextPool, NearbyContextPool, RecencyContextPool"),
         ("my_pools.Nope", "has no attribute 'Nope'"),
         ("nope.Nope", "No module named 'nope'"),
-        ("nuwa_lightning.direction.RasterDirectionController", "does not correspond to a subclass of ContextPool"),
+        (
+            "nuwa_lightning.planning.direction.RasterDirectionController",
+            "does not correspond to a subclass of ContextPool",
+        ),
         ("my_pools.Liar", "breaks its law: select returns only patches that are alive"),
         ("my_pools.Bare", "--model.context_pool: my_pools.Bare at patch (0, 0, 0): breaks its law: select returns"),
         ("my_pools.Bare", ": correct the class; nuwa_lightning.testing.check_context_pool finds it"),

@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from nuwa_lightning.tokenizers.export import load_tokenizer, save_pixel_guided
-from nuwa_lightning.tokenizers.pixel_guided import PixelGuidedDecoder
+from nuwa_lightning.models.pixel_guided import PixelGuidedDecoder
+from nuwa_lightning.tokenizers.pretrained import load_tokenizer, save_pixel_guided
 from nuwa_lightning.writers import read_metadata
 from tests.commands.test_going_on import Server, litter
 

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from nuwa_lightning.generation.journal import journal_folder
+from nuwa_lightning.canvas.journal import journal_folder
 from nuwa_lightning.writers import read_metadata
 
 # 7 x 5 patches, the last ones cut; each turned into pixels by itself.

@@ -17,9 +17,9 @@ import yaml
 
 pytest.importorskip("av")
 
-from nuwa_lightning.tokenizers.export import load_pixel_guided, load_tokenizer, save_pixel_guided, save_tokenizer
-from nuwa_lightning.tokenizers.pixel_guided import PixelGuidedDecoder
-from nuwa_lightning.tokenizers.vqgan import VQGAN
+from nuwa_lightning.models.pixel_guided import PixelGuidedDecoder
+from nuwa_lightning.models.vqgan import VQGAN
+from nuwa_lightning.tokenizers.pretrained import load_pixel_guided, load_tokenizer, save_pixel_guided, save_tokenizer
 from nuwa_lightning.writers import open_video_writer
 from tests.commands.conftest import STAGE_1, Shell
 

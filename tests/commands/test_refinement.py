@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 
-from nuwa_lightning.tokenizers.export import load_tokenizer, save_tokenizer
+from nuwa_lightning.tokenizers.pretrained import load_tokenizer, save_tokenizer
 from tests.commands.conftest import STAGE_1, Shell
 
 OWN = """

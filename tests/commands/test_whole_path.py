@@ -14,8 +14,8 @@ import tifffile
 import yaml
 from PIL import Image
 
-from nuwa_lightning.generation.export import load_generator
-from nuwa_lightning.tokenizers.export import load_tokenizer
+from nuwa_lightning.generation.pretrained import load_generator
+from nuwa_lightning.tokenizers.pretrained import load_tokenizer
 from nuwa_lightning.writers import read_metadata
 
 

@@ -18,7 +18,7 @@ from nuwa_lightning.data.token_cache import BankSettings
 from nuwa_lightning.data.views import Views
 from nuwa_lightning.data.windows import TiffWindows, WholePicture, open_windows
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.tokenizers.vqgan import VQGAN, VQGANSize
+from nuwa_lightning.models.vqgan import VQGAN, VQGANSize
 from nuwa_lightning.writers import open_writer
 from tests.data.conftest import Paint, painted
 

@@ -14,8 +14,8 @@ from evaluation.benchmark.measuring import Contender, Reading, Times, interleave
 from evaluation.benchmark.ours import SIZES, Ours, Size, random_model
 from evaluation.benchmark.table import benchmark_table
 from evaluation.benchmark.taming import SlidingWindow, WithPast
-from nuwa_lightning.geometry import PatchGrid
-from nuwa_lightning.modules.decoding import Precision
+from nuwa_lightning.generation.fast_transformer import Precision
+from nuwa_lightning.planning.geometry import PatchGrid
 
 TINY = Size("tiny", 1, 24, 3)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from nuwa_lightning.context import ContextPool
-from nuwa_lightning.modules.patch_layer import TransformerSize
-from nuwa_lightning.modules.patch_transformer import PatchTransformer
+from nuwa_lightning.models.nuwa_infinity import PatchTransformer
+from nuwa_lightning.models.patch_layer import TransformerSize
+from nuwa_lightning.planning.context import ContextPool
 
 
 def small_model(pool: ContextPool, *, patch_size: tuple[int, int] = (2, 2), kv_heads: int = 1) -> PatchTransformer:

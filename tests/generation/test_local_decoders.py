@@ -10,24 +10,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from nuwa_lightning.context import ContextPool, EmptyContextPool, FullContextPool, NearbyContextPool
-from nuwa_lightning.direction import ArbitraryDirectionController, SpiralDirectionController
+from nuwa_lightning.canvas.sample import sample_tokens
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.generation.layout import lay_out
 from nuwa_lightning.generation.local import (
     AutoregressiveLocalDecoder,
     LocalDecoder,
     MaskedLocalDecoder,
     ParallelLocalDecoder,
 )
-from nuwa_lightning.generation.picture import sample_tokens
+from nuwa_lightning.generation.patch_decoder import PatchWriter, own_near
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
-from nuwa_lightning.generation.writing import PatchWriter, own_near
-from nuwa_lightning.geometry import PatchGrid, PatchIndex
-from nuwa_lightning.modules.neighbours import ABSENT
-from nuwa_lightning.modules.patch_layer import TransformerSize
-from nuwa_lightning.modules.patch_transformer import Hidden, PatchTransformer
+from nuwa_lightning.models.layout import lay_out
+from nuwa_lightning.models.neighbors import ABSENT
+from nuwa_lightning.models.nuwa_infinity import Hidden, PatchTransformer
+from nuwa_lightning.models.patch_layer import TransformerSize
+from nuwa_lightning.planning.context import ContextPool, EmptyContextPool, FullContextPool, NearbyContextPool
+from nuwa_lightning.planning.direction import ArbitraryDirectionController, SpiralDirectionController
+from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
 
 GRID, PATCH = PatchGrid(1, 3, 3), (2, 2)
 

@@ -9,30 +9,30 @@ import pytest
 import torch
 from torch import Tensor
 
-from nuwa_lightning.context import (
+from nuwa_lightning.canvas.sample import sample_tokens
+from nuwa_lightning.generation.prompts import Prompts
+from nuwa_lightning.generation.renderer import InfiniteRenderer
+from nuwa_lightning.generation.sampling import Sampling
+from nuwa_lightning.models.layout import lay_out
+from nuwa_lightning.models.neighbors import Neighbour
+from nuwa_lightning.models.nuwa_infinity import PatchTransformer
+from nuwa_lightning.models.patch_layer import TransformerSize
+from nuwa_lightning.planning.context import (
     ContextPool,
     EmptyContextPool,
     FullContextPool,
     NearbyContextPool,
     RecencyContextPool,
 )
-from nuwa_lightning.direction import (
+from nuwa_lightning.planning.direction import (
     ArbitraryDirectionController,
     DirectionController,
     OutwardDirectionController,
     RasterDirectionController,
     SpiralDirectionController,
 )
-from nuwa_lightning.generation.layout import lay_out
-from nuwa_lightning.generation.picture import sample_tokens
-from nuwa_lightning.generation.prompts import Prompts
-from nuwa_lightning.generation.renderer import InfiniteRenderer
-from nuwa_lightning.generation.sampling import Sampling
-from nuwa_lightning.geometry import PatchGrid, PatchIndex
-from nuwa_lightning.modules.neighbours import Neighbour
-from nuwa_lightning.modules.patch_layer import TransformerSize
-from nuwa_lightning.modules.patch_transformer import PatchTransformer
-from nuwa_lightning.planning import walk
+from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
+from nuwa_lightning.planning.schedule import walk
 from tests.text.letters import Letters
 
 POOLS: list[ContextPool] = [

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nuwa_lightning.context import FullContextPool, NearbyContextPool, RecencyContextPool
-from nuwa_lightning.direction import ArbitraryDirectionController, SpiralDirectionController
-from nuwa_lightning.generation.picture import sample_tokens
+from nuwa_lightning.canvas.sample import sample_tokens
 from nuwa_lightning.generation.renderer import InfiniteRenderer, Rendering, Standstill
 from nuwa_lightning.generation.sampling import Sampling
-from nuwa_lightning.geometry import PatchGrid, PatchIndex
+from nuwa_lightning.planning.context import FullContextPool, NearbyContextPool, RecencyContextPool
+from nuwa_lightning.planning.direction import ArbitraryDirectionController, SpiralDirectionController
+from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
 from tests.generation.small import small_model
 
 POOL = NearbyContextPool((0, 1, 1))

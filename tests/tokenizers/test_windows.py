@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nuwa_lightning.generation.streaming import StreamingDecoder, to_uint8
+from nuwa_lightning.canvas.streaming_decoder import StreamingDecoder, to_uint8
 from nuwa_lightning.tokenizers.base import Tokenizer
 from nuwa_lightning.tokenizers.tiling import decode_tiled, encode_tiled
 from nuwa_lightning.tokenizers.windows import WindowedTokenizer, window_error

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from nuwa_lightning.generation.local.base import LocalDecoder
+from nuwa_lightning.generation.patch_decoder import PatchWriter
 from nuwa_lightning.generation.sampling import Sampling
-from nuwa_lightning.generation.writing import PatchWriter
 
 
 @final

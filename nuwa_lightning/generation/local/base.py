@@ -10,8 +10,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from nuwa_lightning.generation.patch_decoder import PatchWriter
 from nuwa_lightning.generation.sampling import Sampling
-from nuwa_lightning.generation.writing import PatchWriter
 
 
 class LocalDecoder(ABC):

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.local.base import LocalDecoder
+from nuwa_lightning.generation.patch_decoder import PatchWriter
 from nuwa_lightning.generation.sampling import Sampling
-from nuwa_lightning.generation.writing import PatchWriter
-from nuwa_lightning.modules.neighbours import ABSENT
+from nuwa_lightning.models.neighbors import ABSENT
 
 
 @final

@@ -18,8 +18,8 @@ from evaluation.ablation.config import changed, load_ablation
 from evaluation.ablation.curves import read_curves, training_seconds
 from evaluation.ablation.running import parameters
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.tokenizers.export import save_tokenizer
-from nuwa_lightning.tokenizers.vqgan import VQGAN, VQGANSize
+from nuwa_lightning.models.vqgan import VQGAN, VQGANSize
+from nuwa_lightning.tokenizers.pretrained import save_tokenizer
 from tests.commands.conftest import lightning_may_warn
 from tests.evaluation.ablation_toys import ABLATION, Calls, write
 

@@ -10,14 +10,14 @@ import torch
 from evaluation.rivals.masked_view import MaskedViewSampler, origins
 from evaluation.rivals.sliding_window import SlidingWindowSampler
 from evaluation.sampling import make_sampler
-from nuwa_lightning.context import EmptyContextPool, NearbyContextPool
-from nuwa_lightning.direction import RasterDirectionController
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.generation.export import Generator
 from nuwa_lightning.generation.local import MaskedLocalDecoder
+from nuwa_lightning.generation.pretrained import Generator
 from nuwa_lightning.generation.sampling import Sampling
-from nuwa_lightning.modules.patch_layer import TransformerSize
-from nuwa_lightning.modules.patch_transformer import PatchTransformer
+from nuwa_lightning.models.nuwa_infinity import PatchTransformer
+from nuwa_lightning.models.patch_layer import TransformerSize
+from nuwa_lightning.planning.context import EmptyContextPool, NearbyContextPool
+from nuwa_lightning.planning.direction import RasterDirectionController
 
 
 @pytest.fixture(scope="module")

@@ -16,17 +16,17 @@ from evaluation.rivals.sliding_window import (
     place,
     places_read,
 )
-from nuwa_lightning.context import EmptyContextPool, NearbyContextPool
-from nuwa_lightning.direction import RasterDirectionController
+from nuwa_lightning.canvas.sample import sample_tokens
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.generation.export import Generator
-from nuwa_lightning.generation.layout import lay_out
-from nuwa_lightning.generation.picture import sample_tokens
+from nuwa_lightning.generation.fast_transformer import DecodingTransformer
+from nuwa_lightning.generation.pretrained import Generator
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling, patch_uniforms
-from nuwa_lightning.geometry import PatchGrid, PatchIndex
-from nuwa_lightning.modules.decoding import DecodingTransformer
-from nuwa_lightning.modules.patch_transformer import PatchTransformer, TransformerSize
+from nuwa_lightning.models.layout import lay_out
+from nuwa_lightning.models.nuwa_infinity import PatchTransformer, TransformerSize
+from nuwa_lightning.planning.context import EmptyContextPool, NearbyContextPool
+from nuwa_lightning.planning.direction import RasterDirectionController
+from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
 
 
 @pytest.fixture(scope="module")
