@@ -41,14 +41,14 @@ from nuwa_lightning.planning.geometry import PatchGrid
 from nuwa_lightning.tokenizers.base import Tokenizer
 from nuwa_lightning.tokenizers.pretrained import load_tokenizer
 
-Picture = NDArray[np.uint8]
+Pixels = NDArray[np.uint8]
 SKIES = ("city", "courtyard", "forest", "night", "sunrise", "sunset")
 
 
 @torch.inference_mode()
 def canvases(
     renderer: InfiniteRenderer, tokenizer: Tokenizer, grid: PatchGrid, *, count: int, blend: int
-) -> list[Picture]:
+) -> list[Pixels]:
     """Return pictures with seeds from 0 up, all written side by side."""
     rows, columns = renderer.model.patch_size
     assert grid.y is not None
@@ -67,7 +67,7 @@ def canvases(
     return pictures
 
 
-def real_panoramas() -> list[Picture]:
+def real_panoramas() -> list[Pixels]:
     """Return real skies all around, 1024 x 256 pixels."""
     import av
 
@@ -86,7 +86,7 @@ def real_panoramas() -> list[Picture]:
 
 
 @torch.inference_mode()
-def rebuilt(tokenizer: Tokenizer, picture: Picture) -> Picture:
+def rebuilt(tokenizer: Tokenizer, picture: Pixels) -> Pixels:
     """Return what the tokenizer makes of a picture that is closed along x."""
     f, margin = tokenizer.factor, 128  # pixels, more than the encoder sees
     x_13YX = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 127.5 - 1
@@ -95,12 +95,12 @@ def rebuilt(tokenizer: Tokenizer, picture: Picture) -> Picture:
     return SingleFrames(tokenizer, wrap="x").decode(tokens_YX, None)
 
 
-def joint(picture: Picture, patch: int) -> Picture:
+def joint(picture: Pixels, patch: int) -> Pixels:
     """Return the patches on both sides of the joint, side by side."""
     return np.concatenate([picture[:, -patch:], picture[:, :patch]], axis=1)
 
 
-def around(pictures: list[Picture], reach: int) -> float:
+def around(pictures: list[Pixels], reach: int) -> float:
     """Return the mean step along x near the joint over that elsewhere: a line that was blurred still shows here."""
     rolled = np.roll(np.stack(pictures).astype(np.int16), pictures[0].shape[1] // 2, axis=2)
     steps = np.abs(np.diff(rolled, axis=2)).mean(axis=(0, 1, 3))
@@ -124,7 +124,7 @@ def main() -> None:
     patch = generator.model.patch_size[1] * tokenizer.factor
     options.output.mkdir(parents=True, exist_ok=True)
     numbers: dict[str, object] = {}
-    sets: dict[str, list[Picture]] = {}
+    sets: dict[str, list[Pixels]] = {}
     if options.panoramas:
         sets["real"] = real_panoramas()
         sets["reconstructed"] = [rebuilt(tokenizer, picture) for picture in sets["real"]]

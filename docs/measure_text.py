@@ -56,7 +56,7 @@ from nuwa_lightning.tokenizers.pretrained import load_tokenizer
 from nuwa_lightning.training.conditioning import Conditions, SampleText
 from nuwa_lightning.training.nuwa_module import NuwaInfinityModule
 
-Picture = NDArray[np.uint8]
+Pixels = NDArray[np.uint8]
 ATTRIBUTES: dict[str, tuple[str | bool, ...]] = {
     "time": TIMES,
     "sky": SKIES,
@@ -71,7 +71,7 @@ def labels(scenes: Sequence[Scene]) -> NDArray[np.int64]:
     return np.array([[values.index(getattr(s, name)) for name, values in ATTRIBUTES.items()] for s in scenes])
 
 
-def small(pictures: Sequence[Picture]) -> Tensor:
+def small(pictures: Sequence[Pixels]) -> Tensor:
     """Return pictures ``[B, 3, 32, 32]`` in [-1, 1]: the probe sees what is painted, not how finely."""
     images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
     return F.adaptive_avg_pool2d(images, 32)
@@ -96,7 +96,7 @@ class Probe(nn.Module):
         return [head(h) for head in self.heads]
 
     @torch.no_grad()
-    def read(self, pictures: Sequence[Picture]) -> NDArray[np.int64]:
+    def read(self, pictures: Sequence[Pixels]) -> NDArray[np.int64]:
         """Return the attributes of pictures as numbers."""
         return torch.stack([scores.argmax(1) for scores in self(small(pictures))], dim=1).numpy()
 
@@ -194,19 +194,19 @@ class MotionProbe(nn.Module):
         return scores
 
     @torch.no_grad()
-    def read(self, films: Sequence[Sequence[Picture]]) -> NDArray[np.int64]:
+    def read(self, films: Sequence[Sequence[Pixels]]) -> NDArray[np.int64]:
         """Return the motion of each film as a number: what its pairs of frames say in the mean."""
         return np.array([int(self(pairs(film)).log_softmax(1).mean(0).argmax()) for film in films])
 
 
-def pairs(film: Sequence[Picture]) -> Tensor:
+def pairs(film: Sequence[Pixels]) -> Tensor:
     """Return the grey pictures ``[frames - 1, 2, 64, 64]`` of a film two by two, without mean, of deviation 1."""
     grey = F.adaptive_avg_pool2d(torch.from_numpy(np.stack(film)).float().mean(3), 64)
     two = torch.stack([grey[:-1], grey[1:]], dim=1)
     return (two - two.mean((1, 2, 3), keepdim=True)) / (two.std((1, 2, 3), keepdim=True) + 1)
 
 
-def drawn_film(scene: Scene, seed: int, side: int, frames: int) -> list[Picture]:
+def drawn_film(scene: Scene, seed: int, side: int, frames: int) -> list[Pixels]:
     """Return a film as training sees them: the middle of a picture that is a little larger."""
     larger = side * 9 // 8
     rim = (larger - side) // 2
@@ -231,7 +231,7 @@ def train_motion_probe(count: int, *, seed: int = 1_500_000_000, steps: int = 50
 
 
 @torch.inference_mode()
-def reconstruct(tokenizer: VQGAN, pictures: Sequence[Picture]) -> list[Picture]:
+def reconstruct(tokenizer: VQGAN, pictures: Sequence[Pixels]) -> list[Pixels]:
     """Return what the tokenizer makes of pictures."""
     images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
     return [to_uint8(tokenizer.decode(tokenizer.encode(image[None]))[0]) for image in images]
@@ -239,7 +239,7 @@ def reconstruct(tokenizer: VQGAN, pictures: Sequence[Picture]) -> list[Picture]:
 
 def generate(
     generator: Generator, tokenizer: VQGAN, texts: Sequence[str], *, guidance: float, options: argparse.Namespace
-) -> list[list[Picture]]:
+) -> list[list[Pixels]]:
     """Return the frames of a square picture or film for each text; its number is its seed."""
     assert generator.text_encoder is not None
     renderer = InfiniteRenderer(
@@ -249,7 +249,7 @@ def generate(
         generator.token_order,
         Sampling(options.temperature, options.top_k),
     )
-    made: list[list[Picture]] = []
+    made: list[list[Pixels]] = []
     grid = PatchGrid(options.frames if options.films else 1, options.patches, options.patches)
     for start in range(0, len(texts), 24):
         some = texts[start : start + 24]
@@ -266,7 +266,7 @@ def generate(
     return made
 
 
-def coarse(pictures: Sequence[Picture]) -> NDArray[np.float64]:
+def coarse(pictures: Sequence[Pixels]) -> NDArray[np.float64]:
     """Return the colours of a picture's 4 x 4 parts, each number compared with its mean over pictures."""
     grid = (
         F.adaptive_avg_pool2d(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).double(), 4).flatten(1).numpy()
@@ -375,7 +375,7 @@ def main() -> None:
     probe, size = train_probe(options.probe_pictures), 64 * options.patches
     motion = train_motion_probe(options.probe_pictures // 2) if options.films else None
 
-    def read(films: Sequence[Sequence[Picture]]) -> dict[str, Found]:
+    def read(films: Sequence[Sequence[Pixels]]) -> dict[str, Found]:
         if motion is None:
             return {"": Found(probe.read([film[0] for film in films]))}
         moved = motion.read(films)

@@ -204,10 +204,10 @@ class PatchTransformer(nn.Module):
     def logits(self, x: Tensor, near: Tensor) -> Tensor:
         """Return scores over codes ``[..., K]`` of last-layer states ``[..., W]`` and the tokens' neighbours."""
         h = self.norm(x)
-        scores = F.linear(h, self.head_weight(), self.head.bias)
+        logits = F.linear(h, self.head_weight(), self.head.bias)
         if self.repeat is None:
-            return scores
-        more: Tensor = self.repeat(scores, h, near, self.codes_KE)
+            return logits
+        more: Tensor = self.repeat(logits, h, near, self.codes_KE)
         return more
 
     def head_weight(self) -> Tensor:

@@ -252,8 +252,8 @@ def _run(length: int | None, flip: bool) -> Iterable[int]:
 @functools.cache
 def _relative(view: View, other: View) -> int:
     units = (PatchOffset(0, 1, 0), PatchOffset(0, 0, 1))
-    for index, symmetry in enumerate(VIEWS):
-        if all(symmetry.offset(view.offset(unit)) == other.offset(unit) for unit in units):
+    for index, each in enumerate(VIEWS):
+        if all(each.offset(view.offset(unit)) == other.offset(unit) for unit in units):
             return index
     raise AssertionError("the eight views are a group")
 

@@ -61,8 +61,8 @@ def test_grey_and_what_only_pillow_reads(tmp_path: Path, caplog: pytest.LogCaptu
     for name, options in (("a.png", {}), ("a.jpg", {}), ("lzw.tif", {"compression": "tiff_lzw"})):
         Image.fromarray(painted(40, 50)).save(tmp_path / name, **options)
         with open_windows(tmp_path / name) as picture:
-            with Image.open(tmp_path / name) as image:
-                expected = np.asarray(image)[5:15, 6:30]
+            with Image.open(tmp_path / name) as whole:
+                expected = np.asarray(whole)[5:15, 6:30]
             np.testing.assert_array_equal(picture.read(5, 6, 10, 24), expected)
     with pytest.raises(ImageReadError, match="more than max_pixels=100"):
         open_windows(tmp_path / "a.png", max_pixels=100)

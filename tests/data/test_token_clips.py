@@ -33,7 +33,7 @@ def folder(tmp_path: Path, sample_photos: Photos) -> Path:
     for number in range(3):
         views = pan(sample_photos["china.jpg"], 20 * number, 16)
         frames = [(0.3 * v + (0 if n < 9 else 170)).astype(np.uint8) for n, v in enumerate(views)]
-        film(tmp_path / "films" / f"{number}.mp4", frames)
+        video_file(tmp_path / "films" / f"{number}.mp4", frames)
         (tmp_path / "films" / f"{number}.txt").write_text(f"film {number}")
     return tmp_path / "films"
 
@@ -169,8 +169,8 @@ def test_captions_come_along(folder: Path, tmp_path: Path) -> None:
 def test_what_is_too_short_or_too_small_is_named_counted_and_recorded(
     folder: Path, tmp_path: Path, sample_photos: Photos, caplog: pytest.LogCaptureFixture
 ) -> None:
-    short = film(folder / "short.mp4", pan(sample_photos["china.jpg"], 0, 2))
-    film(folder / "small.mp4", pan(sample_photos["china.jpg"], 0, 4, height=16, width=64))
+    short = video_file(folder / "short.mp4", pan(sample_photos["china.jpg"], 0, 2))
+    video_file(folder / "small.mp4", pan(sample_photos["china.jpg"], 0, 4, height=16, width=64))
     made = module(folder, tmp_path / "c")
     assert "too_short" not in made.record()
     made.films = FolderVideos(str(folder), val_fraction=0.0)

@@ -113,10 +113,10 @@ def test_offsets_and_extents_move_as_cells_do(view):
 @pytest.mark.parametrize(("view", "other"), list(itertools.product(VIEWS, repeat=2)), ids=lambda view: view.name)
 def test_relative_view_takes_every_token_from_frame_to_frame(view, other):
     """A token at (r, c) of a patch in one frame stands at g(r, c) in the other: through the canvas, cell by cell."""
-    symmetry = VIEWS[view.relative_to(other)]
+    between = VIEWS[view.relative_to(other)]
     for size in (1, 2, 3, 5):
         for row, column in itertools.product(range(size), repeat=2):
-            assert symmetry.cell(*view.cell(row, column, size), size) == other.cell(row, column, size)
+            assert between.cell(*view.cell(row, column, size), size) == other.cell(row, column, size)
     assert (view.relative_to(other) == 0) == (view == other)
 
 
