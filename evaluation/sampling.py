@@ -118,8 +118,8 @@ def sample_folder(
     generator = load_generator(run / "model")
     decoder = load_tokenizer(tokenizer or run / "tokenizer")
     if decoder.fingerprint() != generator.tokenizer_fingerprint:
-        cure = "its tokens are not those that the model was trained on: name the tokenizer of the run"
-        raise UsageError("--tokenizer", str(tokenizer), cure)
+        hint = "its tokens are not those that the model was trained on: name the tokenizer of the run"
+        raise UsageError("--tokenizer", str(tokenizer), hint)
     sampler = make_sampler(order.sampler, generator, Sampling(order.temperature, order.top_k))
     return make_pictures(sampler, decoder, output, order, progress=progress)
 
@@ -152,7 +152,7 @@ def _make(
     from nuwa_lightning.canvas.streaming_decoder import to_uint8
 
     height, width = order.pixels
-    rows, columns = (-(-side // decoder.factor) for side in order.pixels)
+    rows, columns = (-(-side // decoder.downsample_factor) for side in order.pixels)
     started = time.monotonic()
     with torch.inference_mode():
         tokens_BYX = sampler.tokens(rows, columns, seeds)[:, :rows, :columns]
@@ -179,8 +179,8 @@ def _table(output: Path, order: Order, fingerprint: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     for key, value in made.items():
         if found.get(key) != value:
-            cure = f"holds pictures of {key} {found.get(key)}, not {value}: give another folder or remove it"
-            raise UsageError("--output", str(output), cure)
+            hint = f"holds pictures of {key} {found.get(key)}, not {value}: give another folder or remove it"
+            raise UsageError("--output", str(output), hint)
     return found
 
 

@@ -43,8 +43,8 @@ class MaskedViewSampler:
         from nuwa_lightning.planning.context import EmptyContextPool
 
         if not isinstance(generator.pool, EmptyContextPool) or not generator.local_decoder.bidirectional:
-            cure = "needs a model of one view, EmptyContextPool and MaskedLocalDecoder: train it by recipes/rivals"
-            raise UsageError("--sampler", "masked_view", cure)
+            hint = "needs a model of one view, EmptyContextPool and MaskedLocalDecoder: train it by recipes/rivals"
+            raise UsageError("--sampler", "masked_view", hint)
         self._renderer = generator.renderer(sampling)
 
     def tokens(self, rows: int, columns: int, seeds: Sequence[int]) -> Tensor:
@@ -61,8 +61,8 @@ class MaskedViewSampler:
 
         height, width = self._renderer.model.patch_size
         if rows < height or columns < width:
-            cure = f"is smaller than the view of {height}x{width} tokens: make larger pictures"
-            raise UsageError("--size", f"{rows}x{columns} tokens", cure)
+            hint = f"is smaller than the view of {height}x{width} tokens: make larger pictures"
+            raise UsageError("--size", f"{rows}x{columns} tokens", hint)
         canvas_BYX = torch.full((len(seeds), rows, columns), ABSENT, dtype=torch.long)
         number = 0
         for top in origins(rows, height):

@@ -1,4 +1,4 @@
-"""From finished patches to what a writer takes: rectangles of a picture, whole frames of a film.
+"""From finished patches to what a writer takes: rectangles of an image, whole frames of a video.
 
 Shape legend: B canvases side by side, Y/X rows and columns.
 """
@@ -25,7 +25,7 @@ _UNWRITTEN: Final = -1
 
 @runtime_checkable
 class Sink(Protocol):
-    """Where the pixels of a picture go; a ``CanvasWriter`` is one."""
+    """Where the pixels of an image go; a ``CanvasWriter`` is one."""
 
     def write(self, pixels_YX3: Pixels, *, y: int, x: int) -> None:
         """Take a rectangle whose upper left corner lies at ``(y, x)``."""
@@ -38,7 +38,7 @@ class Sink(Protocol):
 
 @runtime_checkable
 class FrameSink(Protocol):
-    """Where the frames of a film go; a ``VideoWriter`` is one."""
+    """Where the frames of a video go; a ``VideoWriter`` is one."""
 
     def append(self, frame_YX3: Pixels) -> None:
         """Take the next frame."""
@@ -79,7 +79,7 @@ class Place:
 
     size: tuple[int | None, int | None]
     origin: tuple[int, int]
-    factor: int
+    downsample_factor: int
 
     def inside(self, pixels_YX3: Pixels, *, top: int, left: int) -> tuple[Pixels, int, int]:
         """Return what of the pixels lies on the canvas, and where its corner is there.
@@ -91,13 +91,13 @@ class Place:
         """
         corner, kept = [], []
         for axis, start in enumerate((top, left)):
-            first, length = start * self.factor - self.origin[axis], self.size[axis]
+            first, length = start * self.downsample_factor - self.origin[axis], self.size[axis]
             kept.append(slice(max(0, -first), None if length is None else max(0, length - first)))
             corner.append(max(0, first))
         return pixels_YX3[kept[0], kept[1]], corner[0], corner[1]
 
 
-class Developer(ABC):
+class Assembler(ABC):
     """Takes the patches of one canvas as they are finished, and gives pixels to a sink as soon as they are final."""
 
     @abstractmethod
@@ -119,7 +119,7 @@ class Developer(ABC):
 
 
 @final
-class PictureDeveloper(Developer):
+class ImageAssembler(Assembler):
     """Tile by tile.
 
     Args:
@@ -159,7 +159,7 @@ class PictureDeveloper(Developer):
 
 
 @final
-class FilmDeveloper(Developer):
+class VideoAssembler(Assembler):
     """Frame by frame: patches of later frames may come before a frame is complete, and wait.
 
     Args:
@@ -167,7 +167,7 @@ class FilmDeveloper(Developer):
         sink: where frames go.
         place: of each frame.
         tokens: rows and columns of the grid in tokens.
-        finish: what is done to the pixels of the first frame, such as laying the given picture over them.
+        finish: what is done to the pixels of the first frame, such as laying the given image over them.
         state: what :meth:`state` of an earlier one returned: go on from there.
     """
 
@@ -219,12 +219,12 @@ class FilmDeveloper(Developer):
 
     @property
     def complete(self) -> int:
-        """A film has a size."""
-        raise ValueError("the frames of a film have a size")
+        """A video has a size."""
+        raise ValueError("the frames of a video have a size")
 
     def end(self) -> None:
-        """A film has a size."""
-        raise ValueError("the frames of a film have a size")
+        """A video has a size."""
+        raise ValueError("the frames of a video have a size")
 
     def _give(self) -> None:
         """Decode the next frame and give it away."""

@@ -1,4 +1,4 @@
-"""Decoders of the frames of a film: each by itself, or guided by the one before (paper, section 2b).
+"""Decoders of the frames of a video: each by itself, or guided by the one before (paper, section 2b).
 
 Shape legend: B batch, Y/X rows and columns.
 """
@@ -23,7 +23,7 @@ Pixels = NDArray[np.uint8]
 @final
 @dataclass(frozen=True)
 class SingleFrames:
-    """Each frame by itself, as the tokenizer decodes pictures.
+    """Each frame by itself, as the tokenizer decodes images.
 
     Args:
         tokenizer: what decodes.
@@ -43,7 +43,7 @@ class SingleFrames:
     def decode(self, tokens_YX: Tensor, previous_YX3: Pixels | None) -> Pixels:
         """Return the pixels of a frame."""
         height, width = tokens_YX.shape
-        factor = self.tokenizer.factor
+        factor = self.tokenizer.downsample_factor
         pixels_YX3 = np.empty((height * factor, width * factor, 3), np.uint8)
         decoder = StreamingDecoder(self.tokenizer, (height, width), tile=self.tile, wrap=self.wrap)
         for piece, tile_YX3 in decoder.put(tokens_YX, top=0, left=0):
@@ -57,7 +57,7 @@ class SingleFrames:
 class GuidedFrames:
     """The first frame by itself, each later one guided by the pixels of the frame before.
 
-    These are the pixels that were given away, 8 bits each: whoever goes on with a film finds them the same.
+    These are the pixels that were given away, 8 bits each: whoever goes on with a video finds them the same.
 
     Args:
         first: what decodes the first frame.

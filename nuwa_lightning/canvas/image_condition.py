@@ -1,4 +1,4 @@
-"""A given picture on a larger canvas: which tokens are known, and its own pixels over what is decoded (ours).
+"""A given image on a larger canvas: which tokens are known, and its own pixels over what is decoded (ours).
 
 The paper's image condition pre-caching: the known patches are read first, the others are written around them.
 
@@ -25,7 +25,7 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Expansion:
-    """How many pixels a canvas is larger than the picture, on each side."""
+    """How many pixels a canvas is larger than the image, on each side."""
 
     left: int = 0
     right: int = 0
@@ -39,35 +39,35 @@ class _Axis:
 
     Attributes:
         start: where the canvas begins on the grid of patches.
-        picture: where the picture begins on that grid.
+        image: where the image begins on that grid.
         patches: patches of the grid.
-        window: first and last patch (excluded) that hold any of the picture.
+        window: first and last patch (excluded) that hold any of the image.
     """
 
     start: int
-    picture: int
+    image: int
     patches: int
     window: tuple[int, int]
 
 
 def _lay_axis(length: int, before: int, after: int, patch: int) -> _Axis:
-    # The grid starts where a border of the picture that is built upon is a border of patches. With both built upon,
+    # The grid starts where a border of the image that is built upon is a border of patches. With both built upon,
     # the first one; the patches on the other are then known in part.
     start = -before % patch if before else -length % patch if after else 0
-    picture = start + before
-    patches = -(-(picture + length + after) // patch)
-    return _Axis(start, picture, patches, (picture // patch, -(-(picture + length) // patch)))
+    image = start + before
+    patches = -(-(image + length + after) // patch)
+    return _Axis(start, image, patches, (image // patch, -(-(image + length) // patch)))
 
 
-class GivenPicture:
-    """A picture, in whole or with holes, and the canvas around it.
+class ImageCondition:
+    """An image, in whole or with holes, and the canvas around it.
 
     Known pixels are never changed (a lossy file, such as JPEG, keeps them only nearly). What is written beside them is
     decoded from tokens, which are coarser than pixels, and may begin with a step: ``blend`` draws it towards the
-    picture's own pixels at the border, fading out.
+    image's own pixels at the border, fading out.
 
     Args:
-        picture_YX3: its pixels.
+        image_YX3: its pixels.
         holes_YX: which of them are to be written anew; None for none.
         expansion: how much larger the canvas is.
         tokenizer: turns pixels into tokens and back.
@@ -80,7 +80,7 @@ class GivenPicture:
 
     def __init__(
         self,
-        picture_YX3: Pixels,
+        image_YX3: Pixels,
         *,
         holes_YX: NDArray[np.bool_] | None = None,
         expansion: Expansion = Expansion(),
@@ -88,16 +88,16 @@ class GivenPicture:
         patch_size: tuple[int, int],
         blend: int = 16,
     ) -> None:
-        height, width = picture_YX3.shape[:2]
+        height, width = image_YX3.shape[:2]
         if holes_YX is None:
             holes_YX = np.zeros((height, width), bool)
         if holes_YX.shape != (height, width):
-            raise ValueError(f"holes of {holes_YX.shape} in a picture of {(height, width)}")
+            raise ValueError(f"holes of {holes_YX.shape} in an image of {(height, width)}")
         if holes_YX.all():
             raise ValueError("no pixel is known")
-        self._picture_YX3, self._given_YX = picture_YX3, ~holes_YX
-        self._factor, self._patch_size = tokenizer.factor, patch_size
-        sides = tuple(cells * tokenizer.factor for cells in patch_size)
+        self._image_YX3, self._given_YX = image_YX3, ~holes_YX
+        self._factor, self._patch_size = tokenizer.downsample_factor, patch_size
+        sides = tuple(cells * tokenizer.downsample_factor for cells in patch_size)
         self._y = _lay_axis(height, expansion.up, expansion.down, sides[0])
         self._x = _lay_axis(width, expansion.left, expansion.right, sides[1])
         self.size = (height + expansion.up + expansion.down, width + expansion.left + expansion.right)
@@ -111,7 +111,7 @@ class GivenPicture:
         self.known = self._known(given_YX)
         """Known tokens by patch ``[1, rows, columns]``; ``ABSENT`` where a patch is known in part."""
         self._blend = blend
-        self.margin = -(-(blend + RIM) // tokenizer.factor) if blend else 0
+        self.margin = -(-(blend + RIM) // tokenizer.downsample_factor) if blend else 0
         """How many tokens around what is to be finished :meth:`finish` has to see."""
 
     @property
@@ -121,18 +121,18 @@ class GivenPicture:
         return self.size == (height, width) and bool(self._given_YX.all())
 
     def finish(self, pixels_YX3: Pixels, *, y: int, x: int) -> Pixels:
-        """Return decoded pixels with the picture's own over them; with a margin, of which only the inside counts.
+        """Return decoded pixels with the image's own over them; with a margin, of which only the inside counts.
 
         Args:
             pixels_YX3: decoded pixels.
             y: row of the grid at which they begin.
             x: column of the grid at which they begin.
         """
-        top, left = self._y.picture - y, self._x.picture - x
+        top, left = self._y.image - y, self._x.image - x
         here, there = _overlap(pixels_YX3.shape[:2], self._given_YX.shape, top, left)
         out_YX3, known_YX = pixels_YX3.copy(), np.zeros(pixels_YX3.shape[:2], bool)
         known_YX[here] = self._given_YX[there]
-        out_YX3[here] = np.where(known_YX[here][..., None], self._picture_YX3[there], out_YX3[here])
+        out_YX3[here] = np.where(known_YX[here][..., None], self._image_YX3[there], out_YX3[here])
         if self._blend and known_YX.any() and not known_YX.all():
             written_YX3 = pixels_YX3.astype(np.float32)
             more_YX3 = meeting(written_YX3, out_YX3.astype(np.float32), known_YX, self._blend)
@@ -141,17 +141,17 @@ class GivenPicture:
         return out_YX3
 
     def _window(self, expansion: Expansion, sides: tuple[int, ...]) -> tuple[Pixels, NDArray[np.bool_]]:
-        """Return the patches that hold the picture, as pixels, and which of these are known.
+        """Return the patches that hold the image, as pixels, and which of these are known.
 
-        Beyond an edge of the picture that is one of the canvas, where patches stick out, its last pixels are repeated
-        and count as known: they are what a picture that ends there looks like to the tokenizer.
+        Beyond an edge of the image that is one of the canvas, where patches stick out, its last pixels are repeated
+        and count as known: they are what an image that ends there looks like to the tokenizer.
         """
         padding, cut = [], []
-        height, width = self._picture_YX3.shape[:2]
+        height, width = self._image_YX3.shape[:2]
         for axis, side, length in ((self._y, sides[0], height), (self._x, sides[1], width)):
-            before = axis.picture - axis.window[0] * side
-            padding.append((before, axis.window[1] * side - axis.picture - length))
-        window_YX3 = np.pad(self._picture_YX3, (*padding, (0, 0)), mode="edge")
+            before = axis.image - axis.window[0] * side
+            padding.append((before, axis.window[1] * side - axis.image - length))
+        window_YX3 = np.pad(self._image_YX3, (*padding, (0, 0)), mode="edge")
         given_YX = np.pad(self._given_YX, padding, mode="edge")
         built_upon = ((expansion.up, expansion.down), (expansion.left, expansion.right))
         for axis_number, (pads, grows) in enumerate(zip(padding, built_upon, strict=True)):

@@ -12,26 +12,26 @@ import torch
 from torch import Tensor
 
 from nuwa_lightning.canvas.assembler import (
-    Developer,
-    FilmDeveloper,
+    Assembler,
     FrameDecoder,
     FrameSink,
-    PictureDeveloper,
+    ImageAssembler,
     Place,
     Sink,
+    VideoAssembler,
 )
 from nuwa_lightning.canvas.journal import Record
 from nuwa_lightning.canvas.streaming_decoder import Finish, StreamingDecoder
 from nuwa_lightning.generation.patch_batch import PatchStates
 from nuwa_lightning.generation.prompts import Prompts
-from nuwa_lightning.generation.renderer import InfiniteRenderer, RenderedPatch, Rendering, Standstill
+from nuwa_lightning.generation.renderer import DecodingState, InfiniteRenderer, RenderedPatch, Rendering
 from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
 from nuwa_lightning.tokenizers.base import Tokenizer
 
 
 @dataclass(frozen=True)
-class Film:
-    """What makes a film of a canvas in time.
+class Video:
+    """What makes a video of a canvas in time.
 
     Attributes:
         fps: frames a second.
@@ -53,9 +53,9 @@ class Order:
         origin: pixel row and column of the grid at which the canvas begins.
         known: given patches, tokens ``[B, rows, columns]``.
         prompts: the texts.
-        finish: what is done to pixels before they are written; of a film to those of the first frame.
+        finish: what is done to pixels before they are written; of a video to those of the first frame.
         tile: side, in tokens, of what is decoded at once.
-        film: for a film; None for a picture.
+        video: for a video; None for an image.
     """
 
     grid: PatchGrid
@@ -66,7 +66,7 @@ class Order:
     prompts: Prompts | None = None
     finish: Finish | None = None
     tile: int = 64
-    film: Film | None = None
+    video: Video | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Progress:
     live: int
 
 
-class Production:
+class GenerationJob:
     """Canvases in the making: iterate over it, wave by wave; between waves it may be recorded.
 
     Args:
@@ -108,7 +108,7 @@ class Production:
         record: Record | None = None,
     ) -> None:
         self.order = order
-        self._factor, self._sinks = tokenizer.factor, tuple(sinks)
+        self._factor, self._sinks = tokenizer.downsample_factor, tuple(sinks)
         self._patch_size = renderer.model.patch_size
         tensors = {} if record is None else record.tensors
         self.patches = 0 if record is None else int(record.facts["patches"])
@@ -119,12 +119,14 @@ class Production:
             seeds=order.seeds,
             known=order.known,
             prompts=order.prompts,
-            standstill=_standstill(record.number, tensors, renderer.model.depth) if record and record.number else None,
+            decoding_state=_decoding_state(record.number, tensors, renderer.model.num_layers)
+            if record and record.number
+            else None,
         )
         lengths = zip((order.grid.y, order.grid.x), self._patch_size, strict=True)
         self._tokens = tuple(None if n is None else n * cells for n, cells in lengths)
-        self._developers = [
-            self._developer(tokenizer, sink, _part(tensors, f"decoder{n}.") if record and record.number else None)
+        self._assemblers = [
+            self._assembler(tokenizer, sink, _part(tensors, f"decoder{n}.") if record and record.number else None)
             for n, sink in enumerate(self._sinks)
         ]
 
@@ -146,63 +148,65 @@ class Production:
         facts = {"patches": self.patches, "sinks": [sink.state() for sink in self._sinks]}
         if not self.waves:
             return Record(0, facts, {})
-        standstill = self._rendering.standstill()
-        tensors = _flattened(standstill)
-        for number, developer in enumerate(self._developers):
-            tensors |= {f"decoder{number}.{name}": kept for name, kept in developer.state().items()}
+        decoding_state = self._rendering.decoding_state()
+        tensors = _flattened(decoding_state)
+        for number, assembler in enumerate(self._assemblers):
+            tensors |= {f"decoder{number}.{name}": kept for name, kept in assembler.state().items()}
         return Record(self.waves, facts, tensors)
 
     @property
     def length(self) -> int:
         """How long, in pixels, an endless canvas would be if it ended here."""
-        complete = self._developers[0].complete * self._factor
+        complete = self._assemblers[0].complete * self._factor
         return complete - self.order.origin[0 if self.order.grid.y is None else 1]
 
     def end(self) -> None:
         """End an endless canvas: write what is left of its :attr:`length`."""
-        for developer in self._developers:
-            developer.end()
+        for assembler in self._assemblers:
+            assembler.end()
 
     def _take(self, done: RenderedPatch) -> None:
-        for tokens_YX, developer in zip(done.tokens_BYX, self._developers, strict=True):
-            developer.put(tokens_YX, done.patch)
+        for tokens_YX, assembler in zip(done.tokens_BYX, self._assemblers, strict=True):
+            assembler.put(tokens_YX, done.patch)
 
-    def _developer(self, tokenizer: Tokenizer, sink: Sink | FrameSink, state: Mapping[str, Tensor] | None) -> Developer:
+    def _assembler(self, tokenizer: Tokenizer, sink: Sink | FrameSink, state: Mapping[str, Tensor] | None) -> Assembler:
         order, (height, width) = self.order, self._tokens
-        place = Place(order.size, order.origin, tokenizer.factor)
-        if order.film is None:
+        place = Place(order.size, order.origin, tokenizer.downsample_factor)
+        if order.video is None:
             assert isinstance(sink, Sink)
             decoder = StreamingDecoder(
                 tokenizer, (height, width), tile=order.tile, finish=order.finish, wrap=order.grid.wrap, state=state
             )
-            return PictureDeveloper(decoder, sink, place)
+            return ImageAssembler(decoder, sink, place)
         assert isinstance(sink, FrameSink)
         assert height is not None
         assert width is not None
-        return FilmDeveloper(order.film.decoder, sink, place, tokens=(height, width), finish=order.finish, state=state)
+        return VideoAssembler(
+            order.video.decoder, sink, place, tokens=(height, width), finish=order.finish, state=state
+        )
 
 
-def _flattened(standstill: Standstill) -> dict[str, Tensor]:
+def _flattened(decoding_state: DecodingState) -> dict[str, Tensor]:
     """Return a standstill as few tensors: what the steps in the pool have, stacked."""
-    numbers = sorted(standstill.tokens)
+    numbers = sorted(decoding_state.tokens)
     tensors = {"pool.numbers": torch.tensor(numbers, dtype=torch.int64)}
     if numbers:
-        states = [standstill.states[number] for number in numbers]
-        tensors["pool.tokens"] = torch.stack([standstill.tokens[number] for number in numbers])
+        states = [decoding_state.states[number] for number in numbers]
+        tensors["pool.tokens"] = torch.stack([decoding_state.tokens[number] for number in numbers])
         for kind in ("keys", "values"):
             for layer, parts in enumerate(zip(*(getattr(each, kind) for each in states), strict=True)):
                 tensors[f"pool.{kind}.{layer}"] = torch.stack(parts).cpu()
     return tensors
 
 
-def _standstill(waves: int, tensors: Mapping[str, Tensor], depth: int) -> Standstill:
+def _decoding_state(waves: int, tensors: Mapping[str, Tensor], num_layers: int) -> DecodingState:
     numbers = tensors["pool.numbers"].tolist()
     tokens = {number: tensors["pool.tokens"][n] for n, number in enumerate(numbers)}
 
     def of(kind: str, n: int) -> tuple[Tensor, ...]:
-        return tuple(tensors[f"pool.{kind}.{layer}"][n] for layer in range(depth))
+        return tuple(tensors[f"pool.{kind}.{layer}"][n] for layer in range(num_layers))
 
-    return Standstill(
+    return DecodingState(
         waves, tokens, {number: PatchStates(of("keys", n), of("values", n)) for n, number in enumerate(numbers)}
     )
 

@@ -35,13 +35,13 @@ class JointBlend:
     size: tuple[int | None, int | None]
     wrap: str
     reach: int
-    factor: int
+    downsample_factor: int
 
     @property
     def margin(self) -> int:
         """How many tokens around what is to be finished :meth:`finish` has to see."""
         # A mirror image lies up to twice as far away.
-        return -(-2 * self.reach // self.factor)
+        return -(-2 * self.reach // self.downsample_factor)
 
     def finish(self, pixels_YX3: Pixels, *, y: int, x: int) -> Pixels:
         """Return pixels that begin at ``(y, x)``, beyond a seam if need be, without a step across the seams."""

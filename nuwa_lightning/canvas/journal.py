@@ -1,6 +1,6 @@
-"""What it takes to go on after a kill, kept beside the output: which picture is made, and how far it is (ours).
+"""What it takes to go on after a kill, kept beside the output: which image is made, and how far it is (ours).
 
-A journal is a folder. ``job.json`` names the picture; each record is one file, written whole or not at all, with a
+A journal is a folder. ``job.json`` names the image; each record is one file, written whole or not at all, with a
 checksum over all of it. The last two records are kept: when the newest turns out damaged, there is one before it.
 
 A file of a stranger cannot run code: records hold tensors (safetensors) and JSON.
@@ -30,7 +30,7 @@ _KEPT = 2
 
 @dataclass(frozen=True)
 class Record:
-    """How far a picture is.
+    """How far an image is.
 
     Attributes:
         number: grows from record to record.
@@ -47,7 +47,7 @@ class Journal:
     """The journal of one output; only one process at a time holds it.
 
     Args:
-        output: the picture; the journal lies beside it.
+        output: the image; the journal lies beside it.
 
     Raises:
         UsageError: if another process holds it, or the folder cannot be made.
@@ -70,7 +70,7 @@ class Journal:
         return (self.folder / "job.json").exists()
 
     def begin(self, job: Mapping[str, Any]) -> None:
-        """Note which picture this is, and forget every record.
+        """Note which image this is, and forget every record.
 
         Raises:
             UsageError: if the disk is full or fails.
@@ -94,8 +94,8 @@ class Journal:
             if found["sha256"] != _sum_of(job):
                 raise ValueError("checksum")
         except (OSError, ValueError, KeyError, TypeError):
-            cure = "the journal does not say what is made there: give --overwrite to start again"
-            raise UsageError("--resume", self.folder, cure) from None
+            hint = "the journal does not say what is made there: give --overwrite to start again"
+            raise UsageError("--resume", self.folder, hint) from None
         return job
 
     def commit(self, record: Record) -> None:
@@ -131,14 +131,14 @@ class Journal:
                 damaged.append(path)
                 continue
             if damaged and not earlier:
-                cure = f"is damaged; the record before it ({told(record.facts)}) is good: give --resume earlier"
-                raise UsageError("--resume", damaged[0], cure)
+                hint = f"is damaged; the record before it ({told(record.facts)}) is good: give --resume earlier"
+                raise UsageError("--resume", damaged[0], hint)
             for other in damaged:  # or they would count among the two that are kept
                 other.unlink(missing_ok=True)
             return record
         if damaged:
-            cure = "is damaged, and there is no good one: give --overwrite to start again"
-            raise UsageError("--resume", damaged[0], cure)
+            hint = "is damaged, and there is no good one: give --overwrite to start again"
+            raise UsageError("--resume", damaged[0], hint)
         return None
 
     def remove(self) -> None:
@@ -157,7 +157,7 @@ class Journal:
 
 
 def journal_folder(output: Path) -> Path:
-    """Return where the journal of a picture lies."""
+    """Return where the journal of an image lies."""
     return output.with_name(f"{output.name}.journal")
 
 

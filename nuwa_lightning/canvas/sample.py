@@ -1,4 +1,4 @@
-"""Whole pictures and short films: tokens by the one sampler, pixels by the decoders of what is written.
+"""Whole images and short videos: tokens by the one sampler, pixels by the decoders of what is written.
 
 Shape legend: B canvases, Y/X rows and columns.
 """
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nuwa_lightning.canvas.frame_decoder import SingleFrames
-from nuwa_lightning.canvas.job import Film, Order, Production
+from nuwa_lightning.canvas.job import GenerationJob, Order, Video
 from nuwa_lightning.canvas.streaming_decoder import Finish, StreamingDecoder, to_uint8
 from nuwa_lightning.generation.prompts import Prompts
 from nuwa_lightning.generation.renderer import InfiniteRenderer, RenderedPatch
@@ -57,7 +57,7 @@ def sample_tokens(
 
 
 @torch.inference_mode()
-def sample_pictures(
+def sample_images(
     renderer: InfiniteRenderer,
     tokenizer: Tokenizer,
     *,
@@ -65,12 +65,12 @@ def sample_pictures(
     seeds: Sequence[int],
     prompts: Prompts | None = None,
 ) -> list[NDArray[np.uint8]]:
-    """Return small pictures, one a seed, uint8 ``[Y, X, 3]``."""
+    """Return small images, one a seed, uint8 ``[Y, X, 3]``."""
     tokens_BYX = sample_tokens(renderer, grid, seeds=seeds, prompts=prompts)
     return [to_uint8(tokenizer.decode(tokens_YX[None])[0]) for tokens_YX in tokens_BYX]
 
 
-def sample_films(
+def sample_videos(
     renderer: InfiniteRenderer,
     tokenizer: Tokenizer,
     *,
@@ -78,16 +78,16 @@ def sample_films(
     seeds: Sequence[int],
     prompts: Prompts | None = None,
 ) -> list[list[NDArray[np.uint8]]]:
-    """Return the frames of short films, one a seed, uint8 ``[Y, X, 3]``, each decoded by itself."""
+    """Return the frames of short videos, one a seed, uint8 ``[Y, X, 3]``, each decoded by itself."""
     assert grid.y is not None
     assert grid.x is not None
-    rows, columns = (cells * tokenizer.factor for cells in renderer.model.patch_size)
+    rows, columns = (cells * tokenizer.downsample_factor for cells in renderer.model.patch_size)
     size = (grid.y * rows, grid.x * columns)
     reels = [_Reel() for _ in seeds]
-    film = Film(1, SingleFrames(tokenizer))
-    order = Order(grid, tuple(seeds), size, prompts=prompts, film=film)
+    video = Video(1, SingleFrames(tokenizer))
+    order = Order(grid, tuple(seeds), size, prompts=prompts, video=video)
     # It goes on while it is asked, and gives the frames to the reels.
-    deque(Production(order, renderer, tokenizer, sinks=reels), maxlen=0)
+    deque(GenerationJob(order, renderer, tokenizer, sinks=reels), maxlen=0)
     return [reel.frames for reel in reels]
 
 
@@ -106,7 +106,7 @@ class _Reel:
         return {}
 
 
-def stream_picture(
+def stream_image(
     renderer: InfiniteRenderer,
     tokenizer: Tokenizer,
     *,
@@ -131,4 +131,4 @@ def stream_picture(
         if watch:
             watch(done)
         for piece, pixels in decoder.put(done.tokens_BYX[0], top=done.patch.y * rows, left=done.patch.x * columns):
-            yield piece.top * tokenizer.factor, piece.left * tokenizer.factor, pixels
+            yield piece.top * tokenizer.downsample_factor, piece.left * tokenizer.downsample_factor, pixels

@@ -33,7 +33,7 @@ def to_uint8(image_3YX: Tensor) -> Pixels:
 
 
 class Finish(Protocol):
-    """What is done to decoded pixels before they are given away, such as laying a given picture over them."""
+    """What is done to decoded pixels before they are given away, such as laying a given image over them."""
 
     @property
     def margin(self) -> int:
@@ -247,7 +247,7 @@ class StreamingDecoder:
 
     @torch.inference_mode()
     def _decode(self, piece: Rectangle) -> Pixels:
-        f = self._tokenizer.factor
+        f = self._tokenizer.downsample_factor
         shown = self._grown(piece, self._margin)
         outer = self._grown(shown, self._tokenizer.decode_halo).from_step(self._tokenizer.step)
         image_B3YX = self._tokenizer.decode(self._read(outer)[None])

@@ -1,4 +1,4 @@
-"""How far a picture is, how fast it goes, and how much memory it takes."""
+"""How far an image is, how fast it goes, and how much memory it takes."""
 
 from __future__ import annotations
 

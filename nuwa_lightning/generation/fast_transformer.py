@@ -5,7 +5,7 @@ At one row a product takes as long as reading its matrix, so what counts is byte
 faster than the transpose at four rows, as fast at one), queries, keys and values are one product, LayerScale and both
 heads are folded in, and a matrix may be kept in fewer bits.
 
-Shape legend: R rows, l positions, J tokens that one position reads (its own, then neighbours), M = R * l, L = 1 + N
+Shape legend: R rows, l positions, J tokens that one position reads (its own, then neighbors), M = R * l, L = 1 + N
 positions of a patch, I/O width of input and output, W model width, H query heads, G key/value heads, D head width,
 K codes, E code width, C context patches, S key positions.
 """
@@ -175,8 +175,12 @@ class DecodingLayer:
 
     def __init__(self, layer: PatchLayer, number: Number) -> None:
         attention, wide = layer.attention, layer.feed_forward
-        self.heads, self.kv_heads, self.head_width = attention.heads, attention.kv_heads, attention.head_width
-        self._parts = [self.heads, self.kv_heads, self.kv_heads]
+        self.num_heads, self.num_kv_heads, self.head_dim = (
+            attention.num_heads,
+            attention.num_kv_heads,
+            attention.head_dim,
+        )
+        self._parts = [self.num_heads, self.num_kv_heads, self.num_kv_heads]
         self._qkv = product(
             torch.cat([attention.query.weight, attention.key.weight, attention.value.weight]), None, number
         )
@@ -189,11 +193,11 @@ class DecodingLayer:
         # Kept keys have the entry of their own patch added; a context key gets the difference to its own entry.
         self._own_G1D = self.embedding.own().unsqueeze(-2) if layer.feed == "key" else torch.zeros(())
 
-    def context_shift(self, offset_RC: Tensor, view_RC: Tensor) -> Tensor:
+    def context_shift(self, offset_RC: Tensor, symmetry_RC: Tensor) -> Tensor:
         """Return what is added to the kept keys of context patches, broadcastable to ``[R, C, G, N, D]``."""
         if self._own_G1D.ndim == 0:
             return self._own_G1D
-        shift: Tensor = self.embedding(offset_RC, view_RC).unsqueeze(-2) - self._own_G1D
+        shift: Tensor = self.embedding(offset_RC, symmetry_RC).unsqueeze(-2) - self._own_G1D
         return shift
 
     def attend(
@@ -211,7 +215,7 @@ class DecodingLayer:
         """
         norm = self._norm_attention
         h_MW = F.layer_norm(x_MW, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
-        qkv_RlXD = self._qkv.of(h_MW).view(len(k_RGSD), end - start, -1, self.head_width)
+        qkv_RlXD = self._qkv.of(h_MW).view(len(k_RGSD), end - start, -1, self.head_dim)
         q_RlHD, k_RlGD, v_RlGD = torch.split(qkv_RlXD, self._parts, dim=2)
         torch.add(k_RlGD.transpose(1, 2), self._own_G1D, out=k_RGSD[:, :, start:end])
         v_RGSD[:, :, start:end] = v_RlGD.transpose(1, 2)
@@ -245,50 +249,52 @@ class DecodingTransformer:
     @torch.inference_mode()
     def __init__(self, model: PatchTransformer, precision: Precision = Precision()) -> None:
         self.model, self.precision = model, precision
-        self.layers = [DecodingLayer(model.layer(n), precision.weights) for n in range(model.depth)]
+        self.layers = [DecodingLayer(model.layer(n), precision.weights) for n in range(model.num_layers)]
         halves = precision.weights == precision.cache == "bfloat16"
         # Many positions at once are better attended to in float32 where there are no units for bfloat16.
-        single = not model.bidirectional and self.layers[0].head_width in HEAD_WIDTHS
-        float32 = model.begin.dtype == torch.float32
+        single = not model.bidirectional and self.layers[0].head_dim in HEAD_WIDTHS
+        float32 = model.bos.dtype == torch.float32
         compiled = precision.weights == "int8" and precision.cache != "float32" and kernels() is not None
-        self.dtype = torch.bfloat16 if halves or (compiled and single and float32) else model.begin.dtype
+        self.dtype = torch.bfloat16 if halves or (compiled and single and float32) else model.bos.dtype
         """Of the keys and values that are attended to."""
         # A row of zeros more: that is where ABSENT, a negative index, points.
-        self._codes_KE = F.pad(model.codes_KE, (0, 0, 0, 1))
-        weights = [model.embed.weight] + ([] if model.near is None else [model.near.linear.weight])
+        self._codebook_KE = F.pad(model.codebook_KE, (0, 0, 0, 1))
+        weights = [model.embed.weight] + (
+            [] if model.neighbor_embedding is None else [model.neighbor_embedding.linear.weight]
+        )
         self._embed_IW = torch.cat([w.t() for w in weights])
-        self._place_LW = torch.cat([model.begin[None], model.position() + model.embed.bias])
+        self._place_LW = torch.cat([model.bos[None], model.position() + model.embed.bias])
         # What hides a token takes the place of its embedding, of which the bias is everywhere.
-        self._hide_W = None if model.blank is None else model.blank - model.embed.bias
+        self._hide_W = None if model.mask_token is None else model.mask_token - model.embed.bias
         self._head = product(model.head_weight(), model.head.bias, precision.weights)
-        self._norm, self._repeat = model.norm, model.repeat
+        self._norm, self._repeat = model.norm, model.copy_head
 
-    def embed(self, inputs_RlJ: Tensor, view_R: Tensor, start: int) -> Tensor:
+    def embed(self, inputs_RlJ: Tensor, symmetry_R: Tensor, start: int) -> Tensor:
         """Return the states ``[R, l, W]`` that enter the first layer.
 
         Args:
             inputs_RlJ: tokens that positions read: their own (that before the one to be predicted, unless the model is
-                bidirectional), then neighbours; ``ABSENT`` where there is none or it is hidden.
-            view_R: index of each row's view.
+                bidirectional), then neighbors; ``ABSENT`` where there is none or it is hidden.
+            symmetry_R: index of each row's symmetry.
             start: the first position; 0 is BOS.
         """
         R, new = inputs_RlJ.shape[:2]
-        used = self._embed_IW.shape[0] // self._codes_KE.shape[1]
-        x_MI = self._codes_KE[inputs_RlJ[:, :, :used]].view(R * new, -1)
-        place_RlW = self._place_LW[start : start + new] + self.model.views[view_R][:, None]
+        used = self._embed_IW.shape[0] // self._codebook_KE.shape[1]
+        x_MI = self._codebook_KE[inputs_RlJ[:, :, :used]].view(R * new, -1)
+        place_RlW = self._place_LW[start : start + new] + self.model.symmetries[symmetry_R][:, None]
         x_RlW = place_RlW.flatten(0, 1).addmm_(x_MI, self._embed_IW).view(R, new, -1)
         if self._hide_W is not None:
-            hidden_Rl = inputs_RlJ[:, :, 0] == ABSENT
-            hidden_Rl[:, : max(0, 1 - start)] = False  # BOS
-            x_RlW += hidden_Rl[:, :, None] * self._hide_W
+            masked_Rl = inputs_RlJ[:, :, 0] == ABSENT
+            masked_Rl[:, : max(0, 1 - start)] = False  # BOS
+            x_RlW += masked_Rl[:, :, None] * self._hide_W
         return x_RlW
 
-    def logits(self, x_MW: Tensor, near_MJ: Tensor | None = None) -> Tensor:
+    def logits(self, x_MW: Tensor, neighbors_MJ: Tensor | None = None) -> Tensor:
         """Return scores over codes ``[M, K]`` of last-layer states.
 
         Args:
             x_MW: the states.
-            near_MJ: neighbours of the tokens to be scored; needed with ``TransformerSize.repeat`` only.
+            neighbors_MJ: neighbors of the tokens to be scored; needed with ``TransformerConfig.repeat`` only.
 
         Raises:
             ValueError: if they are needed and missing.
@@ -297,9 +303,9 @@ class DecodingTransformer:
         scores_MK = self._head.of(h_MW).to(x_MW.dtype)
         if self._repeat is None:
             return scores_MK
-        if near_MJ is None:
-            raise ValueError("a model that repeats neighbours needs them for its scores")
-        more_MK: Tensor = self._repeat(scores_MK, h_MW, near_MJ, self.model.codes_KE)
+        if neighbors_MJ is None:
+            raise ValueError("a model that repeats neighbors needs them for its scores")
+        more_MK: Tensor = self._repeat(scores_MK, h_MW, neighbors_MJ, self.model.codebook_KE)
         return more_MK
 
 

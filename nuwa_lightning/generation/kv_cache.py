@@ -23,7 +23,7 @@ class SlotCache:
     """Per-layer keys and values of live steps. It grows when more steps are alive than ever before, and never shrinks.
 
     Args:
-        depth: layers.
+        num_layers: layers.
         shape: one slot's shape ``(B, G, N, D)``.
         like: a tensor whose dtype and device are taken.
         number: how numbers are kept: as they come (float32), in half the bits, or in a quarter with a scale for each
@@ -33,15 +33,15 @@ class SlotCache:
 
     def __init__(
         self,
-        depth: int,
+        num_layers: int,
         shape: tuple[int, int, int, int],
         *,
         like: Tensor,
         number: Number = "float32",
         slots: int = 16,
     ) -> None:
-        self._keys = [_Kept.empty(slots, shape, like, number) for _ in range(depth)]
-        self._values = [_Kept.empty(slots, shape, like, number) for _ in range(depth)]
+        self._keys = [_Kept.empty(slots, shape, like, number) for _ in range(num_layers)]
+        self._values = [_Kept.empty(slots, shape, like, number) for _ in range(num_layers)]
         self._canvases = shape[0]
         self._free = list(range(slots - 1, -1, -1))
         self._slot: dict[int, int] = {}

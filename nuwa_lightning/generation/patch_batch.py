@@ -51,24 +51,24 @@ class RowBatch:
 
     Args:
         model: the transformer.
-        view_R: index of each row's view.
+        symmetry_R: index of each row's symmetry.
         context: states of the context patches.
         offset_RC: entries of the relative patch embedding.
-        relative_view_RC: relative view of each context patch.
+        relative_symmetry_RC: relative symmetry of each context patch.
         text: the text of each row.
     """
 
     def __init__(
         self,
         model: DecodingTransformer,
-        view_R: Tensor,
+        symmetry_R: Tensor,
         *,
         context: ContextStates,
         offset_RC: Tensor,
-        relative_view_RC: Tensor,
+        relative_symmetry_RC: Tensor,
         text: TextStates | None = None,
     ) -> None:
-        self.model, self.view_R = model, view_R
+        self.model, self.symmetry_R = model, symmetry_R
         self._readers = [model.model.reader(n, text) for n in range(len(model.layers))]
         R, C = offset_RC.shape
         N = model.model.patch_tokens
@@ -78,33 +78,33 @@ class RowBatch:
         self._v_RGSD: list[Tensor] = []
         for number, layer in enumerate(model.layers):
             k_RCGND, v_RCGND = context.keys_values(number)
-            shape = (R, layer.kv_heads, size, layer.head_width)
-            k_RGSD = torch.empty(shape, dtype=model.dtype, device=view_R.device)
+            shape = (R, layer.num_kv_heads, size, layer.head_dim)
+            k_RGSD = torch.empty(shape, dtype=model.dtype, device=symmetry_R.device)
             v_RGSD = torch.empty_like(k_RGSD)
             if C:
-                shift = layer.context_shift(offset_RC, relative_view_RC)
+                shift = layer.context_shift(offset_RC, relative_symmetry_RC)
                 torch.add(k_RCGND, shift, out=_by_patch(k_RGSD, C, N))
                 _by_patch(v_RGSD, C, N).copy_(v_RCGND)
             self._k_RGSD.append(k_RGSD)
             self._v_RGSD.append(v_RGSD)
-        valid_RS = torch.ones(R, size, dtype=torch.bool, device=view_R.device)
+        valid_RS = torch.ones(R, size, dtype=torch.bool, device=symmetry_R.device)
         valid_RS[:, : self.context] = context.valid_RC.repeat_interleave(N, dim=1)
         self._valid_R11S = None if bool(valid_RS.all()) else valid_RS[:, None, None]
-        self._bias_RH1S = self._biases(offset_RC, relative_view_RC, N)
+        self._bias_RH1S = self._biases(offset_RC, relative_symmetry_RC, N)
         self.place = 0
 
-    def _biases(self, offset_RC: Tensor, view_RC: Tensor, tokens: int) -> list[Tensor | None]:
+    def _biases(self, offset_RC: Tensor, symmetry_RC: Tensor, tokens: int) -> list[Tensor | None]:
         """Return what one new position adds to its logits in each layer: where context is missing, -inf."""
         seen = None
         if self._valid_R11S is not None:
-            seen = torch.zeros(self._valid_R11S.shape, dtype=self.model.dtype, device=self.view_R.device)
+            seen = torch.zeros(self._valid_R11S.shape, dtype=self.model.dtype, device=self.symmetry_R.device)
             seen.masked_fill_(~self._valid_R11S, float("-inf"))
-        every = self.view_R.new_ones(1, 1, 1, self.context + tokens + 1, dtype=torch.bool)
+        every = self.symmetry_R.new_ones(1, 1, 1, self.context + tokens + 1, dtype=torch.bool)
         mask = every if self._valid_R11S is None else self._valid_R11S
         layers = [self.model.model.layer(n) for n in range(len(self.model.layers))]
         if layers[0].feed == "key":
             return [seen] * len(layers)
-        return [layer.logit_bias(mask, offset_RC, view_RC, tokens).to(self.model.dtype) for layer in layers]
+        return [layer.logit_bias(mask, offset_RC, symmetry_RC, tokens).to(self.model.dtype) for layer in layers]
 
     def advance(self, inputs_RlJ: Tensor) -> Tensor:
         """Run the next ``l`` positions through all layers and remember their keys and values.
@@ -120,7 +120,7 @@ class RowBatch:
         R, new = inputs_RlJ.shape[:2]
         start = self.context + self.place
         end = start + new
-        x_RlW = self.model.embed(inputs_RlJ, self.view_R, self.place)
+        x_RlW = self.model.embed(inputs_RlJ, self.symmetry_R, self.place)
         x_MW = x_RlW.flatten(0, 1)
         mask = None
         if new > 1 and not self.model.model.bidirectional:
@@ -159,5 +159,5 @@ class RowBatch:
 
 
 def _by_patch(kept_RGSD: Tensor, patches: int, tokens: int) -> Tensor:
-    """Return the context places as ``[R, C, G, N, D]``: a view."""
+    """Return the context places as ``[R, C, G, N, D]``: a symmetry."""
     return torch.unflatten(kept_RGSD[:, :, : patches * tokens], 2, (patches, tokens)).transpose(1, 2)

@@ -30,8 +30,9 @@ from nuwa_lightning.generation.local import (
 )
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
+from nuwa_lightning.legacy import upgrade_state, upgraded
 from nuwa_lightning.models.nuwa_infinity import PatchTransformer
-from nuwa_lightning.models.patch_layer import TransformerSize
+from nuwa_lightning.models.patch_layer import TransformerConfig
 from nuwa_lightning.planning.context import EmptyContextPool, FullContextPool, NearbyContextPool, RecencyContextPool
 from nuwa_lightning.planning.context.base import ContextPool
 from nuwa_lightning.planning.direction import (
@@ -81,7 +82,7 @@ class Generator:
         tokenizer_fingerprint: which tokenizer made the tokens it learned.
         local_decoder: how the tokens of a patch are written, as in training.
         text_encoder: what turns texts into token states; None for a model without text.
-        frames: of a training sample; 1 for a model of pictures.
+        frames: of a training sample; 1 for a model of images.
     """
 
     model: PatchTransformer
@@ -125,8 +126,8 @@ def save_generator(folder: str | Path, generator: Generator) -> None:
         "kind": KIND,
         "format": FORMAT,
         "model": {
-            "num_codes": model.num_codes,
-            "code_dim": model.code_dim,
+            "codebook_size": model.codebook_size,
+            "codebook_dim": model.codebook_dim,
             "patch_size": list(model.patch_size),
             "embedding_extent": list(model.embedding_extent),
             "size": dataclasses.asdict(model.size),
@@ -140,7 +141,7 @@ def save_generator(folder: str | Path, generator: Generator) -> None:
         "frames": generator.frames,
     }
     if generator.text_encoder is not None:
-        config["model"]["text_width"] = model.text_width
+        config["model"]["text_dim"] = model.text_dim
         config["text_encoder"] = _describe(generator.text_encoder)
         config["text_fingerprint"] = generator.text_encoder.fingerprint()
     with atomic_folder(folder, overwrite=True) as partial:
@@ -167,17 +168,18 @@ def load_generator(
     """
     folder = Path(folder)
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = upgraded(json.loads((folder / "config.json").read_text(encoding="utf-8")))
         if config["kind"] != KIND:
             raise UsageError("--checkpoint", folder, f"holds a {config['kind']}, not a {KIND}: name a stage-2 run")
         if config["format"] != FORMAT:
             raise UsageError("--checkpoint", folder, f"has format {config['format']}, this version reads {FORMAT}")
         size = dict(config["model"])
         size["patch_size"], size["embedding_extent"] = tuple(size["patch_size"]), tuple(size["embedding_extent"])
-        size["size"] = TransformerSize(**size["size"])
+        size["size"] = TransformerConfig(**size["size"])
         with torch.device("meta"):
             model = PatchTransformer(**size)
         state = load_file(folder / "model.safetensors")
+        upgrade_state(state)
         model.load_state_dict(state, strict=True, assign=True)
         pools = {**_POOLS, **{c.__name__: c for c in own if issubclass(c, ContextPool)}}
         directions = {**_DIRECTIONS, **{c.__name__: c for c in own if issubclass(c, DirectionController)}}
@@ -229,7 +231,7 @@ def _fields(strategy: object) -> list[Any]:
 def _build(description: dict[str, Any], table: dict[str, Any]) -> Any:
     name = description["name"]
     if name not in table:
-        cure = f"the model was trained with this class of somebody's own: give its import path, --own my_file.{name}"
-        raise UsageError("--own", name, cure)
+        hint = f"the model was trained with this class of somebody's own: give its import path, --own my_file.{name}"
+        raise UsageError("--own", name, hint)
     args = {k: tuple(v) if isinstance(v, list) else v for k, v in description["args"].items()}
     return table[name](**args)

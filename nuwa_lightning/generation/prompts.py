@@ -42,8 +42,8 @@ def read_texts(model: PatchTransformer, encode: EncodeText, texts: Sequence[str]
     """
     if model.text is None:
         raise ValueError("the model reads no text")
-    device = model.begin.device
-    states = [torch.zeros(0, model.text_width), *(s.float() for s in encode(texts))]
+    device = model.bos.device
+    states = [torch.zeros(0, model.text_dim), *(s.float() for s in encode(texts))]
     text_BSE = torch.nn.utils.rnn.pad_sequence(states, batch_first=True).to(device)
     lengths_B1 = torch.tensor([[len(s)] for s in states], device=device)
     return model.text.states(text_BSE, torch.arange(text_BSE.shape[1], device=device) < lengths_B1)
@@ -69,8 +69,8 @@ class Prompts:
 
     def __post_init__(self) -> None:
         if not 0 <= self.guidance <= STRONGEST:
-            cure = f"give a number from 0 to {STRONGEST:g}; 1 is as trained, 2 to 5 is usual"
-            raise UsageError("--guidance", self.guidance, cure)
+            hint = f"give a number from 0 to {STRONGEST:g}; 1 is as trained, 2 to 5 is usual"
+            raise UsageError("--guidance", self.guidance, hint)
 
     @classmethod
     def for_canvases(

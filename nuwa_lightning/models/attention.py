@@ -17,35 +17,37 @@ class PatchAttention(nn.Module):
     Keys and values have no bias, the output projection has one (paper lineage: HORIZON code).
 
     Args:
-        width: model width W.
-        heads: query heads H; ``width`` must be a multiple of it.
-        kv_heads: key/value heads G; ``heads`` must be a multiple of it. G = H is multi-head, G = 1 multi-query.
+        dim: model width W.
+        num_heads: query heads H; ``dim`` must be a multiple of it.
+        num_kv_heads: key/value heads G; ``num_heads`` must be a multiple of it. G = H is multi-head, G = 1 multi-query.
         dropout: dropout on the output.
 
     Raises:
         ValueError: if the sizes do not divide.
     """
 
-    def __init__(self, width: int, heads: int, *, kv_heads: int, dropout: float = 0.0) -> None:
+    def __init__(self, dim: int, num_heads: int, *, num_kv_heads: int, dropout: float = 0.0) -> None:
         super().__init__()
-        if width % heads:
-            raise ValueError(f"width {width} is no multiple of heads {heads}: change one of them")
-        if heads % kv_heads:
-            raise ValueError(f"heads {heads} is no multiple of kv_heads {kv_heads}: use a divisor of {heads}")
-        self.heads, self.kv_heads, self.head_width = heads, kv_heads, width // heads
-        self.query = nn.Linear(width, width, bias=False)
-        self.key = nn.Linear(width, kv_heads * self.head_width, bias=False)
-        self.value = nn.Linear(width, kv_heads * self.head_width, bias=False)
-        self.out = nn.Linear(width, width)
+        if dim % num_heads:
+            raise ValueError(f"dim {dim} is no multiple of num_heads {num_heads}: change one of them")
+        if num_heads % num_kv_heads:
+            raise ValueError(
+                f"heads {num_heads} is no multiple of num_kv_heads {num_kv_heads}: use a divisor of {num_heads}"
+            )
+        self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, dim // num_heads
+        self.query = nn.Linear(dim, dim, bias=False)
+        self.key = nn.Linear(dim, num_kv_heads * self.head_dim, bias=False)
+        self.value = nn.Linear(dim, num_kv_heads * self.head_dim, bias=False)
+        self.out = nn.Linear(dim, dim)
         self.dropout = nn.Dropout(dropout)
 
     def queries(self, h: Tensor) -> Tensor:
         """Project ``[..., W]`` to queries ``[..., H, D]``."""
-        return torch.unflatten(self.query(h), -1, (self.heads, self.head_width))
+        return torch.unflatten(self.query(h), -1, (self.num_heads, self.head_dim))
 
     def keys_values(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """Project ``[..., W]`` to keys and values ``[..., G, D]``."""
-        shape = (self.kv_heads, self.head_width)
+        shape = (self.num_kv_heads, self.head_dim)
         return torch.unflatten(self.key(h), -1, shape), torch.unflatten(self.value(h), -1, shape)
 
     def mix(self, q_RLHD: Tensor, k_RGSD: Tensor, v_RGSD: Tensor, *, bias: Tensor | None) -> Tensor:

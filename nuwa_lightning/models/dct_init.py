@@ -27,7 +27,7 @@ Fitted to photographs; f counts half-waves over 8 pixels, the transform is ortho
 
 @torch.no_grad()
 def start_spectral(encoder: Encoder, decoder: Decoder, *, rounding: float = 0.4) -> None:
-    """Set the linear parts of both so that together they keep the ``code_dim - 1`` strongest components of each square.
+    """Set the linear parts of both so that they keep the ``codebook_dim - 1`` strongest components of each square.
 
     The last axis stays free: it is the pole around which the vectors lie (see ``layers.from_chart``).
 
@@ -35,7 +35,7 @@ def start_spectral(encoder: Encoder, decoder: Decoder, *, rounding: float = 0.4)
         encoder: an untrained encoder.
         decoder: the decoder that belongs to it.
         rounding: spread of the error that rounding to codes will put on each component, for which the decoder makes up
-            by looking at neighbouring squares. Measured with 1024 codes; pixels are in [-1, 1].
+            by looking at neighboring squares. Measured with 1024 codes; pixels are in [-1, 1].
     """
     side = encoder.cell
     channels = encoder.stem.out_channels
@@ -54,7 +54,7 @@ def start_spectral(encoder: Encoder, decoder: Decoder, *, rounding: float = 0.4)
         linear.weight[: len(spectrum)] = 0
         linear.weight[: len(spectrum), columns] = spectrum @ torch.linalg.pinv(fold)
     spread_N = _spread(side)[: len(spectrum)]
-    kept = min(encoder.code_dim - 1, len(spectrum))
+    kept = min(encoder.codebook_dim - 1, len(spectrum))
     encoder.head.linear.weight.zero_()
     for component in range(kept):
         encoder.head.linear.weight[component, component] = spread_N[component]
@@ -107,19 +107,19 @@ def _raw_spread(side: int) -> Tensor:
 
 
 def _estimate_from_neighbours(side: int, kept: int, rounding: float) -> Tensor:
-    """Return the best linear estimate (N, kept, 3, 3) of a square's components from those of its neighbourhood.
+    """Return the best linear estimate (N, kept, 3, 3) of a square's components from those of its neighborhood.
 
-    All whitened components are estimated from the ``kept`` strongest ones, noisy, of the square and its neighbours.
+    All whitened components are estimated from the ``kept`` strongest ones, noisy, of the square and its neighbors.
 
     It joins squares smoothly, where the inverse transform of each alone would show their borders. Second moments are
-    those of a stationary picture with the same laws.
+    those of a stationary image with the same laws.
     """
     order = _raw_spread(side).flatten().argsort(descending=True, stable=True)
     span = 8 * side
     first = (span - 3 * side) // 2  # in the middle, far from where the waves are mirrored
     wave_KX = _cosine(span)[:, first : first + 3 * side]
     power_CKK = _raw_spread(span).square()
-    power_CKK[:, 0, 0] *= 1e4  # a flat picture is to stay flat, whatever its colour
+    power_CKK[:, 0, 0] *= 1e4  # a flat image is to stay flat, whatever its colour
     cosine_UX = _cosine(side)
     squares_USX = torch.stack([functional.pad(cosine_UX, (i * side, (2 - i) * side)) for i in range(3)], dim=1)
     seen_USK = squares_USX @ wave_KX.T  # component U of square S along one axis, in waves of the larger square

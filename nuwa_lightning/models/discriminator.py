@@ -15,7 +15,7 @@ from nuwa_lightning.models.layers import ChannelNorm, local_conv
 
 
 class PatchDiscriminator(nn.Module):
-    """Says of every small square of a picture how real it looks (Isola et al. 2017); no statistics over the canvas.
+    """Says of every small square of an image how real it looks (Isola et al. 2017); no statistics over the canvas.
 
     Pixels are folded into channels first, as in our encoder, which is what makes it cheap on a CPU.
 

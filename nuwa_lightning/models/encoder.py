@@ -22,30 +22,35 @@ class Encoder(nn.Module):
     blocks: it would take away how bright a smooth square is.
 
     Args:
-        code_dim: length D of the vector of a token.
+        codebook_dim: length D of the vector of a token.
         channels: channels of each level, finest first.
         blocks: residual blocks of each level.
         cell: side in pixels of a cell of the finest level.
     """
 
     def __init__(
-        self, code_dim: int = 16, *, channels: Sequence[int] = (64, 192), blocks: Sequence[int] = (2, 4), cell: int = 4
+        self,
+        codebook_dim: int = 16,
+        *,
+        channels: Sequence[int] = (64, 192),
+        blocks: Sequence[int] = (2, 4),
+        cell: int = 4,
     ) -> None:
         super().__init__()
         if len(channels) != len(blocks) or not channels:
             raise ValueError(f"channels {tuple(channels)} and blocks {tuple(blocks)}: one number per level is needed")
-        self.code_dim = code_dim
+        self.codebook_dim = codebook_dim
         self.cell = cell
-        self.factor: int = cell * 2 ** (len(channels) - 1)
+        self.downsample_factor: int = cell * 2 ** (len(channels) - 1)
         self.stem = local_conv(3 * cell**2, channels[0], 3)
         self.levels = nn.ModuleList(
             nn.Sequential(*(ResidualBlock(width) for _ in range(count)))
             for width, count in zip(channels, blocks, strict=True)
         )
         self.downs = nn.ModuleList(Pointwise(4 * fine, coarse) for fine, coarse in pairwise(channels))
-        self.head = Pointwise(channels[-1], code_dim)
+        self.head = Pointwise(channels[-1], codebook_dim)
         reach = cell + sum(count * cell * 2**level for level, count in enumerate(blocks))
-        self.halo: int = -(-reach // self.factor)
+        self.halo: int = -(-reach // self.downsample_factor)
         """How many tokens beyond its own square the vector of a token depends on."""
 
     def forward(self, image_B3YX: Tensor) -> Tensor:

@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nuwa_lightning.models.neighbors import Neighbour, NeighbourInput, NeighbourScores, neighbours
-from nuwa_lightning.models.patch_layer import PatchLayer, TransformerSize
+from nuwa_lightning.models.neighbors import CopyHead, Neighbor, NeighborEmbedding, neighbors
+from nuwa_lightning.models.patch_layer import PatchLayer, TransformerConfig
 from nuwa_lightning.models.position import AxialPosition
 from nuwa_lightning.models.text_attention import TextConditioning, TextStates
-from nuwa_lightning.planning.geometry import VIEWS, Extent
+from nuwa_lightning.planning.geometry import SYMMETRIES, Extent
 
 
 @dataclass(frozen=True)
@@ -30,26 +30,26 @@ class ContextGroup:
         steps_P: numbers of these steps.
         context_PC: numbers of the steps that each one sees.
         offset_PC: entries of the relative patch embedding.
-        view_PC: index of the context's view relative to the step's.
+        symmetry_PC: index of the context's symmetry relative to the step's.
     """
 
     steps_P: Tensor
     context_PC: Tensor
     offset_PC: Tensor
-    view_PC: Tensor
+    symmetry_PC: Tensor
 
 
 @dataclass(frozen=True)
-class Hidden:
+class TokenMask:
     """What a bidirectional model has to find out: it reads each patch twice, once whole and once with tokens hidden.
 
     Attributes:
         tokens: which tokens are hidden, boolean; of the shape of the tokens.
-        near: the neighbours, ``ABSENT`` where they are hidden.
+        neighbors: the neighbors, ``ABSENT`` where they are hidden.
     """
 
     tokens: Tensor
-    near: Tensor
+    neighbors: Tensor
 
 
 class PatchTransformer(nn.Module):
@@ -58,12 +58,12 @@ class PatchTransformer(nn.Module):
     The place of a patch on the canvas never enters: only offsets between patches do, so any canvas size works.
 
     Args:
-        num_codes: size K of the tokenizer's code book.
-        code_dim: width E of a code vector. The frozen code vectors are the input, through a linear layer.
+        codebook_size: size K of the tokenizer's code book.
+        codebook_dim: width E of a code vector. The frozen code vectors are the input, through a linear layer.
         patch_size: tokens of a patch, rows and columns.
         embedding_extent: offsets ``(t, y, x)`` that get an embedding of their own: the pool's ``embedding_extent``.
         size: everything else.
-        text_width: width of a text token; 0 is a model without text.
+        text_dim: width of a text token; 0 is a model without text.
         bidirectional: a token sees all tokens of its patch and each of them may be hidden, instead of earlier ones
             only. What later patches see of a patch is then what it is when nothing is hidden.
 
@@ -71,58 +71,60 @@ class PatchTransformer(nn.Module):
         ValueError: if sizes do not divide.
     """
 
-    codes_KE: Tensor
+    codebook_KE: Tensor
 
     def __init__(
         self,
-        num_codes: int,
-        code_dim: int,
+        codebook_size: int,
+        codebook_dim: int,
         *,
         patch_size: tuple[int, int] = (8, 8),
         embedding_extent: Extent = (0, 2, 2),
-        size: TransformerSize = TransformerSize(),  # noqa: B008 - frozen
-        text_width: int = 0,
+        size: TransformerConfig = TransformerConfig(),  # noqa: B008 - frozen
+        text_dim: int = 0,
         bidirectional: bool = False,
     ) -> None:
         super().__init__()
-        width = size.width
+        dim = size.dim
         self.bidirectional = bidirectional
         self.patch_size, self.embedding_extent, self.size = patch_size, embedding_extent, size
-        self.num_codes, self.code_dim = num_codes, code_dim
-        self.register_buffer("codes_KE", torch.zeros(num_codes, code_dim))
-        self.embed = nn.Linear(code_dim, width)
-        read = neighbours(past=embedding_extent[0] > 0, ahead=size.ahead)
-        self.near = NeighbourInput(code_dim, width, count=len(read)) if size.neighbours else None
-        # Large positions and offsets from the start: with small ones attention finds the left neighbour only.
-        self.position = AxialPosition(*patch_size, width=width, std=0.5)
-        self.begin = nn.Parameter(torch.randn(width) * 0.5)
-        self.views = nn.Parameter(torch.randn(len(VIEWS), width) * 0.5)
-        self.layers = nn.ModuleList(
-            PatchLayer(size, embedding_extent, causal=not bidirectional) for _ in range(size.depth)
+        self.codebook_size, self.codebook_dim = codebook_size, codebook_dim
+        self.register_buffer("codebook_KE", torch.zeros(codebook_size, codebook_dim))
+        self.embed = nn.Linear(codebook_dim, dim)
+        read = neighbors(past=embedding_extent[0] > 0, ahead=size.ahead)
+        self.neighbor_embedding = (
+            NeighborEmbedding(codebook_dim, dim, count=len(read)) if size.neighbor_embedding else None
         )
-        self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, num_codes)
+        # Large positions and offsets from the start: with small ones attention finds the left neighbor only.
+        self.position = AxialPosition(*patch_size, dim=dim, std=0.5)
+        self.bos = nn.Parameter(torch.randn(dim) * 0.5)
+        self.symmetries = nn.Parameter(torch.randn(len(SYMMETRIES), dim) * 0.5)
+        self.layers = nn.ModuleList(
+            PatchLayer(size, embedding_extent, causal=not bidirectional) for _ in range(size.num_layers)
+        )
+        self.norm = nn.LayerNorm(dim)
+        self.head = nn.Linear(dim, codebook_size)
         # A point among the code vectors: codes that look alike get likely together; the head alone learns them singly.
-        self.code_head = nn.Linear(width, code_dim, bias=False)
+        self.code_head = nn.Linear(dim, codebook_dim, bias=False)
         nn.init.zeros_(self.head.weight)
         # Small, so that the first loss is that of guessing; not zero, so that an untrained model depends on its input.
         self.code_head.weight.data.mul_(0.2)
         # Last, so that everything before it draws the same random numbers with and without it.
         self.text = (
             TextConditioning(
-                text_width,
-                width,
-                depth=size.depth,
-                heads=size.heads,
+                text_dim,
+                dim,
+                num_layers=size.num_layers,
+                num_heads=size.num_heads,
                 layer_scale=size.layer_scale,
                 dropout=size.dropout,
             )
-            if text_width
+            if text_dim
             else None
         )
-        self.blank = nn.Parameter(torch.randn(width) * 0.5) if bidirectional else None
+        self.mask_token = nn.Parameter(torch.randn(dim) * 0.5) if bidirectional else None
         moving = embedding_extent[0] > 0
-        self.repeat = NeighbourScores(width, count=len(self.neighbours), moving=moving) if size.repeat else None
+        self.copy_head = CopyHead(dim, count=len(self.neighbors), moving=moving) if size.copy_head else None
 
     @property
     def patch_tokens(self) -> int:
@@ -130,13 +132,13 @@ class PatchTransformer(nn.Module):
         return self.patch_size[0] * self.patch_size[1]
 
     @property
-    def neighbours(self) -> tuple[Neighbour, ...]:
-        """Which neighbours of a token it is handed; those in earlier frames where its pool reaches there."""
+    def neighbors(self) -> tuple[Neighbor, ...]:
+        """Which neighbors of a token it is handed; those in earlier frames where its pool reaches there."""
         past = self.embedding_extent[0] > 0
-        return neighbours(past=past, ahead=self.size.ahead, matched=past and self.size.repeat)
+        return neighbors(past=past, ahead=self.size.ahead, matched=past and self.size.copy_head)
 
     @property
-    def depth(self) -> int:
+    def num_layers(self) -> int:
         """Number of layers."""
         return len(self.layers)
 
@@ -152,9 +154,9 @@ class PatchTransformer(nn.Module):
         return layer
 
     @property
-    def text_width(self) -> int:
+    def text_dim(self) -> int:
         """Width of a text token, 0 without text."""
-        return 0 if self.text is None else self.text.text_width
+        return 0 if self.text is None else self.text.text_dim
 
     def reader(self, number: int, text: TextStates | None) -> Callable[[Tensor], Tensor] | None:
         """Return what adds the text branch of layer ``number``, or None in a model without text.
@@ -168,87 +170,90 @@ class PatchTransformer(nn.Module):
             return None
         return functools.partial(self.text.layer(number).read, states=text, layer=number)
 
-    def set_codes(self, codes_KE: Tensor) -> None:
+    def set_codes(self, codebook_KE: Tensor) -> None:
         """Take the frozen code vectors of the tokenizer, whitened: their differences count, not what they share.
 
         Raises:
             ValueError: if their number or width is not what the model was built for.
         """
-        if codes_KE.shape != self.codes_KE.shape:
+        if codebook_KE.shape != self.codebook_KE.shape:
             raise ValueError(
-                f"the tokenizer has {tuple(codes_KE.shape)} codes x channels, the model {tuple(self.codes_KE.shape)}"
+                f"the tokenizer's codebook is {tuple(codebook_KE.shape)}, the model's {tuple(self.codebook_KE.shape)}"
             )
-        self.codes_KE.copy_(whitened(codes_KE))
+        self.codebook_KE.copy_(whitened(codebook_KE))
 
     def embed_rows(
-        self, tokens_RN: Tensor, view_R: Tensor, *, near_RNK: Tensor, hidden_RN: Tensor | None = None
+        self, tokens_RN: Tensor, symmetry_R: Tensor, *, neighbors_RNK: Tensor, masked_RN: Tensor | None = None
     ) -> Tensor:
         """Return the input of the first layer ``[R, L, W]``: BOS, then every token with its place in the patch.
 
         Args:
             tokens_RN: codes in writing order.
-            view_R: index of each row's view.
-            near_RNK: neighbours of each token (see ``modules.neighbours``). They come in where token n is predicted: at
+            symmetry_R: index of each row's symmetry.
+            neighbors_RNK: neighbors of each token (see ``neighbors``). They come in where token n is predicted: at
                 position n, or in a bidirectional model at its own, n + 1.
-            hidden_RN: which tokens are hidden, in a bidirectional model.
+            masked_RN: which tokens are hidden, in a bidirectional model.
         """
-        x_RNW = self.embed(self.codes_KE[tokens_RN])
-        if hidden_RN is not None and self.blank is not None:
-            x_RNW = torch.where(hidden_RN[:, :, None], self.blank, x_RNW)
-        x_RLW = torch.cat([self.begin.expand(len(tokens_RN), 1, -1), x_RNW + self.position()], dim=1)
-        x_RLW = x_RLW + self.views[view_R][:, None]
-        if self.near is None:
+        x_RNW = self.embed(self.codebook_KE[tokens_RN])
+        if masked_RN is not None and self.mask_token is not None:
+            x_RNW = torch.where(masked_RN[:, :, None], self.mask_token, x_RNW)
+        x_RLW = torch.cat([self.bos.expand(len(tokens_RN), 1, -1), x_RNW + self.position()], dim=1)
+        x_RLW = x_RLW + self.symmetries[symmetry_R][:, None]
+        if self.neighbor_embedding is None:
             return x_RLW
-        return x_RLW + F.pad(self.near(near_RNK, self.codes_KE), (0, 0, 1, 0) if self.bidirectional else (0, 0, 0, 1))
+        return x_RLW + F.pad(
+            self.neighbor_embedding(neighbors_RNK, self.codebook_KE),
+            (0, 0, 1, 0) if self.bidirectional else (0, 0, 0, 1),
+        )
 
-    def logits(self, x: Tensor, near: Tensor) -> Tensor:
-        """Return scores over codes ``[..., K]`` of last-layer states ``[..., W]`` and the tokens' neighbours."""
+    def logits(self, x: Tensor, neighbors: Tensor) -> Tensor:
+        """Return scores over codes ``[..., K]`` of last-layer states ``[..., W]`` and the tokens' neighbors."""
         h = self.norm(x)
         logits = F.linear(h, self.head_weight(), self.head.bias)
-        if self.repeat is None:
+        if self.copy_head is None:
             return logits
-        more: Tensor = self.repeat(logits, h, near, self.codes_KE)
+        more: Tensor = self.copy_head(logits, h, neighbors, self.codebook_KE)
         return more
 
     def head_weight(self) -> Tensor:
         """Return both heads as one matrix ``[K, W]``: scores ``[..., K]`` are large, and are made once only."""
-        return torch.addmm(self.head.weight, self.codes_KE, self.code_head.weight)
+        return torch.addmm(self.head.weight, self.codebook_KE, self.code_head.weight)
 
     def forward(
         self,
         tokens_BPN: Tensor,
-        view_BP: Tensor,
+        symmetry_BP: Tensor,
         *,
-        near_BPNK: Tensor,
+        neighbors_BPNK: Tensor,
         groups: Sequence[ContextGroup],
         text: TextStates | None = None,
-        hidden: Hidden | None = None,
+        token_mask: TokenMask | None = None,
         detach_context: bool = False,
     ) -> Tensor:
         """Score every token of every patch at once (``optimize: joint``; teacher forcing).
 
         Args:
             tokens_BPN: codes, in the order of the plan and of the tokens inside a patch.
-            view_BP: index of each step's view.
-            near_BPNK: neighbours of each token.
+            symmetry_BP: index of each step's symmetry.
+            neighbors_BPNK: neighbors of each token.
             groups: which steps see which, from ``ContextTable``.
             text: the text of each sample.
-            hidden: what is hidden, for a bidirectional model.
+            token_mask: what is hidden, for a bidirectional model.
             detach_context: stop gradients at the states of context patches, as the paper's cache does.
 
         Returns:
             Logits ``[B, P, N, K]`` of token n.
         """
-        self._check_hidden(hidden)
+        self._check_mask(token_mask)
         B, P, N = tokens_BPN.shape
         rows = _Rows.of(groups, samples=B)
-        tokens_RN, view_R = rows.arrange(tokens_BPN), rows.arrange(view_BP)
+        tokens_RN, symmetry_R = rows.arrange(tokens_BPN), rows.arrange(symmetry_BP)
         # The last reading is what scores come from, the first what other patches see; of a causal model they are one.
-        readings = [self.embed_rows(tokens_RN, view_R, near_RNK=rows.arrange(near_BPNK))]
-        if hidden is not None:
-            near_RNK, hidden_RN = rows.arrange(hidden.near), rows.arrange(hidden.tokens)
-            readings.append(self.embed_rows(tokens_RN, view_R, near_RNK=near_RNK, hidden_RN=hidden_RN))
-        for number in range(self.depth):
+        readings = [self.embed_rows(tokens_RN, symmetry_R, neighbors_RNK=rows.arrange(neighbors_BPNK))]
+        if token_mask is not None:
+            neighbors_RNK, masked_RN = rows.arrange(token_mask.neighbors), rows.arrange(token_mask.tokens)
+            readings.append(self.embed_rows(tokens_RN, symmetry_R, neighbors_RNK=neighbors_RNK, masked_RN=masked_RN))
+        for number in range(self.num_layers):
             layer = self.layer(number)
             attention = layer.attention
             normed = [layer.norm_attention(x_RLW) for x_RLW in readings]
@@ -258,48 +263,50 @@ class PatchTransformer(nn.Module):
                 seen = attention.keys_values(normed[0][:, 1:].detach())
             read = rows.reader(self.reader(number, text), B)
             for n in range(len(readings)):
-                if number == self.depth - 1 and n < len(readings) - 1:
+                if number == self.num_layers - 1 and n < len(readings) - 1:
                     continue  # nobody looks at what comes of it
                 own = attention.queries(normed[n]), layer.place_own(pairs[n][0]), pairs[n][1]
                 readings[n] = layer.finish(readings[n], self._mix(layer, rows, own, seen), read)
         x_BPLW = torch.unflatten(readings[-1], 0, (P, B))[torch.argsort(rows.order_P)].transpose(0, 1)
-        near_BPNK = near_BPNK if hidden is None else hidden.near
-        return self.logits(x_BPLW[:, :, 1:] if self.bidirectional else x_BPLW[:, :, :-1], near_BPNK)
+        neighbors_BPNK = neighbors_BPNK if token_mask is None else token_mask.neighbors
+        return self.logits(x_BPLW[:, :, 1:] if self.bidirectional else x_BPLW[:, :, :-1], neighbors_BPNK)
 
     def forward_step(
         self,
         tokens_RN: Tensor,
-        view_R: Tensor,
+        symmetry_R: Tensor,
         *,
-        near_RNK: Tensor,
+        neighbors_RNK: Tensor,
         context: Sequence[Sequence[Tensor]],
         offset_RC: Tensor,
-        view_RC: Tensor,
+        symmetry_RC: Tensor,
         text: TextStates | None = None,
-        hidden: Hidden | None = None,
+        token_mask: TokenMask | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Score one patch a row, given the cached layer inputs of its context (paper, Algorithm 1).
 
         Args:
             tokens_RN: codes in writing order.
-            view_R: index of each row's view.
-            near_RNK: neighbours of each token.
+            symmetry_R: index of each row's symmetry.
+            neighbors_RNK: neighbors of each token.
             context: for each of C context patches, per layer, its cached normalised layer input ``[R, N, W]``.
             offset_RC: entries of the relative patch embedding.
-            view_RC: relative views.
+            symmetry_RC: relative symmetries.
             text: the text of each row.
-            hidden: what is hidden, for a bidirectional model.
+            token_mask: what is hidden, for a bidirectional model.
 
         Returns:
             Logits ``[R, N, K]``, and what later patches may see of this one, per layer ``[R, N, W]``, detached.
         """
-        self._check_hidden(hidden)
+        self._check_mask(token_mask)
         R, N = tokens_RN.shape
-        readings = [self.embed_rows(tokens_RN, view_R, near_RNK=near_RNK)]
-        if hidden is not None:
-            readings.append(self.embed_rows(tokens_RN, view_R, near_RNK=hidden.near, hidden_RN=hidden.tokens))
+        readings = [self.embed_rows(tokens_RN, symmetry_R, neighbors_RNK=neighbors_RNK)]
+        if token_mask is not None:
+            readings.append(
+                self.embed_rows(tokens_RN, symmetry_R, neighbors_RNK=token_mask.neighbors, masked_RN=token_mask.tokens)
+            )
         states = []
-        for number in range(self.depth):
+        for number in range(self.num_layers):
             layer = self.layer(number)
             attention = layer.attention
             normed = [layer.norm_attention(x_RLW) for x_RLW in readings]
@@ -309,7 +316,7 @@ class PatchTransformer(nn.Module):
             else:
                 seen_RCNW = normed[0].new_zeros(R, 0, N, normed[0].shape[-1])
             ck_RCNGD, cv_RCNGD = attention.keys_values(seen_RCNW)
-            seen = layer.place_context(ck_RCNGD, offset_RC, view_RC), cv_RCNGD
+            seen = layer.place_context(ck_RCNGD, offset_RC, symmetry_RC), cv_RCNGD
             for n, h_RLW in enumerate(normed):
                 k_RLGD, v_RLGD = attention.keys_values(h_RLW)
                 mixed = layer.attend(
@@ -318,14 +325,14 @@ class PatchTransformer(nn.Module):
                     v_RLGD,
                     context=seen,
                     offset_RC=offset_RC,
-                    view_RC=view_RC,
+                    symmetry_RC=symmetry_RC,
                 )
                 readings[n] = layer.finish(readings[n], mixed, self.reader(number, text))
-        near_RNK = near_RNK if hidden is None else hidden.near
-        return self.logits(readings[-1][:, 1:] if self.bidirectional else readings[-1][:, :-1], near_RNK), states
+        neighbors_RNK = neighbors_RNK if token_mask is None else token_mask.neighbors
+        return self.logits(readings[-1][:, 1:] if self.bidirectional else readings[-1][:, :-1], neighbors_RNK), states
 
-    def _check_hidden(self, hidden: Hidden | None) -> None:
-        if self.bidirectional != (hidden is not None):
+    def _check_mask(self, token_mask: TokenMask | None) -> None:
+        if self.bidirectional != (token_mask is not None):
             raise ValueError("a bidirectional model needs to know what is hidden, a causal one hides nothing")
 
     @staticmethod
@@ -333,13 +340,13 @@ class PatchTransformer(nn.Module):
         """Attend group by group; everything that concerns all groups is done once, for the sake of the backward."""
         N = seen[0].shape[1]
         k_MNGD = seen[0].index_select(0, rows.seen_M)
-        k_MNGD = layer.place_context(k_MNGD[:, None], rows.offset_M[:, None], rows.view_M[:, None])[:, 0]
+        k_MNGD = layer.place_context(k_MNGD[:, None], rows.offset_M[:, None], rows.symmetry_M[:, None])[:, 0]
         v_MNGD = seen[1].index_select(0, rows.seen_M)
         shapes = rows.shapes
         parts = zip(
             shapes,
             *(torch.split(x, [r for r, _ in shapes]) for x in own),
-            *(torch.split(x, [r * c for r, c in shapes]) for x in (k_MNGD, v_MNGD, rows.offset_M, rows.view_M)),
+            *(torch.split(x, [r * c for r, c in shapes]) for x in (k_MNGD, v_MNGD, rows.offset_M, rows.symmetry_M)),
             strict=True,
         )
         mixed = [
@@ -349,9 +356,9 @@ class PatchTransformer(nn.Module):
                 v_RLGD,
                 context=(ck_MNGD.view(r, c, N, *ck_MNGD.shape[2:]), cv_MNGD.view(r, c, N, *cv_MNGD.shape[2:])),
                 offset_RC=offset_M.view(r, c),
-                view_RC=view_M.view(r, c),
+                symmetry_RC=symmetry_M.view(r, c),
             )
-            for (r, c), q_RLHD, k_RLGD, v_RLGD, ck_MNGD, cv_MNGD, offset_M, view_M in parts
+            for (r, c), q_RLHD, k_RLGD, v_RLGD, ck_MNGD, cv_MNGD, offset_M, symmetry_M in parts
         ]
         return torch.cat(mixed)
 
@@ -367,7 +374,7 @@ class _Rows:
     shapes: list[tuple[int, int]]
     seen_M: Tensor
     offset_M: Tensor
-    view_M: Tensor
+    symmetry_M: Tensor
 
     @staticmethod
     def of(groups: Sequence[ContextGroup], *, samples: int) -> _Rows:
@@ -379,7 +386,7 @@ class _Rows:
             [(g.context_PC.shape[0] * samples, g.context_PC.shape[1]) for g in groups],
             torch.cat([(row_P[g.context_PC][:, None] + each_B).flatten() for g in groups]),
             torch.cat([g.offset_PC[:, None].expand(-1, samples, -1).flatten() for g in groups]),
-            torch.cat([g.view_PC[:, None].expand(-1, samples, -1).flatten() for g in groups]),
+            torch.cat([g.symmetry_PC[:, None].expand(-1, samples, -1).flatten() for g in groups]),
         )
 
     @staticmethod
@@ -398,11 +405,11 @@ class _Rows:
         return x_BP[:, self.order_P].transpose(0, 1).flatten(0, 1)
 
 
-def whitened(codes_KE: Tensor) -> Tensor:
+def whitened(codebook_KE: Tensor) -> Tensor:
     """Return code vectors with mean 0 and identity covariance, as far as they span E dimensions."""
-    centred_KE = codes_KE.double() - codes_KE.double().mean(dim=0)
-    values_E, vectors_EE = torch.linalg.eigh(centred_KE.T @ centred_KE / len(codes_KE))
+    centred_KE = codebook_KE.double() - codebook_KE.double().mean(dim=0)
+    values_E, vectors_EE = torch.linalg.eigh(centred_KE.T @ centred_KE / len(codebook_KE))
     # Directions in which codes hardly differ carry rounding noise: they are not blown up.
     scale_E = values_E.clamp_min(1e-4 * float(values_E.max()) + 1e-12).rsqrt()
     white_KE: Tensor = centred_KE @ (vectors_EE * scale_E) @ vectors_EE.T
-    return white_KE.to(codes_KE.dtype)
+    return white_KE.to(codebook_KE.dtype)

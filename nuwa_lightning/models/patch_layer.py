@@ -21,46 +21,46 @@ from nuwa_lightning.planning.geometry import Extent
 
 
 @dataclass(frozen=True)
-class TransformerSize:
+class TransformerConfig:
     """The size of the patch transformer.
 
     Args:
-        width: model width W.
-        depth: number of layers.
-        heads: query heads; ``width`` is a multiple of it.
-        kv_heads: key/value heads; equal to heads = multi-head, 1 = multi-query, between = grouped-query attention.
-        feed_forward_multiple: inner width of GEGLU in units of the width; the paper's lineage uses 4.
+        dim: model width W.
+        num_layers: number of layers.
+        num_heads: query heads; ``dim`` is a multiple of it.
+        num_kv_heads: key/value heads; equal to heads = multi-head, 1 = multi-query, between = grouped-query attention.
+        mlp_ratio: inner width of GEGLU in units of the width; the paper's lineage uses 4.
         position_feed: feed the relative patch embedding to the "key" (paper) or to the "logit" (its ablation).
         layer_scale: start value of LayerScale.
         dropout: dropout in attention output and feed-forward.
-        neighbours: hand the nearest written tokens to the input (ours); the paper does not.
+        neighbor_embedding: hand the nearest written tokens to the input (ours); the paper does not.
         ahead: those too that the order reaches later, where they are there (given, or beyond the seam of a closed
-            canvas); it takes training with given parts (``conditions.known_share``) to learn from them.
-        repeat: let each of these tokens raise the score of its own code (ours): skies, and films, of which much stands
-            still.
+            canvas); it takes training with given parts (``conditions.known_prob``) to learn from them.
+        copy_head: let each of these tokens raise the score of its own code (ours): skies, and videos, of which much
+            stands still.
 
     Raises:
         UsageError: if a number makes no sense.
     """
 
-    width: int = 256
-    depth: int = 6
-    heads: int = 4
-    kv_heads: int = 4
-    feed_forward_multiple: float = 4.0
+    dim: int = 256
+    num_layers: int = 6
+    num_heads: int = 4
+    num_kv_heads: int = 4
+    mlp_ratio: float = 4.0
     position_feed: Literal["key", "logit"] = "key"
     layer_scale: float = 0.1
     dropout: float = 0.0
-    neighbours: bool = True
+    neighbor_embedding: bool = True
     ahead: bool = False
-    repeat: bool = False
+    copy_head: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("width", "depth", "heads", "kv_heads"):
+        for name in ("dim", "num_layers", "num_heads", "num_kv_heads"):
             if getattr(self, name) < 1:
                 raise UsageError(f"transformer.{name}", getattr(self, name), "give a whole number from 1 up")
-        if not 0 < self.feed_forward_multiple < float("inf"):
-            raise UsageError("transformer.feed_forward_multiple", self.feed_forward_multiple, "give a number above 0")
+        if not 0 < self.mlp_ratio < float("inf"):
+            raise UsageError("transformer.mlp_ratio", self.mlp_ratio, "give a number above 0")
         if not 0 <= self.dropout < 1:
             raise UsageError("transformer.dropout", self.dropout, "give a share in [0, 1)")
 
@@ -68,12 +68,12 @@ class TransformerSize:
 class GatedFeedForward(nn.Module):
     """GEGLU: ``Linear(W, 2I) -> gelu gate -> Linear(I, W)`` with ``I = multiple * W``."""
 
-    def __init__(self, width: int, *, multiple: float, dropout: float) -> None:
+    def __init__(self, dim: int, *, multiple: float, dropout: float) -> None:
         super().__init__()
-        inner = int(multiple * width)
-        self.inner = nn.Linear(width, 2 * inner)
+        inner = int(multiple * dim)
+        self.inner = nn.Linear(dim, 2 * inner)
         self.dropout = nn.Dropout(dropout)
-        self.out = nn.Linear(inner, width)
+        self.out = nn.Linear(inner, dim)
 
     def forward(self, h: Tensor) -> Tensor:
         """Map ``[..., W]`` to ``[..., W]``."""
@@ -91,37 +91,37 @@ class PatchLayer(nn.Module):
         causal: a token sees earlier tokens of its patch only, or all of them.
     """
 
-    def __init__(self, size: TransformerSize, embedding_extent: Extent, *, causal: bool = True) -> None:
+    def __init__(self, size: TransformerConfig, embedding_extent: Extent, *, causal: bool = True) -> None:
         super().__init__()
-        width, self.feed, self.causal = size.width, size.position_feed, causal
-        self.norm_attention = nn.LayerNorm(width)
-        self.attention = PatchAttention(width, size.heads, kv_heads=size.kv_heads, dropout=size.dropout)
-        self.scale_attention = nn.Parameter(torch.full((width,), size.layer_scale))
-        self.norm_feed_forward = nn.LayerNorm(width)
-        self.feed_forward = GatedFeedForward(width, multiple=size.feed_forward_multiple, dropout=size.dropout)
-        self.scale_feed_forward = nn.Parameter(torch.full((width,), size.layer_scale))
-        entry = (size.kv_heads, width // size.heads) if size.position_feed == "key" else (size.heads,)
+        dim, self.feed, self.causal = size.dim, size.position_feed, causal
+        self.norm_attention = nn.LayerNorm(dim)
+        self.attention = PatchAttention(dim, size.num_heads, num_kv_heads=size.num_kv_heads, dropout=size.dropout)
+        self.scale_attention = nn.Parameter(torch.full((dim,), size.layer_scale))
+        self.norm_feed_forward = nn.LayerNorm(dim)
+        self.feed_forward = GatedFeedForward(dim, multiple=size.mlp_ratio, dropout=size.dropout)
+        self.scale_feed_forward = nn.Parameter(torch.full((dim,), size.layer_scale))
+        entry = (size.num_kv_heads, dim // size.num_heads) if size.position_feed == "key" else (size.num_heads,)
         self.embedding = RelativePatchEmbedding(embedding_extent, entry, std=0.6)
 
-    def place_context(self, k_RCNGD: Tensor, offset_RC: Tensor, view_RC: Tensor) -> Tensor:
+    def place_context(self, k_RCNGD: Tensor, offset_RC: Tensor, symmetry_RC: Tensor) -> Tensor:
         """Add the relative patch embedding to context keys (not to queries or values); key-fed variant only."""
         if self.feed == "logit":
             return k_RCNGD
-        placed_RCNGD: Tensor = k_RCNGD + self.embedding(offset_RC, view_RC).unsqueeze(-3)
+        placed_RCNGD: Tensor = k_RCNGD + self.embedding(offset_RC, symmetry_RC).unsqueeze(-3)
         return placed_RCNGD
 
     def place_own(self, k_RLGD: Tensor) -> Tensor:
         """Add the centre entry to the keys of the current patch, BOS included."""
         return k_RLGD if self.feed == "logit" else k_RLGD + self.embedding.own()
 
-    def logit_bias(self, mask_R1LS: Tensor, offset_RC: Tensor, view_RC: Tensor, tokens: int) -> Tensor:
+    def logit_bias(self, mask_R1LS: Tensor, offset_RC: Tensor, symmetry_RC: Tensor, tokens: int) -> Tensor:
         """Return what attention adds to its logits: the mask alone, or with the post-fed embedding ``[R, H, L, S]``."""
         if self.feed == "key":
             return mask_R1LS
         R, own = offset_RC.shape[0], mask_R1LS.shape[-1] - offset_RC.shape[1] * tokens
         bias_RHS = torch.cat(
             [
-                self.embedding(offset_RC, view_RC).repeat_interleave(tokens, dim=1),
+                self.embedding(offset_RC, symmetry_RC).repeat_interleave(tokens, dim=1),
                 self.embedding.own().expand(R, own, -1),
             ],
             dim=1,
@@ -136,7 +136,7 @@ class PatchLayer(nn.Module):
         *,
         context: tuple[Tensor, Tensor],
         offset_RC: Tensor,
-        view_RC: Tensor,
+        symmetry_RC: Tensor,
     ) -> Tensor:
         """Let whole patches attend to their context and (causally, if the layer is) to themselves; ``[R, L, W]``.
 
@@ -146,7 +146,7 @@ class PatchLayer(nn.Module):
             v_RLGD: own values.
             context: keys, placed (:meth:`place_context`), and values of the context ``[R, C, N, G, D]``.
             offset_RC: entries of the relative patch embedding.
-            view_RC: relative views.
+            symmetry_RC: relative symmetries.
         """
         ck_RCNGD, cv_RCNGD = context
         L, N = q_RLHD.shape[1], ck_RCNGD.shape[2]
@@ -158,7 +158,7 @@ class PatchLayer(nn.Module):
             bias = causal_mask(L, S - L, device=q_RLHD.device)
         if self.feed == "logit":
             every = q_RLHD.new_ones(1, 1, L, S, dtype=torch.bool) if bias is None else bias
-            bias = self.logit_bias(every, offset_RC, view_RC, N)
+            bias = self.logit_bias(every, offset_RC, symmetry_RC, N)
         return self.attention.mix(q_RLHD, k_RSGD.transpose(1, 2), v_RSGD.transpose(1, 2), bias=bias)
 
     def finish(self, x: Tensor, mixed: Tensor, read: Callable[[Tensor], Tensor] | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""How different two pictures look: distances in the feature space of pretrained networks, read from plain files.
+"""How different two images look: distances in the feature space of pretrained networks, read from plain files.
 
 Shapes: B batch, C channels, Y/X rows and columns.
 """
@@ -28,10 +28,10 @@ _SCALE_3 = (0.458, 0.448, 0.450)
 
 
 class PerceptualLoss(nn.Module, ABC):
-    """A frozen network's opinion of the distance between two pictures.
+    """A frozen network's opinion of the distance between two images.
 
     Each stage's features are brought to unit length per position; the squared differences are weighted per channel by
-    learned heads, averaged over the picture and summed over the stages (LPIPS, Zhang et al. 2018).
+    learned heads, averaged over the image and summed over the stages (LPIPS, Zhang et al. 2018).
 
     Args:
         heads: one weight vector for each stage.
@@ -53,7 +53,7 @@ class PerceptualLoss(nn.Module, ABC):
         """Return the features of each stage for an image that is already scaled as the trunk expects."""
 
     def forward(self, image_B3YX: Tensor, target_B3YX: Tensor) -> Tensor:
-        """Return the distance (B) of two pictures in [-1, 1]; gradients flow to the first only."""
+        """Return the distance (B) of two images in [-1, 1]; gradients flow to the first only."""
         with torch.no_grad():
             target = [_unit(x) for x in self.features((target_B3YX - self.shift) / self.scale)]
         mine = [_unit(x) for x in self.features((image_B3YX - self.shift) / self.scale)]
@@ -104,8 +104,8 @@ class STLPIPS(PerceptualLoss):
         """
         folder = _package_folder("stlpips_pytorch")
         if folder is None:
-            cure = "stlpips-pytorch is not installed: pip install stlpips-pytorch --no-deps"
-            raise UsageError("perceptual.kind", "st-lpips", cure)
+            hint = "stlpips-pytorch is not installed: pip install stlpips-pytorch --no-deps"
+            raise UsageError("perceptual.kind", "st-lpips", hint)
         return cls(_read_state(folder / "weights/vST0.0/alex_shift_tolerant.pth"), fused=fused)
 
     def features(self, image_B3YX: Tensor) -> list[Tensor]:
@@ -206,8 +206,8 @@ def build_perceptual(
         if trunk is not None and heads is not None:
             return LPIPS.from_files(trunk, heads)
         if kind == "lpips":
-            cure = f"give both vgg16 and lpips_heads, the paths of its weights, or put {_VGG16} into torch hub's cache"
-            raise UsageError("perceptual.kind", kind, f"{cure} and install lpips")
+            hint = f"give both vgg16 and lpips_heads, the paths of its weights, or put {_VGG16} into torch hub's cache"
+            raise UsageError("perceptual.kind", kind, f"{hint} and install lpips")
     if kind == "auto" and importlib.util.find_spec("stlpips_pytorch") is None:
         return None
     return STLPIPS.from_package()

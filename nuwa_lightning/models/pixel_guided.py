@@ -1,4 +1,4 @@
-"""Decoding films: each frame guided by the pixels of the one before it (PG-VQGAN, paper section 2b).
+"""Decoding videos: each frame guided by the pixels of the one before it (PG-VQGAN, paper section 2b).
 
 Shapes: B batch, K codes, D code dimension, Y/X rows and columns.
 """
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.models.decoder import Decoder
 from nuwa_lightning.models.guide import Guide
-from nuwa_lightning.models.vqgan import VQGAN, VQGANSize
+from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
 from nuwa_lightning.tokenizers.base import Tokenizer
 from nuwa_lightning.tokenizers.tiling import cut_out, tiles
 
@@ -30,7 +30,7 @@ class PixelGuidedSize:
         guide_blocks: residual blocks of each level of the guide, coarsest first; it has the decoder's channels.
     """
 
-    vqgan: VQGANSize
+    vqgan: VQGANConfig
     guide_blocks: tuple[int, ...]
 
     def __post_init__(self) -> None:
@@ -51,7 +51,7 @@ class PixelGuidedSize:
             TypeError: if a name is unknown.
             ValueError: if a number makes no sense.
         """
-        return cls(VQGANSize.from_dict(values["vqgan"]), tuple(values["guide_blocks"]))
+        return cls(VQGANConfig.from_dict(values["vqgan"]), tuple(values["guide_blocks"]))
 
 
 class PixelGuidedDecoder(nn.Module):
@@ -59,21 +59,21 @@ class PixelGuidedDecoder(nn.Module):
 
     The tokens are those of a :class:`VQGAN`, whose encoder and codes stay what they are. Decoder and guide are its own:
     it begins as the VQGAN's decoder (ours) and is trained on frames that follow each other. Only the codes tie it to a
-    tokenizer, hence a VQGAN whose decoder was refined since then fits, too. The first frame of a film is the VQGAN's
+    tokenizer, hence a VQGAN whose decoder was refined since then fits, too. The first frame of a video is the VQGAN's
     to decode, or is given.
 
     Args:
         decoder: vectors to pixels.
         guide: the previous frame's pixels to what is added to the decoder's levels.
-        codes_KD: the code vectors.
+        codebook_KD: the code vectors.
         tokenizer: fingerprint of the tokenizer that it belongs to.
         size: what decoder and guide were built from.
     """
 
-    codes_KD: Tensor
+    codebook_KD: Tensor
 
     def __init__(
-        self, decoder: Decoder, guide: Guide, *, codes_KD: Tensor, tokenizer: str, size: PixelGuidedSize
+        self, decoder: Decoder, guide: Guide, *, codebook_KD: Tensor, tokenizer: str, size: PixelGuidedSize
     ) -> None:
         super().__init__()
         if len(decoder.reaches) != len(guide.reaches) or decoder.cell != guide.cell:
@@ -83,7 +83,7 @@ class PixelGuidedDecoder(nn.Module):
             )
         self.decoder = decoder
         self.guide = guide
-        self.register_buffer("codes_KD", codes_KD)
+        self.register_buffer("codebook_KD", codebook_KD)
         self.size = size
         self._tokenizer = tokenizer
         self.to(memory_format=torch.channels_last)
@@ -93,11 +93,11 @@ class PixelGuidedDecoder(nn.Module):
         """Return one without weights of any meaning, to be loaded."""
         vqgan = size.vqgan
         decoder = Decoder(
-            vqgan.code_dim, channels=vqgan.decoder_channels, blocks=vqgan.decoder_blocks, cell=vqgan.decoder_cell
+            vqgan.codebook_dim, channels=vqgan.decoder_channels, blocks=vqgan.decoder_blocks, cell=vqgan.decoder_cell
         )
         guide = Guide(vqgan.decoder_channels, size.guide_blocks, cell=vqgan.decoder_cell)
-        codes_KD = torch.zeros(vqgan.num_codes, vqgan.code_dim)
-        return cls(decoder, guide, codes_KD=codes_KD, tokenizer=tokenizer, size=size)
+        codebook_KD = torch.zeros(vqgan.codebook_size, vqgan.codebook_dim)
+        return cls(decoder, guide, codebook_KD=codebook_KD, tokenizer=tokenizer, size=size)
 
     @classmethod
     def start(cls, vqgan: VQGAN, guide_blocks: Sequence[int]) -> PixelGuidedDecoder:
@@ -109,19 +109,19 @@ class PixelGuidedDecoder(nn.Module):
         size = PixelGuidedSize(vqgan.size, tuple(guide_blocks))
         guide = Guide(vqgan.size.decoder_channels, size.guide_blocks, cell=vqgan.size.decoder_cell)
         decoder = copy.deepcopy(vqgan.decoder).requires_grad_(True)
-        codes_KD = vqgan.codes_KD.detach().clone()
-        return cls(decoder, guide, codes_KD=codes_KD, tokenizer=vqgan.fingerprint(), size=size)
+        codebook_KD = vqgan.codebook_KD.detach().clone()
+        return cls(decoder, guide, codebook_KD=codebook_KD, tokenizer=vqgan.fingerprint(), size=size)
 
     @property
-    def factor(self) -> int:
+    def downsample_factor(self) -> int:
         """Pixels per side of the square that one token stands for."""
-        return self.decoder.factor
+        return self.decoder.downsample_factor
 
     @property
     def decode_halo(self) -> int:
         """How many tokens away a token, or a pixel of the previous frame, still changes pixels."""
         pairs = zip(self.decoder.reaches, self.guide.reaches, strict=True)
-        return max(self.decoder.halo, *(-(-(near + far) // self.factor) for near, far in pairs))
+        return max(self.decoder.halo, *(-(-(near + far) // self.downsample_factor) for near, far in pairs))
 
     @property
     def step(self) -> int:
@@ -134,10 +134,10 @@ class PixelGuidedDecoder(nn.Module):
         Raises:
             ValueError: if the previous frame is not ``factor`` times as large as the grid of tokens.
         """
-        wanted = (len(tokens_BYX), 3, *(side * self.factor for side in tokens_BYX.shape[1:]))
+        wanted = (len(tokens_BYX), 3, *(side * self.downsample_factor for side in tokens_BYX.shape[1:]))
         if tuple(previous_B3YX.shape) != wanted:
             raise ValueError(f"the previous frame is {tuple(previous_B3YX.shape)}, the tokens are those of {wanted}")
-        z_BDYX = self.codes_KD[tokens_BYX].permute(0, 3, 1, 2)
+        z_BDYX = self.codebook_KD[tokens_BYX].permute(0, 3, 1, 2)
         added = self.guide(previous_B3YX.contiguous(memory_format=torch.channels_last))
         image_B3YX: Tensor = self.decoder(z_BDYX.contiguous(memory_format=torch.channels_last), added)
         return image_B3YX
@@ -185,13 +185,13 @@ def decode_next_tiled(
 ) -> Tensor:
     """Return ``guided.decode_next(tokens_BYX, previous_B3YX)``, computed in pieces of ``tile`` x ``tile`` tokens."""
     height, width = tokens_BYX.shape[1:]
-    factor = guided.factor
+    factor = guided.downsample_factor
     image_B3YX = torch.empty_like(previous_B3YX)
     for piece in tiles(height, width, tile):
         outer = piece.grown(guided.decode_halo, height, width)
         top, left, bottom, right = (factor * v for v in outer)
-        near_B3YX = previous_B3YX[:, :, top:bottom, left:right]
-        pixels = guided.decode_next(tokens_BYX[:, outer.top : outer.bottom, outer.left : outer.right], near_B3YX)
+        neighbors_B3YX = previous_B3YX[:, :, top:bottom, left:right]
+        pixels = guided.decode_next(tokens_BYX[:, outer.top : outer.bottom, outer.left : outer.right], neighbors_B3YX)
         top, left, bottom, right = (factor * v for v in piece)
         image_B3YX[:, :, top:bottom, left:right] = cut_out(pixels, piece, outer=outer, factor=factor)
     return image_B3YX

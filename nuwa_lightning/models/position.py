@@ -8,16 +8,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from nuwa_lightning.planning.geometry import VIEWS, Extent
+from nuwa_lightning.planning.geometry import SYMMETRIES, Extent
 
 
 class AxialPosition(nn.Module):
     """Learned place inside a patch: one vector for the row plus one for the column, in the canonical frame."""
 
-    def __init__(self, rows: int, columns: int, *, width: int, std: float) -> None:
+    def __init__(self, rows: int, columns: int, *, dim: int, std: float) -> None:
         super().__init__()
-        self.rows = nn.Parameter(torch.randn(rows, width) * std)
-        self.columns = nn.Parameter(torch.randn(columns, width) * std)
+        self.rows = nn.Parameter(torch.randn(rows, dim) * std)
+        self.columns = nn.Parameter(torch.randn(columns, dim) * std)
 
     def forward(self) -> Tensor:
         """Return ``[N, W]``: canonical order, down the columns, columns from left to right."""
@@ -25,7 +25,7 @@ class AxialPosition(nn.Module):
 
 
 class RelativePatchEmbedding(nn.Module):
-    """One vector per offset between a context patch and the current patch, plus one per relative view (ours).
+    """One vector per offset between a context patch and the current patch, plus one per relative symmetry (ours).
 
     Fed to the keys it is the paper's Emb: a vector per key/value head, the same for all tokens of the patch.
     Fed to the logits it is the paper's post-fed variant: a number per query head.
@@ -43,8 +43,8 @@ class RelativePatchEmbedding(nn.Module):
         self.sizes = (extent[0] + 1, 2 * extent[1] + 1, 2 * extent[2] + 1)
         count = self.sizes[0] * self.sizes[1] * self.sizes[2]
         self.offsets = nn.Parameter(torch.randn(count, *shape) * std)
-        # The same view needs no entry to differ from, but keeping it lets one table serve every case.
-        self.views = nn.Parameter(torch.zeros(len(VIEWS), *shape))
+        # The same symmetry needs no entry to differ from, but keeping it lets one table serve every case.
+        self.symmetries = nn.Parameter(torch.zeros(len(SYMMETRIES), *shape))
 
     def index(self, offset: tuple[int, int, int]) -> int:
         """Return the entry of ``offset`` = context patch minus current patch, clamped to the extent."""
@@ -56,9 +56,9 @@ class RelativePatchEmbedding(nn.Module):
         """The entry of the current patch itself."""
         return self.index((0, 0, 0))
 
-    def forward(self, offset_index: Tensor, view_index: Tensor) -> Tensor:
+    def forward(self, offset_index: Tensor, symmetry_index: Tensor) -> Tensor:
         """Look up ``[..., *shape]`` for entries of any equal shape."""
-        return self.offsets[offset_index] + self.views[view_index]
+        return self.offsets[offset_index] + self.symmetries[symmetry_index]
 
     def own(self) -> Tensor:
         """Return the entry ``[*shape]`` of the current patch."""

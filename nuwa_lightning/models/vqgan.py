@@ -16,18 +16,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nuwa_lightning.legacy import first_keys, first_name
 from nuwa_lightning.models.decoder import Decoder
 from nuwa_lightning.models.encoder import Encoder
 from nuwa_lightning.models.quantizer import VectorQuantizer
 
 
 @dataclass(frozen=True)
-class VQGANSize:
+class VQGANConfig:
     """The size of a :class:`VQGAN`, as plain numbers.
 
     Attributes:
-        num_codes: codes in the code book (K).
-        code_dim: length of a code vector (D).
+        codebook_size: codes in the code book (K).
+        codebook_dim: length of a code vector (D).
         cell: pixels per side of the cells of the encoder's finest level; each further level has twice as large cells,
             and a token is one cell of the coarsest.
         encoder_channels: channels of the encoder's levels, finest first.
@@ -38,8 +39,8 @@ class VQGANSize:
         restart_below: a code used less often than this share of the mean use is put elsewhere.
     """
 
-    num_codes: int = 1024
-    code_dim: int = 16
+    codebook_size: int = 1024
+    codebook_dim: int = 16
     cell: int = 4
     encoder_channels: tuple[int, ...] = (64, 192)
     encoder_blocks: tuple[int, ...] = (2, 4)
@@ -55,20 +56,22 @@ class VQGANSize:
         ):
             if not 1 <= len(channels) == len(blocks) <= 6:
                 raise ValueError(f"channels {channels} and blocks {blocks}: one number per level, 1 to 6 levels")
-        numbers = (self.cell, self.code_dim, *self.encoder_channels, *self.decoder_channels)
+        numbers = (self.cell, self.codebook_dim, *self.encoder_channels, *self.decoder_channels)
         if not all(isinstance(n, int) and 1 <= n <= 1 << 14 for n in numbers):
-            raise ValueError(f"cell, code_dim and channels {numbers}: whole numbers from 1 to {1 << 14} are needed")
+            raise ValueError(f"cell, codebook_dim and channels {numbers}: whole numbers from 1 to {1 << 14} are needed")
         if not all(isinstance(n, int) and 0 <= n <= 256 for n in (*self.encoder_blocks, *self.decoder_blocks)):
             raise ValueError(f"blocks {self.encoder_blocks}, {self.decoder_blocks}: from 0 to 256 a level")
-        if self.decoder_cell * 2 ** (len(self.decoder_channels) - 1) != self.factor:
-            raise ValueError(f"decoder_channels {self.decoder_channels}: too many levels for {self.factor} pixels")
-        if not (isinstance(self.num_codes, int) and 2 <= self.num_codes <= 1 << 20):
-            raise ValueError(f"num_codes {self.num_codes}: from 2 to {1 << 20}")
+        if self.decoder_cell * 2 ** (len(self.decoder_channels) - 1) != self.downsample_factor:
+            raise ValueError(
+                f"decoder_channels {self.decoder_channels}: too many levels for {self.downsample_factor} pixels"
+            )
+        if not (isinstance(self.codebook_size, int) and 2 <= self.codebook_size <= 1 << 20):
+            raise ValueError(f"codebook_size {self.codebook_size}: from 2 to {1 << 20}")
         if not (0 <= self.code_decay < 1 and 0 <= self.restart_below < 1):
             raise ValueError(f"code_decay {self.code_decay}, restart_below {self.restart_below}: in [0, 1)")
 
     @property
-    def factor(self) -> int:
+    def downsample_factor(self) -> int:
         """Pixels per side of the square that one token stands for."""
         factor: int = self.cell * 2 ** (len(self.encoder_channels) - 1)
         return factor
@@ -76,7 +79,7 @@ class VQGANSize:
     @property
     def decoder_cell(self) -> int:
         """Pixels per side of the cells of the decoder's finest level."""
-        cell: int = self.factor // 2 ** (len(self.decoder_channels) - 1)
+        cell: int = self.downsample_factor // 2 ** (len(self.decoder_channels) - 1)
         return cell
 
     def as_dict(self) -> dict[str, Any]:
@@ -84,7 +87,7 @@ class VQGANSize:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> VQGANSize:
+    def from_dict(cls, values: Mapping[str, Any]) -> VQGANConfig:
         """Return the size that :meth:`as_dict` described.
 
         Raises:
@@ -108,13 +111,15 @@ class VQGAN(nn.Module):
         ValueError: if the three do not fit together.
     """
 
-    def __init__(self, encoder: Encoder, decoder: Decoder, *, quantizer: VectorQuantizer, size: VQGANSize) -> None:
+    def __init__(self, encoder: Encoder, decoder: Decoder, *, quantizer: VectorQuantizer, size: VQGANConfig) -> None:
         super().__init__()
-        if encoder.factor != decoder.factor:
-            raise ValueError(f"the encoder shrinks by {encoder.factor}, the decoder enlarges by {decoder.factor}")
-        dims = (encoder.code_dim, quantizer.code_dim, decoder.code_dim)
+        if encoder.downsample_factor != decoder.downsample_factor:
+            raise ValueError(
+                f"encoder: {encoder.downsample_factor} pixels a token, decoder: {decoder.downsample_factor}"
+            )
+        dims = (encoder.codebook_dim, quantizer.codebook_dim, decoder.codebook_dim)
         if len(set(dims)) != 1:
-            raise ValueError(f"code_dim of encoder, quantizer and decoder differ: {dims}")
+            raise ValueError(f"codebook_dim of encoder, quantizer and decoder differ: {dims}")
         self.encoder = encoder
         self.decoder = decoder
         self.quantizer = quantizer
@@ -123,14 +128,14 @@ class VQGAN(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     @classmethod
-    def build(cls, size: VQGANSize) -> VQGAN:
+    def build(cls, size: VQGANConfig) -> VQGAN:
         """Return an untrained tokenizer; :func:`~nuwa_lightning.models.dct_init.start_spectral` helps it off."""
-        encoder = Encoder(size.code_dim, channels=size.encoder_channels, blocks=size.encoder_blocks, cell=size.cell)
+        encoder = Encoder(size.codebook_dim, channels=size.encoder_channels, blocks=size.encoder_blocks, cell=size.cell)
         decoder = Decoder(
-            size.code_dim, channels=size.decoder_channels, blocks=size.decoder_blocks, cell=size.decoder_cell
+            size.codebook_dim, channels=size.decoder_channels, blocks=size.decoder_blocks, cell=size.decoder_cell
         )
         quantizer = VectorQuantizer(
-            size.num_codes, size.code_dim, decay=size.code_decay, restart_below=size.restart_below
+            size.codebook_size, size.codebook_dim, decay=size.code_decay, restart_below=size.restart_below
         )
         return cls(encoder, decoder, quantizer=quantizer, size=size)
 
@@ -152,24 +157,24 @@ class VQGAN(nn.Module):
         return deeper
 
     @property
-    def factor(self) -> int:
+    def downsample_factor(self) -> int:
         """Pixels per side of the square that one token stands for."""
-        return self.encoder.factor
+        return self.encoder.downsample_factor
 
     @property
-    def num_codes(self) -> int:
+    def codebook_size(self) -> int:
         """How many different tokens there are (K)."""
-        return self.quantizer.num_codes
+        return self.quantizer.codebook_size
 
     @property
-    def code_dim(self) -> int:
+    def codebook_dim(self) -> int:
         """Length of a code vector (D)."""
-        return self.quantizer.code_dim
+        return self.quantizer.codebook_dim
 
     @property
-    def codes_KD(self) -> Tensor:
+    def codebook_KD(self) -> Tensor:
         """The code vectors, of unit length."""
-        return self.quantizer.codes_KD
+        return self.quantizer.codebook_KD
 
     @property
     def encode_halo(self) -> int:
@@ -192,8 +197,10 @@ class VQGAN(nn.Module):
         Raises:
             ValueError: if a side is no multiple of ``factor`` (see ``tiling.pad_to_multiple``).
         """
-        if any(side % self.factor or side == 0 for side in image_B3YX.shape[2:]):
-            raise ValueError(f"image of {tuple(image_B3YX.shape[2:])}: both sides must be multiples of {self.factor}")
+        if any(side % self.downsample_factor or side == 0 for side in image_B3YX.shape[2:]):
+            raise ValueError(
+                f"image of {tuple(image_B3YX.shape[2:])}: both sides must be multiples of {self.downsample_factor}"
+            )
         z_BDYX: Tensor = self.encoder(image_B3YX.contiguous(memory_format=torch.channels_last))
         return z_BDYX
 
@@ -201,7 +208,7 @@ class VQGAN(nn.Module):
     def encode(self, image_B3YX: Tensor) -> Tensor:
         """Return the tokens (long, BYX) of images in [-1, 1] whose sides are multiples of ``factor``."""
         z_BYXD = self.encode_features(image_B3YX).permute(0, 2, 3, 1)
-        return self.quantizer.nearest(z_BYXD.reshape(-1, self.code_dim)).view(z_BYXD.shape[:3])
+        return self.quantizer.nearest(z_BYXD.reshape(-1, self.codebook_dim)).view(z_BYXD.shape[:3])
 
     def decode_features(self, z_BDYX: Tensor) -> Tensor:
         """Return the images ``image_B3YX`` of code vectors, not clamped (for training)."""
@@ -236,14 +243,15 @@ class VQGAN(nn.Module):
 
         The decoder has no say in it: refining the decoder keeps tokens, and whatever was trained on them, valid.
         """
-        tensors = {f"encoder.{k}": v for k, v in self.encoder.state_dict().items()} | {"codes_KD": self.codes_KD}
+        tensors = {f"encoder.{k}": v for k, v in self.encoder.state_dict().items()} | {"codes_KD": self.codebook_KD}
         size = self.size
         config = {"channels": size.encoder_channels, "blocks": size.encoder_blocks, "cell": size.cell}
         return _hash(config, tensors)
 
     def full_fingerprint(self) -> str:
         """Return a hash (sha256, hex) of the whole architecture and all weights, the decoder's included."""
-        return _hash(self.size.as_dict(), dict(self.state_dict()))
+        tensors = {first_name(name): tensor for name, tensor in self.state_dict().items()}
+        return _hash(first_keys(self.size.as_dict()), tensors)
 
 
 def _hash(config: dict[str, Any], tensors: dict[str, Tensor]) -> str:

@@ -158,11 +158,11 @@ class PatchGrid:
 
 
 @dataclass(frozen=True)
-class View:
+class Symmetry:
     """One of the eight symmetries of the square lattice (ours).
 
-    A view reads the canvas so that its own order becomes the one canonical order, omega: down a column, columns from
-    left to right. ``to_frame`` flips first, then transposes.
+    A symmetry reads the canvas so that its own order becomes the one canonical order, omega: down a column, columns
+    from left to right. ``to_frame`` flips first, then transposes.
     """
 
     name: str
@@ -171,17 +171,17 @@ class View:
     transpose: bool = False
 
     def offset(self, offset: PatchOffset) -> PatchOffset:
-        """Return ``offset`` as it looks in the canonical frame of this view."""
+        """Return ``offset`` as it looks in the canonical frame of this symmetry."""
         y = -offset.y if self.flip_y else offset.y
         x = -offset.x if self.flip_x else offset.x
         return PatchOffset(offset.t, x, y) if self.transpose else PatchOffset(offset.t, y, x)
 
     def extent(self, extent: Extent) -> Extent:
-        """Return ``extent`` with its spatial axes in the canonical frame of this view."""
+        """Return ``extent`` with its spatial axes in the canonical frame of this symmetry."""
         return (extent[0], extent[2], extent[1]) if self.transpose else extent
 
     def order_key(self, patch: PatchIndex) -> tuple[int, int, int]:
-        """Return a key that sorts patches into the order of this view: frames, then its columns, then down each."""
+        """Return a key that sorts patches into the order of this symmetry: frames, then its columns, then down each."""
         y = -patch.y if self.flip_y else patch.y
         x = -patch.x if self.flip_x else patch.x
         return (patch.t, y, x) if self.transpose else (patch.t, x, y)
@@ -197,7 +197,7 @@ class View:
         return not self.transpose and not self.flip_x
 
     def walk(self, grid: PatchGrid) -> Iterator[PatchIndex]:
-        """Return the patches of ``grid`` in the order of this view, frame by frame, lazily.
+        """Return the patches of ``grid`` in the order of this symmetry, frame by frame, lazily.
 
         Raises:
             ValueError: if :meth:`can_walk` denies it.
@@ -213,7 +213,7 @@ class View:
         return (PatchIndex(t, y, x) for t in times for x in columns for y in _run(height, self.flip_y))
 
     def cell(self, row: int, column: int, size: int) -> tuple[int, int]:
-        """Return where the cell ``(row, column)`` of a ``size`` x ``size`` square stands in the frame of this view."""
+        """Return where cell ``(row, column)`` of a ``size`` x ``size`` square stands in this symmetry's frame."""
         row = size - 1 - row if self.flip_y else row
         column = size - 1 - column if self.flip_x else column
         return (column, row) if self.transpose else (row, column)
@@ -221,7 +221,7 @@ class View:
     def cells(self, size: int) -> tuple[int, ...]:
         """Return, for each cell of the frame in raster order, the raster index of that cell on the canvas.
 
-        ``canvas.flatten()[list(view.cells(size))]`` is the square in the frame of this view.
+        ``canvas.flatten()[list(view.cells(size))]`` is the square in the frame of this symmetry.
         """
         order = [0] * (size * size)
         for row, column in itertools.product(range(size), repeat=2):
@@ -231,14 +231,14 @@ class View:
 
     @property
     def index(self) -> int:
-        """The position of this view in :data:`VIEWS`."""
-        return VIEWS.index(self)
+        """The position of this symmetry in :data:`VIEWS`."""
+        return SYMMETRIES.index(self)
 
-    def relative_to(self, other: View) -> int:
-        """Return which of the eight symmetries turns this view's frame into the frame of ``other``; 0 for the same.
+    def relative_to(self, other: Symmetry) -> int:
+        """Return which of the eight symmetries turns this symmetry's frame into the frame of ``other``; 0 for the same.
 
-        The token that stands at ``(row, column)`` in this view's frame stands at ``VIEWS[g].cell(row, column, size)``
-        in the frame of ``other``.
+        The token that stands at ``(row, column)`` in this symmetry's frame stands at ``SYMMETRIES[g].cell(row, column,
+        size)`` in the frame of ``other``.
         """
         return _relative(self, other)
 
@@ -250,42 +250,42 @@ def _run(length: int | None, flip: bool) -> Iterable[int]:
 
 
 @functools.cache
-def _relative(view: View, other: View) -> int:
+def _relative(symmetry: Symmetry, other: Symmetry) -> int:
     units = (PatchOffset(0, 1, 0), PatchOffset(0, 0, 1))
-    for index, each in enumerate(VIEWS):
-        if all(each.offset(view.offset(unit)) == other.offset(unit) for unit in units):
+    for index, each in enumerate(SYMMETRIES):
+        if all(each.offset(symmetry.offset(unit)) == other.offset(unit) for unit in units):
             return index
-    raise AssertionError("the eight views are a group")
+    raise AssertionError("the eight symmetries are a group")
 
 
-OMEGA = View("omega")
-OMEGA_STAR = View("omega*", flip_x=True)
-ZETA = View("zeta", transpose=True)
-ZETA_STAR = View("zeta*", flip_y=True, transpose=True)
-VIEWS: tuple[View, ...] = (
+OMEGA = Symmetry("omega")
+OMEGA_STAR = Symmetry("omega*", flip_x=True)
+ZETA = Symmetry("zeta", transpose=True)
+ZETA_STAR = Symmetry("zeta*", flip_y=True, transpose=True)
+SYMMETRIES: tuple[Symmetry, ...] = (
     OMEGA,
     OMEGA_STAR,
     ZETA,
     ZETA_STAR,
-    View("up-right", flip_y=True),
-    View("up-left", flip_y=True, flip_x=True),
-    View("left-down", flip_x=True, transpose=True),
-    View("left-up", flip_y=True, flip_x=True, transpose=True),
+    Symmetry("up-right", flip_y=True),
+    Symmetry("up-left", flip_y=True, flip_x=True),
+    Symmetry("left-down", flip_x=True, transpose=True),
+    Symmetry("left-up", flip_y=True, flip_x=True, transpose=True),
 )
 """The paper's four orders first, then the four that complete the group, named by the inner, then the outer direction:
 ``up-right`` writes columns upwards, from the left column to the right one."""
 
 
-def view_named(name: str) -> View:
-    """Return the view called ``name``.
+def symmetry_named(name: str) -> Symmetry:
+    """Return the symmetry called ``name``.
 
     Raises:
         ValueError: if there is none.
     """
-    for view in VIEWS:
-        if view.name == name:
-            return view
-    raise ValueError(f"view: {name}: choose one of {', '.join(view.name for view in VIEWS)}")
+    for symmetry in SYMMETRIES:
+        if symmetry.name == name:
+            return symmetry
+    raise ValueError(f"symmetry: {name}: choose one of {', '.join(symmetry.name for symmetry in SYMMETRIES)}")
 
 
 class PatchSet:

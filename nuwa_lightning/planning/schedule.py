@@ -16,7 +16,7 @@ from nuwa_lightning.errors import UsageError
 from nuwa_lightning.planning.context.base import ContextPool
 from nuwa_lightning.planning.context.canvas import CanvasPool
 from nuwa_lightning.planning.direction.base import Step
-from nuwa_lightning.planning.geometry import OMEGA, Extent, PatchGrid, PatchIndex, PatchOffset, View
+from nuwa_lightning.planning.geometry import OMEGA, Extent, PatchGrid, PatchIndex, PatchOffset, Symmetry
 
 TokenOrder = Literal["mirrored", "raster"]
 """Tokens inside a patch in the direction of travel (ours), or row by row in every order (the paper's way)."""
@@ -27,23 +27,24 @@ class PlannedStep(NamedTuple):
 
     Attributes:
         number: position in the plan, from 0.
-        step: patch, view and whether it is known.
+        step: patch, symmetry and whether it is known.
         frame: the symmetry under which tokens and offsets of this step are read; the identity for token order raster.
         context: numbers of the steps it sees, ascending.
         places: for each of them its patch minus this patch on the canvas, the short way round on a closed axis.
         offsets: the same in ``frame``, clamped to the pool's embedding extent.
-        relative_views: for each of them the symmetry from its frame to this one (``View.relative_to``); 0 is the same.
+        relative_symmetries: for each of them the symmetry from its frame to this one (``Symmetry.relative_to``); 0 is
+            the same.
         level: 0 without context, else one more than the highest level in the context.
         dropped: numbers of the steps that no later step sees, known once this step is finished; ascending.
     """
 
     number: int
     step: Step
-    frame: View
+    frame: Symmetry
     context: tuple[int, ...]
     places: tuple[PatchOffset, ...]
     offsets: tuple[PatchOffset, ...]
-    relative_views: tuple[int, ...]
+    relative_symmetries: tuple[int, ...]
     level: int
     dropped: tuple[int, ...]
 
@@ -55,7 +56,7 @@ class PlannedStep(NamedTuple):
 
 class _Done(NamedTuple):
     number: int
-    frame: View
+    frame: Symmetry
     level: int
 
 
@@ -68,7 +69,7 @@ def walk(
         plan: steps from ``DirectionController.plan``; may be endless.
         pool: the strategy.
         grid: the canvas of the plan.
-        token_order: ``mirrored`` reads each patch in the frame of its view, ``raster`` all in the canvas' own.
+        token_order: ``mirrored`` reads each patch in the frame of its symmetry, ``raster`` all in the canvas' own.
 
     Raises:
         UsageError: for another token order.
@@ -84,7 +85,7 @@ def _replay(plan: Iterable[Step], pool: ContextPool, grid: PatchGrid, *, mirrore
     extent = pool.embedding_extent
     number_of: dict[PatchIndex, int] = {}
     for number, step in enumerate(plan):
-        frame = step.view if mirrored else OMEGA
+        frame = step.symmetry if mirrored else OMEGA
         seen = canvas.select(step.patch)
         level = 1 + max((done.level for _, done in seen), default=-1)
         canvas.add(step.patch, _Done(number, frame, level))
@@ -98,14 +99,14 @@ def _replay(plan: Iterable[Step], pool: ContextPool, grid: PatchGrid, *, mirrore
             context=tuple(done.number for _, done in seen),
             places=places,
             offsets=tuple(framed_offset(place, frame, extent) for place in places),
-            relative_views=tuple(done.frame.relative_to(frame) for _, done in seen),
+            relative_symmetries=tuple(done.frame.relative_to(frame) for _, done in seen),
             level=level,
             dropped=dropped,
         )
 
 
 @functools.lru_cache(maxsize=4096)
-def framed_offset(offset: PatchOffset, frame: View, extent: Extent) -> PatchOffset:
+def framed_offset(offset: PatchOffset, frame: Symmetry, extent: Extent) -> PatchOffset:
     """Return ``offset`` as seen in ``frame``, clamped to ``extent``."""
     return frame.offset(offset).clamped(extent)
 

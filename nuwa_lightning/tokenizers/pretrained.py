@@ -1,4 +1,4 @@
-"""A trained tokenizer, or a decoder of films, as a folder: ``config.json`` and ``model.safetensors``.
+"""A trained tokenizer, or a decoder of videos, as a folder: ``config.json`` and ``model.safetensors``.
 
 The JSON names a class of a closed table and holds plain numbers only, so a folder from a stranger cannot run code.
 """
@@ -16,8 +16,9 @@ from torch import nn
 
 from nuwa_lightning.atomic import atomic_folder
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.legacy import upgrade_state, upgraded
 from nuwa_lightning.models.pixel_guided import PixelGuidedDecoder, PixelGuidedSize
-from nuwa_lightning.models.vqgan import VQGAN, VQGANSize
+from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
 from nuwa_lightning.tokenizers.base import Tokenizer
 
 KIND = "nuwa-lightning tokenizer"
@@ -119,6 +120,7 @@ def _load_weights(module: nn.Module, path: Path, option: str) -> None:
     except (SafetensorError, OSError) as error:
         raise UsageError(option, path, f"model.safetensors is damaged ({error}): copy it again or retrain") from None
     try:
+        upgrade_state(state)
         module.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
         first = " ".join(str(error).split())[:200]
@@ -140,7 +142,7 @@ def _read_config(path: Path, wanted: str, option: str) -> Mapping[str, Any]:
         raise UsageError(option, path, f"holds {kind or 'something else'}, not a {wanted}: name the folder of one")
     if config.get("format") != FORMAT:
         raise UsageError(option, path, f"has format {config.get('format')}, this version reads {FORMAT}")
-    return dict(config)
+    return dict(upgraded(config))
 
 
 def _build(config: Mapping[str, Any], path: Path, option: str) -> VQGAN:
@@ -148,7 +150,7 @@ def _build(config: Mapping[str, Any], path: Path, option: str) -> VQGAN:
     if kind is None:
         raise UsageError(option, path, f"class {config.get('class')} is unknown; known: {', '.join(_CLASSES)}")
     try:
-        size = VQGANSize.from_dict(config["size"])
+        size = VQGANConfig.from_dict(config["size"])
         with torch.device("meta"):  # no memory is taken before the weights turn out to fit
             return kind.build(size)
     except (AttributeError, KeyError, TypeError, ValueError) as error:

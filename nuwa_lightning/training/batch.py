@@ -1,6 +1,6 @@
 """Training samples in writing order.
 
-Shape legend: B samples, P steps of a plan, N tokens per patch, K neighbours, S tokens of a sample.
+Shape legend: B samples, P steps of a plan, N tokens per patch, K neighbors, S tokens of a sample.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nuwa_lightning.models.layout import PlanLayout
 from nuwa_lightning.models.neighbors import ABSENT
-from nuwa_lightning.models.nuwa_infinity import Hidden
+from nuwa_lightning.models.nuwa_infinity import TokenMask
 from nuwa_lightning.training.conditioning import SampleText
 
 
@@ -24,18 +24,18 @@ class Written:
         layout: of one of them.
         tokens_BPN: codes, the targets.
         read_BPN: codes as they are read: the same, or some of them wrong.
-        near_BPNK: their neighbours, as they are read.
-        view_BP: index of each step's view.
-        hidden: what is hidden, unless each token sees earlier ones only.
+        neighbors_BPNK: their neighbors, as they are read.
+        symmetry_BP: index of each step's symmetry.
+        token_mask: what is hidden, unless each token sees earlier ones only.
         text: their texts, for a model that reads text.
     """
 
     layout: PlanLayout
     tokens_BPN: Tensor
     read_BPN: Tensor
-    near_BPNK: Tensor
-    view_BP: Tensor
-    hidden: Hidden | None = None
+    neighbors_BPNK: Tensor
+    symmetry_BP: Tensor
+    token_mask: TokenMask | None = None
     text: SampleText | None = None
 
     @property
@@ -45,11 +45,11 @@ class Written:
 
     def weighted(self, loss_BPN: Tensor) -> Tensor:
         """Return the loss of hidden tokens only, if any are, so that the mean over what is written is their mean."""
-        if self.hidden is None:
+        if self.token_mask is None:
             return loss_BPN
-        hidden_BPN = self.hidden.tokens
-        targets = hidden_BPN[:, ~self.layout.known_P].sum().clamp_min(1)
-        return loss_BPN * hidden_BPN * (self.count / targets)
+        masked_BPN = self.token_mask.tokens
+        targets = masked_BPN[:, ~self.layout.known_P].sum().clamp_min(1)
+        return loss_BPN * masked_BPN * (self.count / targets)
 
 
 def look_up(tokens_S: Tensor, place: Tensor) -> Tensor:

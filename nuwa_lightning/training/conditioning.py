@@ -5,7 +5,7 @@ That samples lose their text now and then is what guidance needs (Ho and Saliman
 neither.
 
 Shape legend: B samples, S text tokens or tokens of a sample, E width of a text token or code, K codes,
-M misread tokens, R codes that look alike.
+M token_noise tokens, R codes that look alike.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ class Conditions:
     Args:
         text_encoder: what turns captions into token states; None for a model without text.
         text_dropout: share of the samples that are trained without their text, for the sake of guidance.
-        known_share: share of the samples of which a part is given, for outpainting, inpainting and animation.
-        closing_share: share of the other samples of which the last line of their order is given, for closed canvases:
+        known_prob: share of the samples of which a part is given, for outpainting, inpainting and animation.
+        closing_prob: share of the other samples of which the last line of their order is given, for closed canvases:
             what is written last meets there what was written first.
-        misread: share of its tokens that a sample reads wrongly, at most: each draws its own share below. Targets stay
-            what they are. What a model has written holds errors that photographs do not; in a film they add up from
-            frame to frame, unless it has learned to read over them.
+        token_noise: share of its tokens that a sample reads wrongly, at most: each draws its own share below. Targets
+            stay what they are. What a model has written holds errors that photographs do not; in a video they add up
+            from frame to frame, unless it has learned to read over them.
 
     Raises:
         UsageError: if a share is none.
@@ -47,17 +47,17 @@ class Conditions:
 
     text_encoder: TextEncoder | None = None
     text_dropout: float = 0.1
-    known_share: float = 0.0
-    closing_share: float = 0.0
-    misread: float = 0.0
+    known_prob: float = 0.0
+    closing_prob: float = 0.0
+    token_noise: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("text_dropout", "known_share", "closing_share", "misread"):
+        for name in ("text_dropout", "known_prob", "closing_prob", "token_noise"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"model.conditions.{name}", getattr(self, name), "give a share, from 0 to 1")
 
     @property
-    def text_width(self) -> int:
+    def text_dim(self) -> int:
         """Width of a text token, 0 without text."""
         return 0 if self.text_encoder is None else self.text_encoder.width
 
@@ -70,26 +70,26 @@ class Conditions:
         if self.text_encoder is None:
             return None
         if "text" not in batch:
-            cure = "the model reads text and this data has none: use photos or films that have captions"
-            raise UsageError("data", "no captions", cure)
-        seen_BS = batch["text_seen"]
+            hint = "the model reads text and this data has none: use photos or videos that have captions"
+            raise UsageError("data", "no captions", hint)
+        text_mask_BS = batch["text_mask"]
         if generator is not None and self.text_dropout:
-            kept_B = torch.rand(len(seen_BS), generator=generator) >= self.text_dropout
-            seen_BS = seen_BS & kept_B[:, None].to(seen_BS.device)
-        return SampleText(batch["text"], seen_BS)
+            kept_B = torch.rand(len(text_mask_BS), generator=generator) >= self.text_dropout
+            text_mask_BS = text_mask_BS & kept_B[:, None].to(text_mask_BS.device)
+        return SampleText(batch["text"], text_mask_BS)
 
 
-def misread(tokens_BS: Tensor, codes_KE: Tensor, *, share: float, generator: torch.Generator) -> Tensor:
+def token_noise(tokens_BS: Tensor, codebook_KE: Tensor, *, share: float, generator: torch.Generator) -> Tensor:
     """Return tokens as they are read, some of them wrongly: half as a code that looks alike, half as another's token.
 
     Args:
         tokens_BS: samples, each of which draws how much it misreads, from 0 to ``share``.
-        codes_KE: code vectors, whose distances tell what looks alike.
-        share: of tokens that are misread, at most.
+        codebook_KE: code vectors, whose distances tell what looks alike.
+        share: of tokens that are token_noise, at most.
         generator: draws.
     """
     B, S = tokens_BS.shape
-    device, K = tokens_BS.device, len(codes_KE)
+    device, K = tokens_BS.device, len(codebook_KE)
     wrong_BS = torch.rand(B, S, generator=generator) < share * torch.rand(B, 1, generator=generator)
     alike_BS = torch.rand(B, S, generator=generator) < 0.5
     rank_BS = torch.randint(1, min(_ALIKE, K - 1) + 1, (B, S), generator=generator)
@@ -98,7 +98,7 @@ def misread(tokens_BS: Tensor, codes_KE: Tensor, *, share: float, generator: tor
     read_BS = torch.where(wrong_BS & ~alike_BS, tokens_BS.gather(1, other_BS.to(device)), tokens_BS)
     similar_BS = wrong_BS & alike_BS
     tokens_M = tokens_BS[similar_BS]
-    nearest_MR = torch.cdist(codes_KE[tokens_M], codes_KE).topk(min(_ALIKE, K - 1) + 1, largest=False).indices
+    nearest_MR = torch.cdist(codebook_KE[tokens_M], codebook_KE).topk(min(_ALIKE, K - 1) + 1, largest=False).indices
     read_BS[similar_BS] = nearest_MR.gather(1, rank_BS.to(device)[similar_BS][:, None])[:, 0]
     return read_BS
 
@@ -108,24 +108,24 @@ class SampleText(NamedTuple):
 
     Attributes:
         states_BSE: token states.
-        seen_BS: which tokens are there; none where the text was dropped.
+        text_mask_BS: which tokens are there; none where the text was dropped.
     """
 
     states_BSE: Tensor
-    seen_BS: Tensor
+    text_mask_BS: Tensor
 
     def rows(self, members: Sequence[int]) -> SampleText:
         """Return the texts of some samples only."""
-        return SampleText(self.states_BSE[list(members)], self.seen_BS[list(members)])
+        return SampleText(self.states_BSE[list(members)], self.text_mask_BS[list(members)])
 
 
 def draw_known(grid: PatchGrid, generator: torch.Generator) -> frozenset[PatchIndex]:
     """Draw which patches of a sample are given: those of a rectangle, or those around one, as often as not.
 
     Every rectangle is as likely as any other: given are one side, two that meet or face each other, three, a frame with
-    a hole, a piece in the middle, a corner, ... in every frame of a film alike. Nothing is given in a single patch.
+    a hole, a piece in the middle, a corner, ... in every frame of a video alike. Nothing is given in a single patch.
 
-    Of three films two are to be gone on with instead: the first frame is given, or the first few.
+    Of three videos two are to be gone on with instead: the first frame is given, or the first few.
     """
     assert grid.t is not None
     assert grid.y is not None
@@ -152,9 +152,9 @@ def closing(plan: Sequence[Step], grid: PatchGrid) -> tuple[Step, ...]:
     steps: list[Step] = []
     for _, some in itertools.groupby(plan, key=lambda step: step.patch.t):
         frame = list(some)
-        view = frame[0].view
-        line = grid.x if view.transpose else grid.y
-        if line is None or line >= len(frame) or any(step.view != view for step in frame):
+        symmetry = frame[0].symmetry
+        line = grid.x if symmetry.transpose else grid.y
+        if line is None or line >= len(frame) or any(step.symmetry != symmetry for step in frame):
             return tuple(plan)
         steps += [step._replace(known=True) for step in frame[-line:]]
         steps += frame[:-line]

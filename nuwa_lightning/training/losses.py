@@ -26,7 +26,7 @@ class PerceptualTerm:
         weight: its weight; 0 leaves it out.
         kind: ``auto`` takes LPIPS where both files are given or found, else ST-LPIPS where its package is installed,
             else none. The log and the run's record name it.
-        images: pictures of each batch it looks at; it costs more than the tokenizer itself.
+        images: images of each batch it looks at; it costs more than the tokenizer itself.
         crop: side in pixels of the random square of each that it looks at.
         start: share of the training before it begins: it costs more than all else, and codes are better without it.
         vgg16: file with torchvision's ``vgg16`` weights, for LPIPS; by default looked for in torch hub's cache.
@@ -51,7 +51,7 @@ class PerceptualTerm:
             return None
         loss = build_perceptual(self.kind, vgg16=self.vgg16, lpips_heads=self.lpips_heads)
         if loss is None and self.kind == "auto":
-            _LOG.warning("no perceptual network: pip install --no-deps stlpips-pytorch gives sharper pictures")
+            _LOG.warning("no perceptual network: pip install --no-deps stlpips-pytorch gives sharper images")
         if loss is None:
             return None
         _LOG.info("perceptual loss: %s", loss.name)
@@ -137,7 +137,7 @@ def weighted_sum(terms: dict[str, Tensor], weights: LossWeights) -> Tensor:
 def random_crops(
     a_B3YX: Tensor, b_B3YX: Tensor, term: PerceptualTerm, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Return the same random squares of some pictures of both.
+    """Return the same random squares of some images of both.
 
     Random places also keep the network's stride from leaving a pattern of its own.
     """

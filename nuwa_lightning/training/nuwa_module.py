@@ -19,14 +19,14 @@ from torch import Tensor
 
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.local import AutoregressiveLocalDecoder, LocalDecoder
-from nuwa_lightning.generation.patch_decoder import own_near
+from nuwa_lightning.generation.patch_decoder import own_neighbors
 from nuwa_lightning.generation.pretrained import Generator, save_generator
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.models.layout import PlanLayout, lay_out
 from nuwa_lightning.models.neighbors import ABSENT
-from nuwa_lightning.models.nuwa_infinity import Hidden, PatchTransformer
-from nuwa_lightning.models.patch_layer import TransformerSize
+from nuwa_lightning.models.nuwa_infinity import PatchTransformer, TokenMask
+from nuwa_lightning.models.patch_layer import TransformerConfig
 from nuwa_lightning.models.text_attention import TextStates
 from nuwa_lightning.planning.context.base import ContextPool, checked_extent
 from nuwa_lightning.planning.context.nearby import NearbyContextPool
@@ -36,9 +36,15 @@ from nuwa_lightning.planning.geometry import PatchGrid
 from nuwa_lightning.planning.schedule import TokenOrder
 from nuwa_lightning.tokenizers.base import Tokenizer
 from nuwa_lightning.training.batch import Written, look_up
-from nuwa_lightning.training.conditioning import Conditions, SampleText, misread
+from nuwa_lightning.training.conditioning import Conditions, SampleText, token_noise
 from nuwa_lightning.training.muon import MuonAdamW, muon_groups
-from nuwa_lightning.training.optimization import Descent, check_finite, clip_gradients, group_options, prefer_options
+from nuwa_lightning.training.optimization import (
+    OptimizerConfig,
+    check_finite,
+    clip_gradients,
+    group_options,
+    prefer_options,
+)
 from nuwa_lightning.training.plans import TrainingPlans
 
 Optimize = Literal["joint", "accumulated", "per_patch"]
@@ -50,7 +56,7 @@ _OPTIONS = {
     "size": "--model.transformer",
     "embedding_extent": "--model.context_pool",
     "bidirectional": "--model.local_decoder",
-    "text_width": "--model.conditions.text_encoder",
+    "text_dim": "--model.conditions.text_encoder",
 }
 
 
@@ -58,8 +64,8 @@ class NuwaInfinityModule(LightningModule):
     """Train ``p(token | earlier tokens of the patch, context patches)`` over plans of a direction controller.
 
     Args:
-        num_codes: code book size of the tokenizer that made the tokens.
-        code_dim: width of its code vectors.
+        codebook_size: code book size of the tokenizer that made the tokens.
+        codebook_dim: width of its code vectors.
         patch_size: tokens of a patch, rows and columns.
         transformer: size of the model.
         context_pool: what a patch may look at.
@@ -71,18 +77,18 @@ class NuwaInfinityModule(LightningModule):
         lr: peak learning rate of Muon (layer matrices) and AdamW (the rest).
         descent: the rest of the optimiser's options.
 
-    The paper's section is "Training"; joint optimisation and mirrored views are ours.
+    The paper's section is "Training"; joint optimisation and mirrored crops are ours.
     """
 
     title = "stage 2, patch transformer"
 
     def __init__(
         self,
-        num_codes: int = 1024,
-        code_dim: int = 16,
+        codebook_size: int = 1024,
+        codebook_dim: int = 16,
         *,
         patch_size: tuple[int, int] = (8, 8),
-        transformer: TransformerSize = TransformerSize(),  # noqa: B008 - frozen
+        transformer: TransformerConfig = TransformerConfig(),  # noqa: B008 - frozen
         context_pool: ContextPool = NearbyContextPool(),  # noqa: B008 - frozen
         direction: DirectionController = ArbitraryDirectionController(),  # noqa: B008 - frozen
         token_order: TokenOrder = "mirrored",
@@ -90,7 +96,7 @@ class NuwaInfinityModule(LightningModule):
         optimize: Optimize = "joint",
         conditions: Conditions = Conditions(),  # noqa: B008 - frozen
         lr: float = 2e-3,
-        descent: Descent = Descent(),  # noqa: B008 - frozen
+        descent: OptimizerConfig = OptimizerConfig(),  # noqa: B008 - frozen
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -102,13 +108,13 @@ class NuwaInfinityModule(LightningModule):
             raise UsageError("model.lr", lr, "must be above 0")
         try:
             self.transformer = PatchTransformer(
-                num_codes,
-                code_dim,
+                codebook_size,
+                codebook_dim,
                 patch_size=patch_size,
                 embedding_extent=checked_extent("model.context_pool", context_pool.embedding_extent),
                 size=transformer,
                 bidirectional=local_decoder.bidirectional,
-                text_width=conditions.text_width,
+                text_dim=conditions.text_dim,
             )
         except UsageError:
             raise
@@ -126,15 +132,15 @@ class NuwaInfinityModule(LightningModule):
         Raises:
             UsageError: if the recipe's numbers do not fit it.
         """
-        have, want = tuple(tokenizer.codes_KD.shape), tuple(self.transformer.codes_KE.shape)
+        have, want = tuple(tokenizer.codebook_KD.shape), tuple(self.transformer.codebook_KE.shape)
         if have != want:
             raise UsageError(
-                "model.num_codes, --model.code_dim",
+                "model.codebook_size, --model.codebook_dim",
                 want,
-                f"the tokenizer has {have[0]} codes of {have[1]} channels: set model.num_codes={have[0]} and "
-                f"model.code_dim={have[1]}, or name another tokenizer",
+                f"the tokenizer has {have[0]} codes of {have[1]} channels: set model.codebook_size={have[0]} and "
+                f"model.codebook_dim={have[1]}, or name another tokenizer",
             )
-        self.transformer.set_codes(tokenizer.codes_KD)
+        self.transformer.set_codes(tokenizer.codebook_KD)
         # In a tuple it is no sub-module: not trained, not saved twice, not moved.
         self._tokenizer = (tokenizer,)
 
@@ -153,7 +159,7 @@ class NuwaInfinityModule(LightningModule):
         """Return the weights and layouts of the plans that a sample of ``(t, y, x)`` tokens may follow.
 
         Raises:
-            UsageError: if the sample is no whole number of patches, or a view transposes patches that are not square.
+            UsageError: if the sample is no whole number of patches, or a crop transposes patches that are not square.
             LawError: if the pool or the direction breaks a law.
         """
         return self._plans.layouts(shape)
@@ -167,7 +173,7 @@ class NuwaInfinityModule(LightningModule):
                 patch_size=self.transformer.patch_size,
                 embedding=self.transformer.layer(0).embedding,
                 token_order=self.token_order,
-                neighbours=self.transformer.neighbours,
+                neighbors=self.transformer.neighbors,
             )
         except UsageError:
             raise
@@ -191,8 +197,10 @@ class NuwaInfinityModule(LightningModule):
         for b, layout in enumerate(drawn):
             same[layout.key].append(b)
         flat = read = tokens_BTYX.flatten(1)
-        if generator is not None and self.conditions.misread:
-            read = misread(flat, self.transformer.codes_KE, share=self.conditions.misread, generator=generator)
+        if generator is not None and self.conditions.token_noise:
+            read = token_noise(
+                flat, self.transformer.codebook_KE, share=self.conditions.token_noise, generator=generator
+            )
         groups = []
         for members in same.values():
             chosen = [drawn[b] for b in members]
@@ -201,23 +209,25 @@ class NuwaInfinityModule(LightningModule):
             read_BPN = tokens_BPN
             if read is not flat:
                 read_BPN = torch.stack([read[b][p.index_PN.to(device)] for b, p in zip(members, chosen, strict=True)])
-            near_BPNK = torch.stack([look_up(read[b], p.near_PNK) for b, p in zip(members, chosen, strict=True)])
-            view_BP = torch.stack([p.view_P for p in chosen]).to(device)
+            neighbors_BPNK = torch.stack(
+                [look_up(read[b], p.neighbors_PNK) for b, p in zip(members, chosen, strict=True)]
+            )
+            symmetry_BP = torch.stack([p.symmetry_P for p in chosen]).to(device)
             of_these = text and text.rows(members)
-            hidden = self._hide(near_BPNK, hiding)
-            groups.append(Written(chosen[0], tokens_BPN, read_BPN, near_BPNK, view_BP, hidden, of_these))
+            token_mask = self._hide(neighbors_BPNK, hiding)
+            groups.append(Written(chosen[0], tokens_BPN, read_BPN, neighbors_BPNK, symmetry_BP, token_mask, of_these))
         return groups
 
-    def _hide(self, near_BPNK: Tensor, generator: torch.Generator) -> Hidden | None:
-        B, P, N, _ = near_BPNK.shape
-        hidden_BPN = self.local_decoder.hide((B, P, N), generator)
-        if hidden_BPN is None:
+    def _hide(self, neighbors_BPNK: Tensor, generator: torch.Generator) -> TokenMask | None:
+        B, P, N, _ = neighbors_BPNK.shape
+        masked_BPN = self.local_decoder.training_mask((B, P, N), generator)
+        if masked_BPN is None:
             return None
-        hidden_BPN = hidden_BPN.to(near_BPNK.device)
+        masked_BPN = masked_BPN.to(neighbors_BPNK.device)
         model = self.transformer
-        own_NK = own_near(model.patch_size, self.token_order, model.neighbours).to(near_BPNK.device)
-        gone_BPNK = hidden_BPN[:, :, own_NK.clamp_min(0)] & (own_NK != ABSENT)
-        return Hidden(hidden_BPN, torch.where(gone_BPNK, ABSENT, near_BPNK))
+        own_NK = own_neighbors(model.patch_size, self.token_order, model.neighbors).to(neighbors_BPNK.device)
+        gone_BPNK = masked_BPN[:, :, own_NK.clamp_min(0)] & (own_NK != ABSENT)
+        return TokenMask(masked_BPN, torch.where(gone_BPNK, ABSENT, neighbors_BPNK))
 
     # -- training -----------------------------------------------------------------------------------------------------
 
@@ -226,10 +236,10 @@ class NuwaInfinityModule(LightningModule):
         tokens_BPN = written.tokens_BPN
         logits_BPNK = self.transformer(
             written.read_BPN,
-            written.view_BP,
-            near_BPNK=written.near_BPNK,
+            written.symmetry_BP,
+            neighbors_BPNK=written.neighbors_BPNK,
             groups=written.layout.groups,
-            hidden=written.hidden,
+            token_mask=written.token_mask,
             text=self._text_states(written),
             detach_context=self.optimize != "joint",
         )
@@ -287,21 +297,23 @@ class NuwaInfinityModule(LightningModule):
         B, P, _ = tokens_BPN.shape
         for step in range(P):
             group, i = where[step]
-            hidden = written.hidden and Hidden(written.hidden.tokens[:, step], written.hidden.near[:, step])
+            token_mask = written.token_mask and TokenMask(
+                written.token_mask.tokens[:, step], written.token_mask.neighbors[:, step]
+            )
             logits_BNK, states[step] = self.transformer.forward_step(
                 written.read_BPN[:, step],
-                written.view_BP[:, step],
-                near_RNK=written.near_BPNK[:, step],
+                written.symmetry_BP[:, step],
+                neighbors_RNK=written.neighbors_BPNK[:, step],
                 context=[states[int(c)] for c in group.context_PC[i]],
                 offset_RC=group.offset_PC[i].expand(B, -1),
-                view_RC=group.view_PC[i].expand(B, -1),
-                hidden=hidden,
+                symmetry_RC=group.symmetry_PC[i].expand(B, -1),
+                token_mask=token_mask,
                 text=self._text_states(written),
             )
             if not given[step]:
                 target_BN = tokens_BPN[:, step]
-                if hidden is not None:
-                    target_BN = torch.where(hidden.tokens, target_BN, _NO_TARGET)
+                if token_mask is not None:
+                    target_BN = torch.where(token_mask.tokens, target_BN, _NO_TARGET)
                 yield step, F.cross_entropy(logits_BNK.flatten(0, 1), target_BN.flatten(), ignore_index=_NO_TARGET)
 
     def _clip_and_step(self, optimizer: Any) -> None:
@@ -310,14 +322,14 @@ class NuwaInfinityModule(LightningModule):
         optimizer.step()
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Log the loss on held-out pictures: the mean, and that of the tokens where a patch begins.
+        """Log the loss on held-out images: the mean, and that of the tokens where a patch begins.
 
         The mean hides whether context works; the first tokens of a patch show it.
         """
         self._log_losses(batch, "val")
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Log the same as :meth:`validation_step`; scores of pictures are a callback's (``recipes/scores.yaml``)."""
+        """Log the same as :meth:`validation_step`; scores of images are a callback's (``recipes/scores.yaml``)."""
         self._log_losses(batch, "test")
 
     def _log_losses(self, batch: dict[str, Tensor], stage: str) -> None:
@@ -360,13 +372,13 @@ class NuwaInfinityModule(LightningModule):
     def _described(self) -> dict[str, Any]:
         model = self.transformer
         return {
-            "num_codes": model.num_codes,
-            "code_dim": model.code_dim,
+            "codebook_size": model.codebook_size,
+            "codebook_dim": model.codebook_dim,
             "patch_size": list(model.patch_size),
             "embedding_extent": list(model.embedding_extent),
             "size": asdict(model.size),
             "bidirectional": model.bidirectional,
-            "text_width": model.text_width,
+            "text_dim": model.text_dim,
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -387,17 +399,17 @@ class NuwaInfinityModule(LightningModule):
         if "patch_transformer" not in checkpoint:
             raise UsageError("--ckpt_path", name, "it is not of stage 2 (NuwaInfinityModule): name one of this stage")
         # Checkpoints from before there was a choice do not say it.
-        stored = {"bidirectional": False, "text_width": 0, **checkpoint["patch_transformer"]}
-        stored["size"] = {"ahead": False, "repeat": False, **stored["size"]}
+        stored = {"bidirectional": False, "text_dim": 0, **checkpoint["patch_transformer"]}
+        stored["size"] = {"ahead": False, "copy_head": False, **stored["size"]}
         for key, value in self._described().items():
             if stored.get(key) != value:
-                cure = f"the checkpoint {name} has {stored.get(key)}: use that, or start anew"
-                raise UsageError(_OPTIONS.get(key, key), value, cure)
+                hint = f"the checkpoint {name} has {stored.get(key)}: use that, or start anew"
+                raise UsageError(_OPTIONS.get(key, key), value, hint)
         if not self._tokenizer or checkpoint.get("tokenizer_fingerprint") is None:
             return
         if checkpoint["tokenizer_fingerprint"] != self.tokenizer.fingerprint():
-            cure = f"the checkpoint {name} was trained with another one: name that, or start anew"
-            raise UsageError("--tokenizer.path", "this tokenizer", cure)
+            hint = f"the checkpoint {name} was trained with another one: name that, or start anew"
+            raise UsageError("--tokenizer.path", "this tokenizer", hint)
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from nuwa_lightning.errors import UsageError
 
 
 @dataclass(frozen=True)
-class Descent:
+class OptimizerConfig:
     """How the optimiser descends, beside its learning rate.
 
     Args:

@@ -1,4 +1,4 @@
-"""Between the stages, for films: train the decoder that is guided by the previous frame (paper section 2b).
+"""Between the stages, for videos: train the decoder that is guided by the previous frame (paper section 2b).
 
 The paper tells neither losses nor schedule: those are stage 1's, the rest is ours.
 
@@ -23,7 +23,7 @@ from nuwa_lightning.models.vqgan import VQGAN
 from nuwa_lightning.training.ema import SubmoduleAveraging
 from nuwa_lightning.training.losses import LossWeights, difference_terms, random_crops, weighted_sum
 from nuwa_lightning.training.optimization import (
-    Descent,
+    OptimizerConfig,
     check_finite,
     clip_gradients,
     cosine_factor,
@@ -36,12 +36,12 @@ from nuwa_lightning.training.optimization import (
 class GuideShares:
     """How often each kind of previous frame guides in training (ours); they add up to 1.
 
-    In a film the guide is what the decoder itself made. Trained on real frames only it would trust them too much, and
+    In a video the guide is what the decoder itself made. Trained on real frames only it would trust them too much, and
     errors would grow from frame to frame.
 
     Attributes:
-        real: the real frame, as when a picture is animated.
-        decoded: the frame as the tokenizer's own decoder makes it, as after the first frame of a film.
+        real: the real frame, as when an image is animated.
+        decoded: the frame as the tokenizer's own decoder makes it, as after the first frame of a video.
         own: the frame as this decoder has just made it; for the second frame of a clip the one before.
     """
 
@@ -58,7 +58,7 @@ class GuideShares:
 class PixelGuidedModule(LightningModule):
     """Trains a :class:`PixelGuidedDecoder` on frames that follow each other; encoder and codes are frozen.
 
-    Every pair of neighbouring frames of a clip is a sample, in the order of time, so that a frame just made is at hand
+    Every pair of neighboring frames of a clip is a sample, in the order of time, so that a frame just made is at hand
     as the guide of the next; gradients stop there.
 
     Args:
@@ -67,7 +67,7 @@ class PixelGuidedModule(LightningModule):
         guides: what guides in training.
         loss: weights of the terms of a frame's loss; the adversarial one is not used.
         slow_share: share of batches in which a window moves over the clips' first frames by no more than 2 pixels a
-            frame, or stands still. Made-up pans are fast; in a film of a landscape most of the picture hardly moves,
+            frame, or stands still. Made-up pans are fast; in a video of a landscape most of the image hardly moves,
             and there the frame before is worth most.
         change: weight of the mean absolute error of the change from the guide to the frame: against flicker.
         lr: peak learning rate of AdamW; linear warm-up, then a cosine to zero at the trainer's last step.
@@ -90,7 +90,7 @@ class PixelGuidedModule(LightningModule):
         slow_share: float = 0.0,
         change: float = 0.5,
         lr: float = 1e-3,
-        descent: Descent = Descent(weight_decay=0.01),  # noqa: B008 - frozen
+        descent: OptimizerConfig = OptimizerConfig(weight_decay=0.01),  # noqa: B008 - frozen
         average_decay: float = 0.99,
     ) -> None:
         super().__init__()
@@ -160,14 +160,14 @@ class PixelGuidedModule(LightningModule):
     # -- training -----------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Return the loss of all pairs of neighbouring frames of the clips."""
+        """Return the loss of all pairs of neighboring frames of the clips."""
         video_BT3YX = self._clips(batch)
         seed = torch.initial_seed() + 7919 * self.global_step + batch_idx
         generator = torch.Generator().manual_seed(seed % (1 << 62))
         if float(torch.rand((), generator=generator)) < self.slow_share:
-            video_BT3YX = slowed(video_BT3YX, factor=self.tokenizer.factor, generator=generator)
+            video_BT3YX = slowed(video_BT3YX, factor=self.tokenizer.downsample_factor, generator=generator)
         made_N3YX, guide_N3YX, real_N3YX, before_N3YX = self.roll(video_BT3YX, generator)
-        terms = difference_terms(made_N3YX, real_N3YX, factor=self.tokenizer.factor)
+        terms = difference_terms(made_N3YX, real_N3YX, factor=self.tokenizer.downsample_factor)
         term = self.loss_weights.perceptual
         if self.perceptual is not None and self._progress >= term.start:
             mine, target = random_crops(made_N3YX, real_N3YX, term, generator)
@@ -184,7 +184,7 @@ class PixelGuidedModule(LightningModule):
 
         Args:
             video_BT3YX: real clips.
-            generator: draws what guides; ``None``: always the frame just made, as in a film.
+            generator: draws what guides; ``None``: always the frame just made, as in a video.
 
         Returns:
             For all pairs of frames (N = B (T - 1), by time): the frame made, not clamped, with gradients; what guided;
@@ -226,10 +226,10 @@ class PixelGuidedModule(LightningModule):
     def _clips(self, batch: Mapping[str, Tensor]) -> Tensor:
         if "video" not in batch:
             raise UsageError(
-                "--data", sorted(batch), "clips of films are needed: LandscapeClipsDataModule, for example"
+                "--data", sorted(batch), "clips of videos are needed: LandscapeClipsDataModule, for example"
             )
         video_BT3YX = batch["video"]
-        factor = self._decoder().factor
+        factor = self._decoder().downsample_factor
         if video_BT3YX.shape[1] < 2:
             raise UsageError("data.clips.frames", video_BT3YX.shape[1], "clips of 2 frames or more are needed")
         if any(side % factor for side in video_BT3YX.shape[3:]):
@@ -268,15 +268,15 @@ class PixelGuidedModule(LightningModule):
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Log PSNR and the mean change between frames, guided and frame by frame; returns the clips' last frames.
 
-        As in a film, each frame is guided by the one made before it, the first is the tokenizer's.
+        As in a video, each frame is guided by the one made before it, the first is the tokenizer's.
         """
-        return self._log_films(batch, "val")
+        return self._log_videos(batch, "val")
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Do the same as :meth:`validation_step`."""
-        return self._log_films(batch, "test")
+        return self._log_videos(batch, "test")
 
-    def _log_films(self, batch: dict[str, Tensor], stage: str) -> dict[str, Tensor]:
+    def _log_videos(self, batch: dict[str, Tensor], stage: str) -> dict[str, Tensor]:
         video_BT3YX = self._clips(batch)
         made_N3YX, guide_N3YX, real_N3YX, before_N3YX = self.roll(video_BT3YX, None)
         made_N3YX = made_N3YX.clamp(-1, 1)
@@ -318,11 +318,11 @@ class PixelGuidedModule(LightningModule):
             return
         stored = checkpoint["pixel_guided"]
         if stored["size"] != self.guided.size.as_dict():
-            cure = f"the checkpoint {name} has {stored['size']}: use that, or start anew"
-            raise UsageError("--model.guide_blocks", self.guided.size, cure)
+            hint = f"the checkpoint {name} has {stored['size']}: use that, or start anew"
+            raise UsageError("--model.guide_blocks", self.guided.size, hint)
         if stored["tokenizer"] != self.guided.fingerprint():
-            cure = f"the checkpoint {name} was trained with another one: name that, or start anew"
-            raise UsageError("--tokenizer.path", "this tokenizer", cure)
+            hint = f"the checkpoint {name} was trained with another one: name that, or start anew"
+            raise UsageError("--tokenizer.path", "this tokenizer", hint)
 
 
 def slowed(video_BT3YX: Tensor, *, factor: int, generator: torch.Generator, fastest: int = 2) -> Tensor:

@@ -19,7 +19,7 @@ from nuwa_lightning.errors import UsageError
 from nuwa_lightning.models.dct_init import start_spectral
 from nuwa_lightning.models.discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
 from nuwa_lightning.models.perceptual import PerceptualLoss
-from nuwa_lightning.models.vqgan import VQGAN, VQGANSize
+from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
 from nuwa_lightning.tokenizers.pretrained import load_tokenizer
 from nuwa_lightning.training.ema import SubmoduleAveraging
 from nuwa_lightning.training.losses import LossWeights, difference_terms, random_crops, weighted_sum
@@ -64,7 +64,7 @@ class VQGANModule(LightningModule):
 
     def __init__(
         self,
-        vqgan: VQGANSize = VQGANSize(),  # noqa: B008 - frozen
+        vqgan: VQGANConfig = VQGANConfig(),  # noqa: B008 - frozen
         *,
         start_from: str | None = None,
         add_decoder_blocks: tuple[int, ...] | None = None,
@@ -98,7 +98,7 @@ class VQGANModule(LightningModule):
         self._averaging = SubmoduleAveraging("vqgan", average_decay) if average_decay > 0 else None
         self._first_vectors: list[Tensor] = []
         self._options: list[list[dict[str, Any]]] = []
-        self.register_buffer("_count_K", torch.zeros(self.vqgan.num_codes), persistent=False)
+        self.register_buffer("_count_K", torch.zeros(self.vqgan.codebook_size), persistent=False)
         self._codebook_use: tuple[float, float] | None = None
 
     def _check_options(self, start_from: str | None) -> None:
@@ -112,7 +112,7 @@ class VQGANModule(LightningModule):
             raise UsageError("model.accumulate_grad_batches", self.accumulate_grad_batches, "at least 1")
 
     @staticmethod
-    def _make_vqgan(size: VQGANSize, start_from: str | None, added: tuple[int, ...] | None) -> VQGAN:
+    def _make_vqgan(size: VQGANConfig, start_from: str | None, added: tuple[int, ...] | None) -> VQGAN:
         if start_from is not None:
             vqgan = load_tokenizer(start_from, option="--model.start_from")
             try:
@@ -198,7 +198,7 @@ class VQGANModule(LightningModule):
                 self._first_vectors = [*self._first_vectors, z_ND][-self.unquantized_steps :]
             else:
                 self._count(vqgan.quantizer.update(z_ND, tokens_BYX_.flatten(), generator))
-        terms = {**difference_terms(rebuilt_B3YX, image_B3YX, factor=vqgan.factor), "commitment": commitment}
+        terms = {**difference_terms(rebuilt_B3YX, image_B3YX, factor=vqgan.downsample_factor), "commitment": commitment}
         if self.perceptual is not None and self.progress >= self.loss_weights.perceptual.start:
             mine, target = random_crops(rebuilt_B3YX, image_B3YX, self.loss_weights.perceptual, generator)
             terms["perceptual"] = self.perceptual(mine, target).mean()
@@ -208,12 +208,12 @@ class VQGANModule(LightningModule):
         quantizer = self.vqgan.quantizer
         if bool(quantizer.started) or self.train_only == "decoder" or len(self._first_vectors) < self.unquantized_steps:
             return
-        vectors_ND = torch.cat(self._first_vectors) if self._first_vectors else torch.empty(0, self.vqgan.code_dim)
-        if len(vectors_ND) < quantizer.num_codes:
+        vectors_ND = torch.cat(self._first_vectors) if self._first_vectors else torch.empty(0, self.vqgan.codebook_dim)
+        if len(vectors_ND) < quantizer.codebook_size:
             raise UsageError(
                 "model.unquantized_steps",
                 self.unquantized_steps,
-                f"gave {len(vectors_ND)} vectors for {quantizer.num_codes} codes: use more, or larger batches",
+                f"gave {len(vectors_ND)} vectors for {quantizer.codebook_size} codes: use more, or larger batches",
             )
         quantizer.start(vectors_ND, batches=len(self._first_vectors), generator=generator)
         self._first_vectors = []
@@ -302,7 +302,7 @@ class VQGANModule(LightningModule):
         self._codebook_use = usage, _ = codebook_use(self._count_K)
         self._count_K.zero_()
         # Few tokens cannot use many codes.
-        if usage < 0.1 and count >= self.vqgan.num_codes:
+        if usage < 0.1 and count >= self.vqgan.codebook_size:
             _LOG.warning("the code book collapses: only %.1f %% of its codes are used", 100 * usage)
 
     def _log_codebook(self) -> None:
@@ -314,7 +314,7 @@ class VQGANModule(LightningModule):
             self._codebook_use = None
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """Log PSNR (dB, mean over pictures) and the perceptual distance; returns pictures and reconstructions."""
+        """Log PSNR (dB, mean over images) and the perceptual distance; returns images and reconstructions."""
         return self._log_distances(batch, "val")
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
@@ -366,10 +366,10 @@ class VQGANModule(LightningModule):
         if checkpoint["vqgan_size"] != self.vqgan.size.as_dict():
             raise UsageError("--model.vqgan", self.vqgan.size, f"the checkpoint {name} has {checkpoint['vqgan_size']}")
         if self.train_only == "decoder":
-            theirs_KD, codes_KD = checkpoint["state_dict"]["vqgan.quantizer.codes_KD"], self.vqgan.codes_KD
-            if not torch.equal(theirs_KD, codes_KD.to(theirs_KD.device)):
-                cure = "refines another tokenizer than model.start_from names: name that one, or another --run"
-                raise UsageError("--ckpt_path", name, cure)
+            theirs_KD, codebook_KD = checkpoint["state_dict"]["vqgan.quantizer.codebook_KD"], self.vqgan.codebook_KD
+            if not torch.equal(theirs_KD, codebook_KD.to(theirs_KD.device)):
+                hint = "refines another tokenizer than model.start_from names: name that one, or another --run"
+                raise UsageError("--ckpt_path", name, hint)
 
 
 def codebook_use(count_K: Tensor) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""A given picture on its canvas: what is known, and that none of its pixels changes."""
+"""A given image on its canvas: what is known, and that none of its pixels changes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from nuwa_lightning.canvas.image_condition import Expansion, GivenPicture
-from nuwa_lightning.canvas.sample import stream_picture
+from nuwa_lightning.canvas.image_condition import Expansion, ImageCondition
+from nuwa_lightning.canvas.sample import stream_image
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.models.neighbors import ABSENT
 from nuwa_lightning.models.nuwa_infinity import PatchTransformer
-from nuwa_lightning.models.patch_layer import TransformerSize
-from nuwa_lightning.models.vqgan import VQGAN, VQGANSize
+from nuwa_lightning.models.patch_layer import TransformerConfig
+from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
 from nuwa_lightning.planning.context import NearbyContextPool
 from nuwa_lightning.planning.direction import ArbitraryDirectionController
 from nuwa_lightning.planning.geometry import PatchIndex
@@ -30,11 +30,11 @@ PATCH = (2, 2)
 @pytest.fixture(scope="module")
 def tokenizer() -> VQGAN:
     torch.manual_seed(0)
-    size = VQGANSize.from_dict(
+    size = VQGANConfig.from_dict(
         {
-            **VQGANSize().as_dict(),
-            "num_codes": 16,
-            "code_dim": 4,
+            **VQGANConfig().as_dict(),
+            "codebook_size": 16,
+            "codebook_dim": 4,
             "encoder_channels": [8, 12],
             "encoder_blocks": [1, 1],
             "decoder_channels": [12, 8],
@@ -47,7 +47,7 @@ def tokenizer() -> VQGAN:
 @pytest.fixture(scope="module")
 def renderer() -> InfiniteRenderer:
     torch.manual_seed(1)
-    size = TransformerSize(16, 1, heads=2, kv_heads=1)
+    size = TransformerConfig(16, 1, num_heads=2, num_kv_heads=1)
     model = PatchTransformer(16, 4, patch_size=PATCH, embedding_extent=(0, 1, 1), size=size)
     torch.nn.init.normal_(model.head.weight)
     return InfiniteRenderer(model.eval(), NearbyContextPool((0, 1, 1)), ArbitraryDirectionController())
@@ -58,9 +58,9 @@ def photo(sample_photos: dict[str, NDArray[np.uint8]]) -> NDArray[np.uint8]:
     return sample_photos["china.jpg"]
 
 
-def finish(given: GivenPicture, tokenizer: VQGAN, renderer: InfiniteRenderer, tile: int = 64) -> NDArray[np.uint8]:
+def finish(given: ImageCondition, tokenizer: VQGAN, renderer: InfiniteRenderer, tile: int = 64) -> NDArray[np.uint8]:
     canvas = np.zeros((*given.size, 3), np.uint8)
-    for y, x, pixels in stream_picture(
+    for y, x, pixels in stream_image(
         renderer, tokenizer, grid=given.grid, seed=1, known=given.known, finish=given, tile=tile
     ):
         top, left = y - given.origin[0], x - given.origin[1]
@@ -72,37 +72,37 @@ def finish(given: GivenPicture, tokenizer: VQGAN, renderer: InfiniteRenderer, ti
 
 @pytest.mark.parametrize("sides", COMBINATIONS, ids="+".join)
 def test_known_pixels_stay_whatever_the_sides(photo, tokenizer, renderer, sides: tuple[str, ...]) -> None:
-    picture = photo[100:161, 200:275]  # 61 x 75: no multiple of anything
+    image = photo[100:161, 200:275]  # 61 x 75: no multiple of anything
     amounts = dict(zip(SIDES, (21, 16, 9, 40), strict=True))
     grown = Expansion(**{side: amounts[side] for side in sides})
-    given = GivenPicture(picture, expansion=grown, tokenizer=tokenizer, patch_size=PATCH, blend=6)
+    given = ImageCondition(image, expansion=grown, tokenizer=tokenizer, patch_size=PATCH, blend=6)
     assert given.size == (61 + grown.up + grown.down, 75 + grown.left + grown.right)
     canvas = finish(given, tokenizer, renderer)
-    assert np.array_equal(canvas[grown.up : grown.up + 61, grown.left : grown.left + 75], picture)
+    assert np.array_equal(canvas[grown.up : grown.up + 61, grown.left : grown.left + 75], image)
     assert len(np.unique(canvas[:, : max(1, grown.left)])) > 1
     assert canvas.std() > 1
 
 
 @pytest.mark.parametrize("grown", [Expansion(), Expansion(left=10, down=3)], ids=str)
 def test_holes_are_written_anew_and_nothing_else(photo, tokenizer, renderer, grown: Expansion) -> None:
-    picture = photo[:64, 300:380]
+    image = photo[:64, 300:380]
     holes = np.zeros((64, 80), bool)
     holes[20:37, 30:70] = holes[60:, :5] = holes[3, 3] = True
-    given = GivenPicture(picture, holes_YX=holes, expansion=grown, tokenizer=tokenizer, patch_size=PATCH, blend=4)
+    given = ImageCondition(image, holes_YX=holes, expansion=grown, tokenizer=tokenizer, patch_size=PATCH, blend=4)
     canvas = finish(given, tokenizer, renderer)[grown.up : grown.up + 64, grown.left : grown.left + 80]
-    assert np.array_equal(canvas[~holes], picture[~holes])
-    assert not np.array_equal(canvas[holes], picture[holes])
-    other = picture.copy()
+    assert np.array_equal(canvas[~holes], image[~holes])
+    assert not np.array_equal(canvas[holes], image[holes])
+    other = image.copy()
     other[holes] = 77  # what was in the holes never shows
-    blind = GivenPicture(other, holes_YX=holes, expansion=grown, tokenizer=tokenizer, patch_size=PATCH, blend=4)
+    blind = ImageCondition(other, holes_YX=holes, expansion=grown, tokenizer=tokenizer, patch_size=PATCH, blend=4)
     assert np.array_equal(finish(blind, tokenizer, renderer)[grown.up : grown.up + 64, grown.left :][:, :80], canvas)
 
 
-def test_tokens_are_those_of_the_picture_alone(photo, tokenizer) -> None:
-    picture, f = photo[:48, :64], tokenizer.factor
+def test_tokens_are_those_of_the_image_alone(photo, tokenizer) -> None:
+    image, f = photo[:48, :64], tokenizer.downsample_factor
     side = PATCH[0] * f
-    given = GivenPicture(picture, expansion=Expansion(right=30, up=5), tokenizer=tokenizer, patch_size=PATCH)
-    image = torch.from_numpy(picture.transpose(2, 0, 1).astype(np.float32))[None] / 127.5 - 1
+    given = ImageCondition(image, expansion=Expansion(right=30, up=5), tokenizer=tokenizer, patch_size=PATCH)
+    image = torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32))[None] / 127.5 - 1
     tokens = encode_tiled(tokenizer, pad_to_multiple(image, f))[0]
     for patch, known in given.known.items():
         top, left = patch.y * side - given.origin[0] - 5, patch.x * side - given.origin[1]
@@ -112,13 +112,13 @@ def test_tokens_are_those_of_the_picture_alone(photo, tokenizer) -> None:
 
 
 def test_the_grid_follows_the_side_that_is_built_upon(photo, tokenizer) -> None:
-    picture, side = photo[: 3 * 8 + 5, : 4 * 8 + 3], PATCH[0] * tokenizer.factor
-    height, width = picture.shape[:2]
+    image, side = photo[: 3 * 8 + 5, : 4 * 8 + 3], PATCH[0] * tokenizer.downsample_factor
+    height, width = image.shape[:2]
 
-    def made(**sides: int) -> GivenPicture:
-        return GivenPicture(picture, expansion=Expansion(**sides), tokenizer=tokenizer, patch_size=PATCH)
+    def made(**sides: int) -> ImageCondition:
+        return ImageCondition(image, expansion=Expansion(**sides), tokenizer=tokenizer, patch_size=PATCH)
 
-    def parts(given: GivenPicture) -> list[PatchIndex]:
+    def parts(given: ImageCondition) -> list[PatchIndex]:
         return [patch for patch, tokens in given.known.items() if (tokens == ABSENT).any()]
 
     for sides in ({"left": 7}, {"right": 7}, {"up": 9}, {"down": 9}, {"left": 3, "up": 5}):
@@ -132,8 +132,8 @@ def test_the_grid_follows_the_side_that_is_built_upon(photo, tokenizer) -> None:
     assert both.origin[1] == -8 % side
 
 
-def test_small_tiles_give_the_same_picture(photo, tokenizer, renderer) -> None:
-    given = GivenPicture(
+def test_small_tiles_give_the_same_image(photo, tokenizer, renderer) -> None:
+    given = ImageCondition(
         photo[50:90, 50:110], expansion=Expansion(20, 13, 0, 17), tokenizer=tokenizer, patch_size=PATCH, blend=8
     )
     whole = finish(given, tokenizer, renderer, tile=64).astype(int)
@@ -143,10 +143,10 @@ def test_small_tiles_give_the_same_picture(photo, tokenizer, renderer) -> None:
 
 
 def test_blending_softens_the_border(photo, tokenizer, renderer) -> None:
-    picture = photo[100:164, 200:264]
+    image = photo[100:164, 200:264]
     steps = []
     for blend in (0, 8):
-        given = GivenPicture(picture, expansion=Expansion(right=32), tokenizer=tokenizer, patch_size=PATCH, blend=blend)
+        given = ImageCondition(image, expansion=Expansion(right=32), tokenizer=tokenizer, patch_size=PATCH, blend=blend)
         canvas = finish(given, tokenizer, renderer).astype(int)
         steps.append(np.abs(canvas[:, 64] - canvas[:, 63]).mean())
     assert steps[1] < 0.75 * steps[0]
@@ -154,9 +154,9 @@ def test_blending_softens_the_border(photo, tokenizer, renderer) -> None:
 
 def test_what_makes_no_sense_is_refused(photo, tokenizer) -> None:
     with pytest.raises(ValueError, match="holes of"):
-        GivenPicture(photo[:32, :32], holes_YX=np.ones((3, 3), bool), tokenizer=tokenizer, patch_size=PATCH)
+        ImageCondition(photo[:32, :32], holes_YX=np.ones((3, 3), bool), tokenizer=tokenizer, patch_size=PATCH)
     with pytest.raises(ValueError, match="no pixel"):
-        GivenPicture(photo[:32, :32], holes_YX=np.ones((32, 32), bool), tokenizer=tokenizer, patch_size=PATCH)
+        ImageCondition(photo[:32, :32], holes_YX=np.ones((32, 32), bool), tokenizer=tokenizer, patch_size=PATCH)
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nuwa_lightning.canvas.joint import JointBlend
 from nuwa_lightning.canvas.streaming_decoder import StreamingDecoder, to_uint8
-from nuwa_lightning.models.vqgan import VQGAN, VQGANSize
+from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
 
 SIZE = (48, 64)
 
@@ -94,11 +94,11 @@ def test_a_narrow_canvas_is_blended_over_a_quarter_of_it():
 def test_a_streamed_canvas_is_the_whole_one_finished():
     torch.manual_seed(0)
     channels = {"encoder_channels": (8, 8), "decoder_channels": (12, 8)}
-    tokenizer = VQGAN.build(VQGANSize(16, 4, encoder_blocks=(1, 1), decoder_blocks=(1, 1), **channels))
+    tokenizer = VQGAN.build(VQGANConfig(16, 4, encoder_blocks=(1, 1), decoder_blocks=(1, 1), **channels))
     for parameter in tokenizer.decoder.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     tokens = torch.randint(0, 16, (6, 8))
-    f = tokenizer.factor
+    f = tokenizer.downsample_factor
     blend = JointBlend((6 * f, 8 * f), "x", f, f)
     decoder = StreamingDecoder(tokenizer, (6, 8), tile=3, finish=blend, wrap="x")
     out = np.zeros((6 * f, 8 * f, 3), np.uint8)

@@ -11,13 +11,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nuwa_lightning.canvas.sample import sample_pictures, sample_tokens, stream_picture
+from nuwa_lightning.canvas.sample import sample_images, sample_tokens, stream_image
 from nuwa_lightning.canvas.streaming_decoder import StreamingDecoder, to_uint8
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.models.nuwa_infinity import PatchTransformer
-from nuwa_lightning.models.patch_layer import TransformerSize
-from nuwa_lightning.models.vqgan import VQGAN, VQGANSize
+from nuwa_lightning.models.patch_layer import TransformerConfig
+from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
 from nuwa_lightning.planning.context import NearbyContextPool
 from nuwa_lightning.planning.direction import ArbitraryDirectionController, SpiralDirectionController
 from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
@@ -26,7 +26,7 @@ from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
 @pytest.fixture(scope="module")
 def vqgan() -> VQGAN:
     torch.manual_seed(0)
-    size = VQGANSize(
+    size = VQGANConfig(
         16, 4, encoder_channels=(8, 8), encoder_blocks=(1, 1), decoder_channels=(12, 8), decoder_blocks=(1, 1)
     )
     made = VQGAN.build(size)
@@ -39,9 +39,9 @@ def vqgan() -> VQGAN:
 def renderer(vqgan) -> InfiniteRenderer:
     torch.manual_seed(1)
     pool = NearbyContextPool((0, 1, 1))
-    size = TransformerSize(width=16, depth=1, heads=2, kv_heads=1)
+    size = TransformerConfig(dim=16, num_layers=1, num_heads=2, num_kv_heads=1)
     model = PatchTransformer(16, 4, patch_size=(4, 4), embedding_extent=pool.embedding_extent, size=size)
-    model.set_codes(vqgan.codes_KD)
+    model.set_codes(vqgan.codebook_KD)
     for parameter in model.parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.3)
@@ -54,13 +54,13 @@ def assembled(
     """Feed patches in random order; yield after each the tokens so far written and the canvas with its mask."""
     height, width = tokens_YX.shape
     decoder = StreamingDecoder(vqgan, (height, width), tile=tile)
-    canvas = np.zeros((height * vqgan.factor, width * vqgan.factor, 3), np.uint8)
+    canvas = np.zeros((height * vqgan.downsample_factor, width * vqgan.downsample_factor, 3), np.uint8)
     times = np.zeros(canvas.shape[:2], int)
     corners = [(y, x) for y in range(0, height, patch[0]) for x in range(0, width, patch[1])]
     order.shuffle(corners)
     for n, (y, x) in enumerate(corners, start=1):
         for piece, pixels in decoder.put(tokens_YX[y : y + patch[0], x : x + patch[1]], top=y, left=x):
-            top, left, bottom, right = (vqgan.factor * v for v in piece)
+            top, left, bottom, right = (vqgan.downsample_factor * v for v in piece)
             canvas[top:bottom, left:right] = pixels
             times[top:bottom, left:right] += 1
         yield n, canvas, times
@@ -74,7 +74,7 @@ def assembled(
     st.sampled_from([3, 5, 8, 64]),
     st.integers(0, 99),
 )
-def test_tiles_are_the_whole_picture_each_pixel_once(vqgan, rows, columns, patch, tile, seed):
+def test_tiles_are_the_whole_image_each_pixel_once(vqgan, rows, columns, patch, tile, seed):
     tokens_YX = torch.randint(
         0, 16, (rows * patch[0], columns * patch[1]), generator=torch.Generator().manual_seed(seed)
     )
@@ -101,13 +101,13 @@ def test_a_tile_comes_as_soon_as_it_and_its_margin_are_there(vqgan):
 
 @pytest.mark.parametrize("grid", [(1, 1), (1, 5), (4, 1), (3, 4)])
 @pytest.mark.parametrize("tile", [4, 7, 64])
-def test_a_streamed_picture_is_the_picture(vqgan, renderer, grid, tile):
+def test_a_streamed_image_is_the_image(vqgan, renderer, grid, tile):
     shape = PatchGrid(1, *grid)
-    (expected,) = sample_pictures(renderer, vqgan, grid=shape, seeds=[7])
+    (expected,) = sample_images(renderer, vqgan, grid=shape, seeds=[7])
     canvas = np.zeros_like(expected)
     seen = 0
     watched: list[PatchIndex] = []
-    for y, x, pixels in stream_picture(
+    for y, x, pixels in stream_image(
         renderer, vqgan, grid=shape, seed=7, tile=tile, watch=lambda d: watched.append(d.patch)
     ):
         canvas[y : y + pixels.shape[0], x : x + pixels.shape[1]] = pixels
@@ -123,7 +123,7 @@ def test_known_patches_stay_as_they_are(vqgan, renderer):
     tokens_BYX = sample_tokens(renderer, shape, seeds=[3], known=given_tokens)
     assert (tokens_BYX[0, :4, 4:8] == 5).all()
     assert (tokens_BYX[0, 4:, 8:] == 9).all()
-    pieces = list(stream_picture(renderer, vqgan, grid=shape, seed=3, known=given_tokens))
+    pieces = list(stream_image(renderer, vqgan, grid=shape, seed=3, known=given_tokens))
     assert np.abs(pieces[0][2].astype(int) - to_uint8(vqgan.decode(tokens_BYX)[0]).astype(int)).max() <= 1
 
 
@@ -149,8 +149,8 @@ def tiled_over(vqgan: VQGAN, tokens_YX: torch.Tensor, wrap: str) -> np.ndarray:
     height, width = tokens_YX.shape
     down, right = ("y" in wrap) * (1 + vqgan.decode_halo // height), ("x" in wrap) * (1 + vqgan.decode_halo // width)
     pixels = to_uint8(vqgan.decode(tokens_YX.repeat(1 + 2 * down, 1 + 2 * right)[None])[0])
-    top, left = (n * length * vqgan.factor for n, length in ((down, height), (right, width)))
-    return pixels[top : top + height * vqgan.factor, left : left + width * vqgan.factor]
+    top, left = (n * length * vqgan.downsample_factor for n, length in ((down, height), (right, width)))
+    return pixels[top : top + height * vqgan.downsample_factor, left : left + width * vqgan.downsample_factor]
 
 
 @settings(max_examples=15, deadline=None)
@@ -174,7 +174,7 @@ def test_closed_canvases_are_decoded_across_the_seam(vqgan, rows, columns, wrap,
         if n == stop:
             decoder = StreamingDecoder(vqgan, tuple(tokens_YX.shape), tile=tile, wrap=wrap, state=decoder.state())
         for piece, pixels in decoder.put(tokens_YX[y : y + 2, x : x + 2], top=y, left=x):
-            top, left, bottom, right = (vqgan.factor * v for v in piece)
+            top, left, bottom, right = (vqgan.downsample_factor * v for v in piece)
             assert (canvas[top:bottom, left:right] == -1).all()
             canvas[top:bottom, left:right] = pixels
     assert np.abs(canvas - expected).max() <= 1
@@ -184,7 +184,7 @@ def test_closed_canvases_are_decoded_across_the_seam(vqgan, rows, columns, wrap,
 @settings(max_examples=15, deadline=None)
 @given(st.integers(1, 3), st.integers(1, 40), st.sampled_from([3, 8]), st.booleans(), st.integers(0, 40))
 def test_an_endless_canvas_is_cut_as_if_it_had_ended_there(vqgan, rows, written, tile, upright, stop):
-    """Columns come ragged, by fronts; whatever is complete is the picture of just that size, in bounded memory."""
+    """Columns come ragged, by fronts; whatever is complete is the image of just that size, in bounded memory."""
     height, width = rows * 4, 2 * written + 2 * rows
     tokens_YX = torch.randint(0, 16, (height, width), generator=torch.Generator().manual_seed(written))
     corners = sorted(((y, x) for y in range(0, height, 4) for x in range(0, width, 2)), key=lambda c: c[1] + c[0])
@@ -211,6 +211,6 @@ def test_an_endless_canvas_is_cut_as_if_it_had_ended_there(vqgan, rows, written,
     expected = to_uint8(vqgan.decode(turned(tokens_YX[:, :complete])[None].contiguous())[0]).astype(int)
     canvas = np.full_like(expected, -1)
     for piece, pixels in pieces:
-        top, left, bottom, right = (vqgan.factor * v for v in piece)
+        top, left, bottom, right = (vqgan.downsample_factor * v for v in piece)
         canvas[top:bottom, left:right] = pixels
     assert np.abs(canvas - expected).max() <= 1

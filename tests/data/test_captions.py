@@ -75,7 +75,7 @@ def told(caplog) -> list[str]:
     return [record.getMessage().split(": ", 1)[1] for record in caplog.records if record.levelname == "WARNING"]
 
 
-@pytest.fixture(params=["photos", "films"])
+@pytest.fixture(params=["photos", "videos"])
 def two_folders(request, paint: Paint, tmp_path: Path):
     """One of four files lies in a folder of its own, for validation; the source of them."""
     suffix = "png" if request.param == "photos" else "mp4"
@@ -162,7 +162,7 @@ def test_batches_carry_the_captions_of_their_photos(photo_folder: Path, caplog) 
         batches = list(loader) if not hasattr(loader, "batch") else [loader.batch(0)]
         for batch in batches:
             assert len(batch["text"]) == len(batch["tokens"])
-            for index, states, seen in zip(batch["index"], batch["text"], batch["text_seen"], strict=True):
+            for index, states, seen in zip(batch["index"], batch["text"], batch["text_mask"], strict=True):
                 key = data.bank.keys[int(index)]
                 assert key != "a/00.png"
                 assert int(seen.sum()) == int(key[2:4])

@@ -54,7 +54,7 @@ def test_block_parameters_are_those_of_the_name(size):
 
 
 def test_contenders_write():
-    ours = Ours("ours", random_model(TINY, kv_heads=1), rows=2, precision=Precision("int8", "int8"))
+    ours = Ours("ours", random_model(TINY, num_kv_heads=1), rows=2, precision=Precision("int8", "int8"))
     for contender in (ours, SlidingWindow("window", TINY), WithPast("past", TINY), Reading(3_000_000)):
         times = interleave([contender], steps=2, rounds=1)
         assert times[contender.name].median > 0
@@ -99,7 +99,7 @@ def test_figures_and_their_table():
 
 
 def test_a_canvas_is_timed_by_its_waves():
-    made = renderer(recipe_model(TINY, kv_heads=1, num_codes=16, code_dim=4), precision=Precision())
+    made = renderer(recipe_model(TINY, num_kv_heads=1, codebook_size=16, codebook_dim=4), precision=Precision())
     assert seconds_a_patch(made, PatchGrid(1, 2, 6)) > 0
 
 

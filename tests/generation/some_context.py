@@ -7,8 +7,8 @@ from torch import Tensor
 
 
 class SomeContext:
-    def __init__(self, rows: int, kv_heads: int, tokens: int, width: int, dtype: torch.dtype) -> None:
-        self._shape, self._dtype = (rows, 2, kv_heads, tokens, width), dtype
+    def __init__(self, rows: int, num_kv_heads: int, tokens: int, width: int, dtype: torch.dtype) -> None:
+        self._shape, self._dtype = (rows, 2, num_kv_heads, tokens, width), dtype
         self.valid_RC = torch.tensor([[True, True], [True, False], [False, False]])[:rows]
 
     def keys_values(self, layer: int) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from nuwa_lightning.generation.patch_batch import RowBatch
 from nuwa_lightning.generation.renderer import InfiniteRenderer, Rendering
 from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.models.nuwa_infinity import PatchTransformer
-from nuwa_lightning.models.patch_layer import TransformerSize
+from nuwa_lightning.models.patch_layer import TransformerConfig
 from nuwa_lightning.planning.context import NearbyContextPool
 from nuwa_lightning.planning.direction import ArbitraryDirectionController
 from nuwa_lightning.planning.geometry import PatchGrid
@@ -46,7 +46,7 @@ def test_a_compiled_product_has_the_same_bits(outputs, inputs, rows):
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(
-    ("rows", "kv_heads", "heads", "width", "end", "size"),
+    ("rows", "num_kv_heads", "num_heads", "width", "end", "size"),
     [
         (1, 1, 7, 64, 1100, 1281),
         (3, 7, 7, 64, 77, 100),
@@ -55,10 +55,10 @@ def test_a_compiled_product_has_the_same_bits(outputs, inputs, rows):
         (1, 1, 1, 32, 16, 16),
     ],
 )
-def test_compiled_attention_is_attention(rows, kv_heads, heads, width, end, size, masked):
+def test_compiled_attention_is_attention(rows, num_kv_heads, num_heads, width, end, size, masked):
     torch.manual_seed(0)
-    q = 3 * torch.randn(rows, heads, width)
-    k, v = (torch.randn(rows, kv_heads, size, width).bfloat16() for _ in range(2))
+    q = 3 * torch.randn(rows, num_heads, width)
+    k, v = (torch.randn(rows, num_kv_heads, size, width).bfloat16() for _ in range(2))
     k[:, :, end:] = float("nan")  # is not looked at
     bias = None
     if masked:
@@ -67,7 +67,7 @@ def test_compiled_attention_is_attention(rows, kv_heads, heads, width, end, size
     compiled = kernels()
     assert compiled is not None
     found = compiled.attend(q, k, v, end, bias)
-    q_RGMD = q.view(rows, kv_heads, heads // kv_heads, width).double()
+    q_RGMD = q.view(rows, num_kv_heads, num_heads // num_kv_heads, width).double()
     logits = q_RGMD @ k[:, :, :end].double().transpose(2, 3) / width**0.5
     if bias is not None:
         logits = logits + bias[:, None, None, :end]
@@ -75,10 +75,10 @@ def test_compiled_attention_is_attention(rows, kv_heads, heads, width, end, size
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("feed", "kv_heads"), [("key", 1), ("key", 2), ("logit", 1)])
-def test_a_whole_model_scores_alike_with_and_without_them(feed, kv_heads, monkeypatch):
+@pytest.mark.parametrize(("feed", "num_kv_heads"), [("key", 1), ("key", 2), ("logit", 1)])
+def test_a_whole_model_scores_alike_with_and_without_them(feed, num_kv_heads, monkeypatch):
     torch.manual_seed(0)
-    size = TransformerSize(64, 2, heads=2, kv_heads=kv_heads, position_feed=feed)
+    size = TransformerConfig(64, 2, num_heads=2, num_kv_heads=num_kv_heads, position_feed=feed)
     model = PatchTransformer(32, 4, patch_size=(2, 2), size=size).eval()
     model.set_codes(torch.randn(32, 4))
     torch.nn.init.normal_(model.head.weight)
@@ -88,8 +88,8 @@ def test_a_whole_model_scores_alike_with_and_without_them(feed, kv_heads, monkey
     def scores() -> tuple[torch.Tensor, torch.dtype]:
         made = DecodingTransformer(model, Precision("int8", "bfloat16"))
         rows = RowBatch(
-            made, torch.zeros(3, dtype=torch.long), context=SomeContext(3, kv_heads, 4, 32, made.dtype),
-            offset_RC=torch.tensor([[0, 1]] * 3), relative_view_RC=torch.zeros(3, 2, dtype=torch.long),
+            made, torch.zeros(3, dtype=torch.long), context=SomeContext(3, num_kv_heads, 4, 32, made.dtype),
+            offset_RC=torch.tensor([[0, 1]] * 3), relative_symmetry_RC=torch.zeros(3, 2, dtype=torch.long),
         )  # fmt: skip
         steps = [made.logits(rows.advance(inputs[:, n : n + 1]).flatten(0, 1)) for n in range(5)]
         return torch.stack(steps), made.dtype
@@ -138,7 +138,7 @@ def test_it_is_compiled_once(monkeypatch, tmp_path):
 def test_canvases_in_int8_go_on_to_the_bit_and_hardly_heed_the_width_of_waves():
     torch.manual_seed(0)
     pool = NearbyContextPool((0, 1, 1))
-    size = TransformerSize(64, 2, heads=2, kv_heads=1, layer_scale=1.0)
+    size = TransformerConfig(64, 2, num_heads=2, num_kv_heads=1, layer_scale=1.0)
     model = PatchTransformer(32, 4, patch_size=(2, 2), embedding_extent=pool.embedding_extent, size=size).eval()
     model.set_codes(torch.randn(32, 4))
     torch.nn.init.normal_(model.head.weight)
@@ -150,7 +150,9 @@ def test_canvases_in_int8_go_on_to_the_bit_and_hardly_heed_the_width_of_waves():
     grid = PatchGrid(1, 4, 6)
     first, whole = Rendering(renderer(8), grid, seeds=[0]), sample_tokens(renderer(8), grid, seeds=[0])
     early = [done for _ in range(5) for done in next(first)]
-    late = [done for wave in Rendering(renderer(8), grid, seeds=[0], standstill=first.standstill()) for done in wave]
+    late = [
+        done for wave in Rendering(renderer(8), grid, seeds=[0], decoding_state=first.decoding_state()) for done in wave
+    ]
     assert len(early) + len(late) == grid.size
     for done in (*early, *late):
         y, x = 2 * done.patch.y, 2 * done.patch.x

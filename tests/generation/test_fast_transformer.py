@@ -8,7 +8,7 @@ import torch
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.fast_transformer import DecodingTransformer, Precision, product
 from nuwa_lightning.models.nuwa_infinity import PatchTransformer
-from nuwa_lightning.models.patch_layer import TransformerSize
+from nuwa_lightning.models.patch_layer import TransformerConfig
 
 
 @pytest.mark.parametrize(("number", "error"), [("float32", 1e-6), ("bfloat16", 0.01), ("int8", 0.02)])
@@ -35,13 +35,19 @@ def test_in_int8_a_row_has_the_same_bits_in_any_company():
 
 def test_the_input_is_that_of_training():
     torch.manual_seed(0)
-    model = PatchTransformer(16, 4, patch_size=(2, 2), size=TransformerSize(16, 1, heads=2, kv_heads=1)).double()
+    model = PatchTransformer(
+        16, 4, patch_size=(2, 2), size=TransformerConfig(16, 1, num_heads=2, num_kv_heads=1)
+    ).double()
     model.set_codes(torch.randn(16, 4).double())
-    tokens, near, view = torch.randint(0, 16, (3, 4)), torch.randint(-1, 16, (3, 4, 8)), torch.tensor([0, 5, 2])
+    tokens, neighbors, symmetry = (
+        torch.randint(0, 16, (3, 4)),
+        torch.randint(-1, 16, (3, 4, 8)),
+        torch.tensor([0, 5, 2]),
+    )
     inputs = torch.full((3, 5, 9), -1)
-    inputs[:, 1:, 0], inputs[:, :-1, 1:] = tokens, near
-    expected = model.embed_rows(tokens, view, near_RNK=near)
-    torch.testing.assert_close(DecodingTransformer(model).embed(inputs, view, 0), expected, rtol=0, atol=1e-12)
+    inputs[:, 1:, 0], inputs[:, :-1, 1:] = tokens, neighbors
+    expected = model.embed_rows(tokens, symmetry, neighbors_RNK=neighbors)
+    torch.testing.assert_close(DecodingTransformer(model).embed(inputs, symmetry, 0), expected, rtol=0, atol=1e-12)
 
 
 def test_other_numbers_are_refused():

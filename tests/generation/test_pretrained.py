@@ -23,7 +23,7 @@ from nuwa_lightning.generation.local import (
 from nuwa_lightning.generation.pretrained import Generator, load_generator, save_generator
 from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.models.nuwa_infinity import PatchTransformer
-from nuwa_lightning.models.patch_layer import TransformerSize
+from nuwa_lightning.models.patch_layer import TransformerConfig
 from nuwa_lightning.planning.context import ContextPool, NearbyContextPool
 from nuwa_lightning.planning.direction import (
     ArbitraryDirectionController,
@@ -56,7 +56,7 @@ def generator(
 ) -> Generator:
     torch.manual_seed(0)
     pool = pool or NearbyContextPool((0, 1, 2))
-    size = TransformerSize(width=16, depth=2, heads=4, kv_heads=2, position_feed="logit", layer_scale=0.3)
+    size = TransformerConfig(dim=16, num_layers=2, num_heads=4, num_kv_heads=2, position_feed="logit", layer_scale=0.3)
     local_decoder = local_decoder or AutoregressiveLocalDecoder()
     extent, bidirectional = pool.embedding_extent, local_decoder.bidirectional
     model = PatchTransformer(
@@ -75,7 +75,7 @@ def test_pools_come_back(tmp_path, pool):
 def test_the_length_of_training_samples_comes_back(tmp_path):
     save_generator(tmp_path / "model", dataclasses.replace(generator(), frames=4))
     assert load_generator(tmp_path / "model").frames == 4
-    _config(lambda c: c.pop("frames"))(tmp_path / "model")  # as written before there were films
+    _config(lambda c: c.pop("frames"))(tmp_path / "model")  # as written before there were videos
     assert load_generator(tmp_path / "model").frames == 1
     _config(lambda c: c.update(frames="many"))(tmp_path / "model")
     with pytest.raises(UsageError, match="is damaged"):
@@ -185,8 +185,8 @@ def test_damage_is_one_line(tmp_path, damage):
 
 def test_a_model_that_reads_text_comes_back_with_its_encoder(tmp_path):
     torch.manual_seed(0)
-    size = TransformerSize(width=16, depth=2, heads=4)
-    model = PatchTransformer(16, 4, patch_size=(2, 2), embedding_extent=(0, 1, 1), size=size, text_width=8).eval()
+    size = TransformerConfig(dim=16, num_layers=2, num_heads=4)
+    model = PatchTransformer(16, 4, patch_size=(2, 2), embedding_extent=(0, 1, 1), size=size, text_dim=8).eval()
     pool, direction = NearbyContextPool((0, 1, 1)), ArbitraryDirectionController()
     saved = Generator(model, pool, direction, "mirrored", "f" * 64, text_encoder=Letters(most=9))
     save_generator(tmp_path / "model", saved)

@@ -17,7 +17,7 @@ from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.models.layout import lay_out, place_tokens, read_tokens
 from nuwa_lightning.models.neighbors import ABSENT
 from nuwa_lightning.models.nuwa_infinity import PatchTransformer
-from nuwa_lightning.models.patch_layer import TransformerSize
+from nuwa_lightning.models.patch_layer import TransformerConfig
 from nuwa_lightning.models.text_attention import TextStates
 from nuwa_lightning.planning.context import FullContextPool, NearbyContextPool
 from nuwa_lightning.planning.direction import (
@@ -51,11 +51,11 @@ def _float64() -> Iterator[None]:
 
 def build() -> tuple[PatchTransformer, TextStates]:
     torch.manual_seed(0)
-    size = TransformerSize(16, 2, heads=4, kv_heads=2, layer_scale=1.0)
-    model = PatchTransformer(16, 4, patch_size=PATCH, embedding_extent=(0, 1, 1), size=size, text_width=6)
+    size = TransformerConfig(16, 2, num_heads=4, num_kv_heads=2, layer_scale=1.0)
+    model = PatchTransformer(16, 4, patch_size=PATCH, embedding_extent=(0, 1, 1), size=size, text_dim=6)
     model.set_codes(torch.randn(16, 4))
     for layer in model.layers:
-        torch.nn.init.normal_(layer.embedding.views, std=0.5)
+        torch.nn.init.normal_(layer.embedding.symmetries, std=0.5)
     assert model.text is not None
     seen = torch.tensor([[False] * 4, [True] * 4, [True, True, False, False]])
     with torch.no_grad():
@@ -79,8 +79,8 @@ def joint(
     flat = torch.cat([tokens.flatten(1), torch.full((2, 1), ABSENT)], dim=1).repeat(2, 1)
     out = model(
         flat[:, layout.index_PN],
-        layout.view_P.expand(4, -1),
-        near_BPNK=flat[:, layout.near_PNK],
+        layout.symmetry_P.expand(4, -1),
+        neighbors_BPNK=flat[:, layout.neighbors_PNK],
         groups=layout.groups,
         text=texts.rows(torch.tensor([0, 0, 1, 2])),
     )
@@ -190,9 +190,9 @@ def test_parts_are_kept_in_every_view() -> None:
         )
         assert canvas[0, 2, 3] == 7
         assert canvas[0, 3, 2] == 9
-    view = next(iter(ArbitraryDirectionController("zeta*").plan(GRID))).view
-    there = read_tokens(part[0], view, token_order="mirrored")
-    assert torch.equal(place_tokens(there, view, patch_size=PATCH, token_order="mirrored"), part[0])
+    symmetry = next(iter(ArbitraryDirectionController("zeta*").plan(GRID))).symmetry
+    there = read_tokens(part[0], symmetry, token_order="mirrored")
+    assert torch.equal(place_tokens(there, symmetry, patch_size=PATCH, token_order="mirrored"), part[0])
 
 
 def test_strong_guidance_makes_nothing_likely_that_the_text_does_not() -> None:

@@ -13,7 +13,7 @@ from nuwa_lightning.models.encoder import Encoder
 from nuwa_lightning.models.layers import CHART, from_chart, to_chart
 
 
-def pictures(sample_photos) -> torch.Tensor:
+def images(sample_photos) -> torch.Tensor:
     crops = [photo[:128, 40:168] for photo in sample_photos.values()]
     return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
@@ -23,7 +23,7 @@ def test_with_all_components_nothing_is_lost(sample_photos, channels, cell):
     encoder = Encoder(193, channels=channels, blocks=(1,) * len(channels), cell=cell)
     decoder = Decoder(193, channels=channels[::-1], blocks=(1,) * len(channels), cell=cell)
     start_spectral(encoder, decoder, rounding=1e-3)
-    image = pictures(sample_photos)
+    image = images(sample_photos)
     # The sphere is flat enough near the pole: what is left of its curvature is a few grey levels.
     torch.testing.assert_close(decoder(encoder(image)), image, atol=0.06, rtol=0)
 
@@ -31,7 +31,7 @@ def test_with_all_components_nothing_is_lost(sample_photos, channels, cell):
 def test_leading_components_are_those_of_a_block_cosine_transform(sample_photos):
     encoder, decoder = Encoder(16), Decoder(16)
     start_spectral(encoder, decoder)
-    image = pictures(sample_photos)
+    image = images(sample_photos)
     z_BDYX = encoder(image)
     coordinates_BDYX = (z_BDYX / z_BDYX[:, -1:])[:, :-1] * CHART
     grey = image.sum(1).numpy() / np.sqrt(3)
@@ -40,8 +40,8 @@ def test_leading_components_are_those_of_a_block_cosine_transform(sample_photos)
     np.testing.assert_allclose(coordinates_BDYX[:, 0].detach().numpy(), mean, atol=1e-3)
 
 
-def test_an_untrained_tokenizer_already_shows_the_picture(sample_photos):
-    image = pictures(sample_photos)
+def test_an_untrained_tokenizer_already_shows_the_image(sample_photos):
+    image = images(sample_photos)
 
     def psnr(encoder: Encoder, decoder: Decoder) -> float:
         with torch.no_grad():
@@ -65,7 +65,7 @@ def test_flat_colours_stay_flat():
 
 
 def test_looking_at_neighbours_beats_transforming_each_square_back_alone(sample_photos):
-    image = pictures(sample_photos)
+    image = images(sample_photos)
     encoder, decoder = Encoder(16), Decoder(16)
     start_spectral(encoder, decoder)
     with torch.no_grad():

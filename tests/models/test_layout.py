@@ -1,4 +1,4 @@
-"""Plans as tensors: every cell and every neighbour against brute force on a canvas."""
+"""Plans as tensors: every cell and every neighbor against brute force on a canvas."""
 
 from __future__ import annotations
 
@@ -11,58 +11,58 @@ from hypothesis import strategies as st
 
 from nuwa_lightning.models.layout import (
     lay_out,
-    near_places,
-    near_sources,
+    neighbor_positions,
+    neighbor_sources,
     patch_cells,
     place_tokens,
     read_tokens,
 )
-from nuwa_lightning.models.neighbors import ABSENT, AHEAD, NEIGHBOURS, PAST, neighbours
+from nuwa_lightning.models.neighbors import ABSENT, AHEAD, NEIGHBORS, PAST, neighbors
 from nuwa_lightning.models.position import RelativePatchEmbedding
 from nuwa_lightning.planning.context import EmptyContextPool, NearbyContextPool
 from nuwa_lightning.planning.direction import ArbitraryDirectionController
-from nuwa_lightning.planning.geometry import VIEWS, ZETA, PatchGrid, PatchIndex, PatchOffset, View
+from nuwa_lightning.planning.geometry import SYMMETRIES, ZETA, PatchGrid, PatchIndex, PatchOffset, Symmetry
 from nuwa_lightning.planning.schedule import ContextTable, walk
 
 OFFSETS = [PatchOffset(0, y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)]
 ORDERS = ("mirrored", "raster")
 
 
-def turned(canvas: torch.Tensor, view: View, token_order: str) -> torch.Tensor:
-    """Look at a square canvas under a view: flips, then transposition. Raster order looks at it as it is."""
+def turned(canvas: torch.Tensor, symmetry: Symmetry, token_order: str) -> torch.Tensor:
+    """Look at a square canvas under a symmetry: flips, then transposition. Raster order looks at it as it is."""
     if token_order == "raster":
         return canvas.transpose(0, 1) if ZETA.transpose else canvas
-    if view.flip_y:
+    if symmetry.flip_y:
         canvas = canvas.flip(0)
-    if view.flip_x:
+    if symmetry.flip_x:
         canvas = canvas.flip(1)
-    return canvas.transpose(0, 1) if view.transpose else canvas
+    return canvas.transpose(0, 1) if symmetry.transpose else canvas
 
 
-@pytest.mark.parametrize("view", VIEWS, ids=lambda v: v.name)
+@pytest.mark.parametrize("symmetry", SYMMETRIES, ids=lambda v: v.name)
 @pytest.mark.parametrize("token_order", ORDERS)
-def test_cells_are_the_columns_of_the_turned_patch(view, token_order):
+def test_cells_are_the_columns_of_the_turned_patch(symmetry, token_order):
     number = torch.arange(9).view(3, 3)
-    canonical = turned(number, view, token_order)
+    canonical = turned(number, symmetry, token_order)
     expected = canonical.transpose(0, 1).flatten().tolist()  # column by column, each from the top down
-    assert [y * 3 + x for y, x in patch_cells(view, (3, 3), token_order)] == expected
+    assert [y * 3 + x for y, x in patch_cells(symmetry, (3, 3), token_order)] == expected
 
 
 @settings(max_examples=60)
 @given(
-    st.sampled_from(VIEWS),
+    st.sampled_from(SYMMETRIES),
     st.sampled_from(ORDERS),
     st.sampled_from([1, 2, 3, 4]),
     st.lists(st.sampled_from([*OFFSETS, PatchOffset(0, 2, 0), PatchOffset(-1, 0, 0)]), unique=True, max_size=5),
 )
-def test_neighbours_are_those_seen_on_the_turned_canvas(view, token_order, side, context):
+def test_neighbours_are_those_seen_on_the_turned_canvas(symmetry, token_order, side, context):
     """Lay unique numbers on 5 x 5 patches, turn all of it, and look around each cell of the middle one."""
     size = 5 * side
     canvas = torch.arange(size * size).view(size, size)
-    seen = turned(canvas, view, token_order)
+    seen = turned(canvas, symmetry, token_order)
     place = {int(seen[y, x]): (y, x) for y in range(size) for x in range(size)}
     corner = 2 * side
-    cells = [int(canvas[corner + y, corner + x]) for y, x in patch_cells(view, (side, side), token_order)]
+    cells = [int(canvas[corner + y, corner + x]) for y, x in patch_cells(symmetry, (side, side), token_order)]
 
     def number(source) -> int | None:
         if source is None:
@@ -81,46 +81,48 @@ def test_neighbours_are_those_seen_on_the_turned_canvas(view, token_order, side,
         for x in range(side)
     }
     for n, row in enumerate(
-        near_sources(view, tuple(context), (side, side), token_order, neighbours=neighbours(ahead=True))
+        neighbor_sources(symmetry, tuple(context), (side, side), token_order, neighbors=neighbors(ahead=True))
     ):
         y, x = place[cells[n]]
-        for (_, dy, dx, _), source in zip(NEIGHBOURS + AHEAD, row, strict=True):
+        for (_, dy, dx, _), source in zip(NEIGHBORS + AHEAD, row, strict=True):
             there = int(seen[y + dy, x + dx])
             allowed = there in visible or there in cells[:n]
             assert number(source) == (there if allowed else None)
 
 
-@pytest.mark.parametrize(("view", "token_order"), list(itertools.product(VIEWS, ORDERS)), ids=str)
+@pytest.mark.parametrize(("symmetry", "token_order"), list(itertools.product(SYMMETRIES, ORDERS)), ids=str)
 @pytest.mark.parametrize("side", [1, 2, 3])
-def test_neighbours_in_earlier_frames_are_those_of_the_film_as_it_lies(view, token_order, side):
-    """Unique numbers on three frames of 5 x 5 patches, of which the pool gives some; no view turns what moves."""
+def test_neighbours_in_earlier_frames_are_those_of_the_video_as_it_lies(symmetry, token_order, side):
+    """Unique numbers on three frames of 5 x 5 patches, of which the pool gives some; no symmetry turns what moves."""
     size, corner = 5 * side, 2 * side
-    film = torch.arange(3 * size * size).view(3, size, size)
+    video = torch.arange(3 * size * size).view(3, size, size)
     context = tuple(PatchOffset(t, y, x) for t, y, x in ((-1, 0, 0), (-1, 0, 1), (0, -1, 0), (-2, 0, 0), (-1, -1, -1)))
-    cells = patch_cells(view, (side, side), token_order)
+    cells = patch_cells(symmetry, (side, side), token_order)
 
     def given(number: int) -> tuple[int, int] | None:
         for c, o in enumerate(context):
             top, left = corner + o.y * side, corner + o.x * side
-            inside = film[2 + o.t, top : top + side, left : left + side].flatten().tolist()
+            inside = video[2 + o.t, top : top + side, left : left + side].flatten().tolist()
             if number in inside:
                 return c, inside.index(number)
         return None
 
-    for n, row in enumerate(near_sources(view, context, (side, side), token_order, neighbours=neighbours(past=True))):
+    for n, row in enumerate(
+        neighbor_sources(symmetry, context, (side, side), token_order, neighbors=neighbors(past=True))
+    ):
         y, x = cells[n]
-        assert len(row) == len(NEIGHBOURS) + len(PAST)
-        for (dt, dy, dx, _), source in zip(PAST, row[len(NEIGHBOURS) :], strict=True):
-            number = int(film[2 + dt, corner + y + dy, corner + x + dx])
+        assert len(row) == len(NEIGHBORS) + len(PAST)
+        for (dt, dy, dx, _), source in zip(PAST, row[len(NEIGHBORS) :], strict=True):
+            number = int(video[2 + dt, corner + y + dy, corner + x + dx])
             assert given(number) == (None if source is None else (source.context, source.cell))
-        assert row[: len(NEIGHBOURS)] == near_sources(view, context, (side, side), token_order)[n]
+        assert row[: len(NEIGHBORS)] == neighbor_sources(symmetry, context, (side, side), token_order)[n]
 
 
-@pytest.mark.parametrize(("view", "token_order"), list(itertools.product(VIEWS, ORDERS)), ids=str)
-def test_places_say_the_same_as_sources(view, token_order):
+@pytest.mark.parametrize(("symmetry", "token_order"), list(itertools.product(SYMMETRIES, ORDERS)), ids=str)
+def test_places_say_the_same_as_sources(symmetry, token_order):
     context = tuple(OFFSETS[:3])
-    own, there = near_places(view, context, (2, 2), token_order)
-    for n, row in enumerate(near_sources(view, context, (2, 2), token_order)):
+    own, there = neighbor_positions(symmetry, context, (2, 2), token_order)
+    for n, row in enumerate(neighbor_sources(symmetry, context, (2, 2), token_order)):
         for k, source in enumerate(row):
             inside = source is not None and source.context is None
             outside = source is not None and source.context is not None
@@ -128,18 +130,18 @@ def test_places_say_the_same_as_sources(view, token_order):
             assert there[n, k] == (source.context * 4 + source.cell if outside else ABSENT)
 
 
-@pytest.mark.parametrize(("view", "token_order"), list(itertools.product(VIEWS, ORDERS)), ids=str)
-def test_placing_undoes_reading(view, token_order):
+@pytest.mark.parametrize(("symmetry", "token_order"), list(itertools.product(SYMMETRIES, ORDERS)), ids=str)
+def test_placing_undoes_reading(symmetry, token_order):
     tokens_BYX = torch.randint(0, 99, (2, 3, 3))
-    written_BN = read_tokens(tokens_BYX, view, token_order=token_order)
-    assert torch.equal(place_tokens(written_BN, view, patch_size=(3, 3), token_order=token_order), tokens_BYX)
-    for n, (y, x) in enumerate(patch_cells(view, (3, 3), token_order)):
+    written_BN = read_tokens(tokens_BYX, symmetry, token_order=token_order)
+    assert torch.equal(place_tokens(written_BN, symmetry, patch_size=(3, 3), token_order=token_order), tokens_BYX)
+    for n, (y, x) in enumerate(patch_cells(symmetry, (3, 3), token_order)):
         assert torch.equal(written_BN[:, n], tokens_BYX[:, y, x])
 
 
 def test_patches_that_are_not_square_go_with_views_that_do_not_transpose():
-    assert len(patch_cells(VIEWS[0], (2, 3), "mirrored")) == 6
-    across = next(view for view in VIEWS if view.transpose)
+    assert len(patch_cells(SYMMETRIES[0], (2, 3), "mirrored")) == 6
+    across = next(symmetry for symmetry in SYMMETRIES if symmetry.transpose)
     assert len(patch_cells(across, (2, 3), "raster")) == 6
     with pytest.raises(ValueError, match="needs square patches"):
         patch_cells(across, (2, 3), "mirrored")
@@ -161,13 +163,13 @@ def test_layout_of_a_plan(pool, order, token_order):
     earlier: dict[int, int] = {}
     for p, step in enumerate(steps):
         patch = number[step.patch.t, rows * step.patch.y :, rows * step.patch.x :][:rows, :rows]
-        assert torch.equal(layout.index_PN[p], read_tokens(patch, step.view, token_order=token_order))
-        assert layout.view_P[p] == (step.view.index if token_order == "mirrored" else 0)
+        assert torch.equal(layout.index_PN[p], read_tokens(patch, step.symmetry, token_order=token_order))
+        assert layout.symmetry_P[p] == (step.symmetry.index if token_order == "mirrored" else 0)
         group, i = found[p]
         assert tuple(group.context_PC[i].tolist()) == table[p].context
         assert group.offset_PC[i].tolist() == [embedding.index(o) for o in table[p].offsets]
-        # A neighbour is written earlier and lies in the patch itself or in one of its context.
-        for n, row in enumerate(layout.near_PNK[p].tolist()):
+        # A neighbor is written earlier and lies in the patch itself or in one of its context.
+        for n, row in enumerate(layout.neighbors_PNK[p].tolist()):
             earlier[int(layout.index_PN[p, n])] = p
             for token in row:
                 assert token == ABSENT or earlier[token] in (p, *table[p].context)

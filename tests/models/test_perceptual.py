@@ -56,7 +56,7 @@ def test_equals_the_packages_own_numbers(pairs, monkeypatch):
 
 
 @needs_stlpips
-def test_gradient_flows_to_the_first_picture_only(pairs):
+def test_gradient_flows_to_the_first_image_only(pairs):
     network = build_perceptual("auto")
     assert isinstance(network, STLPIPS)
     assert network.name.startswith("ST-LPIPS")
@@ -70,7 +70,7 @@ def test_gradient_flows_to_the_first_picture_only(pairs):
 
 
 @needs_stlpips
-def test_gradient_is_finite_for_equal_flat_pictures():
+def test_gradient_is_finite_for_equal_flat_images():
     network = STLPIPS.from_package()
     flat = torch.zeros(1, 3, 48, 48, requires_grad=True)
     distance = network(flat, flat.detach())
@@ -91,16 +91,16 @@ def fake_vgg() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
             torch.randn(after, before, 3, 3, generator=generator) * (2 / 9 / before) ** 0.5
         )
         trunk[f"features.{number}.bias"] = torch.zeros(after)
-    heads = {f"lin{i}.model.1.weight": torch.rand(1, c, 1, 1) for i, c in enumerate((64, 128, 256, 512, 512))}
-    return trunk, heads
+    num_heads = {f"lin{i}.model.1.weight": torch.rand(1, c, 1, 1) for i, c in enumerate((64, 128, 256, 512, 512))}
+    return trunk, num_heads
 
 
 def test_lpips_equals_the_packages_own_numbers(pairs, tmp_path):
     pytest.importorskip("torchvision")
     package = pytest.importorskip("lpips")
-    trunk, heads = fake_vgg()
+    trunk, num_heads = fake_vgg()
     torch.save(trunk, tmp_path / "vgg16.pth")
-    torch.save(heads, tmp_path / "heads.pth")
+    torch.save(num_heads, tmp_path / "heads.pth")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("warnings.warn", lambda *args, **kwargs: None)  # torchvision's own deprecated arguments
         theirs = package.LPIPS(net="vgg", pretrained=False, pnet_rand=True, verbose=False)
@@ -112,7 +112,7 @@ def test_lpips_equals_the_packages_own_numbers(pairs, tmp_path):
         state[name.replace("weight", "bias")] = trunk[f"features.{number}.bias"]
     theirs.net.load_state_dict(state)
     for i in range(5):
-        getattr(theirs, f"lin{i}").load_state_dict({"model.1.weight": heads[f"lin{i}.model.1.weight"]})
+        getattr(theirs, f"lin{i}").load_state_dict({"model.1.weight": num_heads[f"lin{i}.model.1.weight"]})
     theirs.eval()
     small = [x[:, :, :64, :64] for x in pairs]
     ours = build_perceptual("auto", vgg16=tmp_path / "vgg16.pth", lpips_heads=tmp_path / "heads.pth")
@@ -124,11 +124,11 @@ def test_lpips_equals_the_packages_own_numbers(pairs, tmp_path):
 
 @needs_stlpips
 def test_lpips_is_found_where_its_weights_are_kept(hub, tmp_path, monkeypatch, caplog):
-    trunk, heads = fake_vgg()
+    trunk, num_heads = fake_vgg()
     package = tmp_path / "lpips"
     (package / "weights" / "v0.1").mkdir(parents=True)
     (package / "__init__.py").write_text("raise RuntimeError('its code is not to run')")
-    torch.save(heads, package / "weights" / "v0.1" / "vgg.pth")
+    torch.save(num_heads, package / "weights" / "v0.1" / "vgg.pth")
     torch.save(trunk, tmp_path / "vgg16.pth")
     digest = hashlib.sha256((tmp_path / "vgg16.pth").read_bytes()).hexdigest()
     monkeypatch.setattr(perceptual, "_VGG16", f"vgg16-{digest[:8]}.pth")
@@ -151,9 +151,9 @@ def test_lpips_is_found_where_its_weights_are_kept(hub, tmp_path, monkeypatch, c
 
 def test_the_package_is_found_without_running_its_code():
     pytest.importorskip("lpips")
-    heads = perceptual._package_heads()
-    assert heads is not None
-    assert heads.is_file()
+    num_heads = perceptual._package_heads()
+    assert num_heads is not None
+    assert num_heads.is_file()
 
 
 def test_what_is_missing_or_wrong_is_named(tmp_path):

@@ -1,4 +1,4 @@
-"""The decoder of films: begins as the plain one, is local, listens to the previous frame, comes back from a folder."""
+"""The decoder of videos: begins as the plain one, is local, listens to the previous frame, comes back from a folder."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from nuwa_lightning.errors import UsageError
 from nuwa_lightning.models.decoder import Decoder
 from nuwa_lightning.models.guide import Guide
 from nuwa_lightning.models.pixel_guided import PixelGuidedDecoder, PixelGuidedSize, decode_next_tiled
-from nuwa_lightning.models.vqgan import VQGAN, VQGANSize
+from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
 from nuwa_lightning.tokenizers.pretrained import load_pixel_guided, load_tokenizer, save_pixel_guided, save_tokenizer
 
-SIZE = VQGANSize(
-    num_codes=32,
-    code_dim=4,
+SIZE = VQGANConfig(
+    codebook_size=32,
+    codebook_dim=4,
     encoder_channels=(8, 12),
     encoder_blocks=(1, 1),
     decoder_channels=(12, 8, 8),
@@ -33,8 +33,8 @@ BLOCKS = (1, 0, 1)
 def tokenizer(seed: int = 0) -> VQGAN:
     torch.manual_seed(seed)
     vqgan = VQGAN.build(SIZE).eval().requires_grad_(False)
-    torch.nn.init.normal_(vqgan.quantizer.codes_KD)
-    vqgan.quantizer.codes_KD /= vqgan.codes_KD.norm(dim=1, keepdim=True)
+    torch.nn.init.normal_(vqgan.quantizer.codebook_KD)
+    vqgan.quantizer.codebook_KD /= vqgan.codebook_KD.norm(dim=1, keepdim=True)
     return vqgan
 
 
@@ -54,7 +54,7 @@ def frames(tokens_BYX: torch.Tensor, seed: int = 1) -> torch.Tensor:
 
 
 def draw(height: int, width: int, batch: int = 1) -> torch.Tensor:
-    return torch.randint(SIZE.num_codes, (batch, height, width), generator=torch.Generator().manual_seed(0))
+    return torch.randint(SIZE.codebook_size, (batch, height, width), generator=torch.Generator().manual_seed(0))
 
 
 VQGAN_ONCE = tokenizer()
@@ -74,7 +74,7 @@ def test_its_weights_are_its_own():
     guided = PixelGuidedDecoder.start(vqgan, BLOCKS)
     before = vqgan.full_fingerprint()
     with torch.no_grad():
-        for weight in [*guided.parameters(), guided.codes_KD]:
+        for weight in [*guided.parameters(), guided.codebook_KD]:
             weight.add_(1)
     assert vqgan.full_fingerprint() == before
 
@@ -96,7 +96,7 @@ def test_nothing_beyond_the_halo_changes_a_token_s_pixels(what):
     previous = frames(tokens)
     changed_tokens, changed = tokens.clone(), previous.clone()
     if what == "tokens":
-        changed_tokens[0, at, at] = (tokens[0, at, at] + 1) % SIZE.num_codes
+        changed_tokens[0, at, at] = (tokens[0, at, at] + 1) % SIZE.codebook_size
     else:
         changed[..., 8 * at : 8 * at + 8, 8 * at : 8 * at + 8] *= -1
     difference = GUIDED_ONCE.decode_next(changed_tokens, changed) - GUIDED_ONCE.decode_next(tokens, previous)
@@ -158,7 +158,9 @@ def test_parts_must_fit_together():
     size = PixelGuidedSize(SIZE, BLOCKS)
     decoder = Decoder(4, channels=(8, 8), blocks=(0, 0), cell=4)
     with pytest.raises(ValueError, match="2 levels down to cells of 4 pixels, the guide 2 down to 2"):
-        PixelGuidedDecoder(decoder, Guide((8, 8), (0, 0), cell=2), codes_KD=torch.zeros(8, 4), tokenizer="", size=size)
+        PixelGuidedDecoder(
+            decoder, Guide((8, 8), (0, 0), cell=2), codebook_KD=torch.zeros(8, 4), tokenizer="", size=size
+        )
 
 
 # -- folders ----------------------------------------------------------------------------------------------------------
@@ -184,7 +186,7 @@ def test_only_encoder_and_codes_make_it_another_tokenizer(tmp_path):
         refined.decoder.head.conv.weight.add_(1)
     load_pixel_guided(tmp_path / "g", tokenizer=refined)
     for other in (tokenizer(1), copy.deepcopy(VQGAN_ONCE)):
-        other.quantizer.codes_KD[0] *= -1
+        other.quantizer.codebook_KD[0] *= -1
         with pytest.raises(UsageError, match=r"--tokenizer\.guided: .*trained with another tokenizer"):
             load_pixel_guided(tmp_path / "g", tokenizer=other)
 
@@ -215,7 +217,7 @@ def test_missing_and_damaged_files_are_named(tmp_path):
     save_pixel_guided(tmp_path / "g", GUIDED_ONCE)
     weights = tmp_path / "g" / "model.safetensors"
     state = load_file(weights)
-    state.pop("codes_KD")
+    state.pop("codebook_KD")
     save_file(state, weights)
     with pytest.raises(UsageError, match="do not belong together"):
         load_pixel_guided(tmp_path / "g")

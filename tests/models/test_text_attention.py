@@ -4,28 +4,28 @@ import pytest
 import torch
 
 from nuwa_lightning.models.nuwa_infinity import ContextGroup, PatchTransformer
-from nuwa_lightning.models.patch_layer import TransformerSize
+from nuwa_lightning.models.patch_layer import TransformerConfig
 from nuwa_lightning.models.text_attention import TextConditioning, TextStates
 
-SIZE = TransformerSize(16, 2, heads=4, kv_heads=2, layer_scale=1.0)
+SIZE = TransformerConfig(16, 2, num_heads=4, num_kv_heads=2, layer_scale=1.0)
 
 
-def build(text_width: int, *, seed: int = 0) -> PatchTransformer:
+def build(text_dim: int, *, seed: int = 0) -> PatchTransformer:
     torch.manual_seed(seed)
-    return PatchTransformer(12, 4, patch_size=(2, 2), embedding_extent=(0, 1, 1), size=SIZE, text_width=text_width)
+    return PatchTransformer(12, 4, patch_size=(2, 2), embedding_extent=(0, 1, 1), size=SIZE, text_dim=text_dim)
 
 
 def conditioning() -> TextConditioning:
     torch.manual_seed(1)
-    return TextConditioning(6, 16, depth=2, heads=4, layer_scale=0.5, dropout=0.0).eval()
+    return TextConditioning(6, 16, num_layers=2, num_heads=4, layer_scale=0.5, dropout=0.0).eval()
 
 
 def score(model: PatchTransformer, text: TextStates | None) -> torch.Tensor:
     generator = torch.Generator().manual_seed(3)
     tokens_BPN = torch.randint(0, 12, (2, 3, 4), generator=generator)
-    near = torch.full((2, 3, 4, 8), -1)
+    neighbors = torch.full((2, 3, 4, 8), -1)
     alone = ContextGroup(torch.arange(3), *(torch.zeros(3, 0, dtype=torch.long) for _ in range(3)))
-    return model(tokens_BPN, torch.zeros(2, 3, dtype=torch.long), near_BPNK=near, groups=[alone], text=text)
+    return model(tokens_BPN, torch.zeros(2, 3, dtype=torch.long), neighbors_BPNK=neighbors, groups=[alone], text=text)
 
 
 def test_a_model_without_text_is_the_same_to_the_bit() -> None:
@@ -45,8 +45,8 @@ def test_one_layer_equals_torchs_own_attention() -> None:
     reference.in_proj_weight.data = torch.cat([layer.query.weight, layer.key.weight, layer.value.weight]).detach()
     reference.out_proj.weight.data = layer.out.weight.detach()
     memory = text.norm(torch.cat([text.no_text.expand(2, 1, -1), text.project(text_BSE)], dim=1))
-    hidden = ~torch.cat([torch.ones(2, 1, dtype=torch.bool), seen], dim=1)
-    mixed, _ = reference(layer.norm(x_RLW.view(2, 6, 16)), memory, memory, key_padding_mask=hidden)
+    token_mask = ~torch.cat([torch.ones(2, 1, dtype=torch.bool), seen], dim=1)
+    mixed, _ = reference(layer.norm(x_RLW.view(2, 6, 16)), memory, memory, key_padding_mask=token_mask)
     expected = x_RLW + layer.scale * (mixed + layer.out.bias).reshape(4, 3, 16)
     torch.testing.assert_close(out, expected)
 

@@ -61,7 +61,7 @@ def box(changed_YX: torch.Tensor) -> tuple[int, int]:
 def test_encoder_halo_is_how_far_a_token_sees(channels, blocks, cell):
     torch.manual_seed(0)
     encoder = awake(Encoder(4, channels=channels, blocks=blocks, cell=cell))
-    factor, halo = encoder.factor, encoder.halo
+    factor, halo = encoder.downsample_factor, encoder.halo
     side = 2 * halo + 3
     image = torch.randn(1, 3, side * factor, side * factor, dtype=torch.float64, requires_grad=True)
     middle = side // 2
@@ -78,7 +78,7 @@ def test_encoder_halo_is_how_far_a_token_sees(channels, blocks, cell):
 def test_decoder_halo_is_how_far_a_token_reaches(channels, blocks, cell):
     torch.manual_seed(0)
     decoder = awake(Decoder(4, channels=channels[::-1], blocks=blocks[::-1], cell=cell))
-    factor, halo = decoder.factor, decoder.halo
+    factor, halo = decoder.downsample_factor, decoder.halo
     side = 2 * halo + 3
     z = torch.randn(1, 4, side, side, dtype=torch.float64, requires_grad=True)
     middle = side // 2

@@ -16,7 +16,7 @@ from nuwa_lightning.models.dct_init import start_spectral
 from nuwa_lightning.models.decoder import Decoder
 from nuwa_lightning.models.encoder import Encoder
 from nuwa_lightning.models.quantizer import VectorQuantizer
-from nuwa_lightning.models.vqgan import VQGAN, VQGANSize
+from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
 from nuwa_lightning.tokenizers.base import Tokenizer
 from nuwa_lightning.tokenizers.pretrained import load_tokenizer, save_tokenizer
 from nuwa_lightning.tokenizers.tiling import (
@@ -29,9 +29,9 @@ from nuwa_lightning.tokenizers.tiling import (
     tiles,
 )
 
-SMALL = VQGANSize(
-    num_codes=64,
-    code_dim=6,
+SMALL = VQGANConfig(
+    codebook_size=64,
+    codebook_dim=6,
     encoder_channels=(8, 12),
     encoder_blocks=(1, 2),
     decoder_channels=(12, 8),
@@ -39,7 +39,7 @@ SMALL = VQGANSize(
 )
 
 
-def awake(size: VQGANSize = SMALL) -> VQGAN:
+def awake(size: VQGANConfig = SMALL) -> VQGAN:
     """Return a tokenizer whose blocks do something and whose codes are spread over what it makes of noise."""
     torch.manual_seed(0)
     vqgan = VQGAN.build(size).eval().requires_grad_(False)
@@ -70,8 +70,8 @@ def test_is_a_tokenizer(vqgan):
     image = vqgan.decode(tokens)
     assert image.shape == (1, 3, 48, 80)
     assert image.abs().max() <= 1
-    assert vqgan.codes_KD.shape == (64, 6)
-    torch.testing.assert_close(vqgan.codes_KD.norm(dim=1), torch.ones(64))
+    assert vqgan.codebook_KD.shape == (64, 6)
+    torch.testing.assert_close(vqgan.codebook_KD.norm(dim=1), torch.ones(64))
 
 
 def test_forward_agrees_with_encode_and_decode(vqgan):
@@ -94,7 +94,7 @@ def test_tiles_equal_the_whole(height, width, tile, batch):
     vqgan = awake_once()
     image = torch.cat([noise(8 * height, 8 * width, seed) for seed in range(batch)])
     z = vqgan.encode_features(image)
-    similarity = (z.permute(0, 2, 3, 1) @ vqgan.codes_KD.T).topk(2, dim=3).values
+    similarity = (z.permute(0, 2, 3, 1) @ vqgan.codebook_KD.T).topk(2, dim=3).values
     clear = similarity[..., 0] - similarity[..., 1] > 1e-6  # elsewhere rounding may decide between two codes
     tokens = vqgan.encode(image)
     assert torch.equal(encode_tiled(vqgan, image, tile=tile)[clear], tokens[clear])
@@ -114,11 +114,11 @@ DEEP = dataclasses.replace(SMALL, decoder_channels=(12, 8, 8), decoder_blocks=(1
 
 
 @pytest.mark.parametrize(
-    "size", [SMALL, dataclasses.replace(SMALL, cell=8, num_codes=32), DEEP], ids=["f8", "f16", "deep"]
+    "size", [SMALL, dataclasses.replace(SMALL, cell=8, codebook_size=32), DEEP], ids=["f8", "f16", "deep"]
 )
 def test_vectors_of_tiles_equal_those_of_the_whole(size):
     vqgan = awake(size)
-    f, halo = vqgan.factor, vqgan.encode_halo
+    f, halo = vqgan.downsample_factor, vqgan.encode_halo
     image = noise(f * 12, f * 16)
     whole = vqgan.encode_features(image)
     piece = Rectangle(5, 6, 8, 9)
@@ -175,8 +175,8 @@ def test_fingerprint_tells_what_decides_tokens():
     [
         {"encoder_blocks": (1,)},
         {"decoder_channels": (8, 8, 8, 8, 8), "decoder_blocks": (0, 0, 0, 0, 0)},
-        {"num_codes": 1},
-        {"code_dim": 0},
+        {"codebook_size": 1},
+        {"codebook_dim": 0},
         {"encoder_channels": (1 << 15, 8)},
         {"decoder_blocks": (300, 1)},
         {"code_decay": 1.0},
@@ -201,9 +201,9 @@ def test_a_deeper_decoder_decodes_the_same_at_first(vqgan):
 
 def test_parts_must_fit_together():
     parts = {"channels": (8, 8), "blocks": (0, 0)}
-    with pytest.raises(ValueError, match="shrinks by 8, the decoder enlarges by 16"):
+    with pytest.raises(ValueError, match="encoder: 8 pixels a token, decoder: 16"):
         VQGAN(Encoder(4, **parts), Decoder(4, **parts, cell=8), quantizer=VectorQuantizer(8, 4), size=SMALL)
-    with pytest.raises(ValueError, match="code_dim"):
+    with pytest.raises(ValueError, match="codebook_dim"):
         VQGAN(Encoder(4, **parts), Decoder(4, **parts), quantizer=VectorQuantizer(8, 5), size=SMALL)
 
 
@@ -226,8 +226,8 @@ def test_a_saved_tokenizer_comes_back(vqgan, tmp_path):
 
 def test_saving_again_replaces_the_folder_whole(vqgan, tmp_path):
     save_tokenizer(tmp_path / "t", vqgan)
-    save_tokenizer(tmp_path / "t", awake(dataclasses.replace(SMALL, num_codes=32)))
-    assert load_tokenizer(tmp_path / "t").num_codes == 32
+    save_tokenizer(tmp_path / "t", awake(dataclasses.replace(SMALL, codebook_size=32)))
+    assert load_tokenizer(tmp_path / "t").codebook_size == 32
     assert [p.name for p in tmp_path.iterdir()] == ["t"]
 
 
@@ -243,8 +243,8 @@ def damage(folder, **changes) -> None:
         ({"kind": "nuwa-lightning patch transformer"}, "holds nuwa-lightning patch transformer, not a nuwa-lightning"),
         ({"format": 99}, "has format 99, this version reads 1"),
         ({"class": "os.system"}, "os.system is unknown"),
-        ({"size": {"num_codes": 64, "surprise": 1}}, "makes no sense"),
-        ({"size": {"num_codes": 1 << 40}}, "makes no sense"),
+        ({"size": {"codebook_size": 64, "surprise": 1}}, "makes no sense"),
+        ({"size": {"codebook_size": 1 << 40}}, "makes no sense"),
         ({"size": {}}, "do not belong together"),
         ({"size": None}, "makes no sense"),
     ],
@@ -265,7 +265,7 @@ def test_missing_and_damaged_files_are_named(vqgan, tmp_path):
         load_tokenizer(folder / "config.json")
     weights = folder / "model.safetensors"
     state = load_file(weights)
-    state.pop("quantizer.codes_KD")
+    state.pop("quantizer.codebook_KD")
     save_file(state, weights)
     with pytest.raises(UsageError, match="do not belong together"):
         load_tokenizer(folder)

@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 from nuwa_lightning.planning.geometry import (
     OMEGA,
     OMEGA_STAR,
-    VIEWS,
+    SYMMETRIES,
     ZETA,
     ZETA_STAR,
     PatchGrid,
     PatchIndex,
     PatchOffset,
     PatchSet,
-    View,
-    view_named,
+    Symmetry,
+    symmetry_named,
 )
 from tests.strategies import grids
 
@@ -28,13 +28,13 @@ def square(size: int) -> Square:
     return [[(row, column) for column in range(size)] for row in range(size)]
 
 
-def framed(view: View, picture: Square) -> Square:
-    """Flip whole rows and columns first, then transpose, on a picture of the square: independent of View's formulas."""
-    if view.flip_y:
-        picture = picture[::-1]
-    if view.flip_x:
-        picture = [row[::-1] for row in picture]
-    return [list(column) for column in zip(*picture, strict=True)] if view.transpose else picture
+def framed(symmetry: Symmetry, image: Square) -> Square:
+    """Flip whole rows and columns first, then transpose, on an image of the square: independent of View's formulas."""
+    if symmetry.flip_y:
+        image = image[::-1]
+    if symmetry.flip_x:
+        image = [row[::-1] for row in image]
+    return [list(column) for column in zip(*image, strict=True)] if symmetry.transpose else image
 
 
 def test_index_and_offset():
@@ -82,62 +82,64 @@ def test_box_on_an_endless_axis():
 
 
 def test_the_eight_views_are_different_symmetries():
-    pictures = [framed(view, square(3)) for view in VIEWS]
-    assert all(a != b for a, b in itertools.combinations(pictures, 2))
-    assert len({view.name for view in VIEWS}) == 8
-    assert [view.index for view in VIEWS] == list(range(8))
-    assert VIEWS[:4] == (OMEGA, OMEGA_STAR, ZETA, ZETA_STAR)
-    assert VIEWS[0] == View("omega"), "index 0 is the identity"
+    images = [framed(symmetry, square(3)) for symmetry in SYMMETRIES]
+    assert all(a != b for a, b in itertools.combinations(images, 2))
+    assert len({symmetry.name for symmetry in SYMMETRIES}) == 8
+    assert [symmetry.index for symmetry in SYMMETRIES] == list(range(8))
+    assert SYMMETRIES[:4] == (OMEGA, OMEGA_STAR, ZETA, ZETA_STAR)
+    assert SYMMETRIES[0] == Symmetry("omega"), "index 0 is the identity"
 
 
-@pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.name)
+@pytest.mark.parametrize("symmetry", SYMMETRIES, ids=lambda symmetry: symmetry.name)
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
-def test_cells_of_a_square(view, size):
-    picture = framed(view, square(size))
+def test_cells_of_a_square(symmetry, size):
+    image = framed(symmetry, square(size))
     for row, column in itertools.product(range(size), repeat=2):
-        framed_row, framed_column = view.cell(row, column, size)
-        assert picture[framed_row][framed_column] == (row, column)
-    assert [divmod(cell, size) for cell in view.cells(size)] == list(itertools.chain(*picture))
+        framed_row, framed_column = symmetry.cell(row, column, size)
+        assert image[framed_row][framed_column] == (row, column)
+    assert [divmod(cell, size) for cell in symmetry.cells(size)] == list(itertools.chain(*image))
 
 
-@pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.name)
-def test_offsets_and_extents_move_as_cells_do(view):
+@pytest.mark.parametrize("symmetry", SYMMETRIES, ids=lambda symmetry: symmetry.name)
+def test_offsets_and_extents_move_as_cells_do(symmetry):
     cells = list(itertools.product(range(4), repeat=2))
     for (ay, ax), (by, bx) in itertools.product(cells, repeat=2):
-        (a_row, a_column), (b_row, b_column) = view.cell(ay, ax, 4), view.cell(by, bx, 4)
-        assert view.offset(PatchOffset(-1, by - ay, bx - ax)) == (-1, b_row - a_row, b_column - a_column)
-    corner = view.offset(PatchOffset(0, 1, 2))
-    assert view.extent((5, 1, 2)) == (5, abs(corner.y), abs(corner.x))
+        (a_row, a_column), (b_row, b_column) = symmetry.cell(ay, ax, 4), symmetry.cell(by, bx, 4)
+        assert symmetry.offset(PatchOffset(-1, by - ay, bx - ax)) == (-1, b_row - a_row, b_column - a_column)
+    corner = symmetry.offset(PatchOffset(0, 1, 2))
+    assert symmetry.extent((5, 1, 2)) == (5, abs(corner.y), abs(corner.x))
 
 
-@pytest.mark.parametrize(("view", "other"), list(itertools.product(VIEWS, repeat=2)), ids=lambda view: view.name)
-def test_relative_view_takes_every_token_from_frame_to_frame(view, other):
+@pytest.mark.parametrize(
+    ("symmetry", "other"), list(itertools.product(SYMMETRIES, repeat=2)), ids=lambda symmetry: symmetry.name
+)
+def test_relative_view_takes_every_token_from_frame_to_frame(symmetry, other):
     """A token at (r, c) of a patch in one frame stands at g(r, c) in the other: through the canvas, cell by cell."""
-    between = VIEWS[view.relative_to(other)]
+    between = SYMMETRIES[symmetry.relative_to(other)]
     for size in (1, 2, 3, 5):
         for row, column in itertools.product(range(size), repeat=2):
-            assert between.cell(*view.cell(row, column, size), size) == other.cell(row, column, size)
-    assert (view.relative_to(other) == 0) == (view == other)
+            assert between.cell(*symmetry.cell(row, column, size), size) == other.cell(row, column, size)
+    assert (symmetry.relative_to(other) == 0) == (symmetry == other)
 
 
 def test_view_named():
-    assert all(view_named(view.name) is view for view in VIEWS)
-    with pytest.raises(ValueError, match="view: gamma: choose one of omega, omega"):
-        view_named("gamma")
+    assert all(symmetry_named(symmetry.name) is symmetry for symmetry in SYMMETRIES)
+    with pytest.raises(ValueError, match="symmetry: gamma: choose one of omega, omega"):
+        symmetry_named("gamma")
 
 
 def test_the_papers_orders():
     """Inner direction first: omega is down, then right; zeta right, then down (paper, section 3.1)."""
     grid = PatchGrid(1, 2, 3)
-    orders = {view: [(p.y, p.x) for p in view.walk(grid)] for view in VIEWS}
+    orders = {symmetry: [(p.y, p.x) for p in symmetry.walk(grid)] for symmetry in SYMMETRIES}
     assert orders[OMEGA] == [(0, 0), (1, 0), (0, 1), (1, 1), (0, 2), (1, 2)]
     assert orders[OMEGA_STAR] == [(0, 2), (1, 2), (0, 1), (1, 1), (0, 0), (1, 0)]
     assert orders[ZETA] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
     assert orders[ZETA_STAR] == [(1, 0), (1, 1), (1, 2), (0, 0), (0, 1), (0, 2)]
-    assert orders[view_named("up-right")] == [(1, 0), (0, 0), (1, 1), (0, 1), (1, 2), (0, 2)]
-    assert orders[view_named("up-left")] == [(1, 2), (0, 2), (1, 1), (0, 1), (1, 0), (0, 0)]
-    assert orders[view_named("left-down")] == [(0, 2), (0, 1), (0, 0), (1, 2), (1, 1), (1, 0)]
-    assert orders[view_named("left-up")] == [(1, 2), (1, 1), (1, 0), (0, 2), (0, 1), (0, 0)]
+    assert orders[symmetry_named("up-right")] == [(1, 0), (0, 0), (1, 1), (0, 1), (1, 2), (0, 2)]
+    assert orders[symmetry_named("up-left")] == [(1, 2), (0, 2), (1, 1), (0, 1), (1, 0), (0, 0)]
+    assert orders[symmetry_named("left-down")] == [(0, 2), (0, 1), (0, 0), (1, 2), (1, 1), (1, 0)]
+    assert orders[symmetry_named("left-up")] == [(1, 2), (1, 1), (1, 0), (0, 2), (0, 1), (0, 0)]
 
 
 @given(grids)
@@ -147,32 +149,32 @@ def test_omega_of_a_video_is_the_papers_formula(grid):
         assert number == y + x * grid.y + t * grid.y * grid.x
 
 
-@given(grids, st.sampled_from(VIEWS))
-def test_every_order_is_omega_in_its_own_frame(grid, view):
-    walked = list(view.walk(grid))
+@given(grids, st.sampled_from(SYMMETRIES))
+def test_every_order_is_omega_in_its_own_frame(grid, symmetry):
+    walked = list(symmetry.walk(grid))
     assert sorted(walked) == list(grid)
-    assert walked == sorted(grid, key=view.order_key)
+    assert walked == sorted(grid, key=symmetry.order_key)
     start = walked[0]
-    moved = [view.offset(p.offset_from(start)) for p in walked]
-    frame = PatchGrid(*view.extent(grid.shape))
+    moved = [symmetry.offset(p.offset_from(start)) for p in walked]
+    frame = PatchGrid(*symmetry.extent(grid.shape))
     assert moved == list(OMEGA.walk(frame))
 
 
-@pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.name)
-def test_endless_walks(view):
-    assert view.can_walk(PatchGrid(3, 4, 5))
-    frames = list(itertools.islice(view.walk(PatchGrid(None, 2, 2)), 12))
+@pytest.mark.parametrize("symmetry", SYMMETRIES, ids=lambda symmetry: symmetry.name)
+def test_endless_walks(symmetry):
+    assert symmetry.can_walk(PatchGrid(3, 4, 5))
+    frames = list(itertools.islice(symmetry.walk(PatchGrid(None, 2, 2)), 12))
     assert [p.t for p in frames] == [0] * 4 + [1] * 4 + [2] * 4
     for grid, names in ((PatchGrid(1, 3, None), {"omega", "up-right"}), (PatchGrid(1, None, 3), {"zeta", "left-down"})):
-        assert view.can_walk(grid) == (view.name in names)
-        if view.name in names:
+        assert symmetry.can_walk(grid) == (symmetry.name in names)
+        if symmetry.name in names:
             near = set(PatchGrid(1, grid.y or 4, grid.x or 4))
-            assert near == set(itertools.islice(view.walk(grid), 12))
+            assert near == set(itertools.islice(symmetry.walk(grid), 12))
         else:
             with pytest.raises(ValueError, match="never ends its first run"):
-                view.walk(grid)
-    assert not view.can_walk(PatchGrid(2, 3, None))
-    assert not view.can_walk(PatchGrid(2, None, 3))
+                symmetry.walk(grid)
+    assert not symmetry.can_walk(PatchGrid(2, 3, None))
+    assert not symmetry.can_walk(PatchGrid(2, None, 3))
 
 
 @given(grids, st.data())
@@ -188,14 +190,14 @@ def test_patch_set_is_a_set(grid, data):
     assert compact.footprint == 1
 
 
-@pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.name)
+@pytest.mark.parametrize("symmetry", SYMMETRIES, ids=lambda symmetry: symmetry.name)
 @pytest.mark.parametrize("shape", [(1, 3, None), (1, None, 3), (None, 2, 2), (1, 3, 500), (400, 2, 1)])
-def test_patch_set_remembers_a_front_only(view, shape):
+def test_patch_set_remembers_a_front_only(symmetry, shape):
     grid = PatchGrid(*shape)
-    if view.can_walk(grid):
+    if symmetry.can_walk(grid):
         compact = PatchSet(grid)
-        for patch in itertools.islice(view.walk(grid), 600):
+        for patch in itertools.islice(symmetry.walk(grid), 600):
             compact.add(patch)
             # Orders across the long axis leave one open slab; those along it open all of them.
-            if grid.endless or shape == (400, 2, 1) or not view.transpose:
+            if grid.endless or shape == (400, 2, 1) or not symmetry.transpose:
                 assert compact.footprint <= 4

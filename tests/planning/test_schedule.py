@@ -15,7 +15,7 @@ from nuwa_lightning.planning.context import (
     RecencyContextPool,
 )
 from nuwa_lightning.planning.direction import ArbitraryDirectionController, SpiralDirectionController, Step
-from nuwa_lightning.planning.geometry import OMEGA, VIEWS, PatchGrid, PatchIndex
+from nuwa_lightning.planning.geometry import OMEGA, SYMMETRIES, PatchGrid, PatchIndex
 from nuwa_lightning.planning.schedule import ContextTable, walk, waves
 from tests.strategies import POOLS, canvases, controllers, pools
 
@@ -45,13 +45,13 @@ def test_a_walk_is_the_definition_replayed(canvas, pool, controller):
         context = slow_context(pool, number, plan)
         level[number] = 1 + max((level[n] for n in context), default=-1)
         of = walked[number]
-        assert (of.number, of.step, of.patch, of.frame) == (number, step, step.patch, step.view)
+        assert (of.number, of.step, of.patch, of.frame) == (number, step, step.patch, step.symmetry)
         assert list(of.context) == context
         assert of.level == level[number]
-        assert len(of.offsets) == len(of.relative_views) == len(context)
-        for n, offset, relative in zip(context, of.offsets, of.relative_views, strict=True):
-            assert offset == step.view.offset(plan[n].patch.offset_from(step.patch)).clamped(pool.embedding_extent)
-            assert VIEWS[relative].cell(*plan[n].view.cell(1, 2, 4), 4) == step.view.cell(1, 2, 4)
+        assert len(of.offsets) == len(of.relative_symmetries) == len(context)
+        for n, offset, relative in zip(context, of.offsets, of.relative_symmetries, strict=True):
+            assert offset == step.symmetry.offset(plan[n].patch.offset_from(step.patch)).clamped(pool.embedding_extent)
+            assert SYMMETRIES[relative].cell(*plan[n].symmetry.cell(1, 2, 4), 4) == step.symmetry.cell(1, 2, 4)
             assert offset.within(pool.embedding_extent)
             assert offset.t <= 0
     assert len(walked) == len(plan)
@@ -64,7 +64,7 @@ def test_the_papers_token_order_has_one_frame(canvas, pool, controller):
     raster = planned(controller, pool, grid, known, token_order="raster")
     for ours, paper in zip(mirrored, raster, strict=True):
         assert paper.frame == OMEGA
-        assert not any(paper.relative_views)
+        assert not any(paper.relative_symmetries)
         differences = [mirrored[n].patch.offset_from(paper.patch) for n in paper.context]
         assert list(paper.offsets) == [d.clamped(pool.embedding_extent) for d in differences]
         # Views change how a step is read, never whom it sees.
@@ -74,13 +74,13 @@ def test_the_papers_token_order_has_one_frame(canvas, pool, controller):
 
 @pytest.mark.parametrize("extent", [(0, 2, 2), (1, 1, 1), (2, 2, 1)], ids=str)
 def test_one_canonical_order_in_every_view(extent):
-    """On square training views all orders give the very same table: one order, seen through symmetries (ours)."""
+    """On square training symmetries all orders give the very same table: one order, seen through symmetries (ours)."""
     tables = []
-    for view in VIEWS:
+    for symmetry in SYMMETRIES:
         grid = PatchGrid(2, 4, 4)
-        pool = NearbyContextPool(view.extent(extent))
-        walked = walk((Step(patch, view) for patch in view.walk(grid)), pool, grid)
-        tables.append([(p.context, p.offsets, p.relative_views, p.level, p.dropped) for p in walked])
+        pool = NearbyContextPool(symmetry.extent(extent))
+        walked = walk((Step(patch, symmetry) for patch in symmetry.walk(grid)), pool, grid)
+        tables.append([(p.context, p.offsets, p.relative_symmetries, p.level, p.dropped) for p in walked])
     assert all(table == tables[0] for table in tables)
 
 
@@ -88,8 +88,8 @@ def test_framed_offsets_of_the_four_orders():
     """In its frame every order travels to the right: what it extends lies to the left of the new patch."""
     grid = PatchGrid(1, 3, 3)
     centre = PatchIndex(0, 1, 1)
-    for view in VIEWS:
-        steps = [Step(patch, view) for patch in view.walk(grid)]
+    for symmetry in SYMMETRIES:
+        steps = [Step(patch, symmetry) for patch in symmetry.walk(grid)]
         middle = next(p for p in walk(steps, NearbyContextPool(), grid) if p.patch == centre)
         assert middle.offsets == ((0, -1, -1), (0, 0, -1), (0, 1, -1), (0, -1, 0))
 
@@ -197,7 +197,7 @@ def test_unlimited_waves_are_the_levels(canvas, pool, controller):
     ],
     ids=str,
 )
-def test_depth_and_memory_of_wide_pictures(shape, extent, depth, peak):
+def test_depth_and_memory_of_wide_images(shape, extent, depth, peak):
     """A patch waits for the one e rows below it, a column to the left: H + (e + 1)(W - 1) levels, e H + e + 1 alive."""
     grid = PatchGrid(*shape)
     walked = planned(ArbitraryDirectionController(), NearbyContextPool((0, extent, extent)), grid)
@@ -236,16 +236,16 @@ def test_known_patches_are_context():
     grid = PatchGrid(1, 1, 3)
     walked = planned(ArbitraryDirectionController(), NearbyContextPool((0, 0, 1)), grid, {PatchIndex(0, 0, 2)})
     assert [(p.patch.x, p.step.known, p.context) for p in walked] == [(2, True, ()), (1, False, (0,)), (0, False, (1,))]
-    assert [p.step.view.name for p in walked] == ["omega*"] * 3
+    assert [p.step.symmetry.name for p in walked] == ["omega*"] * 3
     assert [p.offsets for p in walked] == [(), ((0, 0, -1),), ((0, 0, -1),)]
 
 
 def test_a_spiral_meets_other_views():
     grid = PatchGrid(1, 3, 3)
     walked = planned(SpiralDirectionController(), FullContextPool(), grid)
-    assert any(any(p.relative_views) for p in walked)
+    assert any(any(p.relative_symmetries) for p in walked)
     for p in walked:
-        for n, relative in zip(p.context, p.relative_views, strict=True):
+        for n, relative in zip(p.context, p.relative_symmetries, strict=True):
             assert relative == walked[n].frame.relative_to(p.frame)
 
 

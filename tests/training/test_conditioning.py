@@ -9,7 +9,7 @@ from nuwa_lightning.canvas.sample import sample_tokens
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.prompts import Prompts
 from nuwa_lightning.generation.sampling import Sampling
-from nuwa_lightning.models.patch_layer import TransformerSize
+from nuwa_lightning.models.patch_layer import TransformerConfig
 from nuwa_lightning.planning.context import NearbyContextPool
 from nuwa_lightning.planning.direction import ArbitraryDirectionController, RasterDirectionController, Step
 from nuwa_lightning.planning.geometry import OMEGA, PatchGrid, PatchIndex
@@ -20,10 +20,10 @@ from nuwa_lightning.training.muon import MuonAdamW, muon_groups
 from nuwa_lightning.training.nuwa_module import NuwaInfinityModule, Optimize
 from tests.text.letters import Letters
 
-SMALL = TransformerSize(width=16, depth=1, heads=2, kv_heads=1, layer_scale=1.0)
+SMALL = TransformerConfig(dim=16, num_layers=1, num_heads=2, num_kv_heads=1, layer_scale=1.0)
 
 
-def module(share: float, optimize: Optimize = "joint", *, misread: float = 0.0) -> NuwaInfinityModule:
+def module(share: float, optimize: Optimize = "joint", *, token_noise: float = 0.0) -> NuwaInfinityModule:
     torch.manual_seed(0)
     return NuwaInfinityModule(
         16,
@@ -32,7 +32,7 @@ def module(share: float, optimize: Optimize = "joint", *, misread: float = 0.0) 
         transformer=SMALL,
         context_pool=NearbyContextPool((0, 1, 1)),
         optimize=optimize,
-        conditions=Conditions(known_share=share, misread=misread),
+        conditions=Conditions(known_prob=share, token_noise=token_noise),
     )
 
 
@@ -61,7 +61,7 @@ def test_frames_are_given_alike_and_a_single_patch_never() -> None:
         known = draw_known(grid, generator)
         assert 0 < len(known) < grid.size
         places = [frozenset((p.y, p.x) for p in known if p.t == t) for t in range(4)]
-        if len(places[0]) == 4:  # whole frames from the first one on, the film is gone on with
+        if len(places[0]) == 4:  # whole frames from the first one on, the video is gone on with
             begun.append(sum(map(bool, places)))
             assert places == [places[0]] * begun[-1] + [frozenset()] * (4 - begun[-1])
         else:
@@ -116,19 +116,19 @@ def test_the_last_line_of_an_order_is_given_as_on_a_closed_canvas(direction, sha
     grid, pool = PatchGrid(*shape), NearbyContextPool((1, 1, 1))
     for _, plan in direction.training_plans(grid):
         closed = closing(plan, grid)
-        view = plan[0].view
-        line = shape[2] if view.transpose else shape[1]
+        symmetry = plan[0].symmetry
+        line = shape[2] if symmetry.transpose else shape[1]
         given = [step.patch for step in closed if step.known]
         assert len(given) == line * shape[0]
         assert sorted(step.patch for step in closed) == sorted(step.patch for step in plan)
         assert [s.patch for s in closed if not s.known] == [s.patch for s in plan if s.patch not in given]
-        assert {patch.y if view.transpose else patch.x for patch in given} == {
-            getattr(plan[-1].patch, "y" if view.transpose else "x")
+        assert {patch.y if symmetry.transpose else patch.x for patch in given} == {
+            getattr(plan[-1].patch, "y" if symmetry.transpose else "x")
         }
         if shape[0] > 1:
             continue
-        wrapped = PatchGrid(*shape, wrap="y" if view.transpose else "x")
-        last = [p for p in walk([Step(s.patch, view) for s in plan], pool, wrapped)][-line:]
+        wrapped = PatchGrid(*shape, wrap="y" if symmetry.transpose else "x")
+        last = [p for p in walk([Step(s.patch, symmetry) for s in plan], pool, wrapped)][-line:]
         before = [p for p in walk(closed, pool, grid) if not p.step.known][-line:]
         assert [set(p.places) for p in before] == [set(p.places) for p in last]
 
@@ -143,7 +143,7 @@ def test_samples_are_closed_as_often_as_asked() -> None:
     plain, generator = module(0.0), torch.Generator().manual_seed(0)
     tokens = torch.randint(0, 16, (200, 1, 4, 4))
     assert not any(written.layout.known_P.any() for written in plain.draw_plans(tokens, generator))
-    made = NuwaInfinityModule(16, 4, patch_size=(2, 2), transformer=SMALL, conditions=Conditions(closing_share=0.25))
+    made = NuwaInfinityModule(16, 4, patch_size=(2, 2), transformer=SMALL, conditions=Conditions(closing_prob=0.25))
     groups = made.draw_plans(tokens, torch.Generator().manual_seed(0))
     closed = sum(len(written.tokens_BPN) for written in groups if written.layout.known_P.any())
     assert 30 < closed < 70
@@ -151,8 +151,8 @@ def test_samples_are_closed_as_often_as_asked() -> None:
 
 def test_a_share_that_is_none_is_refused() -> None:
     for wrong in (-0.1, 1.1):
-        with pytest.raises(UsageError, match=r"model\.conditions\.known_share"):
-            Conditions(known_share=wrong)
+        with pytest.raises(UsageError, match=r"model\.conditions\.known_prob"):
+            Conditions(known_prob=wrong)
 
 
 WORDS = ("lake", "dunes", "snow", "", "forest")
@@ -173,9 +173,9 @@ def with_text(**conditions: float) -> NuwaInfinityModule:
 def batch(size: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
     """A sample's tokens are all the same, and its text says which."""
     words = torch.randint(0, 3, (size,), generator=generator)
-    text_BSE, seen_BS = padded(Letters().states([WORDS[w] for w in words]))
+    text_BSE, text_mask_BS = padded(Letters().states([WORDS[w] for w in words]))
     tokens = words[:, None, None, None].expand(-1, 1, 4, 4).contiguous()
-    return {"tokens": tokens, "text": text_BSE, "text_seen": seen_BS}
+    return {"tokens": tokens, "text": text_BSE, "text_mask": text_mask_BS}
 
 
 def test_text_is_learned_and_guidance_leans_on_it() -> None:
@@ -201,7 +201,7 @@ def test_text_is_learned_and_guidance_leans_on_it() -> None:
         (written,) = made.draw_plans(sample["tokens"], None, text=made.conditions.text_of(sample, None))
         first = made.loss(written)[:, 0, 0]
         assert float(first.mean()) < 0.3  # without text it is ln 3 = 1.1 at best
-        sample["text_seen"] = torch.zeros_like(sample["text_seen"])
+        sample["text_mask"] = torch.zeros_like(sample["text_mask"])
         (blind,) = made.draw_plans(sample["tokens"], None, text=made.conditions.text_of(sample, None))
         assert float(made.loss(blind)[:, 0, 0].mean()) > 0.8
     made.transformer.requires_grad_(False)
@@ -230,12 +230,12 @@ def test_text_is_dropped_now_and_then_and_in_training_only() -> None:
     conditions = Conditions(Letters(), text_dropout=0.25)
     text = conditions.text_of(sample, torch.Generator().manual_seed(0))
     assert text is not None
-    dropped = ~text.seen_BS.any(1)
+    dropped = ~text.text_mask_BS.any(1)
     assert 0.18 < float(dropped.float().mean()) < 0.32
-    assert torch.equal(text.seen_BS[~dropped], sample["text_seen"][~dropped])
+    assert torch.equal(text.text_mask_BS[~dropped], sample["text_mask"][~dropped])
     kept = conditions.text_of(sample, None)
     assert kept is not None
-    assert torch.equal(kept.seen_BS, sample["text_seen"])
+    assert torch.equal(kept.text_mask_BS, sample["text_mask"])
     assert Conditions().text_of(sample, None) is None
     with pytest.raises(UsageError, match="this data has none"):
         conditions.text_of({"tokens": sample["tokens"]}, None)
@@ -247,7 +247,7 @@ def test_a_checkpoint_of_another_text_is_refused() -> None:
     with_text().check_checkpoint(checkpoint)
     with pytest.raises(UsageError, match=r"--model\.conditions\.text_encoder"):
         module(0.0).check_checkpoint(checkpoint)
-    del checkpoint["patch_transformer"]["text_width"]  # type: ignore[attr-defined]
+    del checkpoint["patch_transformer"]["text_dim"]  # type: ignore[attr-defined]
     with pytest.raises(UsageError, match=r"--model\.conditions\.text_encoder"):
         with_text().check_checkpoint(checkpoint)
     module(0.0).check_checkpoint(checkpoint)  # as written before there was text

@@ -13,15 +13,15 @@ from nuwa_lightning.generation.local import (
     MaskedLocalDecoder,
     ParallelLocalDecoder,
 )
-from nuwa_lightning.models.patch_layer import TransformerSize
+from nuwa_lightning.models.patch_layer import TransformerConfig
 from nuwa_lightning.planning.context import ContextPool, EmptyContextPool, NearbyContextPool
 from nuwa_lightning.planning.direction import ArbitraryDirectionController
-from nuwa_lightning.planning.geometry import VIEWS
+from nuwa_lightning.planning.geometry import SYMMETRIES
 from nuwa_lightning.training.muon import MuonAdamW, muon_groups
 from nuwa_lightning.training.nuwa_module import NuwaInfinityModule, Optimize, Written
 
 AUTOREGRESSIVE = AutoregressiveLocalDecoder()
-SMALL = TransformerSize(width=24, depth=2, heads=2, kv_heads=1, layer_scale=1.0)
+SMALL = TransformerConfig(dim=24, num_layers=2, num_heads=2, num_kv_heads=1, layer_scale=1.0)
 
 
 def module(
@@ -31,7 +31,7 @@ def module(
     local_decoder: LocalDecoder = AUTOREGRESSIVE,
 ) -> NuwaInfinityModule:
     torch.manual_seed(0)
-    direction = ArbitraryDirectionController(views=(order,)) if order != "all" else ArbitraryDirectionController()  # type: ignore[arg-type]
+    direction = ArbitraryDirectionController(symmetries=(order,)) if order != "all" else ArbitraryDirectionController()  # type: ignore[arg-type]
     made = NuwaInfinityModule(
         16,
         4,
@@ -95,8 +95,8 @@ def _learn(pool: ContextPool, local_decoder: LocalDecoder = AUTOREGRESSIVE) -> f
         loss_BPN.mean().backward()
         optimizer.step()
         right = loss_BPN.detach()[:, 1].mean()
-        if written.hidden is not None:
-            shown = written.hidden.tokens.float().mean() / written.hidden.tokens[:, 1].float().mean()
+        if written.token_mask is not None:
+            shown = written.token_mask.tokens.float().mean() / written.token_mask.tokens[:, 1].float().mean()
             right = right * shown  # the mean over hidden tokens of this patch
     return float(right)
 
@@ -118,14 +118,14 @@ def test_the_loss_is_that_of_hidden_tokens_and_none_of_them_is_seen(local_decode
     made.token_order = order  # type: ignore[assignment]
     tokens = torch.randint(0, 16, (4, 1, 4, 4))
     (written,) = made.draw_plans(tokens, torch.Generator().manual_seed(0))
-    assert written.hidden is not None
-    hidden_BPN = written.hidden.tokens
+    assert written.token_mask is not None
+    masked_BPN = written.token_mask.tokens
     loss_BPN = made.loss(written)
-    assert not loss_BPN[~hidden_BPN].any()
-    torch.testing.assert_close(loss_BPN.mean(), (loss_BPN[hidden_BPN] / loss_BPN.numel()).sum())
+    assert not loss_BPN[~masked_BPN].any()
+    torch.testing.assert_close(loss_BPN.mean(), (loss_BPN[masked_BPN] / loss_BPN.numel()).sum())
     # The last patch is nobody's context: to change what is hidden in it must not change its scores.
-    alone = torch.zeros_like(hidden_BPN)
-    alone[:, -1] = hidden_BPN[:, -1]
+    alone = torch.zeros_like(masked_BPN)
+    alone[:, -1] = masked_BPN[:, -1]
     changed = tokens.clone()
     place = written.layout.index_PN
     changed.flatten(1)[:, place] = torch.where(alone, (written.tokens_BPN + 1) % 16, written.tokens_BPN)
@@ -133,7 +133,11 @@ def test_the_loss_is_that_of_hidden_tokens_and_none_of_them_is_seen(local_decode
 
     def scores(seen: Written) -> Tensor:
         out: Tensor = made.transformer(
-            seen.tokens_BPN, seen.view_BP, near_BPNK=seen.near_BPNK, groups=seen.layout.groups, hidden=seen.hidden
+            seen.tokens_BPN,
+            seen.symmetry_BP,
+            neighbors_BPNK=seen.neighbors_BPNK,
+            groups=seen.layout.groups,
+            token_mask=seen.token_mask,
         )
         return out
 
@@ -144,13 +148,13 @@ def test_the_loss_is_that_of_hidden_tokens_and_none_of_them_is_seen(local_decode
 def test_they_train_patch_by_patch_as_well(optimize: Optimize) -> None:
     made = module(NearbyContextPool((0, 1, 1)), optimize, local_decoder=MaskedLocalDecoder())
     (written,) = made.draw_plans(torch.randint(0, 16, (2, 1, 4, 4)), None)
-    assert written.hidden is not None
+    assert written.token_mask is not None
     with torch.no_grad():
         whole = made.loss(written)
         for step, loss in made.step_losses(written):
-            hidden_BN = written.hidden.tokens[:, step]
-            share = written.hidden.tokens.float().mean()
-            torch.testing.assert_close(loss, whole[:, step][hidden_BN].mean() * share, rtol=1e-4, atol=1e-5)
+            masked_BN = written.token_mask.tokens[:, step]
+            share = written.token_mask.tokens.float().mean()
+            torch.testing.assert_close(loss, whole[:, step][masked_BN].mean() * share, rtol=1e-4, atol=1e-5)
 
 
 def test_plans_are_drawn_by_weight_and_share_a_batch_when_masks_agree() -> None:
@@ -159,7 +163,7 @@ def test_plans_are_drawn_by_weight_and_share_a_batch_when_masks_agree() -> None:
     generator = torch.Generator().manual_seed(0)
     (written,) = made.draw_plans(tokens, generator)
     assert written.tokens_BPN.shape == (64, 4, 4)
-    assert set(written.view_BP[:, 0].tolist()) == {0, 1, 2, 3}
+    assert set(written.symmetry_BP[:, 0].tolist()) == {0, 1, 2, 3}
     made.token_order = "raster"
     made._plans._layouts.clear()
     assert len(made.draw_plans(tokens, generator)) == 4
@@ -175,26 +179,26 @@ def test_a_mirrored_view_is_the_canonical_order_of_the_mirrored_grid() -> None:
         "zeta*": tokens.flip(2).transpose(2, 3),
     }
     _, layouts = made.layouts((1, 6, 6))
-    canonical = next(p for p in layouts if int(p.view_P[0]) == 0)
+    canonical = next(p for p in layouts if int(p.symmetry_P[0]) == 0)
     for layout in layouts:
-        seen = mirrored[VIEWS[int(layout.view_P[0])].name]
+        seen = mirrored[SYMMETRIES[int(layout.symmetry_P[0])].name]
         assert torch.equal(tokens.flatten()[layout.index_PN], seen.flatten()[canonical.index_PN])
         assert layout.key == canonical.key
 
 
 def test_numbers_that_do_not_fit_are_named() -> None:
-    with pytest.raises(UsageError, match="no multiple of heads"):
-        NuwaInfinityModule(transformer=TransformerSize(width=30, heads=4))
+    with pytest.raises(UsageError, match="no multiple of num_heads"):
+        NuwaInfinityModule(transformer=TransformerConfig(dim=30, num_heads=4))
     made = module(EmptyContextPool())
-    with pytest.raises(UsageError, match="no whole number of patches"):
+    with pytest.raises(UsageError, match="not whole patches"):
         made.layouts((1, 5, 4))
 
 
 def test_codes_of_another_tokenizer_are_refused() -> None:
     class Other:
-        codes_KD = torch.zeros(8, 4)
+        codebook_KD = torch.zeros(8, 4)
 
-    with pytest.raises(UsageError, match="num_codes=8"):
+    with pytest.raises(UsageError, match="codebook_size=8"):
         module(EmptyContextPool()).attach_tokenizer(Other())  # type: ignore[arg-type]
 
 
@@ -204,7 +208,7 @@ def test_a_gradient_that_is_not_finite_stops_and_names_step_and_tensor() -> None
         made.transformer.norm.bias[0] = float("nan")
     (written,) = made.draw_plans(torch.randint(0, 16, (2, 1, 2, 2)), None)
     made.loss(written).sum().backward()
-    with pytest.raises(UsageError, match=r"model\.lr: .* the gradient of begin is not finite at step 0"):
+    with pytest.raises(UsageError, match=r"model\.lr: .* the gradient of bos is not finite at step 0"):
         made._clip_and_step(None)
 
 

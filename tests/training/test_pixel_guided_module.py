@@ -1,4 +1,4 @@
-"""Training the decoder of films in Lightning: what guides, what is trained, resumption to the bit, what is refused."""
+"""Training the decoder of videos in Lightning: what guides, what is trained, resumption to the bit, what is refused."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, Dataset
 
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.models.vqgan import VQGAN, VQGANSize
+from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
 from nuwa_lightning.training.losses import AdversarialTerm, LossWeights, PerceptualTerm
-from nuwa_lightning.training.optimization import Descent
+from nuwa_lightning.training.optimization import OptimizerConfig
 from nuwa_lightning.training.pixel_guided_module import GuideShares, PixelGuidedModule, slowed
 
 pytestmark = [
@@ -23,9 +23,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended"),
 ]
 
-SIZE = VQGANSize(
-    num_codes=4,
-    code_dim=4,
+SIZE = VQGANConfig(
+    codebook_size=4,
+    codebook_dim=4,
     encoder_channels=(8, 12),
     encoder_blocks=(0, 0),
     decoder_channels=(12, 8),
@@ -37,7 +37,7 @@ QUIET = LossWeights(perceptual=PerceptualTerm(weight=0))
 def tokenizer(seed: int = 0) -> VQGAN:
     torch.manual_seed(seed)
     vqgan = VQGAN.build(SIZE).eval().requires_grad_(False)
-    vqgan.quantizer.codes_KD.copy_(torch.nn.functional.normalize(torch.randn(4, 4), dim=1))
+    vqgan.quantizer.codebook_KD.copy_(torch.nn.functional.normalize(torch.randn(4, 4), dim=1))
     return vqgan
 
 
@@ -63,7 +63,7 @@ def loader(count: int = 16, **options) -> DataLoader[dict[str, torch.Tensor]]:
 
 def module(*, attach: bool = True, **options) -> PixelGuidedModule:
     seed_everything(0, verbose=False)
-    made = PixelGuidedModule((1, 1), **{"loss": QUIET, "descent": Descent(0.01, 2), **options})
+    made = PixelGuidedModule((1, 1), **{"loss": QUIET, "descent": OptimizerConfig(0.01, 2), **options})
     if attach:
         made.attach_tokenizer(tokenizer())
     return made
@@ -258,7 +258,7 @@ def test_shares_and_blocks_that_do_not_fit_are_refused():
 @pytest.mark.parametrize(
     ("batch", "words"),
     [
-        ({"image": torch.zeros(1, 3, 16, 16)}, "--data: .*clips of films are needed"),
+        ({"image": torch.zeros(1, 3, 16, 16)}, "--data: .*clips of videos are needed"),
         ({"video": torch.zeros(1, 1, 3, 16, 16)}, r"data\.clips\.frames: .*2 frames or more"),
         ({"video": torch.zeros(1, 3, 3, 16, 20)}, r"data\.size: .*multiple of 8"),
     ],

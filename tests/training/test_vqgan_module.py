@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from nuwa_lightning.callbacks.reconstruction_sheet import ReconstructionSheet, lay_out_pairs
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.models.vqgan import VQGANSize
+from nuwa_lightning.models.vqgan import VQGANConfig
 from nuwa_lightning.tokenizers.pretrained import load_tokenizer, save_tokenizer
 from nuwa_lightning.training.losses import AdversarialTerm, LossWeights, PerceptualTerm
 from nuwa_lightning.training.vqgan_module import VQGANModule, codebook_use
@@ -25,9 +25,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended"),
 ]
 
-SIZE = VQGANSize(
-    num_codes=16,
-    code_dim=4,
+SIZE = VQGANConfig(
+    codebook_size=16,
+    codebook_dim=4,
     encoder_channels=(8, 12),
     encoder_blocks=(1, 1),
     decoder_channels=(12, 8),
@@ -37,8 +37,8 @@ QUIET = LossWeights(perceptual=PerceptualTerm(weight=0))
 GAN = dataclasses.replace(QUIET, adversarial=AdversarialTerm(weight=0.3, start=0.25, ramp=0.25, channels=8, layers=1))
 
 
-class Pictures(Dataset[dict[str, torch.Tensor]]):
-    """Smooth random pictures, the same for the same index."""
+class Images(Dataset[dict[str, torch.Tensor]]):
+    """Smooth random images, the same for the same index."""
 
     def __init__(self, count: int, side: int = 32) -> None:
         self.count, self.side = count, side
@@ -53,7 +53,7 @@ class Pictures(Dataset[dict[str, torch.Tensor]]):
 
 
 def loader(count: int = 16, batch: int = 2) -> DataLoader[dict[str, torch.Tensor]]:
-    return DataLoader(Pictures(count), batch_size=batch)
+    return DataLoader(Images(count), batch_size=batch)
 
 
 def module(**options) -> VQGANModule:
@@ -108,7 +108,7 @@ def test_resuming_equals_never_stopping_to_the_bit(tmp_path, loss, stop):
     resumed = module(loss=loss)
     run = trainer(tmp_path / "d", max_steps=8, **saving())
 
-    class Rest(Pictures):
+    class Rest(Images):
         def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
             return super().__getitem__(index + 2 * stop)
 
@@ -156,13 +156,13 @@ def test_validation_sees_the_averages_and_logs_psnr(tmp_path):
     run = trainer(tmp_path, max_steps=4, limit_val_batches=2, val_check_interval=4, callbacks=[sheet])
     run.fit(model, loader(100), loader(4))
     vqgan = model.finished_vqgan()
-    images = torch.stack([Pictures(4)[i]["image"] for i in range(4)])
+    images = torch.stack([Images(4)[i]["image"] for i in range(4)])
     error_B = ((vqgan.decode(vqgan.encode(images)) - images) / 2).square().mean(dim=(1, 2, 3))
     assert run.logged_metrics["val/psnr"].item() == pytest.approx(-10 * error_B.log10().mean().item(), rel=1e-4)
     from PIL import Image
 
-    with Image.open(tmp_path / "reconstructions.png") as picture:
-        assert picture.size == (64, 4 * 32)
+    with Image.open(tmp_path / "reconstructions.png") as image:
+        assert image.size == (64, 4 * 32)
 
 
 def test_sheet_places_reconstructions_below_originals():
@@ -183,7 +183,7 @@ def test_refining_the_decoder_keeps_the_tokens(tmp_path):
     old, new = load_tokenizer(tmp_path / "tokenizer"), second.finished_vqgan()
     assert old.fingerprint() == new.fingerprint()
     assert old.full_fingerprint() != new.full_fingerprint()
-    image = Pictures(1)[0]["image"][None]
+    image = Images(1)[0]["image"][None]
     assert torch.equal(old.encode(image), new.encode(image))
     assert not torch.equal(old.decode(old.encode(image)), new.decode(new.encode(image)))
 
@@ -278,7 +278,7 @@ def test_a_resumed_run_counts_the_codes_of_before(tmp_path, stop):
     whole, resumed = Metrics(), Metrics()
     trainer(tmp_path, **options(whole)).fit(module(), loader(2 * 8), loader(2))
 
-    class Rest(Pictures):
+    class Rest(Images):
         def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
             return super().__getitem__(index + 2 * stop)
 
@@ -290,7 +290,7 @@ def test_a_resumed_run_counts_the_codes_of_before(tmp_path, stop):
 
 
 def test_a_collapse_is_told_while_there_is_time_but_not_of_a_few_tokens(tmp_path, caplog):
-    class Grey(Pictures):
+    class Grey(Images):
         def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
             return {"image": torch.zeros(3, 32, 32)}
 
@@ -314,7 +314,7 @@ def test_a_checkpoint_that_refines_another_tokenizer_is_refused(tmp_path):
     for place in "ab":
         first = module()
         if place == "b":
-            first.vqgan.quantizer.codes_KD[0] *= -1
+            first.vqgan.quantizer.codebook_KD[0] *= -1
         save_tokenizer(tmp_path / place, first.finished_vqgan())
     keep = ModelCheckpoint(tmp_path, save_last=True)
     mine = module(start_from=str(tmp_path / "a"), train_only="decoder")
@@ -326,7 +326,7 @@ def test_a_checkpoint_that_refines_another_tokenizer_is_refused(tmp_path):
 
 
 def test_divergence_stops_with_the_step_and_the_tensor(tmp_path):
-    class Broken(Pictures):
+    class Broken(Images):
         def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
             return {"image": super().__getitem__(index)["image"] * (float("nan") if index >= 6 else 1.0)}
 
@@ -352,7 +352,7 @@ def test_options_that_make_no_sense_are_refused(options, words):
 
 def test_too_few_vectors_for_the_codes_are_refused(tmp_path):
     seed_everything(0, verbose=False)
-    model = VQGANModule(dataclasses.replace(SIZE, num_codes=1024), loss=QUIET, unquantized_steps=1)
+    model = VQGANModule(dataclasses.replace(SIZE, codebook_size=1024), loss=QUIET, unquantized_steps=1)
     with pytest.raises(UsageError, match="gave 32 vectors for 1024 codes"):
         trainer(tmp_path).fit(model, loader(100))
 

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from nuwa_lightning.generation.patch_decoder import PatchWriter
+from nuwa_lightning.generation.patch_decoder import PatchDecoder
 from nuwa_lightning.generation.sampling import Sampling
 
 
@@ -18,7 +18,7 @@ class LocalDecoder(ABC):
     """How the tokens of one patch are written, and what is learned for it (paper: AR, P-NAR and NAR decoders).
 
     Patches are walked autoregressively in any case; this is about the inside of one. A decoder asks a
-    :class:`PatchWriter` for scores of any set of places and writes any set of places, so schemes that write several
+    :class:`PatchDecoder` for scores of any set of places and writes any set of places, so schemes that write several
     chosen tokens at once are a class of their own and nothing else.
 
     Law: what is written to a patch depends on its scores and its random numbers alone, never on patches beside it.
@@ -34,7 +34,7 @@ class LocalDecoder(ABC):
         """Return how many random numbers a patch of so many tokens takes."""
 
     @abstractmethod
-    def write(self, patches: PatchWriter, sampling: Sampling, uniform_RU: Tensor) -> None:
+    def decode(self, patches: PatchDecoder, sampling: Sampling, uniform_RU: Tensor) -> None:
         """Write all tokens.
 
         Args:
@@ -44,7 +44,7 @@ class LocalDecoder(ABC):
         """
 
     @abstractmethod
-    def hide(self, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor | None:
+    def training_mask(self, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor | None:
         """Draw what is hidden in training: boolean ``[B, P, N]`` on the CPU; None where each token sees earlier ones.
 
         The loss is about hidden tokens, and about all where this is None.

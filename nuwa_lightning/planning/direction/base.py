@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Final, NamedTuple, final
 
 from nuwa_lightning.errors import LawError, UsageError, shown
-from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex, PatchSet, View
+from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex, PatchSet, Symmetry
 
 _CHECK: Final = "check_direction_controller"
 
@@ -17,17 +17,17 @@ class Step(NamedTuple):
 
     Attributes:
         patch: where.
-        view: under which symmetry its tokens are written.
+        symmetry: under which symmetry its tokens are written.
         known: whether the patch is given (to be encoded), not to be written.
     """
 
     patch: PatchIndex
-    view: View
+    symmetry: Symmetry
     known: bool = False
 
 
 class DirectionController(ABC):
-    """A strategy: in which order the patches of a canvas are written, each under which view.
+    """A strategy: in which order the patches of a canvas are written, each under which symmetry.
 
     A controller is a plain object without state. A subclass writes :meth:`steps` and :meth:`supports_endless`.
 
@@ -40,7 +40,7 @@ class DirectionController(ABC):
     5. On a grid that ``supports_endless`` accepts, the plan is lazy and reaches every patch.
     """
 
-    training_views: tuple[tuple[float, View], ...] = ()
+    training_symmetries: tuple[tuple[float, Symmetry], ...] = ()
     """Weights and basic orders that training draws from; empty: training follows the controller's own plan."""
 
     @abstractmethod
@@ -68,8 +68,8 @@ class DirectionController(ABC):
         if outside:
             raise UsageError("known", tuple(outside[0]), f"give patches inside the grid {grid.shape}")
         if grid.endless and not self.supports_endless(grid):
-            cure = f"it cannot fill the endless grid {grid.shape}: give that side a length or choose another direction"
-            raise UsageError("direction", shown(self), cure)
+            hint = f"it cannot fill the endless grid {grid.shape}: give that side a length or choose another direction"
+            raise UsageError("direction", shown(self), hint)
         return self._held_to_law(grid, given)
 
     def _held_to_law(self, grid: PatchGrid, known: frozenset[PatchIndex]) -> Iterator[Step]:
@@ -122,11 +122,11 @@ class DirectionController(ABC):
         """
         if grid.endless:
             raise UsageError("grid", grid.shape, "a training sample has a size: give every axis a length")
-        if not self.training_views:
+        if not self.training_symmetries:
             return [(1.0, tuple(self.plan(grid)))]
-        total = sum(weight for weight, _ in self.training_views)
+        total = sum(weight for weight, _ in self.training_symmetries)
         return [
-            (weight / total, tuple(Step(patch, view) for patch in view.walk(grid)))
-            for weight, view in self.training_views
+            (weight / total, tuple(Step(patch, symmetry) for patch in symmetry.walk(grid)))
+            for weight, symmetry in self.training_symmetries
             if weight > 0
         ]

@@ -7,20 +7,20 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from nuwa_lightning.planning.direction.base import Step
-from nuwa_lightning.planning.direction.fit import Place, best_view, finished_mask
-from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex, View
+from nuwa_lightning.planning.direction.fit import Place, best_symmetry, finished_mask
+from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex, Symmetry
 
 DIAMOND: tuple[Place, ...] = ((-1, 0), (0, -1), (0, 1), (1, 0))
-"""The four neighbours that share a side."""
+"""The four neighbors that share a side."""
 
-FrameWriter = Callable[[frozenset[Place], View | None], Iterator[tuple[Place, View]]]
-"""Given the known places of a frame and the view of the last step, yields the other places and their views."""
+FrameWriter = Callable[[frozenset[Place], Symmetry | None], Iterator[tuple[Place, Symmetry]]]
+"""Given the known places of a frame and the symmetry of the last step, yields the other places and their symmetries."""
 
 
-def layers(grid: PatchGrid, sources: Collection[Place], neighbours: Sequence[Place]) -> Iterator[list[Place]]:
+def layers(grid: PatchGrid, sources: Collection[Place], neighbors: Sequence[Place]) -> Iterator[list[Place]]:
     """Yield the places of a frame of ``grid`` at distance 1, 2, ... from ``sources``, in raster order, lazily.
 
-    The distance is counted in moves of ``neighbours``: Chebyshev for ``RING``, Manhattan for :data:`DIAMOND`.
+    The distance is counted in moves of ``neighbors``: Chebyshev for ``RING``, Manhattan for :data:`DIAMOND`.
     Memory: two layers and the sources.
     """
     before: frozenset[Place] | set[Place] = frozenset()
@@ -28,7 +28,7 @@ def layers(grid: PatchGrid, sources: Collection[Place], neighbours: Sequence[Pla
     while here:
         beyond = set()
         for y, x in here:
-            for dy, dx in neighbours:
+            for dy, dx in neighbors:
                 place = (y + dy, x + dx)
                 if place not in here and place not in before and PatchIndex(0, *place) in grid:
                     beyond.add(place)
@@ -38,26 +38,26 @@ def layers(grid: PatchGrid, sources: Collection[Place], neighbours: Sequence[Pla
 
 
 def layers_from(
-    grid: PatchGrid, known: frozenset[Place], origin: Place, neighbours: Sequence[Place]
+    grid: PatchGrid, known: frozenset[Place], origin: Place, neighbors: Sequence[Place]
 ) -> Iterator[list[Place]]:
     """Yield the :func:`layers` around what is known or else ``origin`` and those around it."""
     if known:
-        return layers(grid, known, neighbours)
-    return itertools.chain([[origin]], layers(grid, [origin], neighbours))
+        return layers(grid, known, neighbors)
+    return itertools.chain([[origin]], layers(grid, [origin], neighbors))
 
 
-def with_views(
-    rings: Iterable[Sequence[Place]], known: frozenset[Place], views: Sequence[View], previous: View | None
-) -> Iterator[tuple[Place, View]]:
-    """Yield the places of ``rings`` with the views that fit them best.
+def with_symmetries(
+    rings: Iterable[Sequence[Place]], known: frozenset[Place], symmetries: Sequence[Symmetry], previous: Symmetry | None
+) -> Iterator[tuple[Place, Symmetry]]:
+    """Yield the places of ``rings`` with the symmetries that fit them best.
 
-    Remembers two rings: no neighbour of a patch lies further in.
+    Remembers two rings: no neighbor of a patch lies further in.
     """
     finished = set(known)
     remembered: deque[Collection[Place]] = deque([known])
     for ring in rings:
         for place in ring:
-            previous = best_view(finished_mask(place, finished.__contains__), views, previous)
+            previous = best_symmetry(finished_mask(place, finished.__contains__), symmetries, previous)
             yield place, previous
             finished.add(place)
         remembered.append(ring)
@@ -70,21 +70,21 @@ def frame_by_frame(grid: PatchGrid, known: frozenset[PatchIndex], write: FrameWr
     by_frame: dict[int, set[Place]] = {}
     for patch in known:
         by_frame.setdefault(patch.t, set()).add((patch.y, patch.x))
-    previous: View | None = None
+    previous: Symmetry | None = None
     for t in itertools.count() if grid.t is None else range(grid.t):
-        for place, view in write(frozenset(by_frame.get(t, ())), previous):
-            yield Step(PatchIndex(t, *place), view)
-            previous = view
+        for place, symmetry in write(frozenset(by_frame.get(t, ())), previous):
+            yield Step(PatchIndex(t, *place), symmetry)
+            previous = symmetry
 
 
 def known_first(
-    grid: PatchGrid, known: frozenset[PatchIndex], unknown: Iterator[Step], views: Sequence[View]
+    grid: PatchGrid, known: frozenset[PatchIndex], unknown: Iterator[Step], symmetries: Sequence[Symmetry]
 ) -> Iterator[Step]:
-    """Yield the known patches, grouped by view, then ``unknown``.
+    """Yield the known patches, grouped by symmetry, then ``unknown``.
 
-    A known patch takes the view of the unknown patch nearest to it (Chebyshev over t, y and x; among equals the one
-    written first), so that what is written beside it finds states of its own view. Draws no more of ``unknown`` than it
-    takes to see every patch that touches a known one.
+    A known patch takes the symmetry of the unknown patch nearest to it (Chebyshev over t, y and x; among equals the one
+    written first), so that what is written beside it finds states of its own symmetry. Draws no more of ``unknown``
+    than it takes to see every patch that touches a known one.
     """
     border = {patch for near in known for patch in grid.box(near, (1, 1, 1)) if patch not in known}
     drawn: list[Step] = []
@@ -94,10 +94,10 @@ def known_first(
         if drawn[-1].patch in border:
             numbers[drawn[-1].patch] = len(drawn) - 1
     nearest = _nearest_first(grid, known, numbers)
-    view_of = {patch: drawn[nearest[patch]].view if patch in nearest else views[0] for patch in known}
-    for view in views:
-        for patch in sorted((patch for patch in known if view_of[patch] == view), key=view.order_key):
-            yield Step(patch, view, known=True)
+    symmetry_of = {patch: drawn[nearest[patch]].symmetry if patch in nearest else symmetries[0] for patch in known}
+    for symmetry in symmetries:
+        for patch in sorted((patch for patch in known if symmetry_of[patch] == symmetry), key=symmetry.order_key):
+            yield Step(patch, symmetry, known=True)
     yield from drawn
     yield from unknown
 
@@ -107,7 +107,7 @@ def _nearest_first(
 ) -> dict[PatchIndex, int]:
     """Return for each known patch the smallest number among the unknown patches nearest to it.
 
-    Layer by layer inwards: whatever is nearest to a patch is nearest to one of its neighbours a layer further out.
+    Layer by layer inwards: whatever is nearest to a patch is nearest to one of its neighbors a layer further out.
     """
     found: dict[PatchIndex, int] = {}
     layer = numbers
@@ -122,8 +122,8 @@ def _nearest_first(
     return found
 
 
-def is_prefix(view: View, grid: PatchGrid, known: Collection[PatchIndex]) -> bool:
-    """Say whether the known patches of every frame come first in that frame's order under ``view``."""
+def is_prefix(symmetry: Symmetry, grid: PatchGrid, known: Collection[PatchIndex]) -> bool:
+    """Say whether the known patches of every frame come first in that frame's order under ``symmetry``."""
     counts: dict[int, int] = {}
     for patch in known:
         counts[patch.t] = counts.get(patch.t, 0) + 1
@@ -131,10 +131,10 @@ def is_prefix(view: View, grid: PatchGrid, known: Collection[PatchIndex]) -> boo
     return all(
         PatchIndex(t, place.y, place.x) in known
         for t, count in counts.items()
-        for place in itertools.islice(view.walk(frame), count)
+        for place in itertools.islice(symmetry.walk(frame), count)
     )
 
 
-def in_order(view: View, grid: PatchGrid, known: frozenset[PatchIndex]) -> Iterator[Step]:
-    """Yield every patch in the order of ``view``, the known ones in their place: only where they are a prefix."""
-    return (Step(patch, view, patch in known) for patch in view.walk(grid))
+def in_order(symmetry: Symmetry, grid: PatchGrid, known: frozenset[PatchIndex]) -> Iterator[Step]:
+    """Yield every patch in the order of ``symmetry``, the known ones in their place: only where they are a prefix."""
+    return (Step(patch, symmetry, patch in known) for patch in symmetry.walk(grid))

@@ -8,9 +8,9 @@ from fractions import Fraction
 from typing import final
 
 from nuwa_lightning.planning.direction.base import DirectionController, Step
-from nuwa_lightning.planning.direction.fit import PAPER_VIEWS, RING, Place, ViewName, named_views
-from nuwa_lightning.planning.direction.growth import frame_by_frame, known_first, layers_from, with_views
-from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex, View
+from nuwa_lightning.planning.direction.fit import PAPER_SYMMETRIES, RING, Place, SymmetryName, named_symmetries
+from nuwa_lightning.planning.direction.growth import frame_by_frame, known_first, layers_from, with_symmetries
+from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex, Symmetry
 
 
 @final
@@ -19,17 +19,17 @@ class SpiralDirectionController(DirectionController):
     """Rings around the centre of the canvas or around what is known, each clockwise from the right (ablation, ours).
 
     Args:
-        views: each patch takes the view whose past half holds the most finished neighbours.
+        symmetries: each patch takes the symmetry whose past half holds the most finished neighbors.
 
     Raises:
-        UsageError: if a view is unknown, named twice or missing.
+        UsageError: if a symmetry is unknown, named twice or missing.
     """
 
-    views: tuple[ViewName, ...] = PAPER_VIEWS
+    symmetries: tuple[SymmetryName, ...] = PAPER_SYMMETRIES
 
     def __post_init__(self) -> None:
-        named_views("views", self.views)
-        object.__setattr__(self, "views", tuple(self.views))
+        named_symmetries("symmetries", self.symmetries)
+        object.__setattr__(self, "symmetries", tuple(self.symmetries))
 
     def supports_endless(self, grid: PatchGrid) -> bool:
         """No: a canvas without an end has no centre."""
@@ -37,14 +37,14 @@ class SpiralDirectionController(DirectionController):
 
     def steps(self, grid: PatchGrid, known: frozenset[PatchIndex]) -> Iterator[Step]:
         """Yield the known patches, then ring after ring in each frame."""
-        views = named_views("views", self.views)
+        symmetries = named_symmetries("symmetries", self.symmetries)
         centre = (((grid.y or 1) - 1) // 2, ((grid.x or 1) - 1) // 2)
 
-        def write(finished: frozenset[Place], previous: View | None) -> Iterator[tuple[Place, View]]:
+        def write(finished: frozenset[Place], previous: Symmetry | None) -> Iterator[tuple[Place, Symmetry]]:
             rings = _clockwise(layers_from(grid, finished, centre, RING), finished)
-            return with_views(rings, finished, views, previous)
+            return with_symmetries(rings, finished, symmetries, previous)
 
-        return known_first(grid, known, frame_by_frame(grid, known, write), views)
+        return known_first(grid, known, frame_by_frame(grid, known, write), symmetries)
 
 
 def _clockwise(rings: Iterable[Sequence[Place]], known: frozenset[Place]) -> Iterator[Sequence[Place]]:

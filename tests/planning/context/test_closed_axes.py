@@ -1,4 +1,4 @@
-"""Closed axes: the context across the seam is what the unrolled picture of endless copies shows."""
+"""Closed axes: the context across the seam is what the unrolled image of endless copies shows."""
 
 from __future__ import annotations
 
@@ -99,13 +99,13 @@ def test_the_live_set_stays_bounded(width):
 def test_auto_runs_along_the_open_axis():
     """A run along a closed axis would leave one patch to be written at a time."""
     direction = ArbitraryDirectionController()
-    for grid, view in (
+    for grid, symmetry in (
         (PatchGrid(1, 4, 9, wrap="x"), OMEGA),
         (PatchGrid(1, 9, 4, wrap="x"), OMEGA),
         (PatchGrid(1, 4, 9, wrap="y"), ZETA),
         (PatchGrid(1, 4, 9, wrap="xy"), OMEGA),
     ):
-        assert next(iter(direction.plan(grid))).view == view
+        assert next(iter(direction.plan(grid))).symmetry == symmetry
     for other in (RasterDirectionController(), SpiralDirectionController()):
         assert {step.patch for step in other.plan(PatchGrid(1, 3, 4, wrap="xy"))} == set(PatchGrid(1, 3, 4))
 

@@ -15,7 +15,7 @@ from nuwa_lightning.planning.context import (
     NearbyContextPool,
     RecencyContextPool,
 )
-from nuwa_lightning.planning.geometry import OMEGA, VIEWS, ZETA, PatchGrid, PatchIndex
+from nuwa_lightning.planning.geometry import OMEGA, SYMMETRIES, ZETA, PatchGrid, PatchIndex
 from nuwa_lightning.testing import check_context_pool
 from tests.strategies import POOLS, canvases, grids, package_classes, pools
 
@@ -104,8 +104,8 @@ def test_nearby_takes_the_same_from_few_and_from_many(live_count):
 )
 def test_the_papers_context_sizes(extent, most):
     grid = PatchGrid(extent[0] + 1, 6, 6)
-    for view in VIEWS:
-        assert max(map(len, contexts(NearbyContextPool(extent), view.walk(grid), grid)[0])) == most
+    for symmetry in SYMMETRIES:
+        assert max(map(len, contexts(NearbyContextPool(extent), symmetry.walk(grid), grid)[0])) == most
 
 
 def test_a_training_grid_shows_ten_patches_at_most():
@@ -122,11 +122,11 @@ def test_the_papers_example():
 
 
 @pytest.mark.parametrize("extent", [1, 2, 3])
-@pytest.mark.parametrize(("view", "shape"), [(OMEGA, (1, 5, 60)), (ZETA, (1, 60, 5)), (VIEWS[1], (1, 5, 60))])
-def test_nearby_keeps_as_many_columns_as_its_extent(extent, view, shape):
+@pytest.mark.parametrize(("symmetry", "shape"), [(OMEGA, (1, 5, 60)), (ZETA, (1, 60, 5)), (SYMMETRIES[1], (1, 5, 60))])
+def test_nearby_keeps_as_many_columns_as_its_extent(extent, symmetry, shape):
     grid = PatchGrid(*shape)
     canvas = NearbyContextPool((0, extent, extent)).new_canvas(grid)
-    for patch in view.walk(grid):
+    for patch in symmetry.walk(grid):
         canvas.add(patch, None)
         assert len(canvas) <= extent * 5 + extent + 1
         canvas.remove()

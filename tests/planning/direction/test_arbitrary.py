@@ -10,9 +10,9 @@ from jsonargparse import ArgumentParser
 
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.planning.direction import ArbitraryDirectionController, DirectionController
-from nuwa_lightning.planning.direction.fit import PAPER_VIEWS
-from nuwa_lightning.planning.geometry import VIEWS, PatchGrid, PatchIndex, PatchOffset, view_named
-from tests.strategies import ALL_VIEWS, canvases, grids
+from nuwa_lightning.planning.direction.fit import PAPER_SYMMETRIES
+from nuwa_lightning.planning.geometry import SYMMETRIES, PatchGrid, PatchIndex, PatchOffset, symmetry_named
+from tests.strategies import ALL_SYMMETRIES, canvases, grids
 
 ADC = ArbitraryDirectionController
 AROUND = [offset for offset in itertools.product((-1, 0, 1), repeat=2) if offset != (0, 0)]
@@ -26,17 +26,17 @@ def distance(a, b):
     return max(abs(u - v) for u, v in zip(a, b, strict=True))
 
 
-def neighbours_before(patch, finished, view):
-    """Count the finished neighbours in the same frame that come before ``patch`` in the order of ``view``."""
+def neighbors_before(patch, finished, symmetry):
+    """Count the finished neighbors in the same frame that come before ``patch`` in the order of ``symmetry``."""
     near = [patch.shifted((0, *offset)) for offset in AROUND]
-    return sum(other in finished and view.order_key(other) < view.order_key(patch) for other in near)
+    return sum(other in finished and symmetry.order_key(other) < symmetry.order_key(patch) for other in near)
 
 
-@given(grids, st.sampled_from(ALL_VIEWS))
+@given(grids, st.sampled_from(ALL_SYMMETRIES))
 def test_nothing_known_gives_the_named_order(grid, name):
-    steps = list(ADC(name, views=ALL_VIEWS).plan(grid))
-    assert [step.patch for step in steps] == list(view_named(name).walk(grid))
-    assert {step.view.name for step in steps} == {name}
+    steps = list(ADC(name, symmetries=ALL_SYMMETRIES).plan(grid))
+    assert [step.patch for step in steps] == list(symmetry_named(name).walk(grid))
+    assert {step.symmetry.name for step in steps} == {name}
 
 
 @pytest.mark.parametrize(
@@ -53,14 +53,14 @@ def test_nothing_known_gives_the_named_order(grid, name):
     ],
 )
 def test_auto_keeps_the_front_short(shape, name):
-    assert next(ADC().plan(PatchGrid(*shape))).view.name == name
+    assert next(ADC().plan(PatchGrid(*shape))).symmetry.name == name
 
 
-@given(grids, st.sampled_from(PAPER_VIEWS), st.data())
+@given(grids, st.sampled_from(PAPER_SYMMETRIES), st.data())
 def test_what_one_order_extends_is_written_in_that_order(grid, name, data):
     """The known patches of each frame come first in it: then the plan is the basic order itself, known ones marked."""
-    view = view_named(name)
-    walked = list(view.walk(grid))
+    symmetry = symmetry_named(name)
+    walked = list(symmetry.walk(grid))
     frame = grid.y * grid.x
     known = frozenset(
         patch
@@ -69,7 +69,7 @@ def test_what_one_order_extends_is_written_in_that_order(grid, name, data):
     )
     steps = list(ADC(name).plan(grid, known))
     assert [step.patch for step in steps] == walked
-    assert {step.view for step in steps} == {view}
+    assert {step.symmetry for step in steps} == {symmetry}
     assert {step.patch for step in steps if step.known} == known
 
 
@@ -86,22 +86,24 @@ def test_what_one_order_extends_is_written_in_that_order(grid, name, data):
 def test_extension_to_one_side(known, name):
     for controller in (ADC(), ADC("zeta*"), ADC("omega")):
         steps = list(controller.plan(PatchGrid(1, 4, 6), known))
-        assert {step.view.name for step in steps} == {name}
-        assert [step.patch for step in steps] == list(view_named(name).walk(PatchGrid(1, 4, 6)))
+        assert {step.symmetry.name for step in steps} == {name}
+        assert [step.patch for step in steps] == list(symmetry_named(name).walk(PatchGrid(1, 4, 6)))
 
 
 def test_a_known_first_frame_is_animated_in_the_basic_order():
     grid = PatchGrid(None, 2, 3)
     steps = list(itertools.islice(ADC().plan(grid, block(range(2), range(3))), 18))
-    assert [(s.patch, s.known) for s in steps] == [(p, p.t == 0) for p in itertools.islice(VIEWS[0].walk(grid), 18)]
+    assert [(s.patch, s.known) for s in steps] == [
+        (p, p.t == 0) for p in itertools.islice(SYMMETRIES[0].walk(grid), 18)
+    ]
 
 
-@given(canvases(), st.sampled_from([PAPER_VIEWS, ALL_VIEWS, ("omega",), ("zeta*", "omega*")]))
+@given(canvases(), st.sampled_from([PAPER_SYMMETRIES, ALL_SYMMETRIES, ("omega",), ("zeta*", "omega*")]))
 def test_compositions_go_ring_by_ring_and_take_the_view_that_knows_most(canvas, names):
     grid, known = canvas
-    views = [view_named(name) for name in names]
-    plan = list(ADC(views=names).plan(grid, known))
-    if len({step.view for step in plan}) == 1 and [s.patch for s in plan] == list(plan[0].view.walk(grid)):
+    symmetries = [symmetry_named(name) for name in names]
+    plan = list(ADC(symmetries=names).plan(grid, known))
+    if len({step.symmetry for step in plan}) == 1 and [s.patch for s in plan] == list(plan[0].symmetry.walk(grid)):
         return  # a basic order
     new = [step for step in plan if not step.known]
     finished = set(known)
@@ -112,32 +114,32 @@ def test_compositions_go_ring_by_ring_and_take_the_view_that_knows_most(canvas, 
             ring = min(distance(step.patch, source) for source in sources)
             rest = [s.patch for s in new[n:] if s.patch.t == step.patch.t]
             assert ring == min(distance(patch, source) for patch in rest for source in sources)
-            most = max(neighbours_before(step.patch, finished, view) for view in views)
-            assert neighbours_before(step.patch, finished, step.view) == most
-            assert step == slow_choice(rest, sources, finished, views, previous)
+            most = max(neighbors_before(step.patch, finished, symmetry) for symmetry in symmetries)
+            assert neighbors_before(step.patch, finished, step.symmetry) == most
+            assert step == slow_choice(rest, sources, finished, symmetries, previous)
         finished.add(step.patch)
-        previous = step.view
+        previous = step.symmetry
 
 
-def slow_choice(rest, sources, finished, views, previous):
+def slow_choice(rest, sources, finished, symmetries, previous):
     """Choose the next step by trying everything: what the docstring of the controller says, in so many words."""
     ring = min(distance(patch, source) for patch in rest for source in sources)
 
-    def cost(patch, view):
+    def cost(patch, symmetry):
         near = {offset: patch.shifted((0, *offset)) in finished for offset in AROUND}
-        framed = {view.offset(PatchOffset(0, *offset))[1:]: done for offset, done in near.items()}
+        framed = {symmetry.offset(PatchOffset(0, *offset))[1:]: done for offset, done in near.items()}
         past = {(-1, 0), (0, -1), (-1, -1), (1, -1)}
         future = sum(done for offset, done in framed.items() if offset not in past)
         odd = framed[-1, -1] and not (framed[-1, 0] and framed[0, -1])
         hole = framed[-1, 0] and framed[0, -1] and not framed[-1, -1]
         loose = framed[1, -1] and not framed[0, -1]
-        return future, odd + hole + loose, -sum(near.values()), view != previous, views.index(view)
+        return future, odd + hole + loose, -sum(near.values()), symmetry != previous, symmetries.index(symmetry)
 
     candidates = [
-        (*cost(patch, view), view.order_key(patch), patch, view)
+        (*cost(patch, symmetry), symmetry.order_key(patch), patch, symmetry)
         for patch in rest
         if min(distance(patch, source) for source in sources) == ring
-        for view in views
+        for symmetry in symmetries
     ]
     best = min(candidates, key=lambda entry: entry[:6])
     return (best[6], best[7], False)
@@ -153,8 +155,10 @@ def test_known_patches_take_the_view_of_what_is_written_beside_them(canvas):
     new = plan[first_new:]
     for step in plan[:first_new]:
         nearest = min(new, key=lambda other: distance(step.patch, other.patch))  # the earliest of the nearest
-        assert step.view == nearest.view
-    order = [(PAPER_VIEWS.index(step.view.name), step.view.order_key(step.patch)) for step in plan[:first_new]]
+        assert step.symmetry == nearest.symmetry
+    order = [
+        (PAPER_SYMMETRIES.index(step.symmetry.name), step.symmetry.order_key(step.patch)) for step in plan[:first_new]
+    ]
     assert order == sorted(order)
 
 
@@ -166,17 +170,17 @@ def test_a_ring_is_what_the_papers_figure_says():
     assert len(new) == 52
     first_ring = [step for step in new if min(distance(step.patch, k) for k in known) == 1]
     assert new[: len(first_ring)] == first_ring
-    runs = [name for name, _ in itertools.groupby(step.view.name for step in first_ring)]
+    runs = [name for name, _ in itertools.groupby(step.symmetry.name for step in first_ring)]
     assert runs == ["omega", "zeta", "omega*", "zeta*"]
     for step in first_ring:
         y, x = step.patch[1:]
         side = {"omega": x == 6, "zeta": y == 5, "omega*": x == 1, "zeta*": y == 1}
-        assert side[step.view.name]
-    # No neighbour that is finished lies in the untrained half.
+        assert side[step.symmetry.name]
+    # No neighbor that is finished lies in the untrained half.
     finished = set(known)
     for step in new:
         everything = sum(step.patch.shifted((0, *offset)) in finished for offset in AROUND)
-        assert neighbours_before(step.patch, finished, step.view) == everything
+        assert neighbors_before(step.patch, finished, step.symmetry) == everything
         finished.add(step.patch)
 
 
@@ -193,7 +197,7 @@ def test_composition_on_an_endless_canvas():
     known = block([1], [4, 5])
     steps = list(itertools.islice(ADC().plan(grid, known), 300))
     assert {step.patch for step in steps} == block(range(3), range(100))
-    assert {step.view.name for step in steps[30:]} == {"omega"}
+    assert {step.symmetry.name for step in steps[30:]} == {"omega"}
     columns = [step.patch.x for step in steps[30:]]
     assert columns == sorted(columns)
 
@@ -221,22 +225,25 @@ def test_training_draws_the_four_orders():
     grid = PatchGrid(2, 4, 4)
     plans = ADC().training_plans(grid)
     assert [weight for weight, _ in plans] == [0.25] * 4
-    assert [plan[0].view.name for _, plan in plans] == list(PAPER_VIEWS)
+    assert [plan[0].symmetry.name for _, plan in plans] == list(PAPER_SYMMETRIES)
     for _, plan in plans:
-        assert [step.patch for step in plan] == list(plan[0].view.walk(grid))
+        assert [step.patch for step in plan] == list(plan[0].symmetry.walk(grid))
         assert not any(step.known for step in plan)
     weighted = ADC(order_weights=(3, 0, 1, 0)).training_plans(grid)
-    assert [(weight, plan[0].view.name) for weight, plan in weighted] == [(0.75, "omega"), (0.25, "omega*")]
+    assert [(weight, plan[0].symmetry.name) for weight, plan in weighted] == [(0.75, "omega"), (0.25, "omega*")]
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ADC("gamma"), "order: gamma: choose auto or one of the views omega, zeta"),
-        (lambda: ADC("zeta", views=("omega",)), "order: zeta: choose auto or one of the views omega$"),
-        (lambda: ADC(views=("omega", "theta")), r"views: \['omega', 'theta'\]: choose one of omega, omega\*, zeta"),
-        (lambda: ADC(views=("omega", "omega")), "views: .*: name at least one view, each once"),
-        (lambda: ADC(views=()), "views: .*: name at least one view"),
+        (lambda: ADC("gamma"), "order: gamma: choose auto or one of the symmetries omega, zeta"),
+        (lambda: ADC("zeta", symmetries=("omega",)), "order: zeta: choose auto or one of the symmetries omega$"),
+        (
+            lambda: ADC(symmetries=("omega", "theta")),
+            r"symmetries: \['omega', 'theta'\]: choose one of omega, omega\*, zeta",
+        ),
+        (lambda: ADC(symmetries=("omega", "omega")), "symmetries: .*: name at least one symmetry, each once"),
+        (lambda: ADC(symmetries=()), "symmetries: .*: name at least one symmetry"),
         (lambda: ADC(order_weights=(1, 2)), r"order_weights: \(1, 2\): give 4 numbers from 0 up"),
         (lambda: ADC(order_weights=(0, 0, 0, 0)), "order_weights: .*: give 4 numbers"),
         (lambda: ADC(order_weights=(1, 1, 1, -1)), "order_weights: .*: give 4 numbers"),

@@ -7,7 +7,7 @@ from hypothesis import given
 
 from nuwa_lightning.errors import LawError, UsageError
 from nuwa_lightning.planning.direction import DirectionController, Step
-from nuwa_lightning.planning.geometry import OMEGA, VIEWS, ZETA, PatchGrid, PatchIndex
+from nuwa_lightning.planning.geometry import OMEGA, SYMMETRIES, ZETA, PatchGrid, PatchIndex
 from nuwa_lightning.testing import check_direction_controller
 from tests.strategies import CONTROLLERS, canvases, controllers, grids, package_classes
 
@@ -65,11 +65,13 @@ def test_frames_are_written_in_turn(grid, controller):
 @pytest.mark.parametrize("controller", CONTROLLERS, ids=repr)
 def test_every_view_is_one_that_training_draws(controller):
     grid = PatchGrid(1, 4, 4)
-    trained = {step.view for _, plan in controller.training_plans(grid) for step in plan}
-    if controller.training_views:
+    trained = {step.symmetry for _, plan in controller.training_plans(grid) for step in plan}
+    if controller.training_symmetries:
         known = frozenset([PatchIndex(0, 2, 1)])
-        assert {step.view for step in controller.plan(grid, known)} <= {view for _, view in controller.training_views}
-        assert trained == {view for weight, view in controller.training_views if weight > 0}
+        assert {step.symmetry for step in controller.plan(grid, known)} <= {
+            symmetry for _, symmetry in controller.training_symmetries
+        }
+        assert trained == {symmetry for weight, symmetry in controller.training_symmetries if weight > 0}
     else:
         assert controller.training_plans(grid) == [(1.0, tuple(controller.plan(grid)))]
 
@@ -148,4 +150,4 @@ def test_plans_are_lazy():
 @pytest.mark.parametrize("controller", CONTROLLERS, ids=repr)
 def test_controllers_are_values(controller):
     assert eval(repr(controller), {type(controller).__name__: type(controller)}) == controller
-    assert all(view in VIEWS for _, view in controller.training_views)
+    assert all(symmetry in SYMMETRIES for _, symmetry in controller.training_symmetries)

@@ -11,8 +11,8 @@ from nuwa_lightning.planning.direction import (
     RasterDirectionController,
     SpiralDirectionController,
 )
-from nuwa_lightning.planning.direction.fit import PAPER_VIEWS, RING, best_view, misfit
-from nuwa_lightning.planning.geometry import VIEWS, ZETA, PatchGrid, PatchIndex, view_named
+from nuwa_lightning.planning.direction.fit import PAPER_SYMMETRIES, RING, best_symmetry, misfit
+from nuwa_lightning.planning.geometry import SYMMETRIES, ZETA, PatchGrid, PatchIndex, symmetry_named
 from tests.strategies import canvases
 
 
@@ -25,7 +25,7 @@ def test_raster_writes_in_reading_order(canvas):
     grid, known = canvas
     steps = list(RasterDirectionController().plan(grid, known))
     assert [step.patch for step in steps if not step.known] == [patch for patch in grid if patch not in known]
-    assert {step.view for step in steps} == {ZETA}
+    assert {step.symmetry for step in steps} == {ZETA}
 
 
 def test_raster_goes_down_for_ever():
@@ -87,30 +87,30 @@ def test_views_are_those_that_know_most(canvas):
                 continue
             near = [PatchIndex(step.patch.t, step.patch.y + y, step.patch.x + x) for y, x in RING]
 
-            def count(view, near=near, patch=step.patch, finished=finished):
-                return sum(o in finished and view.order_key(o) < view.order_key(patch) for o in near)
+            def count(symmetry, near=near, patch=step.patch, finished=finished):
+                return sum(o in finished and symmetry.order_key(o) < symmetry.order_key(patch) for o in near)
 
-            assert count(step.view) == max(count(view_named(name)) for name in PAPER_VIEWS)
+            assert count(step.symmetry) == max(count(symmetry_named(name)) for name in PAPER_SYMMETRIES)
             finished.add(step.patch)
 
 
-@pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.name)
-def test_every_context_of_training_is_regular(view):
-    """In its own order, on any rectangle, a view fits every patch without a misfit, and nothing fits better."""
+@pytest.mark.parametrize("symmetry", SYMMETRIES, ids=lambda symmetry: symmetry.name)
+def test_every_context_of_training_is_regular(symmetry):
+    """In its own order, on any rectangle, a symmetry fits every patch without a misfit, and nothing fits better."""
     for height, width in itertools.product(range(1, 5), repeat=2):
         grid = PatchGrid(1, height, width)
         finished = set()
-        for patch in view.walk(grid):
+        for patch in symmetry.walk(grid):
             mask = sum(1 << bit for bit, (y, x) in enumerate(RING) if patch.shifted((0, y, x)) in finished)
-            assert misfit(view, mask) == (0, 0)
-            assert best_view(mask, [*VIEWS, view][1:], view) == view
+            assert misfit(symmetry, mask) == (0, 0)
+            assert best_symmetry(mask, [*SYMMETRIES, symmetry][1:], symmetry) == symmetry
             finished.add(patch)
 
 
 def test_ties_go_to_the_view_before_then_to_the_first_named():
-    views = [view_named(name) for name in ("zeta", "omega", "omega*")]
-    assert best_view(0, views, None) == views[0]
-    assert best_view(0, views, views[2]) == views[2]
+    symmetries = [symmetry_named(name) for name in ("zeta", "omega", "omega*")]
+    assert best_symmetry(0, symmetries, None) == symmetries[0]
+    assert best_symmetry(0, symmetries, symmetries[2]) == symmetries[2]
 
 
 @pytest.mark.parametrize(
@@ -118,8 +118,8 @@ def test_ties_go_to_the_view_before_then_to_the_first_named():
     [
         (lambda: OutwardDirectionController((0.5, 1.5)), r"origin: \(0.5, 1.5\): give two shares"),
         (lambda: OutwardDirectionController((0.5,)), "origin: .*: give two shares"),
-        (lambda: OutwardDirectionController(views=("up",)), r"views: \['up'\]: choose one of omega"),
-        (lambda: SpiralDirectionController(views=()), r"views: \[\]: name at least one view"),
+        (lambda: OutwardDirectionController(symmetries=("up",)), r"symmetries: \['up'\]: choose one of omega"),
+        (lambda: SpiralDirectionController(symmetries=()), r"symmetries: \[\]: name at least one symmetry"),
     ],
 )
 def test_options_are_checked(make, message):

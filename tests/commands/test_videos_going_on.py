@@ -1,4 +1,4 @@
-"""A film is killed wherever it stands and goes on to the same bits."""
+"""A video is killed wherever it stands and goes on to the same bits."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ NOTHING = ("--size", "46x30")
 
 @pytest.fixture(scope="module")
 def folder(filmed: Path, tmp_path_factory: pytest.TempPathFactory, sample_photos) -> Path:
-    """Two runs: "films", and "guided", which has a decoder that looks at the frame before."""
-    made = tmp_path_factory.mktemp("killed_films")
-    (made / "films").symlink_to(filmed / "films")
+    """Two runs: "videos", and "guided", which has a decoder that looks at the frame before."""
+    made = tmp_path_factory.mktemp("killed_videos")
+    (made / "videos").symlink_to(filmed / "videos")
     (made / "guided").mkdir()
     for part in ("model", "tokenizer"):
-        (made / "guided" / part).symlink_to(filmed / "films" / part)
+        (made / "guided" / part).symlink_to(filmed / "videos" / part)
     torch.manual_seed(0)
-    decoder = PixelGuidedDecoder.start(load_tokenizer(filmed / "films" / "tokenizer"), (1, 1))
+    decoder = PixelGuidedDecoder.start(load_tokenizer(filmed / "videos" / "tokenizer"), (1, 1))
     for parameter in decoder.guide.parameters():
         torch.nn.init.normal_(parameter, std=0.2)  # as if it had learned to look
     save_pixel_guided(made / "guided" / "pixel_guided", decoder.eval())
@@ -58,7 +58,7 @@ def content(path: Path) -> dict[str, bytes]:
 
 
 CASES = [
-    ("films", ".mp4", NOTHING),
+    ("videos", ".mp4", NOTHING),
     ("guided", ".frames", NOTHING),
     ("guided", ".frames", ("--image", "in.png")),
 ]
@@ -101,17 +101,17 @@ def test_sigkill_at_random_points(server: Server, folder: Path) -> None:
 
 
 def test_a_change_is_refused_and_named(server: Server, folder: Path) -> None:
-    assert server.run(*command("films", "changed.gif", *NOTHING), at=30) == -signal.SIGKILL
-    assert server.run(*command("films", "changed.gif", *NOTHING)) == 2
+    assert server.run(*command("videos", "changed.gif", *NOTHING), at=30) == -signal.SIGKILL
+    assert server.run(*command("videos", "changed.gif", *NOTHING)) == 2
     assert "an unfinished run of it is there" in server.said()
     for more, words in (
         (("--frames", "12"), "frames was 9, now 12"),
         (("--fps", "12"), "fps was 8.0, now 12.0"),
         (("--checkpoint", "guided"), "checkpoint's pixel_guided was not given, now"),
     ):
-        assert server.run(*command("films", "changed.gif", *NOTHING, "--resume", *more)) == 2
+        assert server.run(*command("videos", "changed.gif", *NOTHING, "--resume", *more)) == 2
         assert words in server.said()
-    assert server.run(*command("films", "changed.gif", *NOTHING, "--resume")) == 0
+    assert server.run(*command("videos", "changed.gif", *NOTHING, "--resume")) == 0
     assert read_metadata(folder / "changed.gif")["frames"] == 9
     assert server.run("generate", "--from", "changed.gif", "--output", "again.gif") == 0, server.said()
     assert content(folder / "again.gif") == content(folder / "changed.gif")

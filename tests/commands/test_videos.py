@@ -1,4 +1,4 @@
-"""``generate --frames``: films of every task, the given picture as their first frame; one line for what is wrong."""
+"""``generate --frames``: videos of every task, the given image as their first frame; one line for what is wrong."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytest.importorskip("av")
 
 @pytest.fixture
 def run(workplace, filmed, sample_photos) -> Path:
-    for name in ("two", "films"):
+    for name in ("two", "videos"):
         (workplace / name).symlink_to(filmed / name)
     Image.fromarray(sample_photos["flower.jpg"][200:231, 300:345]).save("in.png")
     Image.new("RGB", (5, 31)).save("small.png")
@@ -28,8 +28,8 @@ def frames(folder: str) -> list[np.ndarray]:
     return [np.asarray(Image.open(path)) for path in sorted(Path(folder).glob("*.png"))]
 
 
-def test_the_model_says_that_it_was_trained_on_films(run):
-    for name, frames in (("films", 3), ("two", 1)):
+def test_the_model_says_that_it_was_trained_on_videos(run):
+    for name, frames in (("videos", 3), ("two", 1)):
         assert json.loads(Path(name, "model", "config.json").read_text())["frames"] == frames
 
 
@@ -37,8 +37,8 @@ def test_suffixes_are_those_of_the_writers() -> None:
     assert tuple(VIDEO_WRITERS) == SUFFIXES
 
 
-def test_a_picture_begins_to_move(run, shell):
-    options = ("--checkpoint", "films", "--image", "in.png", "--frames", "5", "--seed", 3)
+def test_a_image_begins_to_move(run, shell):
+    options = ("--checkpoint", "videos", "--image", "in.png", "--frames", "5", "--seed", 3)
     assert shell("generate", *options, "--output", "out.frames").status == 0
     made, given = frames("out.frames"), np.asarray(Image.open("in.png"))
     assert len(made) == 5
@@ -50,24 +50,24 @@ def test_a_picture_begins_to_move(run, shell):
     assert shell("generate", "--from", "out.frames", "--output", "again.frames").status == 0
     for a, b in zip(made, frames("again.frames"), strict=True):
         assert np.array_equal(a, b)
-    # A longer film begins alike.
+    # A longer video begins alike.
     assert shell("generate", *options, "--frames", "7", "--output", "longer.frames").status == 0
     for a, b in zip(made, frames("longer.frames"), strict=False):
         assert np.array_equal(a, b)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_film_from_nothing(run, shell, suffix):
-    output = f"film{suffix}"
-    options = ("--checkpoint", "films", "--size", "48x38", "--frames", "4", "--fps", "10")
+def test_a_video_from_nothing(run, shell, suffix):
+    output = f"video{suffix}"
+    options = ("--checkpoint", "videos", "--size", "48x38", "--frames", "4", "--fps", "10")
     assert shell("generate", *options, "--output", output).status == 0
     said = read_metadata(output)
     assert (said["task"], said["size"], said["frames"], said["fps"]) == ("unconditional", [48, 38], 4, 10.0)
     assert not [p.name for p in run.iterdir() if "journal" in p.name]
 
 
-def test_several_films_and_a_closed_one(run, shell):
-    options = ("--checkpoint", "films", "--size", "48x32", "--frames", "3")
+def test_several_videos_and_a_closed_one(run, shell):
+    options = ("--checkpoint", "videos", "--size", "48x32", "--frames", "3")
     assert shell("generate", *options, "--count", "2", "--output", "some.frames").status == 0
     one, two = frames("some-0.frames"), frames("some-1.frames")
     assert not np.array_equal(one[0], two[0])
@@ -85,34 +85,34 @@ def test_several_films_and_a_closed_one(run, shell):
             ("--task", "outpaint", "--image", "in.png", "--expand", "left=9", "--frames", "3"),
             "--frames: 3: --task outp",
         ),
-        (("--image", "in.png", "--frames", "1", "--output", "out.gif"), "--frames: 1: the picture is the first one"),
-        (("--image", "in.png", "--frames", "3", "--output", "out.mp4"), "45x31 pixels of the picture, only even sides"),
+        (("--image", "in.png", "--frames", "1", "--output", "out.gif"), "--frames: 1: the image is the first one"),
+        (("--image", "in.png", "--frames", "3", "--output", "out.mp4"), "45x31 pixels of the image, only even sides"),
         (("--image", "small.png", "--frames", "3", "--output", "out.gif"), "smaller than one patch of"),
         (("--image", "gone.png", "--frames", "3", "--output", "out.gif"), "--image: gone.png: no such file"),
         (("--image", "in.png", "--frames", "3", "--size", "64x64"), "--size: 64x64: the size follows"),
-        (("--task", "animate", "--frames", "3"), "--task: animate: it needs a picture"),
+        (("--task", "animate", "--frames", "3"), "--task: animate: it needs an image"),
         (
             ("--task", "animate", "--image", "in.png", "--expand", "left=9"),
-            "--expand: left=9: a film goes on from a whole",
+            "--expand: left=9: a video goes on from a whole",
         ),
         (("--task", "text-to-video", "--frames", "3"), "--task: text-to-video: it needs a text"),
         (("--task", "text-to-video", "--prompt", " ", "--frames", "3"), "is empty: say what is to be seen"),
         (("--prompt", "a lake", "--frames", "3"), "reads no text: train one that does by recipes/landscape_text_video"),
-        (("--frames", "3", "--size", "x64", "--output", "out.mp4"), "--size: x64: a film has a width and a height"),
+        (("--frames", "3", "--size", "x64", "--output", "out.mp4"), "--size: x64: a video has a width and a height"),
         (("--frames", "3", "--fps", "0"), "--fps: 0.0: give frames a second"),
-        (("--frames", "3", "--preview", "p.png"), "--preview: p.png: it is of a picture"),
+        (("--frames", "3", "--preview", "p.png"), "--preview: p.png: it is of an image"),
         (("--frames", "3", "--waves", "3"), "--waves: 3"),
         (("--frames", "3", "--size", "45x31", "--output", "out.mp4"), "--size: 45x31: MP4 needs sides"),
         (
             ("--frames", "3", "--checkpoint", "two"),
-            "trained on pictures, not on films: train one by recipes/landscape_v",
+            "trained on images, not on videos: train one by recipes/landscape_v",
         ),
         (("--task", "animat", "--frames", "3"), "--task: animat: did you mean animate?"),
     ],
 )
 def test_what_does_not_fit_is_refused(run, shell, options, words):
     before = {p.name for p in run.iterdir()}
-    more = () if "--checkpoint" in options else ("--checkpoint", "films")
+    more = () if "--checkpoint" in options else ("--checkpoint", "videos")
     done = shell("generate", *more, *options)
     assert (done.status, words in done.error) == (2, True), done.error
     assert {p.name for p in run.iterdir()} == before
@@ -120,7 +120,7 @@ def test_what_does_not_fit_is_refused(run, shell, options, words):
 
 def test_what_is_there_is_kept(run, shell):
     Path("out.gif").write_text("mine")
-    options = ("--checkpoint", "films", "--size", "32x32", "--frames", "2", "--output", "out.gif")
+    options = ("--checkpoint", "videos", "--size", "32x32", "--frames", "2", "--output", "out.gif")
     assert "exists already" in shell("generate", *options).error
     assert Path("out.gif").read_text() == "mine"
     assert shell("generate", *options, "--overwrite").status == 0

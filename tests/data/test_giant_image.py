@@ -1,4 +1,4 @@
-"""One huge picture: read by parts, the same pixels as whole, no part twice, nothing of it held, what is broken told."""
+"""One huge image: read by parts, the same pixels as whole, no part twice, nothing of it held, what is broken told."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from nuwa_lightning.data import GiantPicture, PhotosDataModule, TokenDataModule
+from nuwa_lightning.data import GiantImage, PhotosDataModule, TokenDataModule
+from nuwa_lightning.data.crops import CropSettings
 from nuwa_lightning.data.reading import ImageReadError
 from nuwa_lightning.data.token_cache import BankSettings
-from nuwa_lightning.data.views import Views
-from nuwa_lightning.data.windows import TiffWindows, WholePicture, open_windows
+from nuwa_lightning.data.windows import TiffWindows, WholeImage, open_windows
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.models.vqgan import VQGAN, VQGANSize
+from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
 from nuwa_lightning.writers import open_writer
 from tests.data.conftest import Paint, painted
 
@@ -37,42 +37,42 @@ def test_windows_equal_reading_the_whole(tmp_path: Path, kind: str, deep: bool) 
     pixels = painted(150, 333)
     stored = pixels.astype(np.uint16) * 257 if deep else pixels
     tifffile.imwrite(tmp_path / "a.tif", stored, photometric="rgb", **KINDS[kind])
-    with open_windows(tmp_path / "a.tif") as picture:
-        assert isinstance(picture, TiffWindows)
-        assert picture.size == (150, 333)
-        np.testing.assert_array_equal(picture.read(0, 0, 150, 333), pixels)
+    with open_windows(tmp_path / "a.tif") as image:
+        assert isinstance(image, TiffWindows)
+        assert image.size == (150, 333)
+        np.testing.assert_array_equal(image.read(0, 0, 150, 333), pixels)
         random = np.random.default_rng(0)
         for _ in range(30):
             (top, height), (left, width) = (
                 (a, int(random.integers(1, n - a + 1))) for a, n in ((int(random.integers(n)), n) for n in (150, 333))
             )
-            window = picture.read(top, left, height, width)
+            window = image.read(top, left, height, width)
             np.testing.assert_array_equal(window, pixels[top : top + height, left : left + width])
-        with pytest.raises(ValueError, match="of a picture of 150x333"):
-            picture.read(100, 0, 51, 10)
+        with pytest.raises(ValueError, match="of an image of 150x333"):
+            image.read(100, 0, 51, 10)
 
 
 def test_grey_and_what_only_pillow_reads(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     grey = painted(40, 50)[..., 0]
     tifffile.imwrite(tmp_path / "grey.tif", grey, tile=(16, 16))
-    with open_windows(tmp_path / "grey.tif") as picture:
-        assert isinstance(picture, TiffWindows)
-        np.testing.assert_array_equal(picture.read(3, 4, 30, 20), np.repeat(grey[3:33, 4:24, None], 3, axis=2))
+    with open_windows(tmp_path / "grey.tif") as image:
+        assert isinstance(image, TiffWindows)
+        np.testing.assert_array_equal(image.read(3, 4, 30, 20), np.repeat(grey[3:33, 4:24, None], 3, axis=2))
     for name, options in (("a.png", {}), ("a.jpg", {}), ("lzw.tif", {"compression": "tiff_lzw"})):
         Image.fromarray(painted(40, 50)).save(tmp_path / name, **options)
-        with open_windows(tmp_path / name) as picture:
+        with open_windows(tmp_path / name) as image:
             with Image.open(tmp_path / name) as whole:
                 expected = np.asarray(whole)[5:15, 6:30]
-            np.testing.assert_array_equal(picture.read(5, 6, 10, 24), expected)
+            np.testing.assert_array_equal(image.read(5, 6, 10, 24), expected)
     with pytest.raises(ImageReadError, match="more than max_pixels=100"):
         open_windows(tmp_path / "a.png", max_pixels=100)
     with pytest.raises(UsageError, match=r"data\.photos\.path: .*raise --data\.photos\.max_pixels if you trust"):
-        GiantPicture(str(tmp_path / "a.png"), max_pixels=100, cache=str(tmp_path / "cache")).photos("train")
+        GiantImage(str(tmp_path / "a.png"), max_pixels=100, cache=str(tmp_path / "cache")).photos("train")
     # Turned by its EXIF data: as Pillow reads it.
     Image.fromarray(painted(40, 50)).save(tmp_path / "turned.tif", tiffinfo={274: 6})
-    with open_windows(tmp_path / "turned.tif") as picture:
-        assert isinstance(picture, WholePicture)
-        assert picture.size == (50, 40)
+    with open_windows(tmp_path / "turned.tif") as image:
+        assert isinstance(image, WholeImage)
+        assert image.size == (50, 40)
     said = [
         f"{tmp_path / name}: a TIFF of a kind that is held whole; upright RGB" for name in ("lzw.tif", "turned.tif")
     ]
@@ -86,13 +86,13 @@ def test_reading_by_parts_holds_little_and_decodes_each_part_once(tmp_path: Path
     tiles, tile_bytes = 8 * 32, 3 * 64 * 64
 
     def read_all(held: int) -> TiffWindows:
-        with open_windows(tmp_path / "a.tif", held_bytes=held) as picture:
-            assert isinstance(picture, TiffWindows)
+        with open_windows(tmp_path / "a.tif", held_bytes=held) as image:
+            assert isinstance(image, TiffWindows)
             for top in range(0, 512, 128):
                 for left in range(0, 2048 - 255, 128):
-                    window = picture.read(top, left, 128, 256)
+                    window = image.read(top, left, 128, 256)
                     np.testing.assert_array_equal(window, pixels[top : top + 128, left : left + 256])
-            return picture
+            return image
 
     roomy = read_all(64 * tile_bytes)
     assert roomy.decoded == tiles
@@ -100,10 +100,10 @@ def test_reading_by_parts_holds_little_and_decodes_each_part_once(tmp_path: Path
     poor = read_all(4 * tile_bytes)
     assert poor.most_held <= 4 * tile_bytes
     assert tiles < poor.decoded <= 4 * 15 * 8
-    with open_windows(tmp_path / "a.tif") as picture:
-        assert isinstance(picture, TiffWindows)
-        picture.read(100, 100, 20, 20)
-        assert picture.decoded == 1
+    with open_windows(tmp_path / "a.tif") as image:
+        assert isinstance(image, TiffWindows)
+        image.read(100, 100, 20, 20)
+        assert image.decoded == 1
 
 
 def test_broken_files_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -116,14 +116,14 @@ def test_broken_files_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture)
         "cut.tif": (whole[:-5], "cut short: it has"),
         "half.tif": (whole[:230], "damaged: it does not say where its 4 parts lie|cut short"),
         "directory.tif": (whole[:100], "damaged: "),
-        "text.tif": (b"not a picture at all", "not a picture in any of the formats"),
+        "text.tif": (b"not an image at all", "not an image in any of the formats"),
         "head.tif": (whole[:6], "damaged: "),
         "hole.tif": (whole[: start + 2] + b"\xff" * 40 + whole[start + 42 :], "part 2 of 4 is damaged"),
     }
     for name, (content, words) in cases.items():
         if content is not None:
             (tmp_path / name).write_bytes(content)
-        source = GiantPicture(str(tmp_path / name), crop=64, overlap=0)
+        source = GiantImage(str(tmp_path / name), crop=64, overlap=0)
         with pytest.raises(UsageError, match=words) as told:
             source.prepare()
         assert str(told.value).startswith(f"--data.photos.path: {tmp_path / name}: ")
@@ -143,14 +143,14 @@ def test_broken_files_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture)
 )
 def test_crops_cover_every_view_of_their_part_and_never_the_other(height, width, crop, overlap, share) -> None:
     overlap = min(overlap, crop - 1)
-    crops = GiantPicture("a.tif", crop=crop, overlap=overlap, val_share=share).crops(height, width)
+    crops = GiantImage("a.tif", crop=crop, overlap=overlap, val_share=share).crops(height, width)
     seen = {split: np.zeros((height, width), bool) for split in ("train", "val")}
     corners = {split: np.zeros((height, width), bool) for split in ("train", "val")}
     for c in crops:
         assert 0 <= c.top < c.top + c.height <= height
         assert 0 <= c.left < c.left + c.width <= width
         seen[c.split][c.top : c.top + c.height, c.left : c.left + c.width] = True
-        # Where a view of the overlap's size may begin within this crop.
+        # Where a crop of the overlap's size may begin within this crop.
         tall, wide = max(0, c.height - overlap + 1), max(0, c.width - overlap + 1)
         corners[c.split][c.top : c.top + tall, c.left : c.left + wide] = True
     assert not (seen["train"] & seen["val"]).any()
@@ -165,16 +165,16 @@ def test_crops_cover_every_view_of_their_part_and_never_the_other(height, width,
 
 @pytest.fixture
 def scroll(tmp_path: Path) -> Path:
-    """A picture as the program itself writes it, pasted from several."""
+    """An image as the program itself writes it, pasted from several."""
     with open_writer(tmp_path / "scroll.tif", 640, 100) as writer:
         for n in range(8):
             writer.write(painted(100, 80, seed=n), y=0, x=80 * n)
     return tmp_path / "scroll.tif"
 
 
-def test_crops_are_the_picture_s_pixels_and_are_cut_once(scroll: Path, own_cache: Path) -> None:
+def test_crops_are_the_image_s_pixels_and_are_cut_once(scroll: Path, own_cache: Path) -> None:
     pixels = np.concatenate([painted(100, 80, seed=n) for n in range(8)], axis=1)
-    source = GiantPicture(str(scroll), crop=64, overlap=16, val_share=0.25, caption="waves")
+    source = GiantImage(str(scroll), crop=64, overlap=16, val_share=0.25, caption="waves")
     source.prepare()
     names = {}
     for split in ("train", "val"):
@@ -188,23 +188,27 @@ def test_crops_are_the_picture_s_pixels_and_are_cut_once(scroll: Path, own_cache
     record = source.record()
     assert record["size"] == [100, 640]
     assert record["train"] + record["val"] == len(names)
-    again = GiantPicture(str(scroll), crop=64, overlap=16, val_share=0.25)
+    again = GiantImage(str(scroll), crop=64, overlap=16, val_share=0.25)
     assert [p.path for p in again.photos("train")] == [p.path for p in source.photos("train")]
     assert {path: path.stat().st_mtime_ns for path in names} == names
     assert len(list((own_cache / "crops-1").glob("*/index.json"))) == 1
 
 
 def test_it_feeds_both_stages(scroll: Path) -> None:
-    def source() -> GiantPicture:
-        return GiantPicture(str(scroll), crop=64, overlap=32, val_share=0.25)
+    def source() -> GiantImage:
+        return GiantImage(str(scroll), crop=64, overlap=32, val_share=0.25)
 
-    views = PhotosDataModule(source(), views=Views(32, (64,), val_short_sides=(64,)), batch_size=2, steps_per_epoch=2)
-    views.prepare_data()
-    views.setup("fit")
-    assert next(iter(views.train_dataloader()))["image"].shape == (2, 3, 32, 32)
-    assert len(views.val_dataloader()) == 1
+    crops = PhotosDataModule(
+        source(), crops=CropSettings(32, (64,), val_short_sides=(64,)), batch_size=2, steps_per_epoch=2
+    )
+    crops.prepare_data()
+    crops.setup("fit")
+    assert next(iter(crops.train_dataloader()))["image"].shape == (2, 3, 32, 32)
+    assert len(crops.val_dataloader()) == 1
     torch.manual_seed(0)
-    size = VQGANSize(16, 4, encoder_channels=(8, 8), encoder_blocks=(0, 0), decoder_channels=(8,), decoder_blocks=(0,))
+    size = VQGANConfig(
+        16, 4, encoder_channels=(8, 8), encoder_blocks=(0, 0), decoder_channels=(8,), decoder_blocks=(0,)
+    )
     tokens = TokenDataModule(
         source(), grid=(4, 4), bank=BankSettings((64,), flips=False, phases=1), batch_size=2, steps_per_epoch=2
     )
@@ -220,4 +224,4 @@ def test_it_feeds_both_stages(scroll: Path) -> None:
 )
 def test_options_that_make_no_sense_are_refused(options, option, paint: Paint) -> None:
     with pytest.raises(UsageError, match=rf"^--data\.photos\.{option}: "):
-        GiantPicture(str(paint("a.png")), **options)
+        GiantImage(str(paint("a.png")), **options)

@@ -1,4 +1,4 @@
-"""Cutting square views from prepared photos: at random for training, at the centre for validation."""
+"""Cutting square crops from prepared photos: at random for training, at the centre for validation."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from nuwa_lightning.data.reading import ImageReadError
 from nuwa_lightning.data.streams import Batch, generator, photo_of_sample
 from nuwa_lightning.errors import UsageError
 
-# Legend: B views of a batch, Y, X pixels along the axes, 3 colours.
+# Legend: B crops of a batch, Y, X pixels along the axes, 3 colours.
 
 _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Views:
-    """How views are cut from photos.
+class CropSettings:
+    """How crops are cut from photos.
 
     Attributes:
-        size: side of a training view in pixels.
-        short_sides: a photo is shrunk to one of these lengths of its shorter side, drawn at random, and the view cut
+        size: side of a training crop in pixels.
+        short_sides: a photo is shrunk to one of these lengths of its shorter side, drawn at random, and the crop cut
             from it at random: small ones show whole scenes, large ones detail. Photos are never enlarged.
         flip: probability of a left-right flip.
         colour_jitter: strength of random changes of brightness, contrast, saturation and colour balance; 0 is off, 0.15
             mild.
-        val_size: side of a validation view in pixels; None takes ``size``.
+        val_size: side of a validation crop in pixels; None takes ``size``.
         val_short_sides: validation shows the centre of each photo at each of these.
     """
 
@@ -45,7 +45,7 @@ class Views:
 
     @property
     def validation_size(self) -> int:
-        """Side of a validation view in pixels."""
+        """Side of a validation crop in pixels."""
         return self.size if self.val_size is None else self.val_size
 
     def check(self) -> None:
@@ -57,24 +57,24 @@ class Views:
         pairs = (("", self.size, self.short_sides), ("val_", self.validation_size, self.val_short_sides))
         for name, size, sides in pairs:
             if size < 1:
-                raise UsageError(f"data.views.{name}size", size, "give 1 pixel or more")
+                raise UsageError(f"data.crops.{name}size", size, "give 1 pixel or more")
             if not sides or max(sides) < size:
                 raise UsageError(
-                    f"data.views.{name}short_sides", list(sides), f"give at least one length of {size} px or more"
+                    f"data.crops.{name}short_sides", list(sides), f"give at least one length of {size} px or more"
                 )
         if not 0.0 <= self.flip <= 1.0:
-            raise UsageError("data.views.flip", self.flip, "give a probability in [0, 1]")
+            raise UsageError("data.crops.flip", self.flip, "give a probability in [0, 1]")
         if not 0.0 <= self.colour_jitter < 1.0:
-            raise UsageError("data.views.colour_jitter", self.colour_jitter, "give a strength in [0, 1)")
+            raise UsageError("data.crops.colour_jitter", self.colour_jitter, "give a strength in [0, 1)")
 
 
 @final
 @dataclass(frozen=True)
-class TrainViews:
-    """Random views; batch ``step`` is a pure function of the fields and ``step``."""
+class RandomCrops:
+    """Random crops; batch ``step`` is a pure function of the fields and ``step``."""
 
     photos: PreparedPhotos
-    views: Views
+    crops: CropSettings
     batch_size: int
     seed: int
     rank: int
@@ -85,7 +85,7 @@ class TrainViews:
         first = (step * self.world + self.rank) * self.batch_size
         made = [self._view(first + place) for place in range(self.batch_size)]
         return {
-            "image": torch.from_numpy(np.stack([view_3YX for view_3YX, _ in made])),
+            "image": torch.from_numpy(np.stack([crop_3YX for crop_3YX, _ in made])),
             "index": torch.tensor([index for _, index in made]),
         }
 
@@ -93,19 +93,19 @@ class TrainViews:
         random = generator(self.seed, 2, sample)
         index = photo_of_sample(self.seed, sample, len(self.photos))
         index, array_YX3 = _readable(self.photos, index, int(random.integers(1 << 30)))
-        size = self.views.size
+        size = self.crops.size
         y = int(random.integers(array_YX3.shape[0] - size + 1))
         x = int(random.integers(array_YX3.shape[1] - size + 1))
-        view_3YX = as_image(array_YX3[y : y + size, x : x + size])
-        if random.random() < self.views.flip:
-            view_3YX = view_3YX[:, :, ::-1]
-        if self.views.colour_jitter:
-            view_3YX = jitter_colours(view_3YX, self.views.colour_jitter, random)
-        return np.ascontiguousarray(view_3YX), index
+        crop_3YX = as_image(array_YX3[y : y + size, x : x + size])
+        if random.random() < self.crops.flip:
+            crop_3YX = crop_3YX[:, :, ::-1]
+        if self.crops.colour_jitter:
+            crop_3YX = jitter_colours(crop_3YX, self.crops.colour_jitter, random)
+        return np.ascontiguousarray(crop_3YX), index
 
 
 @final
-class CentreViews(Dataset[Batch]):
+class CenterCrops(Dataset[Batch]):
     """The centre of every photo at every size, photo by photo."""
 
     def __init__(self, photos: PreparedPhotos, size: int) -> None:
@@ -120,8 +120,8 @@ class CentreViews(Dataset[Batch]):
         index, scale = self._places[place]
         index, array_YX3 = _readable(self._photos, index, scale)
         y, x = ((length - self._size) // 2 for length in array_YX3.shape[:2])
-        view_3YX = as_image(array_YX3[y : y + self._size, x : x + self._size])
-        return {"image": torch.from_numpy(view_3YX), "index": index}
+        crop_3YX = as_image(array_YX3[y : y + self._size, x : x + self._size])
+        return {"image": torch.from_numpy(crop_3YX), "index": index}
 
 
 def jitter_colours(

@@ -1,4 +1,4 @@
-"""Films of drawn landscapes with captions, made on the spot; see `nuwa_lightning.data.scenes`."""
+"""Videos of drawn landscapes with captions, made on the spot; see `nuwa_lightning.data.scenes`."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ class Drawn(Movement):
 
 
 @final
-class SyntheticFilms(VideoSource):
-    """Films of drawn landscapes: what is seen and how the camera moves is known, and told by the caption.
+class SyntheticVideos(VideoSource):
+    """Videos of drawn landscapes: what is seen and how the camera moves is known, and told by the caption.
 
     All 216 combinations of time of day, colour of the sky, mountains, water, snow and motion come up equally often. 36
     of them are held out for validation: each of their attributes is known from training, the combination is not.
 
     Args:
-        count: films in all.
-        frames: of each film.
+        count: videos in all.
+        frames: of each video.
         size: height and width in pixels.
-        seed: another seed, other films.
+        seed: another seed, other videos.
         cache: the cache folder; default: see `nuwa_lightning.data.folders.cache_folder`.
 
     Raises:
@@ -73,30 +73,30 @@ class SyntheticFilms(VideoSource):
     ) -> None:
         scenes = len(all_scenes(motions=True))
         if count < scenes:
-            raise UsageError("data.films.count", count, f"give {scenes} or more, one for each combination")
+            raise UsageError("data.videos.count", count, f"give {scenes} or more, one for each combination")
         if min(size) < 16:
-            raise UsageError("data.films.size", list(size), "give 16 pixels or more on each side")
+            raise UsageError("data.videos.size", list(size), "give 16 pixels or more on each side")
         if frames < 2:
-            raise UsageError("data.films.frames", frames, "give 2 or more")
+            raise UsageError("data.videos.frames", frames, "give 2 or more")
         self.count, self.frames, self.size, self.seed = count, frames, size, seed
-        self.file = cache_folder(cache) / "synthetic_films" / f"{_VERSION}.json"
+        self.file = cache_folder(cache) / "synthetic_videos" / f"{_VERSION}.json"
 
     def scene(self, number: int) -> Scene:
-        """Return what film ``number`` shows."""
+        """Return what video ``number`` shows."""
         scenes = all_scenes(motions=True)
         return scenes[number % len(scenes)]
 
     def prepare(self) -> None:
-        """Make the file that stands for all films; they are drawn when they are read."""
+        """Make the file that stands for all videos; they are drawn when they are read."""
         if not self.file.is_file():
             self.file.parent.mkdir(parents=True, exist_ok=True)
             write_json(self.file, {"drawn by": "nuwa_lightning.data.scenes", "version": _VERSION})
 
     def videos(self, split: Split) -> list[Video]:
-        """Return the films of ``split`` in the order of their numbers."""
+        """Return the videos of ``split`` in the order of their numbers."""
         out = {scene.name for scene in held_out_scenes(motions=True)}
         return [
-            self._film(number) for number in range(self.count) if (self.scene(number).name in out) == (split == "val")
+            self._video(number) for number in range(self.count) if (self.scene(number).name in out) == (split == "val")
         ]
 
     def option(self, split: Split) -> tuple[str, str]:
@@ -106,9 +106,9 @@ class SyntheticFilms(VideoSource):
     def record(self) -> dict[str, object]:
         """Return what was drawn."""
         size = [self.frames, *self.size]
-        return {"source": "synthetic films", "count": self.count, "size": size, "seed": self.seed}
+        return {"source": "synthetic videos", "count": self.count, "size": size, "seed": self.seed}
 
-    def _film(self, number: int) -> Video:
+    def _video(self, number: int) -> Video:
         scene, seed = self.scene(number), self.seed * 1_000_003 + number
         movement = Drawn(scene, seed, self.size, self.frames)
         return Video(self.file, f"{number:06d}", caption(scene, seed), scene.name, movement)

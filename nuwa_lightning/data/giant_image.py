@@ -1,4 +1,4 @@
-"""One huge picture as a set of overlapping crops, as the paper trains on a single scroll (section 4, RQF).
+"""One huge image as a set of overlapping crops, as the paper trains on a single scroll (section 4, RQF).
 
 Legend: Y, X pixels along the axes, 3 colours.
 """
@@ -23,7 +23,7 @@ _VERSION: Final = "crops-1"
 
 @dataclass(frozen=True)
 class Crop:
-    """A rectangle of the picture in pixels, and which side it is on."""
+    """A rectangle of the image in pixels, and which side it is on."""
 
     split: Split
     top: int
@@ -38,17 +38,17 @@ class Crop:
 
 
 @final
-class GiantPicture(PhotoSource):
-    """Crops of one picture, cut once, without holding the picture where its format allows (`data.windows`).
+class GiantImage(PhotoSource):
+    """Crops of one image, cut once, without holding the image where its format allows (`data.windows`).
 
     The end of the longer side is for validation; no crop reaches from one part into the other. To every other part of
     the program the crops are photos like any other.
 
     Args:
-        path: the picture: TIFF, PNG, JPEG, ...
+        path: the image: TIFF, PNG, JPEG, ...
         crop: side of the crops in pixels.
-        overlap: by how much neighbouring crops overlap at least, in pixels. With the side of a training view here every
-            view that the picture holds lies in some crop.
+        overlap: by how much neighboring crops overlap at least, in pixels. With the side of a training crop here every
+            crop that the image holds lies in some crop.
         val_share: share of the longer side that is for validation.
         caption: what is seen, for training with texts.
         max_pixels: limit on the pixels that are decoded at once; raise it for a huge PNG or JPEG that you trust.
@@ -85,14 +85,14 @@ class GiantPicture(PhotoSource):
         """Cut the crops, or find those that were cut before.
 
         Raises:
-            UsageError: if the picture is missing, damaged, or too large to be decoded.
+            UsageError: if the image is missing, damaged, or too large to be decoded.
         """
         if self._index:
             return
         try:
             said = [content_key(self.path), self.crop, self.overlap, self.val_share]
         except OSError as error:
-            raise UsageError("data.photos.path", self.path, f"{error.strerror}: give the file of a picture") from None
+            raise UsageError("data.photos.path", self.path, f"{error.strerror}: give the file of an image") from None
         place = self.folder / hashlib.sha256(json.dumps(said).encode()).hexdigest()[:24]
         if not (place / "index.json").is_file():
             with locked(self.folder):
@@ -116,18 +116,18 @@ class GiantPicture(PhotoSource):
         return "data.photos.path", str(self.path)
 
     def record(self) -> dict[str, object]:
-        """Return which picture it was, and how many crops of it were used."""
+        """Return which image it was, and how many crops of it were used."""
         height, width = self._size()
         crops = self.crops(height, width)
         return {
-            "source": "one picture",
+            "source": "one image",
             "path": str(self.path),
             "size": [height, width],
             **{split: sum(crop.split == split for crop in crops) for split in ("train", "val")},
         }
 
     def crops(self, height: int, width: int) -> list[Crop]:
-        """Return the crops of a picture of that size, row by row; none crosses the border of the two parts."""
+        """Return the crops of an image of that size, row by row; none crosses the border of the two parts."""
         long = max(height, width)
         border = long - round(long * self.val_share)
         found: list[Crop] = []
@@ -154,17 +154,17 @@ class GiantPicture(PhotoSource):
         from tqdm.auto import tqdm
 
         try:
-            with open_windows(self.path, max_pixels=self.max_pixels) as picture:
-                height, width = picture.size
+            with open_windows(self.path, max_pixels=self.max_pixels) as image:
+                height, width = image.size
                 with atomic_folder(place, overwrite=True) as partial:
                     bar = tqdm(self.crops(height, width), desc="cutting crops", unit="crop", disable=None)
                     for crop in bar:
-                        pixels_YX3 = picture.read(crop.top, crop.left, crop.height, crop.width)
+                        pixels_YX3 = image.read(crop.top, crop.left, crop.height, crop.width)
                         Image.fromarray(pixels_YX3).save(partial / crop.name, compress_level=1)
                     write_json(partial / "index.json", {"size": [height, width], "path": str(self.path)})
         except ImageReadError as error:
-            cure = error.cure.replace("max_pixels", "--data.photos.max_pixels") if error.over_limit else error.cure
-            raise UsageError("data.photos.path", self.path, f"{error.reason}: {cure}") from error
+            hint = error.hint.replace("max_pixels", "--data.photos.max_pixels") if error.over_limit else error.hint
+            raise UsageError("data.photos.path", self.path, f"{error.reason}: {hint}") from error
 
 
 def _starts(length: int, size: int, overlap: int) -> list[int]:

@@ -1,11 +1,11 @@
-"""Measure films: the numbers of docs/results.md, "Films".
+"""Measure videos: the numbers of docs/results.md, "Videos".
 
-    python docs/measure_films.py runs/landscape_video --output measured_films
+    python docs/measure_videos.py runs/landscape_video --output measured_videos
 
-Memory: the largest memory of ``generate`` for 10 and for 200 frames. Films: the first frame of each held-out film of
+Memory: the largest memory of ``generate`` for 10 and for 200 frames. Videos: the first frame of each held-out video of
 `LandscapeClips` begins to move, 60 frames of each are scored beside the real ones by ``python -m evaluation
 score-videos`` (flicker, frame difference, motion, distances of clips of 16 frames). Writes ``numbers.json``, the
-report, the films as folders of frames and a sheet of frames. About half an hour on two cores; ``--films 4`` and
+report, the videos as folders of frames and a sheet of frames. About half an hour on two cores; ``--videos 4`` and
 ``--no-memory`` shorten it.
 """
 
@@ -48,7 +48,7 @@ def generate(run: Path, *options: str) -> int:
 
 
 def memory(run: Path, output: Path) -> dict[str, float]:
-    """Return the largest memory for a short and for a long film, and the ratio."""
+    """Return the largest memory for a short and for a long video, and the ratio."""
     peaks = {}
     for frames in (10, 200):
         target = str((output / f"memory{frames}.frames").resolve())
@@ -57,9 +57,9 @@ def memory(run: Path, output: Path) -> dict[str, float]:
 
 
 def held_out(clips: ClipSettings, count: int | None, cache: str | None) -> list[tuple[str, NDArray[np.uint8]]]:
-    """Return the name and the frames ``(T, Y, X, 3)`` of each held-out film up to its first cut, sides even."""
-    films = LandscapeClips(seconds=2, pans=0.3, drifts=0.8, cache=cache)  # those of the recipe
-    data = LandscapeClipsDataModule(films, clips=clips, size=64, cache=cache)
+    """Return the name and the frames ``(T, Y, X, 3)`` of each held-out video up to its first cut, sides even."""
+    videos = LandscapeClips(seconds=2, pans=0.3, drifts=0.8, cache=cache)  # those of the recipe
+    data = LandscapeClipsDataModule(videos, clips=clips, size=64, cache=cache)
     data.prepare_data()
     found = []
     for entry in data.prepared("val").entries[:count]:
@@ -76,15 +76,15 @@ def save(folder: Path, frames_TYX3: NDArray[np.uint8]) -> None:
         Image.fromarray(np.ascontiguousarray(frame_YX3)).save(folder / f"{number:06d}.png")
 
 
-def animate(run: Path, output: Path, films: list[tuple[str, NDArray[np.uint8]]], frames: int, more: list[str]) -> None:
-    """Write real and generated films side by side as folders of frames, and a sheet of the generated ones."""
+def animate(run: Path, output: Path, videos: list[tuple[str, NDArray[np.uint8]]], frames: int, more: list[str]) -> None:
+    """Write real and generated videos side by side as folders of frames, and a sheet of the generated ones."""
     rows = []
-    for key, real_TYX3 in films:
+    for key, real_TYX3 in videos:
         save(output / "real" / key, real_TYX3)
         made = output / "generated" / f"{key}.frames"
         made.parent.mkdir(exist_ok=True)
-        picture = (output / "real" / key / "000000.png").resolve()
-        options = ("--image", str(picture), "--frames", str(frames), "--output", str(made.resolve()), "--overwrite")
+        image = (output / "real" / key / "000000.png").resolve()
+        options = ("--image", str(image), "--frames", str(frames), "--output", str(made.resolve()), "--overwrite")
         generate(run, *options, *more)
         sys.stderr.write(f"{key}\n")
         shown = [np.asarray(Image.open(made / f"{n:06d}.png"))[:, :240] for n in SHOWN if n < frames]
@@ -98,9 +98,9 @@ def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--output", type=Path, default=Path("measured_films"))
+    parser.add_argument("--output", type=Path, default=Path("measured_videos"))
     parser.add_argument("--frames", type=int, default=60)
-    parser.add_argument("--films", type=int, help="how many; default: all that are held out")
+    parser.add_argument("--videos", type=int, help="how many; default: all that are held out")
     parser.add_argument("--short_side", type=int, default=256)
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--cache", default=None)
@@ -110,8 +110,8 @@ def main() -> None:
     numbers: dict[str, Any] = {}
     if not options.no_memory:
         numbers["memory"] = memory(options.run, options.output)
-    films = held_out(ClipSettings(8, 4, short_side=options.short_side), options.films, options.cache)
-    animate(options.run, options.output, films, options.frames, options.option)
+    videos = held_out(ClipSettings(8, 4, short_side=options.short_side), options.videos, options.cache)
+    animate(options.run, options.output, videos, options.frames, options.option)
     report = options.output / "report.json"
     command = [sys.executable, "-m", "evaluation", "score-videos", "--output", str(report.resolve())]
     command += ["--real", str((options.output / "real").resolve())]
