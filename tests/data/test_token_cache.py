@@ -25,7 +25,7 @@ from tests.data.conftest import Paint
 class Means:
     """A token is the mean of a 4x4 square, as a whole number below ``codebook_size``; counts its calls."""
 
-    factor = 4
+    downsample_factor = 4
 
     def __init__(self, *, codebook_size: int = 1000, name: str = "means") -> None:
         self.codebook_size = codebook_size

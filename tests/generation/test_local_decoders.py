@@ -160,10 +160,10 @@ class Page:
         self.tokens_RN[1, :given] = 1
         self.written: list[list[int]] = []
 
-    def scores(self, places: range) -> Tensor:
+    def logits(self, places: range) -> Tensor:
         return torch.zeros(2, len(places), 8)
 
-    def write(self, places: range, tokens_RN: Tensor) -> None:
+    def set_tokens(self, places: range, tokens_RN: Tensor) -> None:
         kept = self.tokens_RN != ABSENT
         assert torch.equal(tokens_RN[kept], self.tokens_RN[kept])
         self.tokens_RN = tokens_RN

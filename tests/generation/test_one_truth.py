@@ -170,7 +170,7 @@ def test_known_patches_anywhere(pool: ContextPool) -> None:
     known = {PatchIndex(0, 1, 1): torch.randint(0, 16, (2, 2, 2)), PatchIndex(0, 0, 2): torch.randint(0, 16, (2, 2, 2))}
     direction = ArbitraryDirectionController()
     for ahead, repeat in itertools.product((False, True), repeat=2):
-        model = build(pool, 2, ahead=ahead, repeat=repeat)
+        model = build(pool, 2, ahead=ahead, copy_head=repeat)
         assert max_difference(model, pool, direction=direction, known=known) < 1e-9
 
 
