@@ -22,10 +22,7 @@ from torch import Tensor, nn
 
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.cpu_kernels import HEAD_WIDTHS, Kernels, PackedMatrix, kernels
-from nuwa_lightning.models.attention import attend
-from nuwa_lightning.models.neighbors import ABSENT
-from nuwa_lightning.models.nuwa_infinity import PatchTransformer
-from nuwa_lightning.models.patch_layer import PatchLayer
+from nuwa_lightning.models.nuwa_infinity import ABSENT, PatchLayer, PatchTransformer, attend
 
 Number = Literal["float32", "bfloat16", "int8"]
 """How numbers are kept. ``float32`` stands for the model's own numbers, whatever they are: the reference."""
@@ -211,7 +208,7 @@ class DecodingLayer:
             v_RGSD: values, likewise.
             start: place of the first position.
             end: place behind the last position; places from here on are not looked at.
-            bias: see :func:`nuwa_lightning.models.attention.attend`.
+            bias: see :func:`nuwa_lightning.models.nuwa_infinity.attend`.
         """
         norm = self._norm_attention
         h_MW = F.layer_norm(x_MW, norm.normalized_shape, norm.weight, norm.bias, norm.eps)

@@ -16,7 +16,7 @@ from torch import Tensor
 from nuwa_lightning.generation.patch_batch import PatchStates, RowBatch
 from nuwa_lightning.generation.prompts import Prompts
 from nuwa_lightning.models.layout import neighbor_positions
-from nuwa_lightning.models.neighbors import ABSENT, NEIGHBORS, Neighbor
+from nuwa_lightning.models.nuwa_infinity import ABSENT, NEIGHBORS, Neighbor
 from nuwa_lightning.planning.geometry import OMEGA
 from nuwa_lightning.planning.schedule import PlannedStep, TokenOrder
 

@@ -13,9 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nuwa_lightning.models.neighbors import ABSENT, NEIGHBORS, Neighbor
-from nuwa_lightning.models.nuwa_infinity import ContextGroup
-from nuwa_lightning.models.position import RelativePatchEmbedding
+from nuwa_lightning.models.nuwa_infinity import ABSENT, NEIGHBORS, ContextGroup, Neighbor, RelativePatchEmbedding
 from nuwa_lightning.planning.context.base import ContextPool
 from nuwa_lightning.planning.direction.base import Step
 from nuwa_lightning.planning.geometry import ZETA, PatchGrid, PatchIndex, PatchOffset, Symmetry

@@ -22,9 +22,7 @@ from nuwa_lightning.generation.patch_decoder import PatchDecoder, own_neighbors
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.models.layout import lay_out
-from nuwa_lightning.models.neighbors import ABSENT
-from nuwa_lightning.models.nuwa_infinity import PatchTransformer, TokenMask
-from nuwa_lightning.models.patch_layer import TransformerConfig
+from nuwa_lightning.models.nuwa_infinity import ABSENT, PatchTransformer, TokenMask, TransformerConfig
 from nuwa_lightning.planning.context import ContextPool, EmptyContextPool, FullContextPool, NearbyContextPool
 from nuwa_lightning.planning.direction import ArbitraryDirectionController, SpiralDirectionController
 from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex

@@ -14,9 +14,7 @@ from nuwa_lightning.generation.prompts import Prompts
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.models.layout import lay_out
-from nuwa_lightning.models.neighbors import Neighbor
-from nuwa_lightning.models.nuwa_infinity import PatchTransformer
-from nuwa_lightning.models.patch_layer import TransformerConfig
+from nuwa_lightning.models.nuwa_infinity import Neighbor, PatchTransformer, TransformerConfig
 from nuwa_lightning.planning.context import (
     ContextPool,
     EmptyContextPool,
