@@ -30,7 +30,7 @@ class PatchDecoder:
 
     Args:
         rows: the patches inside the model.
-        neighbors: neighbors of their tokens in context patches ``[R, N, K]``, see :func:`near_in_context`.
+        neighbors: neighbors of their tokens in context patches ``[R, N, K]``, see :func:`neighbors_in_context`.
         given: tokens that are given and never changed ``[R, N]``, else ``ABSENT``.
         guidance: rows with and without text.
         token_order: as in training.

@@ -104,7 +104,7 @@ def neighbor_positions(
     *,
     neighbors: tuple[Neighbor, ...] = NEIGHBORS,
 ) -> tuple[Tensor, Tensor]:
-    """Return :func:`near_sources` as two tensors ``[N, K]``, ``ABSENT`` where the other one or neither holds.
+    """Return :func:`neighbor_sources` as two tensors ``[N, K]``, ``ABSENT`` where the other one or neither holds.
 
     The first gives places in writing order in the patch itself, the second ``context * N + cell`` in its context.
     """

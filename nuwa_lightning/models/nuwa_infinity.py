@@ -130,7 +130,7 @@ class TokenMask:
 
 
 class Neighbor(NamedTuple):
-    """Where a token lies, seen from the cell to be written.
+    """Where a token lies, seen from the token to be predicted.
 
     Attributes:
         t: frames later.
@@ -176,12 +176,12 @@ ABSENT: Final = -1
 
 
 def neighbors(*, past: bool = False, ahead: bool = False, matched: bool = False) -> tuple[Neighbor, ...]:
-    """Return the neighbors that a model is handed, K of them.
+    """Return the neighbors that a model reads, K of them.
 
     Args:
         past: whether its pool reaches into earlier frames.
-        ahead: whether it is handed :data:`AHEAD`.
-        matched: whether its scores ask how things move, :data:`MATCHED`, which are the last ones.
+        ahead: whether it reads :data:`AHEAD`.
+        matched: whether its copy head looks at how things move, :data:`MATCHED`, which are the last ones.
     """
     return NEIGHBORS + (AHEAD if ahead else ()) + (PAST if past else ()) + (MATCHED if matched else ())
 
@@ -599,6 +599,12 @@ class TextConditioning(nn.Module):
 # -- copy head ---------------------------------------------------------------------------------------------------------
 
 
+_BESIDE: Final = 4
+_STEPS: Final = 2 * len(_AROUND)
+_LOUD: Final = 4.0
+"""So that weights of usual size make a likeness matter among logits."""
+
+
 class CopyHead(nn.Module):
     """Adds to the logits of the neighbors' own codes: how likely it is that one of them is simply repeated.
 
@@ -622,7 +628,7 @@ class CopyHead(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, logits_MV: Tensor, x_MW: Tensor, neighbors_MK: Tensor, codebook_KE: Tensor) -> Tensor:
-        """Add to ``logits_MV`` in place and return it.
+        """Add to ``logits_MV`` in place and return them.
 
         Args:
             logits_MV: of the codes, ``[..., V]``.
@@ -635,12 +641,6 @@ class CopyHead(nn.Module):
             x_MW = torch.cat([x_MW, motion(neighbors_MK, codebook_KE).to(x_MW.dtype)], dim=-1)
         more_MK = torch.where(there_MK, self.linear(x_MW).to(logits_MV.dtype), 0)
         return logits_MV.scatter_add_(-1, torch.where(there_MK, neighbors_MK, 0), more_MK)
-
-
-_BESIDE: Final = 4
-_STEPS: Final = 2 * len(_AROUND)
-_LOUD: Final = 4.0
-"""So that weights of usual size make a likeness matter among scores."""
 
 
 @torch.no_grad()
@@ -770,7 +770,7 @@ class PatchTransformer(nn.Module):
 
     @property
     def neighbors(self) -> tuple[Neighbor, ...]:
-        """Which neighbors of a token it is handed; those in earlier frames where its pool reaches there."""
+        """Which neighbors of a token it reads; those in earlier frames if its pool reaches there."""
         past = self.embedding_extent[0] > 0
         return neighbors(past=past, ahead=self.size.ahead, matched=past and self.size.copy_head)
 
@@ -822,7 +822,7 @@ class PatchTransformer(nn.Module):
     def embed_rows(
         self, tokens_RN: Tensor, symmetry_R: Tensor, *, neighbors_RNK: Tensor, masked_RN: Tensor | None = None
     ) -> Tensor:
-        """Return the input of the first layer ``[R, L, W]``: BOS, then every token with its place in the patch.
+        """Return the input of the first layer ``[R, L, W]``: BOS, then every token with its position in the patch.
 
         Args:
             tokens_RN: codes in writing order.
@@ -984,7 +984,7 @@ class PatchTransformer(nn.Module):
 
     @staticmethod
     def _mix(layer: PatchLayer, rows: _Rows, own: tuple[Tensor, Tensor, Tensor], seen: tuple[Tensor, Tensor]) -> Tensor:
-        """Attend group by group; everything that concerns all groups is done once, for the sake of the backward."""
+        """Attend group by group; what concerns all groups is done once, which makes the backward pass faster."""
         N = seen[0].shape[1]
         k_MNGD = seen[0].index_select(0, rows.seen_M)
         k_MNGD = layer.place_context(k_MNGD[:, None], rows.offset_M[:, None], rows.symmetry_M[:, None])[:, 0]
@@ -1014,7 +1014,7 @@ class PatchTransformer(nn.Module):
 class _Rows:
     """Every step of every sample, groups one after another, samples of one step side by side: each group is one slice.
 
-    M counts context places: every context patch of every row.
+    M counts every context patch of every row.
     """
 
     order_P: Tensor
