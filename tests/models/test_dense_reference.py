@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from nuwa_lightning.planning.context import ContextPool, NearbyContextPool
 from nuwa_lightning.planning.direction import ArbitraryDirectionController, DirectionController
 from nuwa_lightning.planning.direction import SpiralDirectionController as Spiral
 from nuwa_lightning.planning.geometry import SYMMETRIES, PatchGrid, PatchIndex, Symmetry
-from tests.generation.all_logits import all_logits, build
+from tests.generation.all_logits import all_logits, build, masked_logits
 from tests.strategies import ALL_SYMMETRIES, CONTROLLERS, POOLS
 from tests.text.letters import Letters
 
@@ -26,6 +27,7 @@ WAYS = {
     "up-right": (UP, RIGHT), "up-left": (UP, LEFT), "left-down": (LEFT, DOWN), "left-up": (LEFT, UP),
 }  # fmt: skip
 Way = tuple[tuple[int, int], tuple[int, int]]
+Step = tuple[tuple[int, int, int], str]
 BESIDE = [(0, -1, 0), (0, 0, -1), (0, -1, -1), (0, 1, -1)]
 SAME_FRAME = [*BESIDE, (0, -2, 0), (0, 0, -2), (0, 2, -1), (0, -2, -1)]
 AHEAD = [(0, 0, 1), (0, 1, 0), (0, -1, 1), (0, 1, 1)]
@@ -69,13 +71,13 @@ def attention(q_SX: Tensor, k_SX: Tensor, v_SX: Tensor, *, heads: int, seen: Ten
     return torch.cat(out, dim=-1)
 
 
-def motion(codes: Tensor, i: int, n: int, token: object) -> list[float]:
+def motion(codes: Tensor, token: Callable[[tuple[int, int, int]], int]) -> list[float]:
     """How alike what stands beside a cell (or stood around it) is to what it would have come from, a step away."""
     found = []
     for to, back in ((BESIDE, -1), ([(-1, *yx) for yx in AROUND], -2)):
         alike = []
         for dy, dx in AROUND:
-            pairs = [(token(i, n, (t, y, x)), token(i, n, (back, y + dy, x + dx))) for t, y, x in to]  # type: ignore
+            pairs = [(token((t, y, x)), token((back, y + dy, x + dx))) for t, y, x in to]
             values = [math.exp(-float((codes[a] - codes[b]).square().mean())) for a, b in pairs if a >= 0 and b >= 0]
             alike.append(sum(values) / len(values) if values else math.nan)
         there = [value for value in alike if not math.isnan(value)]
@@ -84,10 +86,25 @@ def motion(codes: Tensor, i: int, n: int, token: object) -> list[float]:
     return found
 
 
+def entries(steps: Sequence[Step], turn: Sequence[Way], extent: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    """Which offset and which relative symmetry any patch (column) has for any other (row)."""
+    P = len(steps)
+    offset_PP, relative_PP = torch.zeros(2, P, P, dtype=torch.long)
+    # The entries of the table: time first, then rows, then columns; later frames are never seen.
+    box = list(itertools.product(*(range(-e, (e if axis else 0) + 1) for axis, e in enumerate(extent))))
+    for i, j in itertools.product(range(P), range(P)):
+        t, y, x = (b - a for a, b in zip(steps[i][0], steps[j][0], strict=True))
+        inside = [max(-e, min(e, v)) for v, e in zip((min(0, t), *in_frame(turn[i], y, x)), extent, strict=True)]
+        offset_PP[i, j] = box.index(tuple(inside))
+        between = tuple(zip(in_frame(turn[i], *turn[j][0]), in_frame(turn[i], *turn[j][1]), strict=True))
+        relative_PP[i, j] = list(WAYS.values()).index(between)
+    return offset_PP, relative_PP
+
+
 def dense_logits(
     w: dict[str, Tensor],
     canvas_TYX: Tensor,
-    steps: Sequence[tuple[tuple[int, int, int], str]],
+    steps: Sequence[Step],
     sees: Sequence[set[int]],
     *,
     side: int,
@@ -96,11 +113,14 @@ def dense_logits(
     raster: bool,
     ahead: bool,
     text_SE: Tensor | None,
+    masked_PN: Tensor | None,
 ) -> Tensor:
-    """Return logits ``[P, N, K]``: the whole canvas as one masked sequence of P times BOS and N tokens.
+    """Return logits ``[P, N, K]``: the whole canvas as one masked sequence of U times BOS and N tokens.
+
+    Of a causal model U = P. Of a bidirectional one U = 2 P: every patch as it is, then every patch with tokens masked.
 
     Args:
-        w: weights of a causal model with patches of ``side`` x ``side`` tokens.
+        w: weights of a model with patches of ``side`` x ``side`` tokens.
         canvas_TYX: tokens.
         steps: patch ``(t, y, x)`` and name of its symmetry, in the order of the plan.
         sees: the steps that each one sees.
@@ -110,6 +130,7 @@ def dense_logits(
         raster: tokens row by row, without symmetries.
         ahead: whether neighbors on the other side are fed.
         text_SE: token states of a text.
+        masked_PN: which tokens are masked, for a bidirectional model.
     """
     P, N, codes, width = len(steps), side * side, w["codebook_KE"], len(w["bos"])
     which = [0 if raster else list(WAYS).index(name) for _, name in steps]
@@ -123,42 +144,47 @@ def dense_logits(
         cell[i, n] = (t, y * side + (v[0] + side - 1) // 2, x * side + (v[1] + side - 1) // 2)
     at = {place: number for number, place in cell.items()}
 
-    def token(i: int, n: int, offset: tuple[int, int, int], turned: bool = True) -> int:
+    # All readings of all patches; context is always seen whole.
+    units = list(itertools.product(([False] if masked_PN is None else [False, True]), range(P)))
+
+    def token(i: int, n: int, offset: tuple[int, int, int], turned: bool = True, *, masked: bool = False) -> int:
         """The token at an offset from token n of patch i, -1 if it cannot be seen when that is predicted."""
         v = on_canvas(write[i], *offset[1:]) if turned else offset[1:]
         place = tuple(a + b for a, b in zip(cell[i, n], (offset[0], *v), strict=True))
         j, m = at.get(place, (-1, -1))
-        return int(canvas_TYX[place]) if j in sees[i] or (j == i and m < n) else -1
+        earlier = j == i and m < n and not (masked and masked_PN[i, m])
+        return int(canvas_TYX[place]) if j in sees[i] or earlier else -1
 
     moving, copies = extent[0] > 0, "copy_head.linear.weight" in w
     kinds = [(o, True) for o in SAME_FRAME + AHEAD * ahead]
     kinds += [((-1, y, x), False) for y, x in AROUND] * moving + [((-2, 0, 0), False)] * moving
     kinds += [(o, True) for o in WIDER] * (moving and copies)
-    near_PNK = torch.tensor([[[token(i, n, *kind) for kind in kinds] for n in range(N)] for i in range(P)])
+    near = [[[token(i, n, *kind, masked=masked) for kind in kinds] for n in range(N)] for masked, i in units]
+    near_UNK = torch.tensor(near)
 
     tokens_PN = torch.tensor([[int(canvas_TYX[cell[i, n]]) for n in range(N)] for i in range(P)])
     place_NW = torch.stack([w["position.rows"][n % side] + w["position.columns"][n // side] for n in range(N)])
-    x_PLW = torch.cat([w["bos"].expand(P, 1, -1), linear(w, "embed", codes[tokens_PN]) + place_NW], dim=1)
-    x_PLW = x_PLW + w["symmetries"][which][:, None]
+    x_UNW = linear(w, "embed", codes[tokens_PN])
+    if masked_PN is not None:
+        x_UNW = torch.cat([x_UNW, torch.where(masked_PN[:, :, None], w["mask_token"], x_UNW)])
+    x_ULW = torch.cat([w["bos"].expand(len(units), 1, -1), x_UNW + place_NW], dim=1)
+    x_ULW = x_ULW + w["symmetries"][[which[i] for _, i in units]][:, None]
+    # Where token n is predicted: at the position before it, or at its own.
+    predicts = slice(0, N) if masked_PN is None else slice(1, N + 1)
     if "neighbor_embedding.linear.weight" in w:
         used = w["neighbor_embedding.linear.weight"].shape[1] // codes.shape[1]
-        vectors = torch.cat([codes, codes[:1] * 0])[near_PNK[:, :, :used]].flatten(2)
-        x_PLW[:, :-1] += linear(w, "neighbor_embedding.linear", vectors)
-    x_SW = x_PLW.flatten(0, 1)
+        vectors = torch.cat([codes, codes[:1] * 0])[near_UNK[:, :, :used]].flatten(2)
+        x_ULW[:, predicts] += linear(w, "neighbor_embedding.linear", vectors)
+    x_SW = x_ULW.flatten(0, 1)
 
-    positions = list(itertools.product(range(P), range(N + 1)))
-    seen_SS = torch.tensor([[m <= n if j == i else j in sees[i] and m > 0 for j, m in positions] for i, n in positions])
-    offset_PP, relative_PP = torch.zeros(2, P, P, dtype=torch.long)
-    box = list(itertools.product(*(range(-e, (e if axis else 0) + 1) for axis, e in enumerate(extent))))
-    for i, j in itertools.product(range(P), range(P)):
-        t, y, x = (b - a for a, b in zip(steps[i][0], steps[j][0], strict=True))
-        inside = [max(-e, min(e, v)) for v, e in zip((t, *in_frame(turn[i], y, x)), extent, strict=True)]
-        if j in sees[i] or j == i:
-            offset_PP[i, j] = box.index(tuple(inside))
-        between = tuple(zip(in_frame(turn[i], *turn[j][0]), in_frame(turn[i], *turn[j][1]), strict=True))
-        relative_PP[i, j] = list(WAYS.values()).index(between)
+    def seen(query: tuple[tuple[bool, int], int], key: tuple[tuple[bool, int], int]) -> bool:
+        (u, n), (v, m) = query, key
+        return (m <= n or masked_PN is not None) if u == v else not v[0] and v[1] in sees[u[1]] and m > 0
 
-    number_S = torch.arange(P).repeat_interleave(N + 1)
+    positions = list(itertools.product(units, range(N + 1)))
+    seen_SS = torch.tensor([[seen(query, key) for key in positions] for query in positions])
+    offset_PP, relative_PP = entries(steps, turn, extent)
+    number_S = torch.tensor([i for (_, i), _ in positions])
     for a in (f"layers.{n}." for n in range(sum(name.endswith("norm_attention.weight") for name in w))):
         h = norm(w, a + "norm_attention", x_SW)
         own = torch.eye(P, dtype=torch.bool).view(P, P, *[1] * (w[a + "embedding.symmetries"].ndim - 1))
@@ -177,11 +203,12 @@ def dense_logits(
         gated = value * gate * (1 + torch.erf(gate / math.sqrt(2))) / 2
         x_SW = x_SW + w[a + "scale_feed_forward"] * linear(w, a + "feed_forward.out", gated)
 
-    h_PNW = norm(w, "norm", x_SW).view(P, N + 1, width)[:, :-1]
+    h_PNW = norm(w, "norm", x_SW).view(-1, P, N + 1, width)[-1][:, predicts]
     logits_PNK = linear(w, "head", h_PNW) + linear(w, "code_head", h_PNW) @ codes.T
     for i, n in itertools.product(range(P), range(N if copies else 0)):
-        h = torch.cat([h_PNW[i, n], torch.tensor(motion(codes, i, n, token) if moving else [])])
-        for code, more in zip(near_PNK[i, n].tolist(), linear(w, "copy_head.linear", h), strict=True):
+        moved = motion(codes, functools.partial(token, i, n, masked=units[-1][0])) if moving else []
+        h = torch.cat([h_PNW[i, n], torch.tensor(moved)])
+        for code, more in zip(near_UNK[i - P, n].tolist(), linear(w, "copy_head.linear", h), strict=True):
             if code >= 0:
                 logits_PNK[i, n, code] += more
     return logits_PNK
@@ -205,7 +232,10 @@ def worst(
     texts: tuple[str, str] | None = None,
 ) -> float:
     """Return the largest difference between the reference and any other way to score two canvases."""
-    found = all_logits(model, pool, direction, grid, order=order, known=known, texts=texts)
+    if model.bidirectional:
+        found = masked_logits(model, pool, direction, grid, order=order, texts=texts)
+    else:
+        found = all_logits(model, pool, direction, grid, order=order, known=known, texts=texts)
     steps = [(tuple(step.patch), step.symmetry.name) for step in found.plan]
     patches = [step.patch for step in found.plan]
     # Select alone: what the pool forgets must not be missed.
@@ -216,12 +246,13 @@ def worst(
         dense_PNK = dense_logits(
             model.state_dict(), found.tokens_BTYX[b], steps, sees, side=2, heads=4, extent=pool.embedding_extent,
             raster=order == "raster", ahead=model.size.ahead, text_SE=text_SE,
+            masked_PN=None if found.masked_BPN is None else found.masked_BPN[b],
         )  # fmt: skip
         differences += [found.joint_BPNK[b] - dense_PNK, found.stepped_BPNK[b] - dense_PNK]
-        decoded_PNK = found.decoded_BPNK[b]
-        is_known_P = torch.tensor([step.known for step in found.plan])
-        assert torch.equal(decoded_PNK.isnan().all((1, 2)), is_known_P)
-        differences.append((decoded_PNK - dense_PNK)[~is_known_P])
+        if found.decoded_BPNK is not None:
+            is_known_P = torch.tensor([step.known for step in found.plan])
+            assert torch.equal(found.decoded_BPNK[b].isnan().all((1, 2)), is_known_P)
+            differences.append((found.decoded_BPNK[b] - dense_PNK)[~is_known_P])
     assert dense_PNK.std() > 0.1  # they say something
     return max(float(difference.abs().max()) for difference in differences)
 
@@ -243,6 +274,15 @@ def test_options(pool: ContextPool) -> None:
     grid = PatchGrid(3, 2, 3)
     assert worst(model, pool, every, order="raster", known=known, texts=("lake", ""), grid=grid) < 1e-9
     assert worst(model, pool, ArbitraryDirectionController(), known=known, texts=("", "snow"), grid=grid) < 1e-9
+
+
+@pytest.mark.parametrize("pool", POOLS, ids=str)
+def test_bidirectional(pool: ContextPool) -> None:
+    """Decoding is held equal to the joint forward by the tests of the local decoders."""
+    model = build(pool, 2, bidirectional=True)
+    assert worst(model, pool, Spiral(symmetries=ALL_SYMMETRIES)) < 1e-9
+    model = build(pool, 1, "logit", bidirectional=True, copy_head=True, text_dim=8, ahead=True)
+    assert worst(model, pool, ArbitraryDirectionController(), order="raster", texts=("lake", "")) < 1e-9
 
 
 def _sees_the_next_token(queries: int, context: int, *, start: int = 0, device: torch.device | None = None) -> Tensor:
