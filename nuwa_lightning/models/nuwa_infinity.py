@@ -884,6 +884,7 @@ class PatchTransformer(nn.Module):
         Returns:
             Logits ``[B, P, N, K]`` of token n.
         """
+        self._check_mask(token_mask)
         B, P, _ = tokens_BPN.shape
         rows = _Rows.of(groups, samples=B)
         row_mask = token_mask and TokenMask(rows.arrange(token_mask.tokens), rows.arrange(token_mask.neighbors))
@@ -934,6 +935,7 @@ class PatchTransformer(nn.Module):
         Returns:
             Logits ``[R, N, K]``, and what later patches may see of this one, per layer ``[R, N, W]``, detached.
         """
+        self._check_mask(token_mask)
         R, N = tokens_RN.shape
         readings = self._readings(tokens_RN, symmetry_R, neighbors_RNK, token_mask)
         states = []
@@ -961,6 +963,10 @@ class PatchTransformer(nn.Module):
                 readings[n] = layer.finish(readings[n], mixed, self.reader(number, text))
         return self._scores(readings[-1], neighbors_RNK, token_mask), states
 
+    def _check_mask(self, token_mask: TokenMask | None) -> None:
+        if self.bidirectional != (token_mask is not None):
+            raise ValueError("a bidirectional model needs to know what is masked, a causal one masks nothing")
+
     def _readings(
         self, tokens_RN: Tensor, symmetry_R: Tensor, neighbors_RNK: Tensor, token_mask: TokenMask | None
     ) -> list[Tensor]:
@@ -968,8 +974,6 @@ class PatchTransformer(nn.Module):
 
         Of a causal model they are one and the same.
         """
-        if self.bidirectional != (token_mask is not None):
-            raise ValueError("a bidirectional model needs to know what is hidden, a causal one hides nothing")
         readings = [self.embed_rows(tokens_RN, symmetry_R, neighbors_RNK=neighbors_RNK)]
         if token_mask is not None:
             readings.append(

@@ -201,7 +201,7 @@ def test_what_does_not_fit_is_refused() -> None:
         InfiniteRenderer(
             build(pool, bidirectional=False), pool, ArbitraryDirectionController(), local_decoder=ParallelLocalDecoder()
         )
-    with pytest.raises(ValueError, match="what is hidden"):
+    with pytest.raises(ValueError, match="what is masked"):
         build(pool)(
             torch.zeros(1, 1, 4, dtype=torch.long), torch.zeros(1, 1, dtype=torch.long), neighbors_BPNK=None, groups=[]
         )
