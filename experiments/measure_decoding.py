@@ -47,7 +47,7 @@ from nuwa_lightning.generation.pretrained import Generator, load_generator
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.models.layout import read_tokens
-from nuwa_lightning.models.neighbors import ABSENT
+from nuwa_lightning.models.nuwa_infinity import ABSENT
 from nuwa_lightning.planning.geometry import PatchGrid
 from nuwa_lightning.planning.schedule import walk
 from nuwa_lightning.tokenizers.base import Tokenizer

@@ -31,8 +31,7 @@ from nuwa_lightning.generation.local import (
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.legacy import upgrade_state, upgraded
-from nuwa_lightning.models.nuwa_infinity import PatchTransformer
-from nuwa_lightning.models.patch_layer import TransformerConfig
+from nuwa_lightning.models.nuwa_infinity import PatchTransformer, TransformerConfig
 from nuwa_lightning.planning.context import EmptyContextPool, FullContextPool, NearbyContextPool, RecencyContextPool
 from nuwa_lightning.planning.context.base import ContextPool
 from nuwa_lightning.planning.direction import (

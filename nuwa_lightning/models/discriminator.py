@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nuwa_lightning.models.layers import ChannelNorm, local_conv
+from nuwa_lightning.models.vqgan import ChannelNorm, local_conv
 
 
 class PatchDiscriminator(nn.Module):
