@@ -27,7 +27,7 @@ from nuwa_lightning.errors import UsageError, some_of
 
 # Legend: T frames, Y, X pixels along the axes, 3 colours.
 
-_VERSION: Final = "clips-2"
+_VERSION: Final = "clips-3"
 _LOG = logging.getLogger(__name__)
 
 

@@ -18,7 +18,7 @@ from nuwa_lightning.data.reading import MAX_PIXELS, ImageReadError
 from nuwa_lightning.data.windows import open_windows
 from nuwa_lightning.errors import UsageError
 
-_VERSION: Final = "crops-1"
+_VERSION: Final = "crops-2"
 
 
 @dataclass(frozen=True)

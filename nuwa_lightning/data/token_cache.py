@@ -16,7 +16,7 @@ from typing import Final, final
 
 import torch
 
-from nuwa_lightning.data.folders import content_key
+from nuwa_lightning.data.folders import content_key, content_keys
 from nuwa_lightning.data.photos import Photo, Split
 from nuwa_lightning.data.preparing import PreparedPhotos, as_image, nothing_usable, prepare_photos
 from nuwa_lightning.data.reading import MAX_PIXELS
@@ -25,7 +25,7 @@ from nuwa_lightning.errors import UsageError, some_of
 
 # Legend: Y, X tokens (of tokens) or pixels (of images) along the axes; leading 1 and 3: one image, three colours.
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 _LOG = logging.getLogger(__name__)
 
 
@@ -87,7 +87,9 @@ def build_token_bank(
     """
     settings.check()
     listed: list[tuple[Split, Photo]] = [(split, photo) for split, some in sorted(photos.items()) for photo in some]
-    name = _bank_name([(split, _content(photo)) for split, photo in listed], tokenizer, settings)
+    keys = content_keys([photo.path for _, photo in listed], cache=cache)
+    contents = ["unreadable" if isinstance(key, OSError) else key for key in keys]
+    name = _bank_name([(split, key) for (split, _), key in zip(listed, contents, strict=True)], tokenizer, settings)
 
     def items() -> tuple[list[_PhotoItem], dict[str, list[str]]]:
         prepared = prepare_photos(
@@ -127,13 +129,6 @@ def _bank_name(contents: list[tuple[str, str]], tokenizer: TokenizerLike, settin
         contents,
     ]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:24]
-
-
-def _content(photo: Photo) -> str:
-    try:
-        return content_key(photo.path)
-    except OSError:
-        return "unreadable"
 
 
 @final

@@ -26,7 +26,7 @@ ReaderName = Literal["pyav", "torchcodec"]
 SUFFIXES: Final = frozenset(
     {".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".ogv", ".ts", ".wmv", ".flv", ".3gp"}
 )
-"""File name endings, in lower case, that `list_videos` takes for videos."""
+"""File name endings, in lower case, that a folder is searched for."""
 
 _EXTRA: Final = "pip install 'nuwa-lightning[video]'"
 
@@ -162,21 +162,6 @@ def make_reader(name: ReaderName) -> FrameReader:
     if name == "torchcodec":
         return TorchcodecReader()
     raise UsageError("data.reader", name, "choose pyav or torchcodec")
-
-
-def list_videos(root: Path) -> list[Path]:
-    """Return the files below ``root`` whose name is that of a video, sorted; hidden ones are left out.
-
-    Raises:
-        FileNotFoundError: if there is no such folder.
-        NotADirectoryError: if it is a file.
-    """
-    if not root.exists():
-        raise FileNotFoundError(root)
-    if not root.is_dir():
-        raise NotADirectoryError(root)
-    found = (path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    return sorted(path for path in found if not any(p.startswith(".") for p in path.relative_to(root).parts))
 
 
 def _in_time(path: Path, decoded: Iterator[tuple[float | None, Frame]]) -> Iterator[tuple[float, Frame]]:
