@@ -5,16 +5,20 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Final, Generic, Literal, Protocol, TypeVar, final
+from typing import TYPE_CHECKING, Final, Generic, Literal, Protocol, TypeVar, final
 
 from nuwa_lightning.data.captions import CaptionedFolders
 from nuwa_lightning.data.folders import content_keys
 from nuwa_lightning.data.listing import Listing, list_files, said_of
 from nuwa_lightning.errors import UsageError, some_of
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 Split = Literal["train", "val"]
+SPLITS: Final[tuple[Split, ...]] = ("train", "val")
 
 _LOG = logging.getLogger(__name__)
 
@@ -186,6 +190,46 @@ class FolderSamples(Generic[T]):
             others = f" ({said_of(listing.left_out)})" if listing.left_out else ""
             raise UsageError(option, root, f"no {noun} in it or below{others}; put {self._hint} files there")
         return listing
+
+
+class Prepared(Protocol):
+    """Samples of one split that are ready for training, and those that cannot be used."""
+
+    @property
+    def entries(self) -> Sequence[object]:
+        """The usable ones."""
+
+    @property
+    def unusable(self) -> set[Path]:
+        """The files of the others."""
+
+    def besides(self, *others: Self) -> Self:
+        """Return the same, with what ``others`` found unusable told as well."""
+
+
+P = TypeVar("P", bound=Prepared)
+
+
+def prepared_splits(
+    listed: Callable[[Split], Sequence[object]],
+    prepare: Callable[[Split], P],
+    set_aside: Callable[[Collection[Path]], bool],
+) -> dict[Split, P]:
+    """Prepare both splits; where all of one proves unusable, the samples are held out anew among those that are not.
+
+    Args:
+        listed: returns the samples of a split.
+        prepare: prepares them.
+        set_aside: splits anew without some files; returns whether that changes anything.
+    """
+    found = {split: prepare(split) for split in SPLITS}
+    odd = set().union(*(some.unusable for some in found.values()))
+    empty = [split for split in SPLITS if listed(split) and not found[split].entries]
+    if len(empty) == 1 and any(some.entries for some in found.values()) and set_aside(odd):
+        _LOG.warning("none held out for %s can be used: splitting the others anew", empty[0])
+        again = {split: prepare(split) for split in SPLITS}
+        return {"train": again["train"].besides(*found.values()), "val": again["val"]}
+    return found
 
 
 def _as_paths(root: str | list[str]) -> list[Path]:

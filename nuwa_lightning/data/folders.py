@@ -116,9 +116,7 @@ def _mark(state: os.stat_result) -> str:
 
 
 @contextmanager
-def _remembered(
-    states: Sequence[os.stat_result], cache: str | os.PathLike[str] | None
-) -> Iterator[dict[str, str]]:
+def _remembered(states: Sequence[os.stat_result], cache: str | os.PathLike[str] | None) -> Iterator[dict[str, str]]:
     """Yield the keys that are known of files in ``states``, by mark; those added are kept.
 
     Nothing depends on it but time: a store that is damaged or cannot be written to is left alone.

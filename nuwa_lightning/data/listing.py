@@ -88,7 +88,9 @@ def natural_key(path: Path) -> list[tuple[int, int, str]]:
 
 def said_of(left_out: Counter[str]) -> str:
     """Return counts in words, the most frequent first."""
-    return ", ".join(f"{count} {kind}" for kind, count in sorted(left_out.items(), key=lambda item: (-item[1], item[0])))
+    return ", ".join(
+        f"{count} {kind}" for kind, count in sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
+    )
 
 
 def _is_special(path: Path) -> bool:

@@ -67,8 +67,8 @@ class PhotoSource(ABC):
 class FolderPhotos(PhotoSource):
     """Every image below a folder, sub-folders included; no list files.
 
-    How they are split: see `nuwa_lightning.data.folder_samples.FolderSamples`. Captions stand in ``NAME.txt`` beside a photo, or in
-    one file for all: see `nuwa_lightning.data.captions`.
+    How they are split: see `nuwa_lightning.data.folder_samples.FolderSamples`. Captions stand in ``NAME.txt`` beside a
+    photo, or in one file for all: see `nuwa_lightning.data.captions`.
 
     Args:
         root: the folder, or several.

@@ -7,11 +7,12 @@ for that (``limit_bytes``) is decoded at every access instead.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, TypeVar, final
 
@@ -74,6 +75,17 @@ class PreparedPhotos:
     def __len__(self) -> int:
         """Return the number of usable photos."""
         return len(self.entries)
+
+    @property
+    def unusable(self) -> set[Path]:
+        """The files that are not used."""
+        return {entry.path for entry in self.skipped} | {photo.path for photo in self.too_small}
+
+    def besides(self, *others: PreparedPhotos) -> PreparedPhotos:
+        """Return the same photos, with what ``others`` found unusable told as well."""
+        skipped = itertools.chain(self.skipped, *(other.skipped for other in others))
+        too_small = itertools.chain(self.too_small, *(other.too_small for other in others))
+        return replace(self, skipped=tuple(skipped), too_small=tuple(too_small))
 
     def photo(self, index: int) -> Photo:
         """Return the photo of this index."""

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import final
 
 from nuwa_lightning.data.clip_tokens import build_clip_bank
-from nuwa_lightning.data.clips import ClipSettings, prepare_videos
+from nuwa_lightning.data.clips import ClipSettings, PreparedVideos, prepare_videos
+from nuwa_lightning.data.folder_samples import SPLITS, Split, prepared_splits
 from nuwa_lightning.data.folders import cache_folder
-from nuwa_lightning.data.photos import Split
 from nuwa_lightning.data.token_bank import Encode, TokenBank, TokenizerLike
 from nuwa_lightning.data.token_windows import TokenWindowsModule, Window
 from nuwa_lightning.data.video_reading import ReaderName, make_reader
@@ -16,7 +16,6 @@ from nuwa_lightning.data.videos import VideoSource
 from nuwa_lightning.errors import UsageError
 
 _CLIPS = ClipSettings(frames=4, short_side=160)
-_SPLITS: tuple[Split, ...] = ("train", "val")
 
 
 @final
@@ -88,10 +87,11 @@ class TokenClipsDataModule(TokenWindowsModule):
     def open_bank(self, tokenizer: TokenizerLike, encode: Encode | None) -> TokenBank:
         """See `TokenWindowsModule.open_bank`."""
         cache, reader = cache_folder(self.cache), make_reader(self.reader)
-        found = {
-            split: prepare_videos(self.videos.videos(split), self.clips, reader=reader, cache=cache)
-            for split in _SPLITS
-        }
+
+        def prepare(split: Split) -> PreparedVideos:
+            return prepare_videos(self.videos.videos(split), self.clips, reader=reader, cache=cache)
+
+        found = prepared_splits(self.videos.videos, prepare, self.videos.set_aside)
         if not found["train"].entries:
             option, value = self.videos.option("train")
             if found["train"].too_short:
@@ -100,7 +100,7 @@ class TokenClipsDataModule(TokenWindowsModule):
             first = found["train"].skipped[0]
             hint = f"no video can be read, the first is {first.path} ({first.reason}): give readable ones"
             raise UsageError(option, value, hint)
-        self._too_short = [str(video.path) for split in _SPLITS for video in found[split].too_short]
+        self._too_short = [str(video.path) for split in SPLITS for video in found[split].too_short]
         return build_clip_bank(
             found,
             tokenizer,
@@ -113,7 +113,7 @@ class TokenClipsDataModule(TokenWindowsModule):
 
     def captions_by_key(self) -> Mapping[str, str]:
         """Return the captions of the videos."""
-        return {video.key: video.caption for split in _SPLITS for video in self.videos.videos(split)}
+        return {video.key: video.caption for split in SPLITS for video in self.videos.videos(split)}
 
     def source_option(self) -> tuple[str, str]:
         """See `VideoSource.option`."""

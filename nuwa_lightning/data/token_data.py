@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import final
 
+from nuwa_lightning.data.folder_samples import SPLITS
 from nuwa_lightning.data.folders import cache_folder
-from nuwa_lightning.data.photos import PhotoSource
+from nuwa_lightning.data.photos import Photo, PhotoSource
 from nuwa_lightning.data.preparing import sizes_for
 from nuwa_lightning.data.reading import MAX_PIXELS, ImageReadError, image_size
 from nuwa_lightning.data.token_bank import Encode, TokenBank, TokenizerLike
 from nuwa_lightning.data.token_cache import BankSettings, build_token_bank
 from nuwa_lightning.data.token_windows import TokenWindowsModule, Window
-from nuwa_lightning.errors import UsageError
+from nuwa_lightning.errors import UsageError, some_of
 
+_LOG = logging.getLogger(__name__)
 _BANK = BankSettings()
 
 
@@ -70,6 +73,7 @@ class TokenDataModule(TokenWindowsModule):
 
     def open_bank(self, tokenizer: TokenizerLike, encode: Encode | None) -> TokenBank:
         """See `TokenWindowsModule.open_bank`."""
+        self._set_odd_aside(tokenizer.downsample_factor)
         return build_token_bank(
             {"train": self.photos.photos("train"), "val": self.photos.photos("val")},
             tokenizer,
@@ -86,18 +90,34 @@ class TokenDataModule(TokenWindowsModule):
         Raises:
             UsageError: if each that can be read is smaller than a window.
         """
+        self._set_odd_aside(factor)
         smaller = 0
         for photo in self.photos.photos("train"):
-            try:
-                size = image_size(photo.path, max_pixels=self.max_pixels)
-            except ImageReadError:
-                continue
-            shapes = sizes_for(size, self.settings.short_sides, 2 * factor)
-            if any(y // factor >= self.window.y and x // factor >= self.window.x for y, x in shapes):
+            fits = self._fits(photo, factor)
+            if fits:
                 return
-            smaller += 1
+            smaller += fits is False
         if smaller:
             raise self.too_small(factor)
+
+    def _fits(self, photo: Photo, factor: int) -> bool | None:
+        """Say whether a window fits into a photo; None if its header cannot be read."""
+        try:
+            size = image_size(photo.path, max_pixels=self.max_pixels)
+        except ImageReadError:
+            return None
+        shapes = sizes_for(size, self.settings.short_sides, 2 * factor)
+        return any(y // factor >= self.window.y and x // factor >= self.window.x for y, x in shapes)
+
+    def _set_odd_aside(self, factor: int) -> None:
+        """Hold out other photos where none of those held out can be used, or none of the rest."""
+        sides = [self.photos.photos(split) for split in SPLITS]
+        if all(not side or any(self._fits(photo, factor) for photo in side) for side in sides):
+            return
+        odd = {photo.path: self._fits(photo, factor) for side in sides for photo in side}
+        named = [str(path) for path, fits in odd.items() if not fits]
+        if len(named) < len(odd) and self.photos.set_aside([path for path, fits in odd.items() if not fits]):
+            _LOG.warning("leaving out %d of %d photos, damaged or too small: %s", len(named), len(odd), some_of(named))
 
     def captions_by_key(self) -> Mapping[str, str]:
         """Return the captions of the photos."""

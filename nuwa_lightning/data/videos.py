@@ -195,8 +195,8 @@ class VideoSource(ABC):
 class FolderVideos(VideoSource):
     """Every video below a folder, sub-folders included.
 
-    How they are split: see `nuwa_lightning.data.folder_samples.FolderSamples`. Captions stand in ``NAME.txt``
-    beside a video, or in one file for all: see `nuwa_lightning.data.captions`.
+    How they are split: see `nuwa_lightning.data.folder_samples.FolderSamples`. Captions stand in ``NAME.txt`` beside a
+    video, or in one file for all: see `nuwa_lightning.data.captions`.
 
     Args:
         root: the folder, or several.
