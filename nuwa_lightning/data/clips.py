@@ -130,7 +130,7 @@ class PreparedVideos:
     @property
     def unusable(self) -> set[Path]:
         """The files that are not used."""
-        return {entry.path for entry in (*self.skipped, *self.too_short, *self.too_small)}
+        return {entry.path for entry in self.skipped} | {video.path for video in (*self.too_short, *self.too_small)}
 
     def besides(self, *others: PreparedVideos) -> PreparedVideos:
         """Return the same videos, with what ``others`` found unusable told as well."""

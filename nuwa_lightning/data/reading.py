@@ -59,7 +59,7 @@ _TURNS: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_SUBFILE, _BITS, _PHOTOMETRIC, _MAX_SAMPLE, _OLD_SUBFILE = 254, 258, 262, 281, 255
+_SUBFILE, _OLD_SUBFILE, _BITS, _PHOTOMETRIC, _MAX_SAMPLE, _PLANAR = 254, 255, 258, 262, 281, 284
 
 
 class ImageReadError(UsageError):
@@ -144,7 +144,8 @@ def read_image(
         if min_side is not None and min(image.size) > min_side > 0:
             scale = min_side / min(image.size)
             image.draft(None, (round(image.width * scale), round(image.height * scale)))
-        notes = ["16 bits a sample become 8"] if _is_deep(image) else []
+        notes = [_SHALLOWER] if _is_deep(image) else []
+        notes += notes_of(image)
         image.load()
         turn = _TURNS.get(_orientation(image))
         made = _to_rgb(image, notes)
@@ -157,6 +158,7 @@ def read_image(
 
 
 _NOTES: Final = "nuwa_lightning notes"
+_SHALLOWER: Final = "samples of more than 8 bits become 8"
 
 
 def notes_of(image: Image.Image) -> tuple[str, ...]:
@@ -261,6 +263,8 @@ def _seek_main_page(image: Image.Image) -> None:
     if image.format != "TIFF":
         return
     tiff: Any = image
+    if tiff.tag_v2.get(_PLANAR) == 2 and max(tiff.tag_v2.get(_BITS, (1,))) > 8:
+        raise UnidentifiedImageError("planar and deep, which Pillow misreads")
     page = 0
     with suppress(EOFError):
         while int(tiff.tag_v2.get(_SUBFILE, 0)) & 1 or tiff.tag_v2.get(_OLD_SUBFILE) == 2:
@@ -298,7 +302,7 @@ def _by_tifffile(path: str | os.PathLike[str], max_pixels: int | None) -> Image.
         page: Any = main_page(tiff)
         _check_size(path, (page.imagewidth, page.imagelength), max_pixels)
         kind, samples = page.dtype, page.samplesperpixel
-        if kind is None or page.photometric not in (1, 2) or samples not in (1, 3) or page.imagedepth != 1:
+        if kind is None or page.photometric not in (0, 1, 2) or samples not in (1, 3) or page.imagedepth != 1:
             raise ValueError("a TIFF of a kind that is not read: save it as RGB with 8 or 16 bits")
         if kind.kind != "f" and kind not in (np.dtype(np.uint8), np.dtype(np.uint16)):
             raise ValueError(f"a TIFF of {kind} samples: save it with 8 or 16 bits")
@@ -306,12 +310,14 @@ def _by_tifffile(path: str | os.PathLike[str], max_pixels: int | None) -> Image.
         if page.planarconfig == 2 and samples == 3:
             values = values.transpose(1, 2, 0)
         white = 1.0 if kind.kind == "f" else float(np.iinfo(kind).max)
-        image = Image.fromarray(_scaled(values, white))
+        image = Image.fromarray(_scaled(values, white, inverted=page.photometric == 0))
         turn = page.tags.valueof("Orientation", default=1)
         profile = page.tags.valueof("InterColorProfile")
-    image = image if turn not in _TURNS else image.transpose(_TURNS[turn])
+    if turn in _TURNS:
+        image = image.transpose(_TURNS[turn])
     if isinstance(profile, bytes):
         image.info["icc_profile"] = profile
+    image.info[_NOTES] = () if kind == np.uint8 else (_SHALLOWER,)
     return image
 
 
@@ -380,7 +386,7 @@ def _is_deep(image: Image.Image) -> bool:
     """Say whether the file has more than 8 bits a sample, which are lost."""
     if image.format == "TIFF":
         bits = image.tag_v2.get(_BITS, (1,))  # type: ignore[attr-defined]
-        return max(bits) > 8
+        return bool(max(bits) > 8)
     if image.mode.startswith("I") or image.mode == "F":
         return True
     return any("16" in str(tile.args) for tile in getattr(image, "tile", []) if image.format == "PNG")
@@ -391,8 +397,7 @@ def _to_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         return _in_srgb(_deep_gray(image, notes), profile, notes)
     if image.mode == "LAB":
-        transform = _lab_to_srgb()
-        return transform.apply(image)
+        return applied(_lab_to_srgb(), image)
     if image.has_transparency_data:
         straight = _straight(image)
         if profile:
@@ -431,7 +436,13 @@ def _in_srgb(image: Image.Image, profile: object, notes: list[str]) -> Image.Ima
         notes.append("its color profile is not one of CMYK, its colors are taken as they are")
         return image.convert("RGB")
     notes.append("its color profile is turned into sRGB")
-    return transform.apply(image.convert(mode))
+    return applied(transform, image.convert(mode))
+
+
+def applied(transform: Any, image: Image.Image) -> Image.Image:
+    """Return what a PIL.ImageCms transform makes of an image."""
+    made: Image.Image = transform.apply(image)
+    return made
 
 
 @functools.lru_cache(maxsize=8)
