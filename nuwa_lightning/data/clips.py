@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nuwa_lightning.atomic import atomic_write, write_json
-from nuwa_lightning.data.folders import content_key, locked
+from nuwa_lightning.data.folders import content_key, locked, mapped_array
 from nuwa_lightning.data.shots import Change, Thumbnail, change, find_cuts, thumbnail
 from nuwa_lightning.data.video_reading import Frame, FrameReader, VideoReadError
 from nuwa_lightning.data.videos import Video
@@ -202,9 +202,9 @@ def _prepared(video: Video, settings: ClipSettings, reader: FrameReader, folder:
 def _bounds(array: Path, about: Path) -> list[int]:
     """Return where shots of a decoded video begin and end; none if it is not there, or damaged: it is made anew."""
     try:
-        frames_TYX3 = np.load(array, mmap_mode="r", allow_pickle=False)
+        frames_TYX3 = mapped_array(array)
         cuts = json.loads(about.read_text("utf-8"))["cuts"]
-        if frames_TYX3.ndim != 4 or frames_TYX3.shape[3] != 3 or frames_TYX3.dtype != np.uint8:
+        if frames_TYX3 is None or frames_TYX3.ndim != 4 or frames_TYX3.shape[3] != 3 or frames_TYX3.dtype != np.uint8:
             return []
         bounds = [0, *(int(cut) for cut in cuts), len(frames_TYX3)]
     except (OSError, ValueError, EOFError, KeyError, TypeError, RecursionError):

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from nuwa_lightning.atomic import atomic_write
-from nuwa_lightning.data.folders import content_keys
+from nuwa_lightning.data.folders import content_keys, mapped_array
 from nuwa_lightning.data.photos import Photo
 from nuwa_lightning.data.reading import MAX_PIXELS, ImageReadError, image_size, notes_of, read_image
 from nuwa_lightning.errors import UsageError, some_of
@@ -194,11 +194,8 @@ def _keep(
 
 def _is_array(file: Path, shape: tuple[int, int]) -> bool:
     """Say whether the file holds pixels of that shape, whole; otherwise it is made anew."""
-    try:
-        found = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return False
-    return bool(found.shape == (*shape, 3) and found.dtype == np.uint8)
+    found = mapped_array(file)
+    return found is not None and found.shape == (*shape, 3) and found.dtype == np.uint8
 
 
 def _write(entry: _Shrunk, max_pixels: int) -> ImageReadError | tuple[str, ...]:

@@ -21,7 +21,7 @@ import torch
 
 from nuwa_lightning.atomic import atomic_folder, atomic_write, write_json
 from nuwa_lightning.data.folder_samples import SPLITS, Split
-from nuwa_lightning.data.folders import locked
+from nuwa_lightning.data.folders import locked, mapped_array
 from nuwa_lightning.errors import UsageError
 
 # Legend: T frames, Y, X tokens (of tokens) or pixels (of images) along the axes; B, 1 and 3: images, one, colours.
@@ -138,6 +138,8 @@ class TokenBank:
         Raises:
             ValueError: if something does not.
         """
+        if mapped_array(self.folder / "tokens.npy") is None:
+            raise ValueError("no tokens")
         flat = self._flat
         numbers = [number for entry in self.entries for number in asdict(entry).values()]
         texts = [self.fingerprint, *self.keys, *self.splits, *self.skipped, *self.too_small]
@@ -282,12 +284,10 @@ def _dtype(codebook_size: int) -> npt.DTypeLike:
 
 def _is_shard(path: Path, planned: Sequence[BankEntry], codebook_size: int) -> bool:
     """Say whether ``path`` holds the tokens of ``planned``, left by a build that was broken off."""
-    dtype = _dtype(codebook_size)
-    try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+    found = mapped_array(path)
+    if found is None:
         return False
-    fits = found.dtype == dtype and found.shape == (sum(entry.size for entry in planned),)
+    fits = found.dtype == _dtype(codebook_size) and found.shape == (sum(entry.size for entry in planned),)
     return bool(fits and (not found.size or 0 <= int(found.min()) <= int(found.max()) < codebook_size))
 
 

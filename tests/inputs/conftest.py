@@ -4,3 +4,4 @@ from __future__ import annotations
 
 from tests.data.conftest import own_cache as own_cache
 from tests.data.conftest import paint as paint
+from tests.data.conftest import photo_folder as photo_folder
