@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         LandscapeDataModule,
         PhotosDataModule,
     )
+    from nuwa_lightning.data.iterable_photos import IterablePhotos
     from nuwa_lightning.data.landscape_clips import LandscapeClips
     from nuwa_lightning.data.landscape_photos import LandscapePhotos
     from nuwa_lightning.data.photos import FolderPhotos, Photo, PhotoSource
@@ -38,6 +39,7 @@ __all__ = [
     "ImageDataModule",
     "ImageFolderDataModule",
     "ImageReadError",
+    "IterablePhotos",
     "LandscapeClips",
     "LandscapeClipsDataModule",
     "LandscapeDataModule",
@@ -62,6 +64,7 @@ __all__ = [
 _HOMES: Final = {
     "giant_image": ("GiantImage",),
     "image_folder": ("ImageDataModule", "ImageFolderDataModule", "LandscapeDataModule", "PhotosDataModule"),
+    "iterable_photos": ("IterablePhotos",),
     "landscape_clips": ("LandscapeClips",),
     "landscape_photos": ("LandscapePhotos",),
     "photos": ("FolderPhotos", "Photo", "PhotoSource"),
