@@ -7,15 +7,12 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Generic, Literal, Protocol, TypeVar, final
+from typing import Final, Generic, Literal, Protocol, Self, TypeVar, final
 
 from nuwa_lightning.data.captions import CaptionedFolders
 from nuwa_lightning.data.folders import content_keys
 from nuwa_lightning.data.listing import Listing, list_files, said_of
 from nuwa_lightning.errors import UsageError, some_of
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 Split = Literal["train", "val"]
 SPLITS: Final[tuple[Split, ...]] = ("train", "val")

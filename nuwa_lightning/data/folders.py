@@ -105,10 +105,8 @@ def content_keys(
 
 
 def _hashed(path: str | os.PathLike[str], state: os.stat_result) -> str:
-    digest = hashlib.sha256(str(state.st_size).encode())
     with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+        digest = hashlib.file_digest(file, lambda: hashlib.sha256(str(state.st_size).encode()))
         if _mark(os.fstat(file.fileno())) != _mark(state):
             raise OSError(errno.EBUSY, "changes while it is read", os.fspath(path))
     return digest.hexdigest()[:40]

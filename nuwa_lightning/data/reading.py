@@ -10,7 +10,6 @@ Metadata never costs the pixels: what of it cannot be read is passed over.
 from __future__ import annotations
 
 import errno
-import functools
 import importlib.util
 import io
 import os
@@ -22,11 +21,11 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, PngImagePlugin, UnidentifiedImageError, features
 
 from nuwa_lightning.data.folders import regular_stat
 from nuwa_lightning.data.listing import list_files
+from nuwa_lightning.data.tones import BITS, is_deep, scaled, straight, to_rgb
 from nuwa_lightning.errors import UsageError
 
 _T = TypeVar("_T")
@@ -44,7 +43,6 @@ SUFFIXES: Final = _HEIF | {
 MAX_PIXELS: Final = 200_000_000
 """Default limit on the pixels of one image, before decoding: 600 MB as 8-bit RGB."""
 
-_BACKGROUND: Final = (255, 255, 255, 255)
 _METADATA_BYTES: Final = 16 << 20
 """Larger texts and profiles of a PNG are passed over."""
 _TIFF: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -59,7 +57,7 @@ _TURNS: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_SUBFILE, _OLD_SUBFILE, _BITS, _PHOTOMETRIC, _MAX_SAMPLE, _PLANAR = 254, 255, 258, 262, 281, 284
+_SUBFILE, _OLD_SUBFILE, _PLANAR = 254, 255, 284
 
 
 class ImageReadError(UsageError):
@@ -144,11 +142,11 @@ def read_image(
         if min_side is not None and min(image.size) > min_side > 0:
             scale = min_side / min(image.size)
             image.draft(None, (round(image.width * scale), round(image.height * scale)))
-        notes = [_SHALLOWER] if _is_deep(image) else []
+        notes = [_SHALLOWER] if is_deep(image) else []
         notes += notes_of(image)
         image.load()
         turn = _TURNS.get(_orientation(image))
-        made = _to_rgb(image, notes)
+        made = to_rgb(image, notes)
         if turn is not None:
             made = made.transpose(turn)
         made.info = {_NOTES: tuple(notes)}
@@ -193,7 +191,7 @@ def is_transparent(path: str | os.PathLike[str]) -> bool:
     def transparent(image: Image.Image) -> bool:
         if image.mode.startswith(("I", "F")) or not image.has_transparency_data:
             return False
-        return _straight(image).getchannel("A").getextrema()[0] != 255
+        return straight(image).getchannel("A").getextrema()[0] != 255
 
     return _with_image(path, None, transparent)
 
@@ -263,7 +261,7 @@ def _seek_main_page(image: Image.Image) -> None:
     if image.format != "TIFF":
         return
     tiff: Any = image
-    if tiff.tag_v2.get(_PLANAR) == 2 and max(tiff.tag_v2.get(_BITS, (1,))) > 8:
+    if tiff.tag_v2.get(_PLANAR) == 2 and max(tiff.tag_v2.get(BITS, (1,))) > 8:
         raise UnidentifiedImageError("planar and deep, which Pillow misreads")
     page = 0
     with suppress(EOFError):
@@ -310,7 +308,7 @@ def _by_tifffile(path: str | os.PathLike[str], max_pixels: int | None) -> Image.
         if page.planarconfig == 2 and samples == 3:
             values = values.transpose(1, 2, 0)
         white = 1.0 if kind.kind == "f" else float(np.iinfo(kind).max)
-        image = Image.fromarray(_scaled(values, white, inverted=page.photometric == 0))
+        image = Image.fromarray(scaled(values, white, inverted=page.photometric == 0))
         turn = page.tags.valueof("Orientation", default=1)
         profile = page.tags.valueof("InterColorProfile")
     if turn in _TURNS:
@@ -380,144 +378,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "not an image in any of the formats " + ", ".join(FORMATS)
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def _is_deep(image: Image.Image) -> bool:
-    """Say whether the file has more than 8 bits a sample, which are lost."""
-    if image.format == "TIFF":
-        bits = image.tag_v2.get(_BITS, (1,))  # type: ignore[attr-defined]
-        return bool(max(bits) > 8)
-    if image.mode.startswith("I") or image.mode == "F":
-        return True
-    return any("16" in str(tile.args) for tile in getattr(image, "tile", []) if image.format == "PNG")
-
-
-def _to_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
-    profile = image.info.get("icc_profile")
-    if image.mode.startswith("I") or image.mode == "F":
-        return _in_srgb(_deep_gray(image, notes), profile, notes)
-    if image.mode == "LAB":
-        return applied(_lab_to_srgb(), image)
-    if image.has_transparency_data:
-        straight = _straight(image)
-        if profile:
-            colors = _in_srgb(straight.convert("RGB"), profile, notes)
-            straight = Image.merge("RGBA", (*colors.split(), straight.getchannel("A")))
-        paper = Image.new("RGBA", straight.size, _BACKGROUND)
-        return Image.alpha_composite(paper, straight).convert("RGB")
-    return _in_srgb(image, profile, notes)
-
-
-def _straight(image: Image.Image) -> Image.Image:
-    # RGBa and La hold colors multiplied by alpha; Pillow turns them back only into their own kind.
-    return image.convert({"RGBa": "RGBA", "La": "LA"}.get(image.mode, "RGBA")).convert("RGBA")
-
-
-def _in_srgb(image: Image.Image, profile: object, notes: list[str]) -> Image.Image:
-    """Return the image as RGB, its colors turned from those of its profile into sRGB."""
-    if not isinstance(profile, bytes) or not profile:
-        return image.convert("RGB")
-    try:
-        mode, transform = to_srgb(profile)
-    except ValueError:
-        notes.append("its color profile cannot be used, its colors are taken as they are")
-        return image.convert("RGB")
-    if transform is None:
-        return image.convert("RGB")
-    if mode == "CMYK" and image.mode != "CMYK":
-        notes.append("its color profile is one of CMYK, its colors are taken as they are")
-        return image.convert("RGB")
-    if mode == "L" and image.mode in ("RGB", "P"):
-        image = image.convert("RGB")
-        if any(channel.tobytes() != image.getchannel(0).tobytes() for channel in image.split()[1:]):
-            notes.append("its color profile is one of gray, its colors are taken as they are")
-            return image
-    if mode != "CMYK" and image.mode == "CMYK":
-        notes.append("its color profile is not one of CMYK, its colors are taken as they are")
-        return image.convert("RGB")
-    notes.append("its color profile is turned into sRGB")
-    return applied(transform, image.convert(mode))
-
-
-def applied(transform: Any, image: Image.Image) -> Image.Image:
-    """Return what a PIL.ImageCms transform makes of an image."""
-    made: Image.Image = transform.apply(image)
-    return made
-
-
-@functools.lru_cache(maxsize=8)
-def to_srgb(profile: bytes) -> tuple[str, Any]:
-    """Return the mode that a color profile is for, and a PIL.ImageCms transform to sRGB in 8 bits.
-
-    The transform is None where it changes no color by more than two levels: many files carry sRGB in slightly other
-    words. Colors out of reach are clipped (relative colorimetric, black point compensated), as most viewers do.
-
-    Raises:
-        ValueError: if it is damaged or of a kind that is not known.
-    """
-    from PIL import ImageCms
-
-    try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        mode = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}[source.profile.xcolor_space.strip()]
-        transform = ImageCms.buildTransform(
-            source,
-            ImageCms.createProfile("sRGB"),
-            mode,
-            "RGB",
-            renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
-            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
-        )
-    except (ImageCms.PyCMSError, OSError, KeyError, TypeError) as error:
-        raise ValueError(f"no profile: {error}") from error
-    if mode == "CMYK":
-        return mode, transform
-    levels = np.arange(0, 256, 15 if mode == "RGB" else 1, dtype=np.uint8)
-    samples = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(1, -1, 3) if mode == "RGB" else levels[None]
-    plain = Image.fromarray(samples)
-    after = np.asarray(transform.apply(plain), np.int64)
-    return mode, None if np.abs(after - np.asarray(plain.convert("RGB"))).max() <= 2 else transform
-
-
-@functools.lru_cache(maxsize=1)
-def _lab_to_srgb() -> Any:
-    from PIL import ImageCms
-
-    return ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
-
-
-def _deep_gray(image: Image.Image, notes: list[str]) -> Image.Image:
-    """Scale 16-bit, 32-bit and float gray to 8 bits; `Image.convert` would clip at 255.
-
-    Raises:
-        ValueError: if the values do not tell what white is.
-    """
-    values = np.asarray(image)
-    tags: Any = getattr(image, "tag_v2", {})
-    if image.mode == "F":
-        white = 1.0
-    elif values.size and int(values.max()) > 65535:
-        raise ValueError("32-bit gray of unknown range; save it with 8 or 16 bits")
-    else:
-        white = _white(values, tags)
-        if white < 65535:
-            notes.append(f"white is taken to be {white:g} in 16 bits, the end of its values")
-    return Image.fromarray(_scaled(values, white, inverted=tags.get(_PHOTOMETRIC) == 0))
-
-
-def _white(values: npt.NDArray[Any], tags: Any) -> float:
-    """Return what stands for white in 16 bits: cameras and scanners put 12, sometimes 8, bits there unscaled."""
-    most = int(values.max(initial=0))
-    bits = max(tags.get(_BITS, (16,)))
-    said = (1 << bits) - 1 if 8 < bits < 16 else tags.get(_MAX_SAMPLE, 0)
-    said = max(said) if isinstance(said, tuple) else said
-    if most <= said and said in {(1 << n) - 1 for n in range(8, 17)}:
-        return float(said)
-    return float(next((white for white in (255, 4095) if 0 < most <= white), 65535))
-
-
-def _scaled(values: npt.NDArray[Any], white: float, *, inverted: bool = False) -> npt.NDArray[np.uint8]:
-    if values.size and not (float(values.min()) >= 0.0 and float(values.max()) <= white):
-        raise ValueError(f"gray values outside 0..{white:g}")
-    scaled = np.rint(values.astype(np.float64) * (255.0 / white)).astype(np.uint8)
-    return 255 - scaled if inverted else scaled

@@ -22,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from nuwa_lightning.data.reading import MAX_PIXELS, ImageReadError, applied, main_page, read_image, to_srgb
+from nuwa_lightning.data.reading import MAX_PIXELS, ImageReadError, main_page, read_image
+from nuwa_lightning.data.tones import applied, to_srgb
 
 if TYPE_CHECKING:
     import tifffile
