@@ -91,12 +91,13 @@ class TokenDataModule(TokenWindowsModule):
             UsageError: if each that can be read is smaller than a window.
         """
         self._set_odd_aside(factor)
-        smaller = 0
-        for photo in self.photos.photos("train"):
-            fits = self._fits(photo, factor)
-            if fits:
-                return
-            smaller += fits is False
+        smaller = False
+        for split in SPLITS:
+            for photo in self.photos.photos(split):
+                fits = self._fits(photo, factor)
+                if fits and split == "train":
+                    return
+                smaller |= fits is False
         if smaller:
             raise self.too_small(factor)
 
@@ -114,10 +115,11 @@ class TokenDataModule(TokenWindowsModule):
         sides = [self.photos.photos(split) for split in SPLITS]
         if all(not side or any(self._fits(photo, factor) for photo in side) for side in sides):
             return
-        odd = {photo.path: self._fits(photo, factor) for side in sides for photo in side}
-        named = [str(path) for path, fits in odd.items() if not fits]
-        if len(named) < len(odd) and self.photos.set_aside([path for path, fits in odd.items() if not fits]):
-            _LOG.warning("leaving out %d of %d photos, damaged or too small: %s", len(named), len(odd), some_of(named))
+        total = sum(map(len, sides))
+        odd = [photo.path for side in sides for photo in side if not self._fits(photo, factor)]
+        if len(odd) < total and self.photos.set_aside(odd):
+            named = some_of([str(path) for path in odd])
+            _LOG.warning("leaving out %d of %d photos, damaged or too small: %s", len(odd), total, named)
 
     def captions_by_key(self) -> Mapping[str, str]:
         """Return the captions of the photos."""
