@@ -11,10 +11,10 @@ import torch
 
 from nuwa_lightning.data import FolderPhotos, FolderVideos, TokenDataModule, captions
 from nuwa_lightning.data.captions import read_captions
-from nuwa_lightning.data.token_cache import BankSettings
+from nuwa_lightning.data.token_data import BankSettings
 from nuwa_lightning.errors import UsageError
 from tests.data.conftest import Paint
-from tests.data.test_token_cache import Means
+from tests.data.test_token_data import Means
 from tests.text.letters import Letters
 
 SAYS = {"a/1.png": "a lake", "b/2.png": "dunes, at dusk"}

@@ -15,7 +15,7 @@ from PIL import Image
 from nuwa_lightning.data import GiantImage, PhotosDataModule, TokenDataModule
 from nuwa_lightning.data.crops import CropSettings
 from nuwa_lightning.data.reading import ImageReadError
-from nuwa_lightning.data.token_cache import BankSettings
+from nuwa_lightning.data.token_data import BankSettings
 from nuwa_lightning.data.windows import TiffWindows, WholeImage, open_windows
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig

@@ -15,11 +15,11 @@ from nuwa_lightning.data import FolderPhotos, GiantImage, IterablePhotos, Photos
 from nuwa_lightning.data.crops import CropSettings
 from nuwa_lightning.data.photos import Photo, PhotoSource, Split
 from nuwa_lightning.data.reading import read_image
-from nuwa_lightning.data.token_cache import BankSettings
+from nuwa_lightning.data.token_data import BankSettings
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.testing import check_photo_source
 from tests.data.conftest import Paint, painted
-from tests.data.test_token_cache import Means
+from tests.data.test_token_data import Means
 
 
 class Painted(IterablePhotos):

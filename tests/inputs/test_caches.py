@@ -15,10 +15,10 @@ from PIL import Image
 from nuwa_lightning.data import FolderPhotos, GiantImage, ImageFolderDataModule
 from nuwa_lightning.data.crops import CropSettings
 from nuwa_lightning.data.token_bank import TokenBank
-from nuwa_lightning.data.token_cache import BankSettings, build_token_bank
+from nuwa_lightning.data.token_data import BankSettings, build_token_bank
 from nuwa_lightning.errors import UsageError
 from tests.data.conftest import painted
-from tests.data.test_token_cache import Means
+from tests.data.test_token_data import Means
 
 CROPS = CropSettings(size=16, short_sides=(32,), val_short_sides=(32,))
 

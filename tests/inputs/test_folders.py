@@ -19,10 +19,10 @@ from nuwa_lightning.data.crops import CropSettings
 from nuwa_lightning.data.folders import content_key, content_keys
 from nuwa_lightning.data.listing import list_files
 from nuwa_lightning.data.reading import list_images
-from nuwa_lightning.data.token_cache import BankSettings
+from nuwa_lightning.data.token_data import BankSettings
 from nuwa_lightning.errors import UsageError
 from tests.data.conftest import Paint, painted
-from tests.data.test_token_cache import Means
+from tests.data.test_token_data import Means
 
 CROPS = CropSettings(size=16, short_sides=(32,), val_short_sides=(32,))
 
