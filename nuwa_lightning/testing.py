@@ -30,6 +30,8 @@ import itertools
 import random
 from collections.abc import Collection, Iterator, Sequence
 
+from nuwa_lightning.data.folder_samples import SPLITS
+from nuwa_lightning.data.photos import PhotoSource
 from nuwa_lightning.errors import LawError, UsageError
 from nuwa_lightning.planning.context.base import ContextPool, checked_extent
 from nuwa_lightning.planning.direction.base import DirectionController, Step
@@ -243,3 +245,40 @@ def _check_endless(controller: DirectionController, grid: PatchGrid, rng: random
                 raise _broken(controller, "a lazy plan reaches every patch", grid, patch, detail)
         if len(steps) < 32 * slab:
             raise _broken(controller, "a plan of an endless grid never ends", grid, None)
+
+
+def check_photo_source(source: PhotoSource) -> None:
+    """Check the laws of a source of photos; it is prepared for that.
+
+    Args:
+        source: one that holds a few photos.
+
+    Raises:
+        AssertionError: naming the law and what broke it.
+    """
+    import json
+
+    from nuwa_lightning.data.reading import image_size, read_image
+
+    name = type(source).__name__
+    source.prepare()
+    source.prepare()
+    sides = {split: source.photos(split) for split in SPLITS}
+    again = {split: source.photos(split) for split in SPLITS}
+    assert sides == again, f"{name}: photos returns the same photos in the same order each time"
+    assert sides["train"], f"{name}: there is a photo for training"
+    keys = [photo.key for photos in sides.values() for photo in photos]
+    twice = sorted({key for key in keys if keys.count(key) > 1})
+    assert not twice, f"{name}: keys are unique over both splits: {twice}"
+    shared = {photo.scene or photo.key for photo in sides["train"]} & {p.scene or p.key for p in sides["val"]}
+    assert not shared, f"{name}: a scene lies on one side: {sorted(shared)}"
+    for photos in sides.values():
+        for photo in photos:
+            size = read_image(photo.path).size
+            assert image_size(photo.path) == (size[1], size[0]), f"{name}: {photo.path} tells its size"
+            assert isinstance(photo.caption, str), f"{name}: the caption of {photo.key} is text"
+    for split in SPLITS:
+        option, value = source.option(split)
+        assert isinstance(option, str), f"{name}: option names an option"
+        assert isinstance(value, str), f"{name}: option gives its value as text"
+    json.dumps(source.record(), allow_nan=False)  # raises what is wrong with it

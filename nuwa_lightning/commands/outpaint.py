@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from nuwa_lightning.canvas.image_condition import Expansion, ImageCondition
     from nuwa_lightning.data.reading import ImageReadError
     from nuwa_lightning.tokenizers.base import Tokenizer
+
+_LOG = logging.getLogger(__name__)
 
 SIDES = ("left", "right", "up", "down")
 BLEND = 16
@@ -189,11 +192,14 @@ def notes(options: Any) -> list[str]:
 
 
 def _read(options: Any, name: str) -> NDArray[np.uint8]:
-    from nuwa_lightning.data.reading import ImageReadError, read_image
+    from nuwa_lightning.data.reading import ImageReadError, notes_of, read_image
 
     path = getattr(options, name)
     try:
-        return np.asarray(read_image(path, max_pixels=_max_pixels(options)))
+        image = read_image(path, max_pixels=_max_pixels(options))
+        for note in notes_of(image):
+            _LOG.warning("--%s: %s: %s", name, path, note)
+        return np.asarray(image)
     except ImageReadError as error:
         raise _unreadable(f"--{name}", path, error) from None
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from nuwa_lightning.data import FolderPhotos, TokenDataModule, build_token_bank
 from nuwa_lightning.data.photos import Photo
-from nuwa_lightning.data.token_cache import BankSettings, TokenBank
+from nuwa_lightning.data.token_data import BankSettings, TokenBank
 from nuwa_lightning.data.token_windows import tiles as _tiles
 from nuwa_lightning.errors import UsageError
 from tests.data.conftest import Paint
