@@ -8,7 +8,7 @@ import platform
 import re
 import tempfile
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -98,7 +98,7 @@ def run_record(config: Any, datamodule: Any, *, networks: Mapping[str, str | Non
         networks: which trained networks it uses beside what it trains, by what for.
     """
     record: dict[str, Any] = {
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
         "commit": _commit(),
         "machine": {"cpu": platform.machine(), "cores": os.cpu_count(), "system": platform.platform()},

@@ -1,6 +1,6 @@
 """Measure the joint of closed canvases: is it seen more than the borders of patches inside the image?
 
-    python docs/measure_seam.py runs/landscape --output measured_seam [--blend 0] [--panoramas]
+    python experiments/measure_seam.py runs/landscape --output measured_seam [--blend 0] [--panoramas]
 
 Makes 8 canvases of 1024 x 256 pixels closed along x (``--wrap x``), and as many open ones with the same seeds. Each is
 rolled by half of its width, so that its two ends meet in the middle. The seam ratio (steps across a border over steps

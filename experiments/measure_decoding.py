@@ -1,11 +1,12 @@
 """Measure local decoders and number formats: loss, quality and speed of each, side by side.
 
-    python docs/measure_decoding.py runs/landscape runs/masked runs/parallel --output measured_decoding
+    python experiments/measure_decoding.py runs/landscape runs/masked runs/parallel --output measured_decoding
 
 For each run and number format: the cross-entropy of held-out tokens (centre crops of photos that were not trained on,
 teacher-forced through the code that writes canvases, not that of training), the lite0-KID of samples (protocol of
-docs/measure_landscape.py: 48 images of 256 pixels for each of 3 seeds, top-k 50), and tokens a second: one canvas of
-1024 x 256 pixels, and 16 of 256 x 256 side by side, taken in turn, medians. The cross-entropy is about what each
+experiments/measure_landscape.py: 48 images of 256 pixels for each of 3 seeds, top-k 50), and tokens a second: one
+canvas of 1024 x 256 pixels, and 16 of 256 x 256 side by side, taken in turn, medians. The cross-entropy is about what
+each
 decoder learns: all tokens, each given those before it (autoregressive); those hidden of a share drawn at random, given
 the others (masked); all, given the patches around only (parallel). So it compares number formats, not decoders.
 

@@ -1,6 +1,6 @@
 """Does the border of a given photograph show? Measure all sides that a canvas can grow to: numbers of docs/results.md.
 
-    python docs/measure_outpaint.py runs/landscape --output measured_outpaint
+    python experiments/measure_outpaint.py runs/landscape --output measured_outpaint
 
 Given: the middle 192 x 192 pixels of every photograph that was not trained on, shrunk to a short side of 384. Each of
 the 15 combinations of sides is written 96 pixels outwards (one patch and a half, so that borders of patches and of the

@@ -1,6 +1,6 @@
 """Measure whole canvases: the numbers of docs/generate.md.
 
-    python docs/measure_canvas.py runs/landscape --output measured_canvas
+    python experiments/measure_canvas.py runs/landscape --output measured_canvas
 
 Runs ``generate`` in processes of their own and writes ``measured_canvas/numbers.json``: time a patch and the largest
 memory of a canvas, and of one 16 times as wide; the paper's canvas of 38912 x 2048 pixels, with records and without;

@@ -1,8 +1,8 @@
 """Make the gallery: images and videos of every task, from fixed seeds, and a page that shows them.
 
-    python docs/make_gallery.py                  # everything whose run is there; the rest is named, with its recipe
-    python docs/make_gallery.py --only lake_at_dusk --overwrite
-    python docs/make_gallery.py --write_page     # docs/gallery.md anew, after a change here
+    python experiments/make_gallery.py              # everything whose run is there; the rest is named, with its recipe
+    python experiments/make_gallery.py --only lake_at_dusk --overwrite
+    python experiments/make_gallery.py --write_page     # docs/gallery.md anew, after a change here
 
 Results: outputs/gallery/index.html and what it shows. What is there already stays, unless --overwrite is given.
 """
@@ -193,12 +193,12 @@ def document(exhibits: Sequence[Exhibit], output: Path) -> str:
         f" shows them, `{output / 'index.html'}`. What has no run yet is skipped, and named with its recipe.",
         "",
         "```",
-        "python docs/make_gallery.py",
+        "python experiments/make_gallery.py",
         "```",
         "",
         "The given photograph (`given.png`) is one of the default photographs that training never saw;"
         " `--photograph FILE` takes another. `holes.png`, white where it is to be written anew, is drawn beside it."
-        " This page is written by `python docs/make_gallery.py --write_page`.",
+        " This page is written by `python experiments/make_gallery.py --write_page`.",
     ]
     for task in dict.fromkeys(exhibit.task for exhibit in exhibits):
         lines += [*([] if lines[-1] == "" else [""]), f"## {task.capitalize()}"]

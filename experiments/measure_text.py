@@ -1,8 +1,8 @@
 """Does the text matter? Measure a run of recipes/landscape_text.yaml: the numbers of docs/results.md.
 
-    python docs/measure_text.py runs/landscape_text --output measured_text
-    python docs/measure_text.py runs/landscape_text_video --videos --guidance 1 2 4 --count 36
-    python docs/measure_text.py runs/landscape_photos_text --retrieve
+    python experiments/measure_text.py runs/landscape_text --output measured_text
+    python experiments/measure_text.py runs/landscape_text_video --videos --guidance 1 2 4 --count 36
+    python experiments/measure_text.py runs/landscape_photos_text --retrieve
 
 A probe, a small network trained on drawn landscapes that no model ever saw, reads the attributes (time of day, colour
 of the sky, mountains, water, snow) back from images. Scored: drawn landscapes (what the probe can do at best), the

@@ -1,6 +1,6 @@
 """Does the frame before help? Measure a pixel-guided decoder: the numbers of docs/results.md, "Videos".
 
-    python docs/measure_guided.py runs/landscape_pixel_guided --output measured_guided
+    python experiments/measure_guided.py runs/landscape_pixel_guided --output measured_guided
 
 Takes videos that training never saw (the validation videos of `LandscapeClips`; real ones, and a camera that moves over
 photographs that were held out), encodes every frame by itself and decodes the tokens in three ways: frame by frame by

@@ -1,6 +1,6 @@
 """Measure a run of recipes/landscape.yaml: the numbers of docs/results.md.
 
-    python docs/measure_landscape.py runs/landscape --output measured
+    python experiments/measure_landscape.py runs/landscape --output measured
 
 Makes folders of images (real crops, reconstructions, samples, panoramas, extensions) with the program's own
 interfaces, scores them with ``evaluation``, and writes ``measured/numbers.json``. Takes about six minutes on two cores.

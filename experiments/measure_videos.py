@@ -1,6 +1,6 @@
 """Measure videos: the numbers of docs/results.md, "Videos".
 
-    python docs/measure_videos.py runs/landscape_video --output measured_videos
+    python experiments/measure_videos.py runs/landscape_video --output measured_videos
 
 Memory: the largest memory of ``generate`` for 10 and for 200 frames. Videos: the first frame of each held-out video of
 `LandscapeClips` begins to move, 60 frames of each are scored beside the real ones by ``python -m evaluation
