@@ -43,6 +43,7 @@ from nuwa_lightning.planning.direction import (
 from nuwa_lightning.planning.direction.base import DirectionController
 from nuwa_lightning.planning.schedule import TokenOrder
 from nuwa_lightning.text import ClipTextEncoder, HuggingFaceTextEncoder, MiniLMTextEncoder, TextEncoder
+from nuwa_lightning.tokenizers.pretrained import first_not_finite
 
 Strategy = ContextPool | DirectionController | LocalDecoder | TextEncoder
 
@@ -178,6 +179,9 @@ def load_generator(
         with torch.device("meta"):
             model = PatchTransformer(**size)
         state = load_file(folder / "model.safetensors")
+        spoiled = first_not_finite(state)
+        if spoiled is not None:
+            raise ValueError(f"{spoiled} holds NaN or infinity")
         upgrade_state(state)
         model.load_state_dict(state, strict=True, assign=True)
         pools = {**_POOLS, **{c.__name__: c for c in own if issubclass(c, ContextPool)}}

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -78,6 +78,7 @@ class NuwaInfinityModule(LightningModule):
     """
 
     title = "stage 2, patch transformer"
+    metrics: ClassVar[tuple[str, ...]] = ("train/loss", "train/lr", "val/loss", "val/loss_first_column")
 
     def __init__(
         self,
