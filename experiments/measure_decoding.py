@@ -35,7 +35,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from measure_landscape import crops, to_tensor
 
-from evaluation.features import Lite0Features, features_of
+from evaluation.features import Lite0Features
+from evaluation.features_of import features_of
 from evaluation.kid import kid
 from evaluation.table import aligned
 from nuwa_lightning.atomic import write_json

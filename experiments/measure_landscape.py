@@ -27,7 +27,8 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from evaluation.collapse import collapse
-from evaluation.features import Lite0Features, features_of
+from evaluation.features import Lite0Features
+from evaluation.features_of import features_of
 from evaluation.kid import kid, real_floor
 from evaluation.psnr import psnr
 from evaluation.seams import seam_ratio

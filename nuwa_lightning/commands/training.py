@@ -25,7 +25,6 @@ from nuwa_lightning.callbacks.run_checkpoint import RunCheckpoint, Signals, Stop
 from nuwa_lightning.callbacks.run_files import RunFiles
 from nuwa_lightning.callbacks.sample_sheet import SampleSheet
 from nuwa_lightning.callbacks.stage_bar import StageBar
-from nuwa_lightning.commands.memory import keep_freed_memory
 from nuwa_lightning.commands.parsing import OneLineParser, check_configs, deny_imports, usage_error, whole_name
 from nuwa_lightning.commands.record import check_run_folder, run_record
 from nuwa_lightning.commands.resuming import check_checkpoint, find_checkpoint
@@ -59,6 +58,7 @@ from nuwa_lightning.data.videos import FolderVideos
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.legacy import upgraded_arguments
 from nuwa_lightning.models.vqgan import VQGAN
+from nuwa_lightning.processes import keep_freed_memory
 from nuwa_lightning.text import ClipTextEncoder, HuggingFaceTextEncoder, MiniLMTextEncoder
 from nuwa_lightning.tokenizers.pretrained import load_tokenizer, save_pixel_guided, save_tokenizer
 from nuwa_lightning.training.nuwa_module import NuwaInfinityModule

@@ -1,4 +1,4 @@
-"""Taming transformers' sliding window (Esser et al. 2021), the paper's first rival.
+"""Taming transformers' sliding window (Esser et al. 2021), the paper's first baseline.
 
 A transformer over a fixed window of tokens in raster order writes a larger canvas token by token, in raster order: the
 window is moved so that the token to be written lies in its middle, or nearer to a border where the canvas ends. When it
@@ -7,10 +7,10 @@ Where it stands still, near a border of the canvas, keys and values are kept, wh
 of it again there, too.
 
 It needs no model of its own: a patch transformer whose patch is the window and which sees no other patch is that
-transformer (``recipes/rivals/sliding_window.yaml``), trained by the same program with the same optimiser.
+transformer (``recipes/baselines/sliding_window.yaml``), trained by the same program with the same optimizer.
 
 Shape legend: B canvases, Y/X rows and columns of tokens, N tokens of the window, l places read at once, J tokens that
-one place reads, K codes or neighbours, G key/value heads, D head width, W model width.
+one place reads, K codes or neighbors, G key/value heads, D head width, W model width.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class SlidingWindowSampler:
 
         raster = generator.token_order == "raster" and not generator.local_decoder.bidirectional
         if not isinstance(generator.pool, EmptyContextPool) or not raster:
-            hint = "needs a model of one window, EmptyContextPool and token_order raster: train it by recipes/rivals"
+            hint = "needs a model of one window, EmptyContextPool and token_order raster: train it by recipes/baselines"
             raise UsageError("--sampler", "sliding_window", hint)
         self._model, self._sampling, self._most_kept = DecodingTransformer(generator.model), sampling, most_kept
 
@@ -65,10 +65,15 @@ class SlidingWindowSampler:
 
         height, width = self._model.model.patch_size
         if rows < height or columns < width:
-            hint = f"is smaller than the window of {height}x{width} tokens: make larger pictures"
+            hint = f"is smaller than the window of {height}x{width} tokens: make larger images"
             raise UsageError("--size", f"{rows}x{columns} tokens", hint)
         with torch.inference_mode():
             return self._write(rows, columns, seeds)
+
+    @staticmethod
+    def tokens_read(rows: int, columns: int, patch: tuple[int, int]) -> int:
+        """Return how many tokens of windows are read."""
+        return places_read(max(rows, patch[0]), max(columns, patch[1]), patch)
 
     def _write(self, rows: int, columns: int, seeds: Sequence[int]) -> Tensor:
         import torch

@@ -1,11 +1,11 @@
-"""MaskGIT over the whole view (Chang et al. 2022), the paper's second rival.
+"""MaskGIT over the whole view (Chang et al. 2022), the paper's second baseline.
 
 A bidirectional transformer writes a whole training view in a dozen steps, the surest tokens first. A larger canvas is
 written window by window, each moved on by half a view: what it shares with earlier ones is given, the rest is written
-around it, as MaskGIT extends pictures.
+around it, as MaskGIT extends images.
 
 It needs no model of its own: a patch transformer whose patch is the view, without context, with the masked local
-decoder, is that transformer (``recipes/rivals/masked_view.yaml``), trained by the same program.
+decoder, is that transformer (``recipes/baselines/masked_view.yaml``), trained by the same program.
 
 Shape legend: B canvases, Y/X rows and columns of tokens.
 """
@@ -43,7 +43,7 @@ class MaskedViewSampler:
         from nuwa_lightning.planning.context import EmptyContextPool
 
         if not isinstance(generator.pool, EmptyContextPool) or not generator.local_decoder.bidirectional:
-            hint = "needs a model of one view, EmptyContextPool and MaskedLocalDecoder: train it by recipes/rivals"
+            hint = "needs a model of one view, EmptyContextPool and MaskedLocalDecoder: train it by recipes/baselines"
             raise UsageError("--sampler", "masked_view", hint)
         self._renderer = generator.renderer(sampling)
 
@@ -61,7 +61,7 @@ class MaskedViewSampler:
 
         height, width = self._renderer.model.patch_size
         if rows < height or columns < width:
-            hint = f"is smaller than the view of {height}x{width} tokens: make larger pictures"
+            hint = f"is smaller than the view of {height}x{width} tokens: make larger images"
             raise UsageError("--size", f"{rows}x{columns} tokens", hint)
         canvas_BYX = torch.full((len(seeds), rows, columns), ABSENT, dtype=torch.long)
         number = 0
@@ -73,6 +73,12 @@ class MaskedViewSampler:
                 window[:] = sample_tokens(self._renderer, PatchGrid(1, 1, 1), seeds=own, known=known)
                 number += 1
         return canvas_BYX
+
+    @staticmethod
+    def tokens_read(rows: int, columns: int, patch: tuple[int, int]) -> int:
+        """Return the tokens of all windows: each is read whole."""
+        height, width = patch
+        return len(origins(max(rows, height), height)) * len(origins(max(columns, width), width)) * height * width
 
 
 def origins(length: int, window: int) -> list[int]:

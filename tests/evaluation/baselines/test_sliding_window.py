@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.rivals.sliding_window import (
+from evaluation.baselines.sliding_window import (
     Kept,
     SlidingWindowSampler,
     bytes_of,
@@ -48,7 +48,7 @@ def scores_of_training(generator: Generator, tokens_B16: torch.Tensor) -> torch.
     neighbors = laid.neighbors_PNK[0]
     near_BNK = torch.where(neighbors < 0, -1, tokens_B16[:, neighbors.clamp_min(0)])
     symmetries = torch.zeros(len(tokens_B16), 1, dtype=torch.long)
-    return generator.model(tokens_B16[:, None], symmetries, near_BPNK=near_BNK[:, None], groups=laid.groups)[:, 0]
+    return generator.model(tokens_B16[:, None], symmetries, neighbors_BPNK=near_BNK[:, None], groups=laid.groups)[:, 0]
 
 
 def test_scores_equal_those_of_training(generator: Generator) -> None:

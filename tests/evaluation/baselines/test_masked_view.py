@@ -7,9 +7,9 @@ import itertools
 import pytest
 import torch
 
-from evaluation.rivals.masked_view import MaskedViewSampler, origins
-from evaluation.rivals.sliding_window import SlidingWindowSampler
-from evaluation.sampling import make_sampler
+from evaluation.baselines.masked_view import MaskedViewSampler, origins
+from evaluation.baselines.sliding_window import SlidingWindowSampler
+from evaluation.sampling import sampler_class
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.local import MaskedLocalDecoder
 from nuwa_lightning.generation.pretrained import Generator
@@ -34,21 +34,21 @@ def test_windows_extend_what_is_written(generator: Generator) -> None:
     sampler = MaskedViewSampler(generator, Sampling())
     with torch.inference_mode():
         wide = sampler.tokens(4, 10, [3, 4])
-        symmetry = sampler.tokens(4, 4, [3, 4])
+        window = sampler.tokens(4, 4, [3, 4])
         alone = sampler.tokens(4, 10, [4])
     assert wide.shape == (2, 4, 10)
     assert int(wide.min()) >= 0
     assert int(wide.max()) < 11
-    assert torch.equal(wide[:, :, :4], symmetry)
+    assert torch.equal(wide[:, :, :4], window)
     assert torch.equal(wide[1], alone[0])
     assert not torch.equal(wide[0], wide[1])
 
 
 def test_the_default_sampler_uses_the_decoder_of_the_training(generator: Generator) -> None:
     with torch.inference_mode():
-        patches = make_sampler("patches", generator, Sampling()).tokens(4, 4, [3, 4])
-        symmetry = make_sampler("masked_view", generator, Sampling()).tokens(4, 4, [3, 4])
-    assert torch.equal(patches, symmetry)
+        patches = sampler_class("patches")(generator, Sampling()).tokens(4, 4, [3, 4])
+        window = sampler_class("masked_view")(generator, Sampling()).tokens(4, 4, [3, 4])
+    assert torch.equal(patches, window)
 
 
 def test_windows_cover_the_canvas() -> None:
@@ -67,5 +67,5 @@ def test_other_models_are_refused(generator: Generator) -> None:
         SlidingWindowSampler(generator, Sampling())
     with pytest.raises(UsageError, match="smaller than the view"):
         MaskedViewSampler(generator, Sampling()).tokens(3, 9, [0])
-    with pytest.raises(UsageError, match="choose one of patches, sliding_window, masked_view"):
-        make_sampler("windows", generator, Sampling())
+    with pytest.raises(UsageError, match="give an import path, such as"):
+        sampler_class("windows")

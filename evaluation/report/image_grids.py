@@ -1,4 +1,4 @@
-"""Samples side by side: one strip of pictures for each entry, at the same seeds."""
+"""Samples side by side: one strip of images for each entry, at the same seeds."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _GAP: Final = 4
 
 @dataclass(frozen=True)
 class Strip:
-    """Pictures of one entry.
+    """Images of one entry.
 
     Attributes:
         name: of the entry.
-        jpeg: the pictures, left to right, as a JPEG file.
+        jpeg: the images, left to right, as a JPEG file.
         files: their names.
     """
 
@@ -31,12 +31,12 @@ class Strip:
 
     @property
     def data(self) -> str:
-        """The picture as a data address, to be put into a page."""
+        """The image as a data address, to be put into a page."""
         return "data:image/jpeg;base64," + base64.b64encode(self.jpeg).decode("ascii")
 
 
 def strips_of(study: Study, samples: str) -> list[Strip]:
-    """Return a strip for each entry whose pictures are there, of the files that all of them have."""
+    """Return a strip for each entry whose images are there, of the files that all of them have."""
     folders = {
         entry.name: entry.results[0].folders[samples]
         for entry in study.entries
@@ -55,14 +55,14 @@ def _strip(name: str, paths: list[Path]) -> Strip:
     from PIL import Image
 
     first = read_image(paths[0])
-    # Eight small pictures, or as many large ones as fit at half their size.
+    # Eight small images, or as many large ones as fit at half their size.
     count = max(1, min(8, len(paths), _WIDTH // max(128, first.width // 2)))
     width = (_WIDTH - (count - 1) * _GAP) // count
     height = max(1, round(first.height * width / first.width))
     strip = Image.new("RGB", (_WIDTH, height), "white")
     for i, path in enumerate(paths[:count]):
-        picture = read_image(path).resize((width, height), Image.Resampling.LANCZOS)
-        strip.paste(picture, (i * (width + _GAP), 0))
+        image = read_image(path).resize((width, height), Image.Resampling.LANCZOS)
+        strip.paste(image, (i * (width + _GAP), 0))
     out = io.BytesIO()
     strip.save(out, "JPEG", quality=88)
     return Strip(name, out.getvalue(), tuple(path.name for path in paths[:count]))
