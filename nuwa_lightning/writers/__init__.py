@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from nuwa_lightning.writers.base import CanvasWriter
+from nuwa_lightning.writers.base import CanvasWriter, ImageSource, ImageWriter, Writer
 from nuwa_lightning.writers.deep_zoom import DeepZoomWriter
+from nuwa_lightning.writers.files import IMAGE_WRITERS, write_image, write_video
 from nuwa_lightning.writers.frames import FramesWriter
 from nuwa_lightning.writers.gif import GifWriter
 from nuwa_lightning.writers.jpeg import JpegWriter
@@ -25,12 +26,15 @@ from nuwa_lightning.writers.video import VideoWriter
 from nuwa_lightning.writers.webp import WebpWriter
 
 __all__ = [
+    "IMAGE_WRITERS",
     "VIDEO_WRITERS",
     "WRITERS",
     "CanvasWriter",
     "DeepZoomWriter",
     "FramesWriter",
     "GifWriter",
+    "ImageSource",
+    "ImageWriter",
     "JpegWriter",
     "Mp4Writer",
     "OmeZarrWriter",
@@ -39,9 +43,12 @@ __all__ = [
     "TiffWriter",
     "VideoWriter",
     "WebpWriter",
+    "Writer",
     "check_format",
     "check_output",
     "open_video_writer",
     "open_writer",
     "read_metadata",
+    "write_image",
+    "write_video",
 ]
