@@ -1,4 +1,4 @@
-"""Make the gallery: pictures and films of every task, from fixed seeds, and a page that shows them.
+"""Make the gallery: images and videos of every task, from fixed seeds, and a page that shows them.
 
     python docs/make_gallery.py                  # everything whose run is there; the rest is named, with its recipe
     python docs/make_gallery.py --only lake_at_dusk --overwrite
@@ -107,9 +107,9 @@ EXHIBITS = (
         " --guidance 3 --size 768x128 --seed 0",
     ),
     Exhibit(
-        "unconditional film",
+        "unconditional video",
         "from_nothing.mp4",
-        "a film from nothing",
+        "a video from nothing",
         "runs/landscape_video",
         "--size 256x256 --frames 40 --seed 1",
     ),
@@ -135,12 +135,12 @@ def write_photograph(path: Path) -> None:
     """Write the photograph that is gone on from: the middle of one that was not trained on."""
     photos = LandscapePhotos()
     photos.prepare()
-    picture = read_image(photos.photos("val")[0].path)
-    scale = 288 / min(picture.size)
-    picture = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BICUBIC)
-    left, top = ((length - 256) // 2 for length in picture.size)
+    image = read_image(photos.photos("val")[0].path)
+    scale = 288 / min(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    left, top = ((length - 256) // 2 for length in image.size)
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.crop((left, top, left + 256, top + 256)).save(path)
+    image.crop((left, top, left + 256, top + 256)).save(path)
 
 
 def write_holes(photograph: Path, path: Path) -> None:
@@ -177,8 +177,8 @@ def html_page(exhibits: Sequence[Exhibit], output: Path) -> str:
     parts.append("<style>body{font:16px sans-serif;margin:2em}img,video{max-width:100%}code{font-size:80%}</style>")
     for exhibit in exhibits:
         name, title = html.escape(exhibit.name), html.escape(f"{exhibit.task}: {exhibit.title}")
-        film = exhibit.name.endswith(".mp4")
-        show = f'<video src="{name}" controls loop></video>' if film else f'<img src="{name}" alt="{title}">'
+        video = exhibit.name.endswith(".mp4")
+        show = f'<video src="{name}" controls loop></video>' if video else f'<img src="{name}" alt="{title}">'
         command = html.escape(exhibit.command(output))
         parts.append(f"<h2>{title}</h2><p>{show}</p><p><code>{command}</code></p>")
     return "\n".join(parts) + "\n"
@@ -189,7 +189,7 @@ def document(exhibits: Sequence[Exhibit], output: Path) -> str:
     lines = [
         "# Gallery",
         "",
-        "Pictures and films are not part of this repository: one command makes them from fixed seeds, and a page that"
+        "Images and videos are not part of this repository: one command makes them from fixed seeds, and a page that"
         f" shows them, `{output / 'index.html'}`. What has no run yet is skipped, and named with its recipe.",
         "",
         "```",

@@ -4,12 +4,12 @@
 
 For each run and number format: the cross-entropy of held-out tokens (centre crops of photos that were not trained on,
 teacher-forced through the code that writes canvases, not that of training), the lite0-KID of samples (protocol of
-docs/measure_landscape.py: 48 pictures of 256 pixels for each of 3 seeds, top-k 50), and tokens a second: one canvas of
+docs/measure_landscape.py: 48 images of 256 pixels for each of 3 seeds, top-k 50), and tokens a second: one canvas of
 1024 x 256 pixels, and 16 of 256 x 256 side by side, taken in turn, medians. The cross-entropy is about what each
 decoder learns: all tokens, each given those before it (autoregressive); those hidden of a share drawn at random, given
 the others (masked); all, given the patches around only (parallel). So it compares number formats, not decoders.
 
-Takes about ten minutes on one core for three runs; ``--quick`` leaves the pictures out. One thread.
+Takes about ten minutes on one core for three runs; ``--quick`` leaves the images out. One thread.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ from evaluation.features import Lite0Features, features_of
 from evaluation.kid import kid
 from evaluation.table import aligned
 from nuwa_lightning.atomic import write_json
-from nuwa_lightning.generation.export import Generator, load_generator
-from nuwa_lightning.generation.layout import read_tokens
+from nuwa_lightning.canvas.sample import sample_images, sample_tokens
+from nuwa_lightning.generation.fast_transformer import Precision
 from nuwa_lightning.generation.local import LocalDecoder
-from nuwa_lightning.generation.picture import sample_pictures, sample_tokens
+from nuwa_lightning.generation.patch_decoder import PatchDecoder
+from nuwa_lightning.generation.pretrained import Generator, load_generator
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
-from nuwa_lightning.generation.writing import PatchWriter
-from nuwa_lightning.geometry import PatchGrid
-from nuwa_lightning.modules.decoding import Precision
-from nuwa_lightning.modules.neighbours import ABSENT
-from nuwa_lightning.planning import walk
+from nuwa_lightning.models.layout import read_tokens
+from nuwa_lightning.models.neighbors import ABSENT
+from nuwa_lightning.planning.geometry import PatchGrid
+from nuwa_lightning.planning.schedule import walk
 from nuwa_lightning.tokenizers.base import Tokenizer
-from nuwa_lightning.tokenizers.export import load_tokenizer
+from nuwa_lightning.tokenizers.pretrained import load_tokenizer
 
 CAUSAL: Final = (
     Precision("float32", "float32"),
@@ -90,19 +90,19 @@ class Forced(LocalDecoder):
         """Return one random number, which is not used."""
         return 1
 
-    def write(self, patches: PatchWriter, sampling: Sampling, uniform_RU: Tensor) -> None:
+    def write(self, patches: PatchDecoder, sampling: Sampling, uniform_RU: Tensor) -> None:
         """Write the true tokens."""
         truth_RN = next(self.truth)
         R, N = truth_RN.shape
-        hidden_R1N = self.own.hide((R, 1, N), self.generator)
-        if hidden_R1N is None:
+        masked_R1N = self.own.hide((R, 1, N), self.generator)
+        if masked_R1N is None:
             for place in range(N):
                 self._note(patches.scores([place])[:, 0], truth_RN[:, place])
                 patches.write([place], truth_RN[:, place : place + 1])
             return
-        hidden_RN = hidden_R1N[:, 0]
-        patches.write(range(N), truth_RN.masked_fill(hidden_RN, ABSENT))
-        self._note(patches.scores(range(N))[hidden_RN], truth_RN[hidden_RN])
+        masked_RN = masked_R1N[:, 0]
+        patches.write(range(N), truth_RN.masked_fill(masked_RN, ABSENT))
+        self._note(patches.scores(range(N))[masked_RN], truth_RN[masked_RN])
         patches.write(range(N), truth_RN)
 
     def _note(self, logits_MK: Tensor, token_M: Tensor) -> None:
@@ -120,7 +120,8 @@ def cross_entropy(renderer: InfiniteRenderer, tokens_BYX: Tensor) -> float:
     cells_BPPYX = tokens_BYX.unfold(1, rows, rows).unfold(2, columns, columns)
     steps = walk(renderer.direction.plan(grid, frozenset()), renderer.pool, grid, token_order=renderer.token_order)
     truth = (
-        read_tokens(cells_BPPYX[:, s.patch.y, s.patch.x], s.step.view, token_order=renderer.token_order) for s in steps
+        read_tokens(cells_BPPYX[:, s.patch.y, s.patch.x], s.step.symmetry, token_order=renderer.token_order)
+        for s in steps
     )
     forced = Forced(renderer.local_decoder, truth, torch.Generator().manual_seed(0))
     # No more rows than canvases: each wave is one step, so truth comes in the order of the plan.
@@ -133,17 +134,17 @@ def kids(renderer: InfiniteRenderer, tokenizer: Tokenizer, real: Any, options: a
     """Return the lite0-KID for each seed."""
     extractor, found = Lite0Features(), []
     for seed in range(options.seeds):
-        pictures = [
-            picture
+        images = [
+            image
             for start in range(0, options.count, 16)
-            for picture in sample_pictures(
+            for image in sample_images(
                 renderer,
                 tokenizer,
                 grid=GRID,
                 seeds=range(1000 * seed + start, 1000 * seed + min(start + 16, options.count)),
             )
         ]
-        found.append(kid(real, features_of(np.stack(pictures), extractor=extractor)).value)
+        found.append(kid(real, features_of(np.stack(images), extractor=extractor)).value)
     return found
 
 
@@ -189,7 +190,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--top_k", type=int, default=50)
     parser.add_argument("--numbers", nargs="+", metavar="MATRICES/CACHE", help="only these, such as int8/bfloat16")
-    parser.add_argument("--quick", action="store_true", help="no pictures, no lite0-KID")
+    parser.add_argument("--quick", action="store_true", help="no images, no lite0-KID")
     options = parser.parse_args()
     torch.set_num_threads(1)
     before = os.getloadavg()[0]
@@ -199,7 +200,7 @@ def main() -> None:
     rows: dict[str, dict[str, Any]] = {}
     for run in options.runs:
         generator, tokenizer = load_generator(run / "model"), load_tokenizer(run / "tokenizer")
-        tokens_BYX = torch.cat([tokenizer.encode(picture[None]) for picture in held_out])
+        tokens_BYX = torch.cat([tokenizer.encode(image[None]) for image in held_out])
         for name, renderer in formats(generator, options).items():
             key = f"{run.name}, {name}"
             renderers[key] = renderer
@@ -211,7 +212,7 @@ def main() -> None:
     for key, found in speeds(renderers, options.rounds).items():
         rows[key] |= found
     options.output.mkdir(parents=True, exist_ok=True)
-    about = {"load": [before, os.getloadavg()[0]], "threads": 1, "held-out pictures": len(held_out)}
+    about = {"load": [before, os.getloadavg()[0]], "threads": 1, "held-out images": len(held_out)}
     write_json(options.output / "numbers.json", {"about": about, "rows": rows})
     sys.stdout.write("\n".join(table(rows)) + f"\nload before {before:.2f}, after {os.getloadavg()[0]:.2f}\n")
 

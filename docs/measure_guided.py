@@ -1,12 +1,12 @@
-"""Does the frame before help? Measure a pixel-guided decoder: the numbers of docs/results.md, "Films".
+"""Does the frame before help? Measure a pixel-guided decoder: the numbers of docs/results.md, "Videos".
 
     python docs/measure_guided.py runs/landscape_pixel_guided --output measured_guided
 
-Takes films that training never saw (the validation films of `LandscapeClips`; real ones, and a camera that moves over
+Takes videos that training never saw (the validation videos of `LandscapeClips`; real ones, and a camera that moves over
 photographs that were held out), encodes every frame by itself and decodes the tokens in three ways: frame by frame by
 the tokenizer's own decoder, guided by the frame before with the tokenizer's first frame (as text to video does), and
-guided with the real first frame (as animation does). For the real film and each of the three: frame difference and
-flicker on 0..255 (evaluation/video/measures.py), their distance from the real film's, and PSNR over all frames and over
+guided with the real first frame (as animation does). For the real video and each of the three: frame difference and
+flicker on 0..255 (evaluation/video/measures.py), their distance from the real video's, and PSNR over all frames and over
 the last one, where errors have added up. Writes ``numbers.json`` and sheets of frames.
 """
 
@@ -26,12 +26,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from evaluation.video.measures import flicker, frame_difference
 from nuwa_lightning.atomic import write_json
+from nuwa_lightning.canvas.streaming_decoder import to_uint8
 from nuwa_lightning.data.clips import ClipSettings
 from nuwa_lightning.data.video_data import LandscapeClipsDataModule
-from nuwa_lightning.generation.streaming import to_uint8
-from nuwa_lightning.tokenizers.export import load_pixel_guided, load_tokenizer
-from nuwa_lightning.tokenizers.pixel_guided import PixelGuidedDecoder
-from nuwa_lightning.tokenizers.vqgan import VQGAN
+from nuwa_lightning.models.pixel_guided import PixelGuidedDecoder
+from nuwa_lightning.models.vqgan import VQGAN
+from nuwa_lightning.tokenizers.pretrained import load_pixel_guided, load_tokenizer
 
 # Shape legend: T frames, Y/X rows and columns.
 
@@ -39,8 +39,8 @@ Clip = NDArray[np.uint8]
 WAYS = ("frame by frame", "guided", "guided, real first frame")
 
 
-def films(clips: ClipSettings, *, cache: str | None, factor: int) -> Iterator[tuple[str, bool, Clip]]:
-    """Yield name, whether its motion is made up, and the first clip of each held-out film, in whole tokens."""
+def videos(clips: ClipSettings, *, cache: str | None, factor: int) -> Iterator[tuple[str, bool, Clip]]:
+    """Yield name, whether its motion is made up, and the first clip of each held-out video, in whole tokens."""
     data = LandscapeClipsDataModule(clips=clips, size=factor, cache=cache)
     data.prepare_data()
     for entry in data.prepared("val").entries:
@@ -103,9 +103,9 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     rows: dict[str, list[dict[str, dict[str, float]]]] = {"real": [], "synthetic": []}
     numbers: dict[str, object] = {}
-    for key, synthetic, real_TYX3 in films(clips, cache=options.cache, factor=tokenizer.factor):
+    for key, synthetic, real_TYX3 in videos(clips, cache=options.cache, factor=tokenizer.downsample_factor):
         made = decode(real_TYX3, tokenizer, guided)
-        found = {"real film": measure(real_TYX3, real_TYX3)}
+        found = {"real video": measure(real_TYX3, real_TYX3)}
         found |= {way: measure(real_TYX3, made_TYX3) for way, made_TYX3 in made.items()}
         rows["synthetic" if synthetic else "real"].append(found)
         numbers[key] = found
@@ -116,7 +116,7 @@ def main() -> None:
     for kind, measured in rows.items():
         for way in measured[0] if measured else ():
             means = {name: float(np.mean([row[way][name] for row in measured])) for name in measured[0][way]}
-            numbers[f"mean of {len(measured)} {kind} films, {way}"] = means
+            numbers[f"mean of {len(measured)} {kind} videos, {way}"] = means
             sys.stdout.write(f"{kind} ({len(measured)}), {way}: " + ", ".join(f"{k} {v:.2f}" for k, v in means.items()))
             sys.stdout.write("\n")
     write_json(options.output / "numbers.json", numbers)

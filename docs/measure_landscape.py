@@ -2,10 +2,10 @@
 
     python docs/measure_landscape.py runs/landscape --output measured
 
-Makes folders of pictures (real crops, reconstructions, samples, panoramas, extensions) with the program's own
+Makes folders of images (real crops, reconstructions, samples, panoramas, extensions) with the program's own
 interfaces, scores them with ``evaluation``, and writes ``measured/numbers.json``. Takes about six minutes on two cores.
 
-Protocol: 256-pixel pictures. Real: 200 crops of training photos shrunk to short sides of 288 and 352 pixels. Samples:
+Protocol: 256-pixel images. Real: 200 crops of training photos shrunk to short sides of 288 and 352 pixels. Samples:
 48 for each of 3 seeds, temperature 1, top-k 50. Held-out: centre crops of photos that were not trained on, short
 sides 352 and 512. Panoramas: 16 of 1024 x 256. Extensions: 24 real crops (16 training, 8 held-out), 4 patches
 outwards; their seam ratio is taken over the new half and its border, and compared with that of the tokenizer's own
@@ -32,19 +32,19 @@ from evaluation.kid import kid, real_floor
 from evaluation.psnr import psnr
 from evaluation.seams import seam_ratio
 from nuwa_lightning.atomic import write_json
+from nuwa_lightning.canvas.sample import sample_images, sample_tokens
+from nuwa_lightning.canvas.streaming_decoder import to_uint8
 from nuwa_lightning.data.landscape_photos import LandscapePhotos
 from nuwa_lightning.data.reading import read_image
-from nuwa_lightning.direction import ArbitraryDirectionController
-from nuwa_lightning.generation.export import load_generator
-from nuwa_lightning.generation.picture import sample_pictures, sample_tokens
+from nuwa_lightning.generation.pretrained import load_generator
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
-from nuwa_lightning.generation.streaming import to_uint8
-from nuwa_lightning.geometry import PatchGrid, PatchIndex
-from nuwa_lightning.tokenizers.export import load_tokenizer
-from nuwa_lightning.tokenizers.vqgan import VQGAN
+from nuwa_lightning.models.vqgan import VQGAN
+from nuwa_lightning.planning.direction import ArbitraryDirectionController
+from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
+from nuwa_lightning.tokenizers.pretrained import load_tokenizer
 
-Picture = NDArray[np.uint8]
+Image = NDArray[np.uint8]
 SIDES = {"right": ("omega", (0, 0), (4, 8)), "left": ("omega*", (0, 4), (4, 8))} | {
     "down": ("zeta", (0, 0), (8, 4)),
     "up": ("zeta*", (4, 0), (8, 4)),
@@ -58,48 +58,48 @@ def shrunk(path: Path, side: int) -> Image.Image:
     return photo.resize((round(photo.width * scale), round(photo.height * scale)), Image.Resampling.BICUBIC)
 
 
-def crops(split: str, sides: tuple[int, ...], count: int | None) -> list[Picture]:
+def crops(split: str, sides: tuple[int, ...], count: int | None) -> list[Image]:
     """Return random 256-pixel crops (``count`` in all), or the centre of each photo at each size."""
     rng = np.random.default_rng(0)
     photos = LandscapePhotos().photos(split)  # type: ignore[arg-type]
-    pictures = [shrunk(p.path, side) for p in photos for side in sides]
+    images = [shrunk(p.path, side) for p in photos for side in sides]
     found = []
-    for i in range(count or len(pictures)):
-        picture = np.asarray(pictures[i % len(pictures)])
-        spare = np.array(picture.shape[:2]) - 256
+    for i in range(count or len(images)):
+        image = np.asarray(images[i % len(images)])
+        spare = np.array(image.shape[:2]) - 256
         y, x = rng.integers(spare + 1) if count else spare // 2
-        found.append(picture[y : y + 256, x : x + 256])
+        found.append(image[y : y + 256, x : x + 256])
     return found
 
 
-def to_tensor(picture: Picture) -> torch.Tensor:
+def to_tensor(image: Image) -> torch.Tensor:
     """Return ``[1, 3, Y, X]`` in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None].float() / 127.5 - 1
+    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
 @torch.inference_mode()
-def reconstruct(tokenizer: VQGAN, pictures: list[Picture]) -> list[Picture]:
-    """Return what the tokenizer makes of pictures."""
-    return [to_uint8(tokenizer.decode(tokenizer.encode(to_tensor(p)))[0]) for p in pictures]
+def reconstruct(tokenizer: VQGAN, images: list[Image]) -> list[Image]:
+    """Return what the tokenizer makes of images."""
+    return [to_uint8(tokenizer.decode(tokenizer.encode(to_tensor(p)))[0]) for p in images]
 
 
 @torch.inference_mode()
-def extend(renderer: InfiniteRenderer, tokenizer: VQGAN, pictures: list[Picture], *, side: str) -> list[Picture]:
-    """Return each picture with 4 patches more on one side."""
+def extend(renderer: InfiniteRenderer, tokenizer: VQGAN, images: list[Image], *, side: str) -> list[Image]:
+    """Return each image with 4 patches more on one side."""
     order, (top, left), (rows, columns) = SIDES[side]
     renderer = replace(renderer, direction=ArbitraryDirectionController(order))
-    tokens = torch.cat([tokenizer.encode(to_tensor(p)) for p in pictures])
+    tokens = torch.cat([tokenizer.encode(to_tensor(p)) for p in images])
     known = {
         PatchIndex(0, top + y, left + x): tokens[:, 8 * y : 8 * y + 8, 8 * x : 8 * x + 8]
         for y in range(4)
         for x in range(4)
     }
     grid = PatchGrid(1, rows, columns)
-    canvas = sample_tokens(renderer, grid, seeds=range(len(pictures)), known=known)
+    canvas = sample_tokens(renderer, grid, seeds=range(len(images)), known=known)
     return [to_uint8(tokenizer.decode(t[None])[0]) for t in canvas]
 
 
-def new_half(picture: Picture, side: str) -> Picture:
+def new_half(image: Image, side: str) -> Image:
     """Return the new patches and one old patch beside them, so that the border is inside."""
     cut = {
         "right": np.s_[:, 192:],
@@ -107,14 +107,14 @@ def new_half(picture: Picture, side: str) -> Picture:
         "down": np.s_[192:],
         "up": np.s_[:320],
     }
-    return picture[cut[side]]
+    return image[cut[side]]
 
 
-def save(pictures: list[Picture], folder: Path) -> None:
+def save(images: list[Image], folder: Path) -> None:
     """Write PNG files."""
     folder.mkdir(parents=True, exist_ok=True)
-    for i, picture in enumerate(pictures):
-        Image.fromarray(picture).save(folder / f"{i:03d}.png")
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{i:03d}.png")
 
 
 def main() -> None:
@@ -132,8 +132,8 @@ def main() -> None:
     renderer = generator.renderer(Sampling(1.0, options.top_k))
     extractor = Lite0Features()
 
-    def features(pictures: list[Picture]) -> NDArray[np.float64]:
-        return features_of(np.stack(pictures), extractor=extractor)
+    def features(images: list[Image]) -> NDArray[np.float64]:
+        return features_of(np.stack(images), extractor=extractor)
 
     real = crops("train", (288, 352), 200)
     held_out = crops("val", (352, 512), None)
@@ -152,9 +152,9 @@ def main() -> None:
     scores = []
     for seed in range(options.seeds):
         samples = [
-            picture
+            image
             for start in range(0, options.count, 16)
-            for picture in sample_pictures(
+            for image in sample_images(
                 renderer,
                 tokenizer,
                 grid=PatchGrid(1, 4, 4),
@@ -166,7 +166,7 @@ def main() -> None:
     numbers["lite0-KID samples"] = scores
     numbers["lite0-KID samples mean"] = float(np.mean(scores))
     if not options.quick:
-        wide = sample_pictures(renderer, tokenizer, grid=PatchGrid(1, 4, 16), seeds=range(16))
+        wide = sample_images(renderer, tokenizer, grid=PatchGrid(1, 4, 16), seeds=range(16))
         save(wide, options.output / "panoramas")
         photos = LandscapePhotos().photos("train")
         found = collapse([np.asarray(shrunk(p.path, 256)) for p in photos], wide)

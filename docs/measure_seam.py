@@ -1,4 +1,4 @@
-"""Measure the joint of closed canvases: is it seen more than the borders of patches inside the picture?
+"""Measure the joint of closed canvases: is it seen more than the borders of patches inside the image?
 
     python docs/measure_seam.py runs/landscape --output measured_seam [--blend 0] [--panoramas]
 
@@ -8,7 +8,7 @@ inside patches, ``evaluation.seams``) is taken of the joint alone, in the two pa
 vertical borders. The joint of the open ones shows what the measure says where two ends do not fit. Since a blend leaves
 no step at the joint by construction, the steps within 32 pixels of it are told as well. About a minute.
 
-``--panoramas`` says the same of real pictures that are closed: six 360 degree skies of Debian's package
+``--panoramas`` says the same of real images that are closed: six 360 degree skies of Debian's package
 ``blender-data`` (fetched by apt without root; their middle 256 rows, at an exposure that makes half of the pixels
 darker than middle grey), and of what the tokenizer makes of them on a closed canvas.
 """
@@ -30,44 +30,44 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from evaluation.seams import seam_ratio
 from nuwa_lightning.atomic import write_json
+from nuwa_lightning.canvas.frame_decoder import SingleFrames
+from nuwa_lightning.canvas.joint import JointBlend
+from nuwa_lightning.canvas.streaming_decoder import StreamingDecoder
 from nuwa_lightning.data.landscape_sources import AptSource, Package
-from nuwa_lightning.generation.export import load_generator
-from nuwa_lightning.generation.frames import SingleFrames
-from nuwa_lightning.generation.joint import JointBlend
+from nuwa_lightning.generation.pretrained import load_generator
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
-from nuwa_lightning.generation.streaming import StreamingDecoder
-from nuwa_lightning.geometry import PatchGrid
+from nuwa_lightning.planning.geometry import PatchGrid
 from nuwa_lightning.tokenizers.base import Tokenizer
-from nuwa_lightning.tokenizers.export import load_tokenizer
+from nuwa_lightning.tokenizers.pretrained import load_tokenizer
 
-Picture = NDArray[np.uint8]
+Image = NDArray[np.uint8]
 SKIES = ("city", "courtyard", "forest", "night", "sunrise", "sunset")
 
 
 @torch.inference_mode()
 def canvases(
     renderer: InfiniteRenderer, tokenizer: Tokenizer, grid: PatchGrid, *, count: int, blend: int
-) -> list[Picture]:
-    """Return pictures with seeds from 0 up, all written side by side."""
+) -> list[Image]:
+    """Return images with seeds from 0 up, all written side by side."""
     rows, columns = renderer.model.patch_size
     assert grid.y is not None
     assert grid.x is not None
     size = (grid.y * rows, grid.x * columns)
-    f = tokenizer.factor
+    f = tokenizer.downsample_factor
     finish = JointBlend((size[0] * f, size[1] * f), grid.wrap, blend, f) if grid.wrap and blend else None
     decoders = [StreamingDecoder(tokenizer, size, tile=64, wrap=grid.wrap, finish=finish) for _ in range(count)]
-    pictures = [np.zeros((size[0] * f, size[1] * f, 3), np.uint8) for _ in range(count)]
+    images = [np.zeros((size[0] * f, size[1] * f, 3), np.uint8) for _ in range(count)]
     for done in renderer.render(grid, seeds=range(count)):
         top, left = done.patch.y * rows, done.patch.x * columns
-        for tokens_YX, decoder, picture in zip(done.tokens_BYX, decoders, pictures, strict=True):
+        for tokens_YX, decoder, image in zip(done.tokens_BYX, decoders, images, strict=True):
             for piece, pixels in decoder.put(tokens_YX, top=top, left=left):
                 y, x = piece.top * f, piece.left * f
-                picture[y : y + pixels.shape[0], x : x + pixels.shape[1]] = pixels
-    return pictures
+                image[y : y + pixels.shape[0], x : x + pixels.shape[1]] = pixels
+    return images
 
 
-def real_panoramas() -> list[Picture]:
+def real_panoramas() -> list[Image]:
     """Return real skies all around, 1024 x 256 pixels."""
     import av
 
@@ -86,27 +86,27 @@ def real_panoramas() -> list[Picture]:
 
 
 @torch.inference_mode()
-def rebuilt(tokenizer: Tokenizer, picture: Picture) -> Picture:
-    """Return what the tokenizer makes of a picture that is closed along x."""
-    f, margin = tokenizer.factor, 128  # pixels, more than the encoder sees
-    x_13YX = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 127.5 - 1
+def rebuilt(tokenizer: Tokenizer, image: Image) -> Image:
+    """Return what the tokenizer makes of an image that is closed along x."""
+    f, margin = tokenizer.downsample_factor, 128  # pixels, more than the encoder sees
+    x_13YX = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 127.5 - 1
     around_13YX = torch.cat([x_13YX[..., -margin:], x_13YX, x_13YX[..., :margin]], dim=-1)
     tokens_YX = tokenizer.encode(around_13YX)[0, :, margin // f : -margin // f]
     return SingleFrames(tokenizer, wrap="x").decode(tokens_YX, None)
 
 
-def joint(picture: Picture, patch: int) -> Picture:
+def joint(image: Image, patch: int) -> Image:
     """Return the patches on both sides of the joint, side by side."""
-    return np.concatenate([picture[:, -patch:], picture[:, :patch]], axis=1)
+    return np.concatenate([image[:, -patch:], image[:, :patch]], axis=1)
 
 
-def around(pictures: list[Picture], reach: int) -> float:
+def around(images: list[Image], reach: int) -> float:
     """Return the mean step along x near the joint over that elsewhere: a line that was blurred still shows here."""
-    rolled = np.roll(np.stack(pictures).astype(np.int16), pictures[0].shape[1] // 2, axis=2)
+    rolled = np.roll(np.stack(images).astype(np.int16), images[0].shape[1] // 2, axis=2)
     steps = np.abs(np.diff(rolled, axis=2)).mean(axis=(0, 1, 3))
     middle = len(steps) // 2
-    near = np.abs(np.arange(len(steps)) - middle) < reach
-    return float(steps[near].mean() / steps[~near].mean())
+    neighbors = np.abs(np.arange(len(steps)) - middle) < reach
+    return float(steps[neighbors].mean() / steps[~neighbors].mean())
 
 
 def main() -> None:
@@ -121,25 +121,25 @@ def main() -> None:
     options = parser.parse_args()
     generator, tokenizer = load_generator(options.run / "model"), load_tokenizer(options.run / "tokenizer")
     renderer = generator.renderer(Sampling(1.0, 50))
-    patch = generator.model.patch_size[1] * tokenizer.factor
+    patch = generator.model.patch_size[1] * tokenizer.downsample_factor
     options.output.mkdir(parents=True, exist_ok=True)
     numbers: dict[str, object] = {}
-    sets: dict[str, list[Picture]] = {}
+    sets: dict[str, list[Image]] = {}
     if options.panoramas:
         sets["real"] = real_panoramas()
-        sets["reconstructed"] = [rebuilt(tokenizer, picture) for picture in sets["real"]]
+        sets["reconstructed"] = [rebuilt(tokenizer, image) for image in sets["real"]]
     for name, wrap in (("closed", "x"), ("open", "")):
         grid = PatchGrid(1, 4, options.columns, wrap=wrap)
         sets[name] = canvases(renderer, tokenizer, grid, count=options.count, blend=options.blend)
-    for name, pictures in sets.items():
-        for number, picture in enumerate(pictures):
-            rolled = np.roll(picture, picture.shape[1] // 2, axis=1)
+    for name, images in sets.items():
+        for number, image in enumerate(images):
+            rolled = np.roll(image, image.shape[1] // 2, axis=1)
             Image.fromarray(rolled).save(options.output / f"{name}_{number}.png")
-        at_joint = seam_ratio([joint(p, patch) for p in pictures], patch=patch, token=tokenizer.factor)
-        inside = seam_ratio(pictures, patch=patch, token=tokenizer.factor)
+        at_joint = seam_ratio([joint(p, patch) for p in images], patch=patch, token=tokenizer.downsample_factor)
+        inside = seam_ratio(images, patch=patch, token=tokenizer.downsample_factor)
         numbers[name] = {"joint": at_joint.across_x, "inside": inside.across_x, "std of all borders": inside.std}
         numbers[f"{name}: joint / inside"] = at_joint.across_x / inside.across_x
-        numbers[f"{name}: steps within 32 pixels of the joint / elsewhere"] = around(pictures, 32)
+        numbers[f"{name}: steps within 32 pixels of the joint / elsewhere"] = around(images, 32)
     write_json(options.output / "numbers.json", numbers)
     for name, value in numbers.items():
         sys.stdout.write(f"{name}: {value}\n")

@@ -74,7 +74,7 @@ class Scores(Callback):
         """Keep pairs of originals and reconstructions as files."""
         from PIL import Image
 
-        from nuwa_lightning.generation.streaming import to_uint8
+        from nuwa_lightning.canvas.streaming_decoder import to_uint8
 
         if not isinstance(outputs, dict) or "reconstruction" not in outputs or not trainer.is_global_zero:
             return
@@ -116,10 +116,10 @@ class Scores(Callback):
 
     def _sample(self, trainer: Trainer, pl_module: LightningModule, folder: Path) -> None:
         from evaluation.sampling import PatchSampler, make_pictures
-        from nuwa_lightning.generation.export import Generator
+        from nuwa_lightning.generation.pretrained import Generator
         from nuwa_lightning.generation.sampling import Sampling
-        from nuwa_lightning.stages.nuwa_module import NuwaInfinityModule
-        from nuwa_lightning.tokenizers.export import load_tokenizer
+        from nuwa_lightning.tokenizers.pretrained import load_tokenizer
+        from nuwa_lightning.training.nuwa_module import NuwaInfinityModule
 
         if not isinstance(pl_module, NuwaInfinityModule):
             raise UsageError("Scores", type(pl_module).__name__, "it scores NuwaInfinityModule and VQGANModule")

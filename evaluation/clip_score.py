@@ -42,8 +42,8 @@ class ClipScore:
             raise UsageError("--clip", str(folder), "needs transformers: pip install 'transformers>=5'") from None
         weights = sorted(folder.glob("*.safetensors"))
         if not weights:
-            cure = "holds no *.safetensors: give the folder of a CLIP model as save_pretrained writes it"
-            raise UsageError("--clip", str(folder), cure)
+            hint = "holds no *.safetensors: give the folder of a CLIP model as save_pretrained writes it"
+            raise UsageError("--clip", str(folder), hint)
         try:
             # Safetensors and no remote code: a folder from a stranger cannot run anything.
             options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -51,8 +51,8 @@ class ClipScore:
             processors: Any = AutoProcessor
             self._processor: Any = processors.from_pretrained(folder, **options)
         except (OSError, ValueError, KeyError) as error:
-            cure = f"cannot be read as a CLIP model: {' '.join(str(error).split())[:200]}"
-            raise UsageError("--clip", str(folder), cure) from error
+            hint = f"cannot be read as a CLIP model: {' '.join(str(error).split())[:200]}"
+            raise UsageError("--clip", str(folder), hint) from error
         if not callable(getattr(model, "get_image_features", None)):
             raise UsageError("--clip", str(folder), f"is a {type(model).__name__}: give a CLIP model")
         self._model: Any = _PlainFeatures(model.eval().to(device))
@@ -110,8 +110,8 @@ def captions_of(files: list[Path], *, option: str) -> list[tuple[Path, str]]:
         if caption is None and beside.is_file():
             caption = beside.read_text(encoding="utf-8").strip()
         if not caption:
-            cure = f"has no caption: write {beside.name} beside it, or put it into {table.name}"
-            raise UsageError(option, str(path), cure)
+            hint = f"has no caption: write {beside.name} beside it, or put it into {table.name}"
+            raise UsageError(option, str(path), hint)
         found.append((path, caption))
     return found
 

@@ -27,8 +27,8 @@ def read_yaml(path: Path, option: str) -> dict[str, Any]:
     except (FileNotFoundError, IsADirectoryError):
         others = [str(p) for p in sorted(path.parent.glob("*.yaml"))] if path.parent.is_dir() else []
         near = difflib.get_close_matches(str(path), others, n=1, cutoff=0.5)
-        cure = f"did you mean {near[0]}?" if near else "give the path of a YAML file"
-        raise UsageError(option, str(path), f"there is no such file; {cure}") from None
+        hint = f"did you mean {near[0]}?" if near else "give the path of a YAML file"
+        raise UsageError(option, str(path), f"there is no such file; {hint}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(option, str(path), f"is no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
@@ -54,8 +54,8 @@ def build(cls: type[T], content: object, where: str) -> T:
     for key in content:
         if key not in fields:
             near = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.5)
-            cure = f"did you mean {near[0]}?" if near else f"choose among {', '.join(fields)}"
-            raise UsageError(f"{where}.{key}", content[key], f"there is no such setting; {cure}")
+            hint = f"did you mean {near[0]}?" if near else f"choose among {', '.join(fields)}"
+            raise UsageError(f"{where}.{key}", content[key], f"there is no such setting; {hint}")
     values = {key: convert(hints[key], value, f"{where}.{key}") for key, value in content.items()}
     for name, field in fields.items():
         if name not in values and field.default is field.default_factory is dataclasses.MISSING:

@@ -60,11 +60,11 @@ def make_extractor(name: str, *, weights: str | os.PathLike[str] | None = None, 
     except UsageError:
         raise
     except (ImportError, AttributeError, ValueError) as error:
-        cure = f"{error}: give lite0, inception, or the import path of your own class, such as my_features.Mine"
-        raise UsageError("--features", name, cure) from None
+        hint = f"{error}: give lite0, inception, or the import path of your own class, such as my_features.Mine"
+        raise UsageError("--features", name, hint) from None
     if not isinstance(made, Extractor):
         raise UsageError("--features", name, "has no prefix, width or protocol: see evaluation.extractors.Extractor")
     if not made.prefix.strip():
-        cure = f"only {inception.CACHED_AS} may go without a prefix: name yours by it, such as prefix = 'mine-'"
-        raise UsageError("--features", name, cure)
+        hint = f"only {inception.CACHED_AS} may go without a prefix: name yours by it, such as prefix = 'mine-'"
+        raise UsageError("--features", name, hint)
     return made

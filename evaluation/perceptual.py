@@ -55,7 +55,7 @@ class PerceptualDistance:
         if network == "stlpips":
             import importlib.util
 
-            from nuwa_lightning.modules.perceptual import STLPIPS
+            from nuwa_lightning.models.perceptual import STLPIPS
 
             # Not fused: the package's own numbers up to the border.
             self._network: Any = STLPIPS.from_package(fused=False).eval().to(device)

@@ -144,8 +144,8 @@ class PictureSet:
 
     def _skip(self, path: Path, error: ImageReadError) -> None:
         if not self.skip_corrupt:
-            cure = f"{error.reason}: replace or remove it, or give --skip-corrupt"
-            raise UsageError(self.option, str(path), cure) from error
+            hint = f"{error.reason}: replace or remove it, or give --skip-corrupt"
+            raise UsageError(self.option, str(path), hint) from error
         self.skipped[path] = error.reason
 
     def _make_plan(self) -> list[tuple[Path, list[Cut]]]:
@@ -164,8 +164,8 @@ class PictureSet:
             self._check_equal([(path, cut) for path, cuts in found for cut in cuts])
         total = sum(len(cuts) for _, cuts in found)
         if not total:
-            cure = f"no picture is {self.spec.side} pixels wide and high: make larger ones, or change the protocol"
-            raise UsageError(self.option, self.where, cure)
+            hint = f"no picture is {self.spec.side} pixels wide and high: make larger ones, or change the protocol"
+            raise UsageError(self.option, self.where, hint)
         return self._choose(found, total)
 
     def _scaled(self, size: tuple[int, int]) -> list[tuple[int, int]]:
@@ -206,8 +206,8 @@ class PictureSet:
             for turn in range(len(range(which, count, len(sizes)))):
                 rows, columns = scales[(which + turn) % len(scales)]
                 if min(rows, columns) < side:
-                    cure = f"is {size[1]}x{size[0]}, smaller than the squares of {side} pixels: remove it"
-                    raise UsageError(self.option, str(path), cure)
+                    hint = f"is {size[1]}x{size[0]}, smaller than the squares of {side} pixels: remove it"
+                    raise UsageError(self.option, str(path), hint)
                 top, left = int(rng.integers(rows - side + 1)), int(rng.integers(columns - side + 1))
                 cuts.append(Cut((rows, columns), top, left, side, side))
             plan.append((path, cuts))
@@ -218,8 +218,8 @@ class PictureSet:
         if count is None or count == total:
             return found
         if count > total:
-            cure = f"holds {total} squares, the protocol asks for {count}: add some, or change the protocol"
-            raise UsageError(self.option, self.where, cure)
+            hint = f"holds {total} squares, the protocol asks for {count}: add some, or change the protocol"
+            raise UsageError(self.option, self.where, hint)
         kept = set(np.random.default_rng(self.spec.seed).choice(total, count, replace=False).tolist())
         chosen, place = [], 0
         for path, cuts in found:
@@ -232,12 +232,12 @@ class PictureSet:
         for path, cut in cuts:
             if cut.size != (rows, columns):
                 sizes = f"{first.name} is {columns}x{rows} but {path.name} is {cut.columns}x{cut.rows}"
-                cure = f"mixed sizes ({sizes}): give pictures of one size, or a protocol that cuts windows"
-                raise UsageError(self.option, self.where, cure)
+                hint = f"mixed sizes ({sizes}): give pictures of one size, or a protocol that cuts windows"
+                raise UsageError(self.option, self.where, hint)
         side = self.spec.side
         if side is not None and (rows, columns) != (side, side):
-            cure = f"{first.name} is {columns}x{rows}, the protocol asks for {side}x{side}: change either"
-            raise UsageError(self.option, self.where, cure)
+            hint = f"{first.name} is {columns}x{rows}, the protocol asks for {side}x{side}: change either"
+            raise UsageError(self.option, self.where, hint)
 
 
 def picture_files(folder: Path, *, option: str) -> list[Path]:

@@ -54,8 +54,8 @@ class Pictures:
         if self.crop != "whole" and self.side is None:
             raise UsageError("protocol.side", None, f"crop {self.crop} needs the side of the squares: give it")
         if self.side is not None and self.short_sides and min(self.short_sides) < self.side:
-            cure = f"is smaller than the squares of {self.side} pixels: raise it"
-            raise UsageError("protocol.short_sides", list(self.short_sides), cure)
+            hint = f"is smaller than the squares of {self.side} pixels: raise it"
+            raise UsageError("protocol.short_sides", list(self.short_sides), hint)
         if self.crop == "random" and self.count is None:
             raise UsageError("protocol.count", None, "random squares need a number: give it")
         if self.count is not None and self.count < 1:
@@ -242,8 +242,8 @@ def resolved(features: Features) -> Features:
     if known is None or features.weights_sha256 == known:
         return features
     if features.weights_sha256 is not None:
-        cure = f"{features.name} stands for weights of sha256 {known}: leave it out, or name your own class"
-        raise UsageError("protocol.features.weights_sha256", features.weights_sha256, cure)
+        hint = f"{features.name} stands for weights of sha256 {known}: leave it out, or name your own class"
+        raise UsageError("protocol.features.weights_sha256", features.weights_sha256, hint)
     return dataclasses.replace(features, weights_sha256=known)
 
 

@@ -50,8 +50,8 @@ class Pairs:
         for path in picture_files(ours, option=option):
             name = path.relative_to(ours).with_suffix("")
             if name not in partners:
-                cure = f"has no partner of that name in {theirs}: name each reconstruction as its original"
-                raise UsageError(option, str(name), cure)
+                hint = f"has no partner of that name in {theirs}: name each reconstruction as its original"
+                raise UsageError(option, str(name), hint)
             self.files.append((partners[name], path))
 
     def __iter__(self) -> Iterator[tuple[Pixels, Pixels]]:

@@ -132,8 +132,8 @@ def check_comparable(reports: Mapping[str, Mapping[str, Any]]) -> None:
         first, other = reports[names[0]]["protocol"], reports[name]["protocol"]
         if first["sha256"] != other["sha256"]:
             found = differences(first["settings"], other["settings"])
-            cure = f"protocols differ ({'; '.join(found)}): score both by one protocol"
-            raise UsageError("report", f"{names[0]} and {name}", cure)
+            hint = f"protocols differ ({'; '.join(found)}): score both by one protocol"
+            raise UsageError("report", f"{names[0]} and {name}", hint)
 
 
 def _cpu() -> str:

@@ -144,8 +144,8 @@ def blocks(
             1 for canvas in sets[name].canvases() for _ in blocks_of(canvas, wanted.side, shifted=wanted.shifted)
         )
         if not count:
-            cure = f"no canvas has a block of {wanted.side} pixels inside: make larger ones, or set blocks.side"
-            raise UsageError(sets[name].option, sets[name].where, cure)
+            hint = f"no canvas has a block of {wanted.side} pixels inside: make larger ones, or set blocks.side"
+            raise UsageError(sets[name].option, sets[name].where, hint)
         found[name] = block_set(sets[name].canvases(), cache, side=wanted.side, shifted=wanted.shifted, count=count)
     real, ours = found["real"], found["generated"]
     larger = f" x{len(ours.positions()) / len(real.positions()):.3g}" if wanted.against == "pooled" else ""
@@ -155,8 +155,8 @@ def blocks(
         try:
             report += _block_rows(name, kind, real, ours, wanted, protocol)
         except ValueError as error:
-            cure = f"{error}: set metrics.blocks.against=pooled where canvases are larger than real pictures"
-            raise UsageError("protocol.metrics.blocks", wanted.against, cure) from error
+            hint = f"{error}: set metrics.blocks.against=pooled where canvases are larger than real pictures"
+            raise UsageError("protocol.metrics.blocks", wanted.against, hint) from error
     return report
 
 
@@ -268,9 +268,9 @@ def _check_rank(prefix: str, real: FeatureSet, ours: FeatureSet, pictures: Pictu
     if n > width:
         return
     bias = _fid_floor(real, n, protocol)
-    cure = (
+    hint = (
         f"{n} pictures, {prefix}FID needs more than its {width} features: at {bias.n_y} pictures real ones are "
         f"{bias.value:.3g} away from other real ones, which is its bias; add pictures, use {prefix}KID, or set "
         "metrics.fid.low_rank=state"
     )
-    raise UsageError(pictures.option, pictures.where, cure)
+    raise UsageError(pictures.option, pictures.where, hint)

@@ -19,7 +19,7 @@ from nuwa_lightning.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nuwa_lightning.generation.export import Generator
+    from nuwa_lightning.generation.pretrained import Generator
     from nuwa_lightning.generation.sampling import Sampling
 
 TABLE = "samples.json"
@@ -45,8 +45,8 @@ class PatchSampler:
 
     def tokens(self, rows: int, columns: int, seeds: Sequence[int]) -> Tensor:
         """Return ``[B, Y, X]``."""
-        from nuwa_lightning.generation.picture import sample_tokens
-        from nuwa_lightning.geometry import PatchGrid
+        from nuwa_lightning.canvas.sample import sample_tokens
+        from nuwa_lightning.planning.geometry import PatchGrid
 
         renderer = self.generator.renderer(self.sampling)
         height, width = renderer.model.patch_size
@@ -109,17 +109,17 @@ def sample_folder(
         UsageError: if the run or the tokenizer is missing, they do not fit, or the folder holds pictures that were
             made in another way.
     """
-    from nuwa_lightning.generation.export import load_generator
+    from nuwa_lightning.generation.pretrained import load_generator
     from nuwa_lightning.generation.sampling import Sampling
-    from nuwa_lightning.tokenizers.export import load_tokenizer
+    from nuwa_lightning.tokenizers.pretrained import load_tokenizer
 
     if not (run / "model" / "config.json").is_file():
         raise UsageError("--run", str(run), "is no folder of a finished run of stage 2: it holds no model")
     generator = load_generator(run / "model")
     decoder = load_tokenizer(tokenizer or run / "tokenizer")
     if decoder.fingerprint() != generator.tokenizer_fingerprint:
-        cure = "its tokens are not those that the model was trained on: name the tokenizer of the run"
-        raise UsageError("--tokenizer", str(tokenizer), cure)
+        hint = "its tokens are not those that the model was trained on: name the tokenizer of the run"
+        raise UsageError("--tokenizer", str(tokenizer), hint)
     sampler = make_sampler(order.sampler, generator, Sampling(order.temperature, order.top_k))
     return make_pictures(sampler, decoder, output, order, progress=progress)
 
@@ -149,10 +149,10 @@ def _make(
     from PIL import Image
 
     from nuwa_lightning.atomic import atomic_write, write_json
-    from nuwa_lightning.generation.streaming import to_uint8
+    from nuwa_lightning.canvas.streaming_decoder import to_uint8
 
     height, width = order.pixels
-    rows, columns = (-(-side // decoder.factor) for side in order.pixels)
+    rows, columns = (-(-side // decoder.downsample_factor) for side in order.pixels)
     started = time.monotonic()
     with torch.inference_mode():
         tokens_BYX = sampler.tokens(rows, columns, seeds)[:, :rows, :columns]
@@ -179,8 +179,8 @@ def _table(output: Path, order: Order, fingerprint: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     for key, value in made.items():
         if found.get(key) != value:
-            cure = f"holds pictures of {key} {found.get(key)}, not {value}: give another folder or remove it"
-            raise UsageError("--output", str(output), cure)
+            hint = f"holds pictures of {key} {found.get(key)}, not {value}: give another folder or remove it"
+            raise UsageError("--output", str(output), hint)
     return found
 
 

@@ -191,8 +191,8 @@ def check_count(pictures: PictureSet, found: int, needed: int) -> None:
         UsageError: if ``found`` is below ``needed``.
     """
     if found < needed:
-        cure = f"holds {found} squares, at least {needed} are needed for an interval: add some"
-        raise UsageError(pictures.option, pictures.where, cure)
+        hint = f"holds {found} squares, at least {needed} are needed for an interval: add some"
+        raise UsageError(pictures.option, pictures.where, hint)
 
 
 def check_different(sets: dict[str, PictureSet]) -> None:
@@ -214,8 +214,8 @@ def _folder(real: PictureSet) -> Path:
 
 def _clip(networks: Networks) -> ClipScore:
     if networks.clip is None:
-        cure = "the protocol asks for the CLIP score: give the folder of a CLIP model"
-        raise UsageError("--clip", "missing", cure)
+        hint = "the protocol asks for the CLIP score: give the folder of a CLIP model"
+        raise UsageError("--clip", "missing", hint)
     return ClipScore(networks.clip, device=networks.device)
 
 

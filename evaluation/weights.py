@@ -31,8 +31,8 @@ def checked_weights(
     """
     file = hub_cache() / cached_as if path is None else Path(path)
     if not file.is_file():
-        cure = f"there is no such file; give the path of {cached_as} (sha256 {sha256[:8]}...)"
-        raise UsageError(option, str(file), cure)
+        hint = f"there is no such file; give the path of {cached_as} (sha256 {sha256[:8]}...)"
+        raise UsageError(option, str(file), hint)
     digest = file_sha256(file)
     if digest != sha256:
         raise UsageError(option, str(file), f"its sha256 is {digest}, wanted is {sha256} ({cached_as}): give that file")

@@ -1,4 +1,4 @@
-"""NUWA-Infinity in PyTorch Lightning: autoregressive over autoregressive generation of pictures of any size."""
+"""NUWA-Infinity in PyTorch Lightning: autoregressive over autoregressive generation of images of any size."""
 
 from __future__ import annotations
 

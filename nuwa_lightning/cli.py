@@ -16,11 +16,11 @@ _TRAINING = ("fit", "validate", "test", "predict")
 _HELP = """\
 usage: python -m nuwa_lightning COMMAND [options]
 
-Pictures of any size by autoregressive over autoregressive generation (NUWA-Infinity, arXiv 2207.09814).
+Images of any size by autoregressive over autoregressive generation (NUWA-Infinity, arXiv 2207.09814).
 
 commands
   fit        train: python -m nuwa_lightning fit --config recipes/landscape.yaml
-  generate   make a picture of any size: python -m nuwa_lightning generate --checkpoint runs/landscape --size 4096x512
+  generate   make an image of any size: python -m nuwa_lightning generate --checkpoint runs/landscape --size 4096x512
   validate   score a checkpoint on held-out data: ... validate --config RUN/config.yaml --ckpt_path last
   test, predict   as Lightning users know them
 
@@ -52,7 +52,7 @@ options that matter most (later ones win: recipe, overlays, flags)
   --model.direction CLASS      ArbitraryDirectionController, RasterDirectionController, SpiralDirectionController, ...
   --model.token_order raster   the paper's order of tokens inside a patch (default: mirrored views)
   --model.optimize per_patch   the paper's render-and-optimize (also: accumulated; default: joint)
-  --model.transformer.depth N  and width, heads, kv_heads, ...
+  --model.transformer.num_layers N  and width, heads, num_kv_heads, ...
   --data.batch_size N
 
 more help
@@ -108,8 +108,8 @@ def _line(error: UsageError | OSError) -> str:
     if isinstance(error, UsageError):
         return str(error)
     # Of the machine rather than of an option: a full disk, a folder without permission, no network.
-    cure = "see to it and try again (NUWA_LIGHTNING_TRACEBACK=1 shows where it comes from)"
-    return f"{error.filename or type(error).__name__}: {error.strerror or error}: {cure}"
+    hint = "see to it and try again (NUWA_LIGHTNING_TRACEBACK=1 shows where it comes from)"
+    return f"{error.filename or type(error).__name__}: {error.strerror or error}: {hint}"
 
 
 def _did_you_mean(word: str) -> str:

@@ -17,19 +17,19 @@ class UsageError(ValueError):
         option: its whole name (``--data.grid``, ``data.grid``), or the part of it that an object knows of itself
             (``extent``), which the command line completes.
         value: what was given.
-        cure: what is wrong with it and what to do.
+        hint: what is wrong with it and what to do.
     """
 
-    def __init__(self, option: str, value: object, cure: str) -> None:
+    def __init__(self, option: str, value: object, hint: str) -> None:
         self.option = option
         self.value = value
-        self.cure = cure
-        super().__init__(option, value, cure)
+        self.hint = hint
+        super().__init__(option, value, hint)
 
     def __str__(self) -> str:
         """Return the line."""
         dashes = "--" if self.option.startswith(("data.", "model.")) else ""
-        return f"{dashes}{self.option}: {self.value}: {self.cure}"
+        return f"{dashes}{self.option}: {self.value}: {self.hint}"
 
 
 class LawError(UsageError):
@@ -75,6 +75,6 @@ def unwritable(path: Path, error: OSError, *, what: str = "", full: str = "make 
         what: which part of it, if not itself, such as ``its journal``.
         full: the cure where there is no room; elsewhere it is another file.
     """
-    cure = full if error.errno in _FULL else "name a file in a folder that can be written to"
+    hint = full if error.errno in _FULL else "name a file in a folder that can be written to"
     subject = f"{what} " if what else ""
-    return UsageError("--output", path, f"{subject}cannot be written ({error.strerror or error}): {cure}")
+    return UsageError("--output", path, f"{subject}cannot be written ({error.strerror or error}): {hint}")

@@ -2,7 +2,7 @@
 
 A pool that sees the patch to its left, in ten lines, and its test:
 
-    >>> from nuwa_lightning.context import ContextPool
+    >>> from nuwa_lightning.planning.context import ContextPool
     >>> class LeftContextPool(ContextPool):
     ...     embedding_extent = (0, 0, 1)
     ...
@@ -35,11 +35,11 @@ from pathlib import Path
 
 import numpy as np
 
-from nuwa_lightning.context.base import ContextPool, checked_extent
-from nuwa_lightning.direction.base import DirectionController, Step
 from nuwa_lightning.errors import LawError, UsageError, shown
-from nuwa_lightning.geometry import OMEGA, VIEWS, ZETA, PatchGrid, PatchIndex
-from nuwa_lightning.planning import ContextTable, walk
+from nuwa_lightning.planning.context.base import ContextPool, checked_extent
+from nuwa_lightning.planning.direction.base import DirectionController, Step
+from nuwa_lightning.planning.geometry import OMEGA, SYMMETRIES, ZETA, PatchGrid, PatchIndex
+from nuwa_lightning.planning.schedule import ContextTable, walk
 from nuwa_lightning.writers.base import ImageWriter, Pixels, VideoWriter
 
 GRIDS: tuple[PatchGrid, ...] = tuple(
@@ -70,7 +70,7 @@ def check_context_pool(pool: ContextPool, *, seed: int = 0, trials: int = 4) -> 
     except UsageError as error:
         raise AssertionError(f"{type(pool).__name__}: {error}") from error
     for grid in GRIDS:
-        plans = [[Step(patch, view) for patch in view.walk(grid)] for view in VIEWS]
+        plans = [[Step(patch, symmetry) for patch in symmetry.walk(grid)] for symmetry in SYMMETRIES]
         for _ in range(trials):
             plans.append([Step(patch, OMEGA) for patch in rng.sample(list(grid), grid.size)])
         for plan in plans:
@@ -124,11 +124,11 @@ def _check_stateless(pool: ContextPool, grid: PatchGrid, plans: Sequence[Sequenc
 
 def _check_bounded(pool: ContextPool) -> None:
     shapes = (((1, 2, None), OMEGA), ((1, None, 2), ZETA), ((None, 2, 1), OMEGA))
-    for shape, view in shapes:
+    for shape, symmetry in shapes:
         before = -1
         for length in _LENGTHS:
             grid = PatchGrid(*(length if n is None else n for n in shape))
-            peak = ContextTable.from_walk(walk((Step(p, view) for p in view.walk(grid)), pool, grid)).peak_live
+            peak = ContextTable.from_walk(walk((Step(p, symmetry) for p in symmetry.walk(grid)), pool, grid)).peak_live
             if peak == before:
                 break
             before = peak
@@ -219,8 +219,8 @@ def _check_steps(
             raise _broken(controller, "a plan names each patch once", grid, patch)
         if step.known != (patch in known):
             raise _broken(controller, "known patches, and no others, are marked as known", grid, patch)
-        if step.view not in VIEWS:
-            raise _broken(controller, "a view is one of the eight", grid, patch, repr(step.view))
+        if step.symmetry not in SYMMETRIES:
+            raise _broken(controller, "a view is one of the eight", grid, patch, repr(step.symmetry))
         if step.known and patch.t <= last_frame:
             law = "a known patch comes before what is written in its own or a later frame"
             raise _broken(controller, law, grid, patch)

@@ -6,21 +6,21 @@ from typing import TypeVar
 
 from hypothesis import strategies as st
 
-from nuwa_lightning.context import (
+from nuwa_lightning.planning.context import (
     ContextPool,
     EmptyContextPool,
     FullContextPool,
     NearbyContextPool,
     RecencyContextPool,
 )
-from nuwa_lightning.direction import (
+from nuwa_lightning.planning.direction import (
     ArbitraryDirectionController,
     DirectionController,
     OutwardDirectionController,
     RasterDirectionController,
     SpiralDirectionController,
 )
-from nuwa_lightning.geometry import VIEWS, PatchGrid, PatchIndex
+from nuwa_lightning.planning.geometry import SYMMETRIES, PatchGrid, PatchIndex
 
 POOLS: tuple[ContextPool, ...] = (
     NearbyContextPool(),
@@ -33,20 +33,20 @@ POOLS: tuple[ContextPool, ...] = (
     RecencyContextPool(),
     RecencyContextPool(3, (0, 1, 1)),
 )
-ALL_VIEWS = tuple(view.name for view in VIEWS)
+ALL_SYMMETRIES = tuple(symmetry.name for symmetry in SYMMETRIES)
 CONTROLLERS: tuple[DirectionController, ...] = (
     ArbitraryDirectionController(),
     ArbitraryDirectionController("omega"),
     ArbitraryDirectionController("omega*"),
     ArbitraryDirectionController("zeta"),
     ArbitraryDirectionController("zeta*", order_weights=(1, 2, 0, 5)),
-    ArbitraryDirectionController(views=("omega",)),
-    ArbitraryDirectionController("left-up", views=ALL_VIEWS),
+    ArbitraryDirectionController(symmetries=("omega",)),
+    ArbitraryDirectionController("left-up", symmetries=ALL_SYMMETRIES),
     RasterDirectionController(),
     SpiralDirectionController(),
-    SpiralDirectionController(views=ALL_VIEWS),
+    SpiralDirectionController(symmetries=ALL_SYMMETRIES),
     OutwardDirectionController(),
-    OutwardDirectionController((0.0, 1.0), views=("zeta*", "omega")),
+    OutwardDirectionController((0.0, 1.0), symmetries=("zeta*", "omega")),
 )
 
 Class = TypeVar("Class")

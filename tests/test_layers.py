@@ -27,7 +27,7 @@ def test_contracts_hold(repository: Path) -> None:
     [
         ("context/bad.py", "import torch"),
         ("geometry.py", "from nuwa_lightning.writers import base"),
-        ("writers/bad.py", "from nuwa_lightning.modules import bad"),
+        ("writers/bad.py", "from nuwa_lightning.models import bad"),
         ("writers/bad.py", "import evaluation"),
         ("modules/bad.py", "import lightning"),
         ("writers/bad.py", "import torchvision"),

@@ -13,8 +13,8 @@ import yaml
 from PIL import Image
 
 from nuwa_lightning.cli import main
-from nuwa_lightning.tokenizers.export import save_tokenizer
-from nuwa_lightning.tokenizers.vqgan import VQGAN, VQGANSize
+from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
+from nuwa_lightning.tokenizers.pretrained import save_tokenizer
 from nuwa_lightning.writers import open_video_writer
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
@@ -66,8 +66,8 @@ def test_its_head_says_how_to_run_it(name):
     assert f"recipes/{name}" in head
 
 
-def film(path: Path, pixels: Any) -> None:
-    """Write a film of a window that moves over a photograph."""
+def video(path: Path, pixels: Any) -> None:
+    """Write a video of a window that moves over a photograph."""
     path.parent.mkdir(exist_ok=True)
     with open_video_writer(path, 192, 144, fps=8) as writer:
         for n in range(6):
@@ -81,12 +81,12 @@ def place(tmp_path_factory, sample_photos) -> Path:
     (folder / "photos").mkdir()
     for name, pixels in sample_photos.items():
         Image.fromarray(pixels).save(folder / "photos" / f"{name}.png")
-        (folder / "photos" / f"{name}.txt").write_text("a picture")
-        film(folder / "films" / f"{name}.mp4", pixels)
-        (folder / "films" / f"{name}.txt").write_text("a film")
+        (folder / "photos" / f"{name}.txt").write_text("an image")
+        video(folder / "videos" / f"{name}.mp4", pixels)
+        (folder / "videos" / f"{name}.txt").write_text("a video")
     torch.manual_seed(0)
     chosen = content("landscape_vqgan.yaml")["model"]["init_args"].get("vqgan", {})
-    save_tokenizer(folder / "tokenizer", VQGAN.build(VQGANSize.from_dict({**VQGANSize().as_dict(), **chosen})))
+    save_tokenizer(folder / "tokenizer", VQGAN.build(VQGANConfig.from_dict({**VQGANConfig().as_dict(), **chosen})))
     return folder
 
 
@@ -99,10 +99,10 @@ def test_it_takes_a_step(name, place, monkeypatch, capfd):
         if "start_from" in content(name)["model"]["init_args"]:
             options += ["--model.start_from", "tokenizer"]
     elif stage == "PixelGuidedModule":
-        options = ["--data", "VideoFolderDataModule", "--data.root", "films", "--data.val_fraction", "0.5"]
+        options = ["--data", "VideoFolderDataModule", "--data.root", "videos", "--data.val_fraction", "0.5"]
         options += ["--tokenizer.path", "tokenizer"]
     elif stage and content(name)["data"]["class_path"] == "TokenClipsDataModule":
-        options = ["--data.films", "FolderVideos", "--data.films.root", "films", "--data.films.val_fraction", "0.5"]
+        options = ["--data.videos", "FolderVideos", "--data.videos.root", "videos", "--data.videos.val_fraction", "0.5"]
         options += ["--tokenizer.path", "tokenizer"]
     else:
         options = ["--data.photos", "FolderPhotos", "--data.photos.root", "photos", "--data.bank.phases", "1"]
@@ -126,15 +126,15 @@ def test_the_stages_fit_together():
     assert decoder["model"]["init_args"]["start_from"] == source["path"]
     guided = content("landscape_pixel_guided.yaml")
     assert guided["tokenizer"] == {key: source[key] for key in ("path", "recipe", "refined")}
-    films = content("landscape_video.yaml")["tokenizer"]
-    assert films == {
+    videos = content("landscape_video.yaml")["tokenizer"]
+    assert videos == {
         **source,
         "guided": f"{guided['run']}/pixel_guided",
         "guided_recipe": "recipes/landscape_pixel_guided.yaml",
     }
     assert content("landscape_text_video.yaml")["tokenizer"] == {key: source[key] for key in ("path", "recipe")}
-    size = VQGANSize.from_dict({**VQGANSize().as_dict(), **vqgan["model"]["init_args"].get("vqgan", {})})
+    size = VQGANConfig.from_dict({**VQGANConfig().as_dict(), **vqgan["model"]["init_args"].get("vqgan", {})})
     model = landscape["model"]["init_args"]
-    assert (model["num_codes"], model["code_dim"]) == (size.num_codes, size.code_dim)
+    assert (model["codebook_size"], model["codebook_dim"]) == (size.codebook_size, size.codebook_dim)
     grid, patch = landscape["data"]["init_args"]["grid"], model["patch_size"]
     assert all(side % cells == 0 for side, cells in zip(grid, patch, strict=True))

@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from nuwa_lightning.context import ContextPool, NearbyContextPool
-from nuwa_lightning.direction import DirectionController, Step
-from nuwa_lightning.geometry import OMEGA, ZETA, PatchGrid, PatchIndex, View
+from nuwa_lightning.planning.context import ContextPool, NearbyContextPool
+from nuwa_lightning.planning.direction import DirectionController, Step
+from nuwa_lightning.planning.geometry import OMEGA, ZETA, PatchGrid, PatchIndex, Symmetry
 from nuwa_lightning.testing import check_context_pool, check_direction_controller
 
 NEARBY = NearbyContextPool((0, 1, 1))
@@ -179,9 +179,9 @@ class StrayingController(GoodController):
         yield Step(PatchIndex(0, -1, 0), ZETA)
 
 
-class OddViewController(GoodController):
+class OddSymmetryController(GoodController):
     def steps(self, grid, known):
-        return (step._replace(view=View("mine")) for step in super().steps(grid, known))
+        return (step._replace(symmetry=Symmetry("mine")) for step in super().steps(grid, known))
 
 
 class BoastingController(GoodController):
@@ -212,7 +212,7 @@ class EndingController(GoodController):
 
 
 class WeightlessController(GoodController):
-    training_views = ((1.0, OMEGA), (float("nan"), ZETA))
+    training_crops = ((1.0, OMEGA), (float("nan"), ZETA))
 
 
 def test_a_good_controller_passes():
@@ -232,7 +232,7 @@ def test_a_good_controller_passes():
         (LateController, "a known patch comes before what is written in its own or a later frame"),
         (UnmarkedController, "known patches, and no others, are marked as known"),
         (StrayingController, r"at patch \(0, -1, 0\): breaks its law: a plan stays inside its grid"),
-        (OddViewController, "a view is one of the eight"),
+        (OddSymmetryController, "a view is one of the eight"),
         (BoastingController, r"a lazy plan reaches every patch: grid \(1, 3, None\), patch \(0, 1, 0\)"),
         (EndingController, r"grid \(1, 1, None\): .*: breaks its law: a plan of the endless grid .* ends"),
         (WeightlessController, "the weights of training_plans"),

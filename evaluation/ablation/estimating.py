@@ -64,7 +64,7 @@ def resolve(cell: Cell, tokenizer: Tokenizer) -> dict[str, Any]:
             warnings.simplefilter("ignore")  # of options that are merely printed
             train(command)
     except UsageError as error:
-        raise UsageError(f"cell {cell.label}, {error.option}", error.value, error.cure) from error
+        raise UsageError(f"cell {cell.label}, {error.option}", error.value, error.hint) from error
     found = yaml.safe_load(told.getvalue())
     assert isinstance(found, dict)
     return found
@@ -100,22 +100,26 @@ def count(config: dict[str, Any], cell: Cell) -> tuple[int, float, float]:
     """Return parameters, and operations of training and of sampling in units of 1e12."""
     import torch
 
-    from nuwa_lightning.modules.patch_layer import TransformerSize
-    from nuwa_lightning.modules.patch_transformer import PatchTransformer
+    from nuwa_lightning.models.nuwa_infinity import PatchTransformer
+    from nuwa_lightning.models.patch_layer import TransformerConfig
 
     model, data = config["model"]["init_args"], config["data"]["init_args"]
-    size = TransformerSize(**model["transformer"])
+    size = TransformerConfig(**model["transformer"])
     pool, direction = _made(model["context_pool"]), _made(model["direction"])
     patch = tuple(model["patch_size"])
     with torch.device("meta"):
         network = PatchTransformer(
-            model["num_codes"], model["code_dim"], patch_size=patch, embedding_extent=pool.embedding_extent, size=size
+            model["codebook_size"],
+            model["codebook_dim"],
+            patch_size=patch,
+            embedding_extent=pool.embedding_extent,
+            size=size,
         )
     weights = sum(p.numel() for p in network.parameters())
     rows, columns = data["grid"]
     context = _mean_context(pool, direction, (rows // patch[0], columns // patch[1]))
     tokens = data["batch_size"] * rows * columns * config["trainer"]["max_steps"]
-    per_token = 2 * weights + 4 * size.depth * size.width * patch[0] * patch[1] * (context + 0.5)
+    per_token = 2 * weights + 4 * size.num_layers * size.dim * patch[0] * patch[1] * (context + 0.5)
     read = sum(s.count * _tokens_read(s, cell.variant.sampler, patch) for s in cell.ablation.samples.values())
     made = read * _passes(model.get("local_decoder"))
     return weights, 3 * per_token * tokens / 1e12, per_token * made / 1e12
@@ -183,8 +187,8 @@ def _made(described: dict[str, Any] | str) -> Any:
 
 def _mean_context(pool: Any, direction: Any, shape: tuple[int, int]) -> float:
     """Return how many patches a patch of a training view sees on average."""
-    from nuwa_lightning.geometry import PatchGrid
-    from nuwa_lightning.planning import ContextTable, walk
+    from nuwa_lightning.planning.geometry import PatchGrid
+    from nuwa_lightning.planning.schedule import ContextTable, walk
 
     grid = PatchGrid(1, *shape)
     means = []

@@ -31,8 +31,8 @@ def merge(ablation: Ablation, output: Path, others: Sequence[Path]) -> list[Cell
                 continue
             for ours in _tokenizers(ablation, output):
                 if ours != theirs["tokenizer"]:
-                    cure = "was made with another tokenizer: share one, its folder can be copied"
-                    raise UsageError("--merge", f"{other}: {cell.label}", cure)
+                    hint = "was made with another tokenizer: share one, its folder can be copied"
+                    raise UsageError("--merge", f"{other}: {cell.label}", hint)
             target = cell.folder(output)
             target.parent.mkdir(parents=True, exist_ok=True)
             with atomic_folder(target, overwrite=True) as partial:

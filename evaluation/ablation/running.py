@@ -29,7 +29,7 @@ from evaluation.score import Work, score
 from nuwa_lightning.atomic import write_json
 from nuwa_lightning.commands.tokenizer import TokenizerSource, die_with_parent, find_refined
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.tokenizers.export import load_tokenizer
+from nuwa_lightning.tokenizers.pretrained import load_tokenizer
 
 DONE: Final = "cell.json"
 _LOG = logging.getLogger(__name__)
@@ -66,8 +66,8 @@ def finished(cell: Cell, output: Path) -> dict[str, Any] | None:
     definition = cell.definition()
     if found["definition_sha256"] != definition_sha256(definition):
         differs = "; ".join(changed(found["definition"], definition))
-        cure = f"was made in another way ({differs}): remove {cell.folder(output)} or give another --output"
-        raise UsageError("cell", cell.label, cure)
+        hint = f"was made in another way ({differs}): remove {cell.folder(output)} or give another --output"
+        raise UsageError("cell", cell.label, hint)
     return found
 
 
@@ -209,8 +209,8 @@ def _call(command: Sequence[str], run: Path) -> None:
     if done.returncode == 130:
         raise KeyboardInterrupt
     if done.returncode:
-        cure = f"ended with status {done.returncode}, see above; again: {shlex.join(['python', *command[1:]])}"
-        raise UsageError("fit", str(run), cure)
+        hint = f"ended with status {done.returncode}, see above; again: {shlex.join(['python', *command[1:]])}"
+        raise UsageError("fit", str(run), hint)
 
 
 @contextmanager

@@ -16,17 +16,17 @@ from typing import Final
 import torch
 
 from evaluation.benchmark.ours import TOP_K, Size
-from nuwa_lightning.context import NearbyContextPool
-from nuwa_lightning.direction import ArbitraryDirectionController
-from nuwa_lightning.generation.export import Generator, save_generator
+from nuwa_lightning.generation.fast_transformer import Precision
+from nuwa_lightning.generation.pretrained import Generator, save_generator
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
-from nuwa_lightning.geometry import PatchGrid
-from nuwa_lightning.modules.decoding import Precision
-from nuwa_lightning.modules.patch_layer import TransformerSize
-from nuwa_lightning.modules.patch_transformer import PatchTransformer
-from nuwa_lightning.tokenizers.export import save_tokenizer
-from nuwa_lightning.tokenizers.vqgan import VQGAN, VQGANSize
+from nuwa_lightning.models.nuwa_infinity import PatchTransformer
+from nuwa_lightning.models.patch_layer import TransformerConfig
+from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
+from nuwa_lightning.planning.context import NearbyContextPool
+from nuwa_lightning.planning.direction import ArbitraryDirectionController
+from nuwa_lightning.planning.geometry import PatchGrid
+from nuwa_lightning.tokenizers.pretrained import save_tokenizer
 
 RECIPE: Final = Size("recipe", 4, 128, 2)
 """The default recipe's blocks."""
@@ -38,24 +38,26 @@ PAPER: Final = "38912x2048"
 EXTENT: Final = (0, 1, 1)
 
 
-def recipe_model(size: Size, *, kv_heads: int, num_codes: int = 1024, code_dim: int = 16) -> PatchTransformer:
+def recipe_model(
+    size: Size, *, num_kv_heads: int, codebook_size: int = 1024, codebook_dim: int = 16
+) -> PatchTransformer:
     """Return a model with random weights and the default recipe's patches of 8 x 8 tokens."""
     torch.manual_seed(0)
     model = PatchTransformer(
-        num_codes,
-        code_dim,
+        codebook_size,
+        codebook_dim,
         patch_size=(8, 8),
         embedding_extent=EXTENT,
-        size=TransformerSize(
+        size=TransformerConfig(
             size.width,
             size.depth,
-            heads=size.heads,
-            kv_heads=kv_heads,
-            feed_forward_multiple=8 / 3,
+            num_heads=size.heads,
+            num_kv_heads=num_kv_heads,
+            mlp_ratio=8 / 3,
             layer_scale=1.0,
         ),
     )
-    model.set_codes(torch.randn(num_codes, code_dim))
+    model.set_codes(torch.randn(codebook_size, codebook_dim))
     torch.nn.init.normal_(model.head.weight, std=0.02)
     return model.eval().requires_grad_(False)
 
@@ -92,9 +94,9 @@ def seconds_a_patch(made: InfiniteRenderer, grid: PatchGrid) -> float:
 def write_run(folder: Path) -> None:
     """Write a run as ``generate`` takes it: the default recipe's sizes, random weights."""
     torch.manual_seed(0)
-    tokenizer = VQGAN.build(VQGANSize(num_codes=RECIPE_CODES))
-    codes, width = tokenizer.codes_KD.shape
-    model = recipe_model(RECIPE, kv_heads=RECIPE.heads, num_codes=codes, code_dim=width)
+    tokenizer = VQGAN.build(VQGANConfig(codebook_size=RECIPE_CODES))
+    codes, width = tokenizer.codebook_KD.shape
+    model = recipe_model(RECIPE, num_kv_heads=RECIPE.heads, codebook_size=codes, codebook_dim=width)
     save_tokenizer(folder / "tokenizer", tokenizer)
     pool, direction = NearbyContextPool(EXTENT), ArbitraryDirectionController("omega")
     save_generator(folder / "model", Generator(model, pool, direction, "mirrored", tokenizer.fingerprint()))

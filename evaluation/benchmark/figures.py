@@ -14,10 +14,10 @@ from evaluation.benchmark import canvas
 from evaluation.benchmark.measuring import Contender, Reading, Times, interleave, ratio
 from evaluation.benchmark.ours import SIZES, Ours, Size, random_model
 from evaluation.benchmark.taming import SlidingWindow, WithPast
+from nuwa_lightning.generation.cpu_kernels import kernels
+from nuwa_lightning.generation.fast_transformer import Precision
 from nuwa_lightning.generation.local import AutoregressiveLocalDecoder, MaskedLocalDecoder, ParallelLocalDecoder
-from nuwa_lightning.geometry import PatchGrid
-from nuwa_lightning.modules.decoding import Precision
-from nuwa_lightning.modules.kernels import kernels
+from nuwa_lightning.planning.geometry import PatchGrid
 
 FAST: Final = Precision(weights="int8", cache="bfloat16")
 """With one key/value head: the fast path."""
@@ -74,7 +74,7 @@ class Settings:
 
 def decoding(size: Size, settings: Settings, say: Say) -> tuple[list[Figure], dict[str, Times]]:
     """Tokens a second beside the others, at one size."""
-    multi, single = random_model(size, kv_heads=size.heads), random_model(size, kv_heads=1)
+    multi, single = random_model(size, num_kv_heads=size.heads), random_model(size, num_kv_heads=1)
     ours = [
         Ours("MHA float32", multi),
         Ours("fast path", single, precision=FAST),
@@ -142,7 +142,7 @@ def same_tokens(size: Size, settings: Settings) -> list[Figure]:
         ("MHA float32", size.heads, Precision()),
         ("fast path", 1, FAST),
     ):
-        model = random_model(size, kv_heads=heads)
+        model = random_model(size, num_kv_heads=heads)
         together = Ours(name, model, rows=4, precision=precision).tokens(settings.steps)
         alone = [Ours(name, model, precision=precision, seed=n).tokens(settings.steps) for n in range(4)]
         share = float((together == torch.cat(alone)).double().mean())
@@ -152,7 +152,7 @@ def same_tokens(size: Size, settings: Settings) -> list[Figure]:
 
 def local_decoders(size: Size, settings: Settings, say: Say) -> list[Figure]:
     """Time of a whole patch: all tokens one by one, a dozen steps, one step; each with the states it leaves."""
-    causal, both = (random_model(size, kv_heads=size.heads, bidirectional=b) for b in (False, True))
+    causal, both = (random_model(size, num_kv_heads=size.heads, bidirectional=b) for b in (False, True))
     figures = []
     for rows in (1, 4):
         contenders = [
@@ -184,12 +184,12 @@ def canvases(settings: Settings, say: Say) -> list[Figure]:
     size = SIZES["19M"]
     window = SlidingWindow("taming, sliding window", size)
     slide = interleave([window], steps=max(4, settings.steps // 8), rounds=3, report=say)[window.name].median
-    fast = canvas.renderer(canvas.recipe_model(size, kv_heads=1), precision=FAST)
+    fast = canvas.renderer(canvas.recipe_model(size, num_kv_heads=1), precision=FAST)
     columns = 64 // settings.shrink
     seconds, _ = canvas.wave_seconds(fast, PatchGrid(1, 8, columns))
     say(f"tokens of {64 * columns}x512 pixels: {seconds:.1f} s; sliding window: {slide:.3f} s a token")
     tokens = 64 * 8 * columns
-    recipe = canvas.recipe_model(canvas.RECIPE, kv_heads=canvas.RECIPE.heads, num_codes=canvas.RECIPE_CODES)
+    recipe = canvas.recipe_model(canvas.RECIPE, num_kv_heads=canvas.RECIPE.heads, codebook_size=canvas.RECIPE_CODES)
     made = canvas.renderer(recipe, precision=Precision())
     pairs = []
     for _ in range(3 if settings.shrink == 1 else 1):

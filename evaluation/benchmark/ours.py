@@ -11,16 +11,16 @@ from typing import Final, NamedTuple
 import torch
 
 from evaluation.benchmark.measuring import Contender
-from nuwa_lightning.generation.cache import SlotCache
+from nuwa_lightning.generation.fast_transformer import DecodingTransformer, Precision
+from nuwa_lightning.generation.kv_cache import SlotCache
 from nuwa_lightning.generation.local import AutoregressiveLocalDecoder, LocalDecoder
+from nuwa_lightning.generation.patch_batch import PatchStates, RowBatch
+from nuwa_lightning.generation.patch_decoder import GuidanceBatch, PatchDecoder
 from nuwa_lightning.generation.sampling import Sampling, patch_uniforms
-from nuwa_lightning.generation.writing import Halves, PatchWriter
-from nuwa_lightning.geometry import PatchIndex
-from nuwa_lightning.modules.decoding import DecodingTransformer, Precision
-from nuwa_lightning.modules.neighbours import ABSENT, NEIGHBOURS
-from nuwa_lightning.modules.patch_layer import TransformerSize
-from nuwa_lightning.modules.patch_states import PatchStates, RowBatch
-from nuwa_lightning.modules.patch_transformer import PatchTransformer
+from nuwa_lightning.models.neighbors import ABSENT, NEIGHBORS
+from nuwa_lightning.models.nuwa_infinity import PatchTransformer
+from nuwa_lightning.models.patch_layer import TransformerConfig
+from nuwa_lightning.planning.geometry import PatchIndex
 
 CODES: Final = 1024
 CONTEXT: Final = 4
@@ -45,7 +45,7 @@ class Size(NamedTuple):
 SIZES: Final = {size.name: size for size in (Size("19M", 8, 448, 7), Size("85M", 12, 768, 12))}
 
 
-def random_model(size: Size, *, kv_heads: int, bidirectional: bool = False) -> PatchTransformer:
+def random_model(size: Size, *, num_kv_heads: int, bidirectional: bool = False) -> PatchTransformer:
     """Return a model with random weights."""
     torch.manual_seed(0)
     model = PatchTransformer(
@@ -53,12 +53,12 @@ def random_model(size: Size, *, kv_heads: int, bidirectional: bool = False) -> P
         16,
         patch_size=PATCH,
         embedding_extent=(0, 1, 1),
-        size=TransformerSize(
+        size=TransformerConfig(
             size.width,
             size.depth,
-            heads=size.heads,
-            kv_heads=kv_heads,
-            feed_forward_multiple=8 / 3,
+            num_heads=size.heads,
+            num_kv_heads=num_kv_heads,
+            mlp_ratio=8 / 3,
             layer_scale=1.0,
         ),
         bidirectional=bidirectional,
@@ -96,7 +96,7 @@ class Ours(Contender):
         with torch.inference_mode():
             self._model = DecodingTransformer(model, precision)
             attention = model.layer(0).attention
-            shape = (1, attention.kv_heads, model.patch_tokens, attention.head_width)
+            shape = (1, attention.num_kv_heads, model.patch_tokens, attention.head_dim)
             self._cache = SlotCache(
                 model.depth, shape, like=model.begin, number=precision.cache, slots=CONTEXT * rows + 1
             )
@@ -114,7 +114,7 @@ class Ours(Contender):
         model = self._model.model
         weights = sum(p.numel() for layer in model.layers for p in layer.parameters()) + model.head.weight.numel()
         attention = model.layer(0).attention
-        kept = 2 * model.depth * attention.kv_heads * attention.head_width
+        kept = 2 * model.depth * attention.num_kv_heads * attention.head_dim
         return 4 * (weights + self.rows * kept * (CONTEXT * model.patch_tokens + 32))
 
     def start(self) -> None:
@@ -127,7 +127,7 @@ class Ours(Contender):
         self._uniform_RU = torch.stack([patch_uniforms(row, PatchIndex(0, 0, 0), count) for row in rows])
         self._place, self._tokens = 0, tokens
 
-    def _writing(self) -> PatchWriter:
+    def _writing(self) -> PatchDecoder:
         R, N = self.rows, self._model.model.patch_tokens
         offset_RC = torch.tensor([0, 1, 2, 3]).expand(R, -1)
         rows = RowBatch(
@@ -135,13 +135,13 @@ class Ours(Contender):
             torch.zeros(R, dtype=torch.long),
             context=self._cache.gather([range(CONTEXT * row, CONTEXT * (row + 1)) for row in range(R)]),
             offset_RC=offset_RC,
-            relative_view_RC=torch.zeros_like(offset_RC),
+            relative_symmetry_RC=torch.zeros_like(offset_RC),
         )
-        return PatchWriter(
+        return PatchDecoder(
             rows,
-            near=torch.full((R, N, len(NEIGHBOURS)), ABSENT),
+            near=torch.full((R, N, len(NEIGHBORS)), ABSENT),
             given=torch.full((R, N), ABSENT),
-            halves=Halves(None, R),
+            halves=GuidanceBatch(None, R),
             token_order="mirrored",
         )
 

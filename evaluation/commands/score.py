@@ -57,8 +57,8 @@ def run(options: argparse.Namespace) -> int:
     from evaluation.table import text_table
 
     if options.output is not None and not options.output.parent.is_dir():
-        cure = f"the folder {options.output.parent} does not exist: make it first"
-        raise UsageError("--output", str(options.output), cure)
+        hint = f"the folder {options.output.parent} does not exist: make it first"
+        raise UsageError("--output", str(options.output), hint)
     changes = list(options.set)
     if options.features:
         changes += [f"features.name={options.features}", "features.weights_sha256=null"]

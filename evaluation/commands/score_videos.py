@@ -39,8 +39,8 @@ def run(options: argparse.Namespace) -> int:
     from evaluation.video.score import load_video_protocol, score_videos
 
     if options.output is not None and not options.output.parent.is_dir():
-        cure = f"the folder {options.output.parent} does not exist: make it first"
-        raise UsageError("--output", str(options.output), cure)
+        hint = f"the folder {options.output.parent} does not exist: make it first"
+        raise UsageError("--output", str(options.output), hint)
     changes = [*options.set, *([f"features={options.features}"] if options.features else [])]
     protocol = load_video_protocol(options.protocol, changes)
     sets = [

@@ -20,7 +20,7 @@ from nuwa_lightning.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nuwa_lightning.generation.export import Generator
+    from nuwa_lightning.generation.pretrained import Generator
     from nuwa_lightning.generation.sampling import Sampling
 
 _APART: Final = 1_000_003
@@ -40,11 +40,11 @@ class MaskedViewSampler:
     """
 
     def __init__(self, generator: Generator, sampling: Sampling) -> None:
-        from nuwa_lightning.context import EmptyContextPool
+        from nuwa_lightning.planning.context import EmptyContextPool
 
         if not isinstance(generator.pool, EmptyContextPool) or not generator.local_decoder.bidirectional:
-            cure = "needs a model of one view, EmptyContextPool and MaskedLocalDecoder: train it by recipes/rivals"
-            raise UsageError("--sampler", "masked_view", cure)
+            hint = "needs a model of one view, EmptyContextPool and MaskedLocalDecoder: train it by recipes/rivals"
+            raise UsageError("--sampler", "masked_view", hint)
         self._renderer = generator.renderer(sampling)
 
     def tokens(self, rows: int, columns: int, seeds: Sequence[int]) -> Tensor:
@@ -55,14 +55,14 @@ class MaskedViewSampler:
         """
         import torch
 
-        from nuwa_lightning.generation.picture import sample_tokens
-        from nuwa_lightning.geometry import PatchGrid, PatchIndex
-        from nuwa_lightning.modules.neighbours import ABSENT
+        from nuwa_lightning.canvas.sample import sample_tokens
+        from nuwa_lightning.models.neighbors import ABSENT
+        from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
 
         height, width = self._renderer.model.patch_size
         if rows < height or columns < width:
-            cure = f"is smaller than the view of {height}x{width} tokens: make larger pictures"
-            raise UsageError("--size", f"{rows}x{columns} tokens", cure)
+            hint = f"is smaller than the view of {height}x{width} tokens: make larger pictures"
+            raise UsageError("--size", f"{rows}x{columns} tokens", hint)
         canvas_BYX = torch.full((len(seeds), rows, columns), ABSENT, dtype=torch.long)
         number = 0
         for top in origins(rows, height):

@@ -24,9 +24,9 @@ from nuwa_lightning.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nuwa_lightning.generation.export import Generator
+    from nuwa_lightning.generation.fast_transformer import DecodingTransformer
+    from nuwa_lightning.generation.pretrained import Generator
     from nuwa_lightning.generation.sampling import Sampling
-    from nuwa_lightning.modules.decoding import DecodingTransformer
 
 _MOST_KEPT: Final = 2 << 30
 """Bytes of keys and values above which windows are not kept for the next row."""
@@ -46,13 +46,13 @@ class SlidingWindowSampler:
     """
 
     def __init__(self, generator: Generator, sampling: Sampling, *, most_kept: int = _MOST_KEPT) -> None:
-        from nuwa_lightning.context import EmptyContextPool
-        from nuwa_lightning.modules.decoding import DecodingTransformer
+        from nuwa_lightning.generation.fast_transformer import DecodingTransformer
+        from nuwa_lightning.planning.context import EmptyContextPool
 
         raster = generator.token_order == "raster" and not generator.local_decoder.bidirectional
         if not isinstance(generator.pool, EmptyContextPool) or not raster:
-            cure = "needs a model of one window, EmptyContextPool and token_order raster: train it by recipes/rivals"
-            raise UsageError("--sampler", "sliding_window", cure)
+            hint = "needs a model of one window, EmptyContextPool and token_order raster: train it by recipes/rivals"
+            raise UsageError("--sampler", "sliding_window", hint)
         self._model, self._sampling, self._most_kept = DecodingTransformer(generator.model), sampling, most_kept
 
     def tokens(self, rows: int, columns: int, seeds: Sequence[int]) -> Tensor:
@@ -65,8 +65,8 @@ class SlidingWindowSampler:
 
         height, width = self._model.model.patch_size
         if rows < height or columns < width:
-            cure = f"is smaller than the window of {height}x{width} tokens: make larger pictures"
-            raise UsageError("--size", f"{rows}x{columns} tokens", cure)
+            hint = f"is smaller than the window of {height}x{width} tokens: make larger pictures"
+            raise UsageError("--size", f"{rows}x{columns} tokens", hint)
         with torch.inference_mode():
             return self._write(rows, columns, seeds)
 
@@ -74,7 +74,7 @@ class SlidingWindowSampler:
         import torch
 
         from nuwa_lightning.generation.sampling import patch_uniforms
-        from nuwa_lightning.geometry import PatchIndex
+        from nuwa_lightning.planning.geometry import PatchIndex
 
         height, width = self._model.model.patch_size
         # Windows of the row of places that stands still while rows are written: one for each column they begin at.
@@ -155,7 +155,7 @@ def places_read(rows: int, columns: int, window: tuple[int, int]) -> int:
 def bytes_of(model: DecodingTransformer, canvases: int) -> int:
     """Return the size of the keys and values of one window of each canvas."""
     layer = model.layers[0]
-    each = layer.kv_heads * layer.head_width * model.model.patch_tokens * model.dtype.itemsize
+    each = layer.num_kv_heads * layer.head_dim * model.model.patch_tokens * model.dtype.itemsize
     return 2 * len(model.layers) * canvases * each
 
 
@@ -167,18 +167,18 @@ def next_logits(model: DecodingTransformer, window_BN: Tensor, place: int, kept:
     import torch
     from torch.nn import functional
 
-    from nuwa_lightning.generation.layout import near_places
-    from nuwa_lightning.geometry import ZETA
-    from nuwa_lightning.modules.attention import causal_mask
-    from nuwa_lightning.modules.neighbours import ABSENT
+    from nuwa_lightning.models.attention import causal_mask
+    from nuwa_lightning.models.layout import neighbor_positions
+    from nuwa_lightning.models.neighbors import ABSENT
+    from nuwa_lightning.planning.geometry import ZETA
 
     B, start, end = len(window_BN), kept.length, place + 1
     if not kept.pairs:
-        shape = (B, model.layers[0].kv_heads, model.model.patch_tokens, model.layers[0].head_width)
+        shape = (B, model.layers[0].num_kv_heads, model.model.patch_tokens, model.layers[0].head_dim)
         kept.pairs = [
             (torch.empty(shape, dtype=model.dtype), torch.empty(shape, dtype=model.dtype)) for _ in model.layers
         ]
-    near_lK = near_places(ZETA, (), model.model.patch_size, "raster")[0][start:end]
+    near_lK = neighbor_positions(ZETA, (), model.model.patch_size, "raster")[0][start:end]
     near_BlK = torch.where(near_lK == ABSENT, ABSENT, window_BN[:, near_lK.clamp_min(0)])
     own_Bl = functional.pad(window_BN, (1, 0), value=ABSENT)[:, start:end]
     x_BlW = model.embed(torch.cat([own_Bl[:, :, None], near_BlK], 2), torch.zeros(B, dtype=torch.long), start)

@@ -94,8 +94,8 @@ class ClipSet:
                 first = first or (path, clip.shape)
                 if clip.shape != first[1]:
                     sizes = f"{first[0].name} is {_size(first[1])} but {path.name} is {_size(clip.shape)}"
-                    cure = f"mixed sizes ({sizes}): give clips of one size, or a protocol with a side"
-                    raise UsageError(self.option, str(self.folder), cure)
+                    hint = f"mixed sizes ({sizes}): give clips of one size, or a protocol with a side"
+                    raise UsageError(self.option, str(self.folder), hint)
                 yield path, clip
 
     def sha256(self) -> str:
@@ -128,8 +128,8 @@ class ClipSet:
                         return
         except UsageError as error:
             if not self.skip_corrupt:
-                raise UsageError(self.option, str(path), f"{error.cure}: replace it, or give --skip-corrupt") from error
-            self.skipped[path.name] = error.cure
+                raise UsageError(self.option, str(path), f"{error.hint}: replace it, or give --skip-corrupt") from error
+            self.skipped[path.name] = error.hint
             return
         if not made:
             self.short += 1
@@ -162,8 +162,8 @@ def clip_sources(folder: Path, *, option: str) -> list[Path]:
         if (path.is_dir() and list_images(path)) or (path.is_file() and (suffix in _VIDEOS or suffix in _ANIMATIONS)):
             found.append(path)
     if not found:
-        cure = "holds no clip: give a folder of video files, or of folders of frames"
-        raise UsageError(option, str(folder), cure)
+        hint = "holds no clip: give a folder of video files, or of folders of frames"
+        raise UsageError(option, str(folder), hint)
     return found
 
 

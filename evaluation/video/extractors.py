@@ -79,11 +79,11 @@ def make_clip_extractor(
     except UsageError:
         raise
     except (ImportError, AttributeError, ValueError) as error:
-        cure = f"{error}: give lite0t, or the import path of your own class, such as my_features.I3D"
-        raise UsageError("--features", name, cure) from None
+        hint = f"{error}: give lite0t, or the import path of your own class, such as my_features.I3D"
+        raise UsageError("--features", name, hint) from None
     if not isinstance(made, ClipExtractor):
         raise UsageError("--features", name, "has no prefix, width or protocol: see evaluation.video.extractors")
     if not made.prefix.strip() and "weights_sha256" not in made.protocol:
-        cure = "a network without a prefix calls its distance FVD: give the hash of its weights as weights_sha256"
-        raise UsageError("--features", name, f"{cure} in its protocol, or a prefix")
+        hint = "a network without a prefix calls its distance FVD: give the hash of its weights as weights_sha256"
+        raise UsageError("--features", name, f"{hint} in its protocol, or a prefix")
     return made

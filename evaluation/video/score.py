@@ -131,8 +131,8 @@ def score_videos(
             short = (
                 f" ({sets[name].short} are shorter than {sets[name].spec.frames} frames)" if sets[name].short else ""
             )
-            cure = f"holds {len(side.features)} clips{short}, at least {needed} are needed for an interval: add some"
-            raise UsageError(sets[name].option, str(sets[name].folder), cure)
+            hint = f"holds {len(side.features)} clips{short}, at least {needed} are needed for an interval: add some"
+            raise UsageError(sets[name].option, str(sets[name].folder), hint)
     rows = _distances(protocol, sides, extractor.prefix)
     if protocol.block_frames:
         rows += _blocks(protocol, sides, extractor.prefix)

@@ -1,1 +1,1 @@
-"""Pictures and exports while training goes on."""
+"""Images and exports while training goes on."""

@@ -19,13 +19,13 @@ from nuwa_lightning.errors import UsageError
 
 
 class ReconstructionSheet(Callback):
-    """Puts held-out pictures above their reconstructions: ``reconstructions.png`` in the run folder, and TensorBoard.
+    """Puts held-out images above their reconstructions: ``reconstructions.png`` in the run folder, and TensorBoard.
 
     The sheet is renewed by every validation, from what the validation step returns.
 
     Args:
-        count: pictures on the sheet, the first ones of the validation set.
-        columns: pictures in a row.
+        count: images on the sheet, the first ones of the validation set.
+        columns: images in a row.
     """
 
     def __init__(self, count: int = 8, *, columns: int = 4) -> None:
@@ -48,7 +48,7 @@ class ReconstructionSheet(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep pictures until the sheet is full."""
+        """Keep images until the sheet is full."""
         if isinstance(outputs, dict) and "reconstruction" in outputs:
             room = self.count - len(self._pairs)
             found = zip(outputs["image"][:room].cpu(), outputs["reconstruction"][:room].cpu(), strict=True)
@@ -74,7 +74,7 @@ class ReconstructionSheet(Callback):
 
 
 def lay_out_pairs(pairs: list[tuple[Tensor, Tensor]], *, columns: int) -> Tensor:
-    """Return one picture (uint8, YX3): rows of originals in [-1, 1], each above the row of its reconstructions."""
+    """Return one image (uint8, YX3): rows of originals in [-1, 1], each above the row of its reconstructions."""
     rows = []
     for first in range(0, len(pairs), columns):
         some = pairs[first : first + columns]

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nuwa_lightning.atomic import atomic_write
+from nuwa_lightning.canvas.sample import sample_images, sample_videos
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.generation.picture import sample_films, sample_pictures
 from nuwa_lightning.generation.prompts import Prompts
 from nuwa_lightning.generation.sampling import Sampling
-from nuwa_lightning.geometry import PatchGrid
-from nuwa_lightning.stages.nuwa_module import NuwaInfinityModule
+from nuwa_lightning.planning.geometry import PatchGrid
+from nuwa_lightning.training.nuwa_module import NuwaInfinityModule
 
 
 class SampleSheet(Callback):
@@ -28,13 +28,13 @@ class SampleSheet(Callback):
     Args:
         every_n_steps: how often it is renewed; the first one is drawn after ``first_step`` batches.
         first_step: when the first sheet is drawn.
-        count: pictures on the sheet, from seeds 0 .. count - 1.
+        count: images on the sheet, from seeds 0 .. count - 1.
         size: their size in patches, rows and columns.
         temperature: see ``generate``.
         top_k: see ``generate``.
-        prompts: texts of the pictures, in turn, for a model that reads text; none by default.
+        prompts: texts of the images, in turn, for a model that reads text; none by default.
         guidance: see ``generate``.
-        frames: 2 or more draw films, a row of frames each.
+        frames: 2 or more draw videos, a row of frames each.
     """
 
     def __init__(
@@ -74,9 +74,9 @@ class SampleSheet(Callback):
             return
         training = pl_module.training
         pl_module.eval()
-        pictures = self._drawn(pl_module)
+        images = self._drawn(pl_module)
         pl_module.train(training)
-        sheet = contact_sheet(pictures)
+        sheet = contact_sheet(images)
         folder = Path(trainer.default_root_dir)
         (folder / "samples").mkdir(parents=True, exist_ok=True)
         path = folder / "samples" / f"step_{trainer.global_step:07d}.png"
@@ -98,9 +98,9 @@ class SampleSheet(Callback):
         renderer, tokenizer, prompts = module.renderer(self.sampling), module.tokenizer, self._prompts(module)
         grid, seeds = PatchGrid(self.frames, *self.size), range(self.count)
         if self.frames == 1:
-            return sample_pictures(renderer, tokenizer, grid=grid, seeds=seeds, prompts=prompts)
-        films = sample_films(renderer, tokenizer, grid=grid, seeds=seeds, prompts=prompts)
-        return [np.concatenate(frames, axis=1) for frames in films]
+            return sample_images(renderer, tokenizer, grid=grid, seeds=seeds, prompts=prompts)
+        videos = sample_videos(renderer, tokenizer, grid=grid, seeds=seeds, prompts=prompts)
+        return [np.concatenate(frames, axis=1) for frames in videos]
 
     def _prompts(self, module: NuwaInfinityModule) -> Prompts | None:
         encoder = module.conditions.text_encoder
@@ -111,13 +111,13 @@ class SampleSheet(Callback):
         return Prompts.for_canvases(module.transformer, encoder.states, texts, guidance=guidance)
 
 
-def contact_sheet(pictures: list[NDArray[np.uint8]], *, gap: int = 4) -> NDArray[np.uint8]:
-    """Lay pictures of one size ``[Y, X, 3]`` out in a grid that is about square."""
-    height, width = pictures[0].shape[:2]
-    columns = max(1, round((len(pictures) * height / width) ** 0.5))
-    rows = -(-len(pictures) // columns)
+def contact_sheet(images: list[NDArray[np.uint8]], *, gap: int = 4) -> NDArray[np.uint8]:
+    """Lay images of one size ``[Y, X, 3]`` out in a grid that is about square."""
+    height, width = images[0].shape[:2]
+    columns = max(1, round((len(images) * height / width) ** 0.5))
+    rows = -(-len(images) // columns)
     sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
-    for i, picture in enumerate(pictures):
+    for i, image in enumerate(images):
         y, x = i // columns * (height + gap), i % columns * (width + gap)
-        sheet[y : y + height, x : x + width] = picture
+        sheet[y : y + height, x : x + width] = image
     return sheet

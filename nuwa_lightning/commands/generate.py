@@ -1,4 +1,4 @@
-"""``generate``: pictures of any size and films of any length from a trained run."""
+"""``generate``: images of any size and videos of any length from a trained run."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from typing import TYPE_CHECKING, Any
 
 from nuwa_lightning.commands import filming, outpaint, prompting
 from nuwa_lightning.commands.generate_options import (
-    FILM_SIZE,
     SIZE,
-    of_the_picture,
+    VIDEO_SIZE,
+    image_metadata,
+    of_the_image,
     parse_size,
     parsed,
-    picture_metadata,
 )
 from nuwa_lightning.commands.progress import GenerationBar
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.hashing import file_sha256
 
 if TYPE_CHECKING:
+    from nuwa_lightning.canvas.job import Order
     from nuwa_lightning.commands.making import Job
-    from nuwa_lightning.generation.export import Generator
-    from nuwa_lightning.generation.production import Order
+    from nuwa_lightning.generation.pretrained import Generator
     from nuwa_lightning.generation.prompts import Prompts
     from nuwa_lightning.generation.renderer import InfiniteRenderer
     from nuwa_lightning.tokenizers.base import Tokenizer
@@ -61,7 +61,7 @@ def _generate(options: argparse.Namespace) -> int:
     from nuwa_lightning.commands.making import make
 
     generator, tokenizer = _load(options, run)
-    if filming.is_film(options, options.task):
+    if filming.is_video(options, options.task):
         filming.check_trained(options, generator)
     renderer = _renderer(options, generator)
     order = _order(options, generator, tokenizer, notes)
@@ -73,7 +73,7 @@ def _generate(options: argparse.Namespace) -> int:
         picks = range(first, min(first + options.max_rows, options.count))
         job = _job(options, order, how, {number: outputs[number] for number in picks}, notes)
         started = time.monotonic()
-        patch = generator.model.patch_size[0] * generator.model.patch_size[1] * tokenizer.factor**2
+        patch = generator.model.patch_size[0] * generator.model.patch_size[1] * tokenizer.downsample_factor**2
         total = None if order.grid.endless else order.grid.size * len(picks)
         with GenerationBar(total, patch, canvases=len(picks)) as bar:
 
@@ -88,7 +88,7 @@ def _generate(options: argparse.Namespace) -> int:
             return outcome.status
         width, height = outcome.size
         for output in job.outputs:
-            frames = f"{options.frames} frames, " if order.film else ""
+            frames = f"{options.frames} frames, " if order.video else ""
             _say(f"{output}: {width}x{height} pixels, {frames}{outcome.patches} patches, {seconds:.1f} s")
     return 0
 
@@ -136,7 +136,7 @@ def _outputs(options: argparse.Namespace) -> list[Path]:
         check_output(
             each,
             overwrite=options.overwrite or options.resume is not None,
-            video=filming.is_film(options, options.task),
+            video=filming.is_video(options, options.task),
         )
     return outputs
 
@@ -145,20 +145,20 @@ def _check_formats(options: argparse.Namespace, outputs: Sequence[Path], notes: 
     """Refuse what the format cannot hold, and a ``--blend`` that is too wide, before the model is loaded."""
     from nuwa_lightning.writers import check_format
 
-    film = filming.is_film(options, options.task)
-    width, height = parse_size(options.size or (FILM_SIZE if film else SIZE))
+    video = filming.is_video(options, options.task)
+    width, height = parse_size(options.size or (VIDEO_SIZE if video else SIZE))
     if options.image is not None:
         width, height = sides = outpaint.canvas_size(options)
-        if film:
+        if video:
             filming.check_sides(options, *sides)
         for note in outpaint.notes(options):
             notes(note)
     closed = [side for name, side in (("x", width), ("y", height)) if side is not None and name in options.wrap]
     if closed and options.blend > max(min(closed) // 4, outpaint.BLEND):
-        cure = f"reaches over a quarter of the closed side of {min(closed)} pixels: give {min(closed) // 4} or less"
-        raise UsageError("--blend", options.blend, cure)
+        hint = f"reaches over a quarter of the closed side of {min(closed)} pixels: give {min(closed) // 4} or less"
+        raise UsageError("--blend", options.blend, hint)
     for output in outputs:
-        check_format(output, width, height, fps=options.fps if film else None)
+        check_format(output, width, height, fps=options.fps if video else None)
 
 
 def _check_run(run: Path) -> None:
@@ -167,8 +167,8 @@ def _check_run(run: Path) -> None:
     if not (run / "model").is_dir() and (run / "tokenizer").is_dir():
         raise UsageError("--checkpoint", run, "holds a tokenizer only (stage 1): name the run folder of stage 2")
     if (run / "model").is_dir() and not (run / "tokenizer").is_dir():
-        cure = "holds no tokenizer, which comes at the end of training: let fit come to its end (--ckpt_path last)"
-        raise UsageError("--checkpoint", run, cure)
+        hint = "holds no tokenizer, which comes at the end of training: let fit come to its end (--ckpt_path last)"
+        raise UsageError("--checkpoint", run, hint)
 
 
 def import_own(path: str) -> type[Any]:
@@ -177,9 +177,9 @@ def import_own(path: str) -> type[Any]:
     Raises:
         UsageError: if there is none.
     """
-    from nuwa_lightning.context import ContextPool
-    from nuwa_lightning.direction import DirectionController
     from nuwa_lightning.generation.local import LocalDecoder
+    from nuwa_lightning.planning.context import ContextPool
+    from nuwa_lightning.planning.direction import DirectionController
     from nuwa_lightning.text.base import TextEncoder
 
     module, _, name = path.rpartition(".")
@@ -190,15 +190,15 @@ def import_own(path: str) -> type[Any]:
     if not (
         isinstance(found, type) and issubclass(found, (ContextPool, DirectionController, LocalDecoder, TextEncoder))
     ):
-        cure = "is no ContextPool, DirectionController, LocalDecoder or TextEncoder: derive it from one"
-        raise UsageError("--own", path, cure)
+        hint = "is no ContextPool, DirectionController, LocalDecoder or TextEncoder: derive it from one"
+        raise UsageError("--own", path, hint)
     return found
 
 
 def _load(options: argparse.Namespace, run: Path) -> tuple[Generator, Tokenizer]:
-    from nuwa_lightning.direction import ArbitraryDirectionController
-    from nuwa_lightning.generation.export import load_generator
-    from nuwa_lightning.tokenizers.export import load_tokenizer
+    from nuwa_lightning.generation.pretrained import load_generator
+    from nuwa_lightning.planning.direction import ArbitraryDirectionController
+    from nuwa_lightning.tokenizers.pretrained import load_tokenizer
 
     direction = None if options.order is None else ArbitraryDirectionController(options.order)
     generator = load_generator(run / "model", direction=direction, own=[import_own(path) for path in options.own])
@@ -211,8 +211,8 @@ def _load(options: argparse.Namespace, run: Path) -> tuple[Generator, Tokenizer]
 
 
 def _renderer(options: argparse.Namespace, generator: Generator) -> InfiniteRenderer:
+    from nuwa_lightning.generation.fast_transformer import Precision
     from nuwa_lightning.generation.sampling import Sampling
-    from nuwa_lightning.modules.decoding import Precision
 
     return generator.renderer(
         Sampling(options.temperature, options.top_k, options.top_p),
@@ -223,12 +223,12 @@ def _renderer(options: argparse.Namespace, generator: Generator) -> InfiniteRend
 
 def _order(options: argparse.Namespace, generator: Generator, tokenizer: Tokenizer, notes: _Notes) -> Order:
     """Return what is to be made, as if there were one canvas."""
-    from nuwa_lightning.generation.joint import JointBlend
-    from nuwa_lightning.generation.production import Order
-    from nuwa_lightning.geometry import PatchGrid
+    from nuwa_lightning.canvas.job import Order
+    from nuwa_lightning.canvas.joint import JointBlend
+    from nuwa_lightning.planning.geometry import PatchGrid
 
     if options.task == "outpaint":
-        given = outpaint.given_picture(options, tokenizer, generator.model.patch_size)
+        given = outpaint.given_image(options, tokenizer, generator.model.patch_size)
         return Order(
             given.grid,
             (options.seed,),
@@ -240,10 +240,10 @@ def _order(options: argparse.Namespace, generator: Generator, tokenizer: Tokeniz
         )
     if options.task == "animate":
         return filming.animation(options, tokenizer, generator.model.patch_size)
-    film = filming.film(options, tokenizer) if filming.is_film(options, options.task) else None
-    size = options.size or (FILM_SIZE if film else SIZE)
+    video = filming.video(options, tokenizer) if filming.is_video(options, options.task) else None
+    size = options.size or (VIDEO_SIZE if video else SIZE)
     width, height = parse_size(size)
-    rows, columns = (n * tokenizer.factor for n in generator.model.patch_size)
+    rows, columns = (n * tokenizer.downsample_factor for n in generator.model.patch_size)
     down, across = (
         None if length is None else -(-length // side) for length, side in ((height, rows), (width, columns))
     )
@@ -251,37 +251,37 @@ def _order(options: argparse.Namespace, generator: Generator, tokenizer: Tokeniz
         if length is None or patches is None:
             continue
         if name in options.wrap:
-            whole = math.lcm(side, tokenizer.step * tokenizer.factor)
+            whole = math.lcm(side, tokenizer.step * tokenizer.downsample_factor)
             if length % whole:
                 near = f"{length // whole * whole} or {-(-length // whole) * whole}" if length > whole else f"{whole}"
-                cure = f"a closed side is a multiple of {whole} pixels (whole patches): give {near}"
-                raise UsageError("--size", size, cure)
+                hint = f"a closed side is a multiple of {whole} pixels (whole patches): give {near}"
+                raise UsageError("--size", size, hint)
         elif length != patches * side:
             made = patches * side
             notes(f"note: {length} pixels along {name} are no multiple of {side}: {made} are made, and cropped")
-    grid = PatchGrid(options.frames if film else 1, down, across, wrap=options.wrap)
+    grid = PatchGrid(options.frames if video else 1, down, across, wrap=options.wrap)
     if grid.endless and not generator.direction.supports_endless(grid):
-        cure = f"{generator.direction!r} cannot fill it: give that side a length, or choose another --order"
-        raise UsageError("--size", options.size, cure)
-    joint = JointBlend((height, width), options.wrap, options.blend, tokenizer.factor)
-    finish = joint if options.wrap and options.blend and film is None else None
-    return Order(grid, (options.seed,), (height, width), tile=options.tile, film=film, finish=finish)
+        hint = f"{generator.direction!r} cannot fill it: give that side a length, or choose another --order"
+        raise UsageError("--size", options.size, hint)
+    joint = JointBlend((height, width), options.wrap, options.blend, tokenizer.downsample_factor)
+    finish = joint if options.wrap and options.blend and video is None else None
+    return Order(grid, (options.seed,), (height, width), tile=options.tile, video=video, finish=finish)
 
 
 def _prompts(options: argparse.Namespace, generator: Generator, tokenizer: Tokenizer, order: Order) -> Prompts | None:
     """Return what the patches of one canvas read."""
     height, width = (sys.maxsize if length is None else length for length in order.size)
-    rows, columns = (cells * tokenizer.factor for cells in generator.model.patch_size)
+    rows, columns = (cells * tokenizer.downsample_factor for cells in generator.model.patch_size)
     return prompting.prompts_for(options, generator, size=(height, width), patch=(rows, columns), origin=order.origin)
 
 
 def _how(options: argparse.Namespace, run: Path, generator: Generator, order: Order) -> dict[str, Any]:
-    """Return how the picture is made, for its metadata; what ``--from`` needs stands under options and checkpoint."""
+    """Return how the image is made, for its metadata; what ``--from`` needs stands under options and checkpoint."""
     from nuwa_lightning import __version__
     from nuwa_lightning.commands.record import versions
 
     parts = ["model", "tokenizer"]
-    if order.film is not None and filming.guided_folder(options) is not None:
+    if order.video is not None and filming.guided_folder(options) is not None:
         parts.append("pixel_guided")
     checkpoint = {name: _hash_of(run / name) for name in parts}
     return {
@@ -293,7 +293,7 @@ def _how(options: argparse.Namespace, run: Path, generator: Generator, order: Or
         **filming.describe(options),
         "size": [order.size[1], order.size[0]],
         "seed": options.seed,
-        "options": of_the_picture(options),
+        "options": of_the_image(options),
         "checkpoint": {"path": str(run), **checkpoint},
         "files": {name: file_sha256(path) for name in ("image", "mask") if (path := getattr(options, name))},
         "tokenizer": generator.tokenizer_fingerprint,
@@ -308,7 +308,7 @@ def _loops(options: argparse.Namespace) -> dict[str, str]:
     """Return whose loops work in int8: with others, last bits may differ."""
     if options.weights != "int8":
         return {}
-    from nuwa_lightning.modules.kernels import kernels
+    from nuwa_lightning.generation.cpu_kernels import kernels
 
     return {"int8": "torch" if kernels() is None else "compiled"}
 
@@ -322,18 +322,18 @@ def _identity(how: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_same_model(options: argparse.Namespace, how: Mapping[str, Any], notes: _Notes) -> None:
-    before = picture_metadata(options.from_file)
+    before = image_metadata(options.from_file)
     for name in ("model", "tokenizer", "pixel_guided"):
         if before["checkpoint"].get(name) != how["checkpoint"].get(name):
-            cure = f"made by another {name} than that in {options.checkpoint}: name its run, --checkpoint RUN"
-            raise UsageError("--from", options.from_file, cure)
+            hint = f"made by another {name} than that in {options.checkpoint}: name its run, --checkpoint RUN"
+            raise UsageError("--from", options.from_file, hint)
     for name, content in how["files"].items():
         if before.get("files", {}).get(name, content) != content:
             raise UsageError(f"--{name}", getattr(options, name), "is not the file that it was made with")
     for name in ("nuwa-lightning", "torch"):
         was, now = before.get("versions", {}).get(name), how["versions"][name]
         if was != now:
-            notes(f"note: made with {name} {was}, this is {now}: the picture may differ")
+            notes(f"note: made with {name} {was}, this is {now}: the image may differ")
 
 
 def _job(
@@ -368,7 +368,7 @@ def _job(
 def _preview(options: argparse.Namespace, order: Order, output: Path) -> GrowingPreview | None:
     from nuwa_lightning.writers.preview import GrowingPreview
 
-    if options.preview == "none" or order.film is not None:
+    if options.preview == "none" or order.video is not None:
         return None
     height, width = order.size
     if options.preview is None and height is not None and width is not None and height * width < _LARGE:

@@ -1,4 +1,4 @@
-"""The options of ``generate``, and how a picture that was made gives them back."""
+"""The options of ``generate``, and how an image that was made gives them back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nuwa_lightning.errors import UsageError
 
 TASKS = ("unconditional", "text-to-image", "outpaint", "animate", "text-to-video")
 SIZE = "1024x512"
-FILM_SIZE = "256x256"
+VIDEO_SIZE = "256x256"
 _EPILOG = """\
 examples
   python -m nuwa_lightning generate --checkpoint runs/landscape --size 4096x512 --seed 0 --output panorama.png
@@ -24,11 +24,11 @@ examples
   python -m nuwa_lightning generate --checkpoint runs/landscape --image in.jpg --expand left=512,down=256
   python -m nuwa_lightning generate --checkpoint runs/landscape_text --prompt "snowy mountains at dusk"
   python -m nuwa_lightning generate --from panorama.png --output again.png
-  python -m nuwa_lightning generate --checkpoint runs/landscape_video --image in.jpg --frames 40 --output film.mp4
-  python -m nuwa_lightning generate --checkpoint runs/landscape_video --size 256x256 --frames 40 --output film.mp4
+  python -m nuwa_lightning generate --checkpoint runs/landscape_video --image in.jpg --frames 40 --output video.mp4
+  python -m nuwa_lightning generate --checkpoint runs/landscape_video --size 256x256 --frames 40 --output video.mp4
 The suffix picks the format: .png, .jpg, and for anything large .tif (BigTIFF), .zarr (OME-Zarr) or .dzi (Deep Zoom);
-of films .mp4, .gif, .webp or .frames (a folder of PNG files).
-Equal commands make equal pictures.
+of videos .mp4, .gif, .webp or .frames (a folder of PNG files).
+Equal commands make equal images.
 What is killed goes on where it was: the same command with --resume.
 """
 
@@ -43,7 +43,7 @@ OF_THE_RUN = (
     "own",
     "max_pixels",
 )
-"""Options that say nothing about the picture itself, or must not come out of a file (``own`` imports code, and
+"""Options that say nothing about the image itself, or must not come out of a file (``own`` imports code, and
 ``max_pixels`` is a matter of trust)."""
 
 
@@ -68,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the options of ``generate``."""
     p = _Parser(
         "python -m nuwa_lightning generate",
-        description="Make a picture of any size from a trained run.",
+        description="Make an image of any size from a trained run.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -78,18 +78,18 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--size",
         metavar="WxH",
-        help=f"width and height in pixels (default: {SIZE}, of a film {FILM_SIZE}); x1024 goes on to the right until it"
+        help=f"width and height in pixels (default: {SIZE}, of a video {VIDEO_SIZE}); x1024 goes on to the right until it"
         " is stopped (Ctrl-C)",
     )
     p.add_argument("--wrap", metavar="AXES", help="close x (a panorama all around), y, or xy (a tile of a pattern)")
-    p.add_argument("--seed", type=int, default=0, help="equal seeds make equal pictures (default: %(default)s)")
+    p.add_argument("--seed", type=int, default=0, help="equal seeds make equal images (default: %(default)s)")
     p.add_argument(
-        "--count", type=int, default=1, help="so many pictures, of this seed and the next (default: %(default)s)"
+        "--count", type=int, default=1, help="so many images, of this seed and the next (default: %(default)s)"
     )
     p.add_argument(
         "--output",
         metavar="FILE",
-        help=".png, .jpg, .tif, .zarr or .dzi; .mp4, .gif, .webp or .frames (default: picture.png or film.mp4)",
+        help=".png, .jpg, .tif, .zarr or .dzi; .mp4, .gif, .webp or .frames (default: image.png or video.mp4)",
     )
     p.add_argument("--overwrite", action="store_true", help="replace FILE if it exists, finished or not")
     p.add_argument(
@@ -100,7 +100,7 @@ def parser() -> argparse.ArgumentParser:
         help="go on with FILE where a stopped or killed run left it; earlier: with the last good record of a journal"
         " that is damaged",
     )
-    p.add_argument("--from", dest="from_file", metavar="PICTURE", help="make a picture again, by the options it holds")
+    p.add_argument("--from", dest="from_file", metavar="IMAGE", help="make an image again, by the options it holds")
     p.add_argument(
         "--temperature", type=float, default=1.0, help="below 1 calmer, above 1 wilder (default: %(default)s)"
     )
@@ -134,7 +134,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--preview",
         metavar="FILE",
-        help="a small .png that grows with the picture; none for none (default: beside FILE, from 16 megapixels on)",
+        help="a small .png that grows with the image; none for none (default: beside FILE, from 16 megapixels on)",
     )
     p.add_argument(
         "--record_every",
@@ -150,17 +150,17 @@ def parser() -> argparse.ArgumentParser:
 
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
-    """Return the options, those of a picture that ``--from`` names included, and refuse what makes no sense.
+    """Return the options, those of an image that ``--from`` names included, and refuse what makes no sense.
 
     Raises:
         UsageError: naming the option.
     """
     p = parser()
     options = p.parse_args(arguments)
-    unprompted = options.task == "unconditional"  # asked for here: what a picture stores may be by the other options
+    unprompted = options.task == "unconditional"  # asked for here: what an image stores may be by the other options
     if options.from_file is not None:
         stored = _stored(p, options.from_file)
-        if options.prompt:  # texts given here replace those of the picture, they do not add to them
+        if options.prompt:  # texts given here replace those of the image, they do not add to them
             stored.pop("prompt", None)
             stored.pop("unprompted", None)
         p.set_defaults(**stored)
@@ -174,7 +174,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
             raise UsageError(f"--{option}", getattr(options, option), "must be at least 1")
     if not 0 <= options.record_every < float("inf"):
         raise UsageError("--record_every", options.record_every, "give a number of seconds from 0 up")
-    options.output = options.output or ("film.mp4" if filming.is_film(options, options.task) else "picture.png")
+    options.output = options.output or ("video.mp4" if filming.is_video(options, options.task) else "image.png")
     _check_canvas(options)
     return options
 
@@ -184,11 +184,11 @@ def _check_canvas(options: argparse.Namespace) -> None:
     if options.wrap not in ("", "x", "y", "xy"):
         raise UsageError("--wrap", options.wrap, "choose x, y or xy")
     if options.wrap and options.task in ("outpaint", "animate"):
-        raise UsageError("--wrap", options.wrap, "a given picture cannot be closed: leave it out")
-    film = filming.is_film(options, options.task)
-    width, height = parse_size(options.size or (FILM_SIZE if film else SIZE))
-    if film and None in (width, height):
-        raise UsageError("--size", options.size, "a film has a width and a height: give both")
+        raise UsageError("--wrap", options.wrap, "a given image cannot be closed: leave it out")
+    video = filming.is_video(options, options.task)
+    width, height = parse_size(options.size or (VIDEO_SIZE if video else SIZE))
+    if video and None in (width, height):
+        raise UsageError("--size", options.size, "a video has a width and a height: give both")
     if options.waves is not None and None not in (width, height):
         raise UsageError("--waves", options.waves, "the canvas has an end: leave it out")
     for name, length in (("x", width), ("y", height)):
@@ -196,8 +196,8 @@ def _check_canvas(options: argparse.Namespace) -> None:
             raise UsageError("--wrap", options.wrap, f"the axis {name} is endless: give it a length, or leave it open")
 
 
-def of_the_picture(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the options that decide what the picture looks like, as far as they are not None."""
+def of_the_image(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the options that decide what the image looks like, as far as they are not None."""
     return {name: value for name, value in vars(options).items() if name not in OF_THE_RUN and value is not None}
 
 
@@ -211,25 +211,25 @@ def parse_size(text: str) -> tuple[int | None, int | None]:
     sides = [int(side) if side else None for side in found.groups()] if found else []
     known = [side for side in sides if side is not None]
     if not known or min(known) < 1:
-        cure = "write WIDTHxHEIGHT in pixels, both at least 1, such as 4096x512; x512 is endless to the right"
-        raise UsageError("--size", text, cure)
+        hint = "write WIDTHxHEIGHT in pixels, both at least 1, such as 4096x512; x512 is endless to the right"
+        raise UsageError("--size", text, hint)
     return sides[0], sides[1]
 
 
 def _stored(p: argparse.ArgumentParser, path: str) -> dict[str, Any]:
-    """Return the options that a picture was made with."""
-    metadata = picture_metadata(path)
+    """Return the options that an image was made with."""
+    metadata = image_metadata(path)
     options = dict(metadata["options"])
     known = {action.dest for action in p._actions} - set(OF_THE_RUN) - {"help"}
     strange = sorted(set(options) - known)
     if strange:
-        cure = f"it was made with {strange[0]}, which this version does not know: use {metadata.get('version')}"
-        raise UsageError("--from", path, cure)
+        hint = f"it was made with {strange[0]}, which this version does not know: use {metadata.get('version')}"
+        raise UsageError("--from", path, hint)
     return {"checkpoint": metadata["checkpoint"]["path"], **options}
 
 
-def picture_metadata(path: str) -> Mapping[str, Any]:
-    """Return how a picture was made.
+def image_metadata(path: str) -> Mapping[str, Any]:
+    """Return how an image was made.
 
     Raises:
         UsageError: if it cannot be read, or does not say.
@@ -237,14 +237,14 @@ def picture_metadata(path: str) -> Mapping[str, Any]:
     from nuwa_lightning.writers import read_metadata
 
     if not Path(path).exists():
-        raise UsageError("--from", path, "no such file: name a picture that generate made")
+        raise UsageError("--from", path, "no such file: name an image that generate made")
     try:
         metadata = read_metadata(path)
     except UsageError as error:
-        raise UsageError("--from", path, error.cure) from None
+        raise UsageError("--from", path, error.hint) from None
     options, checkpoint = metadata.get("options"), metadata.get("checkpoint")
     if not isinstance(options, Mapping) or not isinstance(checkpoint, Mapping) or "path" not in checkpoint:
-        raise UsageError("--from", path, "it does not say how it was made: name a picture that generate made")
+        raise UsageError("--from", path, "it does not say how it was made: name an image that generate made")
     return metadata
 
 
@@ -256,19 +256,19 @@ def _task(options: Any) -> str:
     task: str = options.task or _usual_task(options)
     outpaint.check_options(options, task)
     if task == "outpaint" and options.image is None:
-        raise UsageError("--task", task, "it needs a picture: --image FILE")
+        raise UsageError("--task", task, "it needs an image: --image FILE")
     if task not in ("outpaint", "animate") and options.image is not None:
-        cure = "it goes on from no picture: leave --image out, or use --task outpaint or animate"
-        raise UsageError("--task", task, cure)
+        hint = "it goes on from no image: leave --image out, or use --task outpaint or animate"
+        raise UsageError("--task", task, hint)
     filming.check_options(options, task)
     prompting.check_options(options, task)
     return task
 
 
 def _usual_task(options: Any) -> str:
-    film = filming.wanted(options)
+    video = filming.wanted(options)
     if options.image is not None:
-        return "animate" if film else "outpaint"
+        return "animate" if video else "outpaint"
     if options.prompt:
-        return "text-to-video" if film else "text-to-image"
+        return "text-to-video" if video else "text-to-image"
     return "unconditional"

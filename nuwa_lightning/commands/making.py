@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nuwa_lightning.atomic import PartialFile
+from nuwa_lightning.canvas.assembler import FrameSink, Pixels, Sink
+from nuwa_lightning.canvas.job import GenerationJob, Order, Progress
+from nuwa_lightning.canvas.journal import Journal, Record, differences, journal_folder, told
 from nuwa_lightning.errors import LawError, UsageError
-from nuwa_lightning.generation.developing import FrameSink, Pixels, Sink
-from nuwa_lightning.generation.journal import Journal, Record, differences, journal_folder, told
-from nuwa_lightning.generation.production import Order, Production, Progress
 from nuwa_lightning.writers import (
     CanvasWriter,
     VideoWriter,
@@ -49,7 +49,7 @@ class Job:
         resume: ``last`` or ``earlier`` to go on with what an earlier run left.
         record_every: seconds between records at least; 0 makes one after each wave, whatever it costs.
         waves: where an endless canvas stops by itself.
-        preview: a small picture of the first canvas that grows with it.
+        preview: a small image of the first canvas that grows with it.
         note: told to the user.
     """
 
@@ -123,15 +123,15 @@ def _journal(job: Job) -> tuple[Journal | None, Record | None]:
                 journal.remove()
                 return None, None
             for output in job.outputs:
-                check_output(output, overwrite=job.overwrite, video=job.order.film is not None)
+                check_output(output, overwrite=job.overwrite, video=job.order.video is not None)
             if job.resume:
                 job.note(f"{first}: nothing to go on from, this is the beginning")
             return journal, None
         if not job.resume:
             far = _how_far(journal)
             if not job.overwrite:
-                cure = f"an unfinished run of it is there{far}: give --resume to go on, --overwrite to start again"
-                raise UsageError("--output", first, cure)
+                hint = f"an unfinished run of it is there{far}: give --resume to go on, --overwrite to start again"
+                raise UsageError("--output", first, hint)
             return journal, None
         before = journal.job()
         found = differences(before["identity"], job.identity)
@@ -159,7 +159,7 @@ def _how_far(journal: Journal) -> str:
 
 
 def _finished(output: Path, metadata: Mapping[str, Any]) -> bool:
-    """Say whether a file is the picture that is to be made; an endless one may have been stopped anywhere."""
+    """Say whether a file is the image that is to be made; an endless one may have been stopped anywhere."""
     try:
         found = read_metadata(output) if output.exists() else {}
     except UsageError:
@@ -210,13 +210,13 @@ class _Making:
             raise
         except UsageError as error:
             self._leave(keep=True)
-            cure = f"{error.cure}; {told(self._safe)} are safe, go on with --resume"
-            raise UsageError(error.option, error.value, cure) from error
+            hint = f"{error.hint}; {told(self._safe)} are safe, go on with --resume"
+            raise UsageError(error.option, error.value, hint) from error
         except BaseException:
             self._leave(keep=True)
             raise
 
-    def _start(self, renderer: InfiniteRenderer, tokenizer: Tokenizer) -> Production:
+    def _start(self, renderer: InfiniteRenderer, tokenizer: Tokenizer) -> GenerationJob:
         job, record = self._job, self._record
         if record is None:
             self._journal.begin({"identity": dict(job.identity), "versions": dict(job.versions)})
@@ -239,12 +239,12 @@ class _Making:
         if job.preview and isinstance(sinks[0], Sink):
             sinks[0] = _Shown(sinks[0], job.preview)
         try:
-            production = Production(job.order, renderer, tokenizer, sinks=sinks, record=record)
+            production = GenerationJob(job.order, renderer, tokenizer, sinks=sinks, record=record)
         except ValueError as error:
             if record is None or isinstance(error, UsageError):
                 raise
-            cure = f"{error}: what decides about the order has changed; --overwrite starts again"
-            raise UsageError("--resume", self._journal.folder, cure) from error
+            hint = f"{error}: what decides about the order has changed; --overwrite starts again"
+            raise UsageError("--resume", self._journal.folder, hint) from error
         if record is None:
             self._commit(production)
         return production
@@ -254,7 +254,7 @@ class _Making:
     ) -> CanvasWriter | VideoWriter:
         order = self._job.order
         height, width = order.size
-        if order.film is None:
+        if order.video is None:
             return open_writer(output, width, height, metadata=metadata, overwrite=overwrite, keep=True, state=state)
         assert height is not None
         assert width is not None
@@ -262,14 +262,14 @@ class _Making:
             output,
             width,
             height,
-            fps=order.film.fps,
+            fps=order.video.fps,
             metadata=metadata,
             overwrite=overwrite,
             keep=True,
             state=state,
         )
 
-    def _produce(self, production: Production, watch: Callable[[Progress], None]) -> Outcome:
+    def _produce(self, production: GenerationJob, watch: Callable[[Progress], None]) -> Outcome:
         job = self._job
         endless = None in job.order.size
         last, every = time.monotonic(), job.record_every
@@ -290,7 +290,7 @@ class _Making:
                 return Outcome(128 + caught[0], job.order.size[::-1], production.patches)
             return self._complete(production)
 
-    def _complete(self, production: Production) -> Outcome:
+    def _complete(self, production: GenerationJob) -> Outcome:
         job, size = self._job, self._job.order.size[::-1]
         if None in size:
             ended = self._end(production)
@@ -308,7 +308,7 @@ class _Making:
         self._journal.remove()
         return Outcome(0, size, production.patches)
 
-    def _end(self, production: Production) -> tuple[int, int] | None:
+    def _end(self, production: GenerationJob) -> tuple[int, int] | None:
         """End an endless canvas; returns its width and height, None if nothing is complete."""
         length = production.length
         if length < 1:
@@ -321,7 +321,7 @@ class _Making:
             writer.cut(width, height, metadata={**metadata, "size": [width, height], "options": options})
         return width, height
 
-    def _commit(self, production: Production) -> None:
+    def _commit(self, production: GenerationJob) -> None:
         record = production.record()
         size = None if None in self._job.order.size else self._job.order.grid.size
         facts = {**record.facts, "overwrite": self._overwrite, "patches_of": size}

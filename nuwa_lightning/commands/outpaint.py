@@ -1,4 +1,4 @@
-"""``generate --image``: a picture on a larger canvas, or with holes written anew."""
+"""``generate --image``: an image on a larger canvas, or with holes written anew."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from nuwa_lightning.errors import UsageError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from nuwa_lightning.canvas.image_condition import Expansion, ImageCondition
     from nuwa_lightning.data.reading import ImageReadError
-    from nuwa_lightning.generation.given import Expansion, GivenPicture
     from nuwa_lightning.tokenizers.base import Tokenizer
 
 SIDES = ("left", "right", "up", "down")
@@ -26,22 +26,22 @@ WIDEST_BLEND = 1024
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of outpainting."""
-    group = parser.add_argument_group("a given picture (tasks outpaint and animate)")
+    group = parser.add_argument_group("a given image (tasks outpaint and animate)")
     group.add_argument(
-        "--image", metavar="FILE", help="the picture to go on from; its pixels stay as they are in a lossless file"
+        "--image", metavar="FILE", help="the image to go on from; its pixels stay as they are in a lossless file"
     )
     group.add_argument(
         "--expand", metavar="SIDES", help="pixels more on each side, such as left=512,right=512,up=0,down=256"
     )
     group.add_argument(
-        "--mask", metavar="FILE", help="a picture of the same size, white where the given one is to be written anew"
+        "--mask", metavar="FILE", help="an image of the same size, white where the given one is to be written anew"
     )
     group.add_argument(
         "--blend",
         type=int,
         default=BLEND,
         metavar="PIXELS",
-        help="how far beyond the border what is written takes on the given picture's sharpness; given pixels never"
+        help="how far beyond the border what is written takes on the given image's sharpness; given pixels never"
         " change; with --wrap, how far to both sides of the joint what differs across it fades out (default:"
         " %(default)s)",
     )
@@ -60,14 +60,14 @@ def parse_expansion(text: str) -> Expansion:
     Raises:
         UsageError: if it says something else.
     """
-    from nuwa_lightning.generation.given import Expansion
+    from nuwa_lightning.canvas.image_condition import Expansion
 
     found: dict[str, int] = {}
     for part in text.split(","):
         pair = re.fullmatch(r"\s*(\w+)\s*=\s*(\d{1,9})\s*", part)
         if not pair or pair[1] not in SIDES or pair[1] in found:
-            cure = f"write pixels for {', '.join(SIDES)}, each at most once, such as left=512,down=256"
-            raise UsageError("--expand", text or "''", cure)
+            hint = f"write pixels for {', '.join(SIDES)}, each at most once, such as left=512,down=256"
+            raise UsageError("--expand", text or "''", hint)
         found[pair[1]] = int(pair[2])
     return Expansion(**found)
 
@@ -83,20 +83,20 @@ def check_options(options: Any, task: str) -> None:
     if options.image is None:
         for name in ("expand", "mask"):
             if getattr(options, name) is not None:
-                raise UsageError(f"--{name}", getattr(options, name), "there is no picture: name one, --image FILE")
+                raise UsageError(f"--{name}", getattr(options, name), "there is no image: name one, --image FILE")
         return
     if options.size is not None:
-        cure = "leave it out" if task == "animate" else "say how much larger, --expand"
-        raise UsageError("--size", options.size, f"the size follows from the picture: {cure}")
+        hint = "leave it out" if task == "animate" else "say how much larger, --expand"
+        raise UsageError("--size", options.size, f"the size follows from the image: {hint}")
     if task == "outpaint" and options.expand is None and options.mask is None:
-        cure = "nothing to expand: add --expand left=512,right=512 or --mask FILE, or --frames 40 to make it move"
-        raise UsageError("--image", options.image, cure)
+        hint = "nothing to expand: add --expand left=512,right=512 or --mask FILE, or --frames 40 to make it move"
+        raise UsageError("--image", options.image, hint)
     if options.expand is not None:
         parse_expansion(options.expand)
 
 
 def canvas_size(options: Any) -> tuple[int, int]:
-    """Return width and height of what becomes of the picture, by a look at the head of its file.
+    """Return width and height of what becomes of the image, by a look at the head of its file.
 
     Raises:
         UsageError: if it cannot be read, or ``--blend`` reaches further than the canvas.
@@ -111,27 +111,27 @@ def canvas_size(options: Any) -> tuple[int, int]:
         more = parse_expansion(options.expand)
         height, width = height + more.up + more.down, width + more.left + more.right
     if options.blend > max(height, width, BLEND):
-        cure = f"reaches further than the canvas of {width}x{height}: give {max(height, width)} or less"
-        raise UsageError("--blend", options.blend, cure)
+        hint = f"reaches further than the canvas of {width}x{height}: give {max(height, width)} or less"
+        raise UsageError("--blend", options.blend, hint)
     return width, height
 
 
-def given_picture(options: Any, tokenizer: Tokenizer, patch_size: tuple[int, int]) -> GivenPicture:
-    """Read the picture that the options name, and lay it on its canvas.
+def given_image(options: Any, tokenizer: Tokenizer, patch_size: tuple[int, int]) -> ImageCondition:
+    """Read the image that the options name, and lay it on its canvas.
 
     Raises:
         UsageError: if it or its mask cannot be read, does not fit, or leaves nothing to do.
     """
-    from nuwa_lightning.generation.given import Expansion, GivenPicture
+    from nuwa_lightning.canvas.image_condition import Expansion, ImageCondition
 
-    picture_YX3 = picture(options, tokenizer, patch_size)
-    holes_YX = None if options.mask is None else _holes(options, picture_YX3)
+    image_YX3 = image(options, tokenizer, patch_size)
+    holes_YX = None if options.mask is None else _holes(options, image_YX3)
     expansion = Expansion() if options.expand is None else parse_expansion(options.expand)
     if not any(getattr(expansion, side) for side in SIDES) and (holes_YX is None or not holes_YX.any()):
         option, value = ("--expand", options.expand) if options.mask is None else ("--mask", options.mask)
         raise UsageError(option, value, "nothing to expand: give a side some pixels, or a mask that is white somewhere")
-    return GivenPicture(
-        picture_YX3,
+    return ImageCondition(
+        image_YX3,
         holes_YX=holes_YX,
         expansion=expansion,
         tokenizer=tokenizer,
@@ -140,39 +140,39 @@ def given_picture(options: Any, tokenizer: Tokenizer, patch_size: tuple[int, int
     )
 
 
-def _holes(options: Any, picture_YX3: NDArray[np.uint8]) -> NDArray[np.bool_]:
+def _holes(options: Any, image_YX3: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Return where the mask is white."""
-    height, width = picture_YX3.shape[:2]
+    height, width = image_YX3.shape[:2]
     mask_YX3 = _read(options, "mask")
-    if mask_YX3.shape != picture_YX3.shape:
-        cure = f"is {mask_YX3.shape[1]}x{mask_YX3.shape[0]}, the picture {width}x{height}: make them the same size"
-        raise UsageError("--mask", options.mask, cure)
+    if mask_YX3.shape != image_YX3.shape:
+        hint = f"is {mask_YX3.shape[1]}x{mask_YX3.shape[0]}, the image {width}x{height}: make them the same size"
+        raise UsageError("--mask", options.mask, hint)
     if _is_transparent(options, "mask"):  # a hole to some programs, and nothing at all to others
-        cure = "has transparent areas, which are neither white nor black: save it without transparency"
-        raise UsageError("--mask", options.mask, cure)
+        hint = "has transparent areas, which are neither white nor black: save it without transparency"
+        raise UsageError("--mask", options.mask, hint)
     holes_YX: NDArray[np.bool_] = mask_YX3.max(axis=2) >= 128
     if holes_YX.all():
         raise UsageError("--mask", options.mask, "is white all over, nothing is given: leave --image out")
     return holes_YX
 
 
-def picture(options: Any, tokenizer: Tokenizer, patch_size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Return the pixels of the picture that the options name.
+def image(options: Any, tokenizer: Tokenizer, patch_size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return the pixels of the image that the options name.
 
     Raises:
         UsageError: if it cannot be read, or is smaller than a patch.
     """
-    picture_YX3 = _read(options, "image")
-    height, width = picture_YX3.shape[:2]
-    rows, columns = (cells * tokenizer.factor for cells in patch_size)
+    image_YX3 = _read(options, "image")
+    height, width = image_YX3.shape[:2]
+    rows, columns = (cells * tokenizer.downsample_factor for cells in patch_size)
     if height < rows or width < columns:
-        cure = f"is {width}x{height}, smaller than one patch of {columns}x{rows} pixels: enlarge it"
-        raise UsageError("--image", options.image, cure)
-    return picture_YX3
+        hint = f"is {width}x{height}, smaller than one patch of {columns}x{rows} pixels: enlarge it"
+        raise UsageError("--image", options.image, hint)
+    return image_YX3
 
 
 def notes(options: Any) -> list[str]:
-    """Return what the user should know of how the pixels of the picture are kept.
+    """Return what the user should know of how the pixels of the image are kept.
 
     Raises:
         UsageError: if it cannot be read.
@@ -216,12 +216,12 @@ def _max_pixels(options: Any) -> int:
 
 def _unreadable(option: str, path: str, error: ImageReadError) -> UsageError:
     too_large = "max_pixels" in error.reason
-    cure = "raise --max_pixels if you trust the file" if too_large else "name a picture that can be read"
-    return UsageError(option, path, f"{error.reason}: {cure}")
+    hint = "raise --max_pixels if you trust the file" if too_large else "name an image that can be read"
+    return UsageError(option, path, f"{error.reason}: {hint}")
 
 
 def describe(options: Any) -> dict[str, object]:
-    """Return what a file's metadata should say about the given picture."""
+    """Return what a file's metadata should say about the given image."""
     if options.task != "outpaint":
         return {}
     said = {"image": Path(options.image).name, "expand": options.expand, "blend": options.blend}

@@ -57,16 +57,16 @@ def deny_imports() -> None:
 class _Fault(UsageError):
     """An error below some option: ``name`` is relative to the parser that found it."""
 
-    def __init__(self, name: str, value: object, cure: str, near: str | None = None) -> None:
+    def __init__(self, name: str, value: object, hint: str, near: str | None = None) -> None:
         self.name, self.near = name, near
-        suggestion = f"{cure}; did you mean --{near}?" if near else cure
+        suggestion = f"{hint}; did you mean --{near}?" if near else hint
         super().__init__(f"--{name}", value, suggestion)
-        self.plain_cure = cure
+        self.plain_hint = hint
 
     def below(self, key: str) -> _Fault:
         """Return the same fault as seen from the parser that holds this one as ``key``."""
         near = f"{key}.{self.near}" if self.near else None
-        return _Fault(f"{key}.{self.name}", self.value, self.plain_cure, near)
+        return _Fault(f"{key}.{self.name}", self.value, self.plain_hint, near)
 
 
 class OneLineParser(LightningArgumentParser):
@@ -94,8 +94,8 @@ class OneLineParser(LightningArgumentParser):
             if found:
                 parts = found.groupdict()
                 name = ".".join(part for part in (parts.get("group"), parts["name"]) if part)
-                cure = "there is no such option"
-                return _Fault(name, (parts.get("value") or "").strip() or "unknown", cure, self._nearest(name))
+                hint = "there is no such option"
+                return _Fault(name, (parts.get("value") or "").strip() or "unknown", hint, self._nearest(name))
         if text.startswith("unrecognized arguments:"):
             stray = text.partition(":")[2].strip()
             return UsageError("option", stray, "belongs to no option: write --NAME VALUE, see --help")
@@ -104,8 +104,8 @@ class OneLineParser(LightningArgumentParser):
                 name, *others = text.partition(": ")[2].split(", ")
                 also = f", and {', '.join(others)} beside it" if others else ""
                 return _Fault(name, "missing", f"there is no default: give it a value{also}")
-            cure = "give a recipe: --config recipes/landscape.yaml, or those options themselves"
-            return UsageError("--config", "missing", f"{re.sub(r'[a-z]+[.](?=[a-z])', '--', text)}; {cure}")
+            hint = "give a recipe: --config recipes/landscape.yaml, or those options themselves"
+            return UsageError("--config", "missing", f"{re.sub(r'[a-z]+[.](?=[a-z])', '--', text)}; {hint}")
         argument = _ARGUMENT.match(text)
         if argument:
             return UsageError(argument["option"], argument["value"] or "nothing", argument["reason"])
@@ -126,8 +126,8 @@ class OneLineParser(LightningArgumentParser):
                 hint = f"; did you mean {near[0]}?" if near else ""
                 choice = f"give {', '.join(accepted)} or the import path of your own" if accepted else "give another"
                 return _Fault(name, found, f"{what}{hint} ({choice})" if hint else f"{what}: {choice}")
-        cure = " or ".join(dict.fromkeys(map(_plain, reasons))) or "see --help"
-        return _Fault(name, value or "this value", cure[:500])
+        hint = " or ".join(dict.fromkeys(map(_plain, reasons))) or "see --help"
+        return _Fault(name, value or "this value", hint[:500])
 
     def _typehint(self, name: str) -> Any:
         return next((getattr(a, "_typehint", None) for a in self._all_actions() if a.dest == name), None)
@@ -222,10 +222,10 @@ def check_configs(arguments: list[str]) -> None:
         if not path.is_file():
             others = [str(p) for p in sorted(path.parent.glob("*.yaml"))] if path.parent.is_dir() else []
             near = difflib.get_close_matches(str(path), others, n=1, cutoff=0.6)
-            cure = (
+            hint = (
                 f"did you mean {near[0]}?" if near else "give the path of a YAML file, such as recipes/landscape.yaml"
             )
-            raise UsageError("--config", value, f"there is no such file; {cure}")
+            raise UsageError("--config", value, f"there is no such file; {hint}")
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -237,8 +237,8 @@ def check_configs(arguments: list[str]) -> None:
             if isinstance(given, str) or (isinstance(given, dict) and "class_path" in given):
                 chosen.add(part)
             elif given is not None and part not in chosen:
-                cure = f"is an overlay, it names no class of {part}: give a recipe before it"
-                raise UsageError("--config", value, f"{cure}, -c recipes/landscape.yaml -c {value}")
+                hint = f"is an overlay, it names no class of {part}: give a recipe before it"
+                raise UsageError("--config", value, f"{hint}, -c recipes/landscape.yaml -c {value}")
 
 
 def usage_error(error: BaseException, option: str) -> UsageError:

@@ -1,4 +1,4 @@
-"""How far a picture is, how fast it goes, and how much memory it takes."""
+"""How far an image is, how fast it goes, and how much memory it takes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nuwa_lightning.generation.production import Progress
+    from nuwa_lightning.canvas.job import Progress
 
 
 class GenerationBar:

@@ -13,9 +13,9 @@ from nuwa_lightning.commands.filming import TEXT_RECIPE
 from nuwa_lightning.errors import UsageError
 
 if TYPE_CHECKING:
-    from nuwa_lightning.generation.export import Generator
+    from nuwa_lightning.generation.pretrained import Generator
     from nuwa_lightning.generation.prompts import Prompts
-    from nuwa_lightning.geometry import PatchIndex
+    from nuwa_lightning.planning.geometry import PatchIndex
 
 RECIPE = "recipes/landscape_text.yaml"
 _REGION = re.compile(r"\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*:(.*)", re.DOTALL)
@@ -148,8 +148,8 @@ def check_options(options: Any, task: str) -> None:
         from nuwa_lightning.generation.prompts import STRONGEST
 
         if not 0 <= options.guidance <= STRONGEST:
-            cure = f"give a number from 0 to {STRONGEST:g}; 1 is as trained, 2 to 5 is usual"
-            raise UsageError("--guidance", options.guidance, cure)
+            hint = f"give a number from 0 to {STRONGEST:g}; 1 is as trained, 2 to 5 is usual"
+            raise UsageError("--guidance", options.guidance, hint)
     parse_prompts(options.prompt)
 
 
@@ -173,24 +173,24 @@ def prompts_for(
     if generator.text_encoder is None:
         if options.prompt:
             recipe = TEXT_RECIPE if options.frames else RECIPE
-            cure = f"the model of {options.checkpoint} reads no text: train one that does by {recipe}"
-            raise UsageError("--prompt", options.prompt[0], cure)
+            hint = f"the model of {options.checkpoint} reads no text: train one that does by {recipe}"
+            raise UsageError("--prompt", options.prompt[0], hint)
         return None
     if not options.prompt and not options.unprompted:
-        cure = f"the model of {options.checkpoint} reads a text: say what is to be seen, or give --unprompted"
-        raise UsageError("--prompt", "nothing", cure)
+        hint = f"the model of {options.checkpoint} reads a text: say what is to be seen, or give --unprompted"
+        raise UsageError("--prompt", "nothing", hint)
     regions, rest = parse_prompts(options.prompt)
     height, width = size
     y_axis, x_axis = _Axis(height, patch[0], origin[0]), _Axis(width, patch[1], origin[1])
     for region in regions:
         if region.left + region.width > width or region.top + region.height > height:
-            cure = f"lies outside the canvas of {x_axis.told}x{y_axis.told}: make it smaller"
-            raise UsageError("--prompt", region, cure)
+            hint = f"lies outside the canvas of {x_axis.told}x{y_axis.told}: make it smaller"
+            raise UsageError("--prompt", region, hint)
         if not (x_axis.meets(region.left, region.width) and y_axis.meets(region.top, region.height)):
-            cure = (
+            hint = (
                 f"holds no centre of a patch of {patch[1]}x{patch[0]} pixels, so nothing would read it: make it larger"
             )
-            raise UsageError("--prompt", region, cure)
+            raise UsageError("--prompt", region, hint)
     texts = [*(region.text for region in regions), *([] if rest is None else [rest])]
     if regions and rest is None and sum(r.width * r.height for r in regions) < width * height:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""What stage 2 names beside itself: the tokenizer, its refined decoder, the decoder of films; trained if missing."""
+"""What stage 2 names beside itself: the tokenizer, its refined decoder, the decoder of videos; trained if missing."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ import torch
 import yaml
 
 from nuwa_lightning.errors import ToldError, UsageError
-from nuwa_lightning.tokenizers.export import load_pixel_guided, load_tokenizer
-from nuwa_lightning.tokenizers.pixel_guided import PixelGuidedDecoder
-from nuwa_lightning.tokenizers.vqgan import VQGAN, VQGANSize
+from nuwa_lightning.models.pixel_guided import PixelGuidedDecoder
+from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
+from nuwa_lightning.tokenizers.pretrained import load_pixel_guided, load_tokenizer
 
 _LOG = logging.getLogger(__name__)
 
@@ -33,8 +33,8 @@ class TokenizerSource:
         recipe: stage-1 recipe that makes it when it is missing; its run folder must be the parent of ``path``.
         refine: recipe that refines its decoder, with frozen codes.
         beside: refine it on half of the cores while stage 2 trains on the others, instead of before, on all of them.
-        refined: folder of the refined tokenizer, made by ``refine``; the decoder of films begins as its decoder.
-        guided: folder of the pixel-guided decoder of films that goes with the tokenizer, put into the run at its end.
+        refined: folder of the refined tokenizer, made by ``refine``; the decoder of videos begins as its decoder.
+        guided: folder of the pixel-guided decoder of videos that goes with the tokenizer, put into the run at its end.
         guided_recipe: recipe that makes it when it is missing; its run folder must be the parent of ``guided``.
     """
 
@@ -72,7 +72,7 @@ def expected_factor(source: TokenizerSource) -> int | None:
         return None
     try:
         given = yaml.safe_load(Path(source.recipe).read_text(encoding="utf-8"))["model"]["init_args"]
-        return None if given.get("start_from") else VQGANSize.from_dict(given.get("vqgan") or {}).factor
+        return None if given.get("start_from") else VQGANConfig.from_dict(given.get("vqgan") or {}).factor
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError):
         return None  # its own training will say it
 
@@ -87,10 +87,10 @@ def provide_tokenizer(source: TokenizerSource, *, fast_dev_run: bool) -> None:
         _LOG.info("tokenizer: %s (trained before)", source.path)
         return
     if source.recipe is None or fast_dev_run:
-        cure = (
+        hint = (
             f"train it first: python -m nuwa_lightning fit --config {source.recipe or 'recipes/landscape_vqgan.yaml'}"
         )
-        raise UsageError("--tokenizer.path", source.path, f"there is no tokenizer; {cure}")
+        raise UsageError("--tokenizer.path", source.path, f"there is no tokenizer; {hint}")
     run = Path(source.path).parent
     _LOG.info("stage 1 of 2: training the tokenizer %s by %s", source.path, source.recipe)
     _make(source.path, _fit(source.recipe, run), "--tokenizer.recipe", source.recipe)
@@ -107,13 +107,13 @@ def find_refined(source: TokenizerSource, tokenizer: VQGAN) -> VQGAN | None:
         return None
     refined = load_tokenizer(source.refined, option="--tokenizer.refined")
     if refined.fingerprint() != tokenizer.fingerprint():
-        cure = f"is not {source.path} refined, but another tokenizer: name the one made from it, a new folder, or null"
-        raise UsageError("--tokenizer.refined", source.refined, cure)
+        hint = f"is not {source.path} refined, but another tokenizer: name the one made from it, a new folder, or null"
+        raise UsageError("--tokenizer.refined", source.refined, hint)
     return refined
 
 
 def check_guided(source: TokenizerSource, tokenizer: VQGAN) -> None:
-    """Refuse a decoder of films that is there but does not fit, or that is missing and cannot be made.
+    """Refuse a decoder of videos that is there but does not fit, or that is missing and cannot be made.
 
     Raises:
         UsageError: saying which.
@@ -123,15 +123,15 @@ def check_guided(source: TokenizerSource, tokenizer: VQGAN) -> None:
     if (Path(source.guided) / "config.json").exists():
         load_pixel_guided(source.guided, tokenizer=tokenizer)
     elif source.guided_recipe is None:
-        cure = "train it first: python -m nuwa_lightning fit --config recipes/landscape_pixel_guided.yaml"
-        raise UsageError("--tokenizer.guided", source.guided, f"there is no pixel-guided decoder; {cure}")
+        hint = "train it first: python -m nuwa_lightning fit --config recipes/landscape_pixel_guided.yaml"
+        raise UsageError("--tokenizer.guided", source.guided, f"there is no pixel-guided decoder; {hint}")
 
 
 def provide_guided(source: TokenizerSource, tokenizer: VQGAN, refined: str | None) -> PixelGuidedDecoder | None:
-    """Return the decoder of films that ``source`` names, trained first if it is not there.
+    """Return the decoder of videos that ``source`` names, trained first if it is not there.
 
     It comes after all else, since it begins as the refined decoder. If it cannot be trained the run is whole without:
-    films are then decoded frame by frame.
+    videos are then decoded frame by frame.
 
     Args:
         source: what the user named.
@@ -149,7 +149,7 @@ def provide_guided(source: TokenizerSource, tokenizer: VQGAN, refined: str | Non
         if status == 130:
             raise KeyboardInterrupt
         if status or not (Path(source.guided) / "config.json").exists():
-            _LOG.warning("the pixel-guided decoder's training ended with status %d: films will flicker", status)
+            _LOG.warning("the pixel-guided decoder's training ended with status %d: videos will flicker", status)
             _LOG.warning("to try again: %s", shlex.join(["python", *command[1:]]))
             return None
     return load_pixel_guided(source.guided, tokenizer=tokenizer)

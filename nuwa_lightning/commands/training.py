@@ -34,7 +34,7 @@ from nuwa_lightning.commands.tokenizer import (
     provide_guided,
     provide_tokenizer,
 )
-from nuwa_lightning.data.giant_picture import GiantPicture
+from nuwa_lightning.data.giant_image import GiantImage
 from nuwa_lightning.data.image_folder import (
     ImageDataModule,
     ImageFolderDataModule,
@@ -44,25 +44,25 @@ from nuwa_lightning.data.image_folder import (
 from nuwa_lightning.data.landscape_clips import LandscapeClips
 from nuwa_lightning.data.landscape_photos import LandscapePhotos
 from nuwa_lightning.data.photos import FolderPhotos
-from nuwa_lightning.data.synthetic_films import SyntheticFilms
 from nuwa_lightning.data.synthetic_landscapes import SyntheticLandscapes
+from nuwa_lightning.data.synthetic_videos import SyntheticVideos
 from nuwa_lightning.data.token_clips import TokenClipsDataModule
 from nuwa_lightning.data.token_data import TokenDataModule
 from nuwa_lightning.data.token_windows import TokenWindowsModule, Window
 from nuwa_lightning.data.video_data import LandscapeClipsDataModule, VideoDataModule, VideoFolderDataModule
 from nuwa_lightning.data.videos import FolderVideos
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.stages.nuwa_module import NuwaInfinityModule
-from nuwa_lightning.stages.pixel_guided_module import PixelGuidedModule
-from nuwa_lightning.stages.vqgan_module import VQGANModule
+from nuwa_lightning.models.vqgan import VQGAN
 from nuwa_lightning.text import ClipTextEncoder, HuggingFaceTextEncoder, MiniLMTextEncoder
-from nuwa_lightning.tokenizers.export import load_tokenizer, save_pixel_guided, save_tokenizer
-from nuwa_lightning.tokenizers.vqgan import VQGAN
+from nuwa_lightning.tokenizers.pretrained import load_tokenizer, save_pixel_guided, save_tokenizer
+from nuwa_lightning.training.nuwa_module import NuwaInfinityModule
+from nuwa_lightning.training.pixel_guided_module import PixelGuidedModule
+from nuwa_lightning.training.vqgan_module import VQGANModule
 
 _LOG = logging.getLogger(__name__)
 _PANORAMA = "--size 4096x512 --seed 0 --output panorama.png"
 _TEXT = "a lake at dusk"
-_FILM = "--size 256x256 --frames 40 --seed 0 --output film.mp4"
+_VIDEO = "--size 256x256 --frames 40 --seed 0 --output video.mp4"
 
 
 def known_classes() -> dict[str, list[type[Any]]]:
@@ -78,8 +78,8 @@ def known_classes() -> dict[str, list[type[Any]]]:
             VideoFolderDataModule,
             LandscapeClipsDataModule,
         ],
-        "data.photos": [FolderPhotos, LandscapePhotos, SyntheticLandscapes, GiantPicture],
-        "data.films": [FolderVideos, LandscapeClips, SyntheticFilms],
+        "data.photos": [FolderPhotos, LandscapePhotos, SyntheticLandscapes, GiantImage],
+        "data.videos": [FolderVideos, LandscapeClips, SyntheticVideos],
         "model.conditions.text_encoder": [MiniLMTextEncoder, ClipTextEncoder, HuggingFaceTextEncoder],
         "tokenizer": [TokenizerSource],
         "trainer.callbacks": [SampleSheet, ReconstructionSheet],
@@ -105,7 +105,7 @@ class NuwaCLI(LightningCLI):
             "--tokenizer",
             type=TokenizerSource | None,
             default=None,
-            help="stage 2 and films: the tokenizer, made if missing",
+            help="stage 2 and videos: the tokenizer, made if missing",
         )
 
     def _parse_ckpt_path(self) -> None:
@@ -187,7 +187,7 @@ class NuwaCLI(LightningCLI):
                 self.datamodule.prepare_source()
             self._check_sizes(expected_factor(source))
             tokenizer = self._attach_tokenizer(make=True)
-            self._check_sizes(self.model.tokenizer.factor)
+            self._check_sizes(self.model.tokenizer.downsample_factor)
             if source.refine and not self._trial:
                 self.refinement = Refinement.start(source, tokenizer, self.run_folder)
         if isinstance(self.model, PixelGuidedModule):
@@ -202,14 +202,14 @@ class NuwaCLI(LightningCLI):
 
     def _check_data(self) -> None:
         """Refuse data of another stage; what a data module of the user's own gives is not known here."""
-        for module, data, cure in (
+        for module, data, hint in (
             (NuwaInfinityModule, TokenWindowsModule, "TokenDataModule or TokenClipsDataModule"),
             (VQGANModule, ImageDataModule, "ImageFolderDataModule, PhotosDataModule or LandscapeDataModule"),
         ):
             ours = isinstance(self.datamodule, (ImageDataModule, VideoDataModule, TokenWindowsModule))
             if isinstance(self.model, module) and ours and not isinstance(self.datamodule, data):
                 name = type(self.datamodule).__name__
-                raise UsageError("--data", name, f"{module.__name__} learns from other data: give {cure}")
+                raise UsageError("--data", name, f"{module.__name__} learns from other data: give {hint}")
 
     def _check_sizes(self, factor: int | None) -> None:
         if factor is not None and isinstance(self.datamodule, TokenDataModule):
@@ -263,7 +263,7 @@ class NuwaCLI(LightningCLI):
             if self.model.conditions.text_encoder is not None:
                 sheets = (c for c in self.trainer.callbacks if isinstance(c, SampleSheet))  # type: ignore[attr-defined]
                 text = next((text for sheet in sheets for text in sheet.texts), _TEXT)
-            what, command = what_next(self.run_folder, window, tokenizer.factor, text)
+            what, command = what_next(self.run_folder, window, tokenizer.downsample_factor, text)
             _LOG.info("make %s:\n  %s", what, command)
 
     def before_validate(self) -> None:
@@ -303,8 +303,8 @@ class NuwaCLI(LightningCLI):
         assert isinstance(self.model, PixelGuidedModule)
         source = self._source()
         if not isinstance(self.datamodule, VideoDataModule):
-            cure = "clips of films are needed: LandscapeClipsDataModule or VideoFolderDataModule"
-            raise UsageError("--data", type(self.datamodule).__name__, cure)
+            hint = "clips of videos are needed: LandscapeClipsDataModule or VideoFolderDataModule"
+            raise UsageError("--data", type(self.datamodule).__name__, hint)
         if make:
             provide_tokenizer(source, fast_dev_run=self._trial)
         tokenizer = load_tokenizer(source.path)
@@ -322,13 +322,13 @@ def what_next(run: Path, window: Window | None, factor: int, text: str | None) -
         factor: pixels of a token.
         text: what it is asked for, if it reads texts.
     """
-    films = window is not None and window.frames > 1
-    what, options = ("a film", _FILM) if films else ("a larger picture", _PANORAMA)
+    videos = window is not None and window.frames > 1
+    what, options = ("a video", _VIDEO) if videos else ("a larger image", _PANORAMA)
     if text is not None:
         # A text tells of a whole scene: not higher than the views in which the model saw one.
         height = 256 if window is None else factor * window.y
-        size = f"{2 * height}x{height} --frames 40" if films else f"{6 * height}x{height}"
-        output = "film.mp4" if films else "panorama.png"
+        size = f"{2 * height}x{height} --frames 40" if videos else f"{6 * height}x{height}"
+        output = "video.mp4" if videos else "panorama.png"
         options = f"--prompt {shlex.quote(text)} --size {size} --seed 0 --output {output}"
     return what, f"python -m nuwa_lightning generate --checkpoint {run} {options}"
 

@@ -1,6 +1,6 @@
 """Photos: reading, fetching, splitting, views for training, and the cache of tokens.
 
-Names are imported on first use, so that reading a picture does not load torch.
+Names are imported on first use, so that reading an image does not load torch.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from nuwa_lightning.data.giant_picture import GiantPicture
+    from nuwa_lightning.data.crops import CropSettings
+    from nuwa_lightning.data.giant_image import GiantImage
     from nuwa_lightning.data.image_folder import (
         ImageDataModule,
         ImageFolderDataModule,
@@ -20,20 +21,19 @@ if TYPE_CHECKING:
     from nuwa_lightning.data.landscape_photos import LandscapePhotos
     from nuwa_lightning.data.photos import FolderPhotos, Photo, PhotoSource
     from nuwa_lightning.data.reading import ImageReadError, list_images, read_image
-    from nuwa_lightning.data.synthetic_films import SyntheticFilms
     from nuwa_lightning.data.synthetic_landscapes import SyntheticLandscapes
+    from nuwa_lightning.data.synthetic_videos import SyntheticVideos
     from nuwa_lightning.data.token_bank import TokenBank
     from nuwa_lightning.data.token_cache import build_token_bank
     from nuwa_lightning.data.token_clips import TokenClipsDataModule
     from nuwa_lightning.data.token_data import TokenDataModule
     from nuwa_lightning.data.video_data import LandscapeClipsDataModule, VideoDataModule, VideoFolderDataModule
     from nuwa_lightning.data.videos import FolderVideos, Video, VideoSource
-    from nuwa_lightning.data.views import Views
 
 __all__ = [
     "FolderPhotos",
     "FolderVideos",
-    "GiantPicture",
+    "GiantImage",
     "ImageDataModule",
     "ImageFolderDataModule",
     "ImageReadError",
@@ -44,8 +44,8 @@ __all__ = [
     "Photo",
     "PhotoSource",
     "PhotosDataModule",
-    "SyntheticFilms",
     "SyntheticLandscapes",
+    "SyntheticVideos",
     "TokenBank",
     "TokenClipsDataModule",
     "TokenDataModule",
@@ -60,13 +60,13 @@ __all__ = [
 ]
 
 _HOMES: Final = {
-    "giant_picture": ("GiantPicture",),
+    "giant_image": ("GiantImage",),
     "image_folder": ("ImageDataModule", "ImageFolderDataModule", "LandscapeDataModule", "PhotosDataModule"),
     "landscape_clips": ("LandscapeClips",),
     "landscape_photos": ("LandscapePhotos",),
     "photos": ("FolderPhotos", "Photo", "PhotoSource"),
     "reading": ("ImageReadError", "list_images", "read_image"),
-    "synthetic_films": ("SyntheticFilms",),
+    "synthetic_videos": ("SyntheticVideos",),
     "synthetic_landscapes": ("SyntheticLandscapes",),
     "token_bank": ("TokenBank",),
     "token_cache": ("build_token_bank",),

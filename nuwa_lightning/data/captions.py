@@ -1,4 +1,4 @@
-"""Captions of a folder of photos or films: beside each file, or in one file for all; see docs/captions.md.
+"""Captions of a folder of photos or videos: beside each file, or in one file for all; see docs/captions.md.
 
 A file for all is CSV with a header, JSON lines, or the ``metadata.jsonl`` or ``metadata.csv`` of a Hugging Face image
 folder. A row names a file by its path from the folder and has one caption, or a list of them of which the first counts.
@@ -123,7 +123,7 @@ def read_captions(folder: Path, source: str | None = None, *, option: str = "cap
     """Return the captions of the files below ``folder``.
 
     Args:
-        folder: a folder of photos or films.
+        folder: a folder of photos or videos.
         source: the file for all, from the folder or from the working directory; by default one of `FOUND_BY_NAME`.
         option: what the user called ``source``.
 
@@ -143,10 +143,10 @@ def read_captions(folder: Path, source: str | None = None, *, option: str = "cap
     for number, row in rows:
         name, caption = _pick(row, _FILE_KEYS), _pick(row, _CAPTION_KEYS)
         if name is None or caption is None:
-            cure = (
+            hint = (
                 f"line {number} has no {'file name' if name is None else 'caption'}: columns are file_name and caption"
             )
-            raise UsageError(option, path, cure)
+            raise UsageError(option, path, hint)
         by_path.setdefault(PurePosixPath(name.replace("\\", "/")).as_posix(), _tidy(caption))
     return Captions(folder, path, by_path)
 

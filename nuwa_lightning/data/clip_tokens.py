@@ -1,4 +1,4 @@
-"""Films as grids of tokens, encoded frame by frame, once; an entry of the bank never spans a cut."""
+"""Videos as grids of tokens, encoded frame by frame, once; an entry of the bank never spans a cut."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _AT_ONCE: Final = 4
 
 
 def build_clip_bank(
-    films: Mapping[Split, PreparedVideos],
+    videos: Mapping[Split, PreparedVideos],
     tokenizer: TokenizerLike,
     *,
     cache: Path,
@@ -35,31 +35,46 @@ def build_clip_bank(
     encode: Encode | None = None,
     progress: bool = True,
 ) -> TokenBank:
-    """Return the bank of ``films``, encoding what is not on disk yet; see `build_bank`.
+    """Return the bank of ``videos``, encoding what is not on disk yet; see `build_bank`.
 
     Args:
-        films: by split.
+        videos: by split.
         tokenizer: gives factor, number of codes, fingerprint and, if ``encode`` is None, the encoder.
         cache: folder for banks.
-        clips: what the films were prepared with; shots too short for a clip are left out.
-        flips: also encode the left-right mirror images of films for training.
+        clips: what the videos were prepared with; shots too short for a clip are left out.
+        flips: also encode the left-right mirror images of videos for training.
         longest: of a longer shot only so many frames are encoded, the first ones.
         encode: the encoder, such as one that works tile by tile.
         progress: show a bar.
 
     Raises:
-        UsageError: if there is no film for training.
-        ValueError: if the encoder returns tokens of a wrong shape or outside ``[0, num_codes)``.
+        UsageError: if there is no video for training.
+        ValueError: if the encoder returns tokens of a wrong shape or outside ``[0, codebook_size)``.
     """
     items = [
-        _FilmItem(film, split, tokenizer.factor, clips.reach, max(longest, clips.reach), flips and split == "train")
-        for split, some in sorted(films.items())
-        for film in some.entries
+        _VideoItem(
+            video,
+            split,
+            tokenizer.downsample_factor,
+            clips.reach,
+            max(longest, clips.reach),
+            flips and split == "train",
+        )
+        for split, some in sorted(videos.items())
+        for video in some.entries
     ]
     if not any(item.split == "train" for item in items):
-        raise UsageError("data.films", "no film", "give films for training")
-    skipped = [str(entry.path) for some in films.values() for entry in some.skipped]
-    said = [_VERSION, tokenizer.fingerprint(), tokenizer.factor, tokenizer.num_codes, clips.reach, flips, longest]
+        raise UsageError("data.videos", "no video", "give videos for training")
+    skipped = [str(entry.path) for some in videos.values() for entry in some.skipped]
+    said = [
+        _VERSION,
+        tokenizer.fingerprint(),
+        tokenizer.downsample_factor,
+        tokenizer.codebook_size,
+        clips.reach,
+        flips,
+        longest,
+    ]
     contents = [(item.split, item.content) for item in items]
     name = hashlib.sha256(json.dumps([said, contents]).encode()).hexdigest()[:24]
     about = {"version": _VERSION, "settings": {**asdict(clips), "flips": flips, "longest": longest}}
@@ -75,30 +90,30 @@ def build_clip_bank(
 
 @final
 @dataclass(frozen=True)
-class _FilmItem:
-    """A `BankItem`: the shots of one film."""
+class _VideoItem:
+    """A `BankItem`: the shots of one video."""
 
-    film: PreparedVideo
+    video: PreparedVideo
     split: Split
-    factor: int
+    downsample_factor: int
     reach: int
     longest: int
     flips: bool
 
     @property
     def key(self) -> str:
-        return self.film.video.key
+        return self.video.video.key
 
     @property
     def content(self) -> str:
-        # The name of the array is a hash of the film's content, speed and size.
-        return self.film.file.stem
+        # The name of the array is a hash of the video's content, speed and size.
+        return self.video.file.stem
 
     def plan(self, place: int, start: int) -> list[BankEntry]:
-        height, width = self.film.array().shape[1:3]
-        y, x = height // self.factor, width // self.factor
+        height, width = self.video.array().shape[1:3]
+        y, x = height // self.downsample_factor, width // self.downsample_factor
         entries: list[BankEntry] = []
-        for shot in self.film.shots:
+        for shot in self.video.shots:
             count = min(shot.stop - shot.start, self.longest)
             for flip in (False, True)[: 1 + self.flips]:
                 if count >= self.reach:
@@ -108,11 +123,11 @@ class _FilmItem:
 
     @torch.no_grad()
     def encoded(self, entry: BankEntry, encode: Encode) -> torch.Tensor:
-        film_TYX3, f = self.film.array(), self.factor
+        video_TYX3, f = self.video.array(), self.downsample_factor
         parts = []
         for first in range(entry.first, entry.first + entry.frames, _AT_ONCE):
             last = min(first + _AT_ONCE, entry.first + entry.frames)
-            pixels_TYX3 = film_TYX3[first:last, : entry.y * f, : entry.x * f]
+            pixels_TYX3 = video_TYX3[first:last, : entry.y * f, : entry.x * f]
             if entry.flip:
                 pixels_TYX3 = pixels_TYX3[:, :, ::-1]
             image_T3YX = np.ascontiguousarray(pixels_TYX3.transpose(0, 3, 1, 2)).astype(np.float32)

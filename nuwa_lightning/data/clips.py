@@ -1,6 +1,6 @@
-"""Films shrunk once to the size and the speed that training takes clips from, and cut into shots.
+"""Videos shrunk once to the size and the speed that training takes clips from, and cut into shots.
 
-Decoding a film costs far more than training on it, so each is decoded once: its frames at the wanted speed lie on disk
+Decoding a video costs far more than training on it, so each is decoded once: its frames at the wanted speed lie on disk
 as one plain array, which is mapped. Cuts are looked for among all frames, before any is dropped.
 """
 
@@ -33,13 +33,13 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ClipSettings:
-    """How clips are taken from films.
+    """How clips are taken from videos.
 
     Attributes:
-        fps: frames a second. Of a film that has more the nearest are taken; of one that has fewer some are repeated.
+        fps: frames a second. Of a video that has more the nearest are taken; of one that has fewer some are repeated.
         frames: frames of a clip.
         stride: take every so manieth frame at that speed.
-        short_side: length of the shorter side to which films are shrunk, in pixels; they are never enlarged.
+        short_side: length of the shorter side to which videos are shrunk, in pixels; they are never enlarged.
     """
 
     fps: float = 8.0
@@ -67,7 +67,7 @@ class ClipSettings:
 
 @dataclass(frozen=True)
 class Shot:
-    """Frames ``start`` to ``stop`` (excluded) of a film, between two cuts."""
+    """Frames ``start`` to ``stop`` (excluded) of a video, between two cuts."""
 
     start: int
     stop: int
@@ -75,7 +75,7 @@ class Shot:
 
 @dataclass(frozen=True)
 class SkippedVideo:
-    """A film that is not used, and why."""
+    """A video that is not used, and why."""
 
     path: Path
     reason: str
@@ -84,10 +84,10 @@ class SkippedVideo:
 @final
 @dataclass(frozen=True)
 class PreparedVideo:
-    """A film on disk as an array.
+    """A video on disk as an array.
 
     Attributes:
-        video: the film.
+        video: the video.
         file: the array.
         shots: between the cuts.
     """
@@ -109,13 +109,13 @@ class PreparedVideo:
 @final
 @dataclass(frozen=True)
 class PreparedVideos:
-    """Films on disk.
+    """Videos on disk.
 
     Attributes:
         entries: the usable ones.
-        skipped: films that could not be read.
-        too_short: films without a shot as long as a clip.
-        too_small: films whose shorter side is below a clip's.
+        skipped: videos that could not be read.
+        too_short: videos without a shot as long as a clip.
+        too_small: videos whose shorter side is below a clip's.
     """
 
     entries: tuple[PreparedVideo, ...]
@@ -124,7 +124,7 @@ class PreparedVideos:
     too_small: tuple[Video, ...] = ()
 
     def __len__(self) -> int:
-        """Return the number of usable films."""
+        """Return the number of usable videos."""
         return len(self.entries)
 
 
@@ -134,7 +134,7 @@ def prepare_videos(
     """Decode what is not on disk yet, and return what can be used; what cannot is named and counted.
 
     Args:
-        videos: the films.
+        videos: the videos.
         settings: size, speed and length of clips.
         reader: decodes.
         cache: the cache folder.
@@ -147,7 +147,7 @@ def prepare_videos(
     skipped: list[SkippedVideo] = []
     too_short: list[Video] = []
     with locked(folder):
-        for video in tqdm(videos, desc="decoding films", unit="film", disable=None if progress else True):
+        for video in tqdm(videos, desc="decoding videos", unit="video", disable=None if progress else True):
             try:
                 prepared = _prepared(video, settings, reader, folder)
             except VideoReadError as error:
@@ -159,16 +159,16 @@ def prepare_videos(
             else:
                 too_short.append(video)
     if skipped:
-        _LOG.warning("%d of %d films cannot be read", len(skipped), len(videos))
+        _LOG.warning("%d of %d videos cannot be read", len(skipped), len(videos))
     tell_left_out(len(videos), too_short, f"without {settings.reach} frames between two cuts")
     return PreparedVideos(tuple(entries), tuple(skipped), tuple(too_short))
 
 
 def tell_left_out(total: int, videos: Sequence[Video], what: str) -> None:
-    """Say in one line how many films are left out, and which."""
+    """Say in one line how many videos are left out, and which."""
     if videos:
         named = some_of([str(video.path) for video in videos])
-        _LOG.warning("leaving out %d of %d films %s: %s", len(videos), total, what, named)
+        _LOG.warning("leaving out %d of %d videos %s: %s", len(videos), total, what, named)
 
 
 def _prepared(video: Video, settings: ClipSettings, reader: FrameReader, folder: Path) -> PreparedVideo:

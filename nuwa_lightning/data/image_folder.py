@@ -15,6 +15,7 @@ from typing import Any, final
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
+from nuwa_lightning.data.crops import CenterCrops, CropSettings, RandomCrops
 from nuwa_lightning.data.folders import cache_folder
 from nuwa_lightning.data.landscape_photos import Kind, LandscapePhotos, Origin
 from nuwa_lightning.data.photos import FolderPhotos, PhotoSource, Split
@@ -28,13 +29,12 @@ from nuwa_lightning.data.streams import (
     resume_note,
     trainer_position,
 )
-from nuwa_lightning.data.views import CentreViews, TrainViews, Views
 from nuwa_lightning.errors import UsageError
 
 # Legend: B views of a batch, Y, X pixels along the axes, 3 colours.
 
 _LOG = logging.getLogger(__name__)
-_VIEWS = Views()
+_VIEWS = CropSettings()
 
 
 class ImageDataModule(LightningDataModule, ABC):
@@ -60,7 +60,7 @@ class ImageDataModule(LightningDataModule, ABC):
     def __init__(
         self,
         *,
-        views: Views,
+        views: CropSettings,
         batch_size: int,
         steps_per_epoch: int,
         num_workers: int,
@@ -126,7 +126,7 @@ class ImageDataModule(LightningDataModule, ABC):
     def train_dataloader(self) -> BatchStream:
         """Return the stream of training batches, from the trainer's position on."""
         rank, world = rank_and_world(self)
-        maker = TrainViews(self.prepared("train"), self.views, self.batch_size, self.seed, rank, world)
+        maker = RandomCrops(self.prepared("train"), self.views, self.batch_size, self.seed, rank, world)
         return BatchStream(
             maker,
             length=self.steps_per_epoch,
@@ -136,7 +136,7 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
         """Return one loader over the validation views, in fixed order; none if no photo is held out."""
-        views = CentreViews(self.prepared("val"), self.views.validation_size)
+        views = CenterCrops(self.prepared("val"), self.views.validation_size)
         return [DataLoader(views, batch_size=self.batch_size, num_workers=self.num_workers)] if len(views) else []
 
     def test_dataloader(self) -> list[DataLoader[Batch]]:
@@ -175,7 +175,7 @@ class ImageFolderDataModule(ImageDataModule):
         root: the folder, or several.
         val_root: folder(s) of validation photos; without, whole photos of ``root`` are held out.
         val_fraction: share of the photos held out when there is no ``val_root``.
-        views: see `Views`.
+        views: see `CropSettings`.
         batch_size: see `ImageDataModule`, as for the rest.
         steps_per_epoch: batches in an epoch.
         num_workers: processes that cut views ahead.
@@ -193,7 +193,7 @@ class ImageFolderDataModule(ImageDataModule):
         *,
         val_root: str | list[str] | None = None,
         val_fraction: float = 1 / 6,
-        views: Views = _VIEWS,
+        views: CropSettings = _VIEWS,
         batch_size: int = 8,
         steps_per_epoch: int = 200,
         num_workers: int = 0,
@@ -224,7 +224,7 @@ class LandscapeDataModule(ImageDataModule):
     Args:
         kinds: which photos: ``landscape``, ``closeup``.
         sources: where they are fetched from: ``apt``, ``npm``.
-        views: see `Views`.
+        views: see `CropSettings`.
         batch_size: see `ImageDataModule`, as for the rest.
         steps_per_epoch: batches in an epoch.
         num_workers: processes that cut views ahead.
@@ -241,7 +241,7 @@ class LandscapeDataModule(ImageDataModule):
         kinds: Sequence[Kind] = ("landscape", "closeup"),
         *,
         sources: Sequence[Origin] = ("apt", "npm"),
-        views: Views = _VIEWS,
+        views: CropSettings = _VIEWS,
         batch_size: int = 8,
         steps_per_epoch: int = 200,
         num_workers: int = 0,
@@ -267,11 +267,11 @@ class LandscapeDataModule(ImageDataModule):
 
 @final
 class PhotosDataModule(ImageDataModule):
-    """Views of the photos of any source, such as one `nuwa_lightning.data.giant_picture.GiantPicture`.
+    """Views of the photos of any source, such as one `nuwa_lightning.data.giant_image.GiantImage`.
 
     Args:
         photos: the source.
-        views: see `Views`.
+        views: see `CropSettings`.
         batch_size: see `ImageDataModule`, as for the rest.
         steps_per_epoch: batches in an epoch.
         num_workers: processes that cut views ahead.
@@ -287,7 +287,7 @@ class PhotosDataModule(ImageDataModule):
         self,
         photos: PhotoSource,
         *,
-        views: Views = _VIEWS,
+        views: CropSettings = _VIEWS,
         batch_size: int = 8,
         steps_per_epoch: int = 200,
         num_workers: int = 0,
@@ -314,7 +314,7 @@ class PhotosDataModule(ImageDataModule):
 def _nothing_usable(source: PhotoSource, split: Split, found: PreparedPhotos, size: int) -> UsageError:
     option, value = source.option(split)
     if found.too_small:
-        name = "data.views.size" if split == "train" else "data.views.val_size"
+        name = "data.crops.size" if split == "train" else "data.crops.val_size"
         return UsageError(
             name,
             size,
@@ -322,5 +322,5 @@ def _nothing_usable(source: PhotoSource, split: Split, found: PreparedPhotos, si
             f" of at least {size} px on the shorter side or a smaller view",
         )
     # Of a folder that is parted into two: the number is that of one part.
-    what = "pictures for training" if split == "train" else "pictures held out"
+    what = "images for training" if split == "train" else "images held out"
     return nothing_usable(option, value, found, what=what)

@@ -1,8 +1,8 @@
-"""The default films: real ones that come with packages, and a camera that moves over the default photographs.
+"""The default videos: real ones that come with packages, and a camera that moves over the default photographs.
 
-No film is part of this program. Real films of landscapes are rare in packages: there are a breaking wave and a rocket
+No video is part of this program. Real videos of landscapes are rare in packages: there are a breaking wave and a rocket
 that rises into the sky, beside a street, a bird and a square with people. So most of the motion is made up: a window
-pans and zooms over a photograph. Such films are marked as synthetic wherever they are named.
+pans and zooms over a photograph. Such videos are marked as synthetic wherever they are named.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ ClipOrigin = Literal["apt", "npm", "pip"]
 
 @dataclass(frozen=True)
 class CatalogueClip:
-    """What is known of one real film before it is fetched.
+    """What is known of one real video before it is fetched.
 
     Attributes:
         key: a name.
         package: the package that holds it.
         file: where in the package.
         sha256: of its content, as it was seen.
-        split: which side it is on; a film never changes sides when another cannot be fetched.
-        licence: of the package; of the single film none is stated.
+        split: which side it is on; a video never changes sides when another cannot be fetched.
+        licence: of the package; of the single video none is stated.
         caption: what is seen.
     """
 
@@ -118,21 +118,21 @@ CLIPS: Final = (
 
 @final
 class LandscapeClips(VideoSource):
-    """Real films from packages, and pans and zooms over the default photographs.
+    """Real videos from packages, and pans and zooms over the default photographs.
 
-    About 130 MB of packages are fetched once, of which 12 MB of films are kept, with a ``manifest.json`` beside them. A
+    About 130 MB of packages are fetched once, of which 12 MB of videos are kept, with a ``manifest.json`` beside them. A
     package that cannot be fetched is skipped with one line and tried again on the next run.
 
     Args:
-        real: use the real films.
-        motions: made-up films for each photograph; 0 uses none.
-        seconds: length of a made-up film, at most.
-        pans: share of the made-up films in which the camera turns to the left or right at one speed.
+        real: use the real videos.
+        motions: made-up videos for each photograph; 0 uses none.
+        seconds: length of a made-up video, at most.
+        pans: share of the made-up videos in which the camera turns to the left or right at one speed.
         drifts: share of the others in which the sky drifts over land that stands still (`Drift`; where no sky can be
             told they are pans). All others pan anywhere, or zoom, and start and stop softly.
-        speed: of these pans and skies, in heights of the picture a second. The default is 8 pixels a frame, a token, at
+        speed: of these pans and skies, in heights of the image a second. The default is 8 pixels a frame, a token, at
             256 rows and 8 frames a second: what moves by whole tokens keeps its tokens.
-        sources: where real films are fetched from.
+        sources: where real videos are fetched from.
         photos: the photographs; None takes the default ones, with the same ``cache``.
         seed: of the made-up motion.
         cache: the cache folder; see `nuwa_lightning.data.folders.cache_folder`.
@@ -156,14 +156,14 @@ class LandscapeClips(VideoSource):
         cache: str | None = None,
     ) -> None:
         if motions < 0 or (motions == 0 and not real):
-            raise UsageError("motions", motions, "give 1 or more, or real films and 0")
+            raise UsageError("motions", motions, "give 1 or more, or real videos and 0")
         if not 0.1 <= seconds <= 600:
             raise UsageError("seconds", seconds, "give seconds, from 0.1 to 600")
         for name, share in (("pans", pans), ("drifts", drifts)):
             if not 0 <= share <= 1:
-                raise UsageError(name, share, "give a share of the made-up films, from 0 to 1")
+                raise UsageError(name, share, "give a share of the made-up videos, from 0 to 1")
         if not 0.01 <= speed <= 10:
-            raise UsageError("speed", speed, "give heights of the picture a second, from 0.01 to 10")
+            raise UsageError("speed", speed, "give heights of the image a second, from 0.01 to 10")
         self.real = real
         self.motions = motions
         self.seconds = seconds
@@ -187,10 +187,10 @@ class LandscapeClips(VideoSource):
             with locked(self.folder):
                 self._fetch(self._missing())
         if not self.videos("train"):
-            raise UsageError("sources", list(self.sources), "no film could be fetched: go online, or use photos")
+            raise UsageError("sources", list(self.sources), "no video could be fetched: go online, or use photos")
 
     def videos(self, split: Split) -> list[Video]:
-        """Return the films of ``split``, real ones first."""
+        """Return the videos of ``split``, real ones first."""
         kept = self._entries()
         real = [
             Video(self.folder / clip.name, clip.key, clip.caption, clip.key)
@@ -207,8 +207,8 @@ class LandscapeClips(VideoSource):
     def record(self) -> dict[str, object]:
         """Return what was really used, for the record of a run."""
         return {
-            "source": "films of packages, and made-up motion over photographs",
-            "films": self._entries() if self.real else {},
+            "source": "videos of packages, and made-up motion over photographs",
+            "videos": self._entries() if self.real else {},
             "not_fetched": sorted(clip.key for clip in CLIPS if self.real and clip.key not in self._entries()),
             "motions": self.motions,
             "pans": self.pans,
@@ -234,7 +234,7 @@ class LandscapeClips(VideoSource):
 
     def _entries(self) -> dict[str, dict[str, object]]:
         try:
-            entries = json.loads((self.folder / "manifest.json").read_text("utf-8"))["films"]
+            entries = json.loads((self.folder / "manifest.json").read_text("utf-8"))["videos"]
         except (OSError, ValueError, KeyError, TypeError):
             return {}
         if not isinstance(entries, dict):
@@ -259,12 +259,12 @@ class LandscapeClips(VideoSource):
                 source = clip.package.source
                 if source in gone:
                     continue
-                _LOG.info("fetching the film %s (%.0f MB package)", clip.key, clip.package.bytes / 1e6)
+                _LOG.info("fetching the video %s (%.0f MB package)", clip.key, clip.package.bytes / 1e6)
                 try:
                     self._fetch_one(clip, sources[source])
                 except FetchError as error:
-                    what = f"all films from {source}" if error.whole_source else clip.key
-                    _LOG.warning("films: skipping %s: %s", what, error)
+                    what = f"all videos from {source}" if error.whole_source else clip.key
+                    _LOG.warning("videos: skipping %s: %s", what, error)
                     if error.whole_source:
                         gone.add(source)
 
@@ -288,7 +288,7 @@ class LandscapeClips(VideoSource):
             "licence": clip.licence,
             "synthetic": False,
         }
-        write_json(self.folder / "manifest.json", {"films": {**self._entries(), clip.key: entry}})
+        write_json(self.folder / "manifest.json", {"videos": {**self._entries(), clip.key: entry}})
 
 
 def _has_size(path: Path, size: object) -> bool:

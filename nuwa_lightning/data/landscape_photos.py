@@ -263,7 +263,7 @@ class LandscapePhotos(PhotoSource):
         )
 
     def _store(self, photo: CataloguePhoto, content: bytes) -> dict[str, object] | None:
-        """Write one photo; of a version unlike the catalogue's it is kept if it is a picture, and noted as changed."""
+        """Write one photo; of a version unlike the catalogue's it is kept if it is an image, and noted as changed."""
         name = photo.key + os.path.splitext(photo.file)[1].lower()
         sha256 = hashlib.sha256(content).hexdigest()
         entry = {**asdict(photo), "path": name, "bytes": len(content), "sha256": sha256}

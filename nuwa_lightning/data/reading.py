@@ -1,7 +1,7 @@
-"""Reading pictures from files that nobody vouched for: the right pixels, or one clear error.
+"""Reading images from files that nobody vouched for: the right pixels, or one clear error.
 
 Pillow decodes; only the formats named here are ever tried. What is not plain 8-bit RGB is turned into it so that the
-picture looks as it does in a viewer: EXIF rotation applied, transparency over white (what most viewers and web pages
+image looks as it does in a viewer: EXIF rotation applied, transparency over white (what most viewers and web pages
 show), palettes resolved, CMYK converted (Adobe's inverted files included), 16-bit grey scaled rather than clipped.
 """
 
@@ -26,21 +26,21 @@ FORMATS: Final = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000")
 SUFFIXES: Final = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".j2k"}
 )
-"""File name endings, in lower case, that `list_images` takes for pictures."""
+"""File name endings, in lower case, that `list_images` takes for images."""
 
 MAX_PIXELS: Final = 200_000_000
-"""Default limit on the pixels of one picture, before decoding: 600 MB as 8-bit RGB."""
+"""Default limit on the pixels of one image, before decoding: 600 MB as 8-bit RGB."""
 
 _BACKGROUND: Final = (255, 255, 255, 255)
 
 
 class ImageReadError(UsageError):
-    """A file is not a picture that can be read; the message names the file and the reason.
+    """A file is not an image that can be read; the message names the file and the reason.
 
     Args:
         path: the file.
         reason: what is wrong with it.
-        cure: what to do about it.
+        hint: what to do about it.
         over_limit: whether ``max_pixels`` refused it; callers know what their option is called.
     """
 
@@ -49,13 +49,13 @@ class ImageReadError(UsageError):
         path: str | os.PathLike[str],
         reason: str,
         *,
-        cure: str = "replace or remove the file",
+        hint: str = "replace or remove the file",
         over_limit: bool = False,
     ) -> None:
         self.path = Path(path)
         self.reason = reason
         self.over_limit = over_limit
-        super().__init__("image", f"{self.path} ({reason})", cure)
+        super().__init__("image", f"{self.path} ({reason})", hint)
 
 
 class _PillowGuard:
@@ -96,16 +96,16 @@ _guard = _PillowGuard()
 def read_image(
     path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS, min_side: int | None = None
 ) -> Image.Image:
-    """Read one picture as 8-bit RGB, upright.
+    """Read one image as 8-bit RGB, upright.
 
     Args:
-        path: the file; of an animation or a multi-page file the first picture is read.
-        max_pixels: refuse a picture with more pixels than this, before any of them is decoded.
+        path: the file; of an animation or a multi-page file the first image is read.
+        max_pixels: refuse an image with more pixels than this, before any of them is decoded.
         min_side: when given, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as its shorter side stays at
             least this many pixels. Much faster for large photos that are shrunk afterwards anyway.
 
     Raises:
-        ImageReadError: if the file is missing, not a picture, damaged, cut short or too large.
+        ImageReadError: if the file is missing, not an image, damaged, cut short or too large.
     """
     try:
         with _guard(), Image.open(path, formats=FORMATS) as image:
@@ -125,7 +125,7 @@ def image_size(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
     """Return (height, width) in pixels as `read_image` would give them, reading the header only.
 
     Raises:
-        ImageReadError: if the file is missing, not a picture or too large.
+        ImageReadError: if the file is missing, not an image or too large.
     """
     try:
         with _guard(), Image.open(path, formats=FORMATS) as image:
@@ -141,7 +141,7 @@ def image_size(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
 
 
 def is_transparent(path: str | os.PathLike[str]) -> bool:
-    """Say whether a picture that `read_image` reads lets its background through anywhere.
+    """Say whether an image that `read_image` reads lets its background through anywhere.
 
     Raises:
         ImageReadError: if it cannot be read.
@@ -156,7 +156,7 @@ def is_transparent(path: str | os.PathLike[str]) -> bool:
 
 
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:
-    """Return every picture file below ``folder``, sub-folders and linked folders included, sorted by path.
+    """Return every image file below ``folder``, sub-folders and linked folders included, sorted by path.
 
     Hidden files and folders (name starting with a dot) are left out. A folder that is linked into itself is visited
     once.
@@ -192,7 +192,7 @@ def _check_size(path: str | os.PathLike[str], size: tuple[int, int], max_pixels:
         raise ImageReadError(
             path,
             f"{size[0]}x{size[1]} is {size[0] * size[1]} pixels, more than max_pixels={max_pixels}",
-            cure="raise max_pixels if you trust the file",
+            hint="raise max_pixels if you trust the file",
             over_limit=True,
         )
 
@@ -223,7 +223,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, IsADirectoryError):
         return "is a folder"
     if isinstance(error, UnidentifiedImageError):
-        return "not a picture in any of the formats " + ", ".join(FORMATS)
+        return "not an image in any of the formats " + ", ".join(FORMATS)
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -1,6 +1,6 @@
 """Drawn landscapes whose attributes are known exactly, to test what a text changes (ours).
 
-Everything is a function of the seed and the place in the world, so a scene can be drawn at any size, and a film is the
+Everything is a function of the seed and the place in the world, so a scene can be drawn at any size, and a video is the
 same scene seen from further on. NumPy only.
 """
 
@@ -35,7 +35,7 @@ class Scene:
         mountains: mountains behind the land.
         water: a lake in front.
         snow: snow on all land.
-        motion: how the camera moves in a film; not seen in a picture.
+        motion: how the camera moves in a video; not seen in an image.
 
     Raises:
         UsageError: if a word is none of those above.
@@ -55,7 +55,7 @@ class Scene:
 
     @property
     def seen(self) -> dict[str, str | bool]:
-        """The attributes that a single picture shows."""
+        """The attributes that a single image shows."""
         return {name: value for name, value in asdict(self).items() if name != "motion"}
 
     @property
@@ -100,7 +100,7 @@ _SENTENCES: Final = (
     "{snow} {mountains} and {water} {time}, under {sky}",
     "{time}, {sky} over {snow} {mountains} with {water}",
     "{sky} {time}: {snow} {mountains}, {water}",
-    "a picture of {snow} {mountains} with {water}, {sky}, {time}",
+    "an image of {snow} {mountains} with {water}, {sky}, {time}",
 )
 
 
@@ -126,17 +126,17 @@ _PAN: Final = 1 / 18  # of the height a frame: 8 pixels, a token of the default 
 
 
 def draw(scene: Scene, seed: int, size: tuple[int, int], *, frame: int = 0) -> NDArray[np.uint8]:
-    """Return the picture of a scene, uint8 ``[Y, X, 3]``.
+    """Return the image of a scene, uint8 ``[Y, X, 3]``.
 
     Args:
         scene: its attributes.
         seed: decides everything else: lines, places, shades.
         size: height and width in pixels.
-        frame: of a film.
+        frame: of a video.
     """
     random = np.random.default_rng([seed, 1])
     height, width = size
-    # The unit of the world is the height of the picture; x may go on without end.
+    # The unit of the world is the height of the image; x may go on without end.
     speed = {"still": 0.0, "pan left": -_PAN, "pan right": _PAN}[scene.motion]
     y_Y1, x_1X = (np.arange(height)[:, None] + 0.5) / height, (np.arange(width)[None] + 0.5) / height + speed * frame
     horizon = random.uniform(0.44, 0.56)
@@ -172,7 +172,7 @@ def draw(scene: Scene, seed: int, size: tuple[int, int], *, frame: int = 0) -> N
 
 
 def frames(scene: Scene, seed: int, size: tuple[int, int], count: int) -> Iterator[NDArray[np.uint8]]:
-    """Yield the first ``count`` pictures of a film of a scene, uint8 ``[Y, X, 3]``; see `draw`."""
+    """Yield the first ``count`` images of a video of a scene, uint8 ``[Y, X, 3]``; see `draw`."""
     return (draw(scene, seed, size, frame=frame) for frame in range(count))
 
 

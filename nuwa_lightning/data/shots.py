@@ -1,6 +1,6 @@
-"""Where a film cuts from one shot to another (ours).
+"""Where a video cuts from one shot to another (ours).
 
-A cut changes the picture at once and in its colours; motion changes it over several frames, and a flash or a shaking
+A cut changes the image at once and in its colours; motion changes it over several frames, and a flash or a shaking
 camera moves pixels about but keeps the colours. So three things are asked of a cut: the change is large, it is several
 times as large as the changes around it, and the histogram of colours changes, too.
 

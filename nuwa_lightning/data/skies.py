@@ -13,9 +13,9 @@ from typing import Final, final
 import numpy as np
 from numpy.typing import NDArray
 
+from nuwa_lightning.blending import filled
 from nuwa_lightning.data.video_reading import Frame
 from nuwa_lightning.data.videos import Movement, Pan, photograph, view
-from nuwa_lightning.filling import filled
 
 Field = NDArray[np.float64]
 
@@ -27,7 +27,7 @@ _RAGGED: Final = 0.02
 _REACH: Final = 7
 
 
-def skyline(picture_YX3: NDArray[np.uint8]) -> NDArray[np.int64] | None:
+def skyline(image_YX3: NDArray[np.uint8]) -> NDArray[np.int64] | None:
     """Return the first row of each column ``[X]`` that is no sky, or None where no sky can be told.
 
     Of all lines that follow the first edge of each column, an edge being anything steeper than some threshold, that
@@ -35,9 +35,9 @@ def skyline(picture_YX3: NDArray[np.uint8]) -> NDArray[np.int64] | None:
     ground robot navigation", 2013). Lines that jump up and down are no skylines.
 
     Args:
-        picture_YX3: some 100 rows high.
+        image_YX3: some 100 rows high.
     """
-    image_YX3 = picture_YX3.astype(np.float64)
+    image_YX3 = image_YX3.astype(np.float64)
     rows = np.arange(len(image_YX3))[:, None]
     steep_YX = np.hypot(*np.gradient(image_YX3.mean(2)))
     best, found = 0.0, None
@@ -120,7 +120,7 @@ class Drift(Movement):
             yield number / self.fps, np.rint(frame_YX3).astype(np.uint8)
 
 
-def _without_land(picture_YX3: NDArray[np.uint8], line_X: Field) -> NDArray[np.uint8]:
-    """Return a picture whose sky goes on, ever more smoothly, where the land is."""
-    sky_YX = np.arange(len(picture_YX3))[:, None] < line_X - 4  # not what shines through the edge
-    return np.rint(filled(picture_YX3.astype(np.float32), sky_YX)).astype(np.uint8)
+def _without_land(image_YX3: NDArray[np.uint8], line_X: Field) -> NDArray[np.uint8]:
+    """Return an image whose sky goes on, ever more smoothly, where the land is."""
+    sky_YX = np.arange(len(image_YX3))[:, None] < line_X - 4  # not what shines through the edge
+    return np.rint(filled(image_YX3.astype(np.float32), sky_YX)).astype(np.uint8)

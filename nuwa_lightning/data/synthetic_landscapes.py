@@ -33,9 +33,9 @@ class SyntheticLandscapes(PhotoSource):
     known from training, the combination is not.
 
     Args:
-        count: pictures in all.
-        size: height and width of a picture in pixels.
-        seed: another seed, other pictures.
+        count: images in all.
+        size: height and width of an image in pixels.
+        seed: another seed, other images.
         cache: the cache folder; default: see `nuwa_lightning.data.folders.cache_folder`.
 
     Raises:
@@ -54,7 +54,7 @@ class SyntheticLandscapes(PhotoSource):
         self.folder = cache_folder(cache) / "synthetic_landscapes" / name
 
     def scene(self, number: int) -> Scene:
-        """Return what picture ``number`` shows."""
+        """Return what image ``number`` shows."""
         scenes = all_scenes()
         return scenes[number % len(scenes)]
 
@@ -64,13 +64,13 @@ class SyntheticLandscapes(PhotoSource):
 
         with locked(self.folder):
             missing = [number for number in range(self.count) if not self._path(number).is_file()]
-            for number in tqdm(missing, desc="drawing landscapes", unit="picture", disable=None):
+            for number in tqdm(missing, desc="drawing landscapes", unit="image", disable=None):
                 with atomic_write(self._path(number)) as partial:
-                    picture = draw(self.scene(number), self._seed(number), self.size)
-                    Image.fromarray(picture).save(partial, format="PNG")
+                    image = draw(self.scene(number), self._seed(number), self.size)
+                    Image.fromarray(image).save(partial, format="PNG")
 
     def photos(self, split: Split) -> list[Photo]:
-        """Return the pictures of ``split`` in the order of their numbers."""
+        """Return the images of ``split`` in the order of their numbers."""
         out = _held_out_names()
         return [
             Photo(self._path(number), f"{number:06d}", caption(scene, self._seed(number)), scene.name)

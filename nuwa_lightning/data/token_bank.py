@@ -1,4 +1,4 @@
-"""Grids of tokens on disk: pictures, or films between two cuts, encoded once (ours).
+"""Grids of tokens on disk: images, or videos between two cuts, encoded once (ours).
 
 Training stage 2 from the bank costs no encoding. A bank appears whole or not at all; one broken off goes on where it
 was: what is finished waits in a folder ending in ``.part``.
@@ -23,7 +23,7 @@ from nuwa_lightning.data.folders import locked
 from nuwa_lightning.data.photos import Split
 from nuwa_lightning.errors import UsageError
 
-# Legend: T frames, Y, X tokens (of tokens) or pixels (of images) along the axes; B, 1 and 3: pictures, one, colours.
+# Legend: T frames, Y, X tokens (of tokens) or pixels (of images) along the axes; B, 1 and 3: images, one, colours.
 
 Tokens = npt.NDArray[np.integer[Any]]
 
@@ -35,11 +35,11 @@ class TokenizerLike(Protocol):
     """What the bank needs of a tokenizer."""
 
     @property
-    def factor(self) -> int:
+    def downsample_factor(self) -> int:
         """Pixels per token along a side."""
 
     @property
-    def num_codes(self) -> int:
+    def codebook_size(self) -> int:
         """Number of different tokens."""
 
     def encode(self, image_B3YX: torch.Tensor, /) -> torch.Tensor:
@@ -54,15 +54,15 @@ class BankEntry:
     """One grid: of what, how it was made, where its tokens start in the file, and its shape in tokens.
 
     Attributes:
-        photo: place of the picture or film in the bank.
+        photo: place of the image or video in the bank.
         short_side: length of its shorter side in pixels.
         flip: whether it is the left-right mirror image.
         phase: number of the sub-token shift.
         start: where its tokens start.
         y: rows.
         x: columns.
-        first: number of its first frame in the film.
-        frames: how many frames follow without a cut; 1 for a picture.
+        first: number of its first frame in the video.
+        frames: how many frames follow without a cut; 1 for an image.
     """
 
     photo: int
@@ -82,7 +82,7 @@ class BankEntry:
 
 
 class BankItem(Protocol):
-    """A picture or a film that is to be encoded."""
+    """An image or a video that is to be encoded."""
 
     @property
     def key(self) -> str:
@@ -105,7 +105,7 @@ class BankItem(Protocol):
 
 @final
 class TokenBank:
-    """Token grids of pictures or films, mapped from disk.
+    """Token grids of images or videos, mapped from disk.
 
     Args:
         folder: a folder that :func:`build_bank` made.
@@ -118,7 +118,7 @@ class TokenBank:
         self.folder = folder
         try:
             data = json.loads((folder / "index.json").read_text("utf-8"))
-            self.num_codes: int = data["num_codes"]
+            self.codebook_size: int = data["codebook_size"]
             self.fingerprint: str = data["fingerprint"]
             self.keys: list[str] = [photo["key"] for photo in data["photos"]]
             self.splits: list[Split] = [photo["split"] for photo in data["photos"]]
@@ -173,7 +173,7 @@ def build_bank(
         progress: show a bar.
 
     Raises:
-        ValueError: if the encoder returns tokens of a wrong shape or outside ``[0, num_codes)``.
+        ValueError: if the encoder returns tokens of a wrong shape or outside ``[0, codebook_size)``.
     """
     part = folder.with_name(folder.name + ".part")
     if not (folder / "index.json").is_file():
@@ -198,7 +198,7 @@ def _encode_all(
         start += sum(entry.size for entry in planned)
         entries += planned
         shard = part / f"{place:06d}.npy"
-        if not _is_shard(shard, planned, _dtype(tokenizer.num_codes)):
+        if not _is_shard(shard, planned, _dtype(tokenizer.codebook_size)):
             tokens = [_checked(item.encoded(entry, encode), entry, tokenizer) for entry in planned]
             with atomic_write(shard) as partial:
                 np.save(partial, np.concatenate(tokens), allow_pickle=False)
@@ -217,7 +217,7 @@ def _join(
         flat = np.lib.format.open_memmap(
             partial / "tokens.npy",
             mode="w+",
-            dtype=_dtype(tokenizer.num_codes),
+            dtype=_dtype(tokenizer.codebook_size),
             shape=(sum(entry.size for entry in entries),),
         )
         at = 0
@@ -230,16 +230,16 @@ def _join(
         index = {
             **about,
             "fingerprint": tokenizer.fingerprint(),
-            "factor": tokenizer.factor,
-            "num_codes": tokenizer.num_codes,
+            "factor": tokenizer.downsample_factor,
+            "codebook_size": tokenizer.codebook_size,
             "photos": [{"key": item.key, "split": item.split, "content": item.content} for item in items],
             "entries": [asdict(entry) for entry in entries],
         }
         write_json(partial / "index.json", index)
 
 
-def _dtype(num_codes: int) -> npt.DTypeLike:
-    return np.uint16 if num_codes <= 65536 else np.int32
+def _dtype(codebook_size: int) -> npt.DTypeLike:
+    return np.uint16 if codebook_size <= 65536 else np.int32
 
 
 def _is_shard(path: Path, planned: Sequence[BankEntry], dtype: npt.DTypeLike) -> bool:
@@ -255,8 +255,8 @@ def _checked(tokens_TYX: torch.Tensor, entry: BankEntry, tokenizer: TokenizerLik
     found_TYX = tokens_TYX.cpu().numpy()
     if found_TYX.shape != (entry.frames, entry.y, entry.x):
         shape = (entry.frames, entry.y, entry.x)
-        raise ValueError(f"encoding gave tokens {found_TYX.shape}, not {shape}, factor {tokenizer.factor}")
-    if found_TYX.min() < 0 or found_TYX.max() >= tokenizer.num_codes:
-        raise ValueError(f"token {found_TYX.max()} is not below num_codes={tokenizer.num_codes}")
-    flat: Tokens = found_TYX.astype(_dtype(tokenizer.num_codes)).ravel()
+        raise ValueError(f"encoding gave tokens {found_TYX.shape}, not {shape}, factor {tokenizer.downsample_factor}")
+    if found_TYX.min() < 0 or found_TYX.max() >= tokenizer.codebook_size:
+        raise ValueError(f"token {found_TYX.max()} is not below codebook_size={tokenizer.codebook_size}")
+    flat: Tokens = found_TYX.astype(_dtype(tokenizer.codebook_size)).ravel()
     return flat

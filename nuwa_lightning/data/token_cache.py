@@ -23,7 +23,7 @@ from nuwa_lightning.data.reading import MAX_PIXELS
 from nuwa_lightning.data.token_bank import BankEntry, Encode, TokenBank, TokenizerLike, build_bank
 from nuwa_lightning.errors import UsageError, some_of
 
-# Legend: Y, X tokens (of tokens) or pixels (of images) along the axes; leading 1 and 3: one picture, three colours.
+# Legend: Y, X tokens (of tokens) or pixels (of images) along the axes; leading 1 and 3: one image, three colours.
 
 _VERSION: Final = 1
 _LOG = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ def build_token_bank(
 
     Raises:
         UsageError: if a setting makes no sense or no photo can be used.
-        ValueError: if the encoder returns tokens of a wrong shape or outside ``[0, num_codes)``.
+        ValueError: if the encoder returns tokens of a wrong shape or outside ``[0, codebook_size)``.
     """
     settings.check()
     listed: list[tuple[Split, Photo]] = [(split, photo) for split, some in sorted(photos.items()) for photo in some]
@@ -93,16 +93,16 @@ def build_token_bank(
         prepared = prepare_photos(
             [photo for _, photo in listed],
             settings.short_sides,
-            view=tokenizer.factor * 2,  # two tokens, so that a shifted grid still has one
+            view=tokenizer.downsample_factor * 2,  # two tokens, so that a shifted grid still has one
             cache=cache,
             max_pixels=max_pixels,
             progress=progress,
         )
         if not prepared.entries:
-            raise nothing_usable(*source, prepared, what="pictures")
+            raise nothing_usable(*source, prepared, what="images")
         splits = {id(photo): split for split, photo in listed}
         found = [
-            _PhotoItem(prepared, index, splits[id(prepared.photo(index))], tokenizer.factor, settings)
+            _PhotoItem(prepared, index, splits[id(prepared.photo(index))], tokenizer.downsample_factor, settings)
             for index in range(len(prepared))
         ]
         skipped = [str(entry.path) for entry in prepared.skipped]
@@ -118,7 +118,14 @@ def build_token_bank(
 
 
 def _bank_name(contents: list[tuple[str, str]], tokenizer: TokenizerLike, settings: BankSettings) -> str:
-    said = [_VERSION, tokenizer.fingerprint(), tokenizer.factor, tokenizer.num_codes, asdict(settings), contents]
+    said = [
+        _VERSION,
+        tokenizer.fingerprint(),
+        tokenizer.downsample_factor,
+        tokenizer.codebook_size,
+        asdict(settings),
+        contents,
+    ]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:24]
 
 
@@ -137,7 +144,7 @@ class _PhotoItem:
     prepared: PreparedPhotos
     index: int
     split: Split
-    factor: int
+    downsample_factor: int
     settings: BankSettings
 
     @property
@@ -160,8 +167,8 @@ class _PhotoItem:
         for height, width in self.prepared.shapes(self.index):
             for flip in (False, True)[: 1 + variants.flips]:
                 for phase in range(variants.phases):
-                    shift = phase * self.factor // variants.phases
-                    y, x = (height - shift) // self.factor, (width - shift) // self.factor
+                    shift = phase * self.downsample_factor // variants.phases
+                    y, x = (height - shift) // self.downsample_factor, (width - shift) // self.downsample_factor
                     entries.append(BankEntry(place, min(height, width), flip, phase, start, y, x))
                     start += y * x
         return entries
@@ -172,7 +179,7 @@ class _PhotoItem:
         pixels_YX3 = self.prepared.array(self.index, sides.index(entry.short_side))
         if entry.flip:
             pixels_YX3 = pixels_YX3[:, ::-1]
-        f = self.factor
+        f = self.downsample_factor
         shift = entry.phase * f // self._variants.phases
         pixels_YX3 = pixels_YX3[shift : shift + entry.y * f, shift : shift + entry.x * f]
         return encode(torch.from_numpy(as_image(pixels_YX3))[None])

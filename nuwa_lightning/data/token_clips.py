@@ -1,4 +1,4 @@
-"""The data module of stage 2 for films: random windows in time and space of their token grids, never across a cut."""
+"""The data module of stage 2 for videos: random windows in time and space of their token grids, never across a cut."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _SPLITS: tuple[Split, ...] = ("train", "val")
 
 @final
 class TokenClipsDataModule(TokenWindowsModule):
-    """Windows of the token grids of films: at random for training, fixed for validation.
+    """Windows of the token grids of videos: at random for training, fixed for validation.
 
-    Films are decoded once (`nuwa_lightning.data.clips`) and encoded once, frame by frame; those that cannot be read are
+    Videos are decoded once (`nuwa_lightning.data.clips`) and encoded once, frame by frame; those that cannot be read are
     named, counted and skipped.
 
     Args:
-        films: where the films come from.
+        videos: where the videos come from.
         grid: (y, x) of a window in tokens.
         clips: speed, length and size of clips; ``frames`` of them are in a window.
         flips: also learn from the left-right mirror images.
@@ -39,18 +39,18 @@ class TokenClipsDataModule(TokenWindowsModule):
         reader: what decodes, ``pyav`` or ``torchcodec``.
         cache: cache folder; see `nuwa_lightning.data.folders.cache_folder`.
         stills: share of the batches that hold single frames instead of windows in time, as many as ``batch_size``
-            windows have: pictures and films learned together, as NUWA, the paper's predecessor, did. A clip shows one
+            windows have: images and videos learned together, as NUWA, the paper's predecessor, did. A clip shows one
             scene in many tokens; what a text says of a scene is learned faster from many scenes.
 
     Raises:
         UsageError: if an option makes no sense.
     """
 
-    noun = "film"
+    noun = "video"
 
     def __init__(
         self,
-        films: VideoSource,
+        videos: VideoSource,
         *,
         grid: tuple[int, int] = (16, 24),
         clips: ClipSettings = _CLIPS,
@@ -74,7 +74,7 @@ class TokenClipsDataModule(TokenWindowsModule):
             cache=cache,
             stills=stills,
         )
-        self.films = films
+        self.videos = videos
         self.clips = clips
         self.flips = flips
         self.longest = longest
@@ -82,24 +82,25 @@ class TokenClipsDataModule(TokenWindowsModule):
         self._too_short: list[str] | None = None
 
     def prepare_source(self) -> None:
-        """Fetch the films."""
-        self.films.prepare()
+        """Fetch the videos."""
+        self.videos.prepare()
 
     def open_bank(self, tokenizer: TokenizerLike, encode: Encode | None) -> TokenBank:
         """See `TokenWindowsModule.open_bank`."""
         cache, reader = cache_folder(self.cache), make_reader(self.reader)
         found = {
-            split: prepare_videos(self.films.videos(split), self.clips, reader=reader, cache=cache) for split in _SPLITS
+            split: prepare_videos(self.videos.videos(split), self.clips, reader=reader, cache=cache)
+            for split in _SPLITS
         }
         if not found["train"].entries:
-            option, value = self.films.option("train")
+            option, value = self.videos.option("train")
             if found["train"].too_short:
-                cure = f"no film of {value} has {self.clips.reach} frames between two cuts: use longer films"
-                raise UsageError("data.clips.frames", self.clips.frames, f"{cure} or shorter clips")
+                hint = f"no video of {value} has {self.clips.reach} frames between two cuts: use longer videos"
+                raise UsageError("data.clips.frames", self.clips.frames, f"{hint} or shorter clips")
             first = found["train"].skipped[0]
-            cure = f"no film can be read, the first is {first.path} ({first.reason}): give readable ones"
-            raise UsageError(option, value, cure)
-        self._too_short = [str(film.path) for split in _SPLITS for film in found[split].too_short]
+            hint = f"no video can be read, the first is {first.path} ({first.reason}): give readable ones"
+            raise UsageError(option, value, hint)
+        self._too_short = [str(video.path) for split in _SPLITS for video in found[split].too_short]
         return build_clip_bank(
             found,
             tokenizer,
@@ -111,23 +112,23 @@ class TokenClipsDataModule(TokenWindowsModule):
         )
 
     def captions_by_key(self) -> Mapping[str, str]:
-        """Return the captions of the films."""
-        return {film.key: film.caption for split in _SPLITS for film in self.films.videos(split)}
+        """Return the captions of the videos."""
+        return {video.key: video.caption for split in _SPLITS for video in self.videos.videos(split)}
 
     def source_option(self) -> tuple[str, str]:
         """See `VideoSource.option`."""
-        return self.films.option("train")
+        return self.videos.option("train")
 
     def source_record(self) -> dict[str, object]:
-        """See `VideoSource.record`; films without a shot as long as a clip are named once they are known."""
-        return {**self.films.record(), **({} if self._too_short is None else {"too_short": self._too_short})}
+        """See `VideoSource.record`; videos without a shot as long as a clip are named once they are known."""
+        return {**self.videos.record(), **({} if self._too_short is None else {"too_short": self._too_short})}
 
     def too_small(self, factor: int) -> UsageError:
-        """Return what to raise if no film is as large as a window."""
+        """Return what to raise if no video is as large as a window."""
         y, x = self.window.y, self.window.x
         return UsageError(
             "data.grid",
             [y, x],
-            f"no film is that large: a window needs {y * factor}x{x * factor} px (height x width) after shrinking to"
-            f" data.clips.short_side={self.clips.short_side}; raise that, give larger films or a smaller grid",
+            f"no video is that large: a window needs {y * factor}x{x * factor} px (height x width) after shrinking to"
+            f" data.clips.short_side={self.clips.short_side}; raise that, give larger videos or a smaller grid",
         )

@@ -1,6 +1,6 @@
-"""Random windows of token grids, for stage 2: what data modules of photos and of films have in common.
+"""Random windows of token grids, for stage 2: what data modules of photos and of videos have in common.
 
-Batches are dicts: ``tokens`` int64 (B, T, Y, X) and ``index`` int64 (B), the place of the photo or film in the bank.
+Batches are dicts: ``tokens`` int64 (B, T, Y, X) and ``index`` int64 (B), the place of the photo or video in the bank.
 With a text encoder attached also ``text`` float32 (B, S, E), the token states of the captions, and ``text_seen`` bool
 (B, S), which of these are there.
 """
@@ -108,7 +108,7 @@ class TokenWindowsModule(LightningDataModule, ABC):
     """
 
     noun: ClassVar[str]
-    """What the grids are of, for messages: photo or film."""
+    """What the grids are of, for messages: photo or video."""
 
     def __init__(
         self,
@@ -155,7 +155,7 @@ class TokenWindowsModule(LightningDataModule, ABC):
 
     @abstractmethod
     def captions_by_key(self) -> Mapping[str, str]:
-        """Return the caption of each photo or film, "" for none."""
+        """Return the caption of each photo or video, "" for none."""
 
     @abstractmethod
     def source_option(self) -> tuple[str, str]:
@@ -200,8 +200,8 @@ class TokenWindowsModule(LightningDataModule, ABC):
             without = [key for key, caption in zip(self.bank.keys, captions, strict=True) if not caption]
             if len(without) == len(captions):
                 option, value = self.source_option()
-                cure = f"no {self.noun} has a caption: put NAME.txt beside each, or a captions file (docs/captions.md)"
-                raise UsageError(option, value, cure)
+                hint = f"no {self.noun} has a caption: put NAME.txt beside each, or a captions file (docs/captions.md)"
+                raise UsageError(option, value, hint)
             if without:
                 left_out = "leaving out %d of %d %ss without a caption: %s"
                 _LOG.warning(left_out, len(without), len(captions), self.noun, some_of(without))
@@ -233,7 +233,7 @@ class TokenWindowsModule(LightningDataModule, ABC):
 
     @property
     def smaller(self) -> list[str]:
-        """The keys of photos or films of which no grid is as large as a window."""
+        """The keys of photos or videos of which no grid is as large as a window."""
         bank = self.bank
         fitting = {entry.photo for entry in bank.entries if self.window.fits(entry)}
         return bank.too_small + [key for place, key in enumerate(bank.keys) if place not in fitting]
@@ -253,7 +253,7 @@ class TokenWindowsModule(LightningDataModule, ABC):
         rank, world = rank_and_world(self)
         choices = self._fitting("train")
         if not choices:
-            raise self.too_small(self._tokenizer.factor if self._tokenizer else 1)
+            raise self.too_small(self._tokenizer.downsample_factor if self._tokenizer else 1)
         maker = _TrainWindows(
             self.bank, choices, self.window, self.batch_size, self.seed, rank, world, self.captions, self.stills
         )
@@ -296,7 +296,7 @@ class TokenWindowsModule(LightningDataModule, ABC):
         return {"bank": bank.folder.name, "seed": self.seed, "batch_size": self.batch_size, "grid": grid}
 
     def _fitting(self, split: Split) -> list[list[BankEntry]]:
-        """Return the grids of ``split`` that are at least one window large, by photo or film."""
+        """Return the grids of ``split`` that are at least one window large, by photo or video."""
         found: dict[int, list[BankEntry]] = {}
         captions = self.captions
         for entry in self.bank.entries:
@@ -317,8 +317,8 @@ class _Captions:
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """Return what a batch of these carries of text."""
-        text_BSE, seen_BS = self.texts.batch([self.of_photo[index] for index in indices])
-        return {"text": text_BSE, "text_seen": seen_BS}
+        text_BSE, text_mask_BS = self.texts.batch([self.of_photo[index] for index in indices])
+        return {"text": text_BSE, "text_seen": text_mask_BS}
 
 
 @final

@@ -1,6 +1,6 @@
-"""Data modules that give clips of films: of any folder, and of the default films.
+"""Data modules that give clips of videos: of any folder, and of the default videos.
 
-Batches are dicts: ``video`` float32 (B, T, 3, Y, X) in [-1, 1], ``index`` int64 (B), the place of the film among the
+Batches are dicts: ``video`` float32 (B, T, 3, Y, X) in [-1, 1], ``index`` int64 (B), the place of the video among the
 usable ones of its split, and ``caption``, a list of B texts, "" for none.
 """
 
@@ -44,9 +44,9 @@ _CLIPS = ClipSettings()
 
 
 class VideoDataModule(LightningDataModule, ABC):
-    """Clips of films, at random places in time and space for training, fixed ones for validation.
+    """Clips of videos, at random places in time and space for training, fixed ones for validation.
 
-    A clip never spans a cut. Batch ``n`` is a pure function of (seed, n), as in `ImageDataModule`. Films are decoded
+    A clip never spans a cut. Batch ``n`` is a pure function of (seed, n), as in `ImageDataModule`. Videos are decoded
     once (`nuwa_lightning.data.clips`); those that cannot be read are named, counted and skipped.
 
     Args:
@@ -95,15 +95,15 @@ class VideoDataModule(LightningDataModule, ABC):
 
     @abstractmethod
     def video_source(self) -> VideoSource:
-        """Return where the films come from, always the same object."""
+        """Return where the videos come from, always the same object."""
 
     @property
     def skipped(self) -> list[SkippedVideo]:
-        """The films that could not be read, of both splits; known after `setup`."""
+        """The videos that could not be read, of both splits; known after `setup`."""
         return [entry for prepared in self._prepared.values() for entry in prepared.skipped]
 
     def prepared(self, split: Split) -> PreparedVideos:
-        """Return the usable films of ``split``; call `prepare_data` before.
+        """Return the usable videos of ``split``; call `prepare_data` before.
 
         Raises:
             UsageError: if none is left, saying why and what would help.
@@ -115,13 +115,13 @@ class VideoDataModule(LightningDataModule, ABC):
         return self._prepared[split]
 
     def prepare_data(self) -> None:
-        """Fetch and decode the films, once; Lightning calls this on one process only."""
+        """Fetch and decode the videos, once; Lightning calls this on one process only."""
         self.video_source().prepare()
         self.prepared("train")
         self.prepared("val")
 
     def setup(self, stage: str) -> None:
-        """Open the films (at once after `prepare_data`) and say so if they differ from a checkpoint's."""
+        """Open the videos (at once after `prepare_data`) and say so if they differ from a checkpoint's."""
         self.prepared("train")
         self.prepared("val")
         note = resume_note(self._stored, self._state())
@@ -138,7 +138,7 @@ class VideoDataModule(LightningDataModule, ABC):
         return BatchStream(maker, length=self.steps_per_epoch, position=lambda: trainer_position(self))
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
-        """Return one loader over clips side by side at the centre of held-out films; none if none is held out."""
+        """Return one loader over clips side by side at the centre of held-out videos; none if none is held out."""
         clips = _CentreClips(self.prepared("val"), self.clips, self.size)
         return [DataLoader(clips, batch_size=self.batch_size)] if len(clips) else []
 
@@ -147,7 +147,7 @@ class VideoDataModule(LightningDataModule, ABC):
         return self.val_dataloader()
 
     def record(self) -> dict[str, object]:
-        """Return what a run's record should say about its data; films with made-up motion are told apart."""
+        """Return what a run's record should say about its data; videos with made-up motion are told apart."""
         used = [entry.video for found in self._prepared.values() for entry in found.entries]
         return {
             **self.video_source().record(),
@@ -176,13 +176,13 @@ class VideoDataModule(LightningDataModule, ABC):
 
 @final
 class VideoFolderDataModule(VideoDataModule):
-    """Clips of the films in any folder; sub-folders are included.
+    """Clips of the videos in any folder; sub-folders are included.
 
     Args:
         root: the folder, or several.
-        captions: the file with the captions of all films.
-        val_root: folder(s) of validation films; without, whole films of ``root`` are held out.
-        val_fraction: share of the films held out when there is no ``val_root``.
+        captions: the file with the captions of all videos.
+        val_root: folder(s) of validation videos; without, whole videos of ``root`` are held out.
+        val_fraction: share of the videos held out when there is no ``val_root``.
         clips: see `ClipSettings`.
         size: side of the square that is cut from each clip in pixels.
         flip: probability of a left-right flip.
@@ -225,16 +225,16 @@ class VideoFolderDataModule(VideoDataModule):
         self._source = FolderVideos(root, captions=captions, val_root=val_root, val_fraction=val_fraction)
 
     def video_source(self) -> FolderVideos:
-        """Return the folder's films."""
+        """Return the folder's videos."""
         return self._source
 
 
 @final
 class LandscapeClipsDataModule(VideoDataModule):
-    """Clips of the default films; see `nuwa_lightning.data.landscape_clips.LandscapeClips`.
+    """Clips of the default videos; see `nuwa_lightning.data.landscape_clips.LandscapeClips`.
 
     Args:
-        source: the films.
+        source: the videos.
         clips: see `ClipSettings`.
         size: side of the square that is cut from each clip in pixels.
         flip: probability of a left-right flip.
@@ -274,17 +274,17 @@ class LandscapeClipsDataModule(VideoDataModule):
         self._source = source or LandscapeClips(cache=cache)
 
     def video_source(self) -> LandscapeClips:
-        """Return the default films."""
+        """Return the default videos."""
         return self._source
 
 
 def usable_videos(
     source: VideoSource, split: Split, clips: ClipSettings, *, reader: ReaderName, cache: str | None, size: int
 ) -> PreparedVideos:
-    """Return the films of ``split`` that clips of ``size`` pixels can be taken from.
+    """Return the videos of ``split`` that clips of ``size`` pixels can be taken from.
 
     Raises:
-        UsageError: if there are films but none can be used.
+        UsageError: if there are videos but none can be used.
     """
     videos = source.videos(split)
     found = prepare_videos(videos, clips, reader=make_reader(reader), cache=cache_folder(cache))
@@ -294,13 +294,15 @@ def usable_videos(
     if videos and not large:
         option, value = source.option(split)
         if found.entries:
-            raise UsageError("data.size", size, f"all films of {value} are smaller: use larger films or a smaller size")
+            raise UsageError(
+                "data.size", size, f"all videos of {value} are smaller: use larger videos or a smaller size"
+            )
         if found.too_short:
-            cure = f"no film of {value} has {clips.reach} frames between two cuts: use longer films or shorter clips"
-            raise UsageError("data.clips.frames", clips.frames, cure)
+            hint = f"no video of {value} has {clips.reach} frames between two cuts: use longer videos or shorter clips"
+            raise UsageError("data.clips.frames", clips.frames, hint)
         first = found.skipped[0]
-        cure = f"none of {len(found.skipped)} films can be read, the first is {first.path} ({first.reason})"
-        raise UsageError(option, value, f"{cure}; give readable ones")
+        hint = f"none of {len(found.skipped)} videos can be read, the first is {first.path} ({first.reason})"
+        raise UsageError(option, value, f"{hint}; give readable ones")
     tell_left_out(len(videos), small, f"below {size} px")
     return PreparedVideos(large, found.skipped, found.too_short, small)
 

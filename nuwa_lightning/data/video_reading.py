@@ -1,4 +1,4 @@
-"""Reading films from files that nobody vouched for: every frame with its time, or one clear error."""
+"""Reading videos from files that nobody vouched for: every frame with its time, or one clear error."""
 
 from __future__ import annotations
 
@@ -26,40 +26,40 @@ ReaderName = Literal["pyav", "torchcodec"]
 SUFFIXES: Final = frozenset(
     {".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".ogv", ".ts", ".wmv", ".flv", ".3gp"}
 )
-"""File name endings, in lower case, that `list_videos` takes for films."""
+"""File name endings, in lower case, that `list_videos` takes for videos."""
 
 _EXTRA: Final = "pip install 'nuwa-lightning[video]'"
 
 
 class VideoReadError(UsageError):
-    """A file is not a film that can be read; the message names the file and the reason.
+    """A file is not a video that can be read; the message names the file and the reason.
 
     Args:
         path: the file.
         reason: what is wrong with it.
-        cure: what to do about it.
+        hint: what to do about it.
     """
 
-    def __init__(self, path: str | os.PathLike[str], reason: str, *, cure: str = "replace or remove the file") -> None:
+    def __init__(self, path: str | os.PathLike[str], reason: str, *, hint: str = "replace or remove the file") -> None:
         self.path = Path(path)
         self.reason = reason
-        super().__init__("video", f"{self.path} ({reason})", cure)
+        super().__init__("video", f"{self.path} ({reason})", hint)
 
 
 class FrameReader(Protocol):
-    """Decodes films."""
+    """Decodes videos."""
 
     def frames(self, path: Path) -> Iterator[tuple[float, Frame]]:
         """Yield every frame, upright, with its time in seconds from the first one, in the order of showing.
 
         Raises:
-            VideoReadError: if the file is missing, no film, damaged, or its frames change their size.
+            VideoReadError: if the file is missing, no video, damaged, or its frames change their size.
         """
 
 
 @final
 class PyAvReader:
-    """Decodes by PyAV, in one thread, and turns films upright as the file says.
+    """Decodes by PyAV, in one thread, and turns videos upright as the file says.
 
     Of damage, lost stretches are always found in H.264 and HEVC (`nuwa_lightning.data.video_damage`), and elsewhere
     what the decoder notices.
@@ -91,7 +91,7 @@ class PyAvReader:
 
 @final
 class TorchcodecReader:
-    """Decodes by torchcodec, where it is installed; from its version 0.11 on it turns films upright.
+    """Decodes by torchcodec, where it is installed; from its version 0.11 on it turns videos upright.
 
     It paints over damage, so PyAV looks through the compressed data first, and finds lost stretches in H.264 and HEVC.
 
@@ -103,8 +103,8 @@ class TorchcodecReader:
         if importlib.util.find_spec("torchcodec") is None:
             raise UsageError("data.reader", "torchcodec", "torchcodec is not installed: install it, or use pyav")
         if importlib.util.find_spec("av") is None:
-            cure = f"needs PyAV, too, which looks for damage: {_EXTRA}"
-            raise UsageError("data.reader", "torchcodec", cure)
+            hint = f"needs PyAV, too, which looks for damage: {_EXTRA}"
+            raise UsageError("data.reader", "torchcodec", hint)
 
     def frames(self, path: Path) -> Iterator[tuple[float, Frame]]:
         """See `FrameReader.frames`."""
@@ -119,12 +119,12 @@ class TorchcodecReader:
         except VideoReadError:
             raise
         except (RuntimeError, ValueError, IndexError, OSError) as error:
-            raise VideoReadError(path, f"damaged or no film: {str(error).splitlines()[0]}") from error
+            raise VideoReadError(path, f"damaged or no video: {str(error).splitlines()[0]}") from error
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
-    """Yield a film and its video stream; what fails within is told in one line."""
+    """Yield a video and its video stream; what fails within is told in one line."""
     import av
     from av.error import FFmpegError
 
@@ -137,7 +137,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
         raise
     except (FFmpegError, OSError, ValueError, IndexError) as error:
         said = error.strerror if isinstance(error, (FFmpegError, OSError)) and error.strerror else str(error)
-        raise VideoReadError(path, f"damaged or no film: {said}") from error
+        raise VideoReadError(path, f"damaged or no video: {said}") from error
 
 
 def _whole_packets(path: Path, container: Any, stream: Any) -> Iterator[Any]:
@@ -165,7 +165,7 @@ def make_reader(name: ReaderName) -> FrameReader:
 
 
 def list_videos(root: Path) -> list[Path]:
-    """Return the files below ``root`` whose name is that of a film, sorted; hidden ones are left out.
+    """Return the files below ``root`` whose name is that of a video, sorted; hidden ones are left out.
 
     Raises:
         FileNotFoundError: if there is no such folder.
@@ -180,7 +180,7 @@ def list_videos(root: Path) -> list[Path]:
 
 
 def _in_time(path: Path, decoded: Iterator[tuple[float | None, Frame]]) -> Iterator[tuple[float, Frame]]:
-    """Yield frames whose times count from 0 and grow; refuse a change of size, and a film of one frame."""
+    """Yield frames whose times count from 0 and grow; refuse a change of size, and a video of one frame."""
     first, last, shape, count = 0.0, -1.0, (0, 0, 0), 0
     for time, frame_YX3 in decoded:
         if time is None:
@@ -196,4 +196,4 @@ def _in_time(path: Path, decoded: Iterator[tuple[float | None, Frame]]) -> Itera
         count += 1
         yield last, frame_YX3
     if count < 2:
-        raise VideoReadError(path, f"it has {count} frame{'' if count == 1 else 's'}, no film")
+        raise VideoReadError(path, f"it has {count} frame{'' if count == 1 else 's'}, no video")

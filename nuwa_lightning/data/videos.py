@@ -1,4 +1,4 @@
-"""What video data modules read from: films, split by whole scenes into training and validation."""
+"""What video data modules read from: videos, split by whole scenes into training and validation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Movement(ABC):
-    """What makes a film of a file that is none: synthetic, and said so wherever such a film is named."""
+    """What makes a video of a file that is none: synthetic, and said so wherever such a video is named."""
 
     @abstractmethod
     def frames(self, path: Path) -> Iterator[tuple[float, Frame]]:
@@ -104,14 +104,14 @@ class Pan(Movement):
 
 @dataclass(frozen=True)
 class Video:
-    """One film.
+    """One video.
 
     Attributes:
-        path: the file, of a film or of what a film is made of.
+        path: the file, of a video or of what a video is made of.
         key: a name that is unique in its source.
         caption: a sentence that says what is seen, or "".
-        scene: films of one scene are never split between training and validation.
-        motion: how a film is made of the file; None for a real film.
+        scene: videos of one scene are never split between training and validation.
+        motion: how a video is made of the file; None for a real video.
     """
 
     path: Path
@@ -135,7 +135,7 @@ class Video:
 
 
 def photograph(path: Path) -> Image.Image:
-    """Return the photograph that a film is made of.
+    """Return the photograph that a video is made of.
 
     Raises:
         VideoReadError: if it cannot be read.
@@ -163,45 +163,45 @@ def _views(photo: Image.Image, boxes: Sequence[tuple[float, float, float]], fps:
 
 
 class VideoSource(ABC):
-    """A set of films with a fixed split. Subclass this to train on films from elsewhere."""
+    """A set of videos with a fixed split. Subclass this to train on videos from elsewhere."""
 
     @abstractmethod
     def prepare(self) -> None:
         """Do what needs the network or much time, once; called on one process only. Must be quick when done already.
 
         Raises:
-            UsageError: if there are no films to be had.
+            UsageError: if there are no videos to be had.
         """
 
     @abstractmethod
     def videos(self, split: Split) -> list[Video]:
-        """Return the films of ``split``, always in the same order; call `prepare` before.
+        """Return the videos of ``split``, always in the same order; call `prepare` before.
 
         Raises:
-            UsageError: if the source holds no film at all.
+            UsageError: if the source holds no video at all.
         """
 
     @abstractmethod
     def option(self, split: Split) -> tuple[str, str]:
-        """Return the option that says where the films of ``split`` lie and its value, for error messages."""
+        """Return the option that says where the videos of ``split`` lie and its value, for error messages."""
 
     @abstractmethod
     def record(self) -> dict[str, object]:
-        """Return what a run's record should say about the films, as JSON-able values."""
+        """Return what a run's record should say about the videos, as JSON-able values."""
 
 
 @final
 class FolderVideos(VideoSource):
-    """Every film below a folder, sub-folders included.
+    """Every video below a folder, sub-folders included.
 
-    Without ``val_root`` whole films are held out, chosen by a hash of their content. Captions stand in ``NAME.txt``
-    beside a film, or in one file for all: see `nuwa_lightning.data.captions`.
+    Without ``val_root`` whole videos are held out, chosen by a hash of their content. Captions stand in ``NAME.txt``
+    beside a video, or in one file for all: see `nuwa_lightning.data.captions`.
 
     Args:
         root: the folder, or several.
-        captions: the file with the captions of all films; by default ``metadata.jsonl`` or the like in each folder.
-        val_root: folder(s) of validation films; when given, all of ``root`` is for training.
-        val_fraction: share of the films held out when there is no ``val_root``; 0 holds none out.
+        captions: the file with the captions of all videos; by default ``metadata.jsonl`` or the like in each folder.
+        val_root: folder(s) of validation videos; when given, all of ``root`` is for training.
+        val_fraction: share of the videos held out when there is no ``val_root``; 0 holds none out.
     """
 
     def __init__(
@@ -222,15 +222,15 @@ class FolderVideos(VideoSource):
         """Check the folders.
 
         Raises:
-            UsageError: if a folder is missing or holds no film.
+            UsageError: if a folder is missing or holds no video.
         """
         self.videos("train")
 
     def videos(self, split: Split) -> list[Video]:
-        """Return the films of ``split``, sorted by path.
+        """Return the videos of ``split``, sorted by path.
 
         Raises:
-            UsageError: if a folder is missing or holds no film.
+            UsageError: if a folder is missing or holds no video.
         """
         if self._split is None:
             captions = CaptionedFolders(self.captions)
@@ -251,7 +251,7 @@ class FolderVideos(VideoSource):
         return "root", ", ".join(map(str, self.roots))
 
     def record(self) -> dict[str, object]:
-        """Return the folders and the number of films on each side."""
+        """Return the folders and the number of videos on each side."""
         return {
             "source": "folder",
             "roots": [str(root) for root in self.roots],
@@ -271,13 +271,13 @@ def _videos_below(roots: list[Path], option: str, captions: CaptionedFolders) ->
         try:
             paths = list_videos(root)
         except FileNotFoundError:
-            raise UsageError(option, root, "no such folder; give one that holds films") from None
+            raise UsageError(option, root, "no such folder; give one that holds videos") from None
         except NotADirectoryError:
-            raise UsageError(option, root, "not a folder; give one that holds films") from None
+            raise UsageError(option, root, "not a folder; give one that holds videos") from None
         except OSError as error:
             raise UsageError(option, root, f"cannot be read ({error.strerror}); check its permissions") from None
         if not paths:
-            raise UsageError(option, root, "no film in it or below; put MP4, WebM, MKV, AVI or MOV files there")
+            raise UsageError(option, root, "no video in it or below; put MP4, WebM, MKV, AVI or MOV files there")
         prefix = f"{number}/" if len(roots) > 1 else ""
         said = captions.of(root, paths)
         for path in paths:

@@ -1,4 +1,4 @@
-"""Reading a huge picture window by window, without ever holding it (ours).
+"""Reading a huge image window by window, without ever holding it (ours).
 
 A TIFF is made of tiles or strips that are decoded one at a time. PNG, JPEG and the like, and the less common kinds of
 TIFF (see `can_be_read_by_parts`), are decoded whole, so for them the limit on pixels holds.
@@ -40,7 +40,7 @@ _GREY, _RGB = 1, 2
 
 
 class WindowReader(ABC):
-    """A picture as 8-bit RGB, of which any rectangle can be read."""
+    """An image as 8-bit RGB, of which any rectangle can be read."""
 
     @property
     @abstractmethod
@@ -59,12 +59,12 @@ class WindowReader(ABC):
         """Return a rectangle (Y, X, 3).
 
         Raises:
-            ValueError: if it does not lie inside the picture.
+            ValueError: if it does not lie inside the image.
             ImageReadError: if it is damaged there.
         """
         rows, columns = self.size
         if not (0 <= top < top + height <= rows and 0 <= left < left + width <= columns):
-            raise ValueError(f"window {top, left, height, width} of a picture of {rows}x{columns} pixels")
+            raise ValueError(f"window {top, left, height, width} of an image of {rows}x{columns} pixels")
         return self._read(top, left, height, width)
 
     def __enter__(self) -> WindowReader:
@@ -79,8 +79,8 @@ class WindowReader(ABC):
 
 
 @final
-class WholePicture(WindowReader):
-    """A picture that its format only gives whole.
+class WholeImage(WindowReader):
+    """An image that its format only gives whole.
 
     Args:
         path: the file.
@@ -129,8 +129,8 @@ class TiffWindows(WindowReader):
         self._tile = (page.tilelength, page.tilewidth) if page.is_tiled else strip
         if self._tile[0] * self._tile[1] > max_pixels:
             reason = f"one part of it holds {self._tile[1]}x{self._tile[0]} pixels, more than max_pixels={max_pixels}"
-            cure = "save it in tiles, or raise max_pixels if you trust the file"
-            raise ImageReadError(path, reason, cure=cure, over_limit=True)
+            hint = "save it in tiles, or raise max_pixels if you trust the file"
+            raise ImageReadError(path, reason, hint=hint, over_limit=True)
         tall, wide = self._tile
         parts = -(-page.imagelength // tall) * -(-page.imagewidth // wide)
         if not len(page.dataoffsets) == len(page.databytecounts) == parts:
@@ -210,7 +210,7 @@ def can_be_read_by_parts(page: Any) -> bool:
 def open_windows(
     path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS, held_bytes: int = HELD_BYTES
 ) -> WindowReader:
-    """Open a picture to be read window by window.
+    """Open an image to be read window by window.
 
     A TIFF of 8 or 16 bits, grey or RGB, that is uncompressed or compressed by deflate (all codecs where the package
     imagecodecs is installed) is never held whole and may have any size. Anything else is decoded whole.
@@ -221,16 +221,16 @@ def open_windows(
         held_bytes: decoded tiles that are kept for the next windows.
 
     Raises:
-        ImageReadError: if it is missing, no picture, damaged, cut short, or larger than the limit where that holds.
+        ImageReadError: if it is missing, no image, damaged, cut short, or larger than the limit where that holds.
     """
     path = Path(path)
     try:
         with path.open("rb") as file:
             head = file.read(4)
     except OSError as error:
-        raise ImageReadError(path, error.strerror or str(error), cure="give the file of a picture") from None
+        raise ImageReadError(path, error.strerror or str(error), hint="give the file of an image") from None
     if head not in _TIFF:
-        return WholePicture(path, max_pixels=max_pixels)
+        return WholeImage(path, max_pixels=max_pixels)
     import tifffile
 
     with _quiet(), ExitStack() as opened:
@@ -247,7 +247,7 @@ def open_windows(
             raise
         except Exception as error:  # on damaged input tifffile raises nearly everything
             raise ImageReadError(path, f"damaged: {_said(error)}") from error
-    whole = WholePicture(path, max_pixels=max_pixels)
+    whole = WholeImage(path, max_pixels=max_pixels)
     _LOG.warning("%s: a TIFF of a kind that is held whole; %s", path, _BY_PARTS)
     return whole
 

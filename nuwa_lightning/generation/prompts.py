@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.geometry import PatchIndex
-from nuwa_lightning.modules.patch_transformer import PatchTransformer
-from nuwa_lightning.modules.text_attention import TextStates
+from nuwa_lightning.models.nuwa_infinity import PatchTransformer
+from nuwa_lightning.models.text_attention import TextStates
+from nuwa_lightning.planning.geometry import PatchIndex
 
 Chooser = Callable[[PatchIndex], Sequence[int]]
 """Says for each of B canvases which text the patch reads: its number among the texts, 0 for none."""
@@ -42,8 +42,8 @@ def read_texts(model: PatchTransformer, encode: EncodeText, texts: Sequence[str]
     """
     if model.text is None:
         raise ValueError("the model reads no text")
-    device = model.begin.device
-    states = [torch.zeros(0, model.text_width), *(s.float() for s in encode(texts))]
+    device = model.bos.device
+    states = [torch.zeros(0, model.text_dim), *(s.float() for s in encode(texts))]
     text_BSE = torch.nn.utils.rnn.pad_sequence(states, batch_first=True).to(device)
     lengths_B1 = torch.tensor([[len(s)] for s in states], device=device)
     return model.text.states(text_BSE, torch.arange(text_BSE.shape[1], device=device) < lengths_B1)
@@ -69,8 +69,8 @@ class Prompts:
 
     def __post_init__(self) -> None:
         if not 0 <= self.guidance <= STRONGEST:
-            cure = f"give a number from 0 to {STRONGEST:g}; 1 is as trained, 2 to 5 is usual"
-            raise UsageError("--guidance", self.guidance, cure)
+            hint = f"give a number from 0 to {STRONGEST:g}; 1 is as trained, 2 to 5 is usual"
+            raise UsageError("--guidance", self.guidance, hint)
 
     @classmethod
     def for_canvases(

@@ -13,21 +13,21 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from nuwa_lightning.context.base import ContextPool
-from nuwa_lightning.direction.base import DirectionController
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.generation.cache import SlotCache
-from nuwa_lightning.generation.layout import place_tokens, read_tokens, step_tensors
+from nuwa_lightning.generation.fast_transformer import DecodingTransformer, Precision
+from nuwa_lightning.generation.kv_cache import SlotCache
 from nuwa_lightning.generation.local import AutoregressiveLocalDecoder, LocalDecoder
+from nuwa_lightning.generation.patch_batch import PatchStates, RowBatch
+from nuwa_lightning.generation.patch_decoder import GuidanceBatch, PatchDecoder, neighbors_in_context
 from nuwa_lightning.generation.prompts import Prompts
 from nuwa_lightning.generation.sampling import Sampling, patch_uniforms
-from nuwa_lightning.generation.writing import Halves, PatchWriter, near_in_context
-from nuwa_lightning.geometry import PatchGrid, PatchIndex
-from nuwa_lightning.modules.decoding import DecodingTransformer, Precision
-from nuwa_lightning.modules.neighbours import ABSENT
-from nuwa_lightning.modules.patch_states import PatchStates, RowBatch
-from nuwa_lightning.modules.patch_transformer import PatchTransformer
-from nuwa_lightning.planning import PlannedStep, TokenOrder, walk, waves
+from nuwa_lightning.models.layout import place_tokens, read_tokens, step_tensors
+from nuwa_lightning.models.neighbors import ABSENT
+from nuwa_lightning.models.nuwa_infinity import PatchTransformer
+from nuwa_lightning.planning.context.base import ContextPool
+from nuwa_lightning.planning.direction.base import DirectionController
+from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
+from nuwa_lightning.planning.schedule import PlannedStep, TokenOrder, walk, waves
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class RenderedPatch:
 
 
 @dataclass(frozen=True)
-class Standstill:
+class DecodingState:
     """Where a canvas in the making stands between two waves: enough to go on, to the bit, in another process.
 
     What is to be written, and by which renderer, has to be the same; the plan is walked anew.
@@ -131,7 +131,7 @@ class Rendering:
         known: given patches, tokens ``[B, rows, columns]``; they are read first and never changed. Of a patch that
             is given in part, what is not is ``ABSENT``, for all canvases alike; it is written around what is given.
         prompts: the texts, for a model that reads text.
-        standstill: go on from here.
+        decoding_state: go on from here.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class Rendering:
         seeds: Sequence[int],
         known: Mapping[PatchIndex, Tensor] | None = None,
         prompts: Prompts | None = None,
-        standstill: Standstill | None = None,
+        decoding_state: DecodingState | None = None,
     ) -> None:
         self._renderer = renderer
         self._seeds, self._known, self._prompts = tuple(seeds), dict(known or {}), prompts
@@ -151,17 +151,17 @@ class Rendering:
         walked = walk(renderer.direction.plan(grid, whole), renderer.pool, grid, token_order=renderer.token_order)
         attention = model.layer(0).attention
         copies = len(self._seeds) * (prompts.copies if prompts else 1)
-        shape = (copies, attention.kv_heads, model.patch_tokens, attention.head_width)
+        shape = (copies, attention.num_kv_heads, model.patch_tokens, attention.head_dim)
         self._waves = waves(
             walked, max_width=max(1, renderer.max_rows // copies), lookahead=self._lookahead(grid, renderer.max_rows)
         )
         self._model = DecodingTransformer(model, renderer.precision)
-        self._cache = SlotCache(model.depth, shape, like=model.begin, number=renderer.precision.cache)
+        self._cache = SlotCache(model.num_layers, shape, like=model.bos, number=renderer.precision.cache)
         self._live: dict[int, Tensor] = {}
         self.finished = 0
         """How many waves are finished."""
-        if standstill is not None:
-            self._restore(standstill)
+        if decoding_state is not None:
+            self._restore(decoding_state)
 
     @staticmethod
     def _lookahead(grid: PatchGrid, most: int) -> int:
@@ -183,7 +183,10 @@ class Rendering:
             tokens_SBN = self._write(steps)
             for planned, tokens_BN in zip(steps, tokens_SBN, strict=True):
                 tokens_BYX = place_tokens(
-                    tokens_BN, planned.step.view, patch_size=renderer.model.patch_size, token_order=renderer.token_order
+                    tokens_BN,
+                    planned.step.symmetry,
+                    patch_size=renderer.model.patch_size,
+                    token_order=renderer.token_order,
                 )
                 self._live[planned.number] = tokens_BYX
                 done.append(RenderedPatch(planned.patch, tokens_BYX, given, len(steps), self._cache.live))
@@ -193,39 +196,41 @@ class Rendering:
         self.finished += 1
         return done
 
-    def standstill(self) -> Standstill:
+    def decoding_state(self) -> DecodingState:
         """Return where this canvas stands; to be used before the next wave, since nothing is copied."""
-        return Standstill(self.finished, dict(self._live), {number: self._cache.get(number) for number in self._live})
+        return DecodingState(
+            self.finished, dict(self._live), {number: self._cache.get(number) for number in self._live}
+        )
 
-    def _restore(self, standstill: Standstill) -> None:
+    def _restore(self, decoding_state: DecodingState) -> None:
         live: set[int] = set()
-        for wave in itertools.islice(self._waves, standstill.waves):
+        for wave in itertools.islice(self._waves, decoding_state.waves):
             live |= {planned.number for planned in wave.steps}
             live -= set(wave.freed)
-        if live != set(standstill.tokens) or live != set(standstill.states):
-            raise ValueError(f"the standstill after wave {standstill.waves} is of another canvas")
-        self.finished = standstill.waves
-        self._live = dict(standstill.tokens)
-        for number, states in standstill.states.items():
+        if live != set(decoding_state.tokens) or live != set(decoding_state.states):
+            raise ValueError(f"the standstill after wave {decoding_state.waves} is of another canvas")
+        self.finished = decoding_state.waves
+        self._live = dict(decoding_state.tokens)
+        for number, states in decoding_state.states.items():
             self._cache.put(number, states)
 
     def _write(self, steps: Sequence[PlannedStep]) -> Tensor:
         """Write (or, if known, read) independent patches; returns tokens ``[S, B, N]`` in writing order."""
         S, B = len(steps), len(self._seeds)
-        halves = Halves(self._prompts, B)
-        copies = B * halves.count
-        writer = PatchWriter(
+        guidance = GuidanceBatch(self._prompts, B)
+        copies = B * guidance.count
+        writer = PatchDecoder(
             self._rows(steps, copies),
-            near=near_in_context(
+            neighbors=neighbors_in_context(
                 steps,
                 self._live,
                 canvases=B,
                 patch_size=self._renderer.model.patch_size,
                 token_order=self._renderer.token_order,
-                neighbours=self._renderer.model.neighbours,
+                neighbors=self._renderer.model.neighbors,
             ),
             given=self._given(steps),
-            halves=halves,
+            guidance=guidance,
             token_order=self._renderer.token_order,
         )
         if not steps[0].step.known:
@@ -239,22 +244,22 @@ class Rendering:
         return torch.unflatten(writer.tokens_RN, 0, (S, B)).cpu()
 
     def _rows(self, steps: Sequence[PlannedStep], copies: int) -> RowBatch:
-        model, device = self._renderer.model, self._renderer.model.begin.device
+        model, device = self._renderer.model, self._renderer.model.bos.device
         context = self._cache.gather([s.context for s in steps])
         offset_SC = torch.zeros(len(steps), context.valid_RC.shape[1], dtype=torch.long)
-        view_SC = torch.zeros_like(offset_SC)
+        symmetry_SC = torch.zeros_like(offset_SC)
         for s, planned in enumerate(steps):
-            entries, views = step_tensors(planned, model.layer(0).embedding)
+            entries, symmetries = step_tensors(planned, model.layer(0).embedding)
             offset_SC[s, : len(entries)] = torch.tensor(entries, dtype=torch.long)
-            view_SC[s, : len(views)] = torch.tensor(views, dtype=torch.long)
+            symmetry_SC[s, : len(symmetries)] = torch.tensor(symmetries, dtype=torch.long)
         raster = self._renderer.token_order == "raster"
-        view_S = torch.tensor([0 if raster else s.step.view.index for s in steps])
+        symmetry_S = torch.tensor([0 if raster else s.step.symmetry.index for s in steps])
         return RowBatch(
             self._model,
-            view_S.repeat_interleave(copies).to(device),
+            symmetry_S.repeat_interleave(copies).to(device),
             context=context,
             offset_RC=offset_SC.repeat_interleave(copies, dim=0).to(device),
-            relative_view_RC=view_SC.repeat_interleave(copies, dim=0).to(device),
+            relative_symmetry_RC=symmetry_SC.repeat_interleave(copies, dim=0).to(device),
             text=self._prompts.rows([s.step.patch for s in steps]) if self._prompts else None,
         )
 
@@ -263,5 +268,5 @@ class Rendering:
         nothing = torch.full((len(self._seeds), *self._renderer.model.patch_size), ABSENT)
         order = self._renderer.token_order
         return torch.cat(
-            [read_tokens(self._known.get(s.step.patch, nothing), s.step.view, token_order=order) for s in steps]
+            [read_tokens(self._known.get(s.step.patch, nothing), s.step.symmetry, token_order=order) for s in steps]
         )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.geometry import PatchIndex
+from nuwa_lightning.planning.geometry import PatchIndex
 
 
 @dataclass(frozen=True)

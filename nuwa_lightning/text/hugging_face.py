@@ -127,8 +127,8 @@ class _Loaded:
         tokens = [torch.tensor(one) for one in found]
         filling = self.tokenizer.pad_token_id or 0
         tokens_BS = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True, padding_value=filling)
-        seen_BS = torch.arange(tokens_BS.shape[1]) < torch.tensor([[len(one)] for one in tokens])
-        states_BSE = self.model(input_ids=tokens_BS, attention_mask=seen_BS.long()).last_hidden_state
+        text_mask_BS = torch.arange(tokens_BS.shape[1]) < torch.tensor([[len(one)] for one in tokens])
+        states_BSE = self.model(input_ids=tokens_BS, attention_mask=text_mask_BS.long()).last_hidden_state
         return [states_SE[: len(one)] for states_SE, one in zip(states_BSE, tokens, strict=True)]
 
 
@@ -148,8 +148,8 @@ def _load(name: str, *, clip: bool) -> _Loaded:
     try:
         import transformers
     except ImportError:
-        cure = "needs the package transformers: pip install 'nuwa-lightning[text]'"
-        raise UsageError("text encoder", name, cure) from None
+        hint = "needs the package transformers: pip install 'nuwa-lightning[text]'"
+        raise UsageError("text encoder", name, hint) from None
     try:
         with _quiet(transformers, name):
             config = transformers.AutoConfig.from_pretrained(name)
@@ -163,12 +163,12 @@ def _load(name: str, *, clip: bool) -> _Loaded:
         raise
     except Exception as error:  # the library raises nearly everything, depending on what is missing
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        cure = f"cannot be loaded ({reason}): name a folder with safetensors weights, or a model on the hub"
-        raise UsageError("text encoder", name, cure) from None
+        hint = f"cannot be loaded ({reason}): name a folder with safetensors weights, or a model on the hub"
+        raise UsageError("text encoder", name, hint) from None
     missing = sorted(key for key in info["missing_keys"] if _of_states(key))
     if missing:  # the library would make them up
-        cure = f"lacks {len(missing)} weights, the first is {missing[0]}: name a folder with all of them"
-        raise UsageError("text encoder", name, cure)
+        hint = f"lacks {len(missing)} weights, the first is {missing[0]}: name a folder with all of them"
+        raise UsageError("text encoder", name, hint)
     if model.config.is_encoder_decoder:
         model = model.get_encoder()
     width = getattr(model.config, "hidden_size", None)

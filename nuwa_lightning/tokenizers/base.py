@@ -12,25 +12,25 @@ from torch import Tensor
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """Turns pictures into grids of tokens and back."""
+    """Turns images into grids of tokens and back."""
 
     @property
-    def factor(self) -> int:
+    def downsample_factor(self) -> int:
         """Pixels per side of the square that one token stands for."""
         ...
 
     @property
-    def num_codes(self) -> int:
+    def codebook_size(self) -> int:
         """How many different tokens there are (K)."""
         ...
 
     @property
-    def code_dim(self) -> int:
+    def codebook_dim(self) -> int:
         """Length of a code vector (D)."""
         ...
 
     @property
-    def codes_KD(self) -> Tensor:
+    def codebook_KD(self) -> Tensor:
         """The code vectors."""
         ...
 
@@ -58,5 +58,5 @@ class Tokenizer(Protocol):
         ...
 
     def fingerprint(self) -> str:
-        """Return a hash of everything that decides which tokens a picture gets."""
+        """Return a hash of everything that decides which tokens an image gets."""
         ...

@@ -68,7 +68,7 @@ def decode_rectangle(tokenizer: Tokenizer, read: TokenReader, *, rectangle: Rect
     """
     outer = rectangle.grown(tokenizer.decode_halo, *size).from_step(tokenizer.step)
     image = tokenizer.decode(read(outer))
-    return cut_out(image, rectangle, outer=outer, factor=tokenizer.factor)
+    return cut_out(image, rectangle, outer=outer, factor=tokenizer.downsample_factor)
 
 
 def decode_tiled(tokenizer: Tokenizer, tokens_BYX: Tensor, *, tile: int = 64) -> Tensor:
@@ -78,7 +78,7 @@ def decode_tiled(tokenizer: Tokenizer, tokens_BYX: Tensor, *, tile: int = 64) ->
     def read(area: Rectangle) -> Tensor:
         return tokens_BYX[:, area.top : area.bottom, area.left : area.right]
 
-    factor = tokenizer.factor
+    factor = tokenizer.downsample_factor
     image_B3YX = torch.empty(batch, 3, height * factor, width * factor, device=tokens_BYX.device)
     for piece in tiles(height, width, tile):
         top, left, bottom, right = (factor * v for v in piece)
@@ -89,7 +89,7 @@ def decode_tiled(tokenizer: Tokenizer, tokens_BYX: Tensor, *, tile: int = 64) ->
 
 def encode_tiled(tokenizer: Tokenizer, image_B3YX: Tensor, *, tile: int = 64) -> Tensor:
     """Return ``tokenizer.encode(image_B3YX)``, computed in pieces of ``tile`` x ``tile`` tokens."""
-    factor = tokenizer.factor
+    factor = tokenizer.downsample_factor
     height, width = (side // factor for side in image_B3YX.shape[2:])
     tokens_BYX = torch.empty(len(image_B3YX), height, width, dtype=torch.long, device=image_B3YX.device)
     for piece in tiles(height, width, tile):
@@ -110,7 +110,7 @@ def pad_to_multiple(image_B3YX: Tensor, factor: int) -> Tensor:
 def reconstruct(tokenizer: Tokenizer, image_B3YX: Tensor, *, tile: int = 64) -> Tensor:
     """Return the image after encoding and decoding, whatever its size, in pieces."""
     height, width = image_B3YX.shape[2:]
-    tokens_BYX = encode_tiled(tokenizer, pad_to_multiple(image_B3YX, tokenizer.factor), tile=tile)
+    tokens_BYX = encode_tiled(tokenizer, pad_to_multiple(image_B3YX, tokenizer.downsample_factor), tile=tile)
     return decode_tiled(tokenizer, tokens_BYX, tile=tile)[:, :, :height, :width]
 
 

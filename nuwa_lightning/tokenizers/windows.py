@@ -1,6 +1,6 @@
 """Tokenizers that are not local, made local by overlapping windows (design section 5; ours).
 
-GroupNorm and attention over a whole picture tie each pixel to all tokens, so a canvas without an end cannot be decoded
+GroupNorm and attention over a whole image tie each pixel to all tokens, so a canvas without an end cannot be decoded
 with them as it is. Here each is shown one window at a time; windows overlap, and where they do, one is faded into the
 other. The result depends on near tokens only, and on where the windows lie: they are counted from the origin of what is
 decoded, which therefore has to be a multiple of :attr:`WindowedTokenizer.step` on the canvas.
@@ -45,24 +45,24 @@ class WindowedTokenizer:
             raise ValueError(f"overlap {self.overlap} and step {self.step}: the overlap is from 1 to half a step")
 
     @property
-    def factor(self) -> int:
+    def downsample_factor(self) -> int:
         """Pixels per side of the square that one token stands for."""
-        return self.whole.factor
+        return self.whole.downsample_factor
 
     @property
-    def num_codes(self) -> int:
+    def codebook_size(self) -> int:
         """How many different tokens there are (K)."""
-        return self.whole.num_codes
+        return self.whole.codebook_size
 
     @property
-    def code_dim(self) -> int:
+    def codebook_dim(self) -> int:
         """Length of a code vector (D)."""
-        return self.whole.code_dim
+        return self.whole.codebook_dim
 
     @property
-    def codes_KD(self) -> Tensor:
+    def codebook_KD(self) -> Tensor:
         """The code vectors."""
-        return self.whole.codes_KD
+        return self.whole.codebook_KD
 
     @property
     def encode_halo(self) -> int:
@@ -76,7 +76,7 @@ class WindowedTokenizer:
 
     def encode(self, image_B3YX: Tensor) -> Tensor:
         """Return the tokens (long, BYX), each from the window in whose step it lies."""
-        f = self.factor
+        f = self.downsample_factor
         height, width = (side // f for side in image_B3YX.shape[2:])
         tokens_BYX = torch.empty(len(image_B3YX), height, width, dtype=torch.long, device=image_B3YX.device)
         for y, x in self._windows(height, width):
@@ -87,7 +87,7 @@ class WindowedTokenizer:
 
     def decode(self, tokens_BYX: Tensor) -> Tensor:
         """Return images in [-1, 1], ``factor`` times larger than the token grid."""
-        f = self.factor
+        f = self.downsample_factor
         height, width = tokens_BYX.shape[1:]
         image_B3YX = torch.zeros(len(tokens_BYX), 3, height * f, width * f, device=tokens_BYX.device)
         for y, x in self._windows(height, width):
@@ -97,7 +97,7 @@ class WindowedTokenizer:
         return image_B3YX
 
     def fingerprint(self) -> str:
-        """Return a hash of everything that decides which tokens a picture gets."""
+        """Return a hash of everything that decides which tokens an image gets."""
         return f"{self.whole.fingerprint()}-windows-{self.step}-{self.overlap}"
 
     def _windows(self, height: int, width: int) -> Iterator[tuple[_Window, _Window]]:
@@ -110,7 +110,7 @@ class WindowedTokenizer:
 
     def _fade(self, window: _Window, length: int) -> Tensor:
         """Return the weight of each row (column) of pixels of a window; those of all windows add up to 1."""
-        f = self.factor
+        f = self.downsample_factor
         at = torch.arange(window.first * f, window.last * f) + 0.5
         weight = torch.ones(len(at))
         for border, sign in ((window.start, 1), (window.stop, -1)):

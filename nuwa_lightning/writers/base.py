@@ -316,9 +316,9 @@ class CanvasWriter(Output):
         if not known or min(known) < 1:
             raise UsageError("--size", shown, "give both sides at least 1 pixel; one of them may be left out: endless")
         if max(known) > cls.longest_side:
-            cure = "use .tif" if max(known) <= LONGEST else f"no format holds more than {LONGEST}: make it smaller"
-            cure = f"{cls.format_name} holds at most {cls.longest_side} pixels a side: {cure}"
-            raise UsageError("--output", f"{path} with {shown}", cure)
+            hint = "use .tif" if max(known) <= LONGEST else f"no format holds more than {LONGEST}: make it smaller"
+            hint = f"{cls.format_name} holds at most {cls.longest_side} pixels a side: {hint}"
+            raise UsageError("--output", f"{path} with {shown}", hint)
 
 
 class ScratchRaster:

@@ -58,7 +58,7 @@ def write_image(
 
     Example:
         >>> import tempfile
-import time
+    import time
         >>> class Gray:
         ...     width, height, band = 300, 200, 64
         ...     def rows(self, start, stop):

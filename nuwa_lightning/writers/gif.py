@@ -1,4 +1,4 @@
-"""Animated GIF (GIF89a), frame after frame: Pillow packs one picture, its blocks are appended with a palette each."""
+"""Animated GIF (GIF89a), frame after frame: Pillow packs one image, its blocks are appended with a palette each."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class GifWriter(VideoWriter):
 
     def _append(self, frame_YX3: Pixels) -> None:
         delay = ticks(self.frames, self.fps, 100)
-        self._blocks.append(struct.pack("<BBBBHBB", 0x21, 0xF9, 4, 4, delay, 0, 0) + _picture(frame_YX3))
+        self._blocks.append(struct.pack("<BBBBHBB", 0x21, 0xF9, 4, 4, delay, 0, 0) + _image(frame_YX3))
 
     def _force(self) -> Mapping[str, Any]:
         self._blocks.force()
@@ -52,8 +52,8 @@ def in_blocks(data: bytes) -> bytes:
     return b"".join(bytes([len(part)]) + part for part in parts) + b"\0"
 
 
-def _picture(frame_YX3: Pixels) -> bytes:
-    """Return the blocks of one picture, with a palette of its own."""
+def _image(frame_YX3: Pixels) -> bytes:
+    """Return the blocks of one image, with a palette of its own."""
     from PIL import Image
 
     image = Image.fromarray(frame_YX3)
@@ -69,6 +69,6 @@ def _picture(frame_YX3: Pixels) -> bytes:
         while data[at]:
             at += 1 + data[at]
         at += 1
-    # The picture's descriptor, then its own palette, then its data up to the end of the file.
+    # The image's descriptor, then its own palette, then its data up to the end of the file.
     descriptor = data[at : at + 9] + bytes([0x80 | depth])
     return descriptor + palette + data[at + 10 : -1]

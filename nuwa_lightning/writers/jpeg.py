@@ -15,7 +15,7 @@ _LONGEST_COMMENT = 65533
 class JpegWriter(CanvasWriter):
     """Writes JPEG (quality 95, no chroma subsampling) of up to 65,535 pixels a side.
 
-    The encoder wants the whole picture: :meth:`close` holds it in memory once. ``metadata`` becomes the comment.
+    The encoder wants the whole image: :meth:`close` holds it in memory once. ``metadata`` becomes the comment.
     """
 
     format_name = "JPEG"
@@ -24,8 +24,8 @@ class JpegWriter(CanvasWriter):
 
     def _begin(self, partial: Path, description: str, state: Mapping[str, Any] | None) -> None:
         if len(description) > _LONGEST_COMMENT:
-            cure = f"JPEG holds {_LONGEST_COMMENT} bytes on how it was made, not {len(description)}: use .png"
-            raise UsageError("--output", self.path, cure)
+            hint = f"JPEG holds {_LONGEST_COMMENT} bytes on how it was made, not {len(description)}: use .png"
+            raise UsageError("--output", self.path, hint)
         self._partial = partial
         self._description = description
         scratch = self._file.beside("scratch")

@@ -1,4 +1,4 @@
-"""How a picture or a video was made, read back from the file."""
+"""How an image or a video was made, read back from the file."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def _tiff(path: Path) -> str:
 def _gif(file: BinaryIO) -> str:
     flags = _exactly(file, 5)[2]
     file.seek(3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0, os.SEEK_CUR)
-    while _exactly(file, 1) == b"\x21":  # extensions; ours stand before the first picture
+    while _exactly(file, 1) == b"\x21":  # extensions; ours stand before the first image
         comment = _exactly(file, 1) == b"\xfe"
         data = b""
         while size := _exactly(file, 1)[0]:

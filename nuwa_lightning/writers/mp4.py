@@ -48,8 +48,8 @@ class Mp4Writer(VideoWriter):
         try:
             import av  # noqa: F401
         except ImportError as error:
-            cure = "MP4 needs PyAV: pip install 'nuwa-lightning[video]', or name a .gif, .webp or .frames"
-            raise UsageError("--output", self.path, cure) from error
+            hint = "MP4 needs PyAV: pip install 'nuwa-lightning[video]', or name a .gif, .webp or .frames"
+            raise UsageError("--output", self.path, hint) from error
         self._raw: AppendedFile | None = None
         self._forced = self.frames
         self._dropped = 0

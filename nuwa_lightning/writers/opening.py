@@ -31,7 +31,7 @@ WRITERS: Mapping[str, type[CanvasWriter]] = {
     ".zarr": OmeZarrWriter,
     ".dzi": DeepZoomWriter,
 }
-"""Suffix, in lower case, to writer of pictures."""
+"""Suffix, in lower case, to writer of images."""
 
 VIDEO_WRITERS: Mapping[str, type[VideoWriter]] = {
     ".mp4": Mp4Writer,
@@ -51,7 +51,7 @@ def check_output(
         path: the file to make.
         overwrite: whether it may be there.
         option: the option to name in an error.
-        video: whether it is to hold a video, not a picture.
+        video: whether it is to hold a video, not an image.
 
     Raises:
         UsageError: if the suffix is unknown, the folder is missing or read-only, something else is there, or it is
@@ -83,7 +83,7 @@ def check_format(
         path: the file to make; its suffix is a known one.
         width: pixels along x; None is endless.
         height: pixels along y; None is endless.
-        fps: frames a second of a video; None for a picture.
+        fps: frames a second of a video; None for an image.
 
     Raises:
         UsageError: naming the size or the speed.
@@ -122,7 +122,7 @@ def open_writer(
         path: the file to make.
         width: pixels along x; None is endless.
         height: pixels along y; None is endless.
-        metadata: how the picture was made; anything that JSON can hold.
+        metadata: how the image was made; anything that JSON can hold.
         overwrite: replace a file that is there.
         keep: leave the unfinished file for a later writer with ``state`` when an error ends the ``with`` block.
         state: what the writer's ``state()`` returned in an earlier run: go on from there.

@@ -76,8 +76,8 @@ class Output(ABC):
             except FileNotFoundError as error:
                 if state is None:
                     raise
-                cure = "the unfinished file is gone: start again without --resume"
-                raise UsageError("--output", str(error.filename), cure) from error
+                hint = "the unfinished file is gone: start again without --resume"
+                raise UsageError("--output", str(error.filename), hint) from error
             self._begun = True
 
     @property

@@ -68,7 +68,7 @@ def filtered(rows_YX3: Pixels, above_X3: Pixels) -> Pixels:
 
     Args:
         rows_YX3: uint8 pixels.
-        above_X3: the row above the first; zeros at the top of the picture.
+        above_X3: the row above the first; zeros at the top of the image.
 
     Returns:
         uint8 ``(rows, 1 + 3 * columns)``, the filter's number first in each row.

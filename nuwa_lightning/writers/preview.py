@@ -1,4 +1,4 @@
-"""A small picture of a canvas that is still being written (ours)."""
+"""A small image of a canvas that is still being written (ours)."""
 
 from __future__ import annotations
 

@@ -124,15 +124,15 @@ class VideoWriter(Output):
         if min(width, height) < 1:
             raise UsageError("--size", shown, "both sides must be at least 1 pixel")
         if max(width, height) > cls.longest_side:
-            cure = f"{cls.format_name} holds at most {cls.longest_side} pixels a side: use .frames"
-            raise UsageError("--output", f"{path} with {shown}", cure)
+            hint = f"{cls.format_name} holds at most {cls.longest_side} pixels a side: use .frames"
+            raise UsageError("--output", f"{path} with {shown}", hint)
         if width % cls.multiple or height % cls.multiple:
             near = "x".join(str(max(side // cls.multiple, 1) * cls.multiple) for side in (width, height))
-            cure = f"{cls.format_name} needs sides that are multiples of {cls.multiple}, such as {near}"
-            raise UsageError("--size", shown, cure)
+            hint = f"{cls.format_name} needs sides that are multiples of {cls.multiple}, such as {near}"
+            raise UsageError("--size", shown, hint)
         if not 0 < _rate(fps) <= cls.fastest:
-            cure = f"{cls.format_name} holds more than 0 and at most {cls.fastest} frames a second"
-            raise UsageError("--fps", float(fps), cure)
+            hint = f"{cls.format_name} holds more than 0 and at most {cls.fastest} frames a second"
+            raise UsageError("--fps", float(fps), hint)
 
 
 def _rate(fps: Fraction | float) -> Fraction:

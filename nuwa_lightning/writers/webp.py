@@ -1,4 +1,4 @@
-"""Animated WebP (RFC 9649), frame after frame: Pillow packs one picture, its chunk is appended."""
+"""Animated WebP (RFC 9649), frame after frame: Pillow packs one image, its chunk is appended."""
 
 from __future__ import annotations
 

@@ -18,16 +18,16 @@ from torch.utils.data import DataLoader
 from nuwa_lightning.callbacks.reconstruction_sheet import ReconstructionSheet
 from nuwa_lightning.callbacks.sample_sheet import SampleSheet, contact_sheet
 from nuwa_lightning.callbacks.stage_bar import StageBar
-from nuwa_lightning.context import NearbyContextPool
+from nuwa_lightning.canvas.sample import sample_images, sample_videos
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.generation.export import load_generator
-from nuwa_lightning.generation.picture import sample_films, sample_pictures
+from nuwa_lightning.generation.pretrained import load_generator
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
-from nuwa_lightning.geometry import PatchGrid
-from nuwa_lightning.modules.patch_layer import TransformerSize
-from nuwa_lightning.stages.nuwa_module import NuwaInfinityModule
-from nuwa_lightning.tokenizers.vqgan import VQGAN, VQGANSize
+from nuwa_lightning.models.patch_layer import TransformerConfig
+from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
+from nuwa_lightning.planning.context import NearbyContextPool
+from nuwa_lightning.planning.geometry import PatchGrid
+from nuwa_lightning.training.nuwa_module import NuwaInfinityModule
 
 
 class Board:
@@ -60,10 +60,10 @@ def module() -> NuwaInfinityModule:
         16,
         4,
         patch_size=(2, 2),
-        transformer=TransformerSize(width=16, depth=1, heads=2, kv_heads=1),
+        transformer=TransformerConfig(dim=16, num_layers=1, num_heads=2, num_kv_heads=1),
         context_pool=NearbyContextPool((0, 1, 1)),
     )
-    size = VQGANSize(
+    size = VQGANConfig(
         16, 4, encoder_channels=(8, 8), encoder_blocks=(0, 0), decoder_channels=(8, 8), decoder_blocks=(1, 1)
     )
     vqgan = VQGAN.build(size).eval()
@@ -77,25 +77,27 @@ def test_the_sheet_shows_what_the_exported_model_makes_from_the_same_seeds(tmp_p
     assert module.training
     loaded = load_generator(tmp_path / "model")
     renderer = InfiniteRenderer(loaded.model, loaded.pool, loaded.direction, loaded.token_order, Sampling(0.9, 5))
-    pictures = sample_pictures(renderer, module.tokenizer, grid=PatchGrid(1, 1, 2), seeds=range(3))
-    expected = contact_sheet(pictures)
+    images = sample_images(renderer, module.tokenizer, grid=PatchGrid(1, 1, 2), seeds=range(3))
+    expected = contact_sheet(images)
     for path in (tmp_path / "samples.png", tmp_path / "samples" / "step_0000003.png"):
         with Image.open(path) as sheet:
             assert np.array_equal(np.asarray(sheet), expected)
     assert trainer.logger.experiment.images == [("samples", 3, expected.shape)]
 
 
-def test_a_sheet_of_films_has_a_row_of_frames_for_each(tmp_path, module):
+def test_a_sheet_of_videos_has_a_row_of_frames_for_each(tmp_path, module):
     trainer = fake_trainer(tmp_path)
     SampleSheet(count=2, size=(1, 2), frames=3).draw(trainer, module)
     sheet = np.asarray(Image.open(tmp_path / "samples.png"))
-    films = sample_films(module.renderer(Sampling(top_k=50)), module.tokenizer, grid=PatchGrid(3, 1, 2), seeds=range(2))
-    height, width = films[0][0].shape[:2]
-    rows = [np.concatenate(frames, axis=1) for frames in films]
+    videos = sample_videos(
+        module.renderer(Sampling(top_k=50)), module.tokenizer, grid=PatchGrid(3, 1, 2), seeds=range(2)
+    )
+    height, width = videos[0][0].shape[:2]
+    rows = [np.concatenate(frames, axis=1) for frames in videos]
     assert np.array_equal(sheet, contact_sheet(rows))
-    assert sheet[:height, :width].tolist() == films[0][0].tolist()
-    for number, frames in enumerate(films):
-        (alone,) = sample_pictures(
+    assert sheet[:height, :width].tolist() == videos[0][0].tolist()
+    for number, frames in enumerate(videos):
+        (alone,) = sample_images(
             module.renderer(Sampling(top_k=50)), module.tokenizer, grid=PatchGrid(1, 1, 2), seeds=[number]
         )
         assert len(frames) == 3
@@ -123,9 +125,9 @@ def test_it_draws_stage_2_only_and_leaves_trial_runs_alone(tmp_path, module):
 
 
 @given(st.integers(1, 20), st.integers(1, 9), st.integers(1, 9), st.integers(0, 3))
-def test_every_picture_is_on_the_sheet_once(count, height, width, gap):
-    pictures = [np.full((height, width, 3), n, np.uint8) for n in range(count)]
-    sheet = contact_sheet(pictures, gap=gap)
+def test_every_image_is_on_the_sheet_once(count, height, width, gap):
+    images = [np.full((height, width, 3), n, np.uint8) for n in range(count)]
+    sheet = contact_sheet(images, gap=gap)
     for n in range(count):
         assert (sheet[..., 0] == n).sum() == height * width
     assert ((sheet >= count) == (sheet == 255)).all()

@@ -23,8 +23,8 @@ STAGE_1: dict[str, Any] = {
         "class_path": "VQGANModule",
         "init_args": {
             "vqgan": {
-                "num_codes": 16,
-                "code_dim": 4,
+                "codebook_size": 16,
+                "codebook_dim": 4,
                 "encoder_channels": [8, 12],
                 "encoder_blocks": [1, 1],
                 "decoder_channels": [12, 8],
@@ -61,10 +61,10 @@ STAGE_2: dict[str, Any] = {
     "model": {
         "class_path": "NuwaInfinityModule",
         "init_args": {
-            "num_codes": 16,
-            "code_dim": 4,
+            "codebook_size": 16,
+            "codebook_dim": 4,
             "patch_size": [2, 2],
-            "transformer": {"width": 16, "depth": 1, "heads": 2, "kv_heads": 1},
+            "transformer": {"width": 16, "depth": 1, "heads": 2, "num_kv_heads": 1},
             "context_pool": {"class_path": "NearbyContextPool", "init_args": {"extent": [0, 1, 1]}},
             "descent": {"warmup_steps": 2},
         },
@@ -90,21 +90,21 @@ STAGE_2: dict[str, Any] = {
         ],
     },
 }
-STAGE_2_FILMS: dict[str, Any] = {
+STAGE_2_VIDEOS: dict[str, Any] = {
     **STAGE_2,
-    "run": "films",
+    "run": "videos",
     "model": {
         "class_path": "NuwaInfinityModule",
         "init_args": {
             **STAGE_2["model"]["init_args"],
             "context_pool": {"class_path": "NearbyContextPool", "init_args": {"extent": [2, 1, 1]}},
-            "conditions": {"known_share": 0.5},
+            "conditions": {"known_prob": 0.5},
         },
     },
     "data": {
         "class_path": "TokenClipsDataModule",
         "init_args": {
-            "films": {"class_path": "FolderVideos", "init_args": {"root": "clips"}},
+            "videos": {"class_path": "FolderVideos", "init_args": {"root": "clips"}},
             "cache": "cache",
             "clips": {"fps": 8, "frames": 3, "short_side": 48},
             "grid": [4, 4],
@@ -139,7 +139,7 @@ def lightning_may_warn() -> Iterator[None]:
 
 
 def write_recipes(folder: Path) -> None:
-    for name, recipe in (("one.yaml", STAGE_1), ("two.yaml", STAGE_2), ("films.yaml", STAGE_2_FILMS)):
+    for name, recipe in (("one.yaml", STAGE_1), ("two.yaml", STAGE_2), ("videos.yaml", STAGE_2_VIDEOS)):
         (folder / name).write_text(yaml.safe_dump(recipe), encoding="utf-8")
 
 
@@ -174,11 +174,11 @@ def write_clips(folder: Path, photos: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="session")
 def filmed(finished: Path, sample_photos) -> Path:
-    """The same folder, with films and a run "films" of stage 2 trained on them; not to be changed."""
+    """The same folder, with videos and a run "videos" of stage 2 trained on them; not to be changed."""
     write_clips(finished / "clips", sample_photos)
     with pytest.MonkeyPatch.context() as patch, lightning_may_warn():
         patch.chdir(finished)
-        assert main(["fit", "-c", "films.yaml"]) == 0
+        assert main(["fit", "-c", "videos.yaml"]) == 0
     return finished
 
 

@@ -42,8 +42,8 @@ def serve() -> None:
     import torch._dynamo  # building a model without memory imports it: once here, not in every child
 
     import nuwa_lightning.commands.making
-    import nuwa_lightning.generation.export
-    import nuwa_lightning.tokenizers.export  # noqa: F401
+    import nuwa_lightning.generation.pretrained
+    import nuwa_lightning.tokenizers.pretrained  # noqa: F401
 
     torch.set_num_threads(1)
     pid = 0

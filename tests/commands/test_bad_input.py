@@ -16,9 +16,9 @@ from tests.commands.conftest import QUICK
 OWN = '''
 from dataclasses import dataclass
 
-from nuwa_lightning.context import ContextPool
-from nuwa_lightning.direction import DirectionController, Step
-from nuwa_lightning.geometry import OMEGA, PatchIndex
+from nuwa_lightning.planning.context import ContextPool
+from nuwa_lightning.planning.direction import DirectionController, Step
+from nuwa_lightning.planning.geometry import OMEGA, PatchIndex
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def overlay(**content: object) -> str:
         ("two.yaml", "tokeniser.path", "tokenizer.path"),
         ("two.yaml", "tokenizer.pth", "tokenizer.path"),
         ("two.yaml", "model.patch_sise", "model.patch_size"),
-        ("two.yaml", "model.transformer.widht", "model.transformer.width"),
+        ("two.yaml", "model.transformer.widht", "model.transformer.dim"),
         ("two.yaml", "model.context_pool.extend", "model.context_pool.extent"),
         ("two.yaml", "model.contxt_pool", "model.context_pool"),
         ("two.yaml", "data.batch_sise", "data.batch_size"),
@@ -117,8 +117,8 @@ def overlay(**content: object) -> str:
         ("two.yaml", "data.photos.rot", "data.photos.root"),
         ("two.yaml", "seed", "seed_everything"),
         ("two.yaml", "hlep", "help"),
-        ("one.yaml", "model.vqgan.num_codez", "model.vqgan.num_codes"),
-        ("one.yaml", "data.views.siz", "data.views.size"),
+        ("one.yaml", "model.vqgan.num_codez", "model.vqgan.codebook_size"),
+        ("one.yaml", "data.crops.siz", "data.crops.size"),
     ],
 )
 def test_a_typo_is_named_with_the_nearest_option(shell, recipe, wrong, right):
@@ -137,7 +137,7 @@ def test_a_typo_is_named_with_the_nearest_option(shell, recipe, wrong, right):
         (
             {"model": {"init_args": {"transformer": {"widht": 3}}}},
             "--model.transformer.widht",
-            "--model.transformer.width",
+            "--model.transformer.dim",
         ),
         (
             {"model": {"init_args": {"context_pool": {"class_path": "NearbyContextPool", "init_args": {"ext": 1}}}}},
@@ -167,9 +167,15 @@ def test_a_typo_in_a_yaml_is_named_too(shell, content, wrong, right):
         (("--model.patch_size", "[2]"), ("--model.patch_size", "[2]")),
         (("--model.patch_size", "[2, 4]"), ("--model.patch_size", "(2, 4)", "needs square patches")),
         (("--model.patch_size", "[3, 3]"), ("--model.patch_size", "(3, 3)", "data.grid")),
-        (("--model.transformer.width", "15"), ("--model.transformer", "15", "multiple of heads")),
-        (("--model.transformer.depth", "0"), ("--model.transformer.depth: 0: give a whole number from 1 up",)),
-        (("--model.transformer.kv_heads", "0"), ("--model.transformer.kv_heads: 0: give a whole number from 1 up",)),
+        (("--model.transformer.dim", "15"), ("--model.transformer", "15", "multiple of heads")),
+        (
+            ("--model.transformer.num_layers", "0"),
+            ("--model.transformer.num_layers: 0: give a whole number from 1 up",),
+        ),
+        (
+            ("--model.transformer.num_kv_heads", "0"),
+            ("--model.transformer.num_kv_heads: 0: give a whole number from 1 up",),
+        ),
         (("--model.transformer.dropout", "1"), ("--model.transformer.dropout: 1.0: give a share",)),
         (("--model.lr", "-1"), ("--model.lr: -1.0: must be above 0",)),
         (("--model.context_pool.extent", "[0, 1]"), ("--model.context_pool.extent: [0, 1]: ", "3 elements")),
@@ -178,7 +184,7 @@ def test_a_typo_in_a_yaml_is_named_too(shell, content, wrong, right):
         (("--model.direction.order_weights", "[1]"), ("--model.direction.order_weights: (1.0,): give 4 numbers",)),
         (("--model.context_pool=my_pools.Flat",), ("--model.context_pool: (0, -1): give three whole numbers",)),
         (("--model.context_pool=my_pools.Needs",), ("--model.context_pool.reach: missing: ", "give it a value")),
-        (("--data.photos", "GiantPicture"), ("--data.photos.path: missing: ", "give it a value")),
+        (("--data.photos", "GiantImage"), ("--data.photos.path: missing: ", "give it a value")),
         (("--data", "ImageFolderDataModule"), ("--data.root: missing: ", "give it a value")),
         (("--data", "LandscapeDataModule"), ("--data: LandscapeDataModule: ", "give TokenDataModule or")),
         (("--run", "/proc/x"), ("--run: /proc/x: cannot be written",)),
@@ -189,8 +195,8 @@ def test_a_typo_in_a_yaml_is_named_too(shell, content, wrong, right):
         (("--model", "NuwaInfinityModul"), ("--model", "NuwaInfinityModul", "did you mean NuwaInfinityModule?")),
         (("--data", "TokenData"), ("--data", "TokenData", "did you mean TokenDataModule?")),
         (("-c", "tow.yaml"), ("--config", "tow.yaml", "did you mean two.yaml?")),
-        (("--model.num_codes", "32"), ("--model.num_codes, --model.code_dim: ", "16 codes of 4 channels")),
-        (("--model.code_dim", "8"), ("model.code_dim", "16 codes of 4 channels")),
+        (("--model.codebook_size", "32"), ("--model.codebook_size, --model.codebook_dim: ", "16 codes of 4 channels")),
+        (("--model.codebook_dim", "8"), ("model.codebook_dim", "16 codes of 4 channels")),
         (("--data.grid", "[40, 40]"), ("--data.grid: [40, 40]: ", "320x320 px")),
         (("--data.photos.root", "nowhere"), ("--data.photos.root: nowhere: no such folder",)),
         (("--tokenizer.path", "nowhere"), ("--tokenizer.path", "nowhere", "train it first")),
@@ -215,7 +221,10 @@ def test_a_wrong_value_is_refused(shell, options, words):
         ("ContextPool", "is abstract: give EmptyContextPool, FullContextPool, NearbyContextPool, RecencyContextPool"),
         ("my_pools.Nope", "has no attribute 'Nope'"),
         ("nope.Nope", "No module named 'nope'"),
-        ("nuwa_lightning.direction.RasterDirectionController", "does not correspond to a subclass of ContextPool"),
+        (
+            "nuwa_lightning.planning.direction.RasterDirectionController",
+            "does not correspond to a subclass of ContextPool",
+        ),
         ("my_pools.Liar", "breaks its law: select returns only patches that are alive"),
         ("my_pools.Bare", "--model.context_pool: my_pools.Bare at patch (0, 0, 0): breaks its law: select returns"),
         ("my_pools.Bare", ": correct the class; nuwa_lightning.testing.check_context_pool finds it"),
@@ -334,7 +343,7 @@ def test_an_overlay_by_itself_is_told_from_a_recipe(shell, repository):
         (("--checkpoint", "two", "--output", "/proc/c.png"), "name a file in a folder that can be written to"),
         (
             ("--checkpoint", "two", "--output", "c.gif"),
-            "trained on pictures, not on films: train one by recipes/landscape_vi",
+            "trained on images, not on videos: train one by recipes/landscape_vi",
         ),
         (("--checkpoint", "two", "--output", "no/c.png"), "the folder no is missing"),
     ],

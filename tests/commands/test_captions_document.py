@@ -22,7 +22,7 @@ TEXT = ["-c", "toy_text.yaml"]
 TOYS = {
     "recipes/landscape_vqgan.yaml": ["-c", "one.yaml"],
     "recipes/landscape_text.yaml": ["-c", "two.yaml", *TEXT],
-    "recipes/landscape_text_video.yaml": ["-c", "films.yaml", *TEXT],
+    "recipes/landscape_text_video.yaml": ["-c", "videos.yaml", *TEXT],
     "4096x1024": ["48x32"],
     "512x256": ["48x32"],
     "40": ["3"],
@@ -51,7 +51,7 @@ def example(workplace, shell, repository, monkeypatch):
     return run
 
 
-def test_a_set_like_lhqc_from_an_archive_to_a_picture(example, caplog):
+def test_a_set_like_lhqc_from_an_archive_to_a_image(example, caplog):
     rows = ["file_name,caption"]
     for number, photo in enumerate(sorted(Path("photos").iterdir())):
         folder = Path("lhq_test" if number == 5 else "lhq")
@@ -71,12 +71,12 @@ def test_a_set_like_lhqc_from_an_archive_to_a_picture(example, caplog):
     assert read_metadata("lake.png")["prompt"] == ["a lake at dusk"]
 
 
-def test_films_with_captions(example, sample_photos):
+def test_videos_with_captions(example, sample_photos):
     pytest.importorskip("av")
-    write_clips(Path("films"), sample_photos)
-    Path("films_test").mkdir()
-    Path("films/flower.mp4").rename("films_test/flower.mp4")
-    Path("films.csv").write_text("file_name,caption\nchina.mp4,a temple\nflower.mp4,a flower\n")
-    assert example("Films with captions") == ["fit", "generate"]
-    said = read_metadata("film.mp4")
+    write_clips(Path("videos"), sample_photos)
+    Path("videos_test").mkdir()
+    Path("videos/flower.mp4").rename("videos_test/flower.mp4")
+    Path("videos.csv").write_text("file_name,caption\nchina.mp4,a temple\nflower.mp4,a flower\n")
+    assert example("Videos with captions") == ["fit", "generate"]
+    said = read_metadata("video.mp4")
     assert (said["prompt"], said["frames"], said["size"]) == (["waves roll onto a beach"], 3, [48, 32])

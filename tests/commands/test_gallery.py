@@ -16,7 +16,7 @@ from nuwa_lightning.commands.generate_options import parsed
 from tests.commands.conftest import lightning_may_warn
 
 TASKS = {
-    *("unconditional", "unconditional film", "outpainting", "inpainting"),
+    *("unconditional", "unconditional video", "outpainting", "inpainting"),
     *("text to image", "image animation", "text to video"),
 }
 
@@ -54,7 +54,7 @@ def test_what_has_a_run_is_made_and_the_rest_is_named(gallery, workplace, finish
         gallery.Exhibit("unconditional", "a.png", "one & all", "two", "--size 48x32 --seed 3"),
         gallery.Exhibit("outpainting", "b.png", "more", "two", "--image given.png --expand right=16,up=9"),
         gallery.Exhibit("text to image", "c.png", "words", "two", "--prompt lake"),
-        gallery.Exhibit("text to video", "d.mp4", "film", "runs/landscape_none", "--prompt lake"),
+        gallery.Exhibit("text to video", "d.mp4", "video", "runs/landscape_none", "--prompt lake"),
     ]
     output = workplace / "shown"
     output.mkdir()

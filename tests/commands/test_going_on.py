@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from nuwa_lightning.generation.journal import journal_folder
+from nuwa_lightning.canvas.journal import journal_folder
 from nuwa_lightning.writers import read_metadata
 
 # 7 x 5 patches, the last ones cut; each turned into pixels by itself.
@@ -278,7 +278,7 @@ def test_a_full_disk_stops_cleanly_and_goes_on_with_room(
     assert litter(workplace, f"full{suffix}") == []
 
 
-def test_two_processes_do_not_write_one_picture(server: Server, folder: Path, finished: Path, shell) -> None:
+def test_two_processes_do_not_write_one_image(server: Server, folder: Path, finished: Path, shell) -> None:
     """The second one is told at once, whatever it wants."""
     import fcntl
 
@@ -293,20 +293,20 @@ def test_two_processes_do_not_write_one_picture(server: Server, folder: Path, fi
 
 @pytest.mark.parametrize("size", ["x40", "40x"])
 def test_an_endless_canvas_goes_on_until_it_is_stopped(server: Server, folder: Path, size: str) -> None:
-    """Killed, gone on with, stopped: a valid file, and the same picture when it is made again."""
+    """Killed, gone on with, stopped: a valid file, and the same image when it is made again."""
     output = f"endless{size}.tif"
     options = ["generate", "--checkpoint", "two", "--size", size, "--record_every", "0", "--output", output]
     options += ["--preview", "none"]
     assert server.run(*options, at=60) == -signal.SIGKILL
     assert server.run(*options, "--resume", at=60, number=signal.SIGTERM) == 0, server.said()
-    picture, said = tifffile.imread(folder / output), read_metadata(folder / output)
+    image, said = tifffile.imread(folder / output), read_metadata(folder / output)
     long, short = (1, 0) if size[0] == "x" else (0, 1)
-    assert (picture.shape[short], picture.shape[long] % 16) == (40, 0)
-    assert picture.shape[long] > 40
-    assert said["size"] == [picture.shape[1], picture.shape[0]]
+    assert (image.shape[short], image.shape[long] % 16) == (40, 0)
+    assert image.shape[long] > 40
+    assert said["size"] == [image.shape[1], image.shape[0]]
     assert said["options"]["waves"] > 0
     assert server.run("generate", "--from", output, "--output", f"again{size}.tif") == 0, server.said()
-    np.testing.assert_array_equal(tifffile.imread(folder / f"again{size}.tif"), picture)
+    np.testing.assert_array_equal(tifffile.imread(folder / f"again{size}.tif"), image)
     assert server.run(*options, "--resume") == 0
     assert "finished already" in server.said()
     assert litter(folder, output) == []

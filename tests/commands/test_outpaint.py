@@ -22,11 +22,11 @@ def run(workplace, finished, sample_photos) -> Path:
     Image.new("L", (40, 31), 255).save("other.png")
     Image.new("RGB", (5, 31)).save("small.png")
     Image.new("RGBA", (45, 31), (255, 255, 255, 0)).save("clear.png")
-    Path("torn.png").write_bytes(b"no picture")
+    Path("torn.png").write_bytes(b"no image")
     return workplace
 
 
-def test_a_picture_on_a_larger_canvas(run, shell):
+def test_a_image_on_a_larger_canvas(run, shell):
     options = ("--checkpoint", "two", "--image", "in.png", "--expand", "left=10,down=7", "--seed", 3)
     assert shell("generate", *options, "--output", "out.png").status == 0
     given, made = np.asarray(Image.open("in.png")), np.asarray(Image.open("out.png"))
@@ -43,10 +43,10 @@ def test_a_hole_is_written_anew(run, shell):
     mask[5:20, 12:30] = 255
     Image.fromarray(mask).save("mask.png")
     assert shell("generate", "--checkpoint", "two", "--image", "in.png", "--mask", "mask.png").status == 0
-    given, made = np.asarray(Image.open("in.png")), np.asarray(Image.open("picture.png"))
+    given, made = np.asarray(Image.open("in.png")), np.asarray(Image.open("image.png"))
     assert np.array_equal(made[mask == 0], given[mask == 0])
     assert not np.array_equal(made, given)
-    assert read_metadata("picture.png")["mask"] == "mask.png"
+    assert read_metadata("image.png")["mask"] == "mask.png"
 
 
 @pytest.mark.parametrize(
@@ -56,17 +56,17 @@ def test_a_hole_is_written_anew(run, shell):
         (("--image", "in.png", "--expand", "left=0"), "--expand: left=0: nothing to expand"),
         (("--image", "in.png", "--mask", "black.png"), "--mask: black.png: nothing to expand"),
         (("--image", "in.png", "--mask", "white.png"), "white all over"),
-        (("--image", "in.png", "--mask", "other.png"), "is 40x31, the picture 45x31"),
-        (("--image", "in.png", "--mask", "torn.png"), "--mask: torn.png: not a picture"),
+        (("--image", "in.png", "--mask", "other.png"), "is 40x31, the image 45x31"),
+        (("--image", "in.png", "--mask", "torn.png"), "--mask: torn.png: not an image"),
         (("--image", "in.png", "--mask", "clear.png"), "--mask: clear.png: has transparent areas"),
         (("--image", "small.png", "--expand", "left=9"), "is 5x31, smaller than one patch of"),
-        (("--image", "torn.png", "--expand", "left=9"), "--image: torn.png: not a picture"),
+        (("--image", "torn.png", "--expand", "left=9"), "--image: torn.png: not an image"),
         (("--image", "gone.png", "--expand", "left=9"), "--image: gone.png: no such file"),
         (("--image", "in.png", "--expand", "left=9", "--size", "64x64"), "--size: 64x64: the size follows"),
         (("--image", "in.png", "--expand", "left=9", "--blend", "-1"), "--blend: -1"),
         (("--image", "in.png", "--expand", "left=9", "--task", "unconditional"), "--task: unconditional"),
-        (("--expand", "left=9"), "--expand: left=9: there is no picture"),
-        (("--mask", "black.png"), "--mask: black.png: there is no picture"),
+        (("--expand", "left=9"), "--expand: left=9: there is no image"),
+        (("--mask", "black.png"), "--mask: black.png: there is no image"),
         (
             ("--image", "in.png", "--expand", "left=9", "--output", "./in.png", "--overwrite"),
             "--output: in.png: is the file of --image itself",
@@ -75,7 +75,7 @@ def test_a_hole_is_written_anew(run, shell):
             ("--image", "in.png", "--mask", "black.png", "--output", "black.png", "--overwrite"),
             "--output: black.png: is the file of --mask itself",
         ),
-        (("--task", "outpaint"), "--task: outpaint: it needs a picture"),
+        (("--task", "outpaint"), "--task: outpaint: it needs an image"),
         (("--task", "outpant"), "--task: outpant: did you mean outpaint?"),
     ],
 )

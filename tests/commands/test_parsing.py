@@ -6,9 +6,9 @@ import itertools
 
 from nuwa_lightning.commands.parsing import OneLineParser, nearest, whole_name
 from nuwa_lightning.commands.training import known_classes
-from nuwa_lightning.context import ContextPool
-from nuwa_lightning.direction import DirectionController
 from nuwa_lightning.generation.local import LocalDecoder
+from nuwa_lightning.planning.context import ContextPool
+from nuwa_lightning.planning.direction import DirectionController
 from tests.strategies import package_classes
 
 

@@ -1,4 +1,4 @@
-"""The decoder of films by the commands that a user types: trained, taken along by stage 2, refused if it is wrong."""
+"""The decoder of videos by the commands that a user types: trained, taken along by stage 2, refused if it is wrong."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ import yaml
 
 pytest.importorskip("av")
 
-from nuwa_lightning.tokenizers.export import load_pixel_guided, load_tokenizer, save_pixel_guided, save_tokenizer
-from nuwa_lightning.tokenizers.pixel_guided import PixelGuidedDecoder
-from nuwa_lightning.tokenizers.vqgan import VQGAN
+from nuwa_lightning.models.pixel_guided import PixelGuidedDecoder
+from nuwa_lightning.models.vqgan import VQGAN
+from nuwa_lightning.tokenizers.pretrained import load_pixel_guided, load_tokenizer, save_pixel_guided, save_tokenizer
 from nuwa_lightning.writers import open_video_writer
 from tests.commands.conftest import STAGE_1, Shell
 
 GUIDED: dict[str, Any] = {
-    "run": "films_run",
+    "run": "videos_run",
     "tokenizer": {"path": "one/tokenizer"},
     "model": {
         "class_path": "PixelGuidedModule",
@@ -33,7 +33,7 @@ GUIDED: dict[str, Any] = {
     "data": {
         "class_path": "VideoFolderDataModule",
         "init_args": {
-            "root": "films",
+            "root": "videos",
             "val_fraction": 0.5,
             "clips": {"fps": 10, "frames": 3, "short_side": 48},
             "size": 32,
@@ -47,42 +47,42 @@ GUIDED: dict[str, Any] = {
 
 
 @pytest.fixture
-def films(workplace: Path, sample_photos: dict[str, Any]) -> Path:
-    """Two films, and the recipe."""
-    (workplace / "films").mkdir()
+def videos(workplace: Path, sample_photos: dict[str, Any]) -> Path:
+    """Two videos, and the recipe."""
+    (workplace / "videos").mkdir()
     for number, photo in enumerate(sample_photos.values()):
-        with open_video_writer(workplace / "films" / f"{number}.mp4", 64, 48, fps=10) as writer:
+        with open_video_writer(workplace / "videos" / f"{number}.mp4", 64, 48, fps=10) as writer:
             for n in range(8):
                 writer.append(np.ascontiguousarray(photo[100:148, 100 + 2 * n : 164 + 2 * n]))
     (workplace / "guided.yaml").write_text(yaml.safe_dump(GUIDED), encoding="utf-8")
     return workplace
 
 
-def test_fit_leaves_a_decoder_that_fits_the_tokenizer_and_goes_on(films: Path, shell: Shell) -> None:
+def test_fit_leaves_a_decoder_that_fits_the_tokenizer_and_goes_on(videos: Path, shell: Shell) -> None:
     assert shell("fit", "-c", "guided.yaml").status == 0
     tokenizer = load_tokenizer("one/tokenizer")
-    guided = load_pixel_guided("films_run", tokenizer=tokenizer)
+    guided = load_pixel_guided("videos_run", tokenizer=tokenizer)
     assert guided.size.guide_blocks == (0, 1)
     # It was trained: the frame before matters now.
     tokens = torch.randint(16, (1, 3, 4), generator=torch.Generator().manual_seed(0))
     black, white = (guided.decode_next(tokens, torch.full((1, 3, 24, 32), value)) for value in (-1.0, 1.0))
     assert not torch.equal(black, white)
-    assert (films / "films_run" / "reconstructions.png").exists()
-    assert yaml.safe_load((films / "films_run" / "config.yaml").read_text())["model"]["init_args"]["change"] == 0.5
+    assert (videos / "videos_run" / "reconstructions.png").exists()
+    assert yaml.safe_load((videos / "videos_run" / "config.yaml").read_text())["model"]["init_args"]["change"] == 0.5
     assert shell("fit", "-c", "guided.yaml", "--ckpt_path", "last", "--trainer.max_steps", 6).status == 0
     assert shell("validate", "-c", "guided.yaml", "--ckpt_path", "last").status == 0
     done = shell("fit", "-c", "guided.yaml", "--ckpt_path", "last", "--model.guide_blocks", "[1,1]")
     assert (done.status, "--model.guide_blocks" in done.error) == (2, True)
 
 
-def test_it_begins_as_the_refined_decoder_where_there_is_one(films: Path, shell: Shell) -> None:
+def test_it_begins_as_the_refined_decoder_where_there_is_one(videos: Path, shell: Shell) -> None:
     refined = load_tokenizer("one/tokenizer").deepened((1, 0))
     save_tokenizer("better", refined)
     options = ("--tokenizer.refined", "better", "--trainer.max_steps", 1)
     assert shell("fit", "-c", "guided.yaml", *options).status == 0
-    assert load_pixel_guided("films_run").size.vqgan == refined.size
+    assert load_pixel_guided("videos_run").size.vqgan == refined.size
     other = load_tokenizer("one/tokenizer")
-    other.quantizer.codes_KD[0] *= -1
+    other.quantizer.codebook_KD[0] *= -1
     save_tokenizer("better", other)
     done = shell("fit", "-c", "guided.yaml", *options)
     assert (done.status, "--tokenizer.refined" in done.error) == (2, True)
@@ -94,7 +94,7 @@ def start(folder: str, vqgan: VQGAN) -> PixelGuidedDecoder:
     return guided
 
 
-def test_stage_2_takes_it_along(films: Path, shell: Shell) -> None:
+def test_stage_2_takes_it_along(videos: Path, shell: Shell) -> None:
     guided = start("g/pixel_guided", load_tokenizer("one/tokenizer"))
     options = ("--trainer.max_steps", 1, "--tokenizer.guided", "g/pixel_guided")
     assert shell("fit", "-c", "two.yaml", *options).status == 0
@@ -103,9 +103,9 @@ def test_stage_2_takes_it_along(films: Path, shell: Shell) -> None:
         assert torch.equal(taken.state_dict()[name], value), name
 
 
-def test_one_that_does_not_fit_is_refused_before_anything_is_trained(films: Path, shell: Shell) -> None:
+def test_one_that_does_not_fit_is_refused_before_anything_is_trained(videos: Path, shell: Shell) -> None:
     other = load_tokenizer("one/tokenizer")
-    other.quantizer.codes_KD[0] *= -1
+    other.quantizer.codebook_KD[0] *= -1
     start("g/pixel_guided", other)
     for folder, words in (
         ("g/pixel_guided", "was trained with another tokenizer"),
@@ -115,30 +115,30 @@ def test_one_that_does_not_fit_is_refused_before_anything_is_trained(films: Path
         done = shell("fit", "-c", "two.yaml", "--tokenizer.guided", folder)
         assert (done.status, words in done.error) == (2, True), done.error
         assert done.error.startswith("error: --tokenizer.guided")
-    assert not (films / "two").exists()
+    assert not (videos / "two").exists()
 
 
-def test_data_that_are_no_films_are_refused(films: Path, shell: Shell) -> None:
+def test_data_that_are_no_videos_are_refused(videos: Path, shell: Shell) -> None:
     recipe = {**GUIDED, "data": STAGE_1["data"]}
-    (films / "wrong.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    (videos / "wrong.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     done = shell("fit", "-c", "wrong.yaml")
-    assert (done.status, "clips of films are needed" in done.error) == (2, True), done.error
+    assert (done.status, "clips of videos are needed" in done.error) == (2, True), done.error
 
 
 @pytest.mark.slow
-def test_a_missing_one_is_trained_after_stage_2(films: Path) -> None:
+def test_a_missing_one_is_trained_after_stage_2(videos: Path) -> None:
     command = [sys.executable, "-m", "nuwa_lightning", "fit", "-c", "two.yaml", "--trainer.max_steps", "1"]
-    command += ["--tokenizer.guided", "films_run/pixel_guided", "--tokenizer.guided_recipe", "guided.yaml"]
+    command += ["--tokenizer.guided", "videos_run/pixel_guided", "--tokenizer.guided_recipe", "guided.yaml"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=films, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(command, cwd=videos, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
-    made = json.loads((films / "films_run" / "pixel_guided" / "config.json").read_text())
-    assert json.loads((films / "two" / "pixel_guided" / "config.json").read_text()) == made
+    made = json.loads((videos / "videos_run" / "pixel_guided" / "config.json").read_text())
+    assert json.loads((videos / "two" / "pixel_guided" / "config.json").read_text()) == made
     # A training that fails leaves the run whole, and says how to try again.
-    for folder in ("two", "films_run", "films"):
-        shutil.rmtree(films / folder)
-    done = subprocess.run(command, cwd=films, capture_output=True, text=True, env=environment, check=False)
+    for folder in ("two", "videos_run", "videos"):
+        shutil.rmtree(videos / folder)
+    done = subprocess.run(command, cwd=videos, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
-    assert "to try again: python -m nuwa_lightning fit --config guided.yaml --run films_run" in done.stderr
-    assert (films / "two" / "model").is_dir()
-    assert not (films / "two" / "pixel_guided").exists()
+    assert "to try again: python -m nuwa_lightning fit --config guided.yaml --run videos_run" in done.stderr
+    assert (videos / "two" / "model").is_dir()
+    assert not (videos / "two" / "pixel_guided").exists()

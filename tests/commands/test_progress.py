@@ -7,8 +7,8 @@ import resource
 
 import pytest
 
+from nuwa_lightning.canvas.job import Progress
 from nuwa_lightning.commands.progress import GenerationBar, memory_in_use
-from nuwa_lightning.generation.production import Progress
 
 
 @pytest.mark.parametrize(("total", "canvases"), [(40, 1), (80, 2), (None, 1)])

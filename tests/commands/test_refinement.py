@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 
-from nuwa_lightning.tokenizers.export import load_tokenizer, save_tokenizer
+from nuwa_lightning.tokenizers.pretrained import load_tokenizer, save_tokenizer
 from tests.commands.conftest import STAGE_1, Shell
 
 OWN = """
@@ -157,7 +157,7 @@ def test_stage_1_of_the_main_job_goes_on_after_a_kill(shell: Shell, finished: Pa
 @pytest.mark.parametrize("beside", ["true", "false"])
 def test_the_refined_decoder_of_another_tokenizer_is_refused_before_training(shell: Shell, beside: str) -> None:
     other = load_tokenizer("one/tokenizer")
-    other.quantizer.codes_KD[0] *= -1
+    other.quantizer.codebook_KD[0] *= -1
     save_tokenizer("better/tokenizer", other)
     done = shell("fit", "-c", "two.yaml", *BESIDE, "--tokenizer.beside", beside)
     assert done.status == 2

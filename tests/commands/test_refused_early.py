@@ -43,11 +43,11 @@ GIVEN = ("--image", "in.png")
         ),
         (("--frames", 4, "--size", "1x32", "--output", "f.mp4"), "such as 2x32"),
         (("--frames", 4, "--size", "64x64", "--fps", 99, "--output", "f.gif"), "--fps: 99.0: GIF holds more than 0"),
-        (("--frames", 4, *GIVEN, "--output", "f.mp4"), "--output: f.mp4: cannot hold the 45x31 pixels of the picture"),
+        (("--frames", 4, *GIVEN, "--output", "f.mp4"), "--output: f.mp4: cannot hold the 45x31 pixels of the image"),
         (("--frames", 4, *GIVEN, "--fps", 99, "--output", "f.gif"), "--fps: 99.0: GIF holds"),
-        (("--frames", 4, *GIVEN, "--size", "9x9"), "--size: 9x9: the size follows from the picture: leave it out"),
-        (("--frames", 4, *GIVEN, "--expand", "up=9"), "--expand: up=9: a film goes on from a whole picture"),
-        (("--frames", 4, *GIVEN, "--mask", "m.png"), "--mask: m.png: a film goes on from a whole picture"),
+        (("--frames", 4, *GIVEN, "--size", "9x9"), "--size: 9x9: the size follows from the image: leave it out"),
+        (("--frames", 4, *GIVEN, "--expand", "up=9"), "--expand: up=9: a video goes on from a whole image"),
+        (("--frames", 4, *GIVEN, "--mask", "m.png"), "--mask: m.png: a video goes on from a whole image"),
         (("--size", "65536x16", "--output", "c.jpg"), "JPEG holds at most 65535 pixels a side: use .tif"),
         ((*GIVEN, "--expand", "right=65500", "--output", "c.jpg"), "JPEG holds at most 65535 pixels a side: use .tif"),
         (("--size", "x64", "--output", "c.png"), "PNG cannot hold an endless canvas: use .tif"),
@@ -64,8 +64,8 @@ GIVEN = ("--image", "in.png")
             "more than max_pixels=1394: raise --max_pixels if you trust",
         ),
         ((*GIVEN, "--expand", "left=9", "--max_pixels", 0), "--max_pixels: 0: must be at least 1"),
-        (("--image", "torn.png", "--expand", "left=9"), "--image: torn.png: image file is truncated: name a picture"),
-        (("--image", "photos", "--expand", "left=9"), "--image: photos: is a folder: name a picture"),
+        (("--image", "torn.png", "--expand", "left=9"), "--image: torn.png: image file is truncated: name an image"),
+        (("--image", "photos", "--expand", "left=9"), "--image: photos: is a folder: name an image"),
         (
             ("--checkpoint", "unfinished"),
             "--checkpoint: unfinished: holds no tokenizer, which comes at the end of training",
@@ -102,7 +102,7 @@ def test_notes_come_after_all_checks(run, capfd):
 def test_more_pixels_are_read_where_they_are_trusted(run, capfd):
     options = ("--checkpoint", "two", *GIVEN, "--expand", "left=9", "--max_pixels", 1395)
     assert said(capfd, *options, "--output", "c.png")[0] == 0
-    assert "max_pixels" not in generate.picture_metadata("c.png")["options"]
+    assert "max_pixels" not in generate.image_metadata("c.png")["options"]
 
 
 def test_what_is_kept_only_nearly_is_said(run, capfd):

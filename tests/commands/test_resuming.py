@@ -145,7 +145,7 @@ def test_a_checkpoint_of_the_other_stage_is_refused(shell, finished):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--model.transformer.width", 24), "--model.transformer: "),
+        (("--model.transformer.dim", 24), "--model.transformer: "),
         (("--model.patch_size", "[4, 4]"), "patch_size: [4, 4]"),
         (("--model.context_pool", "EmptyContextPool"), "--model.context_pool: "),
     ],

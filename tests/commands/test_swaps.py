@@ -9,9 +9,9 @@ import pytest
 
 OWN = """
 from dataclasses import dataclass
-from nuwa_lightning.context import ContextPool
-from nuwa_lightning.direction import DirectionController, Step
-from nuwa_lightning.geometry import OMEGA
+from nuwa_lightning.planning.context import ContextPool
+from nuwa_lightning.planning.direction import DirectionController, Step
+from nuwa_lightning.planning.geometry import OMEGA
 
 
 @dataclass(frozen=True)

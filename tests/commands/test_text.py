@@ -1,4 +1,4 @@
-"""A model that reads text from training to pictures, and what a user can get wrong with prompts."""
+"""A model that reads text from training to images, and what a user can get wrong with prompts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OVERLAY = """
 run: text
 model:
   init_args:
-    conditions: {text_encoder: {class_path: my_text.Letters}, text_dropout: 0.3, known_share: 0.5}
+    conditions: {text_encoder: {class_path: my_text.Letters}, text_dropout: 0.3, known_prob: 0.5}
 data:
   init_args:
     photos: {class_path: FolderPhotos, init_args: {root: said}}
@@ -75,33 +75,33 @@ def place(workplace, finished, taught, monkeypatch) -> Path:
 OWN = ("--checkpoint", "text", "--own", "my_text.Letters", "--size", "48x32")
 
 
-def picture(name: str) -> np.ndarray:
+def image(name: str) -> np.ndarray:
     return np.asarray(Image.open(name)).astype(int)
 
 
-def test_texts_make_pictures(place, shell, taught):
+def test_texts_make_images(place, shell, taught):
     assert (taught / "text" / "samples.png").is_file()
     assert shell("generate", *OWN, "--prompt", "a lake", "--output", "a.png").status == 0
     assert shell("generate", *OWN, "--prompt", "  a\tlake ", "--task", "text-to-image", "--output", "b.png").status == 0
-    assert np.array_equal(picture("a.png"), picture("b.png"))
+    assert np.array_equal(image("a.png"), image("b.png"))
     said = read_metadata("a.png")
     assert (said["task"], said["prompt"], said["guidance"]) == ("text-to-image", ["a lake"], 2.0)
     assert shell("generate", *OWN, "--prompt", "a lake", "--guidance", 0, "--output", "c.png").status == 0
     assert shell("generate", *OWN, "--task", "unconditional", "--output", "d.png").status == 0
-    assert np.array_equal(picture("c.png"), picture("d.png"))
+    assert np.array_equal(image("c.png"), image("d.png"))
     assert shell("generate", *OWN, "--unprompted", "--output", "e.png").status == 0
-    assert np.array_equal(picture("d.png"), picture("e.png"))
+    assert np.array_equal(image("d.png"), image("e.png"))
     own = OWN[2:4]
     for name in ("d.png", "e.png"):
         assert shell("generate", *own, "--from", name, "--output", f"again_{name}").status == 0
-        assert np.array_equal(picture(f"again_{name}"), picture("d.png"))
+        assert np.array_equal(image(f"again_{name}"), image("d.png"))
     assert shell("generate", *own, "--from", "e.png", "--prompt", "a lake", "--output", "f.png").status == 2
     said = ("--task", "text-to-image", "--prompt", "a lake")
     assert shell("generate", *own, "--from", "e.png", *said, "--output", "f.png").status == 0
-    assert np.array_equal(picture("f.png"), picture("a.png"))
+    assert np.array_equal(image("f.png"), image("a.png"))
 
 
-def test_the_command_that_training_ends_with_makes_a_picture(place, shell, taught):
+def test_the_command_that_training_ends_with_makes_a_image(place, shell, taught):
     (line,) = (s for s in (taught / "told.txt").read_text().splitlines() if s.startswith("  python -m "))
     words = shlex.split(line)[3:]
     assert shell(*words, *OWN[2:4]).status == 0
@@ -119,7 +119,7 @@ def test_the_command_fits_what_was_trained():
     ):
         what, command = what_next(Path("runs/some"), Window(frames, 16, 24), 8, text)
         options = parsed(shlex.split(command)[4:])
-        assert (what == "a film", options.prompt, options.size) == (frames > 1, [text] if text else [], size)
+        assert (what == "a video", options.prompt, options.size) == (frames > 1, [text] if text else [], size)
         assert (options.frames == 40) == (frames > 1)
 
 
@@ -138,17 +138,17 @@ def test_a_region_is_refused_where_no_patch_would_read_it(length, patch, origin,
     assert axis.meets(start, size) == any(start <= centre < start + size for centre in centres)
 
 
-def test_regions_and_a_given_picture(place, shell):
+def test_regions_and_a_given_image(place, shell):
     parts = ("--prompt", "0,0,24,32: a lake", "--prompt", "24,0,24,32:dunes")
     assert shell("generate", *OWN, *parts, "--output", "a.png").status == 0
     assert read_metadata("a.png")["prompt"] == ["0,0,24,32: a lake", "24,0,24,32:dunes"]
     rest = ("--prompt", "dunes", "--prompt", "0,0,24,32: a lake")
     assert shell("generate", *OWN, *rest, "--output", "b.png").status == 0
-    assert np.array_equal(picture("a.png"), picture("b.png"))
+    assert np.array_equal(image("a.png"), image("b.png"))
     Image.open("a.png").crop((0, 0, 20, 20)).save("in.png")
     options = ("--checkpoint", "text", "--own", "my_text.Letters", "--image", "in.png", "--expand", "right=20")
     assert shell("generate", *options, "--prompt", "dunes", "--output", "c.png").status == 0
-    assert np.array_equal(picture("c.png")[:, :20], picture("in.png"))
+    assert np.array_equal(image("c.png")[:, :20], image("in.png"))
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,12 @@ from nuwa_lightning.cli import main
 from nuwa_lightning.commands import tokenizer as module
 from nuwa_lightning.commands.tokenizer import Refinement, TokenizerSource, check_recipes, expected_factor
 from nuwa_lightning.errors import ToldError, UsageError
-from nuwa_lightning.tokenizers.export import save_tokenizer
-from nuwa_lightning.tokenizers.vqgan import VQGAN, VQGANSize
+from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
+from nuwa_lightning.tokenizers.pretrained import save_tokenizer
 
-SIZE = VQGANSize(16, 4, encoder_channels=(8, 8), encoder_blocks=(0, 0), decoder_channels=(8, 8), decoder_blocks=(1, 1))
+SIZE = VQGANConfig(
+    16, 4, encoder_channels=(8, 8), encoder_blocks=(0, 0), decoder_channels=(8, 8), decoder_blocks=(1, 1)
+)
 TOKENIZER = VQGAN.build(SIZE)
 
 
@@ -96,7 +98,7 @@ def test_recipes_that_will_be_needed_are_looked_for_first(tmp_path, monkeypatch)
     ("model", "factor"),
     [
         ({"vqgan": {"encoder_channels": [8, 8, 8], "encoder_blocks": [1, 1, 1]}}, 16),
-        ({"vqgan": {"num_codes": 16}}, 8),
+        ({"vqgan": {"codebook_size": 16}}, 8),
         ({}, 8),
         ({"vqgan": {"cell": 8}}, 16),
         ({"vqgan": {"cel": 8}}, None),

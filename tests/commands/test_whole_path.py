@@ -1,4 +1,4 @@
-"""From a folder of photos to a picture of any size, by the commands that a user types."""
+"""From a folder of photos to an image of any size, by the commands that a user types."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import tifffile
 import yaml
 from PIL import Image
 
-from nuwa_lightning.generation.export import load_generator
-from nuwa_lightning.tokenizers.export import load_tokenizer
+from nuwa_lightning.generation.pretrained import load_generator
+from nuwa_lightning.tokenizers.pretrained import load_tokenizer
 from nuwa_lightning.writers import read_metadata
 
 
 def test_stage_1_leaves_a_tokenizer(finished):
     tokenizer = load_tokenizer(finished / "one" / "tokenizer")
-    assert (tokenizer.num_codes, tokenizer.code_dim) == (16, 4)
+    assert (tokenizer.codebook_size, tokenizer.codebook_dim) == (16, 4)
     record = json.loads((finished / "one" / "record.json").read_text())
     assert record["data"]["source"] == "folder"
     assert record["data"]["train"] + record["data"]["val"] == 6
@@ -47,7 +47,7 @@ def test_stage_2_leaves_model_tokenizer_samples_record_and_options(finished):
     assert generator.tokenizer_fingerprint == tokenizer.fingerprint()
     assert generator.pool.embedding_extent == (0, 1, 1)
     with Image.open(run / "samples.png") as sheet:
-        assert sheet.size == (32, 32 + 4 + 32)  # two pictures, a gap between them
+        assert sheet.size == (32, 32 + 4 + 32)  # two images, a gap between them
     assert {p.name for p in (run / "samples").iterdir()} == {f"step_000000{n}.png" for n in (1, 4, 6)}
     assert json.loads((run / "record.json").read_text())["seed"] == 0
     assert not [p for p in run.rglob("*") if ".partial" in p.name]
@@ -68,13 +68,13 @@ def test_generate_makes_exactly_the_size_and_the_same_bytes_twice(finished, shel
     first, second = (workplace / place / name for place in ("first", "second"))
     assert first.read_bytes() == second.read_bytes()
     if name.endswith(".png"):
-        with Image.open(first) as picture:
-            assert picture.size == (200, 136)
+        with Image.open(first) as image:
+            assert image.size == (200, 136)
     else:
         assert tifffile.imread(first).shape == (136, 200, 3)
 
 
-def test_another_seed_makes_another_picture_and_files_are_not_overwritten(finished, shell, workplace):
+def test_another_seed_makes_another_image_and_files_are_not_overwritten(finished, shell, workplace):
     command = ("generate", "--checkpoint", finished / "two", "--size", "64x48")
     assert shell(*command, "--seed", 1, "--output", "1.png").status == 0
     assert shell(*command, "--seed", 2, "--output", "2.png").status == 0
@@ -109,12 +109,12 @@ def test_validate_scores_a_checkpoint(finished, shell):
     )
 
 
-def test_several_pictures_of_one_request_and_each_made_again(finished, shell, workplace):
+def test_several_images_of_one_request_and_each_made_again(finished, shell, workplace):
     command = ("generate", "--checkpoint", finished / "two", "--size", "64x48", "--seed", 5)
     assert shell(*command, "--count", 3, "--output", "some.tif").status == 0
     some = [tifffile.imread(workplace / f"some-{n}.tif") for n in range(3)]
-    for n, picture in enumerate(some):
-        assert picture.shape == (48, 64, 3)
+    for n, image in enumerate(some):
+        assert image.shape == (48, 64, 3)
         assert read_metadata(f"some-{n}.tif")["seed"] == 5 + n
     assert not (some[0] == some[1]).all()
     assert shell("generate", "--from", "some-1.tif", "--output", "again.tif").status == 0
@@ -122,7 +122,7 @@ def test_several_pictures_of_one_request_and_each_made_again(finished, shell, wo
         assert (workplace / f"some-{n}.tif").read_bytes() == (workplace / f"again-{n}.tif").read_bytes()
 
 
-def test_a_picture_says_how_it_was_made_and_is_made_again(finished, shell, workplace):
+def test_a_image_says_how_it_was_made_and_is_made_again(finished, shell, workplace):
     (workplace / "two").symlink_to(finished / "two")
     options = ("--size", "70x48", "--seed", 9, "--temperature", 1.5, "--top_k", 7, "--order", "zeta")
     assert shell("generate", "--checkpoint", "two", *options, "--output", "a.png").status == 0
@@ -146,7 +146,7 @@ def test_a_picture_says_how_it_was_made_and_is_made_again(finished, shell, workp
     assert "made by another model" in shell("generate", "--from", "a.png", "--output", "d.png").error
 
 
-def test_a_closed_picture_has_no_seam_of_its_own(finished, shell, workplace):
+def test_a_closed_image_has_no_seam_of_its_own(finished, shell, workplace):
     command = ("generate", "--checkpoint", finished / "two", "--size", "96x48")
     assert shell(*command, "--output", "open.tif").status == 0
     assert shell(*command, "--wrap", "x", "--output", "closed.tif").status == 0
@@ -155,7 +155,7 @@ def test_a_closed_picture_has_no_seam_of_its_own(finished, shell, workplace):
     assert not (opened == closed).all()
 
 
-def test_a_preview_grows_beside_a_large_picture(finished, shell, workplace):
+def test_a_preview_grows_beside_a_large_image(finished, shell, workplace):
     command = ("generate", "--checkpoint", finished / "two", "--size", "96x48", "--output", "a.tif")
     assert shell(*command, "--preview", "small.png").status == 0
     with Image.open(workplace / "small.png") as image:

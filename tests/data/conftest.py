@@ -1,4 +1,4 @@
-"""Small pictures made on the spot."""
+"""Small images made on the spot."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Paint = Callable[..., Path]
 
 
 def painted(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """A smooth picture, different for every seed, that survives JPEG."""
+    """A smooth image, different for every seed, that survives JPEG."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width] / max(height, width)
     waves = [np.sin(random.uniform(1, 6) * x + random.uniform(1, 6) * y + random.uniform(0, 6)) for _ in range(3)]
@@ -24,7 +24,7 @@ def painted(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 @pytest.fixture
 def paint(tmp_path: Path) -> Paint:
-    """Write a picture below the test's folder and return its path."""
+    """Write an image below the test's folder and return its path."""
 
     def write(name: str, height: int = 48, width: int = 64, seed: int = 0, **options: object) -> Path:
         path = tmp_path / name

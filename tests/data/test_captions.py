@@ -75,7 +75,7 @@ def told(caplog) -> list[str]:
     return [record.getMessage().split(": ", 1)[1] for record in caplog.records if record.levelname == "WARNING"]
 
 
-@pytest.fixture(params=["photos", "films"])
+@pytest.fixture(params=["photos", "videos"])
 def two_folders(request, paint: Paint, tmp_path: Path):
     """One of four files lies in a folder of its own, for validation; the source of them."""
     suffix = "png" if request.param == "photos" else "mp4"

@@ -13,17 +13,24 @@ import pytest
 import torch
 from PIL import Image
 
-from nuwa_lightning.data import FolderPhotos, ImageFolderDataModule, LandscapeDataModule, Views, image_folder, preparing
+from nuwa_lightning.data import (
+    CropSettings,
+    FolderPhotos,
+    ImageFolderDataModule,
+    LandscapeDataModule,
+    image_folder,
+    preparing,
+)
+from nuwa_lightning.data.crops import RandomCrops, jitter_colours
 from nuwa_lightning.data.image_folder import ImageDataModule
 from nuwa_lightning.data.streams import BatchStream, photo_of_sample
-from nuwa_lightning.data.views import TrainViews, jitter_colours
 from nuwa_lightning.errors import UsageError
 from tests.data.conftest import Paint
 
-SMALL = Views(size=16, short_sides=(24, 40), val_short_sides=(24, 40))
+SMALL = CropSettings(size=16, short_sides=(24, 40), val_short_sides=(24, 40))
 
 
-def module(folder: Path, views: Views = SMALL, **options: Any) -> ImageFolderDataModule:
+def module(folder: Path, views: CropSettings = SMALL, **options: Any) -> ImageFolderDataModule:
     made = ImageFolderDataModule(str(folder), views=views, **{"steps_per_epoch": 5, "batch_size": 4, **options})
     made.prepare_data()
     made.setup("fit")
@@ -82,8 +89,8 @@ def test_workers_change_nothing(photo_folder: Path) -> None:
 def test_ranks_share_the_samples(photo_folder: Path) -> None:
     """Two processes with batches of 2 see what one sees with batches of 4."""
     data = module(photo_folder)
-    whole = TrainViews(data.prepared("train"), SMALL, 4, 0, 0, 1).batch(7)["image"]
-    parts = [TrainViews(data.prepared("train"), SMALL, 2, 0, rank, 2).batch(7)["image"] for rank in range(2)]
+    whole = RandomCrops(data.prepared("train"), SMALL, 4, 0, 0, 1).batch(7)["image"]
+    parts = [RandomCrops(data.prepared("train"), SMALL, 2, 0, rank, 2).batch(7)["image"] for rank in range(2)]
     assert torch.equal(whole, torch.cat(parts))
 
 
@@ -96,7 +103,7 @@ def test_every_photo_in_turn(count: int) -> None:
 
 
 def test_validation_is_fixed_and_central(photo_folder: Path) -> None:
-    data = module(photo_folder, views=Views(size=16, short_sides=(24,), val_size=20, val_short_sides=(30,)))
+    data = module(photo_folder, views=CropSettings(size=16, short_sides=(24,), val_size=20, val_short_sides=(30,)))
     (loader,) = data.val_dataloader()
     seen = torch.cat([batch["image"] for batch in loader])
     assert seen.shape == (len(data.photo_source().photos("val")), 3, 20, 20)
@@ -171,14 +178,14 @@ def test_too_small_photos(paint: Paint, tmp_path: Path, caplog: pytest.LogCaptur
 def test_nothing_readable(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for name in ("a.png", "b.jpg"):
-        (tmp_path / "photos" / name).write_text("no picture")
-    with pytest.raises(UsageError, match=r"^root: .*photos: none of the 2 pictures for training can be read.*a\.png"):
+        (tmp_path / "photos" / name).write_text("no image")
+    with pytest.raises(UsageError, match=r"^root: .*photos: none of the 2 images for training can be read.*a\.png"):
         module(tmp_path / "photos", val_fraction=0.0)
 
 
 def test_nothing_readable_for_validation(photo_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "val").mkdir()
-    (tmp_path / "val" / "a.png").write_text("no picture")
+    (tmp_path / "val" / "a.png").write_text("no image")
     with pytest.raises(UsageError, match=r"^val_root"):
         module(photo_folder, val_root=str(tmp_path / "val"))
 
@@ -189,12 +196,12 @@ def test_nothing_readable_for_validation(photo_folder: Path, tmp_path: Path) -> 
         ({"batch_size": 0}, "data.batch_size"),
         ({"steps_per_epoch": 0}, "data.steps_per_epoch"),
         ({"num_workers": -1}, "data.num_workers"),
-        ({"views": Views(size=0)}, "data.views.size"),
-        ({"views": Views(size=600)}, "data.views.short_sides"),
-        ({"views": Views(short_sides=())}, "data.views.short_sides"),
-        ({"views": Views(val_size=513)}, "data.views.val_short_sides"),
-        ({"views": Views(flip=1.5)}, "data.views.flip"),
-        ({"views": Views(colour_jitter=-0.1)}, "data.views.colour_jitter"),
+        ({"views": CropSettings(size=0)}, "data.crops.size"),
+        ({"views": CropSettings(size=600)}, "data.crops.short_sides"),
+        ({"views": CropSettings(short_sides=())}, "data.crops.short_sides"),
+        ({"views": CropSettings(val_size=513)}, "data.crops.val_short_sides"),
+        ({"views": CropSettings(flip=1.5)}, "data.crops.flip"),
+        ({"views": CropSettings(colour_jitter=-0.1)}, "data.crops.colour_jitter"),
     ],
 )
 def test_options_that_cannot_work(options: dict[str, Any], said: str) -> None:
@@ -223,7 +230,7 @@ def test_bad_option_leaves_nothing_behind(tmp_path: Path, own_cache: Path) -> No
 
 
 def test_landscapes_fall_back_to_the_sample_photos() -> None:
-    data = LandscapeDataModule(sources=(), views=Views(size=64, short_sides=(96,), val_short_sides=(96,)))
+    data = LandscapeDataModule(sources=(), views=CropSettings(size=64, short_sides=(96,), val_short_sides=(96,)))
     data.prepare_data()
     data.setup("fit")
     assert next(iter(data.train_dataloader()))["image"].shape == (8, 3, 64, 64)
@@ -241,16 +248,16 @@ def test_command_line_and_yaml(photo_folder: Path, tmp_path: Path) -> None:
         [
             "--data=ImageFolderDataModule",
             f"--data.root={photo_folder}",
-            "--data.views.size=16",
-            "--data.views.short_sides=[24]",
-            "--data.views.val_short_sides=[24]",
+            "--data.crops.size=16",
+            "--data.crops.short_sides=[24]",
+            "--data.crops.val_short_sides=[24]",
             "--data.val_fraction=0.25",
         ]
     )
     data = parser.instantiate(config).data
     assert isinstance(data, ImageFolderDataModule)
     data.prepare_data()
-    assert data.views == Views(size=16, short_sides=(24,), val_short_sides=(24,))
+    assert data.crops == CropSettings(size=16, short_sides=(24,), val_short_sides=(24,))
     config = parser.parse_args(["--data=LandscapeDataModule", "--data.kinds=[landscape]", "--data.sources=[apt]"])
     assert parser.instantiate(config).data.photo_source().kinds == ("landscape",)
 

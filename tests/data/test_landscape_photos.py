@@ -96,7 +96,7 @@ class Store:
             height=40,
             licence="CC0-1.0",
             author="nobody",
-            caption=f"picture {number}",
+            caption=f"image {number}",
             kind="closeup" if number == 11 else "landscape",
             setting="water",
             scene=f"scene-{number}",
@@ -151,7 +151,7 @@ def test_fetch_once(store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert {photo.scene for photo in val} == store.catalogue.validation_scenes()
     for photo in train + val:
         assert photo.path.read_bytes() == jpeg(int(photo.key[1:]))
-        assert photo.caption == f"picture {photo.key[1:]}"
+        assert photo.caption == f"image {photo.key[1:]}"
 
     photos.prepare()
     LandscapePhotos().prepare()

@@ -114,7 +114,7 @@ def test_bad_folders(tmp_path: Path, paint: Paint) -> None:
     with pytest.raises(UsageError, match=r"^root: .*none: no such folder"):
         FolderPhotos(str(tmp_path / "none")).prepare()
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match=r"^root: .*empty: no picture"):
+    with pytest.raises(UsageError, match=r"^root: .*empty: no image"):
         FolderPhotos(str(tmp_path / "empty")).prepare()
     path = paint("photos/1.png")
     with pytest.raises(UsageError, match=r"^root: .*1\.png: not a folder"):

@@ -86,7 +86,7 @@ def test_damaged_and_small_photos_are_named_once(
 ) -> None:
     torn, text, small = paint("torn.png", seed=1), tmp_path / "text.png", paint("small.png", 15, 99)
     torn.write_bytes(torn.read_bytes()[:-300])
-    text.write_text("no picture")
+    text.write_text("no image")
     prepared = prepare([torn, paint("good.png"), text, small], tmp_path / "cache")
     assert [prepared.photo(index).key for index in range(len(prepared))] == ["good.png"]
     assert {entry.path for entry in prepared.skipped} == {torn, text}

@@ -18,7 +18,7 @@ from tests.data.conftest import painted
 
 BASE = painted(12, 20)
 
-# What a camera did to the picture, undone by hand: EXIF orientation -> upright.
+# What a camera did to the image, undone by hand: EXIF orientation -> upright.
 UPRIGHT = {
     1: lambda a: a,
     2: lambda a: a[:, ::-1],
@@ -195,10 +195,10 @@ def test_every_format(tmp_path: Path, name: str, options: dict[str, object]) -> 
     assert image_size(tmp_path / name) == (12, 20)
 
 
-def test_first_picture_of_several(tmp_path: Path) -> None:
-    pictures = [Image.fromarray(painted(16, 16, seed)) for seed in (1, 2)]
+def test_first_image_of_several(tmp_path: Path) -> None:
+    images = [Image.fromarray(painted(16, 16, seed)) for seed in (1, 2)]
     for name, kind in (("a.gif", "GIF"), ("a.tif", "TIFF"), ("a.mpo", "MPO")):
-        pictures[0].save(tmp_path / name, format=kind, save_all=True, append_images=pictures[1:])
+        images[0].save(tmp_path / name, format=kind, save_all=True, append_images=images[1:])
         assert np.abs(pixels(tmp_path / name).astype(int) - painted(16, 16, 1)).mean() < 12
 
 
@@ -235,8 +235,8 @@ def test_a_file_cut_short_is_named(tmp_path: Path, name: str, share: float) -> N
 
 
 def test_damaged_and_foreign_files(tmp_path: Path) -> None:
-    (tmp_path / "text.jpg").write_text("not a picture")
-    with pytest.raises(ImageReadError, match="not a picture in any of the formats"):
+    (tmp_path / "text.jpg").write_text("not an image")
+    with pytest.raises(ImageReadError, match="not an image in any of the formats"):
         read_image(tmp_path / "text.jpg")
     with pytest.raises(ImageReadError, match="no such file"):
         read_image(tmp_path / "missing.jpg")

@@ -28,8 +28,8 @@ def landscape(height: int, width: int) -> tuple[NDArray[np.uint8], NDArray[np.fl
 
 
 def test_the_skyline_is_found() -> None:
-    picture_YX3, line_X = landscape(540, 960)
-    small = np.asarray(Image.fromarray(picture_YX3).resize((170, 96), Image.Resampling.BOX))
+    image_YX3, line_X = landscape(540, 960)
+    small = np.asarray(Image.fromarray(image_YX3).resize((170, 96), Image.Resampling.BOX))
     found_X = skyline(small)
     assert found_X is not None
     expected_X = np.interp(np.linspace(0, 959, 170), np.arange(960), line_X) * 96 / 540
@@ -37,9 +37,9 @@ def test_the_skyline_is_found() -> None:
 
 
 def test_the_skyline_between_two_plain_colours_is_found() -> None:
-    picture_YX3 = np.full((96, 170, 3), 200, np.uint8)
-    picture_YX3[40:] = (20, 90, 10)
-    found_X = skyline(picture_YX3)
+    image_YX3 = np.full((96, 170, 3), 200, np.uint8)
+    image_YX3[40:] = (20, 90, 10)
+    found_X = skyline(image_YX3)
     assert found_X is not None
     assert np.abs(found_X - 40).max() <= 1
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from nuwa_lightning.data import FolderPhotos, ImageFolderDataModule, TokenDataModule, Views
+from nuwa_lightning.data import CropSettings, FolderPhotos, ImageFolderDataModule, TokenDataModule
 from nuwa_lightning.data.streams import Batch, BatchStream, generator, resume_note
 from nuwa_lightning.data.token_cache import BankSettings
 from tests.data.test_token_cache import Means
@@ -72,7 +72,7 @@ class Memory(pl.LightningModule):
 
 
 def images(folder: Path) -> ImageFolderDataModule:
-    views = Views(size=16, short_sides=(24, 40), val_short_sides=(24,))
+    views = CropSettings(size=16, short_sides=(24, 40), val_short_sides=(24,))
     return ImageFolderDataModule(str(folder), views=views, batch_size=3, steps_per_epoch=5)
 
 

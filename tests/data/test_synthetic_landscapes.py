@@ -17,8 +17,8 @@ from nuwa_lightning.errors import UsageError
 
 def means(scene: Scene, **changes: object) -> list[np.ndarray]:
     """Mean colours of the sky, of the middle and of the foreground, over some seeds."""
-    pictures = np.stack([draw(Scene(**{**vars(scene), **changes}), seed, (48, 48)) for seed in range(6)])  # type: ignore[arg-type]
-    return [pictures[:, rows].mean((0, 1, 2)) for rows in (slice(0, 8), slice(16, 22), slice(40, 48))]
+    images = np.stack([draw(Scene(**{**vars(scene), **changes}), seed, (48, 48)) for seed in range(6)])  # type: ignore[arg-type]
+    return [images[:, rows].mean((0, 1, 2)) for rows in (slice(0, 8), slice(16, 22), slice(40, 48))]
 
 
 def test_every_attribute_shows_where_it_should() -> None:
@@ -35,7 +35,7 @@ def test_every_attribute_shows_where_it_should() -> None:
     assert means(plain, mountains=True)[1].mean() < middle.mean() - 20
 
 
-def test_a_picture_follows_from_its_seed_at_any_size_and_a_film_moves_on() -> None:
+def test_a_image_follows_from_its_seed_at_any_size_and_a_video_moves_on() -> None:
     scene = Scene("dusk", "red", True, True, False, "pan right")
     assert np.array_equal(draw(scene, 5, (40, 60)), draw(scene, 5, (40, 60)))
     assert not np.array_equal(draw(scene, 5, (40, 60)), draw(scene, 6, (40, 60)))
@@ -48,15 +48,15 @@ def test_a_picture_follows_from_its_seed_at_any_size_and_a_film_moves_on() -> No
 
 
 @pytest.mark.parametrize(("motion", "sign"), [("pan right", 1), ("pan left", -1), ("still", 0)])
-def test_films_move_as_the_scene_says(motion: str, sign: int) -> None:
+def test_videos_move_as_the_scene_says(motion: str, sign: int) -> None:
     scene = Scene("day", "grey", mountains=True, water=True, motion=motion)
-    film = np.stack(list(frames(scene, 3, (90, 160), 6))).astype(int)
-    assert film.shape == (6, 90, 160, 3)
-    assert np.array_equal(film[4], draw(scene, 3, (90, 160), frame=4))
+    video = np.stack(list(frames(scene, 3, (90, 160), 6))).astype(int)
+    assert video.shape == (6, 90, 160, 3)
+    assert np.array_equal(video[4], draw(scene, 3, (90, 160), frame=4))
     # The camera moves 5 pixels a frame: what was there is found by as much on the other side.
     for step in (-5, 0, 5):
-        moved = film[5, 30:, 40 + 5 * step : 120 + 5 * step]
-        away = np.abs(moved - film[0, 30:, 40:120]).mean()
+        moved = video[5, 30:, 40 + 5 * step : 120 + 5 * step]
+        away = np.abs(moved - video[0, 30:, 40:120]).mean()
         assert (away < 4) == (step == -5 * sign)
 
 
@@ -92,8 +92,8 @@ def test_the_set_is_drawn_once_and_holds_whole_combinations_out(tmp_path: Path) 
     times = {path.path: path.path.stat().st_mtime_ns for path in train}
     source.prepare()
     assert {path: path.stat().st_mtime_ns for path in times} == times
-    with Image.open(train[0].path) as picture:
-        assert picture.size == (32, 24)
+    with Image.open(train[0].path) as image:
+        assert image.size == (32, 24)
     assert all(photo.caption for photo in train + val)
     assert source.record()["count"] == 80
     # Each single attribute of what is held out is known from training.

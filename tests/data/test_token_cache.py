@@ -23,37 +23,37 @@ from tests.data.conftest import Paint
 
 
 class Means:
-    """A token is the mean of a 4x4 square, as a whole number below ``num_codes``; counts its calls."""
+    """A token is the mean of a 4x4 square, as a whole number below ``codebook_size``; counts its calls."""
 
     factor = 4
 
-    def __init__(self, *, num_codes: int = 1000, name: str = "means") -> None:
-        self.num_codes = num_codes
+    def __init__(self, *, codebook_size: int = 1000, name: str = "means") -> None:
+        self.codebook_size = codebook_size
         self.name = name
         self.calls = 0
 
     def encode(self, image_B3YX: torch.Tensor) -> torch.Tensor:
         self.calls += 1
-        mean_BYX = torch.nn.functional.avg_pool2d(image_B3YX.mean(1, keepdim=True), self.factor)[:, 0]
-        return ((mean_BYX + 1) / 2 * (self.num_codes - 1)).long().clamp(0, self.num_codes - 1)
+        mean_BYX = torch.nn.functional.avg_pool2d(image_B3YX.mean(1, keepdim=True), self.downsample_factor)[:, 0]
+        return ((mean_BYX + 1) / 2 * (self.codebook_size - 1)).long().clamp(0, self.codebook_size - 1)
 
     def fingerprint(self) -> str:
         return self.name
 
 
-def by_hand(array: np.ndarray, num_codes: int) -> np.ndarray:
+def by_hand(array: np.ndarray, codebook_size: int) -> np.ndarray:
     y, x = array.shape[0] // 4, array.shape[1] // 4
     mean = array[: 4 * y, : 4 * x].astype(float).reshape(y, 4, x, 12).mean((1, 3))
-    return mean / 255 * (num_codes - 1)
+    return mean / 255 * (codebook_size - 1)
 
 
-@pytest.mark.parametrize("num_codes", [1000, 65536, 65537])
-def test_bank_holds_what_encoding_gives(paint: Paint, tmp_path: Path, num_codes: int) -> None:
+@pytest.mark.parametrize("codebook_size", [1000, 65536, 65537])
+def test_bank_holds_what_encoding_gives(paint: Paint, tmp_path: Path, codebook_size: int) -> None:
     photos = [Photo(paint("1.png", 42, 62), "1"), Photo(paint("2.png", 60, 40, 1), "2")]
     held = [Photo(paint("3.png", 40, 50, 2), "3")]
     settings = BankSettings((32, 40), flips=True, phases=2)
     bank = build_token_bank(
-        {"train": photos, "val": held}, Means(num_codes=num_codes), cache=tmp_path / "cache", settings=settings
+        {"train": photos, "val": held}, Means(codebook_size=codebook_size), cache=tmp_path / "cache", settings=settings
     )
     assert bank.splits == ["train", "train", "val"]
     assert bank.keys == ["1", "2", "3"]
@@ -67,10 +67,10 @@ def test_bank_holds_what_encoding_gives(paint: Paint, tmp_path: Path, num_codes:
         array = prepared.array(entry.photo, [min(s) for s in prepared.shapes(entry.photo)].index(entry.short_side))
         array = (array[:, ::-1] if entry.flip else array)[2 * entry.phase :, 2 * entry.phase :]
         grid = bank.grid(entry)
-        assert grid.dtype == (np.uint16 if num_codes <= 65536 else np.int32)
+        assert grid.dtype == (np.uint16 if codebook_size <= 65536 else np.int32)
         assert grid.shape == (array.shape[0] // 4, array.shape[1] // 4)
-        expected = by_hand(array, num_codes)
-        np.testing.assert_allclose(grid, expected, atol=1 + num_codes / 50000)
+        expected = by_hand(array, codebook_size)
+        np.testing.assert_allclose(grid, expected, atol=1 + codebook_size / 50000)
         total += grid.size
     assert len(bank) == total
 
@@ -119,7 +119,7 @@ def test_a_build_that_broke_off_goes_on(paint: Paint, tmp_path: Path) -> None:
     assert all((bank.grid(entry) == whole.grid(entry)).all() for entry in bank.entries)
 
 
-@pytest.mark.parametrize(("code", "said"), [(-1, "token"), (1000, "num_codes=1000")])
+@pytest.mark.parametrize(("code", "said"), [(-1, "token"), (1000, "codebook_size=1000")])
 def test_tokens_out_of_range_are_refused(paint: Paint, tmp_path: Path, code: int, said: str) -> None:
     def encode(image: torch.Tensor) -> torch.Tensor:
         return Means().encode(image) * 0 + code
@@ -145,7 +145,7 @@ def test_unreadable_photos(paint: Paint, tmp_path: Path, caplog: pytest.LogCaptu
     again = build_token_bank({"train": photos}, Means(), cache=tmp_path / "c", settings=BankSettings((40,)))
     assert again.skipped == [str(torn)]
     assert caplog.messages == [f"1 of 2 photos cannot be read: {torn}"]
-    first = rf"^root: here: none of the 1 pictures can be read, the first is {torn} \(.*\); give readable ones$"
+    first = rf"^root: here: none of the 1 images can be read, the first is {torn} \(.*\); give readable ones$"
     with pytest.raises(UsageError, match=first):
         build_token_bank(
             {"train": photos[:1]},
@@ -155,12 +155,12 @@ def test_unreadable_photos(paint: Paint, tmp_path: Path, caplog: pytest.LogCaptu
             source=("root", "here"),
         )
     tiny = [Photo(paint("tiny.png", height=5, width=7), "tiny")]
-    with pytest.raises(UsageError, match="all pictures are too small, the largest has a shorter side of 5 px"):
+    with pytest.raises(UsageError, match="all images are too small, the largest has a shorter side of 5 px"):
         build_token_bank({"train": tiny}, Means(), cache=tmp_path / "c", settings=BankSettings((40,)))
 
 
 def test_a_damaged_bank_says_what_to_do(tmp_path: Path) -> None:
-    (tmp_path / "index.json").write_text(json.dumps({"num_codes": 3}))
+    (tmp_path / "index.json").write_text(json.dumps({"codebook_size": 3}))
     with pytest.raises(UsageError, match="delete the folder"):
         TokenBank(tmp_path)
 

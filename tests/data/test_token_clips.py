@@ -1,4 +1,4 @@
-"""Films as tokens: every window is what encoding the very frames gives, and none spans a cut."""
+"""Videos as tokens: every window is what encoding the very frames gives, and none spans a cut."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ pytest.importorskip("av")
 from nuwa_lightning.data import FolderVideos, TokenClipsDataModule
 from nuwa_lightning.data.clip_tokens import build_clip_bank
 from nuwa_lightning.data.clips import ClipSettings, prepare_videos
-from nuwa_lightning.data.synthetic_films import SyntheticFilms
+from nuwa_lightning.data.synthetic_videos import SyntheticVideos
 from nuwa_lightning.data.video_reading import PyAvReader
 from nuwa_lightning.errors import UsageError
 from tests.data.test_token_cache import Means
-from tests.data.test_videos import Photos, film, pan
+from tests.data.test_videos import Photos, pan, video
 from tests.text.letters import Letters
 
 CLIPS = ClipSettings(10, 3, 1, 40)
@@ -29,13 +29,13 @@ CLIPS = ClipSettings(10, 3, 1, 40)
 
 @pytest.fixture
 def folder(tmp_path: Path, sample_photos: Photos) -> Path:
-    """Three films of two shots each, one dark and one bright, 9 and 7 frames long."""
+    """Three videos of two shots each, one dark and one bright, 9 and 7 frames long."""
     for number in range(3):
         views = pan(sample_photos["china.jpg"], 20 * number, 16)
         frames = [(0.3 * v + (0 if n < 9 else 170)).astype(np.uint8) for n, v in enumerate(views)]
-        film(tmp_path / "films" / f"{number}.mp4", frames)
-        (tmp_path / "films" / f"{number}.txt").write_text(f"film {number}")
-    return tmp_path / "films"
+        video(tmp_path / "videos" / f"{number}.mp4", frames)
+        (tmp_path / "videos" / f"{number}.txt").write_text(f"video {number}")
+    return tmp_path / "videos"
 
 
 def module(folder: Path, cache: Path, **more: Any) -> TokenClipsDataModule:
@@ -49,12 +49,12 @@ def module(folder: Path, cache: Path, **more: Any) -> TokenClipsDataModule:
 @pytest.mark.parametrize("longest", [120, 5])
 def test_bank_holds_what_encoding_each_frame_gives(folder: Path, tmp_path: Path, flips: bool, longest: int) -> None:
     videos = FolderVideos(str(folder), val_fraction=0.3)
-    films = {
+    videos = {
         split: prepare_videos(videos.videos(split), CLIPS, reader=PyAvReader(), cache=tmp_path / "c", progress=False)
         for split in ("train", "val")
     }
     bank = build_clip_bank(
-        films,  # type: ignore[arg-type]
+        videos,  # type: ignore[arg-type]
         Means(),
         cache=tmp_path / "c",
         clips=CLIPS,
@@ -67,7 +67,7 @@ def test_bank_holds_what_encoding_each_frame_gives(folder: Path, tmp_path: Path,
         ("val", False),
         *({("train", True)} if flips else set()),
     }
-    for split, some in films.items():
+    for split, some in videos.items():
         for made in some.entries:
             assert {(e.first, e.frames) for e in entries[made.video.key]} == {
                 (0, min(9, longest)),
@@ -85,7 +85,7 @@ def test_bank_holds_what_encoding_each_frame_gives(folder: Path, tmp_path: Path,
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-def test_windows_lie_in_one_shot_of_one_film(folder: Path, tmp_path: Path, stride: int) -> None:
+def test_windows_lie_in_one_shot_of_one_video(folder: Path, tmp_path: Path, stride: int) -> None:
     made = module(folder, tmp_path / "c", clips=ClipSettings(10, 3, stride, 40))
     seen = set()
     for batch in itertools.chain(made.train_dataloader(), *made.val_dataloader()):
@@ -122,11 +122,11 @@ def test_batches_depend_on_seed_and_number_only(folder: Path, tmp_path: Path) ->
 
 def test_some_batches_are_of_single_frames(folder: Path, tmp_path: Path) -> None:
     """As many tokens, one frame a sample; which batches, the number of the step says, and all processes agree."""
-    films, mixed = (module(folder, tmp_path / "c", steps_per_epoch=60, stills=share) for share in (0.0, 0.5))
+    videos, mixed = (module(folder, tmp_path / "c", steps_per_epoch=60, stills=share) for share in (0.0, 0.5))
     shapes = [tuple(batch["tokens"].shape) for batch in mixed.train_dataloader()]
     assert set(shapes) == {(4, 3, 6, 8), (12, 1, 6, 8)}
     assert 15 < shapes.count((12, 1, 6, 8)) < 45
-    for one, other in zip(films.train_dataloader(), mixed.train_dataloader(), strict=True):
+    for one, other in zip(videos.train_dataloader(), mixed.train_dataloader(), strict=True):
         same = one["tokens"].shape == other["tokens"].shape
         assert not same or torch.equal(one["tokens"], other["tokens"])  # clips are those they would have been
     frames = {(e.photo, f.tobytes()) for e in mixed.bank.entries for t in mixed.bank.tokens(e) for f in cuts(t)}
@@ -155,50 +155,50 @@ def test_captions_come_along(folder: Path, tmp_path: Path) -> None:
     made.attach_text_encoder(Letters())
     (batch,) = itertools.islice(made.train_dataloader(), 1)
     for index, text_SE, seen_S in zip(batch["index"].tolist(), batch["text"], batch["text_seen"], strict=True):
-        (states,) = Letters().states([f"film {Path(made.bank.keys[index]).stem}"])
+        (states,) = Letters().states([f"video {Path(made.bank.keys[index]).stem}"])
         assert torch.equal(text_SE[seen_S], states.float())
     (folder / "1.txt").unlink()
     (folder / "0.txt").unlink()
     (folder / "2.txt").unlink()
     bare = module(folder, tmp_path / "c")
     bare.attach_text_encoder(Letters())
-    with pytest.raises(UsageError, match="no film has a caption"):
+    with pytest.raises(UsageError, match="no video has a caption"):
         bare.train_dataloader()
 
 
 def test_what_is_too_short_or_too_small_is_named_counted_and_recorded(
     folder: Path, tmp_path: Path, sample_photos: Photos, caplog: pytest.LogCaptureFixture
 ) -> None:
-    short = film(folder / "short.mp4", pan(sample_photos["china.jpg"], 0, 2))
-    film(folder / "small.mp4", pan(sample_photos["china.jpg"], 0, 4, height=16, width=64))
+    short = video(folder / "short.mp4", pan(sample_photos["china.jpg"], 0, 2))
+    video(folder / "small.mp4", pan(sample_photos["china.jpg"], 0, 4, height=16, width=64))
     made = module(folder, tmp_path / "c")
     assert "too_short" not in made.record()
-    made.films = FolderVideos(str(folder), val_fraction=0.0)
+    made.videos = FolderVideos(str(folder), val_fraction=0.0)
     made.train_dataloader()
     told = [record.getMessage() for record in caplog.records]
-    assert f"leaving out 1 of 5 films without 3 frames between two cuts: {short}" in told
-    assert "leaving out 1 of 4 films smaller than a window of 6x8 tokens: small.mp4" in told
+    assert f"leaving out 1 of 5 videos without 3 frames between two cuts: {short}" in told
+    assert "leaving out 1 of 4 videos smaller than a window of 6x8 tokens: small.mp4" in told
     record = made.record()
     assert (record["too_short"], record["too_small"]) == ([str(short)], ["small.mp4"])
 
 
 def test_what_cannot_work_is_one_line(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"data\.grid: .*no film is that large"):
+    with pytest.raises(UsageError, match=r"data\.grid: .*no video is that large"):
         module(folder, tmp_path / "c", grid=(40, 40)).train_dataloader()
-    with pytest.raises(UsageError, match=r"data\.clips\.frames: 30: no film .* has 30 frames between two cuts"):
+    with pytest.raises(UsageError, match=r"data\.clips\.frames: 30: no video .* has 30 frames between two cuts"):
         module(folder, tmp_path / "c", clips=ClipSettings(10, 30, 1, 40)).train_dataloader()
     with pytest.raises(UsageError, match=r"data\.grid"):
         module(folder, tmp_path / "c", grid=(0, 4))
     for path in folder.glob("*.mp4"):
-        path.write_bytes(b"no film")
-    with pytest.raises(UsageError, match=r"^root: .*no film can be read"):
+        path.write_bytes(b"no video")
+    with pytest.raises(UsageError, match=r"^root: .*no video can be read"):
         module(folder, tmp_path / "c").train_dataloader()
 
 
-def test_drawn_films_move_as_their_caption_says(tmp_path: Path) -> None:
-    films = SyntheticFilms(216, frames=3, size=(32, 48), cache=str(tmp_path))
-    films.prepare()
-    train, val = films.videos("train"), films.videos("val")
+def test_drawn_videos_move_as_their_caption_says(tmp_path: Path) -> None:
+    videos = SyntheticVideos(216, frames=3, size=(32, 48), cache=str(tmp_path))
+    videos.prepare()
+    train, val = videos.videos("train"), videos.videos("val")
     assert (len(train), len(val)) == (180, 36)
     assert not {video.scene for video in train} & {video.scene for video in val}
     assert all(video.synthetic and video.caption for video in train)
@@ -213,7 +213,7 @@ def test_drawn_films_move_as_their_caption_says(tmp_path: Path) -> None:
         still = "left" not in entry.video.caption and "right" not in entry.video.caption
         assert ("pan" not in entry.video.scene) == still
         assert (change < 2.4) == still  # grain alone is 2.26
-    assert json.loads(films.file.read_text())["version"]
+    assert json.loads(videos.file.read_text())["version"]
     for wrong in ({"count": 5}, {"size": (4, 4)}, {"frames": 1}):
-        with pytest.raises(UsageError, match=r"data\.films"):
-            SyntheticFilms(**wrong)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match=r"data\.videos"):
+            SyntheticVideos(**wrong)  # type: ignore[arg-type]

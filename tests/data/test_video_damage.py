@@ -1,4 +1,4 @@
-"""Lost stretches of films are found wherever they are, and whole films pass."""
+"""Lost stretches of videos are found wherever they are, and whole videos pass."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ pytest.importorskip("av")
 
 from nuwa_lightning.data.video_damage import find_damage, length_bytes
 from nuwa_lightning.data.video_reading import PyAvReader, VideoReadError
-from tests.data.test_videos import Photos, film, pan
+from tests.data.test_videos import Photos, pan, video
 
 READER = PyAvReader()
 
@@ -30,9 +30,9 @@ def remuxed(source: Path, path: Path) -> Path:
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
-def test_a_stretch_of_zeros_in_a_smooth_film_is_found(tmp_path: Path, sample_photos: Photos, suffix: str) -> None:
-    """A decoder paints over most of them: the film looks alright, but for colours that are 60 of 255 off."""
-    path = film(tmp_path / "a.mp4", pan(sample_photos["china.jpg"], 0, 16, height=256, width=384))
+def test_a_stretch_of_zeros_in_a_smooth_video_is_found(tmp_path: Path, sample_photos: Photos, suffix: str) -> None:
+    """A decoder paints over most of them: the video looks alright, but for colours that are 60 of 255 off."""
+    path = video(tmp_path / "a.mp4", pan(sample_photos["china.jpg"], 0, 16, height=256, width=384))
     path = path if suffix == ".mp4" else remuxed(path, tmp_path / f"a{suffix}")
     assert len(list(READER.frames(path))) == 16
     whole = path.read_bytes()
@@ -78,9 +78,9 @@ def test_lengths_are_told_by_the_stream() -> None:
     assert length_bytes("vp9", avcc) is None
 
 
-def test_films_stand_upright_as_their_file_says(tmp_path: Path, sample_photos: Photos) -> None:
+def test_videos_stand_upright_as_their_file_says(tmp_path: Path, sample_photos: Photos) -> None:
     """As telephones write them: frames lie on their side, and the header says by how much."""
-    path = film(tmp_path / "a.mp4", pan(sample_photos["china.jpg"], 0, 3, height=64, width=96))
+    path = video(tmp_path / "a.mp4", pan(sample_photos["china.jpg"], 0, 3, height=64, width=96))
     lying = [frame for _, frame in READER.frames(path)]
     one, none = (1 << 16).to_bytes(4, "big"), bytes(4)
     minus, last = (-1 << 16).to_bytes(4, "big", signed=True), (1 << 30).to_bytes(4, "big")

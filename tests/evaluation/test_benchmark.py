@@ -14,8 +14,8 @@ from evaluation.benchmark.measuring import Contender, Reading, Times, interleave
 from evaluation.benchmark.ours import SIZES, Ours, Size, random_model
 from evaluation.benchmark.table import benchmark_table
 from evaluation.benchmark.taming import SlidingWindow, WithPast
-from nuwa_lightning.geometry import PatchGrid
-from nuwa_lightning.modules.decoding import Precision
+from nuwa_lightning.generation.fast_transformer import Precision
+from nuwa_lightning.planning.geometry import PatchGrid
 
 TINY = Size("tiny", 1, 24, 3)
 
@@ -54,7 +54,7 @@ def test_block_parameters_are_those_of_the_name(size):
 
 
 def test_contenders_write():
-    ours = Ours("ours", random_model(TINY, kv_heads=1), rows=2, precision=Precision("int8", "int8"))
+    ours = Ours("ours", random_model(TINY, num_kv_heads=1), rows=2, precision=Precision("int8", "int8"))
     for contender in (ours, SlidingWindow("window", TINY), WithPast("past", TINY), Reading(3_000_000)):
         times = interleave([contender], steps=2, rounds=1)
         assert times[contender.name].median > 0
@@ -99,7 +99,7 @@ def test_figures_and_their_table():
 
 
 def test_a_canvas_is_timed_by_its_waves():
-    made = renderer(recipe_model(TINY, kv_heads=1, num_codes=16, code_dim=4), precision=Precision())
+    made = renderer(recipe_model(TINY, num_kv_heads=1, codebook_size=16, codebook_dim=4), precision=Precision())
     assert seconds_a_patch(made, PatchGrid(1, 2, 6)) > 0
 
 

@@ -10,24 +10,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from nuwa_lightning.context import ContextPool, EmptyContextPool, FullContextPool, NearbyContextPool
-from nuwa_lightning.direction import ArbitraryDirectionController, SpiralDirectionController
+from nuwa_lightning.canvas.sample import sample_tokens
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.generation.layout import lay_out
 from nuwa_lightning.generation.local import (
     AutoregressiveLocalDecoder,
     LocalDecoder,
     MaskedLocalDecoder,
     ParallelLocalDecoder,
 )
-from nuwa_lightning.generation.picture import sample_tokens
+from nuwa_lightning.generation.patch_decoder import PatchDecoder, own_neighbors
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
-from nuwa_lightning.generation.writing import PatchWriter, own_near
-from nuwa_lightning.geometry import PatchGrid, PatchIndex
-from nuwa_lightning.modules.neighbours import ABSENT
-from nuwa_lightning.modules.patch_layer import TransformerSize
-from nuwa_lightning.modules.patch_transformer import Hidden, PatchTransformer
+from nuwa_lightning.models.layout import lay_out
+from nuwa_lightning.models.neighbors import ABSENT
+from nuwa_lightning.models.nuwa_infinity import PatchTransformer, TokenMask
+from nuwa_lightning.models.patch_layer import TransformerConfig
+from nuwa_lightning.planning.context import ContextPool, EmptyContextPool, FullContextPool, NearbyContextPool
+from nuwa_lightning.planning.direction import ArbitraryDirectionController, SpiralDirectionController
+from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
 
 GRID, PATCH = PatchGrid(1, 3, 3), (2, 2)
 
@@ -41,7 +41,7 @@ def _float64() -> Iterator[None]:
 
 def build(pool: ContextPool, *, bidirectional: bool = True, feed: str = "key") -> PatchTransformer:
     torch.manual_seed(0)
-    size = TransformerSize(16, 2, heads=4, kv_heads=2, position_feed=feed, layer_scale=1.0)  # type: ignore[arg-type]
+    size = TransformerConfig(16, 2, num_heads=4, num_kv_heads=2, position_feed=feed, layer_scale=1.0)  # type: ignore[arg-type]
     model = PatchTransformer(
         16, 4, patch_size=PATCH, embedding_extent=pool.embedding_extent, size=size, bidirectional=bidirectional
     )
@@ -62,10 +62,10 @@ class TwoSets(LocalDecoder):
     def draws(self, tokens: int) -> int:
         return tokens
 
-    def write(self, patches: PatchWriter, sampling: Sampling, uniform_RU: Tensor) -> None:
+    def write(self, patches: PatchDecoder, sampling: Sampling, uniform_RU: Tensor) -> None:
         for places in ([0, 2], [1, 3]):
-            hidden_RN = patches.tokens_RN == ABSENT
-            self.told.append((hidden_RN, patches.scores(range(4))))
+            masked_RN = patches.tokens_RN == ABSENT
+            self.told.append((masked_RN, patches.scores(range(4))))
             drawn_M = sampling.draw(patches.scores(places).flatten(0, 1), uniform_RU[:, places].flatten())
             patches.write(places, drawn_M.view(-1, 2))
 
@@ -94,22 +94,28 @@ def test_joint_equals_cached_whatever_is_hidden(pool: ContextPool, order: str) -
             token_order=order,  # type: ignore[arg-type]
         )
         tokens_BPN = tokens.flatten(1)[:, layout.index_PN]
-        near = torch.cat([tokens.flatten(1), torch.full((2, 1), -1)], dim=1)[:, layout.near_PNK]
+        neighbors = torch.cat([tokens.flatten(1), torch.full((2, 1), -1)], dim=1)[:, layout.neighbors_PNK]
         number = {step.patch: n for n, step in enumerate(plan)}
-        own = own_near(PATCH, order)  # type: ignore[arg-type]
+        own = own_neighbors(PATCH, order)  # type: ignore[arg-type]
         for half in range(2):
             # What was hidden when each patch was asked for, and the scores it got, in the order of the plan.
-            hidden_BPN, scores_BPNK = torch.zeros(2, 9, 4, dtype=torch.bool), torch.zeros(2, 9, 4, 16)
+            masked_BPN, scores_BPNK = torch.zeros(2, 9, 4, dtype=torch.bool), torch.zeros(2, 9, 4, 16)
             at, wave = 0, 0
             while at < len(waves):
-                hidden_RN, scores_RNK = decoder.told[2 * wave + half]
+                masked_RN, scores_RNK = decoder.told[2 * wave + half]
                 for s, (patch, _) in enumerate(waves[at : at + waves[at][1]]):
-                    hidden_BPN[:, number[patch]] = hidden_RN[2 * s : 2 * s + 2]
+                    masked_BPN[:, number[patch]] = masked_RN[2 * s : 2 * s + 2]
                     scores_BPNK[:, number[patch]] = scores_RNK[2 * s : 2 * s + 2]
                 at, wave = at + waves[at][1], wave + 1
-            gone = hidden_BPN[:, :, own.clamp_min(0)] & (own != ABSENT)
-            hidden = Hidden(hidden_BPN, torch.where(gone, ABSENT, near))
-            joint = model(tokens_BPN, layout.view_P.expand(2, -1), near_BPNK=near, groups=layout.groups, hidden=hidden)
+            gone = masked_BPN[:, :, own.clamp_min(0)] & (own != ABSENT)
+            token_mask = TokenMask(masked_BPN, torch.where(gone, ABSENT, neighbors))
+            joint = model(
+                tokens_BPN,
+                layout.symmetry_P.expand(2, -1),
+                neighbors_BPNK=neighbors,
+                groups=layout.groups,
+                token_mask=token_mask,
+            )
             assert (joint - scores_BPNK).abs().max() < 1e-9
 
 
@@ -175,12 +181,12 @@ def test_masked_decoding_follows_the_cosine() -> None:
 
 def test_training_hides_as_much_as_generation_does() -> None:
     generator = torch.Generator().manual_seed(0)
-    hidden = MaskedLocalDecoder().hide((50, 40, 64), generator)
-    assert hidden is not None
-    share = hidden.double().mean(dim=-1)
+    token_mask = MaskedLocalDecoder().hide((50, 40, 64), generator)
+    assert token_mask is not None
+    share = token_mask.double().mean(dim=-1)
     assert abs(float(share.mean()) - 2 / math.pi - 0.5 / 64) < 0.02
     assert float(share.min()) >= 1 / 64
-    assert abs(float(hidden.double().mean(dim=(0, 1)).std())) < 0.02  # every place alike
+    assert abs(float(token_mask.double().mean(dim=(0, 1)).std())) < 0.02  # every place alike
     everything = ParallelLocalDecoder().hide((2, 3, 4), generator)
     assert everything is not None
     assert everything.all()
@@ -199,5 +205,5 @@ def test_what_does_not_fit_is_refused() -> None:
         )
     with pytest.raises(ValueError, match="what is hidden"):
         build(pool)(
-            torch.zeros(1, 1, 4, dtype=torch.long), torch.zeros(1, 1, dtype=torch.long), near_BPNK=None, groups=[]
+            torch.zeros(1, 1, 4, dtype=torch.long), torch.zeros(1, 1, dtype=torch.long), neighbors_BPNK=None, groups=[]
         )

@@ -9,30 +9,30 @@ import pytest
 import torch
 from torch import Tensor
 
-from nuwa_lightning.context import (
+from nuwa_lightning.canvas.sample import sample_tokens
+from nuwa_lightning.generation.prompts import Prompts
+from nuwa_lightning.generation.renderer import InfiniteRenderer
+from nuwa_lightning.generation.sampling import Sampling
+from nuwa_lightning.models.layout import lay_out
+from nuwa_lightning.models.neighbors import Neighbor
+from nuwa_lightning.models.nuwa_infinity import PatchTransformer
+from nuwa_lightning.models.patch_layer import TransformerConfig
+from nuwa_lightning.planning.context import (
     ContextPool,
     EmptyContextPool,
     FullContextPool,
     NearbyContextPool,
     RecencyContextPool,
 )
-from nuwa_lightning.direction import (
+from nuwa_lightning.planning.direction import (
     ArbitraryDirectionController,
     DirectionController,
     OutwardDirectionController,
     RasterDirectionController,
     SpiralDirectionController,
 )
-from nuwa_lightning.generation.layout import lay_out
-from nuwa_lightning.generation.picture import sample_tokens
-from nuwa_lightning.generation.prompts import Prompts
-from nuwa_lightning.generation.renderer import InfiniteRenderer
-from nuwa_lightning.generation.sampling import Sampling
-from nuwa_lightning.geometry import PatchGrid, PatchIndex
-from nuwa_lightning.modules.neighbours import Neighbour
-from nuwa_lightning.modules.patch_layer import TransformerSize
-from nuwa_lightning.modules.patch_transformer import PatchTransformer
-from nuwa_lightning.planning import walk
+from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
+from nuwa_lightning.planning.schedule import walk
 from tests.text.letters import Letters
 
 POOLS: list[ContextPool] = [
@@ -73,10 +73,10 @@ def _float64() -> Iterator[None]:
 
 def build(
     pool: ContextPool,
-    kv_heads: int,
+    num_kv_heads: int,
     feed: str = "key",
     *,
-    text_width: int = 0,
+    text_dim: int = 0,
     ahead: bool = False,
     repeat: bool = False,
 ) -> PatchTransformer:
@@ -86,14 +86,16 @@ def build(
         4,
         patch_size=PATCH,
         embedding_extent=pool.embedding_extent,
-        size=TransformerSize(16, 2, 4, kv_heads, position_feed=feed, layer_scale=1.0, ahead=ahead, repeat=repeat),  # type: ignore[arg-type]
-        text_width=text_width,
+        size=TransformerConfig(
+            16, 2, 4, num_kv_heads, position_feed=feed, layer_scale=1.0, ahead=ahead, copy_head=repeat
+        ),  # type: ignore[arg-type]
+        text_dim=text_dim,
     )
     model.set_codes(torch.randn(16, 4))
     for layer in model.layers:
-        torch.nn.init.normal_(layer.embedding.views, std=0.5)  # as if mixed views had been trained
-    if model.repeat is not None:
-        for parameter in model.repeat.parameters():
+        torch.nn.init.normal_(layer.embedding.symmetries, std=0.5)  # as if mixed views had been trained
+    if model.copy_head is not None:
+        for parameter in model.copy_head.parameters():
             torch.nn.init.normal_(parameter)
     return model.eval()
 
@@ -128,13 +130,15 @@ def max_difference(
         patch_size=PATCH,
         embedding=model.layer(0).embedding,
         token_order=order,  # type: ignore[arg-type]
-        neighbours=model.neighbours,
+        neighbors=model.neighbors,
     )
     tokens_BPN = tokens.flatten(1)[:, layout.index_PN]
     flat = torch.cat([tokens.flatten(1), torch.full((2, 1), -1)], dim=1)
-    near = flat[:, layout.near_PNK]
+    neighbors = flat[:, layout.neighbors_PNK]
     read = None if prompts is None else prompts.rows([PatchIndex(0, 0, 0)])
-    joint = model(tokens_BPN, layout.view_P.expand(2, -1), near_BPNK=near, groups=layout.groups, text=read)
+    joint = model(
+        tokens_BPN, layout.symmetry_P.expand(2, -1), neighbors_BPNK=neighbors, groups=layout.groups, text=read
+    )
     number = {step.patch: n for n, step in enumerate(plan)}
     calls = iter(recorder.calls)
     worst, at = 0.0, 0
@@ -150,8 +154,8 @@ def max_difference(
 
 @pytest.mark.parametrize(("pool", "direction"), list(itertools.product(POOLS, DIRECTIONS)), ids=str)
 def test_joint_equals_cached(pool: ContextPool, direction: DirectionController) -> None:
-    for kv_heads in (1, 2, 4):
-        assert max_difference(build(pool, kv_heads), pool, direction=direction) < 1e-9
+    for num_kv_heads in (1, 2, 4):
+        assert max_difference(build(pool, num_kv_heads), pool, direction=direction) < 1e-9
 
 
 @pytest.mark.parametrize("pool", POOLS, ids=str)
@@ -178,32 +182,39 @@ def test_what_is_ahead_is_read_where_it_is_there() -> None:
         plan = list(direction.plan(PatchGrid(1, 1, 1)))
         layout = lay_out(
             plan, pool, grid=PatchGrid(1, 1, 1), patch_size=PATCH, embedding=model.layer(0).embedding,
-            token_order="mirrored", neighbours=model.neighbours,
+            token_order="mirrored", neighbors=model.neighbors,
         )  # fmt: skip
-        near = layout.near_PNK.clone()
-        near[:, 2:, model.neighbours.index(Neighbour(0, 0, 1))] = given
+        neighbors = layout.neighbors_PNK.clone()
+        neighbors[:, 2:, model.neighbors.index(Neighbor(0, 0, 1))] = given
         return model(
-            torch.zeros(1, 1, 4, dtype=torch.long), layout.view_P[None], near_BPNK=near[None], groups=layout.groups
+            torch.zeros(1, 1, 4, dtype=torch.long),
+            layout.symmetry_P[None],
+            neighbors_BPNK=neighbors[None],
+            groups=layout.groups,
         )
 
     model = build(pool, 2, ahead=True)
-    assert len(model.neighbours) == len(build(pool, 2).neighbours) + 4
+    assert len(model.neighbors) == len(build(pool, 2).neighbors) + 4
     changed = (scores(model, given=3) - scores(model, given=5)).abs().amax(dim=(0, 1, 3))
     assert changed[:2].max() == 0
     assert changed[2:].min() > 0
 
 
-FILM_POOLS: list[ContextPool] = [NearbyContextPool((3, 1, 1)), NearbyContextPool((3, 2, 2)), FullContextPool((2, 1, 1))]
+VIDEO_POOLS: list[ContextPool] = [
+    NearbyContextPool((3, 1, 1)),
+    NearbyContextPool((3, 2, 2)),
+    FullContextPool((2, 1, 1)),
+]
 
 
-@pytest.mark.parametrize("pool", FILM_POOLS, ids=str)
+@pytest.mark.parametrize("pool", VIDEO_POOLS, ids=str)
 @pytest.mark.parametrize("direction", DIRECTIONS, ids=str)
-def test_a_film_with_a_text_that_begins_with_given_frames(pool: ContextPool, direction: DirectionController) -> None:
+def test_a_video_with_a_text_that_begins_with_given_frames(pool: ContextPool, direction: DirectionController) -> None:
     """The extents of the paper for animation and for text to video; the first frame is given, or parts of two.
 
     Three frames: how things move is asked of the last two before.
     """
-    model = build(pool, 2, text_width=Letters().width, repeat=True)
+    model = build(pool, 2, text_dim=Letters().width, copy_head=True)
     torch.nn.init.normal_(model.head.weight)
     for known in (
         {PatchIndex(0, y, x): torch.randint(0, 16, (2, 2, 2)) for y in range(3) for x in range(3)},
@@ -246,8 +257,8 @@ def test_live_set_does_not_grow_with_the_number_of_frames(direction: DirectionCo
     peaks = []
     for frames in (10, 30):
         renderer = InfiniteRenderer(model, pool, direction, max_rows=8)
-        film = renderer.render(PatchGrid(frames, 2, 3), seeds=[0], known=first if given else None)
-        peaks.append(max(done.live for done in film))
+        video = renderer.render(PatchGrid(frames, 2, 3), seeds=[0], known=first if given else None)
+        peaks.append(max(done.live for done in video))
     assert peaks[0] == peaks[1]
 
 

@@ -8,20 +8,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from nuwa_lightning.context import FullContextPool, NearbyContextPool
-from nuwa_lightning.direction import ArbitraryDirectionController, DirectionController, SpiralDirectionController
+from nuwa_lightning.canvas.sample import sample_tokens
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.generation.layout import lay_out, place_tokens, read_tokens
-from nuwa_lightning.generation.picture import sample_tokens
+from nuwa_lightning.generation.patch_batch import RowBatch
 from nuwa_lightning.generation.prompts import Prompts
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
-from nuwa_lightning.geometry import PatchGrid, PatchIndex
-from nuwa_lightning.modules.neighbours import ABSENT
-from nuwa_lightning.modules.patch_layer import TransformerSize
-from nuwa_lightning.modules.patch_states import RowBatch
-from nuwa_lightning.modules.patch_transformer import PatchTransformer
-from nuwa_lightning.modules.text_attention import TextStates
+from nuwa_lightning.models.layout import lay_out, place_tokens, read_tokens
+from nuwa_lightning.models.neighbors import ABSENT
+from nuwa_lightning.models.nuwa_infinity import PatchTransformer
+from nuwa_lightning.models.patch_layer import TransformerConfig
+from nuwa_lightning.models.text_attention import TextStates
+from nuwa_lightning.planning.context import FullContextPool, NearbyContextPool
+from nuwa_lightning.planning.direction import (
+    ArbitraryDirectionController,
+    DirectionController,
+    SpiralDirectionController,
+)
+from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
 
 GRID, PATCH = PatchGrid(1, 3, 3), (2, 2)
 
@@ -47,11 +51,11 @@ def _float64() -> Iterator[None]:
 
 def build() -> tuple[PatchTransformer, TextStates]:
     torch.manual_seed(0)
-    size = TransformerSize(16, 2, heads=4, kv_heads=2, layer_scale=1.0)
-    model = PatchTransformer(16, 4, patch_size=PATCH, embedding_extent=(0, 1, 1), size=size, text_width=6)
+    size = TransformerConfig(16, 2, num_heads=4, num_kv_heads=2, layer_scale=1.0)
+    model = PatchTransformer(16, 4, patch_size=PATCH, embedding_extent=(0, 1, 1), size=size, text_dim=6)
     model.set_codes(torch.randn(16, 4))
     for layer in model.layers:
-        torch.nn.init.normal_(layer.embedding.views, std=0.5)
+        torch.nn.init.normal_(layer.embedding.symmetries, std=0.5)
     assert model.text is not None
     seen = torch.tensor([[False] * 4, [True] * 4, [True, True, False, False]])
     with torch.no_grad():
@@ -75,8 +79,8 @@ def joint(
     flat = torch.cat([tokens.flatten(1), torch.full((2, 1), ABSENT)], dim=1).repeat(2, 1)
     out = model(
         flat[:, layout.index_PN],
-        layout.view_P.expand(4, -1),
-        near_BPNK=flat[:, layout.near_PNK],
+        layout.symmetry_P.expand(4, -1),
+        neighbors_BPNK=flat[:, layout.neighbors_PNK],
         groups=layout.groups,
         text=texts.rows(torch.tensor([0, 0, 1, 2])),
     )
@@ -186,9 +190,9 @@ def test_parts_are_kept_in_every_view() -> None:
         )
         assert canvas[0, 2, 3] == 7
         assert canvas[0, 3, 2] == 9
-    view = next(iter(ArbitraryDirectionController("zeta*").plan(GRID))).view
-    there = read_tokens(part[0], view, token_order="mirrored")
-    assert torch.equal(place_tokens(there, view, patch_size=PATCH, token_order="mirrored"), part[0])
+    symmetry = next(iter(ArbitraryDirectionController("zeta*").plan(GRID))).symmetry
+    there = read_tokens(part[0], symmetry, token_order="mirrored")
+    assert torch.equal(place_tokens(there, symmetry, patch_size=PATCH, token_order="mirrored"), part[0])
 
 
 def test_strong_guidance_makes_nothing_likely_that_the_text_does_not() -> None:

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nuwa_lightning.context import FullContextPool, NearbyContextPool, RecencyContextPool
-from nuwa_lightning.direction import ArbitraryDirectionController, SpiralDirectionController
-from nuwa_lightning.generation.picture import sample_tokens
-from nuwa_lightning.generation.renderer import InfiniteRenderer, Rendering, Standstill
+from nuwa_lightning.canvas.sample import sample_tokens
+from nuwa_lightning.generation.renderer import DecodingState, InfiniteRenderer, Rendering
 from nuwa_lightning.generation.sampling import Sampling
-from nuwa_lightning.geometry import PatchGrid, PatchIndex
+from nuwa_lightning.planning.context import FullContextPool, NearbyContextPool, RecencyContextPool
+from nuwa_lightning.planning.direction import ArbitraryDirectionController, SpiralDirectionController
+from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
 from tests.generation.small import small_model
 
 POOL = NearbyContextPool((0, 1, 1))
@@ -75,8 +75,8 @@ def everything(rendering: Rendering) -> list[tuple[PatchIndex, int, Tensor]]:
     return [(done.patch, done.wave, done.tokens_BYX) for wave in rendering for done in wave]
 
 
-def through_a_file(standstill: Standstill) -> Standstill:
-    copied: Standstill = pickle.loads(pickle.dumps(standstill))
+def through_a_file(decoding_state: DecodingState) -> DecodingState:
+    copied: DecodingState = pickle.loads(pickle.dumps(decoding_state))
     return copied
 
 
@@ -93,12 +93,12 @@ def test_any_standstill_goes_on_to_the_bit(grid: PatchGrid, direction, stops: li
         here = renderer(3, direction=direction)
         given = {PatchIndex(0, 1, 1): torch.arange(8).view(2, 2, 2)} if known else {}
         whole = everything(Rendering(here, grid, seeds=[1, 2], known=given))
-        parts, standstill = [], None
+        parts, decoding_state = [], None
         for stop in stops:
-            part = Rendering(here, grid, seeds=[1, 2], known=given, standstill=standstill)
+            part = Rendering(here, grid, seeds=[1, 2], known=given, decoding_state=decoding_state)
             parts += everything(itertools.islice(part, stop))  # type: ignore[arg-type]
-            standstill = through_a_file(part.standstill())
-        parts += everything(Rendering(here, grid, seeds=[1, 2], known=given, standstill=standstill))
+            decoding_state = through_a_file(part.decoding_state())
+        parts += everything(Rendering(here, grid, seeds=[1, 2], known=given, decoding_state=decoding_state))
     finally:
         torch.set_default_dtype(torch.float64)
     assert len(parts) == len(whole)
@@ -112,4 +112,4 @@ def test_a_standstill_of_another_canvas_is_refused() -> None:
     for _ in range(6):
         next(rendering)
     with pytest.raises(ValueError, match="of another canvas"):
-        Rendering(renderer(4), PatchGrid(1, 7, 5), seeds=[0], standstill=rendering.standstill())
+        Rendering(renderer(4), PatchGrid(1, 7, 5), seeds=[0], decoding_state=rendering.decoding_state())

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.sampling import Sampling, patch_uniforms
-from nuwa_lightning.geometry import PatchIndex
+from nuwa_lightning.planning.geometry import PatchIndex
 
 
 def test_drawn_frequencies_are_the_filtered_distribution() -> None:

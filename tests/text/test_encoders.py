@@ -49,9 +49,9 @@ def test_states_are_those_of_tidy_captions_in_half_precision() -> None:
     assert torch.equal(states[0], states[3])
     assert all(s.dtype == torch.float16 for s in states)
     assert "" not in encoder.seen
-    text_BSE, seen_BS = padded(states)
+    text_BSE, text_mask_BS = padded(states)
     assert (text_BSE.shape, text_BSE.dtype) == ((4, 29, 2), torch.float32)
-    assert seen_BS.sum(1).tolist() == [29, 0, 5, 29]
+    assert text_mask_BS.sum(1).tolist() == [29, 0, 5, 29]
     assert torch.equal(text_BSE[2, :5].half(), states[2])
 
 

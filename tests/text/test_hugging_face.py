@@ -102,7 +102,7 @@ def test_weights_are_never_made_up(library: Any, clip: Path, tmp_path: Path) -> 
     assert "\n" not in str(caught.value)
 
 
-def test_a_model_of_pictures_is_refused(library: Any, tmp_path: Path) -> None:
+def test_a_model_of_images_is_refused(library: Any, tmp_path: Path) -> None:
     library.CLIPTokenizer(vocab=WORDS, merges=[]).save_pretrained(tmp_path)
     seen = {**SMALL, "hidden_size": 16, "image_size": 8, "patch_size": 4}
     text = {**SMALL, "hidden_size": 16, "vocab_size": len(WORDS), "projection_size": 16}

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nuwa_lightning.generation.streaming import StreamingDecoder, to_uint8
+from nuwa_lightning.canvas.streaming_decoder import StreamingDecoder, to_uint8
 from nuwa_lightning.tokenizers.base import Tokenizer
 from nuwa_lightning.tokenizers.tiling import decode_tiled, encode_tiled
 from nuwa_lightning.tokenizers.windows import WindowedTokenizer, window_error
@@ -17,11 +17,11 @@ from nuwa_lightning.tokenizers.windows import WindowedTokenizer, window_error
 class GroupNormed:
     """Each pixel is its token's value over the mean of all tokens that it is shown with: far from local."""
 
-    factor, num_codes, code_dim, step = 2, 16, 1, 1
+    factor, codebook_size, codebook_dim, step = 2, 16, 1, 1
     encode_halo = decode_halo = 10**9
 
     def __init__(self) -> None:
-        self.codes_KD = torch.linspace(0.1, 1, 16)[:, None]
+        self.codebook_KD = torch.linspace(0.1, 1, 16)[:, None]
 
     def encode(self, image_B3YX: Tensor) -> Tensor:
         mean_BYX = torch.nn.functional.avg_pool2d(image_B3YX, 2).mean(1)
@@ -29,7 +29,7 @@ class GroupNormed:
         return (share_BYX * 8).long().clamp(0, 15)
 
     def decode(self, tokens_BYX: Tensor) -> Tensor:
-        value_BYX = self.codes_KD[:, 0][tokens_BYX]
+        value_BYX = self.codebook_KD[:, 0][tokens_BYX]
         share_BYX = value_BYX / value_BYX.mean((1, 2), keepdim=True) - 1
         return share_BYX.repeat_interleave(2, 1).repeat_interleave(2, 2)[:, None].expand(-1, 3, -1, -1)
 
@@ -50,7 +50,7 @@ def tokens(height: int, width: int) -> Tensor:
 def test_it_is_a_tokenizer() -> None:
     windowed = WindowedTokenizer(GroupNormed(), 8, 2)
     assert isinstance(windowed, Tokenizer)
-    assert (windowed.factor, windowed.num_codes, windowed.code_dim) == (2, 16, 1)
+    assert (windowed.downsample_factor, windowed.codebook_size, windowed.codebook_dim) == (2, 16, 1)
     assert windowed.fingerprint() != WindowedTokenizer(GroupNormed(), 8, 3).fingerprint()
     for step, overlap in ((8, 0), (8, 5), (0, 0)):
         with pytest.raises(ValueError, match="overlap"):

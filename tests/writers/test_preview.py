@@ -1,4 +1,4 @@
-"""The growing preview is the picture, reduced, whatever order its parts come in."""
+"""The growing preview is the image, reduced, whatever order its parts come in."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_means_of_squares() -> None:
 
 
 @pytest.mark.parametrize(("longest", "scale"), [(4096, 1), (200, 4), (64, 8)])
-def test_it_is_the_picture_reduced(tmp_path: Path, longest: int, scale: int) -> None:
+def test_it_is_the_image_reduced(tmp_path: Path, longest: int, scale: int) -> None:
     ramp = np.linspace(0, 255, 512)[:, None, None] * np.ones((1, 320, 3))
     canvas = np.ascontiguousarray(ramp.transpose(1, 0, 2)).astype(np.uint8)
     preview = GrowingPreview(tmp_path / "p.png", longest=longest, every=1e9)

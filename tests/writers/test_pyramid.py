@@ -1,4 +1,4 @@
-"""Pyramids are what halving the whole picture gives, and tiles have places of their own, however long it becomes."""
+"""Pyramids are what halving the whole image gives, and tiles have places of their own, however long it becomes."""
 
 from __future__ import annotations
 

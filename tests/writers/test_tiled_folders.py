@@ -1,4 +1,4 @@
-"""Deep Zoom and OME-Zarr: what other programs make of the tiles is the picture, however it was written."""
+"""Deep Zoom and OME-Zarr: what other programs make of the tiles is the image, however it was written."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NAMESPACE = "{http://schemas.microsoft.com/deepzoom/2008}"
 
 
 def smooth(height: int, width: int) -> Array:
-    """Return a picture that JPEG hardly changes."""
+    """Return an image that JPEG hardly changes."""
     y, x = np.mgrid[:height, :width]
     waves = [np.sin(y / 40 + c) + np.cos(x / (50 + 9 * c)) for c in range(3)]
     return (np.stack(waves, axis=-1) * 60 + 128).astype(np.uint8)
@@ -68,7 +68,7 @@ def write(path: Path, canvas: Array, *, step: int = 512, endless: str = "", meta
             writer.cut(width, height)
 
 
-def test_deep_zoom_tiles_are_the_picture(tmp_path: Path) -> None:
+def test_deep_zoom_tiles_are_the_image(tmp_path: Path) -> None:
     canvas = smooth(700, 1300)
     path = tmp_path / "a.dzi"
     write(path, canvas, step=300, metadata={"prompt": "a?>b -->"})

@@ -73,7 +73,7 @@ def read(path: Path) -> tuple[list[Frame], float]:
 @pytest.mark.parametrize("count", [1, 6, 20])
 @pytest.mark.parametrize("fps", [8, Fraction(30000, 1001)])
 def test_frames_come_back_in_time(tmp_path: Path, suffix: str, count: int, fps: Fraction) -> None:
-    path = tmp_path / f"film{suffix}"
+    path = tmp_path / f"video{suffix}"
     with open_video_writer(path, WIDTH, HEIGHT, fps=fps, metadata=METADATA) as writer:
         put(writer, 0, count)
         assert writer.frames == count
@@ -88,26 +88,26 @@ def test_frames_come_back_in_time(tmp_path: Path, suffix: str, count: int, fps: 
 
 @pytest.mark.parametrize("suffix", [".gif", ".webp"])
 def test_odd_sizes(tmp_path: Path, suffix: str) -> None:
-    with open_video_writer(tmp_path / f"film{suffix}", 21, 13) as writer:
+    with open_video_writer(tmp_path / f"video{suffix}", 21, 13) as writer:
         put(writer, 0, 3)
-    frames, _ = read(tmp_path / f"film{suffix}")
+    frames, _ = read(tmp_path / f"video{suffix}")
     assert [found.shape for found in frames] == 3 * [(13, 21, 3)]
-    assert read_metadata(tmp_path / f"film{suffix}") == {}
+    assert read_metadata(tmp_path / f"video{suffix}") == {}
 
 
 def test_colours_survive(tmp_path: Path) -> None:
     """The matrix that is written into the file is the one that was used: pure colours stay themselves."""
     colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (200, 120, 40)]
     for suffix in SUFFIXES:
-        with open_video_writer(tmp_path / f"film{suffix}", 32, 32) as writer:
+        with open_video_writer(tmp_path / f"video{suffix}", 32, 32) as writer:
             for colour in colours:
                 writer.append(np.full((32, 32, 3), colour, np.uint8))
-        frames, _ = read(tmp_path / f"film{suffix}")
+        frames, _ = read(tmp_path / f"video{suffix}")
         for colour, found in zip(colours, frames, strict=True):
             assert np.abs(found.mean((0, 1)) - colour).max() < 5, suffix
     import av
 
-    with av.open(str(tmp_path / "film.mp4")) as container:
+    with av.open(str(tmp_path / "video.mp4")) as container:
         assert container.streams.video[0].codec_context.colorspace == 1
         plain = next(container.decode(video=0)).to_ndarray(format="rgb24")  # a reader that goes by the file
     assert np.abs(plain.mean((0, 1)) - (255, 0, 0)).max() < 5
@@ -142,7 +142,7 @@ def test_any_of_the_last_two_states_gives_the_same_bytes(tmp_path: Path, suffix:
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_an_error_leaves_nothing_new(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"film{suffix}"
+    path = tmp_path / f"video{suffix}"
     with pytest.raises(KeyboardInterrupt), open_video_writer(path, WIDTH, HEIGHT) as writer:
         put(writer, 0, 8)
         raise KeyboardInterrupt

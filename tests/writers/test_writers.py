@@ -277,7 +277,7 @@ def test_torn_files_are_named_in_one_line(tmp_path: Path, suffix: str) -> None:
 
 def test_reading_something_else_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
-    path.write_text("no picture")
+    path.write_text("no image")
     with pytest.raises(UsageError, match="is nothing that a writer"):
         read_metadata(path)
     for name in ("none.png", "."):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from nuwa_lightning.generation.local.base import LocalDecoder
+from nuwa_lightning.generation.patch_decoder import PatchDecoder
 from nuwa_lightning.generation.sampling import Sampling
-from nuwa_lightning.generation.writing import PatchWriter
 
 
 @final
@@ -27,7 +27,7 @@ class AutoregressiveLocalDecoder(LocalDecoder):
         """Return one random number a token."""
         return tokens
 
-    def write(self, patches: PatchWriter, sampling: Sampling, uniform_RU: Tensor) -> None:
+    def write(self, patches: PatchDecoder, sampling: Sampling, uniform_RU: Tensor) -> None:
         """Write the tokens in order."""
         for place in range(uniform_RU.shape[1]):
             drawn_R = sampling.draw(patches.scores([place])[:, 0], uniform_RU[:, place])

@@ -10,15 +10,15 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from nuwa_lightning.generation.patch_decoder import PatchDecoder
 from nuwa_lightning.generation.sampling import Sampling
-from nuwa_lightning.generation.writing import PatchWriter
 
 
 class LocalDecoder(ABC):
     """How the tokens of one patch are written, and what is learned for it (paper: AR, P-NAR and NAR decoders).
 
     Patches are walked autoregressively in any case; this is about the inside of one. A decoder asks a
-    :class:`PatchWriter` for scores of any set of places and writes any set of places, so schemes that write several
+    :class:`PatchDecoder` for scores of any set of places and writes any set of places, so schemes that write several
     chosen tokens at once are a class of their own and nothing else.
 
     Law: what is written to a patch depends on its scores and its random numbers alone, never on patches beside it.
@@ -34,7 +34,7 @@ class LocalDecoder(ABC):
         """Return how many random numbers a patch of so many tokens takes."""
 
     @abstractmethod
-    def write(self, patches: PatchWriter, sampling: Sampling, uniform_RU: Tensor) -> None:
+    def write(self, patches: PatchDecoder, sampling: Sampling, uniform_RU: Tensor) -> None:
         """Write all tokens.
 
         Args:

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.local.base import LocalDecoder
+from nuwa_lightning.generation.patch_decoder import PatchDecoder
 from nuwa_lightning.generation.sampling import Sampling
-from nuwa_lightning.generation.writing import PatchWriter
-from nuwa_lightning.modules.neighbours import ABSENT
+from nuwa_lightning.models.neighbors import ABSENT
 
 
 @final
@@ -54,14 +54,14 @@ class MaskedLocalDecoder(LocalDecoder):
         """Return two random numbers a token and step: for the token, and for whether to keep it."""
         return 2 * tokens * self.steps
 
-    def write(self, patches: PatchWriter, sampling: Sampling, uniform_RU: Tensor) -> None:
+    def write(self, patches: PatchDecoder, sampling: Sampling, uniform_RU: Tensor) -> None:
         """Write all tokens in at most ``steps`` steps."""
         R, N = patches.tokens_RN.shape
         uniform_RS2N = uniform_RU.view(R, self.steps, 2, N)
-        hidden_RN = patches.tokens_RN == ABSENT
-        all_R1 = hidden_RN.sum(dim=1, keepdim=True)
+        masked_RN = patches.tokens_RN == ABSENT
+        all_R1 = masked_RN.sum(dim=1, keepdim=True)
         for step in range(self.steps):
-            left_R1 = hidden_RN.sum(dim=1, keepdim=True)
+            left_R1 = masked_RN.sum(dim=1, keepdim=True)
             if not bool(left_R1.any()):
                 return
             logits_RNK = patches.scores(range(N))
@@ -72,10 +72,10 @@ class MaskedLocalDecoder(LocalDecoder):
             # The least sure stay hidden; at least one token a step is written, in the last step all.
             keep_R1 = (all_R1 * math.cos(math.pi / 2 * (step + 1) / self.steps) + 1e-9).long()
             keep_R1 = torch.minimum(keep_R1, left_R1 - 1)
-            rank_RN = sure_RN.masked_fill(~hidden_RN, math.inf).argsort(dim=1).argsort(dim=1)
-            newly_RN = hidden_RN & (rank_RN >= keep_R1)
+            rank_RN = sure_RN.masked_fill(~masked_RN, math.inf).argsort(dim=1).argsort(dim=1)
+            newly_RN = masked_RN & (rank_RN >= keep_R1)
             patches.write(range(N), torch.where(newly_RN, token_RN, patches.tokens_RN))
-            hidden_RN = hidden_RN & ~newly_RN
+            masked_RN = masked_RN & ~newly_RN
 
     def _noise(self, step: int) -> float:
         first, last = self.temperature

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from nuwa_lightning.generation.local.base import LocalDecoder
+from nuwa_lightning.generation.patch_decoder import PatchDecoder
 from nuwa_lightning.generation.sampling import Sampling
-from nuwa_lightning.generation.writing import PatchWriter
 
 
 @final
@@ -33,7 +33,7 @@ class ParallelLocalDecoder(LocalDecoder):
         """Return one random number a token."""
         return tokens
 
-    def write(self, patches: PatchWriter, sampling: Sampling, uniform_RU: Tensor) -> None:
+    def write(self, patches: PatchDecoder, sampling: Sampling, uniform_RU: Tensor) -> None:
         """Write all tokens in one step."""
         R, N = patches.tokens_RN.shape
         logits_RNK = patches.scores(range(N))

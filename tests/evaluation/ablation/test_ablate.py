@@ -18,8 +18,8 @@ from evaluation.ablation.config import changed, load_ablation
 from evaluation.ablation.curves import read_curves, training_seconds
 from evaluation.ablation.running import parameters
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.tokenizers.export import save_tokenizer
-from nuwa_lightning.tokenizers.vqgan import VQGAN, VQGANSize
+from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
+from nuwa_lightning.tokenizers.pretrained import save_tokenizer
 from tests.commands.conftest import lightning_may_warn
 from tests.evaluation.ablation_toys import ABLATION, Calls, write
 
@@ -231,7 +231,7 @@ def test_pictures_of_no_run_are_refused(tmp_path: Path, capsys: Any) -> None:
 def test_the_refined_decoder_of_another_tokenizer_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     blocks = {"encoder_blocks": (0, 0), "decoder_blocks": (1, 1)}
-    size = VQGANSize(16, 4, encoder_channels=(8, 8), decoder_channels=(8, 8), **blocks)
+    size = VQGANConfig(16, 4, encoder_channels=(8, 8), decoder_channels=(8, 8), **blocks)
     for place in ("one", "better", "another"):
         torch.manual_seed(place == "another")
         save_tokenizer(tmp_path / place, VQGAN.build(size))

@@ -49,7 +49,7 @@ def test_its_head_says_how_to_run_it(path: Path) -> None:
 def test_every_table_of_the_paper_has_its_ablation() -> None:
     names = {path.stem for path in FILES}
     theirs = {"local_decoder", "caches", "position", "optimize", "extent", "patch_size", "model_size"}
-    ours = {"context", "direction", "kv_heads", "token_order"}
+    ours = {"context", "direction", "num_kv_heads", "token_order"}
     assert names == theirs | ours
     rivals = {cell.sampler for path in FILES for cell in load_ablation(path).cells.values()} - {"patches"}
     assert rivals == {"sliding_window", "masked_view"}

@@ -10,20 +10,20 @@ import torch
 from evaluation.rivals.masked_view import MaskedViewSampler, origins
 from evaluation.rivals.sliding_window import SlidingWindowSampler
 from evaluation.sampling import make_sampler
-from nuwa_lightning.context import EmptyContextPool, NearbyContextPool
-from nuwa_lightning.direction import RasterDirectionController
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.generation.export import Generator
 from nuwa_lightning.generation.local import MaskedLocalDecoder
+from nuwa_lightning.generation.pretrained import Generator
 from nuwa_lightning.generation.sampling import Sampling
-from nuwa_lightning.modules.patch_layer import TransformerSize
-from nuwa_lightning.modules.patch_transformer import PatchTransformer
+from nuwa_lightning.models.nuwa_infinity import PatchTransformer
+from nuwa_lightning.models.patch_layer import TransformerConfig
+from nuwa_lightning.planning.context import EmptyContextPool, NearbyContextPool
+from nuwa_lightning.planning.direction import RasterDirectionController
 
 
 @pytest.fixture(scope="module")
 def generator() -> Generator:
     torch.manual_seed(0)
-    size = TransformerSize(width=16, depth=2, heads=2, kv_heads=2, layer_scale=1.0)
+    size = TransformerConfig(dim=16, num_layers=2, num_heads=2, num_kv_heads=2, layer_scale=1.0)
     model = PatchTransformer(11, 4, patch_size=(4, 4), embedding_extent=(0, 0, 0), size=size, bidirectional=True)
     torch.nn.init.normal_(model.head.weight)
     model.set_codes(torch.randn(11, 4))
@@ -35,12 +35,12 @@ def test_windows_extend_what_is_written(generator: Generator) -> None:
     sampler = MaskedViewSampler(generator, Sampling())
     with torch.inference_mode():
         wide = sampler.tokens(4, 10, [3, 4])
-        view = sampler.tokens(4, 4, [3, 4])
+        symmetry = sampler.tokens(4, 4, [3, 4])
         alone = sampler.tokens(4, 10, [4])
     assert wide.shape == (2, 4, 10)
     assert int(wide.min()) >= 0
     assert int(wide.max()) < 11
-    assert torch.equal(wide[:, :, :4], view)
+    assert torch.equal(wide[:, :, :4], symmetry)
     assert torch.equal(wide[1], alone[0])
     assert not torch.equal(wide[0], wide[1])
 
@@ -48,8 +48,8 @@ def test_windows_extend_what_is_written(generator: Generator) -> None:
 def test_the_default_sampler_uses_the_decoder_of_the_training(generator: Generator) -> None:
     with torch.inference_mode():
         patches = make_sampler("patches", generator, Sampling()).tokens(4, 4, [3, 4])
-        view = make_sampler("masked_view", generator, Sampling()).tokens(4, 4, [3, 4])
-    assert torch.equal(patches, view)
+        symmetry = make_sampler("masked_view", generator, Sampling()).tokens(4, 4, [3, 4])
+    assert torch.equal(patches, symmetry)
 
 
 def test_windows_cover_the_canvas() -> None:

@@ -16,23 +16,23 @@ from evaluation.rivals.sliding_window import (
     place,
     places_read,
 )
-from nuwa_lightning.context import EmptyContextPool, NearbyContextPool
-from nuwa_lightning.direction import RasterDirectionController
+from nuwa_lightning.canvas.sample import sample_tokens
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.generation.export import Generator
-from nuwa_lightning.generation.layout import lay_out
-from nuwa_lightning.generation.picture import sample_tokens
+from nuwa_lightning.generation.fast_transformer import DecodingTransformer
+from nuwa_lightning.generation.pretrained import Generator
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling, patch_uniforms
-from nuwa_lightning.geometry import PatchGrid, PatchIndex
-from nuwa_lightning.modules.decoding import DecodingTransformer
-from nuwa_lightning.modules.patch_transformer import PatchTransformer, TransformerSize
+from nuwa_lightning.models.layout import lay_out
+from nuwa_lightning.models.nuwa_infinity import PatchTransformer, TransformerConfig
+from nuwa_lightning.planning.context import EmptyContextPool, NearbyContextPool
+from nuwa_lightning.planning.direction import RasterDirectionController
+from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
 
 
 @pytest.fixture(scope="module")
 def generator() -> Generator:
     torch.manual_seed(0)
-    size = TransformerSize(width=16, depth=2, heads=2, kv_heads=2, layer_scale=1.0)
+    size = TransformerConfig(dim=16, num_layers=2, num_heads=2, num_kv_heads=2, layer_scale=1.0)
     model = PatchTransformer(11, 4, patch_size=(4, 4), embedding_extent=(0, 0, 0), size=size).double()
     torch.nn.init.normal_(model.head.weight)
     model.set_codes(torch.randn(11, 4, dtype=torch.float64))
@@ -45,10 +45,10 @@ def scores_of_training(generator: Generator, tokens_B16: torch.Tensor) -> torch.
     plan = generator.direction.plan(grid, frozenset())
     embedding = generator.model.layer(0).embedding
     laid = lay_out(plan, generator.pool, grid=grid, patch_size=(4, 4), embedding=embedding, token_order="raster")
-    near = laid.near_PNK[0]
-    near_BNK = torch.where(near < 0, -1, tokens_B16[:, near.clamp_min(0)])
-    views = torch.zeros(len(tokens_B16), 1, dtype=torch.long)
-    return generator.model(tokens_B16[:, None], views, near_BPNK=near_BNK[:, None], groups=laid.groups)[:, 0]
+    neighbors = laid.near_PNK[0]
+    near_BNK = torch.where(neighbors < 0, -1, tokens_B16[:, neighbors.clamp_min(0)])
+    symmetries = torch.zeros(len(tokens_B16), 1, dtype=torch.long)
+    return generator.model(tokens_B16[:, None], symmetries, near_BPNK=near_BNK[:, None], groups=laid.groups)[:, 0]
 
 
 def test_scores_equal_those_of_training(generator: Generator) -> None:

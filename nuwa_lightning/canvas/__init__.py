@@ -1,0 +1,1 @@
+"""A canvas: tokens by place, and pixels as a view of them."""

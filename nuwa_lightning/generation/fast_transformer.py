@@ -1,0 +1,313 @@
+"""The patch transformer laid out for writing: the maths of training in fewer, larger and, if wanted, coarser products.
+
+Everything is derived from a :class:`PatchTransformer`; a test holds its logits equal to those of the training forward.
+At one row a product takes as long as reading its matrix, so what counts is bytes: matrices lie input by output (a third
+faster than the transpose at four rows, as fast at one), queries, keys and values are one product, LayerScale and both
+heads are folded in, and a matrix may be kept in fewer bits.
+
+Shape legend: R rows, l positions, J tokens that one position reads (its own, then neighbors), M = R * l, L = 1 + N
+positions of a patch, I/O width of input and output, W model width, H query heads, G key/value heads, D head width,
+K codes, E code width, C context patches, S key positions.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Final, Literal, final, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nuwa_lightning.errors import UsageError
+from nuwa_lightning.generation.cpu_kernels import HEAD_WIDTHS, Kernels, PackedMatrix, kernels
+from nuwa_lightning.models.attention import attend
+from nuwa_lightning.models.neighbors import ABSENT
+from nuwa_lightning.models.nuwa_infinity import PatchTransformer
+from nuwa_lightning.models.patch_layer import PatchLayer
+
+Number = Literal["float32", "bfloat16", "int8"]
+"""How numbers are kept. ``float32`` stands for the model's own numbers, whatever they are: the reference."""
+
+
+@dataclass(frozen=True)
+class Precision:
+    """In how many bits matrices and finished patches are kept while a canvas is written.
+
+    Args:
+        weights: of the matrices of all layers and of the head. ``int8`` has a scale for each output, and for each row
+            of the input, found as it comes: no row depends on another, so waves change nothing here either.
+        cache: of the keys and values of finished patches. ``int8`` has a scale for each token and head. They are
+            attended to in the model's own numbers, in bfloat16 if matrices are bfloat16 as well, or int8 and there
+            are compiled loops for that.
+
+    Raises:
+        UsageError: for another kind of numbers.
+    """
+
+    weights: Number = "float32"
+    cache: Number = "float32"
+
+    def __post_init__(self) -> None:
+        for option, value in (("--weights", self.weights), ("--cache", self.cache)):
+            if value not in get_args(Number):
+                raise UsageError(option, value, f"choose {', '.join(get_args(Number))}")
+
+
+class Product(ABC):
+    """``h @ matrix + bias`` for rows ``h``."""
+
+    @abstractmethod
+    def of(self, h_MI: Tensor) -> Tensor:
+        """Return ``[M, O]``."""
+
+    @abstractmethod
+    def add_to(self, x_MO: Tensor, h_MI: Tensor) -> Tensor:
+        """Return ``x + h @ matrix + bias``; ``x_MO`` may be overwritten."""
+
+
+def product(weight_OI: Tensor, bias_O: Tensor | None, number: Number) -> Product:
+    """Return a linear map whose matrix is kept as ``number``."""
+    if number == "int8":
+        compiled = kernels() if weight_OI.dtype == torch.float32 else None
+        return Int8(weight_OI, bias_O) if compiled is None else CompiledInt8(weight_OI, bias_O, compiled)
+    if number == "bfloat16":
+        return _Bfloat16(weight_OI, bias_O)
+    return _Exact(weight_OI, bias_O)
+
+
+@final
+class _Exact(Product):
+    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
+        self._weight_IO = weight_OI.t().contiguous()
+        self._bias_O = bias_O
+
+    def of(self, h_MI: Tensor) -> Tensor:
+        if self._bias_O is None:
+            return torch.mm(h_MI, self._weight_IO)
+        return torch.addmm(self._bias_O, h_MI, self._weight_IO)
+
+    def add_to(self, x_MO: Tensor, h_MI: Tensor) -> Tensor:
+        if self._bias_O is not None:
+            x_MO = x_MO + self._bias_O
+        return x_MO.addmm_(h_MI, self._weight_IO)
+
+
+@final
+class _Bfloat16(Product):
+    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
+        self._weight_IO = weight_OI.t().to(torch.bfloat16).contiguous()
+        self._bias_O = None if bias_O is None else bias_O.to(torch.bfloat16)
+
+    def of(self, h_MI: Tensor) -> Tensor:
+        h_MI = h_MI.to(torch.bfloat16)
+        if self._bias_O is None:
+            return torch.mm(h_MI, self._weight_IO)
+        return torch.addmm(self._bias_O, h_MI, self._weight_IO)
+
+    def add_to(self, x_MO: Tensor, h_MI: Tensor) -> Tensor:
+        return x_MO + self.of(h_MI)
+
+
+_SMALL: Final = 1e-12
+
+
+@final
+class Int8(Product):
+    """Symmetric int8 for the matrix (a scale for each output) and for the input (a scale for each row)."""
+
+    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
+        whole_OI, self._scale_O, self._bias_O = _whole_numbers(weight_OI, bias_O)
+        self._weight_IO = whole_OI.t()
+
+    def of(self, h_MI: Tensor) -> Tensor:
+        """Return ``[M, O]``."""
+        scale_M1, out_MO = self._raw(h_MI)
+        return torch.addcmul(self._bias_O, out_MO, scale_M1)
+
+    def add_to(self, x_MO: Tensor, h_MI: Tensor) -> Tensor:
+        """Return ``x + h @ matrix + bias``."""
+        scale_M1, out_MO = self._raw(h_MI)
+        return (x_MO + self._bias_O).addcmul_(out_MO, scale_M1)
+
+    def _raw(self, h_MI: Tensor) -> tuple[Tensor, Tensor]:
+        # Sums of whole numbers are exact: the same bits in any order, and for any number of rows.
+        h_MI = h_MI.to(self._bias_O.dtype)
+        scale_M1 = h_MI.abs().amax(dim=-1, keepdim=True).clamp_min_(_SMALL)
+        q_MI = (h_MI * (127 / scale_M1)).round_().to(torch.int8)
+        return scale_M1, torch._int_mm(q_MI, self._weight_IO) * self._scale_O
+
+
+@final
+class CompiledInt8(Product):
+    """The same numbers as :class:`Int8`, in one go."""
+
+    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None, compiled: Kernels) -> None:
+        self._matrix, self._compiled = PackedMatrix(*_whole_numbers(weight_OI, bias_O)), compiled
+
+    def of(self, h_MI: Tensor) -> Tensor:
+        """Return ``[M, O]``."""
+        return self._compiled.product(h_MI.float(), self._matrix)
+
+    def add_to(self, x_MO: Tensor, h_MI: Tensor) -> Tensor:
+        """Return ``x + h @ matrix + bias``."""
+        return self._compiled.product(h_MI.float(), self._matrix, x_MO)
+
+
+def _whole_numbers(weight_OI: Tensor, bias_O: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a matrix as int8, its scales over 127 (which is what the rows' scales are to be divided by), the bias."""
+    if weight_OI.device.type != "cpu":
+        raise UsageError("--weights", "int8", "this needs a CPU: choose float32 or bfloat16")
+    scale_O = weight_OI.abs().amax(dim=1).clamp_min(_SMALL) / 127
+    whole_OI = (weight_OI / scale_O[:, None]).round().to(torch.int8)
+    return whole_OI, scale_O.float() / 127, scale_O.new_zeros(len(scale_O)) if bias_O is None else bias_O
+
+
+@final
+class DecodingLayer:
+    """One layer, see the top of the file.
+
+    Args:
+        layer: from the model.
+        number: how matrices are kept.
+    """
+
+    def __init__(self, layer: PatchLayer, number: Number) -> None:
+        attention, wide = layer.attention, layer.feed_forward
+        self.num_heads, self.num_kv_heads, self.head_dim = (
+            attention.num_heads,
+            attention.num_kv_heads,
+            attention.head_dim,
+        )
+        self._parts = [self.num_heads, self.num_kv_heads, self.num_kv_heads]
+        self._qkv = product(
+            torch.cat([attention.query.weight, attention.key.weight, attention.value.weight]), None, number
+        )
+        self._out = _scaled(attention.out, layer.scale_attention, number)
+        self._inner = product(wide.inner.weight, wide.inner.bias, number)
+        self._narrow = _scaled(wide.out, layer.scale_feed_forward, number)
+        self._norm_attention, self._norm_feed_forward = layer.norm_attention, layer.norm_feed_forward
+        self.embedding = layer.embedding
+        self._compiled = kernels() if number == "int8" else None
+        # Kept keys have the entry of their own patch added; a context key gets the difference to its own entry.
+        self._own_G1D = self.embedding.own().unsqueeze(-2) if layer.feed == "key" else torch.zeros(())
+
+    def context_shift(self, offset_RC: Tensor, symmetry_RC: Tensor) -> Tensor:
+        """Return what is added to the kept keys of context patches, broadcastable to ``[R, C, G, N, D]``."""
+        if self._own_G1D.ndim == 0:
+            return self._own_G1D
+        shift: Tensor = self.embedding(offset_RC, symmetry_RC).unsqueeze(-2) - self._own_G1D
+        return shift
+
+    def attend(
+        self, x_MW: Tensor, k_RGSD: Tensor, v_RGSD: Tensor, *, start: int, end: int, bias: Tensor | None
+    ) -> Tensor:
+        """Add the attention branch; keys and values of the positions go to places ``start`` to ``end``.
+
+        Args:
+            x_MW: states of ``l = end - start`` positions of R rows; may be overwritten.
+            k_RGSD: keys, those before ``start`` are there.
+            v_RGSD: values, likewise.
+            start: place of the first position.
+            end: place behind the last position; places from here on are not looked at.
+            bias: see :func:`nuwa_lightning.models.attention.attend`.
+        """
+        norm = self._norm_attention
+        h_MW = F.layer_norm(x_MW, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+        qkv_RlXD = self._qkv.of(h_MW).view(len(k_RGSD), end - start, -1, self.head_dim)
+        q_RlHD, k_RlGD, v_RlGD = torch.split(qkv_RlXD, self._parts, dim=2)
+        torch.add(k_RlGD.transpose(1, 2), self._own_G1D, out=k_RGSD[:, :, start:end])
+        v_RGSD[:, :, start:end] = v_RlGD.transpose(1, 2)
+        alike = bias is None or bias.shape[1] == 1  # for all heads
+        if self._compiled is not None and k_RGSD.dtype == torch.bfloat16 and start + 1 == end and alike:
+            bias_RS = None if bias is None else bias.float().view(len(k_RGSD), end)
+            return self._out.add_to(x_MW, self._compiled.attend(q_RlHD[:, 0], k_RGSD, v_RGSD, end, bias_RS))
+        mixed_RlW = attend(q_RlHD.to(k_RGSD.dtype), k_RGSD[:, :, :end], v_RGSD[:, :, :end], bias=bias)
+        return self._out.add_to(x_MW, mixed_RlW.flatten(0, 1))
+
+    def feed_forward(self, x_MW: Tensor) -> Tensor:
+        """Add the feed-forward branch; ``x_MW`` may be overwritten."""
+        norm = self._norm_feed_forward
+        h_MW = F.layer_norm(x_MW, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+        value_MI, gate_MI = self._inner.of(h_MW).chunk(2, dim=-1)
+        return self._narrow.add_to(x_MW, value_MI * F.gelu(gate_MI))
+
+
+@final
+class DecodingTransformer:
+    """A patch transformer in evaluation mode, laid out for writing. After a step of training it has to be made anew.
+
+    Args:
+        model: from training or from a file.
+        precision: how numbers are kept.
+
+    Raises:
+        UsageError: if this machine has no products of that kind.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, model: PatchTransformer, precision: Precision = Precision()) -> None:
+        self.model, self.precision = model, precision
+        self.layers = [DecodingLayer(model.layer(n), precision.weights) for n in range(model.num_layers)]
+        halves = precision.weights == precision.cache == "bfloat16"
+        # Many positions at once are better attended to in float32 where there are no units for bfloat16.
+        single = not model.bidirectional and self.layers[0].head_dim in HEAD_WIDTHS
+        float32 = model.bos.dtype == torch.float32
+        compiled = precision.weights == "int8" and precision.cache != "float32" and kernels() is not None
+        self.dtype = torch.bfloat16 if halves or (compiled and single and float32) else model.bos.dtype
+        """Of the keys and values that are attended to."""
+        # A row of zeros more: that is where ABSENT, a negative index, points.
+        self._codebook_KE = F.pad(model.codebook_KE, (0, 0, 0, 1))
+        weights = [model.embed.weight] + (
+            [] if model.neighbor_embedding is None else [model.neighbor_embedding.linear.weight]
+        )
+        self._embed_IW = torch.cat([w.t() for w in weights])
+        self._place_LW = torch.cat([model.bos[None], model.position() + model.embed.bias])
+        # What hides a token takes the place of its embedding, of which the bias is everywhere.
+        self._hide_W = None if model.mask_token is None else model.mask_token - model.embed.bias
+        self._head = product(model.head_weight(), model.head.bias, precision.weights)
+        self._norm, self._repeat = model.norm, model.copy_head
+
+    def embed(self, inputs_RlJ: Tensor, symmetry_R: Tensor, start: int) -> Tensor:
+        """Return the states ``[R, l, W]`` that enter the first layer.
+
+        Args:
+            inputs_RlJ: tokens that positions read: their own (that before the one to be predicted, unless the model is
+                bidirectional), then neighbors; ``ABSENT`` where there is none or it is hidden.
+            symmetry_R: index of each row's view.
+            start: the first position; 0 is BOS.
+        """
+        R, new = inputs_RlJ.shape[:2]
+        used = self._embed_IW.shape[0] // self._codebook_KE.shape[1]
+        x_MI = self._codebook_KE[inputs_RlJ[:, :, :used]].view(R * new, -1)
+        place_RlW = self._place_LW[start : start + new] + self.model.symmetries[symmetry_R][:, None]
+        x_RlW = place_RlW.flatten(0, 1).addmm_(x_MI, self._embed_IW).view(R, new, -1)
+        if self._hide_W is not None:
+            masked_Rl = inputs_RlJ[:, :, 0] == ABSENT
+            masked_Rl[:, : max(0, 1 - start)] = False  # BOS
+            x_RlW += masked_Rl[:, :, None] * self._hide_W
+        return x_RlW
+
+    def logits(self, x_MW: Tensor, neighbors_MJ: Tensor | None = None) -> Tensor:
+        """Return scores over codes ``[M, K]`` of last-layer states.
+
+        Args:
+            x_MW: the states.
+            neighbors_MJ: neighbors of the tokens to be scored; needed with ``TransformerConfig.repeat`` only.
+
+        Raises:
+            ValueError: if they are needed and missing.
+        """
+        h_MW = self._norm(x_MW)
+        scores_MK = self._head.of(h_MW).to(x_MW.dtype)
+        if self._repeat is None:
+            return scores_MK
+        if neighbors_MJ is None:
+            raise ValueError("a model that repeats neighbors needs them for its scores")
+        more_MK: Tensor = self._repeat(scores_MK, h_MW, neighbors_MJ, self.model.codebook_KE)
+        return more_MK
+
+
+def _scaled(linear: nn.Linear, scale_O: Tensor, number: Number) -> Product:
+    return product(linear.weight * scale_O[:, None], linear.bias * scale_O, number)

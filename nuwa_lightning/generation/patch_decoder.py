@@ -1,0 +1,210 @@
+"""Patches of a wave in the making: what a local decoder has in hand.
+
+Shape legend: B canvases side by side, S steps of a wave, R = S * B rows (twice as many in the model under guidance),
+N tokens per patch, L = 1 + N positions, K neighbors of a token, J = 1 + K tokens that a position reads, n places.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import final
+
+import torch
+from torch import Tensor
+
+from nuwa_lightning.generation.patch_batch import PatchStates, RowBatch
+from nuwa_lightning.generation.prompts import Prompts
+from nuwa_lightning.models.layout import neighbor_positions
+from nuwa_lightning.models.neighbors import ABSENT, NEIGHBORS, Neighbor
+from nuwa_lightning.planning.geometry import OMEGA
+from nuwa_lightning.planning.schedule import PlannedStep, TokenOrder
+
+
+@final
+class PatchDecoder:
+    """Patches that are written side by side: scores of tokens that are asked for, given those written so far.
+
+    A local decoder asks for :meth:`scores` of a set of places and writes tokens to places, as often as it likes. In a
+    causal model states are kept: places from the first one asked for are computed anew, nothing else.
+
+    Args:
+        rows: the patches inside the model.
+        neighbors: neighbors of their tokens in context patches ``[R, N, K]``, see :func:`near_in_context`.
+        given: tokens that are given and never changed ``[R, N]``, else ``ABSENT``.
+        guidance: rows with and without text.
+        token_order: as in training.
+    """
+
+    def __init__(
+        self, rows: RowBatch, *, neighbors: Tensor, given: Tensor, guidance: GuidanceBatch, token_order: TokenOrder
+    ) -> None:
+        self._rows, self._guidance = rows, guidance
+        device = rows.symmetry_R.device
+        self._bidirectional = rows.model.model.bidirectional
+        R, N, K = neighbors.shape
+        self._given_RN = given.to(device)
+        self._partly = bool((given != ABSENT).any())
+        size, neighbors = rows.model.model.patch_size, rows.model.model.neighbors
+        self._own_NK = own_neighbors(size, token_order, neighbors).to(device)
+        self._readers = [p.to(device) for p in readers(size, token_order, neighbors)]
+        self.tokens_RN = self._given_RN.clone()
+        """What is written, ``ABSENT`` where nothing is yet."""
+        self._inputs_RLJ = torch.full((R, N + 1, K + 1), ABSENT, device=device)
+        self._inputs_RX = self._inputs_RLJ.flatten(1)
+        # Neighbors come in where their token is predicted.
+        self._neighbors_RNK = self._inputs_RLJ[:, 1:, 1:] if self._bidirectional else self._inputs_RLJ[:, :-1, 1:]
+        self._neighbors_RNK.copy_(neighbors)
+        self._fresh = not self._partly
+
+    @property
+    def rows(self) -> int:
+        """How many patches."""
+        return len(self.tokens_RN)
+
+    def scores(self, places: Sequence[int]) -> Tensor:
+        """Return scores over codes ``[R, n, K]`` of the tokens at ``places``, which are the same for all patches.
+
+        Args:
+            places: ascending. For a causal model side by side, and all tokens before the last of them are written.
+        """
+        if self._bidirectional:
+            x_RlW = self._read_all()[:, [place + 1 for place in places]]
+        else:
+            x_RlW = self._read(places[0], places[-1] + 1)[:, -len(places) :]
+        neighbors_MK = None
+        if self._rows.model.model.copy_head is not None:
+            neighbors_MK = self._guidance.both(self._neighbors_RNK[:, list(places)]).flatten(0, 1)
+        logits_MK = self._rows.model.logits(x_RlW.flatten(0, 1), neighbors_MK)
+        return self._guidance.one(torch.unflatten(logits_MK, 0, (-1, len(places))))
+
+    def write(self, places: Sequence[int], tokens_Rn: Tensor) -> None:
+        """Write tokens, or overwrite them; what is given stays.
+
+        Args:
+            places: where.
+            tokens_Rn: for each patch; ``ABSENT`` takes a token back.
+        """
+        if self._partly:
+            given_Rn = self._given_RN[:, list(places)]
+            tokens_Rn = torch.where(given_Rn == ABSENT, tokens_Rn, given_Rn)
+        if len(places) == 1 and not self._bidirectional:
+            place = places[0]
+            self.tokens_RN[:, place : place + 1] = tokens_Rn
+            self._inputs_RX.index_copy_(1, self._readers[place], tokens_Rn.expand(-1, len(self._readers[place])))
+        else:
+            self.tokens_RN[:, list(places)] = tokens_Rn
+            self._fresh = False
+
+    def states(self) -> PatchStates:
+        """Return what the finished patches leave for later ones.
+
+        Raises:
+            RuntimeError: if a token is not written yet.
+        """
+        if bool((self.tokens_RN == ABSENT).any()):
+            raise RuntimeError("patch not finished: some of its tokens are not written yet")
+        if self._bidirectional:
+            self._read_all()
+        elif self._rows.place < self._inputs_RLJ.shape[1]:
+            self._read(self._rows.place, self._inputs_RLJ.shape[1])
+        return self._rows.states()
+
+    def _read_all(self) -> Tensor:
+        self._rows.rewind(0)
+        return self._read(0, self._inputs_RLJ.shape[1])
+
+    def _read(self, start: int, end: int) -> Tensor:
+        if not self._fresh:
+            self._refresh()
+        if self._rows.place > start:
+            self._rows.rewind(start)
+        return self._rows.advance(self._guidance.both(self._inputs_RLJ[:, self._rows.place : end]))
+
+    def _refresh(self) -> None:
+        """Fill in all inputs from the tokens."""
+        self._inputs_RLJ[:, 1:, 0] = self.tokens_RN
+        own_RNK = self.tokens_RN[:, self._own_NK.clamp_min(0)]
+        self._neighbors_RNK.copy_(torch.where(self._own_NK == ABSENT, self._neighbors_RNK, own_RNK))
+        self._fresh = True
+
+
+@final
+class GuidanceBatch:
+    """Rows with and without text, side by side in one forward; one half only where there is no guidance.
+
+    Args:
+        prompts: the texts, if there are any.
+        canvases: how many canvases are written side by side.
+    """
+
+    def __init__(self, prompts: Prompts | None, canvases: int) -> None:
+        self._prompts, self._canvases = prompts, canvases
+        self.count = prompts.copies if prompts else 1
+
+    def both(self, rows: Tensor) -> Tensor:
+        """Repeat rows ``[S, B, ...]``, flattened, to ``[S, halves, B, ...]``, flattened."""
+        if self.count == 1:
+            return rows
+        pairs = torch.unflatten(rows, 0, (-1, 1, self._canvases))
+        return pairs.expand(-1, self.count, *pairs.shape[2:]).flatten(0, 2)
+
+    def one(self, logits: Tensor) -> Tensor:
+        """Return one row of scores a canvas."""
+        return self._prompts.guided(logits, canvases=self._canvases) if self._prompts else logits
+
+
+@functools.lru_cache(maxsize=64)
+def own_neighbors(
+    patch_size: tuple[int, int], token_order: TokenOrder, neighbors: tuple[Neighbor, ...] = NEIGHBORS
+) -> Tensor:
+    """Return the places of a token's neighbors in its own patch ``[N, K]``, else ``ABSENT``: alike in every view."""
+    return neighbor_positions(OMEGA, (), patch_size, token_order, neighbors=neighbors)[0]
+
+
+@functools.lru_cache(maxsize=64)
+def readers(
+    patch_size: tuple[int, int], token_order: TokenOrder, neighbors: tuple[Neighbor, ...] = NEIGHBORS
+) -> tuple[Tensor, ...]:
+    """Return for each place which of the flattened inputs ``[L * J]`` the token there goes to."""
+    own_NK = own_neighbors(patch_size, token_order, neighbors)
+    J = len(neighbors) + 1
+    found: list[list[int]] = [[(place + 1) * J] for place in range(len(own_NK))]
+    for position, sources in enumerate(own_NK.tolist()):
+        for k, place in enumerate(sources):
+            if place != ABSENT:
+                found[place].append(position * J + k + 1)
+    return tuple(torch.tensor(each) for each in found)
+
+
+def neighbors_in_context(
+    steps: Sequence[PlannedStep],
+    live: Mapping[int, Tensor],
+    *,
+    canvases: int,
+    patch_size: tuple[int, int],
+    token_order: TokenOrder,
+    neighbors: tuple[Neighbor, ...] = NEIGHBORS,
+) -> Tensor:
+    """Return the neighbors ``[R, N, K]`` of the tokens of a wave that lie in context patches, else ``ABSENT``.
+
+    Args:
+        steps: of the wave.
+        live: tokens ``[B, rows, columns]`` of finished steps.
+        canvases: B.
+        patch_size: rows and columns.
+        token_order: as in training.
+        neighbors: of the model.
+    """
+    cells = patch_size[0] * patch_size[1]
+    found = []
+    for planned in steps:
+        _, place_NK = neighbor_positions(
+            planned.step.symmetry, planned.places, patch_size, token_order, neighbors=neighbors
+        )
+        # One more place holds ABSENT, which is where a negative index points.
+        tokens_BS = torch.full((canvases, len(planned.context) * cells + 1), ABSENT)
+        for c, number in enumerate(planned.context):
+            tokens_BS[:, c * cells : (c + 1) * cells] = live[number].flatten(1)
+        found.append(tokens_BS[:, place_NK])
+    return torch.cat(found)

@@ -1,0 +1,235 @@
+"""A trained patch transformer as a folder: ``config.json`` and ``model.safetensors``.
+
+The JSON names classes from a closed table, never import paths, so a folder from a stranger cannot run code. A pool or
+direction of the user's own is named in the JSON, and its class has to be given when the folder is loaded.
+
+Shape legend: K codes, E code width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from nuwa_lightning.atomic import atomic_folder
+from nuwa_lightning.errors import UsageError
+from nuwa_lightning.generation.fast_transformer import Precision
+from nuwa_lightning.generation.local import (
+    AutoregressiveLocalDecoder,
+    LocalDecoder,
+    MaskedLocalDecoder,
+    ParallelLocalDecoder,
+)
+from nuwa_lightning.generation.renderer import InfiniteRenderer
+from nuwa_lightning.generation.sampling import Sampling
+from nuwa_lightning.models.nuwa_infinity import PatchTransformer
+from nuwa_lightning.models.patch_layer import TransformerConfig
+from nuwa_lightning.planning.context import EmptyContextPool, FullContextPool, NearbyContextPool, RecencyContextPool
+from nuwa_lightning.planning.context.base import ContextPool
+from nuwa_lightning.planning.direction import (
+    ArbitraryDirectionController,
+    OutwardDirectionController,
+    RasterDirectionController,
+    SpiralDirectionController,
+)
+from nuwa_lightning.planning.direction.base import DirectionController
+from nuwa_lightning.planning.schedule import TokenOrder
+from nuwa_lightning.text import ClipTextEncoder, HuggingFaceTextEncoder, MiniLMTextEncoder, TextEncoder
+
+Strategy = ContextPool | DirectionController | LocalDecoder | TextEncoder
+
+KIND = "nuwa-lightning patch transformer"
+FORMAT = 1
+
+_POOLS: dict[str, type[ContextPool]] = {
+    c.__name__: c for c in (NearbyContextPool, FullContextPool, EmptyContextPool, RecencyContextPool)
+}
+_DIRECTIONS: dict[str, type[DirectionController]] = {
+    c.__name__: c
+    for c in (
+        ArbitraryDirectionController,
+        RasterDirectionController,
+        SpiralDirectionController,
+        OutwardDirectionController,
+    )
+}
+_LOCAL_DECODERS: dict[str, type[LocalDecoder]] = {
+    c.__name__: c for c in (AutoregressiveLocalDecoder, MaskedLocalDecoder, ParallelLocalDecoder)
+}
+_ENCODERS: dict[str, type[TextEncoder]] = {
+    c.__name__: c for c in (MiniLMTextEncoder, ClipTextEncoder, HuggingFaceTextEncoder)
+}
+
+
+@dataclass(frozen=True)
+class Generator:
+    """What it takes to write tokens.
+
+    Attributes:
+        model: the transformer, in evaluation mode.
+        pool: what a patch may see, as in training.
+        direction: in which order patches are written.
+        token_order: as in training.
+        tokenizer_fingerprint: which tokenizer made the tokens it learned.
+        local_decoder: how the tokens of a patch are written, as in training.
+        text_encoder: what turns texts into token states; None for a model without text.
+        frames: of a training sample; 1 for a model of images.
+    """
+
+    model: PatchTransformer
+    pool: ContextPool
+    direction: DirectionController
+    token_order: TokenOrder
+    tokenizer_fingerprint: str
+    local_decoder: LocalDecoder = field(default_factory=AutoregressiveLocalDecoder)
+    text_encoder: TextEncoder | None = None
+    frames: int = 1
+
+    def renderer(
+        self,
+        sampling: Sampling,
+        *,
+        max_rows: int = 64,
+        precision: Precision = Precision(),  # noqa: B008 - frozen
+    ) -> InfiniteRenderer:
+        """Return the one sampler; arguments as for :class:`InfiniteRenderer`."""
+        return InfiniteRenderer(
+            self.model,
+            self.pool,
+            self.direction,
+            self.token_order,
+            sampling,
+            max_rows,
+            precision=precision,
+            local_decoder=self.local_decoder,
+        )
+
+
+def save_generator(folder: str | Path, generator: Generator) -> None:
+    """Write the folder, whole or not at all.
+
+    Args:
+        folder: where; replaced if it is there.
+        generator: what to save.
+    """
+    model = generator.model
+    config: dict[str, Any] = {
+        "kind": KIND,
+        "format": FORMAT,
+        "model": {
+            "codebook_size": model.codebook_size,
+            "codebook_dim": model.codebook_dim,
+            "patch_size": list(model.patch_size),
+            "embedding_extent": list(model.embedding_extent),
+            "size": dataclasses.asdict(model.size),
+            "bidirectional": model.bidirectional,
+        },
+        "context_pool": _describe(generator.pool),
+        "direction": _describe(generator.direction),
+        "local_decoder": _describe(generator.local_decoder),
+        "token_order": generator.token_order,
+        "tokenizer_fingerprint": generator.tokenizer_fingerprint,
+        "frames": generator.frames,
+    }
+    if generator.text_encoder is not None:
+        config["model"]["text_width"] = model.text_dim
+        config["text_encoder"] = _describe(generator.text_encoder)
+        config["text_fingerprint"] = generator.text_encoder.fingerprint()
+    with atomic_folder(folder, overwrite=True) as partial:
+        (partial / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        state = {k: v.detach().cpu().contiguous() for k, v in generator.model.state_dict().items()}
+        save_file(state, partial / "model.safetensors")
+
+
+def load_generator(
+    folder: str | Path,
+    *,
+    direction: DirectionController | None = None,
+    own: Sequence[type[Strategy]] = (),
+) -> Generator:
+    """Read the folder.
+
+    Args:
+        folder: what :func:`save_generator` wrote.
+        direction: instead of the one it was trained with.
+        own: the user's classes, for a model that was trained with a strategy or a text encoder of the user's own.
+
+    Raises:
+        UsageError: if the folder is missing, of another kind or format, or damaged.
+    """
+    folder = Path(folder)
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if config["kind"] != KIND:
+            raise UsageError("--checkpoint", folder, f"holds a {config['kind']}, not a {KIND}: name a stage-2 run")
+        if config["format"] != FORMAT:
+            raise UsageError("--checkpoint", folder, f"has format {config['format']}, this version reads {FORMAT}")
+        size = dict(config["model"])
+        size["patch_size"], size["embedding_extent"] = tuple(size["patch_size"]), tuple(size["embedding_extent"])
+        size["size"] = TransformerConfig(**size["size"])
+        with torch.device("meta"):
+            model = PatchTransformer(**size)
+        state = load_file(folder / "model.safetensors")
+        model.load_state_dict(state, strict=True, assign=True)
+        pools = {**_POOLS, **{c.__name__: c for c in own if issubclass(c, ContextPool)}}
+        directions = {**_DIRECTIONS, **{c.__name__: c for c in own if issubclass(c, DirectionController)}}
+        pool: ContextPool = _build(config["context_pool"], pools)
+        direction = direction or _build(config["direction"], directions)
+        decoders = {**_LOCAL_DECODERS, **{c.__name__: c for c in own if issubclass(c, LocalDecoder)}}
+        # Folders from before there was a choice do not say it.
+        before = {"name": "AutoregressiveLocalDecoder", "args": {}}
+        local_decoder: LocalDecoder = _build(config.get("local_decoder", before), decoders)
+        if local_decoder.bidirectional != model.bidirectional:
+            raise ValueError(f"{local_decoder} is not what the model was trained for")
+        encoders = {**_ENCODERS, **{c.__name__: c for c in own if issubclass(c, TextEncoder)}}
+        encoder: TextEncoder | None = _build(config["text_encoder"], encoders) if "text_encoder" in config else None
+        order, fingerprint = config["token_order"], config["tokenizer_fingerprint"]
+        frames = int(config.get("frames", 1))
+        if order not in get_args(TokenOrder):
+            raise ValueError(f"token_order {order!r} is none of {', '.join(get_args(TokenOrder))}")
+    except FileNotFoundError as error:
+        raise UsageError(
+            "--checkpoint", folder, f"{error.filename} is missing: name the folder of a finished run"
+        ) from None
+    except UsageError:
+        raise
+    except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError("--checkpoint", folder, f"is damaged ({reason}): train it again or name another run") from None
+    if pool.embedding_extent != tuple(size["embedding_extent"]):
+        raise UsageError(
+            "--own",
+            pool,
+            f"the model was trained for offsets up to {tuple(size['embedding_extent'])}: train with this pool first",
+        )
+    if encoder is not None and encoder.fingerprint() != config["text_fingerprint"]:
+        raise UsageError("--checkpoint", folder, f"{encoder} is not what it was in training: install that one again")
+    return Generator(model.eval(), pool, direction, order, fingerprint, local_decoder, encoder, frames)
+
+
+def _describe(strategy: Strategy) -> dict[str, Any]:
+    args = {f.name: getattr(strategy, f.name) for f in _fields(strategy)}
+    return {"name": type(strategy).__name__, "args": args}
+
+
+def _fields(strategy: object) -> list[Any]:
+    if not dataclasses.is_dataclass(strategy):
+        return []
+    return [f for f in dataclasses.fields(strategy) if f.init]
+
+
+def _build(description: dict[str, Any], table: dict[str, Any]) -> Any:
+    name = description["name"]
+    if name not in table:
+        hint = f"the model was trained with this class of somebody's own: give its import path, --own my_file.{name}"
+        raise UsageError("--own", name, hint)
+    args = {k: tuple(v) if isinstance(v, list) else v for k, v in description["args"].items()}
+    return table[name](**args)

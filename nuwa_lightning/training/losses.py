@@ -1,0 +1,151 @@
+"""The terms of the tokenizer's loss and their weights.
+
+Shapes: B batch, Y/X rows and columns.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from nuwa_lightning.models.perceptual import PerceptualLoss, build_perceptual
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PerceptualTerm:
+    """The perceptual part of the loss.
+
+    Attributes:
+        weight: its weight; 0 leaves it out.
+        kind: ``auto`` takes LPIPS where both files are given or found, else ST-LPIPS where its package is installed,
+            else none. The log and the run's record name it.
+        images: images of each batch it looks at; it costs more than the tokenizer itself.
+        crop: side in pixels of the random square of each that it looks at.
+        start: share of the training before it begins: it costs more than all else, and codes are better without it.
+        vgg16: file with torchvision's ``vgg16`` weights, for LPIPS; by default looked for in torch hub's cache.
+        lpips_heads: the package ``lpips``' ``vgg.pth``, for LPIPS; by default that of the installed package.
+    """
+
+    weight: float = 0.1
+    kind: Literal["auto", "lpips", "st-lpips", "none"] = "auto"
+    images: int = 1
+    crop: int = 64
+    start: float = 0.0
+    vgg16: str | None = None
+    lpips_heads: str | None = None
+
+    def build(self) -> PerceptualLoss | None:
+        """Return the network, frozen, or nothing.
+
+        Raises:
+            UsageError: if what was asked for by name is not there.
+        """
+        if self.weight <= 0:
+            return None
+        loss = build_perceptual(self.kind, vgg16=self.vgg16, lpips_heads=self.lpips_heads)
+        if loss is None and self.kind == "auto":
+            _LOG.warning("no perceptual network: pip install --no-deps stlpips-pytorch gives sharper images")
+        if loss is None:
+            return None
+        _LOG.info("perceptual loss: %s", loss.name)
+        return loss.eval().to(memory_format=torch.channels_last)
+
+
+@dataclass(frozen=True)
+class AdversarialTerm:
+    """The adversarial part of the loss: hinge loss with adaptive weight, ramped in. It pays only in long trainings.
+
+    Attributes:
+        weight: factor on the adaptive weight; 0 leaves it out.
+        start: share of the training before it begins.
+        ramp: share of the training over which it grows to its full weight.
+        lr: learning rate of the discriminator.
+        channels: channels of the discriminator.
+        layers: hidden layers of the discriminator.
+    """
+
+    weight: float = 0.0
+    start: float = 0.6
+    ramp: float = 0.1
+    lr: float = 5e-4
+    channels: int = 64
+    layers: int = 3
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the terms of the loss.
+
+    Attributes:
+        pixel: mean absolute difference.
+        squared: mean squared difference, what PSNR measures; pixels are in [-1, 1].
+        colour: mean absolute difference of squares of 8 and 16 pixels: keeps smooth skies from breaking into patches.
+        commitment: squared distance of the vectors to their codes.
+        perceptual: see :class:`PerceptualTerm`.
+        adversarial: see :class:`AdversarialTerm`.
+    """
+
+    pixel: float = 1.0
+    squared: float = 0.0
+    colour: float = 0.5
+    commitment: float = 10.0
+    perceptual: PerceptualTerm = field(default_factory=PerceptualTerm)
+    adversarial: AdversarialTerm = field(default_factory=AdversarialTerm)
+
+
+def difference_terms(rebuilt_B3YX: Tensor, image_B3YX: Tensor, *, factor: int) -> dict[str, Tensor]:
+    """Return the terms that compare pixels: ``pixel``, ``squared`` and ``colour``.
+
+    Args:
+        rebuilt_B3YX: what was made.
+        image_B3YX: what it should be.
+        factor: side of the squares whose mean colours are compared, in pixels; those of twice the side are, too.
+    """
+    difference = rebuilt_B3YX - image_B3YX
+    coarse = functional.avg_pool2d(difference, factor)
+    coarser = functional.avg_pool2d(coarse, 2) if min(coarse.shape[2:]) > 1 else coarse
+    return {
+        "pixel": difference.abs().mean(),
+        "squared": difference.square().mean(),
+        "colour": coarse.abs().mean() + coarser.abs().mean(),
+    }
+
+
+def weighted_sum(terms: dict[str, Tensor], weights: LossWeights) -> Tensor:
+    """Return the sum of those terms that are there, by their weights; the adversarial one is not among them."""
+    factors = {
+        "pixel": weights.pixel,
+        "commitment": weights.commitment,
+        "colour": weights.colour,
+        "squared": weights.squared,
+        "perceptual": weights.perceptual.weight,
+    }
+    parts = [factor * terms[name] for name, factor in factors.items() if name in terms]
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
+
+
+def random_crops(
+    a_B3YX: Tensor, b_B3YX: Tensor, term: PerceptualTerm, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return the same random squares of some images of both.
+
+    Random places also keep the network's stride from leaving a pattern of its own.
+    """
+    chosen = torch.randperm(len(a_B3YX), generator=generator)[: term.images]
+    sides = [min(term.crop, side) for side in a_B3YX.shape[2:]]
+    top, left = (
+        int(torch.randint(full - side + 1, (1,), generator=generator))
+        for full, side in zip(a_B3YX.shape[2:], sides, strict=True)
+    )
+    window = (slice(None), slice(top, top + sides[0]), slice(left, left + sides[1]))
+    return a_B3YX[chosen][(slice(None), *window)], b_B3YX[chosen][(slice(None), *window)]

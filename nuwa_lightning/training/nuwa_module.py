@@ -1,0 +1,439 @@
+"""Stage 2, autoregressive over autoregressive: train the patch transformer on the tokens of a frozen tokenizer.
+
+Shape legend: B samples, P steps of a plan, N tokens per patch, K codes, T/Y/X token axes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from nuwa_lightning.errors import UsageError
+from nuwa_lightning.generation.local import AutoregressiveLocalDecoder, LocalDecoder
+from nuwa_lightning.generation.patch_decoder import own_neighbors
+from nuwa_lightning.generation.pretrained import Generator, save_generator
+from nuwa_lightning.generation.renderer import InfiniteRenderer
+from nuwa_lightning.generation.sampling import Sampling
+from nuwa_lightning.models.layout import PlanLayout, lay_out
+from nuwa_lightning.models.neighbors import ABSENT
+from nuwa_lightning.models.nuwa_infinity import PatchTransformer, TokenMask
+from nuwa_lightning.models.patch_layer import TransformerConfig
+from nuwa_lightning.models.text_attention import TextStates
+from nuwa_lightning.planning.context.base import ContextPool, checked_extent
+from nuwa_lightning.planning.context.nearby import NearbyContextPool
+from nuwa_lightning.planning.direction.arbitrary import ArbitraryDirectionController
+from nuwa_lightning.planning.direction.base import DirectionController, Step
+from nuwa_lightning.planning.geometry import PatchGrid
+from nuwa_lightning.planning.schedule import TokenOrder
+from nuwa_lightning.tokenizers.base import Tokenizer
+from nuwa_lightning.training.batch import Written, look_up
+from nuwa_lightning.training.conditioning import Conditions, SampleText, token_noise
+from nuwa_lightning.training.muon import MuonAdamW, muon_groups
+from nuwa_lightning.training.optimization import (
+    OptimizerConfig,
+    check_finite,
+    clip_gradients,
+    group_options,
+    prefer_options,
+)
+from nuwa_lightning.training.plans import TrainingPlans
+
+Optimize = Literal["joint", "accumulated", "per_patch"]
+"""``joint``: all patches in one forward, gradients flow through the pool (ours). ``accumulated``: the same with
+detached context. ``per_patch``: an optimizer step after every patch, the paper's render-and-optimize."""
+
+_NO_TARGET = -100
+_OPTIONS = {
+    "size": "--model.transformer",
+    "embedding_extent": "--model.context_pool",
+    "bidirectional": "--model.local_decoder",
+    "text_width": "--model.conditions.text_encoder",
+}
+
+
+class NuwaInfinityModule(LightningModule):
+    """Train ``p(token | earlier tokens of the patch, context patches)`` over plans of a direction controller.
+
+    Args:
+        codebook_size: code book size of the tokenizer that made the tokens.
+        codebook_dim: width of its code vectors.
+        patch_size: tokens of a patch, rows and columns.
+        transformer: size of the model.
+        context_pool: what a patch may look at.
+        direction: in which order patches are written; one plan is drawn per sample.
+        token_order: "mirrored" writes tokens in the direction of travel (ours), "raster" row by row (paper).
+        local_decoder: how the tokens of a patch are written, and so what is learned.
+        optimize: "joint", "accumulated" or "per_patch".
+        conditions: what samples are conditioned on beside their context: a text, parts of them that are given.
+        lr: peak learning rate of Muon (layer matrices) and AdamW (the rest).
+        descent: the rest of the optimiser's options.
+
+    The paper's section is "Training"; joint optimisation and mirrored views are ours.
+    """
+
+    title = "stage 2, patch transformer"
+
+    def __init__(
+        self,
+        codebook_size: int = 1024,
+        codebook_dim: int = 16,
+        *,
+        patch_size: tuple[int, int] = (8, 8),
+        transformer: TransformerConfig = TransformerConfig(),  # noqa: B008 - frozen
+        context_pool: ContextPool = NearbyContextPool(),  # noqa: B008 - frozen
+        direction: DirectionController = ArbitraryDirectionController(),  # noqa: B008 - frozen
+        token_order: TokenOrder = "mirrored",
+        local_decoder: LocalDecoder = AutoregressiveLocalDecoder(),  # noqa: B008 - frozen
+        optimize: Optimize = "joint",
+        conditions: Conditions = Conditions(),  # noqa: B008 - frozen
+        lr: float = 2e-3,
+        descent: OptimizerConfig = OptimizerConfig(),  # noqa: B008 - frozen
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.context_pool, self.direction, self.local_decoder = context_pool, direction, local_decoder
+        self.token_order: TokenOrder = token_order
+        self.optimize: Optimize = optimize
+        self.conditions, self.lr, self.descent = conditions, lr, descent
+        if not 0 < lr < math.inf:
+            raise UsageError("model.lr", lr, "must be above 0")
+        try:
+            self.transformer = PatchTransformer(
+                codebook_size,
+                codebook_dim,
+                patch_size=patch_size,
+                embedding_extent=checked_extent("model.context_pool", context_pool.embedding_extent),
+                size=transformer,
+                bidirectional=local_decoder.bidirectional,
+                text_dim=conditions.text_dim,
+            )
+        except UsageError:
+            raise
+        except ValueError as error:
+            raise UsageError("model.transformer", transformer, str(error)) from None
+        self._tokenizer: tuple[Tokenizer, ...] = ()
+        self._plans = TrainingPlans(direction, conditions, patch_size=patch_size, lay_out=self._lay_out)
+        self._options: list[dict[str, Any]] = []
+
+    # -- data ---------------------------------------------------------------------------------------------------------
+
+    def attach_tokenizer(self, tokenizer: Tokenizer) -> None:
+        """Take the frozen tokenizer: its code vectors go into the model, itself it stays outside of it.
+
+        Raises:
+            UsageError: if the recipe's numbers do not fit it.
+        """
+        have, want = tuple(tokenizer.codebook_KD.shape), tuple(self.transformer.codebook_KE.shape)
+        if have != want:
+            raise UsageError(
+                "model.codebook_size, --model.codebook_dim",
+                want,
+                f"the tokenizer has {have[0]} codes of {have[1]} channels: set model.codebook_size={have[0]} and "
+                f"model.codebook_dim={have[1]}, or name another tokenizer",
+            )
+        self.transformer.set_codes(tokenizer.codebook_KD)
+        # In a tuple it is no sub-module: not trained, not saved twice, not moved.
+        self._tokenizer = (tokenizer,)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The attached tokenizer.
+
+        Raises:
+            RuntimeError: before :meth:`attach_tokenizer`.
+        """
+        if not self._tokenizer:
+            raise RuntimeError("attach_tokenizer has not been called")
+        return self._tokenizer[0]
+
+    def layouts(self, shape: tuple[int, int, int]) -> tuple[Tensor, list[PlanLayout]]:
+        """Return the weights and layouts of the plans that a sample of ``(t, y, x)`` tokens may follow.
+
+        Raises:
+            UsageError: if the sample is no whole number of patches, or a view transposes patches that are not square.
+            LawError: if the pool or the direction breaks a law.
+        """
+        return self._plans.layouts(shape)
+
+    def _lay_out(self, plan: Iterable[Step], grid: PatchGrid) -> PlanLayout:
+        try:
+            return lay_out(
+                plan,
+                self.context_pool,
+                grid=grid,
+                patch_size=self.transformer.patch_size,
+                embedding=self.transformer.layer(0).embedding,
+                token_order=self.token_order,
+                neighbors=self.transformer.neighbors,
+            )
+        except UsageError:
+            raise
+        except ValueError as error:
+            raise UsageError("model.patch_size", self.transformer.patch_size, str(error)) from None
+
+    def draw_plans(
+        self, tokens_BTYX: Tensor, generator: torch.Generator | None, *, text: SampleText | None = None
+    ) -> list[Written]:
+        """Give each sample a plan and put samples that share all masks together.
+
+        Args:
+            tokens_BTYX: a batch.
+            generator: draws plans and what is hidden; without one, samples take plans in turn (validation).
+            text: of the samples.
+        """
+        hiding = generator or torch.Generator().manual_seed(0)
+        B, T, Y, X = tokens_BTYX.shape
+        drawn = self._plans.draw((T, Y, X), B, generator)
+        same: dict[tuple[object, ...], list[int]] = defaultdict(list)
+        for b, layout in enumerate(drawn):
+            same[layout.key].append(b)
+        flat = read = tokens_BTYX.flatten(1)
+        if generator is not None and self.conditions.token_noise:
+            read = token_noise(
+                flat, self.transformer.codebook_KE, share=self.conditions.token_noise, generator=generator
+            )
+        groups = []
+        for members in same.values():
+            chosen = [drawn[b] for b in members]
+            device = flat.device
+            tokens_BPN = torch.stack([flat[b][p.index_PN.to(device)] for b, p in zip(members, chosen, strict=True)])
+            read_BPN = tokens_BPN
+            if read is not flat:
+                read_BPN = torch.stack([read[b][p.index_PN.to(device)] for b, p in zip(members, chosen, strict=True)])
+            neighbors_BPNK = torch.stack(
+                [look_up(read[b], p.neighbors_PNK) for b, p in zip(members, chosen, strict=True)]
+            )
+            symmetry_BP = torch.stack([p.symmetry_P for p in chosen]).to(device)
+            of_these = text and text.rows(members)
+            token_mask = self._hide(neighbors_BPNK, hiding)
+            groups.append(Written(chosen[0], tokens_BPN, read_BPN, neighbors_BPNK, symmetry_BP, token_mask, of_these))
+        return groups
+
+    def _hide(self, neighbors_BPNK: Tensor, generator: torch.Generator) -> TokenMask | None:
+        B, P, N, _ = neighbors_BPNK.shape
+        masked_BPN = self.local_decoder.hide((B, P, N), generator)
+        if masked_BPN is None:
+            return None
+        masked_BPN = masked_BPN.to(neighbors_BPNK.device)
+        model = self.transformer
+        own_NK = own_neighbors(model.patch_size, self.token_order, model.neighbors).to(neighbors_BPNK.device)
+        gone_BPNK = masked_BPN[:, :, own_NK.clamp_min(0)] & (own_NK != ABSENT)
+        return TokenMask(masked_BPN, torch.where(gone_BPNK, ABSENT, neighbors_BPNK))
+
+    # -- training -----------------------------------------------------------------------------------------------------
+
+    def loss(self, written: Written) -> Tensor:
+        """Return the cross-entropy of every token ``[B, P, N]`` in one forward; see :meth:`Written.weighted`."""
+        tokens_BPN = written.tokens_BPN
+        logits_BPNK = self.transformer(
+            written.read_BPN,
+            written.symmetry_BP,
+            neighbors_BPNK=written.neighbors_BPNK,
+            groups=written.layout.groups,
+            token_mask=written.token_mask,
+            text=self._text_states(written),
+            detach_context=self.optimize != "joint",
+        )
+        loss_M = F.cross_entropy(logits_BPNK.flatten(0, 2), tokens_BPN.flatten(), reduction="none")
+        return written.weighted(loss_M.view(tokens_BPN.shape))
+
+    def _text_states(self, written: Written) -> TextStates | None:
+        text = self.transformer.text
+        return None if text is None or written.text is None else text.states(*written.text)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Take one optimizer step (or, with ``per_patch``, one a patch) and return the mean loss."""
+        seed = torch.initial_seed() ^ (self.global_step * 2654435761 + self.global_rank)
+        generator = torch.Generator().manual_seed(seed & ((1 << 63) - 1))
+        groups = self.draw_plans(batch["tokens"], generator, text=self.conditions.text_of(batch, generator))
+        optimizer: Any = self.optimizers()
+        scheduler: Any = self.lr_schedulers()
+        if self.optimize == "per_patch":
+            mean = self._render_and_optimize(groups, optimizer)
+        else:
+            optimizer.zero_grad()
+            mean = torch.zeros((), device=self.device)
+            count = sum(written.count for written in groups)
+            for written in groups:
+                loss = self.loss(written)[:, ~written.layout.known_P].sum() / count
+                check_finite({"the loss": loss}, step=self.global_step, lr=self.lr)
+                self.manual_backward(loss)
+                mean = mean + loss.detach()
+            self._clip_and_step(optimizer)
+        scheduler.step()
+        self.log("train/loss", mean, prog_bar=True)
+        self.log("train/lr", scheduler.get_last_lr()[0])
+        return {"loss": mean}
+
+    def _render_and_optimize(self, groups: list[Written], optimizer: Any) -> Tensor:
+        total, count = torch.zeros((), device=self.device), 0
+        for place, written in enumerate(groups):
+            P = written.tokens_BPN.shape[1]
+            for step, loss in self.step_losses(written):
+                check_finite({"the loss": loss}, step=self.global_step, lr=self.lr)
+                optimizer.zero_grad()
+                self.manual_backward(loss)
+                last = place == len(groups) - 1 and step == P - 1
+                # Only the last step goes through Lightning, so that global_step counts batches.
+                self._clip_and_step(optimizer if last else optimizer.optimizer)
+                total, count = total + loss.detach(), count + 1
+        return total / count
+
+    def step_losses(self, written: Written) -> Iterator[tuple[int, Tensor]]:
+        """Yield ``(step, mean loss)`` patch by patch with detached cached context (paper, Algorithm 1)."""
+        where = {int(s): (g, i) for g in written.layout.groups for i, s in enumerate(g.steps_P)}
+        states: dict[int, list[Tensor]] = {}
+        tokens_BPN = written.tokens_BPN
+        given = written.layout.known_P.tolist()
+        B, P, _ = tokens_BPN.shape
+        for step in range(P):
+            group, i = where[step]
+            token_mask = written.token_mask and TokenMask(
+                written.token_mask.tokens[:, step], written.token_mask.neighbors[:, step]
+            )
+            logits_BNK, states[step] = self.transformer.forward_step(
+                written.read_BPN[:, step],
+                written.symmetry_BP[:, step],
+                neighbors_RNK=written.neighbors_BPNK[:, step],
+                context=[states[int(c)] for c in group.context_PC[i]],
+                offset_RC=group.offset_PC[i].expand(B, -1),
+                symmetry_RC=group.symmetry_PC[i].expand(B, -1),
+                token_mask=token_mask,
+                text=self._text_states(written),
+            )
+            if not given[step]:
+                target_BN = tokens_BPN[:, step]
+                if token_mask is not None:
+                    target_BN = torch.where(token_mask.tokens, target_BN, _NO_TARGET)
+                yield step, F.cross_entropy(logits_BNK.flatten(0, 1), target_BN.flatten(), ignore_index=_NO_TARGET)
+
+    def _clip_and_step(self, optimizer: Any) -> None:
+        limit = self.descent.gradient_clip_val
+        clip_gradients(self.transformer.named_parameters(), limit, step=self.global_step, lr=self.lr)
+        optimizer.step()
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Log the loss on held-out images: the mean, and that of the tokens where a patch begins.
+
+        The mean hides whether context works; the first tokens of a patch show it.
+        """
+        self._log_losses(batch, "val")
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Log the same as :meth:`validation_step`; scores of images are a callback's (``recipes/scores.yaml``)."""
+        self._log_losses(batch, "test")
+
+    def _log_losses(self, batch: dict[str, Tensor], stage: str) -> None:
+        losses, first = [], []
+        for written in self.draw_plans(batch["tokens"], None, text=self.conditions.text_of(batch, None)):
+            loss_BPN = self.loss(written)
+            losses.append(loss_BPN.flatten())
+            first.append(loss_BPN[:, :, : self.transformer.patch_size[0]].flatten())
+        size = len(batch["tokens"])
+        self.log(f"{stage}/loss", torch.cat(losses).mean(), prog_bar=True, batch_size=size, sync_dist=True)
+        self.log(f"{stage}/loss_first_column", torch.cat(first).mean(), batch_size=size, sync_dist=True)
+
+    def configure_optimizers(self) -> Any:
+        """Muon with AdamW; linear warm-up, then a cosine to zero at the trainer's last batch."""
+        optimizer = MuonAdamW(
+            muon_groups(self.transformer, *self.transformer.stacks), lr=self.lr, weight_decay=self.descent.weight_decay
+        )
+        total = self.trainer.estimated_stepping_batches
+        last, warmup = max(1.0, float(total)), self.descent.warmup_steps
+
+        def factor(step: int) -> float:
+            if step < warmup:
+                return (step + 1) / warmup
+            if not math.isfinite(last):
+                return 1.0
+            done = (step - warmup) / max(1.0, last - warmup)
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        self._options = group_options(optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Let this run's options win over those of a checkpoint."""
+        schedule: Any = self.lr_schedulers()
+        prefer_options(self.trainer.optimizers[0], self._options, schedule)
+
+    # -- checkpoints --------------------------------------------------------------------------------------------------
+
+    def _described(self) -> dict[str, Any]:
+        model = self.transformer
+        return {
+            "codebook_size": model.codebook_size,
+            "codebook_dim": model.codebook_dim,
+            "patch_size": list(model.patch_size),
+            "embedding_extent": list(model.embedding_extent),
+            "size": asdict(model.size),
+            "bidirectional": model.bidirectional,
+            "text_width": model.text_dim,
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the model's shape and the tokenizer's fingerprint, in plain values."""
+        checkpoint["patch_transformer"] = self._described()
+        checkpoint["tokenizer_fingerprint"] = self.tokenizer.fingerprint() if self._tokenizer else None
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse what does not fit; see :meth:`check_checkpoint`."""
+        self.check_checkpoint(checkpoint)
+
+    def check_checkpoint(self, checkpoint: Mapping[str, Any], name: object = "checkpoint") -> None:
+        """Refuse a checkpoint that this module cannot go on from.
+
+        Raises:
+            UsageError: if it is of another stage, another shape or another tokenizer.
+        """
+        if "patch_transformer" not in checkpoint:
+            raise UsageError("--ckpt_path", name, "it is not of stage 2 (NuwaInfinityModule): name one of this stage")
+        # Checkpoints from before there was a choice do not say it.
+        stored = {"bidirectional": False, "text_width": 0, **checkpoint["patch_transformer"]}
+        stored["size"] = {"ahead": False, "repeat": False, **stored["size"]}
+        for key, value in self._described().items():
+            if stored.get(key) != value:
+                hint = f"the checkpoint {name} has {stored.get(key)}: use that, or start anew"
+                raise UsageError(_OPTIONS.get(key, key), value, hint)
+        if not self._tokenizer or checkpoint.get("tokenizer_fingerprint") is None:
+            return
+        if checkpoint["tokenizer_fingerprint"] != self.tokenizer.fingerprint():
+            hint = f"the checkpoint {name} was trained with another one: name that, or start anew"
+            raise UsageError("--tokenizer.path", "this tokenizer", hint)
+
+    # -- sampling -----------------------------------------------------------------------------------------------------
+
+    def renderer(self, sampling: Sampling, *, direction: DirectionController | None = None) -> InfiniteRenderer:
+        """Return the one sampler with this model, its pool and its direction (or another)."""
+        return InfiniteRenderer(
+            model=self.transformer,
+            pool=self.context_pool,
+            direction=direction or self.direction,
+            token_order=self.token_order,
+            sampling=sampling,
+            local_decoder=self.local_decoder,
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """Export what ``generate`` needs (see ``generation.export``)."""
+        generator = Generator(
+            self.transformer,
+            self.context_pool,
+            self.direction,
+            self.token_order,
+            self.tokenizer.fingerprint(),
+            self.local_decoder,
+            self.conditions.text_encoder,
+            self._plans.frames,
+        )
+        save_generator(folder, generator)

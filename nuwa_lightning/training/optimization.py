@@ -1,0 +1,129 @@
+"""What manual optimisation with two optimizers needs to behave like any other training in Lightning.
+
+``global_step`` counts the steps of every optimizer (Lightning issue 17958): with two, eight batches count as sixteen,
+``max_steps`` stops at half and averaging every second step never averages. The cure uses private names of Lightning
+2.6, all of them here and guarded by a test.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nuwa_lightning.errors import UsageError
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How the optimiser descends, beside its learning rate.
+
+    Args:
+        weight_decay: decoupled weight decay.
+        warmup_steps: batches of linear warm-up, before a cosine to zero at the trainer's last step.
+        gradient_clip_val: clip the gradient norm; 0 = off. (The trainer's flag needs automatic optimisation.)
+    """
+
+    weight_decay: float = 0.05
+    warmup_steps: int = 40
+    gradient_clip_val: float = 1.0
+
+
+def step_uncounted(optimizer: Any) -> None:
+    """Take a step that ``global_step`` does not count; call it inside ``training_step`` only.
+
+    Args:
+        optimizer: one of ``LightningModule.optimizers()``.
+    """
+    # The loop sets these again before every training_step, hence the silencing lasts for one batch.
+    optimizer._on_before_step = _nothing
+    optimizer._on_after_step = _nothing
+    optimizer.step()
+
+
+def _nothing() -> None:
+    return
+
+
+def group_options(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """Return what the user chose for each group of parameters (learning rate, decay, ...), to be given back later."""
+    return [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+
+
+def prefer_options(
+    optimizer: torch.optim.Optimizer,
+    options: Sequence[Mapping[str, Any]],
+    scheduler: torch.optim.lr_scheduler.LambdaLR | None = None,
+) -> None:
+    """Let the options of this run win over those that a checkpoint brought along with an optimizer's state.
+
+    Where nothing was changed, nothing changes, to the bit.
+
+    Args:
+        optimizer: restored from a checkpoint.
+        options: its :func:`group_options` before that, with the scheduler made already.
+        scheduler: its schedule, which goes on where it was.
+    """
+    for group, chosen in zip(optimizer.param_groups, options, strict=True):
+        group.update(chosen)
+    if scheduler is None:
+        return
+    scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
+    rates = [base * f(scheduler.last_epoch) for base, f in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    scheduler._last_lr = rates
+
+
+def cosine_factor(step: int, *, warmup: int, total: float) -> float:
+    """Return the learning rate at ``step`` over its peak: linear warm-up, then a cosine to zero at ``total``."""
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    if not math.isfinite(total):
+        return 1.0
+    done = min(1.0, (step - warmup) / max(1.0, total - warmup))
+    return 0.5 * (1 + math.cos(math.pi * done))
+
+
+def ramp(progress: float, *, start: float, length: float) -> float:
+    """Return 0 before ``start``, 1 from ``start + length`` on, and a straight line between."""
+    if progress < start:
+        return 0.0
+    return 1.0 if length <= 0 else min(1.0, (progress - start) / length)
+
+
+def check_finite(tensors: dict[str, Tensor], *, step: int, lr: float) -> None:
+    """Stop a training that has gone wrong, before it spoils the weights.
+
+    Args:
+        tensors: losses or gradients by name.
+        step: what ``global_step`` is.
+        lr: the option to blame, since it nearly always is.
+
+    Raises:
+        UsageError: naming the step and the first tensor that is not finite.
+    """
+    if all(bool(torch.isfinite(value).all()) for value in tensors.values()):
+        return
+    bad = next(name for name, value in tensors.items() if not torch.isfinite(value).all())
+    raise UsageError("model.lr", lr, f"{bad} is not finite at step {step}: use a smaller one, or look at the data")
+
+
+def clip_gradients(parameters: Iterable[tuple[str, Tensor]], limit: float, *, step: int, lr: float) -> Tensor:
+    """Scale gradients down to a total length of ``limit`` (0: leave them) and return the length they had.
+
+    Raises:
+        UsageError: if a gradient is not finite, naming it and the step.
+    """
+    named = {name: p for name, p in parameters if p.grad is not None}
+    norm = torch.nn.utils.get_total_norm([p.grad for p in named.values() if p.grad is not None])
+    if not torch.isfinite(norm):
+        check_finite({f"the gradient of {n}": p.grad for n, p in named.items() if p.grad is not None}, step=step, lr=lr)
+        check_finite({"the length of the gradient": norm}, step=step, lr=lr)
+    if limit > 0:
+        torch.nn.utils.clip_grads_with_norm_(named.values(), limit, norm)
+    return norm
