@@ -90,27 +90,27 @@ class Forced(LocalDecoder):
         """Return one random number, which is not used."""
         return 1
 
-    def write(self, patches: PatchDecoder, sampling: Sampling, uniform_RU: Tensor) -> None:
+    def decode(self, patches: PatchDecoder, sampling: Sampling, uniform_RU: Tensor) -> None:
         """Write the true tokens."""
         truth_RN = next(self.truth)
         R, N = truth_RN.shape
-        masked_R1N = self.own.hide((R, 1, N), self.generator)
+        masked_R1N = self.own.training_mask((R, 1, N), self.generator)
         if masked_R1N is None:
             for place in range(N):
-                self._note(patches.scores([place])[:, 0], truth_RN[:, place])
-                patches.write([place], truth_RN[:, place : place + 1])
+                self._note(patches.logits([place])[:, 0], truth_RN[:, place])
+                patches.set_tokens([place], truth_RN[:, place : place + 1])
             return
         masked_RN = masked_R1N[:, 0]
-        patches.write(range(N), truth_RN.masked_fill(masked_RN, ABSENT))
-        self._note(patches.scores(range(N))[masked_RN], truth_RN[masked_RN])
-        patches.write(range(N), truth_RN)
+        patches.set_tokens(range(N), truth_RN.masked_fill(masked_RN, ABSENT))
+        self._note(patches.logits(range(N))[masked_RN], truth_RN[masked_RN])
+        patches.set_tokens(range(N), truth_RN)
 
     def _note(self, logits_MK: Tensor, token_M: Tensor) -> None:
         self.losses.append(torch.nn.functional.cross_entropy(logits_MK.double(), token_M, reduction="none"))
 
-    def hide(self, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor | None:
+    def training_mask(self, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor | None:
         """Hide what the one it stands for does."""
-        return self.own.hide(shape, generator)
+        return self.own.training_mask(shape, generator)
 
 
 def cross_entropy(renderer: InfiniteRenderer, tokens_BYX: Tensor) -> float:

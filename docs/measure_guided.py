@@ -6,8 +6,8 @@ Takes videos that training never saw (the validation videos of `LandscapeClips`;
 photographs that were held out), encodes every frame by itself and decodes the tokens in three ways: frame by frame by
 the tokenizer's own decoder, guided by the frame before with the tokenizer's first frame (as text to video does), and
 guided with the real first frame (as animation does). For the real video and each of the three: frame difference and
-flicker on 0..255 (evaluation/video/measures.py), their distance from the real video's, and PSNR over all frames and over
-the last one, where errors have added up. Writes ``numbers.json`` and sheets of frames.
+flicker on 0..255 (evaluation/video/measures.py), their distance from the real video's, and PSNR over all frames and
+over the last one, where errors have added up. Writes ``numbers.json`` and sheets of frames.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ from nuwa_lightning.planning.direction import ArbitraryDirectionController
 from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
 from nuwa_lightning.tokenizers.pretrained import load_tokenizer
 
-Image = NDArray[np.uint8]
+Pixels = NDArray[np.uint8]
 SIDES = {"right": ("omega", (0, 0), (4, 8)), "left": ("omega*", (0, 4), (4, 8))} | {
     "down": ("zeta", (0, 0), (8, 4)),
     "up": ("zeta*", (4, 0), (8, 4)),
@@ -58,7 +58,7 @@ def shrunk(path: Path, side: int) -> Image.Image:
     return photo.resize((round(photo.width * scale), round(photo.height * scale)), Image.Resampling.BICUBIC)
 
 
-def crops(split: str, sides: tuple[int, ...], count: int | None) -> list[Image]:
+def crops(split: str, sides: tuple[int, ...], count: int | None) -> list[Pixels]:
     """Return random 256-pixel crops (``count`` in all), or the centre of each photo at each size."""
     rng = np.random.default_rng(0)
     photos = LandscapePhotos().photos(split)  # type: ignore[arg-type]
@@ -72,19 +72,19 @@ def crops(split: str, sides: tuple[int, ...], count: int | None) -> list[Image]:
     return found
 
 
-def to_tensor(image: Image) -> torch.Tensor:
+def to_tensor(image: Pixels) -> torch.Tensor:
     """Return ``[1, 3, Y, X]`` in [-1, 1]."""
     return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
 @torch.inference_mode()
-def reconstruct(tokenizer: VQGAN, images: list[Image]) -> list[Image]:
+def reconstruct(tokenizer: VQGAN, images: list[Pixels]) -> list[Pixels]:
     """Return what the tokenizer makes of images."""
     return [to_uint8(tokenizer.decode(tokenizer.encode(to_tensor(p)))[0]) for p in images]
 
 
 @torch.inference_mode()
-def extend(renderer: InfiniteRenderer, tokenizer: VQGAN, images: list[Image], *, side: str) -> list[Image]:
+def extend(renderer: InfiniteRenderer, tokenizer: VQGAN, images: list[Pixels], *, side: str) -> list[Pixels]:
     """Return each image with 4 patches more on one side."""
     order, (top, left), (rows, columns) = SIDES[side]
     renderer = replace(renderer, direction=ArbitraryDirectionController(order))
@@ -99,7 +99,7 @@ def extend(renderer: InfiniteRenderer, tokenizer: VQGAN, images: list[Image], *,
     return [to_uint8(tokenizer.decode(t[None])[0]) for t in canvas]
 
 
-def new_half(image: Image, side: str) -> Image:
+def new_half(image: Pixels, side: str) -> Pixels:
     """Return the new patches and one old patch beside them, so that the border is inside."""
     cut = {
         "right": np.s_[:, 192:],
@@ -110,7 +110,7 @@ def new_half(image: Image, side: str) -> Image:
     return image[cut[side]]
 
 
-def save(images: list[Image], folder: Path) -> None:
+def save(images: list[Pixels], folder: Path) -> None:
     """Write PNG files."""
     folder.mkdir(parents=True, exist_ok=True)
     for i, image in enumerate(images):
@@ -132,7 +132,7 @@ def main() -> None:
     renderer = generator.renderer(Sampling(1.0, options.top_k))
     extractor = Lite0Features()
 
-    def features(images: list[Image]) -> NDArray[np.float64]:
+    def features(images: list[Pixels]) -> NDArray[np.float64]:
         return features_of(np.stack(images), extractor=extractor)
 
     real = crops("train", (288, 352), 200)

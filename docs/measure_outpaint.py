@@ -37,14 +37,14 @@ from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.models.vqgan import VQGAN
 from nuwa_lightning.tokenizers.pretrained import load_tokenizer
 
-Image = NDArray[np.uint8]
+Pixels = NDArray[np.uint8]
 SIDES = ("left", "right", "up", "down")
 COMBINATIONS = [sides for n in range(1, 5) for sides in itertools.combinations(SIDES, n)]
 WHOLE, GIVEN = 384, 192
 GROWN = (WHOLE - GIVEN) // 2
 
 
-def photographs(count: int | None) -> list[Image]:
+def photographs(count: int | None) -> list[Pixels]:
     """Return the centre squares of photographs that were not trained on."""
     found = []
     for photo in LandscapePhotos().photos("val")[:count]:
@@ -60,7 +60,9 @@ def photographs(count: int | None) -> list[Image]:
 
 
 @torch.inference_mode()
-def grow(renderer: InfiniteRenderer, tokenizer: VQGAN, images: list[Image], grown: Expansion) -> dict[int, list[Image]]:
+def grow(
+    renderer: InfiniteRenderer, tokenizer: VQGAN, images: list[Pixels], grown: Expansion
+) -> dict[int, list[Pixels]]:
     """Return each image on its larger canvas, by the width of the blend."""
     given = {
         blend: [

@@ -41,14 +41,14 @@ from nuwa_lightning.planning.geometry import PatchGrid
 from nuwa_lightning.tokenizers.base import Tokenizer
 from nuwa_lightning.tokenizers.pretrained import load_tokenizer
 
-Image = NDArray[np.uint8]
+Pixels = NDArray[np.uint8]
 SKIES = ("city", "courtyard", "forest", "night", "sunrise", "sunset")
 
 
 @torch.inference_mode()
 def canvases(
     renderer: InfiniteRenderer, tokenizer: Tokenizer, grid: PatchGrid, *, count: int, blend: int
-) -> list[Image]:
+) -> list[Pixels]:
     """Return images with seeds from 0 up, all written side by side."""
     rows, columns = renderer.model.patch_size
     assert grid.y is not None
@@ -67,7 +67,7 @@ def canvases(
     return images
 
 
-def real_panoramas() -> list[Image]:
+def real_panoramas() -> list[Pixels]:
     """Return real skies all around, 1024 x 256 pixels."""
     import av
 
@@ -86,7 +86,7 @@ def real_panoramas() -> list[Image]:
 
 
 @torch.inference_mode()
-def rebuilt(tokenizer: Tokenizer, image: Image) -> Image:
+def rebuilt(tokenizer: Tokenizer, image: Pixels) -> Pixels:
     """Return what the tokenizer makes of an image that is closed along x."""
     f, margin = tokenizer.downsample_factor, 128  # pixels, more than the encoder sees
     x_13YX = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 127.5 - 1
@@ -95,12 +95,12 @@ def rebuilt(tokenizer: Tokenizer, image: Image) -> Image:
     return SingleFrames(tokenizer, wrap="x").decode(tokens_YX, None)
 
 
-def joint(image: Image, patch: int) -> Image:
+def joint(image: Pixels, patch: int) -> Pixels:
     """Return the patches on both sides of the joint, side by side."""
     return np.concatenate([image[:, -patch:], image[:, :patch]], axis=1)
 
 
-def around(images: list[Image], reach: int) -> float:
+def around(images: list[Pixels], reach: int) -> float:
     """Return the mean step along x near the joint over that elsewhere: a line that was blurred still shows here."""
     rolled = np.roll(np.stack(images).astype(np.int16), images[0].shape[1] // 2, axis=2)
     steps = np.abs(np.diff(rolled, axis=2)).mean(axis=(0, 1, 3))
@@ -124,7 +124,7 @@ def main() -> None:
     patch = generator.model.patch_size[1] * tokenizer.downsample_factor
     options.output.mkdir(parents=True, exist_ok=True)
     numbers: dict[str, object] = {}
-    sets: dict[str, list[Image]] = {}
+    sets: dict[str, list[Pixels]] = {}
     if options.panoramas:
         sets["real"] = real_panoramas()
         sets["reconstructed"] = [rebuilt(tokenizer, image) for image in sets["real"]]

@@ -56,7 +56,7 @@ from nuwa_lightning.tokenizers.pretrained import load_tokenizer
 from nuwa_lightning.training.conditioning import Conditions, SampleText
 from nuwa_lightning.training.nuwa_module import NuwaInfinityModule
 
-Image = NDArray[np.uint8]
+Pixels = NDArray[np.uint8]
 ATTRIBUTES: dict[str, tuple[str | bool, ...]] = {
     "time": TIMES,
     "sky": SKIES,
@@ -71,7 +71,7 @@ def labels(scenes: Sequence[Scene]) -> NDArray[np.int64]:
     return np.array([[values.index(getattr(s, name)) for name, values in ATTRIBUTES.items()] for s in scenes])
 
 
-def small(images: Sequence[Image]) -> Tensor:
+def small(images: Sequence[Pixels]) -> Tensor:
     """Return images ``[B, 3, 32, 32]`` in [-1, 1]: the probe sees what is painted, not how finely."""
     images = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
     return F.adaptive_avg_pool2d(images, 32)
@@ -96,7 +96,7 @@ class Probe(nn.Module):
         return [head(h) for head in self.num_heads]
 
     @torch.no_grad()
-    def read(self, images: Sequence[Image]) -> NDArray[np.int64]:
+    def read(self, images: Sequence[Pixels]) -> NDArray[np.int64]:
         """Return the attributes of images as numbers."""
         return torch.stack([scores.argmax(1) for scores in self(small(images))], dim=1).numpy()
 
@@ -194,19 +194,19 @@ class MotionProbe(nn.Module):
         return scores
 
     @torch.no_grad()
-    def read(self, videos: Sequence[Sequence[Image]]) -> NDArray[np.int64]:
+    def read(self, videos: Sequence[Sequence[Pixels]]) -> NDArray[np.int64]:
         """Return the motion of each video as a number: what its pairs of frames say in the mean."""
         return np.array([int(self(pairs(video)).log_softmax(1).mean(0).argmax()) for video in videos])
 
 
-def pairs(video: Sequence[Image]) -> Tensor:
+def pairs(video: Sequence[Pixels]) -> Tensor:
     """Return the grey images ``[frames - 1, 2, 64, 64]`` of a video two by two, without mean, of deviation 1."""
     grey = F.adaptive_avg_pool2d(torch.from_numpy(np.stack(video)).float().mean(3), 64)
     two = torch.stack([grey[:-1], grey[1:]], dim=1)
     return (two - two.mean((1, 2, 3), keepdim=True)) / (two.std((1, 2, 3), keepdim=True) + 1)
 
 
-def drawn_video(scene: Scene, seed: int, side: int, frames: int) -> list[Image]:
+def drawn_video(scene: Scene, seed: int, side: int, frames: int) -> list[Pixels]:
     """Return a video as training sees them: the middle of an image that is a little larger."""
     larger = side * 9 // 8
     rim = (larger - side) // 2
@@ -231,7 +231,7 @@ def train_motion_probe(count: int, *, seed: int = 1_500_000_000, steps: int = 50
 
 
 @torch.inference_mode()
-def reconstruct(tokenizer: VQGAN, images: Sequence[Image]) -> list[Image]:
+def reconstruct(tokenizer: VQGAN, images: Sequence[Pixels]) -> list[Pixels]:
     """Return what the tokenizer makes of images."""
     images = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
     return [to_uint8(tokenizer.decode(tokenizer.encode(image[None]))[0]) for image in images]
@@ -239,7 +239,7 @@ def reconstruct(tokenizer: VQGAN, images: Sequence[Image]) -> list[Image]:
 
 def generate(
     generator: Generator, tokenizer: VQGAN, texts: Sequence[str], *, guidance: float, options: argparse.Namespace
-) -> list[list[Image]]:
+) -> list[list[Pixels]]:
     """Return the frames of a square image or video for each text; its number is its seed."""
     assert generator.text_encoder is not None
     renderer = InfiniteRenderer(
@@ -249,7 +249,7 @@ def generate(
         generator.token_order,
         Sampling(options.temperature, options.top_k),
     )
-    made: list[list[Image]] = []
+    made: list[list[Pixels]] = []
     grid = PatchGrid(options.frames if options.videos else 1, options.patches, options.patches)
     for start in range(0, len(texts), 24):
         some = texts[start : start + 24]
@@ -264,7 +264,7 @@ def generate(
     return made
 
 
-def coarse(images: Sequence[Image]) -> NDArray[np.float64]:
+def coarse(images: Sequence[Pixels]) -> NDArray[np.float64]:
     """Return the colours of an image's 4 x 4 parts, each number compared with its mean over images."""
     grid = F.adaptive_avg_pool2d(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).double(), 4).flatten(1).numpy()
     return np.asarray((grid - grid.mean(0)) / (grid.std(0) + 1))
@@ -371,7 +371,7 @@ def main() -> None:
     probe, size = train_probe(options.probe_images), 64 * options.patches
     motion = train_motion_probe(options.probe_images // 2) if options.videos else None
 
-    def read(videos: Sequence[Sequence[Image]]) -> dict[str, Found]:
+    def read(videos: Sequence[Sequence[Pixels]]) -> dict[str, Found]:
         if motion is None:
             return {"": Found(probe.read([video[0] for video in videos]))}
         moved = motion.read(videos)

@@ -33,14 +33,11 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
-import numpy as np
-
-from nuwa_lightning.errors import LawError, UsageError, shown
+from nuwa_lightning.errors import LawError, UsageError
 from nuwa_lightning.planning.context.base import ContextPool, checked_extent
 from nuwa_lightning.planning.direction.base import DirectionController, Step
 from nuwa_lightning.planning.geometry import OMEGA, SYMMETRIES, ZETA, PatchGrid, PatchIndex
 from nuwa_lightning.planning.schedule import ContextTable, walk
-from nuwa_lightning.writers.base import ImageWriter, Pixels, VideoWriter
 
 GRIDS: tuple[PatchGrid, ...] = tuple(
     PatchGrid(*shape)
@@ -220,7 +217,7 @@ def _check_steps(
         if step.known != (patch in known):
             raise _broken(controller, "known patches, and no others, are marked as known", grid, patch)
         if step.symmetry not in SYMMETRIES:
-            raise _broken(controller, "a view is one of the eight", grid, patch, repr(step.symmetry))
+            raise _broken(controller, "a symmetry is one of the eight", grid, patch, repr(step.symmetry))
         if step.known and patch.t <= last_frame:
             law = "a known patch comes before what is written in its own or a later frame"
             raise _broken(controller, law, grid, patch)

@@ -25,11 +25,11 @@ def test_contracts_hold(repository: Path) -> None:
 @pytest.mark.parametrize(
     ("module", "line"),
     [
-        ("context/bad.py", "import torch"),
-        ("geometry.py", "from nuwa_lightning.writers import base"),
+        ("planning/bad.py", "import torch"),
+        ("planning/geometry.py", "from nuwa_lightning.writers import base"),
         ("writers/bad.py", "from nuwa_lightning.models import bad"),
         ("writers/bad.py", "import evaluation"),
-        ("modules/bad.py", "import lightning"),
+        ("models/bad.py", "import lightning"),
         ("writers/bad.py", "import torchvision"),
     ],
 )
@@ -41,7 +41,7 @@ def test_a_wrong_import_is_found(repository: Path, tmp_path: Path, module: str, 
             copy = tmp_path / source.relative_to(repository)
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_text("")
-    bad = tmp_path / "nuwa_lightning" / "modules" / "bad.py"
+    bad = tmp_path / "nuwa_lightning" / "models" / "bad.py"
     bad.write_text("")
     (tmp_path / "nuwa_lightning" / module).write_text(line + "\n")
     result = lint(tmp_path)

@@ -212,7 +212,7 @@ class EndingController(GoodController):
 
 
 class WeightlessController(GoodController):
-    training_crops = ((1.0, OMEGA), (float("nan"), ZETA))
+    training_symmetries = ((1.0, OMEGA), (float("nan"), ZETA))
 
 
 def test_a_good_controller_passes():
@@ -232,7 +232,7 @@ def test_a_good_controller_passes():
         (LateController, "a known patch comes before what is written in its own or a later frame"),
         (UnmarkedController, "known patches, and no others, are marked as known"),
         (StrayingController, r"at patch \(0, -1, 0\): breaks its law: a plan stays inside its grid"),
-        (OddSymmetryController, "a view is one of the eight"),
+        (OddSymmetryController, "a symmetry is one of the eight"),
         (BoastingController, r"a lazy plan reaches every patch: grid \(1, 3, None\), patch \(0, 1, 0\)"),
         (EndingController, r"grid \(1, 1, None\): .*: breaks its law: a plan of the endless grid .* ends"),
         (WeightlessController, "the weights of training_plans"),

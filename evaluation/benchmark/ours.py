@@ -98,13 +98,13 @@ class Ours(Contender):
             attention = model.layer(0).attention
             shape = (1, attention.num_kv_heads, model.patch_tokens, attention.head_dim)
             self._cache = SlotCache(
-                model.depth, shape, like=model.begin, number=precision.cache, slots=CONTEXT * rows + 1
+                model.num_layers, shape, like=model.bos, number=precision.cache, slots=CONTEXT * rows + 1
             )
             for row in range(rows):
                 for c in range(CONTEXT):
                     generator = torch.Generator().manual_seed(1000 * (seed + row) + c)
-                    drawn = [torch.randn(shape, generator=generator) for _ in range(2 * model.depth)]
-                    states = PatchStates(tuple(drawn[: model.depth]), tuple(drawn[model.depth :]))
+                    drawn = [torch.randn(shape, generator=generator) for _ in range(2 * model.num_layers)]
+                    states = PatchStates(tuple(drawn[: model.num_layers]), tuple(drawn[model.num_layers :]))
                     self._cache.put(CONTEXT * row + c, states)
         self._once = 0.0
 
@@ -114,7 +114,7 @@ class Ours(Contender):
         model = self._model.model
         weights = sum(p.numel() for layer in model.layers for p in layer.parameters()) + model.head.weight.numel()
         attention = model.layer(0).attention
-        kept = 2 * model.depth * attention.num_kv_heads * attention.head_dim
+        kept = 2 * model.num_layers * attention.num_kv_heads * attention.head_dim
         return 4 * (weights + self.rows * kept * (CONTEXT * model.patch_tokens + 32))
 
     def start(self) -> None:
@@ -139,9 +139,9 @@ class Ours(Contender):
         )
         return PatchDecoder(
             rows,
-            near=torch.full((R, N, len(NEIGHBORS)), ABSENT),
+            neighbors=torch.full((R, N, len(NEIGHBORS)), ABSENT),
             given=torch.full((R, N), ABSENT),
-            halves=GuidanceBatch(None, R),
+            guidance=GuidanceBatch(None, R),
             token_order="mirrored",
         )
 
@@ -149,8 +149,8 @@ class Ours(Contender):
         """Write tokens one by one."""
         sampling = Sampling(top_k=TOP_K)
         for place in range(self._place, self._place + steps):
-            drawn_R = sampling.draw(self._writer.scores([place])[:, 0], self._uniform_RU[:, place])
-            self._writer.write([place], drawn_R[:, None])
+            drawn_R = sampling.draw(self._writer.logits([place])[:, 0], self._uniform_RU[:, place])
+            self._writer.set_tokens([place], drawn_R[:, None])
         self._place += steps
 
     def added(self) -> float:
@@ -163,7 +163,7 @@ class Ours(Contender):
         self.start()
         began = time.perf_counter()
         writer = self._writing()
-        self._decoder.write(writer, Sampling(top_k=TOP_K), self._uniform_RU)
+        self._decoder.decode(writer, Sampling(top_k=TOP_K), self._uniform_RU)
         writer.states()
         return time.perf_counter() - began
 

@@ -12,6 +12,7 @@ from lightning.fabric.plugins.io import CheckpointIO
 
 from nuwa_lightning.atomic import atomic_write
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.legacy import upgrade_checkpoint
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -74,4 +75,5 @@ def read_checkpoint(path: str | Path, *, map_location: Any = "cpu", mapped: bool
         raise UsageError(option, path, "is no checkpoint, or a damaged one: name another") from None
     if not isinstance(content, dict) or "state_dict" not in content:
         raise UsageError(option, path, "is no checkpoint of a training: name one in RUN/checkpoints")
+    upgrade_checkpoint(content)
     return content

@@ -78,8 +78,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--size",
         metavar="WxH",
-        help=f"width and height in pixels (default: {SIZE}, of a video {VIDEO_SIZE}); x1024 goes on to the right until it"
-        " is stopped (Ctrl-C)",
+        help=f"width and height in pixels (default: {SIZE}, of a video {VIDEO_SIZE}); x1024 goes on to the right until"
+        " it is stopped (Ctrl-C)",
     )
     p.add_argument("--wrap", metavar="AXES", help="close x (a panorama all around), y, or xy (a tile of a pattern)")
     p.add_argument("--seed", type=int, default=0, help="equal seeds make equal images (default: %(default)s)")

@@ -123,9 +123,9 @@ class OneLineParser(LightningArgumentParser):
                 found = (no_class or abstract)["name"].strip()  # type: ignore[index]
                 near = difflib.get_close_matches(found, accepted, n=1, cutoff=0.5) if no_class else []
                 what = "is no class known here" if no_class else "is abstract"
-                hint = f"; did you mean {near[0]}?" if near else ""
+                guess = f"; did you mean {near[0]}?" if near else ""
                 choice = f"give {', '.join(accepted)} or the import path of your own" if accepted else "give another"
-                return _Fault(name, found, f"{what}{hint} ({choice})" if hint else f"{what}: {choice}")
+                return _Fault(name, found, f"{what}{guess} ({choice})" if guess else f"{what}: {choice}")
         hint = " or ".join(dict.fromkeys(map(_plain, reasons))) or "see --help"
         return _Fault(name, value or "this value", hint[:500])
 

@@ -72,7 +72,7 @@ def expected_factor(source: TokenizerSource) -> int | None:
         return None
     try:
         given = yaml.safe_load(Path(source.recipe).read_text(encoding="utf-8"))["model"]["init_args"]
-        return None if given.get("start_from") else VQGANConfig.from_dict(given.get("vqgan") or {}).factor
+        return None if given.get("start_from") else VQGANConfig.from_dict(given.get("vqgan") or {}).downsample_factor
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError):
         return None  # its own training will say it
 

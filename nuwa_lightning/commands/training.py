@@ -52,6 +52,7 @@ from nuwa_lightning.data.token_windows import TokenWindowsModule, Window
 from nuwa_lightning.data.video_data import LandscapeClipsDataModule, VideoDataModule, VideoFolderDataModule
 from nuwa_lightning.data.videos import FolderVideos
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.legacy import upgraded_arguments
 from nuwa_lightning.models.vqgan import VQGAN
 from nuwa_lightning.text import ClipTextEncoder, HuggingFaceTextEncoder, MiniLMTextEncoder
 from nuwa_lightning.tokenizers.pretrained import load_tokenizer, save_pixel_guided, save_tokenizer
@@ -325,7 +326,7 @@ def what_next(run: Path, window: Window | None, factor: int, text: str | None) -
     videos = window is not None and window.frames > 1
     what, options = ("a video", _VIDEO) if videos else ("a larger image", _PANORAMA)
     if text is not None:
-        # A text tells of a whole scene: not higher than the views in which the model saw one.
+        # A text tells of a whole scene: not higher than the crops in which the model saw one.
         height = 256 if window is None else factor * window.y
         size = f"{2 * height}x{height} --frames 40" if videos else f"{6 * height}x{height}"
         output = "video.mp4" if videos else "panorama.png"
@@ -356,6 +357,7 @@ def train(arguments: list[str]) -> None:
     keep_freed_memory()
     deny_imports()
     check_configs(arguments)
+    arguments = upgraded_arguments(arguments)
     try:
         NuwaCLI(
             LightningModule,

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from nuwa_lightning.data.videos import FolderVideos, Video, VideoSource
 
 __all__ = [
+    "CropSettings",
     "FolderPhotos",
     "FolderVideos",
     "GiantImage",
@@ -53,7 +54,6 @@ __all__ = [
     "VideoDataModule",
     "VideoFolderDataModule",
     "VideoSource",
-    "Views",
     "build_token_bank",
     "list_images",
     "read_image",
@@ -74,7 +74,7 @@ _HOMES: Final = {
     "token_data": ("TokenDataModule",),
     "video_data": ("LandscapeClipsDataModule", "VideoDataModule", "VideoFolderDataModule"),
     "videos": ("FolderVideos", "Video", "VideoSource"),
-    "views": ("Views",),
+    "crops": ("CropSettings",),
 }
 
 

@@ -1,4 +1,4 @@
-"""Cutting square views from prepared photos: at random for training, at the centre for validation."""
+"""Cutting square crops from prepared photos: at random for training, at the centre for validation."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from nuwa_lightning.data.reading import ImageReadError
 from nuwa_lightning.data.streams import Batch, generator, photo_of_sample
 from nuwa_lightning.errors import UsageError
 
-# Legend: B views of a batch, Y, X pixels along the axes, 3 colours.
+# Legend: B crops of a batch, Y, X pixels along the axes, 3 colours.
 
 _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class CropSettings:
-    """How views are cut from photos.
+    """How crops are cut from photos.
 
     Attributes:
-        size: side of a training view in pixels.
-        short_sides: a photo is shrunk to one of these lengths of its shorter side, drawn at random, and the view cut
+        size: side of a training crop in pixels.
+        short_sides: a photo is shrunk to one of these lengths of its shorter side, drawn at random, and the crop cut
             from it at random: small ones show whole scenes, large ones detail. Photos are never enlarged.
         flip: probability of a left-right flip.
         colour_jitter: strength of random changes of brightness, contrast, saturation and colour balance; 0 is off, 0.15
             mild.
-        val_size: side of a validation view in pixels; None takes ``size``.
+        val_size: side of a validation crop in pixels; None takes ``size``.
         val_short_sides: validation shows the centre of each photo at each of these.
     """
 
@@ -45,7 +45,7 @@ class CropSettings:
 
     @property
     def validation_size(self) -> int:
-        """Side of a validation view in pixels."""
+        """Side of a validation crop in pixels."""
         return self.size if self.val_size is None else self.val_size
 
     def check(self) -> None:
@@ -71,10 +71,10 @@ class CropSettings:
 @final
 @dataclass(frozen=True)
 class RandomCrops:
-    """Random views; batch ``step`` is a pure function of the fields and ``step``."""
+    """Random crops; batch ``step`` is a pure function of the fields and ``step``."""
 
     photos: PreparedPhotos
-    views: CropSettings
+    crops: CropSettings
     batch_size: int
     seed: int
     rank: int
@@ -85,7 +85,7 @@ class RandomCrops:
         first = (step * self.world + self.rank) * self.batch_size
         made = [self._view(first + place) for place in range(self.batch_size)]
         return {
-            "image": torch.from_numpy(np.stack([view_3YX for view_3YX, _ in made])),
+            "image": torch.from_numpy(np.stack([crop_3YX for crop_3YX, _ in made])),
             "index": torch.tensor([index for _, index in made]),
         }
 
@@ -93,15 +93,15 @@ class RandomCrops:
         random = generator(self.seed, 2, sample)
         index = photo_of_sample(self.seed, sample, len(self.photos))
         index, array_YX3 = _readable(self.photos, index, int(random.integers(1 << 30)))
-        size = self.views.size
+        size = self.crops.size
         y = int(random.integers(array_YX3.shape[0] - size + 1))
         x = int(random.integers(array_YX3.shape[1] - size + 1))
-        view_3YX = as_image(array_YX3[y : y + size, x : x + size])
-        if random.random() < self.views.flip:
-            view_3YX = view_3YX[:, :, ::-1]
-        if self.views.colour_jitter:
-            view_3YX = jitter_colours(view_3YX, self.views.colour_jitter, random)
-        return np.ascontiguousarray(view_3YX), index
+        crop_3YX = as_image(array_YX3[y : y + size, x : x + size])
+        if random.random() < self.crops.flip:
+            crop_3YX = crop_3YX[:, :, ::-1]
+        if self.crops.colour_jitter:
+            crop_3YX = jitter_colours(crop_3YX, self.crops.colour_jitter, random)
+        return np.ascontiguousarray(crop_3YX), index
 
 
 @final
@@ -120,8 +120,8 @@ class CenterCrops(Dataset[Batch]):
         index, scale = self._places[place]
         index, array_YX3 = _readable(self._photos, index, scale)
         y, x = ((length - self._size) // 2 for length in array_YX3.shape[:2])
-        view_3YX = as_image(array_YX3[y : y + self._size, x : x + self._size])
-        return {"image": torch.from_numpy(view_3YX), "index": index}
+        crop_3YX = as_image(array_YX3[y : y + self._size, x : x + self._size])
+        return {"image": torch.from_numpy(crop_3YX), "index": index}
 
 
 def jitter_colours(

@@ -47,8 +47,8 @@ class GiantImage(PhotoSource):
     Args:
         path: the image: TIFF, PNG, JPEG, ...
         crop: side of the crops in pixels.
-        overlap: by how much neighboring crops overlap at least, in pixels. With the side of a training view here every
-            view that the image holds lies in some crop.
+        overlap: by how much neighboring crops overlap at least, in pixels. With the side of a training crop here every
+            crop that the image holds lies in some crop.
         val_share: share of the longer side that is for validation.
         caption: what is seen, for training with texts.
         max_pixels: limit on the pixels that are decoded at once; raise it for a huge PNG or JPEG that you trust.

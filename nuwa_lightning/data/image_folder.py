@@ -1,4 +1,4 @@
-"""Data modules that give square views of photos: of any folder, and of the default landscapes.
+"""Data modules that give square crops of photos: of any folder, and of the default landscapes.
 
 Batches are dicts: ``image`` float32 (B, 3, Y, X) in [-1, 1] and ``index`` int64 (B), the place of the photo among the
 usable ones of its split.
@@ -31,10 +31,10 @@ from nuwa_lightning.data.streams import (
 )
 from nuwa_lightning.errors import UsageError
 
-# Legend: B views of a batch, Y, X pixels along the axes, 3 colours.
+# Legend: B crops of a batch, Y, X pixels along the axes, 3 colours.
 
 _LOG = logging.getLogger(__name__)
-_VIEWS = CropSettings()
+_CROPS = CropSettings()
 
 
 class ImageDataModule(LightningDataModule, ABC):
@@ -45,10 +45,10 @@ class ImageDataModule(LightningDataModule, ABC):
     skipped. A subclass says where the photos come from.
 
     Args:
-        views: how views are cut.
-        batch_size: views in a batch, per process.
+        crops: how crops are cut.
+        batch_size: crops in a batch, per process.
         steps_per_epoch: batches in an epoch. There is no natural number, since crops are endless.
-        num_workers: processes that cut views ahead; 0, the default, is right for prepared photos on a small machine.
+        num_workers: processes that cut crops ahead; 0, the default, is right for prepared photos on a small machine.
         seed: of the order and the crops.
         max_pixels: limit on the pixels of one photo, against files made to exhaust the memory.
         cache: cache folder; see `nuwa_lightning.data.folders.cache_folder`.
@@ -60,7 +60,7 @@ class ImageDataModule(LightningDataModule, ABC):
     def __init__(
         self,
         *,
-        views: CropSettings,
+        crops: CropSettings,
         batch_size: int,
         steps_per_epoch: int,
         num_workers: int,
@@ -69,9 +69,9 @@ class ImageDataModule(LightningDataModule, ABC):
         cache: str | None,
     ) -> None:
         super().__init__()
-        views.check()
+        crops.check()
         check_loading(batch_size, steps_per_epoch, num_workers)
-        self.views = views
+        self.crops = crops
         self.batch_size = batch_size
         self.steps_per_epoch = steps_per_epoch
         self.num_workers = num_workers
@@ -97,12 +97,12 @@ class ImageDataModule(LightningDataModule, ABC):
             UsageError: if none is left, saying why and what would help.
         """
         if split not in self._prepared:
-            views = self.views
-            size, sides = (views.size, views.short_sides)
+            crops = self.crops
+            size, sides = (crops.size, crops.short_sides)
             if split == "val":
-                size, sides = (views.validation_size, views.val_short_sides)
+                size, sides = (crops.validation_size, crops.val_short_sides)
             photos = self.photo_source().photos(split)
-            found = prepare_photos(photos, sides, view=size, cache=cache_folder(self.cache), max_pixels=self.max_pixels)
+            found = prepare_photos(photos, sides, crop=size, cache=cache_folder(self.cache), max_pixels=self.max_pixels)
             if photos and not found.entries:
                 raise _nothing_usable(self.photo_source(), split, found, size)
             self._prepared[split] = found
@@ -126,7 +126,7 @@ class ImageDataModule(LightningDataModule, ABC):
     def train_dataloader(self) -> BatchStream:
         """Return the stream of training batches, from the trainer's position on."""
         rank, world = rank_and_world(self)
-        maker = RandomCrops(self.prepared("train"), self.views, self.batch_size, self.seed, rank, world)
+        maker = RandomCrops(self.prepared("train"), self.crops, self.batch_size, self.seed, rank, world)
         return BatchStream(
             maker,
             length=self.steps_per_epoch,
@@ -135,9 +135,9 @@ class ImageDataModule(LightningDataModule, ABC):
         )
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
-        """Return one loader over the validation views, in fixed order; none if no photo is held out."""
-        views = CenterCrops(self.prepared("val"), self.views.validation_size)
-        return [DataLoader(views, batch_size=self.batch_size, num_workers=self.num_workers)] if len(views) else []
+        """Return one loader over the validation crops, in fixed order; none if no photo is held out."""
+        crops = CenterCrops(self.prepared("val"), self.crops.validation_size)
+        return [DataLoader(crops, batch_size=self.batch_size, num_workers=self.num_workers)] if len(crops) else []
 
     def test_dataloader(self) -> list[DataLoader[Batch]]:
         """Return the validation loader: these sets are too small for a third part."""
@@ -164,7 +164,7 @@ class ImageDataModule(LightningDataModule, ABC):
     def _state(self) -> dict[str, Any]:
         keys = "\n".join(entry.photo.key for entry in self.prepared("train").entries)
         digest = hashlib.sha256(keys.encode()).hexdigest()
-        return {"photos": digest, "seed": self.seed, "batch_size": self.batch_size, "views": repr(self.views)}
+        return {"photos": digest, "seed": self.seed, "batch_size": self.batch_size, "crops": repr(self.crops)}
 
 
 @final
@@ -175,10 +175,10 @@ class ImageFolderDataModule(ImageDataModule):
         root: the folder, or several.
         val_root: folder(s) of validation photos; without, whole photos of ``root`` are held out.
         val_fraction: share of the photos held out when there is no ``val_root``.
-        views: see `CropSettings`.
+        crops: see `CropSettings`.
         batch_size: see `ImageDataModule`, as for the rest.
         steps_per_epoch: batches in an epoch.
-        num_workers: processes that cut views ahead.
+        num_workers: processes that cut crops ahead.
         seed: of the order and the crops.
         max_pixels: limit on the pixels of one photo.
         cache: cache folder.
@@ -193,7 +193,7 @@ class ImageFolderDataModule(ImageDataModule):
         *,
         val_root: str | list[str] | None = None,
         val_fraction: float = 1 / 6,
-        views: CropSettings = _VIEWS,
+        crops: CropSettings = _CROPS,
         batch_size: int = 8,
         steps_per_epoch: int = 200,
         num_workers: int = 0,
@@ -202,7 +202,7 @@ class ImageFolderDataModule(ImageDataModule):
         cache: str | None = None,
     ) -> None:
         super().__init__(
-            views=views,
+            crops=crops,
             batch_size=batch_size,
             steps_per_epoch=steps_per_epoch,
             num_workers=num_workers,
@@ -224,10 +224,10 @@ class LandscapeDataModule(ImageDataModule):
     Args:
         kinds: which photos: ``landscape``, ``closeup``.
         sources: where they are fetched from: ``apt``, ``npm``.
-        views: see `CropSettings`.
+        crops: see `CropSettings`.
         batch_size: see `ImageDataModule`, as for the rest.
         steps_per_epoch: batches in an epoch.
-        num_workers: processes that cut views ahead.
+        num_workers: processes that cut crops ahead.
         seed: of the order and the crops.
         max_pixels: limit on the pixels of one photo.
         cache: cache folder.
@@ -241,7 +241,7 @@ class LandscapeDataModule(ImageDataModule):
         kinds: Sequence[Kind] = ("landscape", "closeup"),
         *,
         sources: Sequence[Origin] = ("apt", "npm"),
-        views: CropSettings = _VIEWS,
+        crops: CropSettings = _CROPS,
         batch_size: int = 8,
         steps_per_epoch: int = 200,
         num_workers: int = 0,
@@ -250,7 +250,7 @@ class LandscapeDataModule(ImageDataModule):
         cache: str | None = None,
     ) -> None:
         super().__init__(
-            views=views,
+            crops=crops,
             batch_size=batch_size,
             steps_per_epoch=steps_per_epoch,
             num_workers=num_workers,
@@ -271,10 +271,10 @@ class PhotosDataModule(ImageDataModule):
 
     Args:
         photos: the source.
-        views: see `CropSettings`.
+        crops: see `CropSettings`.
         batch_size: see `ImageDataModule`, as for the rest.
         steps_per_epoch: batches in an epoch.
-        num_workers: processes that cut views ahead.
+        num_workers: processes that cut crops ahead.
         seed: of the order and the crops.
         max_pixels: limit on the pixels of one photo.
         cache: cache folder.
@@ -287,7 +287,7 @@ class PhotosDataModule(ImageDataModule):
         self,
         photos: PhotoSource,
         *,
-        views: CropSettings = _VIEWS,
+        crops: CropSettings = _CROPS,
         batch_size: int = 8,
         steps_per_epoch: int = 200,
         num_workers: int = 0,
@@ -296,7 +296,7 @@ class PhotosDataModule(ImageDataModule):
         cache: str | None = None,
     ) -> None:
         super().__init__(
-            views=views,
+            crops=crops,
             batch_size=batch_size,
             steps_per_epoch=steps_per_epoch,
             num_workers=num_workers,
@@ -319,7 +319,7 @@ def _nothing_usable(source: PhotoSource, split: Split, found: PreparedPhotos, si
             name,
             size,
             f"all photos of {value} are smaller, the largest has a shorter side of {found.largest_side} px; use photos"
-            f" of at least {size} px on the shorter side or a smaller view",
+            f" of at least {size} px on the shorter side or a smaller crop",
         )
     # Of a folder that is parted into two: the number is that of one part.
     what = "images for training" if split == "train" else "images held out"

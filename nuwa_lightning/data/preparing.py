@@ -61,7 +61,7 @@ class PreparedPhotos:
     Attributes:
         entries: the usable photos.
         skipped: photos that could not be read.
-        too_small: photos whose shorter side is below the view.
+        too_small: photos whose shorter side is below the crop.
         largest_side: the largest shorter side among all photos that have a readable header, in pixels.
     """
 
@@ -96,21 +96,21 @@ class PreparedPhotos:
         return _shrink(_decode(entry.photo.path, min(entry.shapes[size]), self.max_pixels), entry.shapes[size])
 
 
-def sizes_for(shape: tuple[int, int], short_sides: Sequence[int], view: int) -> tuple[tuple[int, int], ...]:
+def sizes_for(shape: tuple[int, int], short_sides: Sequence[int], crop: int) -> tuple[tuple[int, int], ...]:
     """Return the (height, width) that a photo of ``shape`` is shrunk to, smallest first; empty if it is too small.
 
-    A photo is never enlarged: a shorter side above its own becomes its own. None falls below ``view``.
+    A photo is never enlarged: a shorter side above its own becomes its own. None falls below ``crop``.
     """
     own = min(shape)
-    sides = sorted({side for side in (min(side, own) for side in short_sides) if side >= view})
-    return tuple((max(view, round(shape[0] * side / own)), max(view, round(shape[1] * side / own))) for side in sides)
+    sides = sorted({side for side in (min(side, own) for side in short_sides) if side >= crop})
+    return tuple((max(crop, round(shape[0] * side / own)), max(crop, round(shape[1] * side / own))) for side in sides)
 
 
 def prepare_photos(
     photos: Sequence[Photo],
     short_sides: Sequence[int],
     *,
-    view: int,
+    crop: int,
     cache: Path,
     max_pixels: int = MAX_PIXELS,
     limit_bytes: int = LIMIT_BYTES,
@@ -121,7 +121,7 @@ def prepare_photos(
     Args:
         photos: what to prepare; files that cannot be read are named in one warning line each, counted and skipped.
         short_sides: the sizes.
-        view: side in pixels of the square that will be cropped; photos below it are left out.
+        crop: side in pixels of the square that will be cropped; photos below it are left out.
         cache: folder for the arrays.
         max_pixels: see `read_image`.
         limit_bytes: with more bytes of arrays than this nothing is kept and every access decodes.
@@ -137,13 +137,13 @@ def prepare_photos(
             skipped.append(_skip(photo, found))
             continue
         largest = max(largest, min(found))
-        shapes = sizes_for(found, short_sides, view)
+        shapes = sizes_for(found, short_sides, crop)
         if shapes:
             usable.append(_Shrunk(photo, shapes))
         else:
             too_small.append(photo)
     if too_small:
-        _LOG.warning("%d photo(s) below %d px left out, the first is %s", len(too_small), view, too_small[0].path)
+        _LOG.warning("%d photo(s) below %d px left out, the first is %s", len(too_small), crop, too_small[0].path)
     if 3 * sum(height * width for entry in usable for height, width in entry.shapes) <= limit_bytes:
         usable = _keep(usable, cache / _VERSION, max_pixels, progress, skipped)
     if skipped:

@@ -37,9 +37,9 @@ def skyline(image_YX3: NDArray[np.uint8]) -> NDArray[np.int64] | None:
     Args:
         image_YX3: some 100 rows high.
     """
-    image_YX3 = image_YX3.astype(np.float64)
-    rows = np.arange(len(image_YX3))[:, None]
-    steep_YX = np.hypot(*np.gradient(image_YX3.mean(2)))
+    float_YX3 = image_YX3.astype(np.float64)
+    rows = np.arange(len(float_YX3))[:, None]
+    steep_YX = np.hypot(*np.gradient(float_YX3.mean(2)))
     best, found = 0.0, None
     for edge in _EDGES:
         over_YX = steep_YX > edge
@@ -47,7 +47,7 @@ def skyline(image_YX3: NDArray[np.uint8]) -> NDArray[np.int64] | None:
         sky_YX = rows < line_X
         if not _LEAST < sky_YX.mean() < _MOST:
             continue
-        uniform = 1 / (2 * _spread(image_YX3[sky_YX]) + _spread(image_YX3[~sky_YX]) + 1e-6)  # plain colours have none
+        uniform = 1 / (2 * _spread(float_YX3[sky_YX]) + _spread(float_YX3[~sky_YX]) + 1e-6)  # plain colours have none
         if uniform > best:
             best, found = uniform, line_X
     if found is None:

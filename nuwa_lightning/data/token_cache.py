@@ -93,7 +93,7 @@ def build_token_bank(
         prepared = prepare_photos(
             [photo for _, photo in listed],
             settings.short_sides,
-            view=tokenizer.downsample_factor * 2,  # two tokens, so that a shifted grid still has one
+            crop=tokenizer.downsample_factor * 2,  # two tokens, so that a shifted grid still has one
             cache=cache,
             max_pixels=max_pixels,
             progress=progress,

@@ -23,8 +23,8 @@ _SPLITS: tuple[Split, ...] = ("train", "val")
 class TokenClipsDataModule(TokenWindowsModule):
     """Windows of the token grids of videos: at random for training, fixed for validation.
 
-    Videos are decoded once (`nuwa_lightning.data.clips`) and encoded once, frame by frame; those that cannot be read are
-    named, counted and skipped.
+    Videos are decoded once (`nuwa_lightning.data.clips`) and encoded once, frame by frame; those that cannot be read
+    are named, counted and skipped.
 
     Args:
         videos: where the videos come from.

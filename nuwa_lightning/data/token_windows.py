@@ -318,7 +318,7 @@ class _Captions:
     def batch(self, indices: Sequence[int]) -> Batch:
         """Return what a batch of these carries of text."""
         text_BSE, text_mask_BS = self.texts.batch([self.of_photo[index] for index in indices])
-        return {"text": text_BSE, "text_seen": text_mask_BS}
+        return {"text": text_BSE, "text_mask": text_mask_BS}
 
 
 @final

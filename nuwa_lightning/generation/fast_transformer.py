@@ -275,7 +275,7 @@ class DecodingTransformer:
         Args:
             inputs_RlJ: tokens that positions read: their own (that before the one to be predicted, unless the model is
                 bidirectional), then neighbors; ``ABSENT`` where there is none or it is hidden.
-            symmetry_R: index of each row's view.
+            symmetry_R: index of each row's symmetry.
             start: the first position; 0 is BOS.
         """
         R, new = inputs_RlJ.shape[:2]

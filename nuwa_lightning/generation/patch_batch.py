@@ -51,10 +51,10 @@ class RowBatch:
 
     Args:
         model: the transformer.
-        symmetry_R: index of each row's view.
+        symmetry_R: index of each row's symmetry.
         context: states of the context patches.
         offset_RC: entries of the relative patch embedding.
-        relative_symmetry_RC: relative view of each context patch.
+        relative_symmetry_RC: relative symmetry of each context patch.
         text: the text of each row.
     """
 
@@ -159,5 +159,5 @@ class RowBatch:
 
 
 def _by_patch(kept_RGSD: Tensor, patches: int, tokens: int) -> Tensor:
-    """Return the context places as ``[R, C, G, N, D]``: a view."""
+    """Return the context places as ``[R, C, G, N, D]``: a symmetry."""
     return torch.unflatten(kept_RGSD[:, :, : patches * tokens], 2, (patches, tokens)).transpose(1, 2)

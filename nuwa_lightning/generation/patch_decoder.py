@@ -25,8 +25,8 @@ from nuwa_lightning.planning.schedule import PlannedStep, TokenOrder
 class PatchDecoder:
     """Patches that are written side by side: scores of tokens that are asked for, given those written so far.
 
-    A local decoder asks for :meth:`scores` of a set of places and writes tokens to places, as often as it likes. In a
-    causal model states are kept: places from the first one asked for are computed anew, nothing else.
+    A local decoder asks for the :meth:`logits` of a set of places and writes tokens to places, as often as it likes.
+    In a causal model states are kept: places from the first one asked for are computed anew, nothing else.
 
     Args:
         rows: the patches inside the model.
@@ -45,9 +45,9 @@ class PatchDecoder:
         R, N, K = neighbors.shape
         self._given_RN = given.to(device)
         self._partly = bool((given != ABSENT).any())
-        size, neighbors = rows.model.model.patch_size, rows.model.model.neighbors
-        self._own_NK = own_neighbors(size, token_order, neighbors).to(device)
-        self._readers = [p.to(device) for p in readers(size, token_order, neighbors)]
+        size, kinds = rows.model.model.patch_size, rows.model.model.neighbors
+        self._own_NK = own_neighbors(size, token_order, kinds).to(device)
+        self._readers = [p.to(device) for p in readers(size, token_order, kinds)]
         self.tokens_RN = self._given_RN.clone()
         """What is written, ``ABSENT`` where nothing is yet."""
         self._inputs_RLJ = torch.full((R, N + 1, K + 1), ABSENT, device=device)
@@ -62,8 +62,8 @@ class PatchDecoder:
         """How many patches."""
         return len(self.tokens_RN)
 
-    def scores(self, places: Sequence[int]) -> Tensor:
-        """Return scores over codes ``[R, n, K]`` of the tokens at ``places``, which are the same for all patches.
+    def logits(self, places: Sequence[int]) -> Tensor:
+        """Return logits over codes ``[R, n, K]`` of the tokens at ``places``, which are the same for all patches.
 
         Args:
             places: ascending. For a causal model side by side, and all tokens before the last of them are written.
@@ -78,7 +78,7 @@ class PatchDecoder:
         logits_MK = self._rows.model.logits(x_RlW.flatten(0, 1), neighbors_MK)
         return self._guidance.one(torch.unflatten(logits_MK, 0, (-1, len(places))))
 
-    def write(self, places: Sequence[int], tokens_Rn: Tensor) -> None:
+    def set_tokens(self, places: Sequence[int], tokens_Rn: Tensor) -> None:
         """Write tokens, or overwrite them; what is given stays.
 
         Args:
@@ -158,7 +158,7 @@ class GuidanceBatch:
 def own_neighbors(
     patch_size: tuple[int, int], token_order: TokenOrder, neighbors: tuple[Neighbor, ...] = NEIGHBORS
 ) -> Tensor:
-    """Return the places of a token's neighbors in its own patch ``[N, K]``, else ``ABSENT``: alike in every view."""
+    """Return the places of a token's neighbors in its own patch ``[N, K]``, else ``ABSENT``."""
     return neighbor_positions(OMEGA, (), patch_size, token_order, neighbors=neighbors)[0]
 
 

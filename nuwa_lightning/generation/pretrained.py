@@ -30,6 +30,7 @@ from nuwa_lightning.generation.local import (
 )
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
+from nuwa_lightning.legacy import upgrade_state, upgraded
 from nuwa_lightning.models.nuwa_infinity import PatchTransformer
 from nuwa_lightning.models.patch_layer import TransformerConfig
 from nuwa_lightning.planning.context import EmptyContextPool, FullContextPool, NearbyContextPool, RecencyContextPool
@@ -140,7 +141,7 @@ def save_generator(folder: str | Path, generator: Generator) -> None:
         "frames": generator.frames,
     }
     if generator.text_encoder is not None:
-        config["model"]["text_width"] = model.text_dim
+        config["model"]["text_dim"] = model.text_dim
         config["text_encoder"] = _describe(generator.text_encoder)
         config["text_fingerprint"] = generator.text_encoder.fingerprint()
     with atomic_folder(folder, overwrite=True) as partial:
@@ -167,7 +168,7 @@ def load_generator(
     """
     folder = Path(folder)
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = upgraded(json.loads((folder / "config.json").read_text(encoding="utf-8")))
         if config["kind"] != KIND:
             raise UsageError("--checkpoint", folder, f"holds a {config['kind']}, not a {KIND}: name a stage-2 run")
         if config["format"] != FORMAT:
@@ -178,6 +179,7 @@ def load_generator(
         with torch.device("meta"):
             model = PatchTransformer(**size)
         state = load_file(folder / "model.safetensors")
+        upgrade_state(state)
         model.load_state_dict(state, strict=True, assign=True)
         pools = {**_POOLS, **{c.__name__: c for c in own if issubclass(c, ContextPool)}}
         directions = {**_DIRECTIONS, **{c.__name__: c for c in own if issubclass(c, DirectionController)}}

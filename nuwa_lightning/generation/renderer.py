@@ -237,7 +237,7 @@ class Rendering:
             decoder = self._renderer.local_decoder
             draws = decoder.draws(self._renderer.model.patch_tokens)
             uniform_RU = torch.stack([patch_uniforms(seed, s.step.patch, draws) for s in steps for seed in self._seeds])
-            decoder.write(writer, self._renderer.sampling, uniform_RU.to(writer.tokens_RN.device))
+            decoder.decode(writer, self._renderer.sampling, uniform_RU.to(writer.tokens_RN.device))
         states = writer.states()
         for s, planned in enumerate(steps):
             self._cache.put(planned.number, states.rows(slice(s * copies, (s + 1) * copies)))

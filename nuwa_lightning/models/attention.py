@@ -29,7 +29,7 @@ class PatchAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int, *, num_kv_heads: int, dropout: float = 0.0) -> None:
         super().__init__()
         if dim % num_heads:
-            raise ValueError(f"width {dim} is no multiple of heads {num_heads}: change one of them")
+            raise ValueError(f"dim {dim} is no multiple of num_heads {num_heads}: change one of them")
         if num_heads % num_kv_heads:
             raise ValueError(
                 f"heads {num_heads} is no multiple of num_kv_heads {num_kv_heads}: use a divisor of {num_heads}"

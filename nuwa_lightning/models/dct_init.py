@@ -27,7 +27,7 @@ Fitted to photographs; f counts half-waves over 8 pixels, the transform is ortho
 
 @torch.no_grad()
 def start_spectral(encoder: Encoder, decoder: Decoder, *, rounding: float = 0.4) -> None:
-    """Set the linear parts of both so that together they keep the ``codebook_dim - 1`` strongest components of each square.
+    """Set the linear parts of both so that they keep the ``codebook_dim - 1`` strongest components of each square.
 
     The last axis stays free: it is the pole around which the vectors lie (see ``layers.from_chart``).
 

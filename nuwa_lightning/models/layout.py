@@ -26,12 +26,14 @@ def patch_cells(symmetry: Symmetry, patch_size: tuple[int, int], token_order: To
     """Return the ``(row, column)`` inside a patch of each of its N tokens, in writing order.
 
     Raises:
-        ValueError: if a view that transposes meets a patch that is not square.
+        ValueError: if a symmetry that transposes meets a patch that is not square.
     """
     frame = ZETA if token_order == "raster" else symmetry
     rows, columns = patch_size
     if frame.transpose and token_order == "mirrored" and rows != columns:
-        raise ValueError(f"patch_size {patch_size}: view {symmetry.name} needs square patches (or token_order: raster)")
+        raise ValueError(
+            f"patch_size {patch_size}: symmetry {symmetry.name} needs square patches (or token_order: raster)"
+        )
     outer, inner = (rows, columns) if frame.transpose else (columns, rows)
     cells = []
     for a in range(outer):
@@ -120,9 +122,9 @@ class PlanLayout:
     """Everything the joint training forward needs to know of a plan.
 
     Attributes:
-        index_PN: place of every token in the flattened ``(t, y, x)`` token grid of the view.
+        index_PN: place of every token in the flattened ``(t, y, x)`` token grid of the symmetry.
         neighbors_PNK: place of the neighbors of every token in that grid, ``ABSENT`` where there is none.
-        symmetry_P: index of the view of each step (0 throughout in raster order, which has no views).
+        symmetry_P: index of the symmetry of each step (0 throughout in raster order, which has no symmetries).
         known_P: which steps are given, not written.
         groups: which steps see which.
         key: equal keys mean equal ``groups`` and ``known_P``, so such plans can share a batch.
@@ -137,7 +139,7 @@ class PlanLayout:
 
 
 def step_tensors(planned: PlannedStep, embedding: RelativePatchEmbedding) -> tuple[list[int], list[int]]:
-    """Return the embedding entries and the relative views of a step's context."""
+    """Return the embedding entries and the relative symmetries of a step's context."""
     return [embedding.index(o) for o in planned.offsets], list(planned.relative_symmetries)
 
 
@@ -196,7 +198,7 @@ def lay_out(
                 symmetry_PC=torch.tensor([e[1] for e in entries], dtype=torch.long).view(shape),
             )
         )
-    # Neighbors are looked up for each sample: mirrored views, whose earlier frames are not, share a batch.
+    # Neighbors are looked up for each sample: mirrored symmetries, whose earlier frames are not, share a batch.
     key = (*((p.context, p.offsets, p.relative_symmetries) for p in table.steps), tuple(step.known for step in steps))
     known = torch.tensor([step.known for step in steps])
     symmetries = [0 if token_order == "raster" else s.symmetry.index for s in steps]

@@ -25,7 +25,7 @@ class Neighbor(NamedTuple):
         t: frames later.
         y: rows further down.
         x: columns further on.
-        turned: rows and columns are those of the canonical frame of the step's view; else of the canvas as it lies.
+        turned: rows and columns are those of the canonical frame of the step's symmetry; else of the canvas as it lies.
     """
 
     t: int
@@ -49,7 +49,7 @@ canvas lies: the orders of a frame turn nothing that moves from frame to frame, 
 
 AHEAD: Final = tuple(Neighbor(0, y, x) for y, x in ((0, 1), (1, 0), (-1, 1), (1, 1)))
 """On the other side: there only where a patch is finished that the order reaches later, since it is given, was written
-under another view, or lies beyond the seam of a closed canvas; and above on the right, at the top of a patch."""
+under another symmetry, or lies beyond the seam of a closed canvas; and above on the right, at the top of a patch."""
 
 MATCHED: Final = tuple(Neighbor(t, y, x) for t in (-1, -2) for y, x in _WIDER)
 """In the last two frames, further around: where what is written next to the cell came from tells how things move; see

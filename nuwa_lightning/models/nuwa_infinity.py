@@ -30,7 +30,7 @@ class ContextGroup:
         steps_P: numbers of these steps.
         context_PC: numbers of the steps that each one sees.
         offset_PC: entries of the relative patch embedding.
-        symmetry_PC: index of the context's view relative to the step's.
+        symmetry_PC: index of the context's symmetry relative to the step's.
     """
 
     steps_P: Tensor
@@ -89,7 +89,7 @@ class PatchTransformer(nn.Module):
         self.bidirectional = bidirectional
         self.patch_size, self.embedding_extent, self.size = patch_size, embedding_extent, size
         self.codebook_size, self.codebook_dim = codebook_size, codebook_dim
-        self.register_buffer("codes_KE", torch.zeros(codebook_size, codebook_dim))
+        self.register_buffer("codebook_KE", torch.zeros(codebook_size, codebook_dim))
         self.embed = nn.Linear(codebook_dim, dim)
         read = neighbors(past=embedding_extent[0] > 0, ahead=size.ahead)
         self.neighbor_embedding = (
@@ -178,7 +178,7 @@ class PatchTransformer(nn.Module):
         """
         if codebook_KE.shape != self.codebook_KE.shape:
             raise ValueError(
-                f"the tokenizer has {tuple(codebook_KE.shape)} codes x channels, the model {tuple(self.codebook_KE.shape)}"
+                f"the tokenizer's codebook is {tuple(codebook_KE.shape)}, the model's {tuple(self.codebook_KE.shape)}"
             )
         self.codebook_KE.copy_(whitened(codebook_KE))
 
@@ -189,8 +189,8 @@ class PatchTransformer(nn.Module):
 
         Args:
             tokens_RN: codes in writing order.
-            symmetry_R: index of each row's view.
-            neighbors_RNK: neighbors of each token (see ``modules.neighbors``). They come in where token n is predicted: at
+            symmetry_R: index of each row's symmetry.
+            neighbors_RNK: neighbors of each token (see ``neighbors``). They come in where token n is predicted: at
                 position n, or in a bidirectional model at its own, n + 1.
             masked_RN: which tokens are hidden, in a bidirectional model.
         """
@@ -209,10 +209,10 @@ class PatchTransformer(nn.Module):
     def logits(self, x: Tensor, neighbors: Tensor) -> Tensor:
         """Return scores over codes ``[..., K]`` of last-layer states ``[..., W]`` and the tokens' neighbors."""
         h = self.norm(x)
-        scores = F.linear(h, self.head_weight(), self.head.bias)
+        logits = F.linear(h, self.head_weight(), self.head.bias)
         if self.copy_head is None:
-            return scores
-        more: Tensor = self.copy_head(scores, h, neighbors, self.codebook_KE)
+            return logits
+        more: Tensor = self.copy_head(logits, h, neighbors, self.codebook_KE)
         return more
 
     def head_weight(self) -> Tensor:
@@ -234,7 +234,7 @@ class PatchTransformer(nn.Module):
 
         Args:
             tokens_BPN: codes, in the order of the plan and of the tokens inside a patch.
-            symmetry_BP: index of each step's view.
+            symmetry_BP: index of each step's symmetry.
             neighbors_BPNK: neighbors of each token.
             groups: which steps see which, from ``ContextTable``.
             text: the text of each sample.
@@ -287,11 +287,11 @@ class PatchTransformer(nn.Module):
 
         Args:
             tokens_RN: codes in writing order.
-            symmetry_R: index of each row's view.
+            symmetry_R: index of each row's symmetry.
             neighbors_RNK: neighbors of each token.
             context: for each of C context patches, per layer, its cached normalised layer input ``[R, N, W]``.
             offset_RC: entries of the relative patch embedding.
-            symmetry_RC: relative views.
+            symmetry_RC: relative symmetries.
             text: the text of each row.
             token_mask: what is hidden, for a bidirectional model.
 

@@ -36,8 +36,8 @@ class TransformerConfig:
         neighbor_embedding: hand the nearest written tokens to the input (ours); the paper does not.
         ahead: those too that the order reaches later, where they are there (given, or beyond the seam of a closed
             canvas); it takes training with given parts (``conditions.known_prob``) to learn from them.
-        copy_head: let each of these tokens raise the score of its own code (ours): skies, and videos, of which much stands
-            still.
+        copy_head: let each of these tokens raise the score of its own code (ours): skies, and videos, of which much
+            stands still.
 
     Raises:
         UsageError: if a number makes no sense.
@@ -146,7 +146,7 @@ class PatchLayer(nn.Module):
             v_RLGD: own values.
             context: keys, placed (:meth:`place_context`), and values of the context ``[R, C, N, G, D]``.
             offset_RC: entries of the relative patch embedding.
-            symmetry_RC: relative views.
+            symmetry_RC: relative symmetries.
         """
         ck_RCNGD, cv_RCNGD = context
         L, N = q_RLHD.shape[1], ck_RCNGD.shape[2]

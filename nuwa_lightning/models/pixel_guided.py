@@ -83,7 +83,7 @@ class PixelGuidedDecoder(nn.Module):
             )
         self.decoder = decoder
         self.guide = guide
-        self.register_buffer("codes_KD", codebook_KD)
+        self.register_buffer("codebook_KD", codebook_KD)
         self.size = size
         self._tokenizer = tokenizer
         self.to(memory_format=torch.channels_last)

@@ -25,7 +25,7 @@ class AxialPosition(nn.Module):
 
 
 class RelativePatchEmbedding(nn.Module):
-    """One vector per offset between a context patch and the current patch, plus one per relative view (ours).
+    """One vector per offset between a context patch and the current patch, plus one per relative symmetry (ours).
 
     Fed to the keys it is the paper's Emb: a vector per key/value head, the same for all tokens of the patch.
     Fed to the logits it is the paper's post-fed variant: a number per query head.
@@ -43,7 +43,7 @@ class RelativePatchEmbedding(nn.Module):
         self.sizes = (extent[0] + 1, 2 * extent[1] + 1, 2 * extent[2] + 1)
         count = self.sizes[0] * self.sizes[1] * self.sizes[2]
         self.offsets = nn.Parameter(torch.randn(count, *shape) * std)
-        # The same view needs no entry to differ from, but keeping it lets one table serve every case.
+        # The same symmetry needs no entry to differ from, but keeping it lets one table serve every case.
         self.symmetries = nn.Parameter(torch.zeros(len(SYMMETRIES), *shape))
 
     def index(self, offset: tuple[int, int, int]) -> int:

@@ -39,7 +39,7 @@ class VectorQuantizer(nn.Module):
         self.decay = decay
         self.restart_below = restart_below
         codebook_KD = functional.normalize(torch.randn(codebook_size, codebook_dim), dim=1)
-        self.register_buffer("codes_KD", codebook_KD)
+        self.register_buffer("codebook_KD", codebook_KD)
         self.register_buffer("mean_count_K", torch.ones(codebook_size))
         self.register_buffer("mean_sum_KD", codebook_KD.clone())
         self.register_buffer("started", torch.tensor(False))

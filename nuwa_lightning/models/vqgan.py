@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nuwa_lightning.legacy import first_keys, first_name
 from nuwa_lightning.models.decoder import Decoder
 from nuwa_lightning.models.encoder import Encoder
 from nuwa_lightning.models.quantizer import VectorQuantizer
@@ -114,7 +115,7 @@ class VQGAN(nn.Module):
         super().__init__()
         if encoder.downsample_factor != decoder.downsample_factor:
             raise ValueError(
-                f"the encoder shrinks by {encoder.downsample_factor}, the decoder enlarges by {decoder.downsample_factor}"
+                f"encoder: {encoder.downsample_factor} pixels a token, decoder: {decoder.downsample_factor}"
             )
         dims = (encoder.codebook_dim, quantizer.codebook_dim, decoder.codebook_dim)
         if len(set(dims)) != 1:
@@ -249,7 +250,8 @@ class VQGAN(nn.Module):
 
     def full_fingerprint(self) -> str:
         """Return a hash (sha256, hex) of the whole architecture and all weights, the decoder's included."""
-        return _hash(self.size.as_dict(), dict(self.state_dict()))
+        tensors = {first_name(name): tensor for name, tensor in self.state_dict().items()}
+        return _hash(first_keys(self.size.as_dict()), tensors)
 
 
 def _hash(config: dict[str, Any], tensors: dict[str, Tensor]) -> str:

@@ -161,8 +161,8 @@ class PatchGrid:
 class Symmetry:
     """One of the eight symmetries of the square lattice (ours).
 
-    A view reads the canvas so that its own order becomes the one canonical order, omega: down a column, columns from
-    left to right. ``to_frame`` flips first, then transposes.
+    A symmetry reads the canvas so that its own order becomes the one canonical order, omega: down a column, columns
+    from left to right. ``to_frame`` flips first, then transposes.
     """
 
     name: str
@@ -171,17 +171,17 @@ class Symmetry:
     transpose: bool = False
 
     def offset(self, offset: PatchOffset) -> PatchOffset:
-        """Return ``offset`` as it looks in the canonical frame of this view."""
+        """Return ``offset`` as it looks in the canonical frame of this symmetry."""
         y = -offset.y if self.flip_y else offset.y
         x = -offset.x if self.flip_x else offset.x
         return PatchOffset(offset.t, x, y) if self.transpose else PatchOffset(offset.t, y, x)
 
     def extent(self, extent: Extent) -> Extent:
-        """Return ``extent`` with its spatial axes in the canonical frame of this view."""
+        """Return ``extent`` with its spatial axes in the canonical frame of this symmetry."""
         return (extent[0], extent[2], extent[1]) if self.transpose else extent
 
     def order_key(self, patch: PatchIndex) -> tuple[int, int, int]:
-        """Return a key that sorts patches into the order of this view: frames, then its columns, then down each."""
+        """Return a key that sorts patches into the order of this symmetry: frames, then its columns, then down each."""
         y = -patch.y if self.flip_y else patch.y
         x = -patch.x if self.flip_x else patch.x
         return (patch.t, y, x) if self.transpose else (patch.t, x, y)
@@ -197,7 +197,7 @@ class Symmetry:
         return not self.transpose and not self.flip_x
 
     def walk(self, grid: PatchGrid) -> Iterator[PatchIndex]:
-        """Return the patches of ``grid`` in the order of this view, frame by frame, lazily.
+        """Return the patches of ``grid`` in the order of this symmetry, frame by frame, lazily.
 
         Raises:
             ValueError: if :meth:`can_walk` denies it.
@@ -213,7 +213,7 @@ class Symmetry:
         return (PatchIndex(t, y, x) for t in times for x in columns for y in _run(height, self.flip_y))
 
     def cell(self, row: int, column: int, size: int) -> tuple[int, int]:
-        """Return where the cell ``(row, column)`` of a ``size`` x ``size`` square stands in the frame of this view."""
+        """Return where cell ``(row, column)`` of a ``size`` x ``size`` square stands in this symmetry's frame."""
         row = size - 1 - row if self.flip_y else row
         column = size - 1 - column if self.flip_x else column
         return (column, row) if self.transpose else (row, column)
@@ -221,7 +221,7 @@ class Symmetry:
     def cells(self, size: int) -> tuple[int, ...]:
         """Return, for each cell of the frame in raster order, the raster index of that cell on the canvas.
 
-        ``canvas.flatten()[list(view.cells(size))]`` is the square in the frame of this view.
+        ``canvas.flatten()[list(view.cells(size))]`` is the square in the frame of this symmetry.
         """
         order = [0] * (size * size)
         for row, column in itertools.product(range(size), repeat=2):
@@ -231,14 +231,14 @@ class Symmetry:
 
     @property
     def index(self) -> int:
-        """The position of this view in :data:`VIEWS`."""
+        """The position of this symmetry in :data:`VIEWS`."""
         return SYMMETRIES.index(self)
 
     def relative_to(self, other: Symmetry) -> int:
-        """Return which of the eight symmetries turns this view's frame into the frame of ``other``; 0 for the same.
+        """Return which of the eight symmetries turns this symmetry's frame into the frame of ``other``; 0 for the same.
 
-        The token that stands at ``(row, column)`` in this view's frame stands at ``VIEWS[g].cell(row, column, size)``
-        in the frame of ``other``.
+        The token that stands at ``(row, column)`` in this symmetry's frame stands at ``SYMMETRIES[g].cell(row, column,
+        size)`` in the frame of ``other``.
         """
         return _relative(self, other)
 
@@ -252,10 +252,10 @@ def _run(length: int | None, flip: bool) -> Iterable[int]:
 @functools.cache
 def _relative(symmetry: Symmetry, other: Symmetry) -> int:
     units = (PatchOffset(0, 1, 0), PatchOffset(0, 0, 1))
-    for index, symmetry in enumerate(SYMMETRIES):
-        if all(symmetry.offset(symmetry.offset(unit)) == other.offset(unit) for unit in units):
+    for index, each in enumerate(SYMMETRIES):
+        if all(each.offset(symmetry.offset(unit)) == other.offset(unit) for unit in units):
             return index
-    raise AssertionError("the eight views are a group")
+    raise AssertionError("the eight symmetries are a group")
 
 
 OMEGA = Symmetry("omega")
@@ -277,7 +277,7 @@ SYMMETRIES: tuple[Symmetry, ...] = (
 
 
 def symmetry_named(name: str) -> Symmetry:
-    """Return the view called ``name``.
+    """Return the symmetry called ``name``.
 
     Raises:
         ValueError: if there is none.
@@ -285,7 +285,7 @@ def symmetry_named(name: str) -> Symmetry:
     for symmetry in SYMMETRIES:
         if symmetry.name == name:
             return symmetry
-    raise ValueError(f"view: {name}: choose one of {', '.join(symmetry.name for symmetry in SYMMETRIES)}")
+    raise ValueError(f"symmetry: {name}: choose one of {', '.join(symmetry.name for symmetry in SYMMETRIES)}")
 
 
 class PatchSet:

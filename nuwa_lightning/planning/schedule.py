@@ -27,12 +27,13 @@ class PlannedStep(NamedTuple):
 
     Attributes:
         number: position in the plan, from 0.
-        step: patch, view and whether it is known.
+        step: patch, symmetry and whether it is known.
         frame: the symmetry under which tokens and offsets of this step are read; the identity for token order raster.
         context: numbers of the steps it sees, ascending.
         places: for each of them its patch minus this patch on the canvas, the short way round on a closed axis.
         offsets: the same in ``frame``, clamped to the pool's embedding extent.
-        relative_symmetries: for each of them the symmetry from its frame to this one (``View.relative_to``); 0 is the same.
+        relative_symmetries: for each of them the symmetry from its frame to this one (``Symmetry.relative_to``); 0 is
+            the same.
         level: 0 without context, else one more than the highest level in the context.
         dropped: numbers of the steps that no later step sees, known once this step is finished; ascending.
     """
@@ -68,7 +69,7 @@ def walk(
         plan: steps from ``DirectionController.plan``; may be endless.
         pool: the strategy.
         grid: the canvas of the plan.
-        token_order: ``mirrored`` reads each patch in the frame of its view, ``raster`` all in the canvas' own.
+        token_order: ``mirrored`` reads each patch in the frame of its symmetry, ``raster`` all in the canvas' own.
 
     Raises:
         UsageError: for another token order.

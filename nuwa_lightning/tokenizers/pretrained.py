@@ -16,6 +16,7 @@ from torch import nn
 
 from nuwa_lightning.atomic import atomic_folder
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.legacy import upgrade_state, upgraded
 from nuwa_lightning.models.pixel_guided import PixelGuidedDecoder, PixelGuidedSize
 from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
 from nuwa_lightning.tokenizers.base import Tokenizer
@@ -119,6 +120,7 @@ def _load_weights(module: nn.Module, path: Path, option: str) -> None:
     except (SafetensorError, OSError) as error:
         raise UsageError(option, path, f"model.safetensors is damaged ({error}): copy it again or retrain") from None
     try:
+        upgrade_state(state)
         module.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
         first = " ".join(str(error).split())[:200]
@@ -140,7 +142,7 @@ def _read_config(path: Path, wanted: str, option: str) -> Mapping[str, Any]:
         raise UsageError(option, path, f"holds {kind or 'something else'}, not a {wanted}: name the folder of one")
     if config.get("format") != FORMAT:
         raise UsageError(option, path, f"has format {config.get('format')}, this version reads {FORMAT}")
-    return dict(config)
+    return dict(upgraded(config))
 
 
 def _build(config: Mapping[str, Any], path: Path, option: str) -> VQGAN:

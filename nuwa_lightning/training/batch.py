@@ -25,7 +25,7 @@ class Written:
         tokens_BPN: codes, the targets.
         read_BPN: codes as they are read: the same, or some of them wrong.
         neighbors_BPNK: their neighbors, as they are read.
-        symmetry_BP: index of each step's view.
+        symmetry_BP: index of each step's symmetry.
         token_mask: what is hidden, unless each token sees earlier ones only.
         text: their texts, for a model that reads text.
     """

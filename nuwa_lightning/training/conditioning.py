@@ -37,9 +37,9 @@ class Conditions:
         known_prob: share of the samples of which a part is given, for outpainting, inpainting and animation.
         closing_prob: share of the other samples of which the last line of their order is given, for closed canvases:
             what is written last meets there what was written first.
-        token_noise: share of its tokens that a sample reads wrongly, at most: each draws its own share below. Targets stay
-            what they are. What a model has written holds errors that photographs do not; in a video they add up from
-            frame to frame, unless it has learned to read over them.
+        token_noise: share of its tokens that a sample reads wrongly, at most: each draws its own share below. Targets
+            stay what they are. What a model has written holds errors that photographs do not; in a video they add up
+            from frame to frame, unless it has learned to read over them.
 
     Raises:
         UsageError: if a share is none.
@@ -72,7 +72,7 @@ class Conditions:
         if "text" not in batch:
             hint = "the model reads text and this data has none: use photos or videos that have captions"
             raise UsageError("data", "no captions", hint)
-        text_mask_BS = batch["text_seen"]
+        text_mask_BS = batch["text_mask"]
         if generator is not None and self.text_dropout:
             kept_B = torch.rand(len(text_mask_BS), generator=generator) >= self.text_dropout
             text_mask_BS = text_mask_BS & kept_B[:, None].to(text_mask_BS.device)

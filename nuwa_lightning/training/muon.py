@@ -126,14 +126,14 @@ class MuonAdamW(torch.optim.Optimizer):
             p.addcdiv_(state["mean"], denominator, value=-group["lr"] / (1 - beta1**t))
 
 
-def muon_groups(model: nn.Module, *token_mask: nn.Module) -> list[dict[str, Any]]:
-    """Split parameters: matrices inside ``token_mask`` go to Muon, all else to AdamW, and only matrices decay.
+def muon_groups(model: nn.Module, *hidden: nn.Module) -> list[dict[str, Any]]:
+    """Split parameters: matrices inside ``hidden`` go to Muon, all else to AdamW, and only matrices decay.
 
     Args:
         model: everything that is trained.
-        token_mask: the stacks of layers inside ``model``.
+        hidden: the stacks of layers inside ``model``.
     """
-    named = (pair for stack in token_mask for pair in stack.named_parameters())
+    named = (pair for stack in hidden for pair in stack.named_parameters())
     inside = {id(p) for name, p in named if p.ndim == 2 and name.endswith("weight")}
     params = [p for p in model.parameters() if p.requires_grad]
     return [

@@ -56,7 +56,7 @@ _OPTIONS = {
     "size": "--model.transformer",
     "embedding_extent": "--model.context_pool",
     "bidirectional": "--model.local_decoder",
-    "text_width": "--model.conditions.text_encoder",
+    "text_dim": "--model.conditions.text_encoder",
 }
 
 
@@ -77,7 +77,7 @@ class NuwaInfinityModule(LightningModule):
         lr: peak learning rate of Muon (layer matrices) and AdamW (the rest).
         descent: the rest of the optimiser's options.
 
-    The paper's section is "Training"; joint optimisation and mirrored views are ours.
+    The paper's section is "Training"; joint optimisation and mirrored crops are ours.
     """
 
     title = "stage 2, patch transformer"
@@ -159,7 +159,7 @@ class NuwaInfinityModule(LightningModule):
         """Return the weights and layouts of the plans that a sample of ``(t, y, x)`` tokens may follow.
 
         Raises:
-            UsageError: if the sample is no whole number of patches, or a view transposes patches that are not square.
+            UsageError: if the sample is no whole number of patches, or a crop transposes patches that are not square.
             LawError: if the pool or the direction breaks a law.
         """
         return self._plans.layouts(shape)
@@ -220,7 +220,7 @@ class NuwaInfinityModule(LightningModule):
 
     def _hide(self, neighbors_BPNK: Tensor, generator: torch.Generator) -> TokenMask | None:
         B, P, N, _ = neighbors_BPNK.shape
-        masked_BPN = self.local_decoder.hide((B, P, N), generator)
+        masked_BPN = self.local_decoder.training_mask((B, P, N), generator)
         if masked_BPN is None:
             return None
         masked_BPN = masked_BPN.to(neighbors_BPNK.device)
@@ -378,7 +378,7 @@ class NuwaInfinityModule(LightningModule):
             "embedding_extent": list(model.embedding_extent),
             "size": asdict(model.size),
             "bidirectional": model.bidirectional,
-            "text_width": model.text_dim,
+            "text_dim": model.text_dim,
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -399,8 +399,8 @@ class NuwaInfinityModule(LightningModule):
         if "patch_transformer" not in checkpoint:
             raise UsageError("--ckpt_path", name, "it is not of stage 2 (NuwaInfinityModule): name one of this stage")
         # Checkpoints from before there was a choice do not say it.
-        stored = {"bidirectional": False, "text_width": 0, **checkpoint["patch_transformer"]}
-        stored["size"] = {"ahead": False, "repeat": False, **stored["size"]}
+        stored = {"bidirectional": False, "text_dim": 0, **checkpoint["patch_transformer"]}
+        stored["size"] = {"ahead": False, "copy_head": False, **stored["size"]}
         for key, value in self._described().items():
             if stored.get(key) != value:
                 hint = f"the checkpoint {name} has {stored.get(key)}: use that, or start anew"

@@ -229,7 +229,7 @@ class PixelGuidedModule(LightningModule):
                 "--data", sorted(batch), "clips of videos are needed: LandscapeClipsDataModule, for example"
             )
         video_BT3YX = batch["video"]
-        factor = self._decoder().factor
+        factor = self._decoder().downsample_factor
         if video_BT3YX.shape[1] < 2:
             raise UsageError("data.clips.frames", video_BT3YX.shape[1], "clips of 2 frames or more are needed")
         if any(side % factor for side in video_BT3YX.shape[3:]):

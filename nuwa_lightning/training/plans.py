@@ -54,15 +54,14 @@ class TrainingPlans:
         """Return the weights and layouts of the plans that a sample of ``(t, y, x)`` tokens may follow.
 
         Raises:
-            UsageError: if the sample is no whole number of patches, or a view transposes patches that are not square.
+            UsageError: if the sample is no whole number of patches, or a symmetry transposes patches that are not
+                square.
             LawError: if the pool or the direction breaks a law.
         """
         if shape not in self._layouts:
             rows, columns = self._patch_size
             if shape[1] % rows or shape[2] % columns:
-                hint = (
-                    f"training views of {shape[1]}x{shape[2]} tokens are no whole number of patches: change data.grid"
-                )
+                hint = f"training crops of {shape[1]}x{shape[2]} tokens are not whole patches: change data.grid"
                 raise UsageError("model.patch_size", self._patch_size, hint)
             grid = self._grid(shape)
             weights, layouts = [], []

@@ -366,7 +366,7 @@ class VQGANModule(LightningModule):
         if checkpoint["vqgan_size"] != self.vqgan.size.as_dict():
             raise UsageError("--model.vqgan", self.vqgan.size, f"the checkpoint {name} has {checkpoint['vqgan_size']}")
         if self.train_only == "decoder":
-            theirs_KD, codebook_KD = checkpoint["state_dict"]["vqgan.quantizer.codes_KD"], self.vqgan.codebook_KD
+            theirs_KD, codebook_KD = checkpoint["state_dict"]["vqgan.quantizer.codebook_KD"], self.vqgan.codebook_KD
             if not torch.equal(theirs_KD, codebook_KD.to(theirs_KD.device)):
                 hint = "refines another tokenizer than model.start_from names: name that one, or another --run"
                 raise UsageError("--ckpt_path", name, hint)

@@ -17,7 +17,7 @@ from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
 SIZE = (48, 64)
 
 
-def image(seed: int = 0) -> np.ndarray:
+def drawing(seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
 
 
@@ -31,7 +31,7 @@ def finished(blend: JointBlend, image: np.ndarray) -> np.ndarray:
 
 
 def test_along_x_it_is_what_the_definition_says():
-    image, reach = image(), 8
+    image, reach = drawing(), 8
     done = finished(JointBlend((None, SIZE[1]), "x", reach, 8), image)
     expected = image.astype(float)
     for distance in range(reach):
@@ -51,7 +51,7 @@ def test_along_x_it_is_what_the_definition_says():
     st.sampled_from(["x", "y", "xy"]),
 )
 def test_pieces_with_their_margin_are_parts_of_the_whole(top, left, height, width, wrap):
-    image, blend = image(), JointBlend(SIZE, wrap, 8, 8)
+    image, blend = drawing(), JointBlend(SIZE, wrap, 8, 8)
     margin, index, kept = blend.margin * 8, [], []
     for axis, (start, length) in enumerate(((top, height), (left, width))):
         if "yx"[axis] in wrap:
@@ -84,7 +84,7 @@ def test_a_step_is_gone_and_what_has_none_stays(wrap):
 
 
 def test_a_narrow_canvas_is_blended_over_a_quarter_of_it():
-    image = image()[:, :8]
+    image = drawing()[:, :8]
     done = finished(JointBlend((SIZE[0], 8), "x", 16, 8), image)
     assert np.array_equal(done[:, 2:-2], image[:, 2:-2])
     assert not np.array_equal(done, image)

@@ -42,7 +42,7 @@ STAGE_1: dict[str, Any] = {
             "cache": "cache",
             "batch_size": 2,
             "steps_per_epoch": 4,
-            "views": {"size": 32, "short_sides": [64], "val_short_sides": [64]},
+            "crops": {"size": 32, "short_sides": [64], "val_short_sides": [64]},
         },
     },
     "trainer": {
@@ -64,7 +64,7 @@ STAGE_2: dict[str, Any] = {
             "codebook_size": 16,
             "codebook_dim": 4,
             "patch_size": [2, 2],
-            "transformer": {"width": 16, "depth": 1, "heads": 2, "num_kv_heads": 1},
+            "transformer": {"dim": 16, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1},
             "context_pool": {"class_path": "NearbyContextPool", "init_args": {"extent": [0, 1, 1]}},
             "descent": {"warmup_steps": 2},
         },

@@ -117,7 +117,7 @@ def overlay(**content: object) -> str:
         ("two.yaml", "data.photos.rot", "data.photos.root"),
         ("two.yaml", "seed", "seed_everything"),
         ("two.yaml", "hlep", "help"),
-        ("one.yaml", "model.vqgan.num_codez", "model.vqgan.codebook_size"),
+        ("one.yaml", "model.vqgan.codebook_siz", "model.vqgan.codebook_size"),
         ("one.yaml", "data.crops.siz", "data.crops.size"),
     ],
 )
@@ -167,7 +167,7 @@ def test_a_typo_in_a_yaml_is_named_too(shell, content, wrong, right):
         (("--model.patch_size", "[2]"), ("--model.patch_size", "[2]")),
         (("--model.patch_size", "[2, 4]"), ("--model.patch_size", "(2, 4)", "needs square patches")),
         (("--model.patch_size", "[3, 3]"), ("--model.patch_size", "(3, 3)", "data.grid")),
-        (("--model.transformer.dim", "15"), ("--model.transformer", "15", "multiple of heads")),
+        (("--model.transformer.dim", "15"), ("--model.transformer", "15", "multiple of num_heads")),
         (
             ("--model.transformer.num_layers", "0"),
             ("--model.transformer.num_layers: 0: give a whole number from 1 up",),

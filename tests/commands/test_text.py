@@ -106,7 +106,7 @@ def test_the_command_that_training_ends_with_makes_a_image(place, shell, taught)
     words = shlex.split(line)[3:]
     assert shell(*words, *OWN[2:4]).status == 0
     said = read_metadata("panorama.png")
-    # The text of the recipe's own sheet, on a canvas as high as the views of training.
+    # The text of the recipe's own sheet, on a canvas as high as the crops of training.
     assert (said["prompt"], said["size"]) == (["a lake"], [192, 32])
 
 

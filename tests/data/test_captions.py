@@ -162,7 +162,7 @@ def test_batches_carry_the_captions_of_their_photos(photo_folder: Path, caplog) 
         batches = list(loader) if not hasattr(loader, "batch") else [loader.batch(0)]
         for batch in batches:
             assert len(batch["text"]) == len(batch["tokens"])
-            for index, states, seen in zip(batch["index"], batch["text"], batch["text_seen"], strict=True):
+            for index, states, seen in zip(batch["index"], batch["text"], batch["text_mask"], strict=True):
                 key = data.bank.keys[int(index)]
                 assert key != "a/00.png"
                 assert int(seen.sum()) == int(key[2:4])

@@ -61,8 +61,8 @@ def test_grey_and_what_only_pillow_reads(tmp_path: Path, caplog: pytest.LogCaptu
     for name, options in (("a.png", {}), ("a.jpg", {}), ("lzw.tif", {"compression": "tiff_lzw"})):
         Image.fromarray(painted(40, 50)).save(tmp_path / name, **options)
         with open_windows(tmp_path / name) as image:
-            with Image.open(tmp_path / name) as image:
-                expected = np.asarray(image)[5:15, 6:30]
+            with Image.open(tmp_path / name) as whole:
+                expected = np.asarray(whole)[5:15, 6:30]
             np.testing.assert_array_equal(image.read(5, 6, 10, 24), expected)
     with pytest.raises(ImageReadError, match="more than max_pixels=100"):
         open_windows(tmp_path / "a.png", max_pixels=100)
@@ -150,7 +150,7 @@ def test_crops_cover_every_view_of_their_part_and_never_the_other(height, width,
         assert 0 <= c.top < c.top + c.height <= height
         assert 0 <= c.left < c.left + c.width <= width
         seen[c.split][c.top : c.top + c.height, c.left : c.left + c.width] = True
-        # Where a view of the overlap's size may begin within this crop.
+        # Where a crop of the overlap's size may begin within this crop.
         tall, wide = max(0, c.height - overlap + 1), max(0, c.width - overlap + 1)
         corners[c.split][c.top : c.top + tall, c.left : c.left + wide] = True
     assert not (seen["train"] & seen["val"]).any()
@@ -198,13 +198,13 @@ def test_it_feeds_both_stages(scroll: Path) -> None:
     def source() -> GiantImage:
         return GiantImage(str(scroll), crop=64, overlap=32, val_share=0.25)
 
-    views = PhotosDataModule(
-        source(), views=CropSettings(32, (64,), val_short_sides=(64,)), batch_size=2, steps_per_epoch=2
+    crops = PhotosDataModule(
+        source(), crops=CropSettings(32, (64,), val_short_sides=(64,)), batch_size=2, steps_per_epoch=2
     )
-    views.prepare_data()
-    views.setup("fit")
-    assert next(iter(views.train_dataloader()))["image"].shape == (2, 3, 32, 32)
-    assert len(views.val_dataloader()) == 1
+    crops.prepare_data()
+    crops.setup("fit")
+    assert next(iter(crops.train_dataloader()))["image"].shape == (2, 3, 32, 32)
+    assert len(crops.val_dataloader()) == 1
     torch.manual_seed(0)
     size = VQGANConfig(
         16, 4, encoder_channels=(8, 8), encoder_blocks=(0, 0), decoder_channels=(8,), decoder_blocks=(0,)

@@ -30,8 +30,8 @@ from tests.data.conftest import Paint
 SMALL = CropSettings(size=16, short_sides=(24, 40), val_short_sides=(24, 40))
 
 
-def module(folder: Path, views: CropSettings = SMALL, **options: Any) -> ImageFolderDataModule:
-    made = ImageFolderDataModule(str(folder), views=views, **{"steps_per_epoch": 5, "batch_size": 4, **options})
+def module(folder: Path, crops: CropSettings = SMALL, **options: Any) -> ImageFolderDataModule:
+    made = ImageFolderDataModule(str(folder), crops=crops, **{"steps_per_epoch": 5, "batch_size": 4, **options})
     made.prepare_data()
     made.setup("fit")
     return made
@@ -52,13 +52,13 @@ def test_training_batches(photo_folder: Path) -> None:
 
 
 def test_every_view_is_cut_from_its_photo(photo_folder: Path) -> None:
-    """Brute force: each view, or its mirror image, is found in one of the sizes of the photo it names."""
+    """Brute force: each crop, or its mirror image, is found in one of the sizes of the photo it names."""
     data = module(photo_folder)
     prepared = data.prepared("train")
     mirrored = []
     for batch in batches(data):
-        for view, index in zip(batch["image"], batch["index"].tolist(), strict=True):
-            pixels = ((view + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
+        for crop, index in zip(batch["image"], batch["index"].tolist(), strict=True):
+            pixels = ((crop + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
             found = [
                 flip
                 for size, flip in itertools.product(range(2), (False, True))
@@ -69,9 +69,9 @@ def test_every_view_is_cut_from_its_photo(photo_folder: Path) -> None:
     assert 0 < sum(mirrored) < len(mirrored)
 
 
-def _contains(array: np.ndarray, view: np.ndarray) -> bool:
-    windows = np.lib.stride_tricks.sliding_window_view(array, view.shape)[:, :, 0]
-    return bool((windows == view).all((2, 3, 4)).any())
+def _contains(array: np.ndarray, crop: np.ndarray) -> bool:
+    windows = np.lib.stride_tricks.sliding_window_view(array, crop.shape)[:, :, 0]
+    return bool((windows == crop).all((2, 3, 4)).any())
 
 
 def test_a_batch_depends_on_seed_and_step_only(photo_folder: Path) -> None:
@@ -103,7 +103,7 @@ def test_every_photo_in_turn(count: int) -> None:
 
 
 def test_validation_is_fixed_and_central(photo_folder: Path) -> None:
-    data = module(photo_folder, views=CropSettings(size=16, short_sides=(24,), val_size=20, val_short_sides=(30,)))
+    data = module(photo_folder, crops=CropSettings(size=16, short_sides=(24,), val_size=20, val_short_sides=(30,)))
     (loader,) = data.val_dataloader()
     seen = torch.cat([batch["image"] for batch in loader])
     assert seen.shape == (len(data.photo_source().photos("val")), 3, 20, 20)
@@ -165,7 +165,7 @@ def test_too_small_photos(paint: Paint, tmp_path: Path, caplog: pytest.LogCaptur
     for number in range(3):
         paint(f"photos/{number}.png", 12 + number, 30, seed=number)
     with pytest.raises(
-        UsageError, match=r"data\.views\.size: 16: .*shorter side of 14 px; use photos of at least 16 px"
+        UsageError, match=r"data\.crops\.size: 16: .*shorter side of 14 px; use photos of at least 16 px"
     ):
         module(tmp_path / "photos", val_fraction=0.0)
     paint("photos/large.png", seed=9)
@@ -196,12 +196,12 @@ def test_nothing_readable_for_validation(photo_folder: Path, tmp_path: Path) -> 
         ({"batch_size": 0}, "data.batch_size"),
         ({"steps_per_epoch": 0}, "data.steps_per_epoch"),
         ({"num_workers": -1}, "data.num_workers"),
-        ({"views": CropSettings(size=0)}, "data.crops.size"),
-        ({"views": CropSettings(size=600)}, "data.crops.short_sides"),
-        ({"views": CropSettings(short_sides=())}, "data.crops.short_sides"),
-        ({"views": CropSettings(val_size=513)}, "data.crops.val_short_sides"),
-        ({"views": CropSettings(flip=1.5)}, "data.crops.flip"),
-        ({"views": CropSettings(colour_jitter=-0.1)}, "data.crops.colour_jitter"),
+        ({"crops": CropSettings(size=0)}, "data.crops.size"),
+        ({"crops": CropSettings(size=600)}, "data.crops.short_sides"),
+        ({"crops": CropSettings(short_sides=())}, "data.crops.short_sides"),
+        ({"crops": CropSettings(val_size=513)}, "data.crops.val_short_sides"),
+        ({"crops": CropSettings(flip=1.5)}, "data.crops.flip"),
+        ({"crops": CropSettings(colour_jitter=-0.1)}, "data.crops.colour_jitter"),
     ],
 )
 def test_options_that_cannot_work(options: dict[str, Any], said: str) -> None:
@@ -217,7 +217,7 @@ def test_too_many_pixels_names_the_option(photo_folder: Path) -> None:
 
 
 def test_the_default_photos_have_that_option_too(photo_folder: Path) -> None:
-    data = LandscapeDataModule(views=SMALL, max_pixels=100)
+    data = LandscapeDataModule(crops=SMALL, max_pixels=100)
     data.photo_source = lambda: FolderPhotos(str(photo_folder))  # type: ignore[method-assign,assignment,return-value]
     with pytest.raises(UsageError, match="more than max_pixels=100"):
         data.prepare_data()
@@ -230,7 +230,7 @@ def test_bad_option_leaves_nothing_behind(tmp_path: Path, own_cache: Path) -> No
 
 
 def test_landscapes_fall_back_to_the_sample_photos() -> None:
-    data = LandscapeDataModule(sources=(), views=CropSettings(size=64, short_sides=(96,), val_short_sides=(96,)))
+    data = LandscapeDataModule(sources=(), crops=CropSettings(size=64, short_sides=(96,), val_short_sides=(96,)))
     data.prepare_data()
     data.setup("fit")
     assert next(iter(data.train_dataloader()))["image"].shape == (8, 3, 64, 64)
@@ -270,7 +270,7 @@ def test_a_source_of_ones_own(photo_folder: Path) -> None:
         def photo_source(self) -> FolderPhotos:
             return FolderPhotos(str(photo_folder), val_fraction=0.5)
 
-    data = Own(views=SMALL, batch_size=2, steps_per_epoch=3, num_workers=0, seed=0, max_pixels=10**6, cache=None)
+    data = Own(crops=SMALL, batch_size=2, steps_per_epoch=3, num_workers=0, seed=0, max_pixels=10**6, cache=None)
     data.prepare_data()
     stream = data.train_dataloader()
     assert isinstance(stream, BatchStream)

@@ -19,22 +19,22 @@ sides = st.lists(st.integers(1, 600), min_size=1, max_size=5)
 
 
 @given(st.integers(1, 900), st.integers(1, 900), sides, st.integers(1, 300))
-def test_sizes(height: int, width: int, short_sides: list[int], view: int) -> None:
-    shapes = sizes_for((height, width), short_sides, view)
+def test_sizes(height: int, width: int, short_sides: list[int], crop: int) -> None:
+    shapes = sizes_for((height, width), short_sides, crop)
     assert list(shapes) == sorted(set(shapes))
     for y, x in shapes:
-        assert view <= min(y, x) <= min(height, width)  # a view fits, and nothing is enlarged
+        assert crop <= min(y, x) <= min(height, width)  # a crop fits, and nothing is enlarged
         assert abs(y * width - x * height) <= max(height, width)  # the proportions stay, but for rounding
         assert min(y, x) in {*short_sides, min(height, width)}
     for side in short_sides:
-        if view <= side <= min(height, width):
+        if crop <= side <= min(height, width):
             assert side in {min(shape) for shape in shapes}
-    assert bool(shapes) == (min(height, width) >= view and max(short_sides) >= view)
+    assert bool(shapes) == (min(height, width) >= crop and max(short_sides) >= crop)
 
 
 def prepare(paths: list[Path], cache: Path, **options: object) -> PreparedPhotos:
     photos = [Photo(path, path.name) for path in paths]
-    settings = {"short_sides": (24, 40), "view": 16, "cache": cache, "progress": False, **options}
+    settings = {"short_sides": (24, 40), "crop": 16, "cache": cache, "progress": False, **options}
     return prepare_photos(photos, settings.pop("short_sides"), **settings)
 
 

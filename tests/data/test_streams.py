@@ -72,8 +72,8 @@ class Memory(pl.LightningModule):
 
 
 def images(folder: Path) -> ImageFolderDataModule:
-    views = CropSettings(size=16, short_sides=(24, 40), val_short_sides=(24,))
-    return ImageFolderDataModule(str(folder), views=views, batch_size=3, steps_per_epoch=5)
+    crops = CropSettings(size=16, short_sides=(24, 40), val_short_sides=(24,))
+    return ImageFolderDataModule(str(folder), crops=crops, batch_size=3, steps_per_epoch=5)
 
 
 def tokens(folder: Path) -> TokenDataModule:

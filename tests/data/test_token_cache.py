@@ -25,7 +25,7 @@ from tests.data.conftest import Paint
 class Means:
     """A token is the mean of a 4x4 square, as a whole number below ``codebook_size``; counts its calls."""
 
-    factor = 4
+    downsample_factor = 4
 
     def __init__(self, *, codebook_size: int = 1000, name: str = "means") -> None:
         self.codebook_size = codebook_size
@@ -61,7 +61,7 @@ def test_bank_holds_what_encoding_gives(paint: Paint, tmp_path: Path, codebook_s
     assert all(entry.phase == 0 and not entry.flip for entry in bank.entries if entry.photo == 2)
     from nuwa_lightning.data.preparing import prepare_photos
 
-    prepared = prepare_photos(photos + held, settings.short_sides, view=8, cache=tmp_path / "other")
+    prepared = prepare_photos(photos + held, settings.short_sides, crop=8, cache=tmp_path / "other")
     total = 0
     for entry in bank.entries:
         array = prepared.array(entry.photo, [min(s) for s in prepared.shapes(entry.photo)].index(entry.short_side))

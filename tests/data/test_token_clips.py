@@ -21,7 +21,7 @@ from nuwa_lightning.data.synthetic_videos import SyntheticVideos
 from nuwa_lightning.data.video_reading import PyAvReader
 from nuwa_lightning.errors import UsageError
 from tests.data.test_token_cache import Means
-from tests.data.test_videos import Photos, pan, video
+from tests.data.test_videos import Photos, pan, video_file
 from tests.text.letters import Letters
 
 CLIPS = ClipSettings(10, 3, 1, 40)
@@ -31,9 +31,9 @@ CLIPS = ClipSettings(10, 3, 1, 40)
 def folder(tmp_path: Path, sample_photos: Photos) -> Path:
     """Three videos of two shots each, one dark and one bright, 9 and 7 frames long."""
     for number in range(3):
-        views = pan(sample_photos["china.jpg"], 20 * number, 16)
-        frames = [(0.3 * v + (0 if n < 9 else 170)).astype(np.uint8) for n, v in enumerate(views)]
-        video(tmp_path / "videos" / f"{number}.mp4", frames)
+        crops = pan(sample_photos["china.jpg"], 20 * number, 16)
+        frames = [(0.3 * v + (0 if n < 9 else 170)).astype(np.uint8) for n, v in enumerate(crops)]
+        video_file(tmp_path / "videos" / f"{number}.mp4", frames)
         (tmp_path / "videos" / f"{number}.txt").write_text(f"video {number}")
     return tmp_path / "videos"
 
@@ -154,7 +154,7 @@ def test_captions_come_along(folder: Path, tmp_path: Path) -> None:
     made = module(folder, tmp_path / "c")
     made.attach_text_encoder(Letters())
     (batch,) = itertools.islice(made.train_dataloader(), 1)
-    for index, text_SE, seen_S in zip(batch["index"].tolist(), batch["text"], batch["text_seen"], strict=True):
+    for index, text_SE, seen_S in zip(batch["index"].tolist(), batch["text"], batch["text_mask"], strict=True):
         (states,) = Letters().states([f"video {Path(made.bank.keys[index]).stem}"])
         assert torch.equal(text_SE[seen_S], states.float())
     (folder / "1.txt").unlink()
@@ -169,8 +169,8 @@ def test_captions_come_along(folder: Path, tmp_path: Path) -> None:
 def test_what_is_too_short_or_too_small_is_named_counted_and_recorded(
     folder: Path, tmp_path: Path, sample_photos: Photos, caplog: pytest.LogCaptureFixture
 ) -> None:
-    short = video(folder / "short.mp4", pan(sample_photos["china.jpg"], 0, 2))
-    video(folder / "small.mp4", pan(sample_photos["china.jpg"], 0, 4, height=16, width=64))
+    short = video_file(folder / "short.mp4", pan(sample_photos["china.jpg"], 0, 2))
+    video_file(folder / "small.mp4", pan(sample_photos["china.jpg"], 0, 4, height=16, width=64))
     made = module(folder, tmp_path / "c")
     assert "too_short" not in made.record()
     made.videos = FolderVideos(str(folder), val_fraction=0.0)

@@ -11,7 +11,7 @@ pytest.importorskip("av")
 
 from nuwa_lightning.data.video_damage import find_damage, length_bytes
 from nuwa_lightning.data.video_reading import PyAvReader, VideoReadError
-from tests.data.test_videos import Photos, pan, video
+from tests.data.test_videos import Photos, pan, video_file
 
 READER = PyAvReader()
 
@@ -32,7 +32,7 @@ def remuxed(source: Path, path: Path) -> Path:
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
 def test_a_stretch_of_zeros_in_a_smooth_video_is_found(tmp_path: Path, sample_photos: Photos, suffix: str) -> None:
     """A decoder paints over most of them: the video looks alright, but for colours that are 60 of 255 off."""
-    path = video(tmp_path / "a.mp4", pan(sample_photos["china.jpg"], 0, 16, height=256, width=384))
+    path = video_file(tmp_path / "a.mp4", pan(sample_photos["china.jpg"], 0, 16, height=256, width=384))
     path = path if suffix == ".mp4" else remuxed(path, tmp_path / f"a{suffix}")
     assert len(list(READER.frames(path))) == 16
     whole = path.read_bytes()
@@ -80,7 +80,7 @@ def test_lengths_are_told_by_the_stream() -> None:
 
 def test_videos_stand_upright_as_their_file_says(tmp_path: Path, sample_photos: Photos) -> None:
     """As telephones write them: frames lie on their side, and the header says by how much."""
-    path = video(tmp_path / "a.mp4", pan(sample_photos["china.jpg"], 0, 3, height=64, width=96))
+    path = video_file(tmp_path / "a.mp4", pan(sample_photos["china.jpg"], 0, 3, height=64, width=96))
     lying = [frame for _, frame in READER.frames(path)]
     one, none = (1 << 16).to_bytes(4, "big"), bytes(4)
     minus, last = (-1 << 16).to_bytes(4, "big", signed=True), (1 << 30).to_bytes(4, "big")

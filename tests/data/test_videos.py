@@ -36,7 +36,7 @@ def pan(photo: Frame, start: int, count: int, *, step: int = 4, height: int = 12
     return [photo[40 : 40 + height, start + n * step : start + n * step + width] for n in range(count)]
 
 
-def video(path: Path, frames: list[Frame], fps: float = 10) -> Path:
+def video_file(path: Path, frames: list[Frame], fps: float = 10) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open_video_writer(path, frames[0].shape[1], frames[0].shape[0], fps=fps, overwrite=True) as writer:
         for frame in frames:
@@ -71,7 +71,7 @@ def test_cuts_are_found_and_nothing_else(sample_photos: Photos) -> None:
 def test_frames_are_those_shown_at_each_tick(tmp_path: Path, fps: float) -> None:
     """Against the definition: at each tick the last frame whose time has come."""
     grey = [np.full((32, 32, 3), 12 * n, np.uint8) for n in range(20)]
-    video = Video(video(tmp_path / "a.mp4", grey, 10), "a")
+    video = Video(video_file(tmp_path / "a.mp4", grey, 10), "a")
     prepared = prepare_videos(
         [video], ClipSettings(fps, 2, short_side=32), reader=PyAvReader(), cache=tmp_path / "cache", progress=False
     )
@@ -87,10 +87,10 @@ COLOURS = ((200, 60, 60), (60, 60, 200), (60, 180, 60))
 def folder(tmp_path: Path, sample_photos: Photos) -> Path:
     """Two videos of three shots each, every shot with a colour of its own laid over what moves."""
     for number in range(2):
-        views = pan(sample_photos["china.jpg"], 10 * number, 42)
+        crops = pan(sample_photos["china.jpg"], 10 * number, 42)
         shots = [*14 * [0], *16 * [1], *12 * [2]]
-        frames = [(0.2 * v + 0.8 * np.array(COLOURS[s])).astype(np.uint8) for v, s in zip(views, shots, strict=True)]
-        video(tmp_path / "videos" / f"{number}.mp4", frames)
+        frames = [(0.2 * v + 0.8 * np.array(COLOURS[s])).astype(np.uint8) for v, s in zip(crops, shots, strict=True)]
+        video_file(tmp_path / "videos" / f"{number}.mp4", frames)
     return tmp_path / "videos"
 
 
@@ -156,7 +156,7 @@ def damaged(path: Path, kind: str) -> None:
 def test_what_cannot_be_read_is_named_counted_and_skipped(
     folder: Path, tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    video(folder / "2.mp4", list(np.random.default_rng(0).integers(0, 255, (12, 96, 96, 3), np.uint8)))
+    video_file(folder / "2.mp4", list(np.random.default_rng(0).integers(0, 255, (12, 96, 96, 3), np.uint8)))
     damaged(folder / "2.mp4", kind)
     data = module(folder, tmp_path / "cache", val_fraction=0.0)
     assert [entry.path.name for entry in data.skipped] == ["2.mp4"]
@@ -171,8 +171,8 @@ def test_what_cannot_be_read_is_named_counted_and_skipped(
 def test_what_is_too_short_or_too_small_is_named_counted_and_recorded(
     folder: Path, tmp_path: Path, sample_photos: Photos, caplog: pytest.LogCaptureFixture
 ) -> None:
-    short = video(folder / "short.mp4", pan(sample_photos["china.jpg"], 0, 3))
-    small = video(folder / "small.mp4", pan(sample_photos["china.jpg"], 0, 8, height=48))
+    short = video_file(folder / "short.mp4", pan(sample_photos["china.jpg"], 0, 3))
+    small = video_file(folder / "small.mp4", pan(sample_photos["china.jpg"], 0, 8, height=48))
     data = module(folder, tmp_path / "cache", val_fraction=0.0)
     told = [record.getMessage() for record in caplog.records]
     assert f"leaving out 1 of 4 videos without 4 frames between two cuts: {short}" in told
@@ -196,7 +196,7 @@ def sound(path: Path) -> None:
     ("make", "message"),
     [
         (sound, "no video stream"),
-        (lambda path: video(path, [np.zeros((32, 32, 3), np.uint8)]), "1 frame"),
+        (lambda path: video_file(path, [np.zeros((32, 32, 3), np.uint8)]), "1 frame"),
         (lambda path: None, "No such file"),
     ],
 )

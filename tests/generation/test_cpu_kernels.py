@@ -9,18 +9,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nuwa_lightning.planning.context import NearbyContextPool
-from nuwa_lightning.planning.direction import ArbitraryDirectionController
 from nuwa_lightning.canvas.sample import sample_tokens
+from nuwa_lightning.generation import cpu_kernels as module
+from nuwa_lightning.generation.cpu_kernels import kernels
+from nuwa_lightning.generation.fast_transformer import CompiledInt8, DecodingTransformer, Int8, Precision, product
+from nuwa_lightning.generation.patch_batch import RowBatch
 from nuwa_lightning.generation.renderer import InfiniteRenderer, Rendering
 from nuwa_lightning.generation.sampling import Sampling
-from nuwa_lightning.planning.geometry import PatchGrid
-from nuwa_lightning.generation import cpu_kernels as kernels as module
-from nuwa_lightning.generation.fast_transformer import CompiledInt8, DecodingTransformer, Int8, Precision, product
-from nuwa_lightning.generation.cpu_kernels import kernels
-from nuwa_lightning.models.patch_layer import TransformerConfig
-from nuwa_lightning.generation.patch_batch import RowBatch
 from nuwa_lightning.models.nuwa_infinity import PatchTransformer
+from nuwa_lightning.models.patch_layer import TransformerConfig
+from nuwa_lightning.planning.context import NearbyContextPool
+from nuwa_lightning.planning.direction import ArbitraryDirectionController
+from nuwa_lightning.planning.geometry import PatchGrid
 from tests.generation.some_context import SomeContext
 
 pytestmark = pytest.mark.skipif(kernels() is None, reason="no C compiler, or a processor without AVX-512 VNNI")
@@ -150,7 +150,9 @@ def test_canvases_in_int8_go_on_to_the_bit_and_hardly_heed_the_width_of_waves():
     grid = PatchGrid(1, 4, 6)
     first, whole = Rendering(renderer(8), grid, seeds=[0]), sample_tokens(renderer(8), grid, seeds=[0])
     early = [done for _ in range(5) for done in next(first)]
-    late = [done for wave in Rendering(renderer(8), grid, seeds=[0], decoding_state=first.decoding_state()) for done in wave]
+    late = [
+        done for wave in Rendering(renderer(8), grid, seeds=[0], decoding_state=first.decoding_state()) for done in wave
+    ]
     assert len(early) + len(late) == grid.size
     for done in (*early, *late):
         y, x = 2 * done.patch.y, 2 * done.patch.x

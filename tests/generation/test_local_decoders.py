@@ -62,14 +62,14 @@ class TwoSets(LocalDecoder):
     def draws(self, tokens: int) -> int:
         return tokens
 
-    def write(self, patches: PatchDecoder, sampling: Sampling, uniform_RU: Tensor) -> None:
+    def decode(self, patches: PatchDecoder, sampling: Sampling, uniform_RU: Tensor) -> None:
         for places in ([0, 2], [1, 3]):
             masked_RN = patches.tokens_RN == ABSENT
-            self.told.append((masked_RN, patches.scores(range(4))))
-            drawn_M = sampling.draw(patches.scores(places).flatten(0, 1), uniform_RU[:, places].flatten())
-            patches.write(places, drawn_M.view(-1, 2))
+            self.told.append((masked_RN, patches.logits(range(4))))
+            drawn_M = sampling.draw(patches.logits(places).flatten(0, 1), uniform_RU[:, places].flatten())
+            patches.set_tokens(places, drawn_M.view(-1, 2))
 
-    def hide(self, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor | None:
+    def training_mask(self, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor | None:
         raise NotImplementedError
 
 
@@ -160,10 +160,10 @@ class Page:
         self.tokens_RN[1, :given] = 1
         self.written: list[list[int]] = []
 
-    def scores(self, places: range) -> Tensor:
+    def logits(self, places: range) -> Tensor:
         return torch.zeros(2, len(places), 8)
 
-    def write(self, places: range, tokens_RN: Tensor) -> None:
+    def set_tokens(self, places: range, tokens_RN: Tensor) -> None:
         kept = self.tokens_RN != ABSENT
         assert torch.equal(tokens_RN[kept], self.tokens_RN[kept])
         self.tokens_RN = tokens_RN
@@ -172,7 +172,7 @@ class Page:
 
 def test_masked_decoding_follows_the_cosine() -> None:
     decoder, page = MaskedLocalDecoder(12), Page(given=60)
-    decoder.write(page, Sampling(), torch.rand(2, decoder.draws(64)))  # type: ignore[arg-type]
+    decoder.decode(page, Sampling(), torch.rand(2, decoder.draws(64)))  # type: ignore[arg-type]
     assert [row[0] for row in page.written] == [
         64 - int(64 * math.cos(math.pi / 2 * s / 12) + 1e-9) for s in range(1, 13)
     ]
@@ -181,16 +181,16 @@ def test_masked_decoding_follows_the_cosine() -> None:
 
 def test_training_hides_as_much_as_generation_does() -> None:
     generator = torch.Generator().manual_seed(0)
-    token_mask = MaskedLocalDecoder().hide((50, 40, 64), generator)
+    token_mask = MaskedLocalDecoder().training_mask((50, 40, 64), generator)
     assert token_mask is not None
     share = token_mask.double().mean(dim=-1)
     assert abs(float(share.mean()) - 2 / math.pi - 0.5 / 64) < 0.02
     assert float(share.min()) >= 1 / 64
     assert abs(float(token_mask.double().mean(dim=(0, 1)).std())) < 0.02  # every place alike
-    everything = ParallelLocalDecoder().hide((2, 3, 4), generator)
+    everything = ParallelLocalDecoder().training_mask((2, 3, 4), generator)
     assert everything is not None
     assert everything.all()
-    assert AutoregressiveLocalDecoder().hide((2, 3, 4), generator) is None
+    assert AutoregressiveLocalDecoder().training_mask((2, 3, 4), generator) is None
 
 
 def test_what_does_not_fit_is_refused() -> None:

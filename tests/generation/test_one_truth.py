@@ -78,7 +78,7 @@ def build(
     *,
     text_dim: int = 0,
     ahead: bool = False,
-    repeat: bool = False,
+    copy_head: bool = False,
 ) -> PatchTransformer:
     torch.manual_seed(0)
     model = PatchTransformer(
@@ -87,13 +87,13 @@ def build(
         patch_size=PATCH,
         embedding_extent=pool.embedding_extent,
         size=TransformerConfig(
-            16, 2, 4, num_kv_heads, position_feed=feed, layer_scale=1.0, ahead=ahead, copy_head=repeat
+            16, 2, 4, num_kv_heads, position_feed=feed, layer_scale=1.0, ahead=ahead, copy_head=copy_head
         ),  # type: ignore[arg-type]
         text_dim=text_dim,
     )
     model.set_codes(torch.randn(16, 4))
     for layer in model.layers:
-        torch.nn.init.normal_(layer.embedding.symmetries, std=0.5)  # as if mixed views had been trained
+        torch.nn.init.normal_(layer.embedding.symmetries, std=0.5)  # as if mixed symmetries had been trained
     if model.copy_head is not None:
         for parameter in model.copy_head.parameters():
             torch.nn.init.normal_(parameter)
@@ -170,7 +170,7 @@ def test_known_patches_anywhere(pool: ContextPool) -> None:
     known = {PatchIndex(0, 1, 1): torch.randint(0, 16, (2, 2, 2)), PatchIndex(0, 0, 2): torch.randint(0, 16, (2, 2, 2))}
     direction = ArbitraryDirectionController()
     for ahead, repeat in itertools.product((False, True), repeat=2):
-        model = build(pool, 2, ahead=ahead, repeat=repeat)
+        model = build(pool, 2, ahead=ahead, copy_head=repeat)
         assert max_difference(model, pool, direction=direction, known=known) < 1e-9
 
 

@@ -65,19 +65,19 @@ def test_tokens_one_by_one_together_and_drafted_give_the_same_scores():
     one, all_at_once, drafted = writer(), writer(), writer()
     scores = []
     for n in range(4):
-        scores.append(one.scores([n])[:, 0])
-        one.write([n], tokens[:, n : n + 1])
+        scores.append(one.logits([n])[:, 0])
+        one.set_tokens([n], tokens[:, n : n + 1])
     exact = torch.stack(scores, dim=1)
-    all_at_once.write(range(4), tokens)
-    torch.testing.assert_close(all_at_once.scores(range(4)), exact, rtol=0, atol=1e-12)
+    all_at_once.set_tokens(range(4), tokens)
+    torch.testing.assert_close(all_at_once.logits(range(4)), exact, rtol=0, atol=1e-12)
     # A draft of four tokens, two of them wrong: its first two scores hold, then it is written anew from there.
     wrong = tokens.clone()
     wrong[:, 1:3] = (wrong[:, 1:3] + 1) % 16
-    drafted.write(range(4), wrong)
-    torch.testing.assert_close(drafted.scores(range(4))[:, :2], exact[:, :2], rtol=0, atol=1e-12)
-    drafted.write([1], tokens[:, 1:2])
-    drafted.write([2], tokens[:, 2:3])
-    torch.testing.assert_close(drafted.scores([2, 3]), exact[:, 2:], rtol=0, atol=1e-12)
+    drafted.set_tokens(range(4), wrong)
+    torch.testing.assert_close(drafted.logits(range(4))[:, :2], exact[:, :2], rtol=0, atol=1e-12)
+    drafted.set_tokens([1], tokens[:, 1:2])
+    drafted.set_tokens([2], tokens[:, 2:3])
+    torch.testing.assert_close(drafted.logits([2, 3]), exact[:, 2:], rtol=0, atol=1e-12)
     states = [made.states() for made in (one, all_at_once, drafted)]
     for other in states[1:]:
         for a, b in zip((*states[0].keys, *states[0].values), (*other.keys, *other.values), strict=True):
@@ -90,10 +90,10 @@ def test_given_tokens_stay():
     given[1, 2] = 7
     made = writer(given)
     for n in range(4):
-        made.scores([n])
-        made.write([n], torch.full((R, 1), 3))
+        made.logits([n])
+        made.set_tokens([n], torch.full((R, 1), 3))
     assert made.tokens_RN.tolist() == [[3, 3, 3, 3], [3, 3, 7, 3], [3, 3, 3, 3]]
-    made.write(range(4), torch.full((R, 4), ABSENT))
+    made.set_tokens(range(4), torch.full((R, 4), ABSENT))
     assert made.tokens_RN[1].tolist() == [ABSENT, ABSENT, 7, ABSENT]
 
 

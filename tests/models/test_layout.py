@@ -29,7 +29,7 @@ ORDERS = ("mirrored", "raster")
 
 
 def turned(canvas: torch.Tensor, symmetry: Symmetry, token_order: str) -> torch.Tensor:
-    """Look at a square canvas under a view: flips, then transposition. Raster order looks at it as it is."""
+    """Look at a square canvas under a symmetry: flips, then transposition. Raster order looks at it as it is."""
     if token_order == "raster":
         return canvas.transpose(0, 1) if ZETA.transpose else canvas
     if symmetry.flip_y:
@@ -93,7 +93,7 @@ def test_neighbours_are_those_seen_on_the_turned_canvas(symmetry, token_order, s
 @pytest.mark.parametrize(("symmetry", "token_order"), list(itertools.product(SYMMETRIES, ORDERS)), ids=str)
 @pytest.mark.parametrize("side", [1, 2, 3])
 def test_neighbours_in_earlier_frames_are_those_of_the_video_as_it_lies(symmetry, token_order, side):
-    """Unique numbers on three frames of 5 x 5 patches, of which the pool gives some; no view turns what moves."""
+    """Unique numbers on three frames of 5 x 5 patches, of which the pool gives some; no symmetry turns what moves."""
     size, corner = 5 * side, 2 * side
     video = torch.arange(3 * size * size).view(3, size, size)
     context = tuple(PatchOffset(t, y, x) for t, y, x in ((-1, 0, 0), (-1, 0, 1), (0, -1, 0), (-2, 0, 0), (-1, -1, -1)))

@@ -36,14 +36,14 @@ def test_each_neighbour_that_is_there_raises_its_own_code() -> None:
     )
 
 
-def module(*, repeat: bool, masked: bool = False, extent: Extent = (1, 1, 1)) -> NuwaInfinityModule:
+def module(*, copy_head: bool, masked: bool = False, extent: Extent = (1, 1, 1)) -> NuwaInfinityModule:
     torch.manual_seed(0)
     made = NuwaInfinityModule(
         64,
         4,
         patch_size=(2, 2),
         transformer=TransformerConfig(
-            dim=16, num_layers=1, num_heads=2, num_kv_heads=1, layer_scale=1.0, copy_head=repeat
+            dim=16, num_layers=1, num_heads=2, num_kv_heads=1, layer_scale=1.0, copy_head=copy_head
         ),
         context_pool=NearbyContextPool(extent),
         direction=ArbitraryDirectionController("omega"),
@@ -58,7 +58,7 @@ def test_nothing_changes_before_training() -> None:
     for masked in (False, True):
         losses = []
         for repeat in (False, True):
-            made = module(repeat=repeat, masked=masked)
+            made = module(copy_head=repeat, masked=masked)
             losses.append([made.loss(w) for w in made.draw_plans(tokens_BTYX, torch.Generator().manual_seed(3))])
         for without, with_it in zip(*losses, strict=True):
             torch.testing.assert_close(without, with_it, rtol=0, atol=0)
@@ -68,7 +68,7 @@ def test_what_stands_still_is_learned_sooner() -> None:
     """Videos of random tokens of which the second frame is the first: after as many steps, a fraction of the loss."""
     ended = []
     for repeat in (False, True):
-        made, generator = module(repeat=repeat), torch.Generator().manual_seed(2)
+        made, generator = module(copy_head=repeat), torch.Generator().manual_seed(2)
         optimizer = torch.optim.Adam(made.transformer.parameters(), lr=2e-2)
         for _ in range(60):
             frame_B1YX = torch.randint(0, 64, (8, 1, 4, 4), generator=generator)

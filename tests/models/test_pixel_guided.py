@@ -217,7 +217,7 @@ def test_missing_and_damaged_files_are_named(tmp_path):
     save_pixel_guided(tmp_path / "g", GUIDED_ONCE)
     weights = tmp_path / "g" / "model.safetensors"
     state = load_file(weights)
-    state.pop("codes_KD")
+    state.pop("codebook_KD")
     save_file(state, weights)
     with pytest.raises(UsageError, match="do not belong together"):
         load_pixel_guided(tmp_path / "g")

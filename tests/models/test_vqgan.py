@@ -201,7 +201,7 @@ def test_a_deeper_decoder_decodes_the_same_at_first(vqgan):
 
 def test_parts_must_fit_together():
     parts = {"channels": (8, 8), "blocks": (0, 0)}
-    with pytest.raises(ValueError, match="shrinks by 8, the decoder enlarges by 16"):
+    with pytest.raises(ValueError, match="encoder: 8 pixels a token, decoder: 16"):
         VQGAN(Encoder(4, **parts), Decoder(4, **parts, cell=8), quantizer=VectorQuantizer(8, 4), size=SMALL)
     with pytest.raises(ValueError, match="codebook_dim"):
         VQGAN(Encoder(4, **parts), Decoder(4, **parts), quantizer=VectorQuantizer(8, 5), size=SMALL)
@@ -265,7 +265,7 @@ def test_missing_and_damaged_files_are_named(vqgan, tmp_path):
         load_tokenizer(folder / "config.json")
     weights = folder / "model.safetensors"
     state = load_file(weights)
-    state.pop("quantizer.codes_KD")
+    state.pop("quantizer.codebook_KD")
     save_file(state, weights)
     with pytest.raises(UsageError, match="do not belong together"):
         load_tokenizer(folder)

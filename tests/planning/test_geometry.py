@@ -115,16 +115,16 @@ def test_offsets_and_extents_move_as_cells_do(symmetry):
 )
 def test_relative_view_takes_every_token_from_frame_to_frame(symmetry, other):
     """A token at (r, c) of a patch in one frame stands at g(r, c) in the other: through the canvas, cell by cell."""
-    symmetry = SYMMETRIES[symmetry.relative_to(other)]
+    between = SYMMETRIES[symmetry.relative_to(other)]
     for size in (1, 2, 3, 5):
         for row, column in itertools.product(range(size), repeat=2):
-            assert symmetry.cell(*symmetry.cell(row, column, size), size) == other.cell(row, column, size)
+            assert between.cell(*symmetry.cell(row, column, size), size) == other.cell(row, column, size)
     assert (symmetry.relative_to(other) == 0) == (symmetry == other)
 
 
 def test_view_named():
     assert all(symmetry_named(symmetry.name) is symmetry for symmetry in SYMMETRIES)
-    with pytest.raises(ValueError, match="view: gamma: choose one of omega, omega"):
+    with pytest.raises(ValueError, match="symmetry: gamma: choose one of omega, omega"):
         symmetry_named("gamma")
 
 

@@ -74,7 +74,7 @@ def test_the_papers_token_order_has_one_frame(canvas, pool, controller):
 
 @pytest.mark.parametrize("extent", [(0, 2, 2), (1, 1, 1), (2, 2, 1)], ids=str)
 def test_one_canonical_order_in_every_view(extent):
-    """On square training views all orders give the very same table: one order, seen through symmetries (ours)."""
+    """On square training symmetries all orders give the very same table: one order, seen through symmetries (ours)."""
     tables = []
     for symmetry in SYMMETRIES:
         grid = PatchGrid(2, 4, 4)

@@ -17,7 +17,7 @@ from nuwa_lightning.tokenizers.windows import WindowedTokenizer, window_error
 class GroupNormed:
     """Each pixel is its token's value over the mean of all tokens that it is shown with: far from local."""
 
-    factor, codebook_size, codebook_dim, step = 2, 16, 1, 1
+    downsample_factor, codebook_size, codebook_dim, step = 2, 16, 1, 1
     encode_halo = decode_halo = 10**9
 
     def __init__(self) -> None:

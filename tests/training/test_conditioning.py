@@ -175,7 +175,7 @@ def batch(size: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
     words = torch.randint(0, 3, (size,), generator=generator)
     text_BSE, text_mask_BS = padded(Letters().states([WORDS[w] for w in words]))
     tokens = words[:, None, None, None].expand(-1, 1, 4, 4).contiguous()
-    return {"tokens": tokens, "text": text_BSE, "text_seen": text_mask_BS}
+    return {"tokens": tokens, "text": text_BSE, "text_mask": text_mask_BS}
 
 
 def test_text_is_learned_and_guidance_leans_on_it() -> None:
@@ -201,7 +201,7 @@ def test_text_is_learned_and_guidance_leans_on_it() -> None:
         (written,) = made.draw_plans(sample["tokens"], None, text=made.conditions.text_of(sample, None))
         first = made.loss(written)[:, 0, 0]
         assert float(first.mean()) < 0.3  # without text it is ln 3 = 1.1 at best
-        sample["text_seen"] = torch.zeros_like(sample["text_seen"])
+        sample["text_mask"] = torch.zeros_like(sample["text_mask"])
         (blind,) = made.draw_plans(sample["tokens"], None, text=made.conditions.text_of(sample, None))
         assert float(made.loss(blind)[:, 0, 0].mean()) > 0.8
     made.transformer.requires_grad_(False)
@@ -232,10 +232,10 @@ def test_text_is_dropped_now_and_then_and_in_training_only() -> None:
     assert text is not None
     dropped = ~text.text_mask_BS.any(1)
     assert 0.18 < float(dropped.float().mean()) < 0.32
-    assert torch.equal(text.text_mask_BS[~dropped], sample["text_seen"][~dropped])
+    assert torch.equal(text.text_mask_BS[~dropped], sample["text_mask"][~dropped])
     kept = conditions.text_of(sample, None)
     assert kept is not None
-    assert torch.equal(kept.text_mask_BS, sample["text_seen"])
+    assert torch.equal(kept.text_mask_BS, sample["text_mask"])
     assert Conditions().text_of(sample, None) is None
     with pytest.raises(UsageError, match="this data has none"):
         conditions.text_of({"tokens": sample["tokens"]}, None)
@@ -247,7 +247,7 @@ def test_a_checkpoint_of_another_text_is_refused() -> None:
     with_text().check_checkpoint(checkpoint)
     with pytest.raises(UsageError, match=r"--model\.conditions\.text_encoder"):
         module(0.0).check_checkpoint(checkpoint)
-    del checkpoint["patch_transformer"]["text_width"]  # type: ignore[attr-defined]
+    del checkpoint["patch_transformer"]["text_dim"]  # type: ignore[attr-defined]
     with pytest.raises(UsageError, match=r"--model\.conditions\.text_encoder"):
         with_text().check_checkpoint(checkpoint)
     module(0.0).check_checkpoint(checkpoint)  # as written before there was text

@@ -9,7 +9,7 @@ from nuwa_lightning.errors import UsageError
 from nuwa_lightning.training.batch import look_up
 from nuwa_lightning.training.conditioning import Conditions, token_noise
 from nuwa_lightning.training.nuwa_module import NuwaInfinityModule, Optimize
-from tests.training import test_conditions
+from tests.training import test_conditioning as test_conditions
 
 
 def module(share: float, optimize: Optimize = "joint") -> NuwaInfinityModule:

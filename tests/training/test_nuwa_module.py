@@ -187,10 +187,10 @@ def test_a_mirrored_view_is_the_canonical_order_of_the_mirrored_grid() -> None:
 
 
 def test_numbers_that_do_not_fit_are_named() -> None:
-    with pytest.raises(UsageError, match="no multiple of heads"):
+    with pytest.raises(UsageError, match="no multiple of num_heads"):
         NuwaInfinityModule(transformer=TransformerConfig(dim=30, num_heads=4))
     made = module(EmptyContextPool())
-    with pytest.raises(UsageError, match="no whole number of patches"):
+    with pytest.raises(UsageError, match="not whole patches"):
         made.layouts((1, 5, 4))
 
 
@@ -208,7 +208,7 @@ def test_a_gradient_that_is_not_finite_stops_and_names_step_and_tensor() -> None
         made.transformer.norm.bias[0] = float("nan")
     (written,) = made.draw_plans(torch.randint(0, 16, (2, 1, 2, 2)), None)
     made.loss(written).sum().backward()
-    with pytest.raises(UsageError, match=r"model\.lr: .* the gradient of begin is not finite at step 0"):
+    with pytest.raises(UsageError, match=r"model\.lr: .* the gradient of bos is not finite at step 0"):
         made._clip_and_step(None)
 
 

@@ -27,12 +27,12 @@ class AutoregressiveLocalDecoder(LocalDecoder):
         """Return one random number a token."""
         return tokens
 
-    def write(self, patches: PatchDecoder, sampling: Sampling, uniform_RU: Tensor) -> None:
+    def decode(self, patches: PatchDecoder, sampling: Sampling, uniform_RU: Tensor) -> None:
         """Write the tokens in order."""
         for place in range(uniform_RU.shape[1]):
-            drawn_R = sampling.draw(patches.scores([place])[:, 0], uniform_RU[:, place])
-            patches.write([place], drawn_R[:, None])
+            drawn_R = sampling.draw(patches.logits([place])[:, 0], uniform_RU[:, place])
+            patches.set_tokens([place], drawn_R[:, None])
 
-    def hide(self, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor | None:
+    def training_mask(self, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor | None:
         """Hide nothing."""
         return None

@@ -34,7 +34,7 @@ class LocalDecoder(ABC):
         """Return how many random numbers a patch of so many tokens takes."""
 
     @abstractmethod
-    def write(self, patches: PatchDecoder, sampling: Sampling, uniform_RU: Tensor) -> None:
+    def decode(self, patches: PatchDecoder, sampling: Sampling, uniform_RU: Tensor) -> None:
         """Write all tokens.
 
         Args:
@@ -44,7 +44,7 @@ class LocalDecoder(ABC):
         """
 
     @abstractmethod
-    def hide(self, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor | None:
+    def training_mask(self, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor | None:
         """Draw what is hidden in training: boolean ``[B, P, N]`` on the CPU; None where each token sees earlier ones.
 
         The loss is about hidden tokens, and about all where this is None.

@@ -54,7 +54,7 @@ class MaskedLocalDecoder(LocalDecoder):
         """Return two random numbers a token and step: for the token, and for whether to keep it."""
         return 2 * tokens * self.steps
 
-    def write(self, patches: PatchDecoder, sampling: Sampling, uniform_RU: Tensor) -> None:
+    def decode(self, patches: PatchDecoder, sampling: Sampling, uniform_RU: Tensor) -> None:
         """Write all tokens in at most ``steps`` steps."""
         R, N = patches.tokens_RN.shape
         uniform_RS2N = uniform_RU.view(R, self.steps, 2, N)
@@ -64,7 +64,7 @@ class MaskedLocalDecoder(LocalDecoder):
             left_R1 = masked_RN.sum(dim=1, keepdim=True)
             if not bool(left_R1.any()):
                 return
-            logits_RNK = patches.scores(range(N))
+            logits_RNK = patches.logits(range(N))
             token_RN = sampling.draw(logits_RNK.flatten(0, 1), uniform_RS2N[:, step, 0].flatten()).view(R, N)
             sure_RN = logits_RNK.double().log_softmax(dim=-1).gather(-1, token_RN[:, :, None])[:, :, 0]
             if sampling.temperature > 0:
@@ -74,14 +74,14 @@ class MaskedLocalDecoder(LocalDecoder):
             keep_R1 = torch.minimum(keep_R1, left_R1 - 1)
             rank_RN = sure_RN.masked_fill(~masked_RN, math.inf).argsort(dim=1).argsort(dim=1)
             newly_RN = masked_RN & (rank_RN >= keep_R1)
-            patches.write(range(N), torch.where(newly_RN, token_RN, patches.tokens_RN))
+            patches.set_tokens(range(N), torch.where(newly_RN, token_RN, patches.tokens_RN))
             masked_RN = masked_RN & ~newly_RN
 
     def _noise(self, step: int) -> float:
         first, last = self.temperature
         return first + (last - first) * step / max(1, self.steps - 1)
 
-    def hide(self, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor | None:
+    def training_mask(self, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor | None:
         """Hide in each patch a share of ``cos(pi / 2 * u)`` of the tokens, u uniform; at least one."""
         B, P, N = shape
         share_BP1 = torch.cos(torch.rand(B, P, 1, generator=generator) * math.pi / 2)

@@ -33,12 +33,12 @@ class ParallelLocalDecoder(LocalDecoder):
         """Return one random number a token."""
         return tokens
 
-    def write(self, patches: PatchDecoder, sampling: Sampling, uniform_RU: Tensor) -> None:
+    def decode(self, patches: PatchDecoder, sampling: Sampling, uniform_RU: Tensor) -> None:
         """Write all tokens in one step."""
         R, N = patches.tokens_RN.shape
-        logits_RNK = patches.scores(range(N))
-        patches.write(range(N), sampling.draw(logits_RNK.flatten(0, 1), uniform_RU.flatten()).view(R, N))
+        logits_RNK = patches.logits(range(N))
+        patches.set_tokens(range(N), sampling.draw(logits_RNK.flatten(0, 1), uniform_RU.flatten()).view(R, N))
 
-    def hide(self, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor | None:
+    def training_mask(self, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor | None:
         """Hide everything."""
         return torch.ones(shape, dtype=torch.bool)

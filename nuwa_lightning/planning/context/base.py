@@ -36,7 +36,7 @@ class ContextPool(ABC):
     def embedding_extent(self) -> Extent:
         """The largest offset ``(t, y, x)`` that has an embedding of its own; larger ones are clamped to it.
 
-        Counted in the frame of the view under which the current patch is written, where y and x may be exchanged.
+        Counted in the frame of the symmetry under which the current patch is written, where y and x may be exchanged.
         """
 
     @abstractmethod

@@ -32,7 +32,7 @@ class NearbyContextPool(ContextPool):
 
     @property
     def embedding_extent(self) -> Extent:
-        """The extent, made square in space: a transposed view exchanges y and x."""
+        """The extent, made square in space: a transposed symmetry exchanges y and x."""
         t, y, x = self.extent
         return (t, max(y, x), max(y, x))
 

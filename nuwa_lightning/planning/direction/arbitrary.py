@@ -33,8 +33,8 @@ class ArbitraryDirectionController(DirectionController):
 
     Nothing known, or known patches that one basic order extends to one side: that order, frame by frame. Else rings
     around what is known, from the inside out, each in runs of the basic orders: among the patches of a ring the next
-    one is the one that the past half of some view fits best, then the one with most finished neighbors, then the one
-    that goes on with the run (the paper spreads around as well; its exact rule is not published).
+    one is the one that the past half of some symmetry fits best, then the one with most finished neighbors, then the
+    one that goes on with the run (the paper spreads around as well; its exact rule is not published).
 
     Args:
         order: the basic order of a canvas on which nothing is known; ``auto`` takes the one whose front is the short
@@ -43,25 +43,27 @@ class ArbitraryDirectionController(DirectionController):
         order_weights: how often training draws each of ``symmetries``; by default all alike.
 
     Raises:
-        UsageError: if a view is unknown, named twice or missing, or the weights do not fit.
+        UsageError: if a symmetry is unknown, named twice or missing, or the weights do not fit.
     """
 
     order: Literal["auto"] | SymmetryName = "auto"
     symmetries: tuple[SymmetryName, ...] = PAPER_SYMMETRIES
     order_weights: tuple[float, ...] | None = None
-    training_crops: tuple[tuple[float, Symmetry], ...] = field(init=False, repr=False, compare=False)
+    training_symmetries: tuple[tuple[float, Symmetry], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        symmetries = named_symmetries("views", self.symmetries)
+        symmetries = named_symmetries("symmetries", self.symmetries)
         if self.order != "auto" and self.order not in self.symmetries:
-            raise UsageError("order", self.order, f"choose auto or one of the views {', '.join(self.symmetries)}")
+            raise UsageError("order", self.order, f"choose auto or one of the symmetries {', '.join(self.symmetries)}")
         weights = (1.0,) * len(symmetries) if self.order_weights is None else tuple(self.order_weights)
         if len(weights) != len(symmetries) or min(weights) < 0 or not 0 < sum(weights) < float("inf"):
-            hint = f"give {len(symmetries)} numbers from 0 up, one for each of the views {', '.join(self.symmetries)}"
+            hint = (
+                f"give {len(symmetries)} numbers from 0 up, one for each of the symmetries {', '.join(self.symmetries)}"
+            )
             raise UsageError("order_weights", self.order_weights, hint)
-        object.__setattr__(self, "views", tuple(self.symmetries))
+        object.__setattr__(self, "symmetries", tuple(self.symmetries))
         object.__setattr__(self, "order_weights", None if self.order_weights is None else weights)
-        object.__setattr__(self, "training_views", tuple(zip(weights, symmetries, strict=True)))
+        object.__setattr__(self, "training_symmetries", tuple(zip(weights, symmetries, strict=True)))
 
     def supports_endless(self, grid: PatchGrid) -> bool:
         """To the right in omega, downwards in zeta, forwards in time in every order."""
@@ -72,7 +74,7 @@ class ArbitraryDirectionController(DirectionController):
         basic = self._basic_order(grid)
         if basic is None:
             raise UsageError("order", self.order, f"it never ends its first run on {grid.shape}: choose auto")
-        symmetries = [symmetry for _, symmetry in self.training_crops]
+        symmetries = [symmetry for _, symmetry in self.training_symmetries]
         for symmetry in [basic, *symmetries]:
             if symmetry.can_walk(grid) and is_prefix(symmetry, grid, known):
                 return in_order(symmetry, grid, known)
@@ -88,7 +90,7 @@ class ArbitraryDirectionController(DirectionController):
         """Return the order of a canvas on which nothing is known, if there is one that reaches all of ``grid``."""
         possible = [
             symmetry
-            for _, symmetry in self.training_crops
+            for _, symmetry in self.training_symmetries
             if self.order in ("auto", symmetry.name) and symmetry.can_walk(grid)
         ]
 
@@ -118,7 +120,7 @@ def _one_ring(
     symmetries: Sequence[Symmetry],
     previous: Symmetry | None,
 ) -> Iterator[tuple[Place, Symmetry]]:
-    """Yield the places of one ring; ``inside`` is the finished ring within. n log n: a heap for each view."""
+    """Yield the places of one ring; ``inside`` is the finished ring within. n log n: a heap for each symmetry."""
     masks = {place: finished_mask(place, inside.__contains__) for place in ring}
     heaps: list[list[_Entry]] = [[] for _ in symmetries]
 
@@ -138,7 +140,7 @@ def _one_ring(
             fit, count = heap[0][:2]
             candidate = (fit, count, symmetries[index] != previous, index)
             best = candidate if best is None else min(best, candidate)
-        assert best is not None, "there is at least one view"
+        assert best is not None, "there is at least one symmetry"
         previous = symmetries[best[3]]
         y, x = place = heaps[best[3]][0][3]
         del masks[place]

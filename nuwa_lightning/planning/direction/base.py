@@ -27,7 +27,7 @@ class Step(NamedTuple):
 
 
 class DirectionController(ABC):
-    """A strategy: in which order the patches of a canvas are written, each under which view.
+    """A strategy: in which order the patches of a canvas are written, each under which symmetry.
 
     A controller is a plain object without state. A subclass writes :meth:`steps` and :meth:`supports_endless`.
 
@@ -40,7 +40,7 @@ class DirectionController(ABC):
     5. On a grid that ``supports_endless`` accepts, the plan is lazy and reaches every patch.
     """
 
-    training_crops: tuple[tuple[float, Symmetry], ...] = ()
+    training_symmetries: tuple[tuple[float, Symmetry], ...] = ()
     """Weights and basic orders that training draws from; empty: training follows the controller's own plan."""
 
     @abstractmethod
@@ -122,11 +122,11 @@ class DirectionController(ABC):
         """
         if grid.endless:
             raise UsageError("grid", grid.shape, "a training sample has a size: give every axis a length")
-        if not self.training_crops:
+        if not self.training_symmetries:
             return [(1.0, tuple(self.plan(grid)))]
-        total = sum(weight for weight, _ in self.training_crops)
+        total = sum(weight for weight, _ in self.training_symmetries)
         return [
             (weight / total, tuple(Step(patch, symmetry) for patch in symmetry.walk(grid)))
-            for weight, symmetry in self.training_crops
+            for weight, symmetry in self.training_symmetries
             if weight > 0
         ]

@@ -1,8 +1,8 @@
-"""How well does a view fit a patch, given which of its neighbors are finished (ours)?
+"""How well does a symmetry fit a patch, given which of its neighbors are finished (ours)?
 
-A view is trained in its canonical order, where the neighbors that come before a patch are its past half: above, left,
-above-left and below-left in the frame of the view. A patch of a composed plan should meet no finished neighbor in the
-other half, and its past half should look as it does somewhere on a rectangle in training.
+A symmetry is trained in its canonical order, where the neighbors that come before a patch are its past half: above,
+left, above-left and below-left in the frame of the symmetry. A patch of a composed plan should meet no finished
+neighbor in the other half, and its past half should look as it does somewhere on a rectangle in training.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ PAPER_SYMMETRIES: tuple[SymmetryName, ...] = ("omega", "zeta", "omega*", "zeta*"
 
 
 class Misfit(NamedTuple):
-    """What speaks against a view; smaller is better, ``future`` before ``irregular``.
+    """What speaks against a symmetry; smaller is better, ``future`` before ``irregular``.
 
     Attributes:
-        future: finished neighbors outside the past half of the view.
+        future: finished neighbors outside the past half of the symmetry.
         irregular: corners of the past half that are finished without what comes between, or missing in spite of it.
     """
 
@@ -40,7 +40,7 @@ class Misfit(NamedTuple):
 
 @functools.cache
 def misfit(symmetry: Symmetry, mask: int) -> Misfit:
-    """Return how badly ``view`` fits a patch whose finished neighbors are the bits of ``mask``."""
+    """Return how badly ``symmetry`` fits a patch whose finished neighbors are the bits of ``mask``."""
     framed = set()
     for bit, (y, x) in enumerate(RING):
         if mask >> bit & 1:
@@ -59,14 +59,14 @@ def finished_mask(place: Place, finished: Callable[[Place], bool]) -> int:
 
 
 def best_symmetry(mask: int, symmetries: Sequence[Symmetry], previous: Symmetry | None) -> Symmetry:
-    """Return the view with the most finished neighbors in its past half; ties: regular, as before, first named."""
+    """Return the symmetry with the most finished neighbors in its past half; ties: regular, as before, first named."""
     return min(
         symmetries, key=lambda symmetry: (*misfit(symmetry, mask), symmetry != previous, symmetries.index(symmetry))
     )
 
 
 def named_symmetries(option: str, names: Sequence[str]) -> tuple[Symmetry, ...]:
-    """Return the views called ``names``.
+    """Return the symmetries called ``names``.
 
     Raises:
         UsageError: if there is none, one twice, or an unknown name.
@@ -76,5 +76,5 @@ def named_symmetries(option: str, names: Sequence[str]) -> tuple[Symmetry, ...]:
     except ValueError as error:
         raise UsageError(option, list(names), str(error).split(": ", 2)[-1]) from error
     if not symmetries or len(set(symmetries)) != len(symmetries):
-        raise UsageError(option, list(names), "name at least one view, each once")
+        raise UsageError(option, list(names), "name at least one symmetry, each once")
     return symmetries

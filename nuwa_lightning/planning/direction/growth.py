@@ -14,7 +14,7 @@ DIAMOND: tuple[Place, ...] = ((-1, 0), (0, -1), (0, 1), (1, 0))
 """The four neighbors that share a side."""
 
 FrameWriter = Callable[[frozenset[Place], Symmetry | None], Iterator[tuple[Place, Symmetry]]]
-"""Given the known places of a frame and the view of the last step, yields the other places and their views."""
+"""Given the known places of a frame and the symmetry of the last step, yields the other places and their symmetries."""
 
 
 def layers(grid: PatchGrid, sources: Collection[Place], neighbors: Sequence[Place]) -> Iterator[list[Place]]:
@@ -49,7 +49,7 @@ def layers_from(
 def with_symmetries(
     rings: Iterable[Sequence[Place]], known: frozenset[Place], symmetries: Sequence[Symmetry], previous: Symmetry | None
 ) -> Iterator[tuple[Place, Symmetry]]:
-    """Yield the places of ``rings`` with the views that fit them best.
+    """Yield the places of ``rings`` with the symmetries that fit them best.
 
     Remembers two rings: no neighbor of a patch lies further in.
     """
@@ -80,11 +80,11 @@ def frame_by_frame(grid: PatchGrid, known: frozenset[PatchIndex], write: FrameWr
 def known_first(
     grid: PatchGrid, known: frozenset[PatchIndex], unknown: Iterator[Step], symmetries: Sequence[Symmetry]
 ) -> Iterator[Step]:
-    """Yield the known patches, grouped by view, then ``unknown``.
+    """Yield the known patches, grouped by symmetry, then ``unknown``.
 
-    A known patch takes the view of the unknown patch nearest to it (Chebyshev over t, y and x; among equals the one
-    written first), so that what is written beside it finds states of its own view. Draws no more of ``unknown`` than it
-    takes to see every patch that touches a known one.
+    A known patch takes the symmetry of the unknown patch nearest to it (Chebyshev over t, y and x; among equals the one
+    written first), so that what is written beside it finds states of its own symmetry. Draws no more of ``unknown``
+    than it takes to see every patch that touches a known one.
     """
     border = {patch for near in known for patch in grid.box(near, (1, 1, 1)) if patch not in known}
     drawn: list[Step] = []
@@ -123,7 +123,7 @@ def _nearest_first(
 
 
 def is_prefix(symmetry: Symmetry, grid: PatchGrid, known: Collection[PatchIndex]) -> bool:
-    """Say whether the known patches of every frame come first in that frame's order under ``view``."""
+    """Say whether the known patches of every frame come first in that frame's order under ``symmetry``."""
     counts: dict[int, int] = {}
     for patch in known:
         counts[patch.t] = counts.get(patch.t, 0) + 1
@@ -136,5 +136,5 @@ def is_prefix(symmetry: Symmetry, grid: PatchGrid, known: Collection[PatchIndex]
 
 
 def in_order(symmetry: Symmetry, grid: PatchGrid, known: frozenset[PatchIndex]) -> Iterator[Step]:
-    """Yield every patch in the order of ``view``, the known ones in their place: only where they are a prefix."""
+    """Yield every patch in the order of ``symmetry``, the known ones in their place: only where they are a prefix."""
     return (Step(patch, symmetry, patch in known) for patch in symmetry.walk(grid))

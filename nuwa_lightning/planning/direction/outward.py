@@ -21,10 +21,10 @@ class OutwardDirectionController(DirectionController):
     Args:
         origin: where a canvas begins on which nothing is known, as shares ``(y, x)`` of its height and width: (0, 0)
             is the first patch, (1, 1) the last. On an endless axis it is the first patch.
-        symmetries: each patch takes the view whose past half holds the most finished neighbors.
+        symmetries: each patch takes the symmetry whose past half holds the most finished neighbors.
 
     Raises:
-        UsageError: if ``origin`` is not two shares from 0 to 1, or a view is unknown, named twice or missing.
+        UsageError: if ``origin`` is not two shares from 0 to 1, or a symmetry is unknown, named twice or missing.
     """
 
     origin: tuple[float, float] = (0.5, 0.5)
@@ -33,9 +33,9 @@ class OutwardDirectionController(DirectionController):
     def __post_init__(self) -> None:
         if len(self.origin) != 2 or not all(0 <= share <= 1 for share in self.origin):
             raise UsageError("origin", self.origin, "give two shares (y, x) from 0 to 1 of the height and the width")
-        named_symmetries("views", self.symmetries)
+        named_symmetries("symmetries", self.symmetries)
         object.__setattr__(self, "origin", tuple(self.origin))
-        object.__setattr__(self, "views", tuple(self.symmetries))
+        object.__setattr__(self, "symmetries", tuple(self.symmetries))
 
     def supports_endless(self, grid: PatchGrid) -> bool:
         """Forwards in time, and in space on a single frame."""
@@ -43,7 +43,7 @@ class OutwardDirectionController(DirectionController):
 
     def steps(self, grid: PatchGrid, known: frozenset[PatchIndex]) -> Iterator[Step]:
         """Yield the known patches, then layer after layer in each frame."""
-        symmetries = named_symmetries("views", self.symmetries)
+        symmetries = named_symmetries("symmetries", self.symmetries)
         lengths = zip(self.origin, grid.shape[1:], strict=True)
         y, x = (0 if length is None else round(share * (length - 1)) for share, length in lengths)
 

@@ -19,17 +19,17 @@ class SpiralDirectionController(DirectionController):
     """Rings around the centre of the canvas or around what is known, each clockwise from the right (ablation, ours).
 
     Args:
-        symmetries: each patch takes the view whose past half holds the most finished neighbors.
+        symmetries: each patch takes the symmetry whose past half holds the most finished neighbors.
 
     Raises:
-        UsageError: if a view is unknown, named twice or missing.
+        UsageError: if a symmetry is unknown, named twice or missing.
     """
 
     symmetries: tuple[SymmetryName, ...] = PAPER_SYMMETRIES
 
     def __post_init__(self) -> None:
-        named_symmetries("views", self.symmetries)
-        object.__setattr__(self, "views", tuple(self.symmetries))
+        named_symmetries("symmetries", self.symmetries)
+        object.__setattr__(self, "symmetries", tuple(self.symmetries))
 
     def supports_endless(self, grid: PatchGrid) -> bool:
         """No: a canvas without an end has no centre."""
@@ -37,7 +37,7 @@ class SpiralDirectionController(DirectionController):
 
     def steps(self, grid: PatchGrid, known: frozenset[PatchIndex]) -> Iterator[Step]:
         """Yield the known patches, then ring after ring in each frame."""
-        symmetries = named_symmetries("views", self.symmetries)
+        symmetries = named_symmetries("symmetries", self.symmetries)
         centre = (((grid.y or 1) - 1) // 2, ((grid.x or 1) - 1) // 2)
 
         def write(finished: frozenset[Place], previous: Symmetry | None) -> Iterator[tuple[Place, Symmetry]]:

@@ -45,7 +45,7 @@ def scores_of_training(generator: Generator, tokens_B16: torch.Tensor) -> torch.
     plan = generator.direction.plan(grid, frozenset())
     embedding = generator.model.layer(0).embedding
     laid = lay_out(plan, generator.pool, grid=grid, patch_size=(4, 4), embedding=embedding, token_order="raster")
-    neighbors = laid.near_PNK[0]
+    neighbors = laid.neighbors_PNK[0]
     near_BNK = torch.where(neighbors < 0, -1, tokens_B16[:, neighbors.clamp_min(0)])
     symmetries = torch.zeros(len(tokens_B16), 1, dtype=torch.long)
     return generator.model(tokens_B16[:, None], symmetries, near_BPNK=near_BNK[:, None], groups=laid.groups)[:, 0]

@@ -27,7 +27,7 @@ def distance(a, b):
 
 
 def neighbors_before(patch, finished, symmetry):
-    """Count the finished neighbors in the same frame that come before ``patch`` in the order of ``view``."""
+    """Count the finished neighbors in the same frame that come before ``patch`` in the order of ``symmetry``."""
     near = [patch.shifted((0, *offset)) for offset in AROUND]
     return sum(other in finished and symmetry.order_key(other) < symmetry.order_key(patch) for other in near)
 
@@ -236,14 +236,14 @@ def test_training_draws_the_four_orders():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ADC("gamma"), "order: gamma: choose auto or one of the views omega, zeta"),
-        (lambda: ADC("zeta", symmetries=("omega",)), "order: zeta: choose auto or one of the views omega$"),
+        (lambda: ADC("gamma"), "order: gamma: choose auto or one of the symmetries omega, zeta"),
+        (lambda: ADC("zeta", symmetries=("omega",)), "order: zeta: choose auto or one of the symmetries omega$"),
         (
             lambda: ADC(symmetries=("omega", "theta")),
-            r"views: \['omega', 'theta'\]: choose one of omega, omega\*, zeta",
+            r"symmetries: \['omega', 'theta'\]: choose one of omega, omega\*, zeta",
         ),
-        (lambda: ADC(symmetries=("omega", "omega")), "views: .*: name at least one view, each once"),
-        (lambda: ADC(symmetries=()), "views: .*: name at least one view"),
+        (lambda: ADC(symmetries=("omega", "omega")), "symmetries: .*: name at least one symmetry, each once"),
+        (lambda: ADC(symmetries=()), "symmetries: .*: name at least one symmetry"),
         (lambda: ADC(order_weights=(1, 2)), r"order_weights: \(1, 2\): give 4 numbers from 0 up"),
         (lambda: ADC(order_weights=(0, 0, 0, 0)), "order_weights: .*: give 4 numbers"),
         (lambda: ADC(order_weights=(1, 1, 1, -1)), "order_weights: .*: give 4 numbers"),

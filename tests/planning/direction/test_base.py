@@ -66,12 +66,12 @@ def test_frames_are_written_in_turn(grid, controller):
 def test_every_view_is_one_that_training_draws(controller):
     grid = PatchGrid(1, 4, 4)
     trained = {step.symmetry for _, plan in controller.training_plans(grid) for step in plan}
-    if controller.training_crops:
+    if controller.training_symmetries:
         known = frozenset([PatchIndex(0, 2, 1)])
         assert {step.symmetry for step in controller.plan(grid, known)} <= {
-            symmetry for _, symmetry in controller.training_crops
+            symmetry for _, symmetry in controller.training_symmetries
         }
-        assert trained == {symmetry for weight, symmetry in controller.training_crops if weight > 0}
+        assert trained == {symmetry for weight, symmetry in controller.training_symmetries if weight > 0}
     else:
         assert controller.training_plans(grid) == [(1.0, tuple(controller.plan(grid)))]
 
@@ -150,4 +150,4 @@ def test_plans_are_lazy():
 @pytest.mark.parametrize("controller", CONTROLLERS, ids=repr)
 def test_controllers_are_values(controller):
     assert eval(repr(controller), {type(controller).__name__: type(controller)}) == controller
-    assert all(symmetry in SYMMETRIES for _, symmetry in controller.training_crops)
+    assert all(symmetry in SYMMETRIES for _, symmetry in controller.training_symmetries)

@@ -96,7 +96,7 @@ def test_views_are_those_that_know_most(canvas):
 
 @pytest.mark.parametrize("symmetry", SYMMETRIES, ids=lambda symmetry: symmetry.name)
 def test_every_context_of_training_is_regular(symmetry):
-    """In its own order, on any rectangle, a view fits every patch without a misfit, and nothing fits better."""
+    """In its own order, on any rectangle, a symmetry fits every patch without a misfit, and nothing fits better."""
     for height, width in itertools.product(range(1, 5), repeat=2):
         grid = PatchGrid(1, height, width)
         finished = set()
@@ -118,8 +118,8 @@ def test_ties_go_to_the_view_before_then_to_the_first_named():
     [
         (lambda: OutwardDirectionController((0.5, 1.5)), r"origin: \(0.5, 1.5\): give two shares"),
         (lambda: OutwardDirectionController((0.5,)), "origin: .*: give two shares"),
-        (lambda: OutwardDirectionController(symmetries=("up",)), r"views: \['up'\]: choose one of omega"),
-        (lambda: SpiralDirectionController(symmetries=()), r"views: \[\]: name at least one view"),
+        (lambda: OutwardDirectionController(symmetries=("up",)), r"symmetries: \['up'\]: choose one of omega"),
+        (lambda: SpiralDirectionController(symmetries=()), r"symmetries: \[\]: name at least one symmetry"),
     ],
 )
 def test_options_are_checked(make, message):
