@@ -33,11 +33,14 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
-from nuwa_lightning.errors import LawError, UsageError
+import numpy as np
+
+from nuwa_lightning.errors import LawError, UsageError, shown
 from nuwa_lightning.planning.context.base import ContextPool, checked_extent
 from nuwa_lightning.planning.direction.base import DirectionController, Step
 from nuwa_lightning.planning.geometry import OMEGA, SYMMETRIES, ZETA, PatchGrid, PatchIndex
 from nuwa_lightning.planning.schedule import ContextTable, walk
+from nuwa_lightning.writers.base import ImageWriter, Pixels, VideoWriter
 
 GRIDS: tuple[PatchGrid, ...] = tuple(
     PatchGrid(*shape)

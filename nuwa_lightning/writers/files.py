@@ -58,7 +58,6 @@ def write_image(
 
     Example:
         >>> import tempfile
-    import time
         >>> class Gray:
         ...     width, height, band = 300, 200, 64
         ...     def rows(self, start, stop):
