@@ -277,7 +277,7 @@ def check_writer(
                 if isinstance(writer, VideoWriter):
                     writer.write(iter(frames_TYX3), path, metadata, fps=Fraction(12))
                 else:
-                    writer.write(_ArraySource(frames_TYX3[0]), path, metadata)
+                    writer.write(ArraySource(frames_TYX3[0]), path, metadata)
                 expected = sorted([path, *writer.companions(path)])
                 assert sorted(Path(folder).iterdir()) == expected, f"{where}makes the output and nothing else"
                 assert path.is_dir() == writer.folder, f"{where}is a folder where it says so"
@@ -290,7 +290,13 @@ def check_writer(
         assert contents[0] == contents[1], f"{where}equal pixels make equal bytes"
 
 
-class _ArraySource:
+class ArraySource:
+    """An image in memory as a source of pixels.
+
+    Args:
+        pixels_YX3: uint8 sRGB.
+    """
+
     band = 7
 
     def __init__(self, pixels_YX3: Pixels) -> None:
@@ -298,4 +304,5 @@ class _ArraySource:
         self.height, self.width = pixels_YX3.shape[:2]
 
     def rows(self, start: int, stop: int) -> Pixels:
+        """Return some rows."""
         return self._pixels_YX3[start:stop]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import hashlib
 import importlib
 import os
 import shutil
@@ -276,7 +278,7 @@ def _placed(path: Path, writer: Writer, *, overwrite: bool) -> Iterator[Path]:
     check_output(path, overwrite=overwrite, video=video, writer=writer)
     target = Path(os.path.realpath(path))
     try:
-        folder = Path(tempfile.mkdtemp(prefix=".nuwa-", suffix=".partial", dir=target.parent))
+        folder = Path(tempfile.mkdtemp(prefix=_hidden(target), suffix=".partial", dir=target.parent))
         try:
             yield folder / target.name
             for found in [*folder.rglob("*"), folder]:
@@ -291,6 +293,20 @@ def _placed(path: Path, writer: Writer, *, overwrite: bool) -> Iterator[Path]:
         way_out = "free space there or name another file" if error.errno in FULL else "name another file"
         hint = f"cannot be written ({_reason(error)}): {way_out}"
         raise UsageError("output", path, hint) from error
+
+
+def sweep(path: str | os.PathLike[str]) -> None:
+    """Remove what killed processes left beside an output that they were writing; none may be writing it now."""
+    target = Path(os.path.realpath(path))
+    for found in target.parent.glob(f"{glob.escape(_hidden(target))}*.partial"):
+        if found.is_dir() and not found.is_symlink():
+            shutil.rmtree(found, ignore_errors=True)
+
+
+def _hidden(target: Path) -> str:
+    """Return how the hidden folders begin in which an output is made; long names are told apart by their hash."""
+    name = target.name if len(target.name) <= 80 else hashlib.sha256(target.name.encode()).hexdigest()
+    return f".{name}-"
 
 
 def _remove(folder: Path) -> None:

@@ -29,6 +29,7 @@ class Mp4Writer(VideoWriter):
     """H.264 (4:2:0, BT.709, constant quality 17) in MP4; the metadata are the comment. Needs the extra ``video``."""
 
     format_name = "MP4"
+    lossless = False
     longest_side = 16384
     multiple = 2
     fastest = 300
@@ -69,6 +70,7 @@ class GifWriter(VideoWriter):
     """GIF with 256 colors a frame, dithered, looping for ever; the metadata are the comment."""
 
     format_name = "GIF"
+    lossless = False
     longest_side = 65535
     fastest = 50
 
@@ -108,6 +110,7 @@ class WebpVideoWriter(VideoWriter):
     """
 
     format_name = "WebP"
+    lossless = False
     longest_side = 16383
     fastest = 1000
     _longest_file = 2**32 - 2

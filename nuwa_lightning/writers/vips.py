@@ -58,6 +58,7 @@ class JpegWriter(ImageWriter):
     """
 
     format_name = "JPEG"
+    lossless = False
     longest_side = 65500  # of libjpeg; the format itself has 35 more
 
     def __init__(self, quality: int = 95) -> None:
@@ -84,6 +85,7 @@ class WebpWriter(ImageWriter):
     """
 
     format_name = "WebP"
+    lossless = False
     longest_side = 16383
 
     def __init__(self, quality: int = 90) -> None:
@@ -131,6 +133,7 @@ class DeepZoomWriter(ImageWriter):
     """
 
     format_name = "Deep Zoom"
+    lossless = False
     longest_side = LONGEST_SIDE
 
     def __init__(self, quality: int = 95) -> None:
