@@ -61,9 +61,8 @@ def canvases(
     images = []
     for tokens_YX in tokens_BYX:
         read = lambda a, tokens_YX=tokens_YX: tokens_YX[a.top : a.bottom, a.left : a.right]  # noqa: E731
-        image = DecodedImage(
-            TileDecoder(tokenizer, size, read, wrap=grid.wrap, finish=finish), Crop((size[0] * f, size[1] * f))
-        )
+        tiles = TileDecoder(tokenizer, size, read, wrap=grid.wrap, finish=finish)
+        image = DecodedImage(tiles, Crop((size[0] * f, size[1] * f)))
         images.append(image.rows(0, image.height))
     return images
 

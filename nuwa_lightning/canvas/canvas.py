@@ -357,6 +357,8 @@ class Canvas:
         path = self.folder / "tokens.log"
         if path.is_symlink():
             raise UsageError(self._option, path, "is a link, which no canvas holds: name another folder")
+        if self._log is not None:
+            self._log.close()
         path.touch()
         self._log = path.open("r+b", buffering=0)
         if mode == "wb":
