@@ -5,7 +5,7 @@ Shape legend: B canvases side by side, Y/X rows and columns.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -93,6 +93,7 @@ class GenerationJob:
         tokenizer: what turns them into pixels.
         sinks: where the pixels of each canvas go; with a record, as they stood when it was made.
         record: what :meth:`record` returned for the same order: go on from there.
+        taken: told of each finished patch.
 
     Raises:
         ValueError: if the record is that of another canvas.
@@ -106,8 +107,10 @@ class GenerationJob:
         *,
         sinks: Sequence[Sink | FrameSink],
         record: Record | None = None,
+        taken: Callable[[RenderedPatch], None] = lambda _: None,
     ) -> None:
         self.order = order
+        self._taken = taken
         self._factor, self._sinks = tokenizer.downsample_factor, tuple(sinks)
         self._patch_size = renderer.model.patch_size
         tensors = {} if record is None else record.tensors
@@ -166,6 +169,7 @@ class GenerationJob:
             assembler.end()
 
     def _take(self, done: RenderedPatch) -> None:
+        self._taken(done)
         for tokens_YX, assembler in zip(done.tokens_BYX, self._assemblers, strict=True):
             assembler.put(tokens_YX, done.patch)
 

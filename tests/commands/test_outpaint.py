@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nuwa_lightning.commands.outpaint import parse_expansion
+from nuwa_lightning.request import Expansion
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.writers import read_metadata
 
@@ -89,7 +89,7 @@ def test_what_does_not_fit_is_refused(run, shell, options, words):
 
 
 def test_sides_are_read_in_any_order():
-    assert parse_expansion("down=7, left=512") == parse_expansion("left=512,up=0,down=7,right=0")
+    assert Expansion.parse("down=7, left=512") == Expansion.parse("left=512,up=0,down=7,right=0")
     for wrong in (
         "",
         "left",
@@ -101,5 +101,5 @@ def test_sides_are_read_in_any_order():
         "left=1;up=2",
         "left=9999999999",
     ):
-        with pytest.raises(UsageError, match="--expand"):
-            parse_expansion(wrong)
+        with pytest.raises(UsageError, match="expand"):
+            Expansion.parse(wrong)
