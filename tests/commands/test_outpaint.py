@@ -18,6 +18,9 @@ def run(workplace, finished, sample_photos) -> Path:
     (workplace / "two").symlink_to(finished / "two")
     Image.fromarray(sample_photos["flower.jpg"][200:231, 300:345]).save("in.png")
     Image.new("L", (45, 31)).save("black.png")
+    half = Image.new("L", (45, 31))
+    half.paste(255, (0, 0, 20, 31))
+    half.save("half.png")
     Image.new("L", (45, 31), 255).save("white.png")
     Image.new("L", (40, 31), 255).save("other.png")
     Image.new("RGB", (5, 31)).save("small.png")
@@ -72,8 +75,8 @@ def test_a_hole_is_written_anew(run, shell):
             "--output: in.png: is the file of --image itself",
         ),
         (
-            ("--image", "in.png", "--mask", "black.png", "--output", "black.png", "--overwrite"),
-            "--output: black.png: is the file of --mask itself",
+            ("--image", "in.png", "--mask", "half.png", "--output", "half.png", "--overwrite"),
+            "--output: half.png: is the file of --mask itself",
         ),
         (("--task", "outpaint"), "--task: outpaint: it needs an image"),
         (("--task", "outpant"), "--task: outpant: did you mean outpaint?"),
