@@ -80,7 +80,7 @@ class _Sink:
 def _save(checkpoint: dict[str, Any], file: BinaryIO) -> None:
     sink = _Sink(file)
     try:
-        torch.save(checkpoint, sink)
+        torch.save(checkpoint, sink)  # type: ignore[arg-type]
     except (RuntimeError, OSError) as error:
         raise sink.error or error from None
 

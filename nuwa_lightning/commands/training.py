@@ -249,10 +249,10 @@ class NuwaCLI(LightningCLI):
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if known is None or not isinstance(callback, (EarlyStopping, ModelCheckpoint)):
                 continue
-            name = callback.monitor
-            if name is not None and name not in known and name not in ("epoch", "step"):
+            watched = callback.monitor
+            if watched is not None and watched not in known and watched not in ("epoch", "step"):
                 hint = f"{type(callback).__name__} watches what is not there: give one of {', '.join(known)}"
-                raise UsageError("--trainer.callbacks.monitor", name, hint)
+                raise UsageError("--trainer.callbacks.monitor", watched, hint)
 
     def _check_sizes(self, factor: int | None) -> None:
         if factor is not None and isinstance(self.datamodule, TokenDataModule):

@@ -422,9 +422,9 @@ class NuwaInfinityModule(LightningModule):
             local_decoder=self.local_decoder,
         )
 
-    def save(self, folder: str | Path) -> None:
-        """Export what ``generate`` needs (see ``generation.export``)."""
-        generator = Generator(
+    def generator(self) -> Generator:
+        """Return what it takes to generate with this model, as it is now."""
+        return Generator(
             self.transformer,
             self.context_pool,
             self.direction,
@@ -434,4 +434,7 @@ class NuwaInfinityModule(LightningModule):
             self.conditions.text_encoder,
             self._plans.frames,
         )
-        save_generator(folder, generator)
+
+    def save(self, folder: str | Path) -> None:
+        """Export what ``generate`` needs (see ``generation.export``)."""
+        save_generator(folder, self.generator())

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nuwa_lightning.commands.filming import SUFFIXES
+from nuwa_lightning.commands.generate_options import VIDEO_SUFFIXES as SUFFIXES
 from nuwa_lightning.writers import VIDEO_WRITERS, read_metadata
 
 pytest.importorskip("av")
