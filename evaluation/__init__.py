@@ -1,1 +1,1 @@
-"""Scores folders of pictures, never models. Not part of the wheel."""
+"""Scores folders of images, never models. Not part of the wheel."""

@@ -7,8 +7,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from nuwa_lightning.commands.memory import keep_freed_memory
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.processes import keep_freed_memory
 
 COMMANDS = ("score", "score_videos", "crops", "sample", "ablate", "report", "benchmark")
 """Each is a module of ``evaluation.commands`` with a function ``add``."""
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--traceback", action="store_true", help="show where an error came from")
-    parser = argparse.ArgumentParser(prog="python -m evaluation", description="Scores folders of pictures.")
+    parser = argparse.ArgumentParser(prog="python -m evaluation", description="Scores folders of images.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name in COMMANDS:
         importlib.import_module(f"evaluation.commands.{name}").add(commands, common)

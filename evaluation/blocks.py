@@ -4,7 +4,7 @@ A canvas is cut into blocks. Blocks that coincide with patches would never show 
 by half a block. Two ways to make one number of them are both stated: the mean over positions of the distance at each
 (the paper's "average the FID over blocks"), and the distance of all blocks pooled.
 
-Canvases larger than the real pictures (the paper's x4) have positions that no real picture has: there, each position
+Canvases larger than the real images (the paper's x4) have positions that no real image has: there, each position
 is compared with all real blocks.
 """
 
@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from evaluation.estimates import Distance, disjoint_parts, normal, resampled_times
 from evaluation.feature_cache import FeatureCache, FeatureSet
 from evaluation.fid import FidAgainst, fid
+from evaluation.images import Pixels
 from evaluation.kid import LARGEST_FULL, KidAgainst, kid
-from evaluation.pictures import Pixels
 
 Kind = Literal["kid", "fid"]
 Place = tuple[int, int]
@@ -48,13 +48,13 @@ class BlockSet:
         return np.array([i for i, found in enumerate(self.places) if found == place], np.intp)
 
 
-def blocks_of(picture_YX3: Pixels, side: int, *, shifted: bool) -> Iterator[tuple[Place, Pixels]]:
+def blocks_of(image_YX3: Pixels, side: int, *, shifted: bool) -> Iterator[tuple[Place, Pixels]]:
     """Yield the blocks of a canvas with their row and column; what is left over at the lower right is not used."""
     start = side // 2 if shifted else 0
-    height, width = picture_YX3.shape[:2]
+    height, width = image_YX3.shape[:2]
     for row, y in enumerate(range(start, height - side + 1, side)):
         for column, x in enumerate(range(start, width - side + 1, side)):
-            yield (row, column), picture_YX3[y : y + side, x : x + side]
+            yield (row, column), image_YX3[y : y + side, x : x + side]
 
 
 def block_set(canvases: Iterable[Pixels], cache: FeatureCache, *, side: int, shifted: bool, count: int) -> BlockSet:
@@ -77,7 +77,7 @@ def block_set(canvases: Iterable[Pixels], cache: FeatureCache, *, side: int, shi
                 owners.append(number)
                 yield block
 
-    found = cache.of_squares(stream(), count=count)
+    found = cache.of_crops(stream(), count=count)
     return BlockSet(FeatureSet(found.features_ND, found.scores_NK, np.array(owners, np.intp)), places)
 
 

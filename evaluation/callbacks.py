@@ -14,14 +14,14 @@ from nuwa_lightning.errors import UsageError
 
 
 class Scores(Callback):
-    """Make pictures, score them by a protocol, and log every number under ``test/``.
+    """Make images, score them by a protocol, and log every number under ``test/``.
 
-    Of stage 2, samples from fixed seeds; of stage 1, reconstructions of the held-out pictures, paired with them. Both
+    Of stage 2, samples from fixed seeds; of stage 1, reconstructions of the held-out images, paired with them. Both
     lie in the run folder, ``scores/step_N``, with the report beside them.
 
     Args:
         protocol: all that moves a number; a name in ``evaluation/protocols`` or a file.
-        real: real pictures: "landscape", or a folder.
+        real: real images: "landscape", or a folder.
         count: samples.
         size: their width and height in pixels.
         temperature: of sampling.
@@ -46,12 +46,14 @@ class Scores(Callback):
     ) -> None:
         from evaluation.ablation.config import Samples
         from evaluation.protocol import load_protocol
-        from evaluation.sampling import Order
+        from evaluation.sampling import SampleSpec
 
         changes = [f"features.name={features}", "features.weights_sha256=null"] if features else []
         self.protocol = load_protocol(protocol, changes)
         self.real, self.weights, self.cache = real, weights, cache
-        self.order = Order(Samples(size, count, protocol).pixels, range(count), temperature=temperature, top_k=top_k)
+        self.spec = SampleSpec(
+            Samples(size, count, protocol).pixels, range(count), temperature=temperature, top_k=top_k
+        )
         self._pairs = self._step = 0
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -74,15 +76,15 @@ class Scores(Callback):
         """Keep pairs of originals and reconstructions as files."""
         from PIL import Image
 
-        from nuwa_lightning.canvas.streaming_decoder import to_uint8
+        from nuwa_lightning.canvas.decoding import to_uint8
 
         if not isinstance(outputs, dict) or "reconstruction" not in outputs or not trainer.is_global_zero:
             return
         for pair in zip(outputs["image"].cpu(), outputs["reconstruction"].cpu(), strict=True):
-            for kind, picture in zip(("original", "reconstruction"), pair, strict=True):
+            for kind, image in zip(("original", "reconstruction"), pair, strict=True):
                 folder = self._folder(trainer) / kind
                 folder.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(to_uint8(picture)).save(folder / f"{self._pairs:05d}.png")
+                Image.fromarray(to_uint8(image)).save(folder / f"{self._pairs:05d}.png")
             self._pairs += 1
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -115,7 +117,7 @@ class Scores(Callback):
             logger.log_metrics(values, step=self._step)
 
     def _sample(self, trainer: Trainer, pl_module: LightningModule, folder: Path) -> None:
-        from evaluation.sampling import PatchSampler, make_pictures
+        from evaluation.sampling import PatchSampler, make_images
         from nuwa_lightning.generation.pretrained import Generator
         from nuwa_lightning.generation.sampling import Sampling
         from nuwa_lightning.tokenizers.pretrained import load_tokenizer
@@ -132,8 +134,8 @@ class Scores(Callback):
             pl_module.transformer, pl_module.context_pool, pl_module.direction, pl_module.token_order,
             decoder.fingerprint(), pl_module.local_decoder,
         )  # fmt: skip
-        sampler = PatchSampler(generator, Sampling(self.order.temperature, self.order.top_k))
-        make_pictures(sampler, decoder, folder, self.order)
+        sampler = PatchSampler(generator, Sampling(self.spec.temperature, self.spec.top_k))
+        make_images(sampler, decoder, folder, self.spec)
 
     def _folder(self, trainer: Trainer) -> Path:
         return Path(trainer.default_root_dir) / "scores" / f"step_{self._step:07d}"

@@ -1,7 +1,7 @@
-"""CLIP score of pictures and their captions (Hessel et al. 2021), by torchmetrics, with any CLIP folder on disk.
+"""CLIP score of images and their captions (Hessel et al. 2021), by torchmetrics, with any CLIP folder on disk.
 
 The number depends on the network: its name and the hash of its weights stand in the metric's name and in the report.
-Captions lie beside the pictures, as ``NAME.txt`` or in one ``captions.json`` (picture's file name or stem to caption).
+Captions lie beside the images, as ``NAME.txt`` or in one ``captions.json`` (image's file name or stem to caption).
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 
 from evaluation.estimates import Estimate, of_mean
-from evaluation.pictures import Pixels
+from evaluation.images import Pixels
 from nuwa_lightning.data.reading import read_image
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.hashing import file_sha256
 
 
 class ClipScore:
-    """A CLIP model with its processor; scores one picture and caption at a time.
+    """A CLIP model with its processor; scores one image and caption at a time.
 
     Args:
         folder: what ``save_pretrained`` writes: configuration, safetensors, tokenizer and image processor. Nothing is
@@ -61,12 +61,12 @@ class ClipScore:
         self.name = f"CLIP-score[{folder.resolve().name}-{next(iter(digests.values()))[:8]}]"
         self.protocol: dict[str, Any] = {"model": type(model).__name__, "weights_sha256": digests}
 
-    def __call__(self, picture_YX3: Pixels, caption: str) -> float:
-        """Return 100 times the cosine of picture and caption, at least 0."""
+    def __call__(self, image_YX3: Pixels, caption: str) -> float:
+        """Return 100 times the cosine of image and caption, at least 0."""
         import torch
         from torchmetrics.functional.multimodal import clip_score
 
-        image_3YX = torch.from_numpy(np.array(picture_YX3)).permute(2, 0, 1).to(self._device)
+        image_3YX = torch.from_numpy(np.array(image_YX3)).permute(2, 0, 1).to(self._device)
         with torch.inference_mode():
             return float(clip_score(image_3YX, caption, lambda: (self._model, self._processor)))
 
@@ -95,7 +95,7 @@ class _PlainFeatures:
 
 
 def captions_of(files: list[Path], *, option: str) -> list[tuple[Path, str]]:
-    """Return the caption of each picture.
+    """Return the caption of each image.
 
     Raises:
         UsageError: if one has none, or ``captions.json`` is no mapping of names to sentences.
@@ -124,11 +124,11 @@ def _table(path: Path, option: str) -> dict[str, str]:
     except ValueError as error:
         raise UsageError(option, str(path), f"is no JSON: {error}") from None
     if not isinstance(content, dict) or not all(isinstance(value, str) for value in content.values()):
-        raise UsageError(option, str(path), 'write {"picture.png": "a caption", ...}')
+        raise UsageError(option, str(path), 'write {"image.png": "a caption", ...}')
     return content
 
 
 def clip_score(scorer: ClipScore, captions: list[tuple[Path, str]]) -> Estimate:
-    """Return the mean score of whole pictures and their captions with the interval of its standard error."""
+    """Return the mean score of whole images and their captions with the interval of its standard error."""
     values = [scorer(np.asarray(read_image(path), np.uint8), caption) for path, caption in captions]
-    return of_mean(np.array(values), how="mean over pictures; interval: standard error")
+    return of_mean(np.array(values), how="mean over images; interval: standard error")

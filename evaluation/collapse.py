@@ -1,4 +1,4 @@
-"""Has a canvas run into flat colour? Luminance spread of its windows against that of real photographs (ours).
+"""Has a canvas run into flat color? Luminance spread of its windows against that of real photographs (ours).
 
 The spread of a window is the standard deviation of its luminance (Rec. 601, 0..255). A window is flat when its spread
 lies below the 5th percentile of that of real windows, so 5 % of real windows are flat by definition; a canvas has
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.pictures import windows
+from evaluation.images import windows
 
 WINDOW = 256
 PERCENTILE = 5.0
@@ -29,7 +29,7 @@ class CollapseResult:
         windows: number of windows.
         flat: how many of them are flat.
         threshold: luminance spread below which a window is flat.
-        real_canvases: number of real pictures with at least one window.
+        real_canvases: number of real images with at least one window.
         real_collapsed: how many of them would count as collapsed.
     """
 
@@ -48,7 +48,7 @@ def luminance_spread(image_YX3: NDArray[np.uint8]) -> float:
 
 
 def spreads(images: Iterable[NDArray[np.uint8]], *, window: int = WINDOW) -> list[NDArray[np.float64]]:
-    """Return the spread of every window of every picture; pictures smaller than a window are left out."""
+    """Return the spread of every window of every image; images smaller than a window are left out."""
     found = [np.array([luminance_spread(part) for part in windows(image, window)]) for image in images]
     return [values for values in found if len(values)]
 
@@ -63,18 +63,18 @@ def collapse(
     """Count the canvases of ``generated`` that have a window flatter than 95 % of the windows of ``real``.
 
     Args:
-        real: uint8 RGB pictures (Y, X, 3), of any sizes, at the scale of the canvases.
+        real: uint8 RGB images (Y, X, 3), of any sizes, at the scale of the canvases.
         generated: the canvases.
         window: side of the windows in pixels; they lie beside each other from the upper left corner.
         percentile: of real windows; flatter ones are flat.
 
     Raises:
-        ValueError: if no picture of either side is as large as a window.
+        ValueError: if no image of either side is as large as a window.
     """
     real_spreads, ours = spreads(real, window=window), spreads(generated, window=window)
     for name, found in (("real", real_spreads), ("generated", ours)):
         if not found:
-            raise ValueError(f"no {name} picture is {window} pixels wide and high")
+            raise ValueError(f"no {name} image is {window} pixels wide and high")
     threshold = float(np.percentile(np.concatenate(real_spreads), percentile))
     return CollapseResult(
         canvases=len(ours),

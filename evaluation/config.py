@@ -1,17 +1,23 @@
-"""Strict YAML: a mapping becomes a dataclass, and what does not fit is one line that names the key (ours)."""
+"""Strict YAML: jsonargparse turns a mapping into a dataclass; what does not fit is one line that names the key."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import types
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from nuwa_lightning.errors import UsageError
 
 T = TypeVar("T")
+
+_UNKNOWN = re.compile(r"Group 'it\.?(?P<group>[\w.-]*)' does not accept option '(?P<name>[\w.-]+)'|"
+                      r"(?:Key|Option) '(?P<key>[\w.-]+)' is not (?:accepted|expected)")  # fmt: skip
+_WRONG = re.compile(r'Parser key "it\.?(?P<key>[\w.-]*)"')
+_MISSING = re.compile(r"(?:arguments? (?:is|are) required: |Key \")(?:it\.)?(?P<key>[\w.]+)")
+_EXPECTED = re.compile(r"Expected an? (?!<class 'NoneType'>)[^\n]*")
 
 
 def read_yaml(path: Path, option: str) -> dict[str, Any]:
@@ -45,75 +51,82 @@ def build(cls: type[T], content: object, where: str) -> T:
         where: what to call it in an error.
 
     Raises:
-        UsageError: for a key that there is not, one that is missing, or a value of a wrong kind.
+        UsageError: for an unknown key, one that is missing, or a value of a wrong kind.
     """
+    from jsonargparse import ArgumentParser
+
     if not isinstance(content, Mapping):
         raise UsageError(where, content, f"write the settings of {cls.__name__} below it, one a line")
-    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    hints = get_type_hints(cls)
-    for key in content:
-        if key not in fields:
-            near = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else f"choose among {', '.join(fields)}"
-            raise UsageError(f"{where}.{key}", content[key], f"there is no such setting; {hint}")
-    values = {key: convert(hints[key], value, f"{where}.{key}") for key, value in content.items()}
-    for name, field in fields.items():
-        if name not in values and field.default is field.default_factory is dataclasses.MISSING:
-            raise UsageError(f"{where}.{name}", "missing", "it has no default: give it")
-    return cls(**values)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(cls, "it")
+    try:
+        made = parser.instantiate(parser.parse_object({"it": dict(content)})).it
+        # An unknown key that holds an empty mapping leaves no trace in what jsonargparse returns.
+        for key in _keys(content):
+            _check_known(made, key, where)
+    except UsageError:
+        raise
+    except Exception as error:  # jsonargparse raises several kinds, all of them about the content
+        raise _fault(str(error), content, where, cls) from error
+    assert isinstance(made, cls)
+    return made
 
 
-def convert(hint: Any, value: object, where: str) -> Any:
-    """Return ``value`` as the type ``hint`` asks for.
-
-    Raises:
-        UsageError: if it is none.
-    """
-    origin, parts = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        if value is None and type(None) in parts:
-            return None
-        return _convert_one([part for part in parts if part is not type(None)], value, where)
-    if origin is Literal:
-        if value not in parts:
-            near = difflib.get_close_matches(str(value), [str(part) for part in parts], n=1)
-            hint_text = f"; did you mean {near[0]}?" if near else ""
-            raise UsageError(where, value, f"choose one of {', '.join(map(str, parts))}{hint_text}")
-        return value
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise UsageError(where, value, "write a list, [a, b, ...]")
-        if parts[-1] is not Ellipsis and len(parts) != len(value):
-            raise UsageError(where, value, f"give {len(parts)} values")
-        kinds = [parts[0]] * len(value) if parts[-1] is Ellipsis else parts
-        return tuple(convert(kind, part, f"{where}[{i}]") for i, (kind, part) in enumerate(zip(kinds, value)))  # noqa: B905 - Ellipsis
-    if origin is dict:
-        if not isinstance(value, Mapping):
-            raise UsageError(where, value, "write one 'name: value' a line")
-        return {str(key): convert(parts[1], part, f"{where}.{key}") for key, part in value.items()}
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return build(hint, value, where)
-    return _plain(hint, value, where)
+def _fault(text: str, content: Mapping[str, Any], where: str, cls: Any) -> UsageError:
+    if found := _UNKNOWN.search(text):
+        name = (found["key"] or found["name"]).rpartition(".")[2]
+        key = next((key for key in _keys(content) if key.rpartition(".")[2] == name), name)
+        return _unknown(f"{where}.{key}", _at(content, key), list(_names(cls)))
+    key = found["key"] if (found := _WRONG.search(text)) else ""
+    full = ".".join(part for part in (where, key) if part)
+    if "must be a mapping" in text:
+        return UsageError(full, "given", "one of its groups holds a single value: write its settings below it")
+    if found := _MISSING.search(text):
+        name = found["key"].removeprefix(f"{key}.")
+        return UsageError(f"{full}.{name}", "missing", "it has no default: give it")
+    reasons = dict.fromkeys(_EXPECTED.findall(text)) or {text: None}
+    said = "; ".join(re.sub(r"<class '(?:\w+\.)*(\w+)'>|typing\.", r"\1", reason) for reason in reasons)
+    said = re.sub(r"Expected an? (?:Literal)?", "expected ", said.partition(". Got value")[0])
+    return UsageError(full, _at(content, key), " ".join(said.split())[:300])
 
 
-def _convert_one(kinds: list[Any], value: object, where: str) -> Any:
-    for kind in kinds[:-1]:
-        try:
-            return convert(kind, value, where)
-        except UsageError:
+def _unknown(option: str, value: object, known: Sequence[str]) -> UsageError:
+    near = difflib.get_close_matches(option.rpartition(".")[2], known, n=1, cutoff=0.5)
+    return UsageError(option, value, f"there is no such setting; {f'did you mean {near[0]}?' if near else 'remove it'}")
+
+
+def _check_known(made: Any, key: str, where: str) -> None:
+    """Refuse a key that no dataclass on the way has; below a free mapping everything is known."""
+    for part in key.split("."):
+        if not dataclasses.is_dataclass(made):
+            made = made.get(part) if isinstance(made, Mapping) else None
             continue
-    return convert(kinds[-1], value, where)
+        names = [field.name for field in dataclasses.fields(made)]
+        if part not in names:
+            raise _unknown(f"{where}.{key}", "given", names)
+        made = getattr(made, part)
 
 
-def _plain(hint: Any, value: object, where: str) -> Any:
-    if hint is Any:
-        return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    # A bool is an int to Python, but "count: yes" is a mistake.
-    if isinstance(value, bool) is not (hint is bool) or not isinstance(value, hint):
-        raise UsageError(where, value, f"give a value of type {hint.__name__}")
-    return value
+def _names(hint: Any) -> Iterator[str]:
+    """Yield the names of all settings of a dataclass and of those inside it."""
+    if dataclasses.is_dataclass(hint):
+        for name, inner in get_type_hints(hint).items():
+            yield name
+            yield from _names(inner)
+    for part in get_args(hint):
+        yield from _names(part)
+
+
+def _keys(content: Any, prefix: str = "") -> Iterator[str]:
+    for key, value in content.items() if isinstance(content, Mapping) else ():
+        yield f"{prefix}{key}"
+        yield from _keys(value, f"{prefix}{key}.")
+
+
+def _at(content: Any, key: str) -> Any:
+    for part in filter(None, key.split(".")):
+        content = content.get(part) if isinstance(content, Mapping) else None
+    return content
 
 
 def set_option(content: dict[str, Any], text: str, option: str = "--set") -> None:

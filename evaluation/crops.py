@@ -1,4 +1,4 @@
-"""The squares of a protocol as files."""
+"""The crops of a protocol as files."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from pathlib import Path
 
 from PIL import Image
 
-from evaluation.pictures import PictureSet
+from evaluation.images import ImageSet
 from nuwa_lightning.atomic import atomic_folder
 from nuwa_lightning.errors import UsageError
 
 
-def write_squares(pictures: PictureSet, output: Path) -> int:
-    """Write the squares of a set as PNG files into a new folder; return their number.
+def write_crops(images: ImageSet, output: Path) -> int:
+    """Write the crops of a set as PNG files into a new folder; return their number.
 
     Raises:
-        UsageError: if ``output`` is there already or its parent is not, or as :class:`PictureSet`.
+        UsageError: if ``output`` is there already or its parent is not, or as :class:`ImageSet`.
     """
     if not output.parent.is_dir():
         raise UsageError("--output", str(output), f"the folder {output.parent} does not exist: make it first")
     made = 0
     try:
         with atomic_folder(output) as partial:
-            for square in pictures.squares():
-                Image.fromarray(square).save(partial / f"{made:05d}.png")
+            for crop in images.crops():
+                Image.fromarray(crop).save(partial / f"{made:05d}.png")
                 made += 1
     except FileExistsError as error:
         raise UsageError("--output", str(output), "exists already: give another name") from error

@@ -1,8 +1,8 @@
 """Numbers with intervals, and the resampling behind them (ours).
 
-Squares cut from one canvas are not independent: what is resampled, and what is split into halves, are canvases.
+Crops cut from one canvas are not independent: what is resampled, and what is split into halves, are canvases.
 
-Shape legend: N squares, C canvases, B resamples.
+Shape legend: N crops, C canvases, B resamples.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Estimate:
         std: its standard deviation.
         low: lower end of the 95 % interval.
         high: upper end of the 95 % interval.
-        n: how many squares (or pairs) it is made of.
+        n: how many crops (or pairs) it is made of.
         how: how value and interval were made.
     """
 
@@ -54,7 +54,7 @@ class Distance:
 def normal(value: float, resampled: NDArray[np.float64]) -> tuple[float, float, float]:
     """Return ``(std, low, high)``: the value, give or take 1.96 standard deviations of its resamples.
 
-    For statistics that resampling itself shifts (a resample holds fewer different pictures), where percentiles would
+    For statistics that resampling itself shifts (a resample holds fewer different images), where percentiles would
     lie beside the value.
     """
     std = float(np.std(resampled))
@@ -70,7 +70,7 @@ def of_mean(values: NDArray[np.float64], *, how: str) -> Estimate:
 
 
 def resampled_times(clusters_N: NDArray[np.intp], resamples: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Return how often each square is drawn in each resample of canvases, ``[B, N]``."""
+    """Return how often each crop is drawn in each resample of canvases, ``[B, N]``."""
     names, index_N = np.unique(clusters_N, return_inverse=True)
     count = len(names)
     times_BC = rng.multinomial(count, np.full(count, 1 / count), size=resamples)
@@ -80,10 +80,10 @@ def resampled_times(clusters_N: NDArray[np.intp], resamples: int, rng: np.random
 def disjoint_parts(
     clusters_N: NDArray[np.intp], size: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return random squares and all squares that share no canvas with them: what stands for ours, and what is left.
+    """Return random crops and all crops that share no canvas with them: what stands for ours, and what is left.
 
-    The first part has ``size`` squares, or fewer where half of the canvases do not hold as many. So a set of ``size``
-    squares is compared with nearly as many real ones as ours is: a Frechet distance depends on both numbers.
+    The first part has ``size`` crops, or fewer where half of the canvases do not hold as many. So a set of ``size``
+    crops is compared with nearly as many real ones as ours is: a Frechet distance depends on both numbers.
     """
     names, index_N = np.unique(clusters_N, return_inverse=True)
     place_C = np.empty(len(names), np.intp)

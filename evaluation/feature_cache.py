@@ -1,7 +1,7 @@
-"""Features of squares, kept by the squares' content, so that nothing is computed twice and nothing is stale (ours).
+"""Features of crops, kept by the crops' content, so that nothing is computed twice and nothing is stale (ours).
 
 Rows are computed in batches of one fixed shape: a row then does not depend on what else is in its batch, so the same
-picture has the same features to the last bit, whether they come from the cache or not.
+image has the same features to the last bit, whether they come from the cache or not.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.extractors import Extractor
-from evaluation.pictures import PictureSet, Pixels
+from evaluation.extractor import Extractor
+from evaluation.images import ImageSet, Pixels
 from nuwa_lightning.data.folders import cache_folder
 
 BATCH: Final = 16
@@ -30,12 +30,12 @@ _IN_MEMORY: Final = 1 << 28
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """Features of a set of squares.
+    """Features of a set of crops.
 
     Attributes:
         features_ND: float32.
         scores_NK: float32 class scores before the softmax; K is 0 where the network has none.
-        clusters_N: which canvas a square comes from.
+        clusters_N: which canvas a crop comes from.
     """
 
     features_ND: NDArray[np.float32]
@@ -43,7 +43,7 @@ class FeatureSet:
     clusters_N: NDArray[np.intp]
 
     def __len__(self) -> int:
-        """Return the number of squares."""
+        """Return the number of crops."""
         return len(self.features_ND)
 
 
@@ -63,18 +63,18 @@ class FeatureCache:
         name = hashlib.sha256(json.dumps(extractor.protocol, sort_keys=True).encode()).hexdigest()[:24]
         self.path = self.folder / "features" / f"{name}.sqlite"
 
-    def of_squares(self, squares: Iterable[Pixels], *, count: int, progress: Any = None) -> FeatureSet:
-        """Return the features of ``squares``, at most ``count`` of them; each counts as a canvas of its own.
+    def of_crops(self, crops: Iterable[Pixels], *, count: int, progress: Any = None) -> FeatureSet:
+        """Return the features of ``crops``, at most ``count`` of them; each counts as a canvas of its own.
 
         Args:
-            squares: uint8 RGB, all of one size.
+            crops: uint8 RGB, all of one size.
             count: how many there are; fewer are fine.
             progress: is told by ``update(n)`` how many are done.
         """
         found: list[NDArray[np.float32]] = []
         place, width = 0, self.extractor.width
         with closing(self._open()) as store:
-            for batch in _batches(squares, BATCH):
+            for batch in _batches(crops, BATCH):
                 rows = self._rows(batch, store)
                 if not found:
                     found = [_room(count, width), _room(count, rows.shape[1] - width)]
@@ -86,21 +86,21 @@ class FeatureCache:
         features, scores = found or [np.zeros((0, width), np.float32), np.zeros((0, 0), np.float32)]
         return FeatureSet(features[:place], scores[:place], np.arange(place))
 
-    def of_set(self, pictures: PictureSet, *, progress: bool = False) -> FeatureSet:
-        """Return the features of the squares of a set, each with the number of its file.
+    def of_set(self, images: ImageSet, *, progress: bool = False) -> FeatureSet:
+        """Return the features of the crops of a set, each with the number of its file.
 
         Raises:
             UsageError: if a file cannot be read.
         """
         from tqdm import tqdm
 
-        total = len(pictures)
+        total = len(images)
         with tqdm(
-            total=total, desc=f"features of {pictures.label}", unit="picture", disable=not progress, leave=False
+            total=total, desc=f"features of {images.label}", unit="image", disable=not progress, leave=False
         ) as bar:
-            found = self.of_squares(pictures.squares(), count=total, progress=bar)
+            found = self.of_crops(images.crops(), count=total, progress=bar)
         # Only now it is known which files could be read.
-        return replace(found, clusters_N=pictures.clusters())
+        return replace(found, clusters_N=images.clusters())
 
     def _rows(self, batch: list[Pixels], store: sqlite3.Connection) -> NDArray[np.float32]:
         keys = [_key(pixels) for pixels in batch]
@@ -138,10 +138,10 @@ def _key(pixels: Pixels) -> bytes:
     return digest.digest()
 
 
-def _batches(squares: Iterable[Pixels], size: int) -> Iterator[list[Pixels]]:
+def _batches(crops: Iterable[Pixels], size: int) -> Iterator[list[Pixels]]:
     batch: list[Pixels] = []
-    for square in squares:
-        batch.append(square)
+    for crop in crops:
+        batch.append(crop)
         if len(batch) == size:
             yield batch
             batch = []

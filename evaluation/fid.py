@@ -1,6 +1,6 @@
 """Frechet distance between two sets of features (Heusel et al. 2017), in float64 and bounded memory.
 
-Biased upwards by the sample size: below some thousand pictures prefer the kernel distance. With other features than
+Biased upwards by the sample size: below some thousand images prefer the kernel distance. With other features than
 those of the 2015 Inception network it is not FID and must not be called so.
 
 Shape legend: N, M members of the sets, D features, B resamples.
@@ -19,14 +19,14 @@ Features = NDArray[np.floating[Any]]
 
 _CHUNK: Final = 2048
 _LARGEST_BOOTSTRAP: Final = 2000
-"""Above this many pictures in both sets, resamples are of this many, and their spread is scaled down."""
+"""Above this many images in both sets, resamples are of this many, and their spread is scaled down."""
 
 
 def frechet_distance(x_ND: Features, y_MD: Features) -> float:
     """Return the squared Frechet distance of the normal distributions fitted to two sets of features.
 
-    The trace of ``(S_x S_y) ** 0.5`` is the sum of the singular values of the product of the two centred feature
-    matrices, so no root of a rank-deficient matrix is taken: exact for fewer pictures than features, where the usual
+    The trace of ``(S_x S_y) ** 0.5`` is the sum of the singular values of the product of the two centerd feature
+    matrices, so no root of a rank-deficient matrix is taken: exact for fewer images than features, where the usual
     way adds noise. Large sets are read in parts.
 
     Raises:
@@ -35,7 +35,7 @@ def frechet_distance(x_ND: Features, y_MD: Features) -> float:
     if x_ND.ndim != 2 or y_MD.ndim != 2 or x_ND.shape[1] != y_MD.shape[1]:
         raise ValueError(f"features must be (N, D) and (M, D), got {x_ND.shape} and {y_MD.shape}")
     if len(x_ND) < 2 or len(y_MD) < 2:
-        raise ValueError(f"sets of {len(x_ND)} and {len(y_MD)} pictures: at least 2 each are needed")
+        raise ValueError(f"sets of {len(x_ND)} and {len(y_MD)} images: at least 2 each are needed")
     return FidAgainst(x_ND).value(y_MD)
 
 
@@ -62,8 +62,8 @@ def fid(
 ) -> Distance:
     """Return the Frechet distance of two sets of features with an interval.
 
-    The interval is the value, give or take 1.96 standard deviations over bootstrap resamples of the pictures: a
-    resample holds fewer different pictures and so lies above the value itself, which only its spread may ignore.
+    The interval is the value, give or take 1.96 standard deviations over bootstrap resamples of the images: a
+    resample holds fewer different images and so lies above the value itself, which only its spread may ignore.
 
     Args:
         x_ND: features of the first set.
@@ -89,7 +89,7 @@ def fid(
     scale = float(np.sqrt(min(len(x_ND), len(y_MD)) / min(n, m)))
     std = float(np.std(FidAgainst(x_ND).bootstrap(y_MD, times[0], times[1]))) * scale
     low, high = value - Z95 * std, value + Z95 * std
-    how = f"all pictures; interval: 1.96 standard deviations of {resamples} bootstrap resamples over pictures"
+    how = f"all images; interval: 1.96 standard deviations of {resamples} bootstrap resamples over images"
     return Distance(value, std, low, high, n, m, how if scale == 1 else f"{how}, of {_LARGEST_BOOTSTRAP}, scaled")
 
 
@@ -143,15 +143,15 @@ def real_floor(
     splits: int = 50,
     seed: int = 0,
 ) -> Distance:
-    """Return the distance of real pictures from other real pictures: here it is the bias at this number.
+    """Return the distance of real images from other real images: here it is the bias at this number.
 
-    As :func:`evaluation.kid.real_floor`; above 2000 pictures five splits are enough.
+    As :func:`evaluation.kid.real_floor`; above 2000 images five splits are enough.
 
     Raises:
-        ValueError: if there are fewer than four pictures.
+        ValueError: if there are fewer than four images.
     """
     if min(n, len(real_ND) // 2) < 2:
-        raise ValueError(f"{len(real_ND)} real pictures: at least 4 are needed for two parts")
+        raise ValueError(f"{len(real_ND)} real images: at least 4 are needed for two parts")
     clusters_N = np.arange(len(real_ND)) if clusters_N is None else clusters_N
     rng = np.random.default_rng(seed)
     splits = min(splits, 5) if min(n, len(real_ND) // 2) > _LARGEST_BOOTSTRAP else splits

@@ -6,17 +6,13 @@ Network and weights are torch-fidelity's: a port of the TensorFlow graph, its od
 from __future__ import annotations
 
 import os
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.known_weights import INCEPTION, INCEPTION_FILE
 from evaluation.weights import checked_weights
-
-WEIGHTS_SHA256: Final = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
-"""The only weights with which a distance may be called FID."""
-
-CACHED_AS: Final = "weights-inception-2015-12-05-6726825d.pth"
 
 
 class InceptionFeatures:
@@ -34,7 +30,7 @@ class InceptionFeatures:
     width = 2048
 
     def __init__(self, *, weights: str | os.PathLike[str] | None = None, device: str = "cpu") -> None:
-        path = checked_weights(weights, sha256=WEIGHTS_SHA256, cached_as=CACHED_AS)
+        path = checked_weights(weights, sha256=INCEPTION, cached_as=INCEPTION_FILE)
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
         # torch-fidelity unpickles the file: its hash has just been checked, so it holds tensors only.
@@ -44,13 +40,13 @@ class InceptionFeatures:
         self._network, self._device = network.to(device), device
         self.protocol: dict[str, Any] = {
             "extractor": "Inception-v3 of 2015-12-05 by torch-fidelity (2048), scores without bias (1008)",
-            "weights_sha256": WEIGHTS_SHA256,
+            "weights_sha256": INCEPTION,
             "resize": "299x299, bilinear as in TensorFlow 1, not antialiased",
             "scaling": "(x - 128) / 128",
         }
 
     def __call__(self, images_BYX3: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the pooled features (B, 2048) and the class scores (B, 1008) of uint8 RGB pictures."""
+        """Return the pooled features (B, 2048) and the class scores (B, 1008) of uint8 RGB images."""
         import torch
 
         with torch.inference_mode():

@@ -1,6 +1,6 @@
 """Inception score (Salimans et al. 2016) of class scores, in float64 and bounded memory; torch-fidelity's to 1e-9.
 
-Shape legend: N pictures, K classes, B resamples.
+Shape legend: N images, K classes, B resamples.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Scores = NDArray[np.floating[Any]]
 
 _CHUNK: Final = 4096
 _SHUFFLE: Final = 2020
-"""torch-fidelity's seed for the order in which pictures are parted."""
+"""torch-fidelity's seed for the order in which images are parted."""
 
 
 def inception_score(
@@ -31,17 +31,17 @@ def inception_score(
 
     Args:
         scores_NK: class scores before the softmax.
-        splits: the mean is taken over this many parts of the pictures, in torch-fidelity's random order.
-        clusters_N: which canvas a picture comes from; canvases are resampled. By default each is one.
+        splits: the mean is taken over this many parts of the images, in torch-fidelity's random order.
+        clusters_N: which canvas an image comes from; canvases are resampled. By default each is one.
         resamples: bootstrap resamples.
         seed: of the resampling.
 
     Raises:
-        ValueError: if there are fewer pictures than parts.
+        ValueError: if there are fewer images than parts.
     """
     n = len(scores_NK)
     if n < splits:
-        raise ValueError(f"{n} pictures cannot be parted into {splits}")
+        raise ValueError(f"{n} images cannot be parted into {splits}")
     order = np.random.RandomState(_SHUFFLE).permutation(n) if splits > 1 else np.arange(n)
     parts = [order[i * n // splits : (i + 1) * n // splits] for i in range(splits)]
     value = float(np.mean([_score(scores_NK, part) for part in parts]))

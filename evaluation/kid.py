@@ -19,7 +19,7 @@ Features = NDArray[np.floating[Any]]
 """(N, D); float32 features are brought to float64 where they are used, so that large sets need not fit twice."""
 
 LARGEST_FULL = 5000
-"""Above this many pictures in a set its kernel matrix (200 MB) is not made whole."""
+"""Above this many images in a set its kernel matrix (200 MB) is not made whole."""
 
 
 def polynomial_kernel(x_ND: Features, y_MD: Features) -> NDArray[np.float64]:
@@ -51,9 +51,9 @@ def kid(
 ) -> Distance:
     """Return the kernel distance of two sets of features with an interval.
 
-    By default value is the unbiased estimate from all pictures, and the interval comes from a bootstrap over pictures.
+    By default value is the unbiased estimate from all images, and the interval comes from a bootstrap over images.
     A resample holds some canvases twice; pairs of a canvas with its own copy are left out, since they would count its
-    likeness to itself and push every resample up. The interval tells about the choice of pictures, not about training
+    likeness to itself and push every resample up. The interval tells about the choice of images, not about training
     seeds.
 
     Args:
@@ -85,7 +85,7 @@ def kid(
         against = KidAgainst(x_ND, clusters[0])
         value = against.value(y_MD)
         values = against.bootstrap(y_MD, times[0], times[1], clusters_M=clusters[1])
-        how = f"unbiased, all pictures; interval: {resamples} bootstrap resamples over pictures"
+        how = f"unbiased, all images; interval: {resamples} bootstrap resamples over images"
     low, high = np.percentile(values, [2.5, 97.5])
     return Distance(value, float(values.std()), float(low), float(high), len(x_ND), len(y_MD), how)
 
@@ -117,7 +117,7 @@ class KidAgainst:
     ) -> NDArray[np.float64]:
         """Return the distance of each resample; ``times`` say how often each member, with its canvas, was drawn.
 
-        How often each picture was drawn says all that a resample is, so no kernel entry is computed twice.
+        How often each image was drawn says all that a resample is, so no kernel entry is computed twice.
         """
         clusters_M = np.arange(len(y_MD)) if clusters_M is None else clusters_M
         sizes_B = times_BN.sum(1) * times_BM.sum(1)
@@ -135,17 +135,17 @@ def real_floor(
     splits: int = 50,
     seed: int = 0,
 ) -> Distance:
-    """Return the distance of real pictures from other real pictures: what a perfect generator would get.
+    """Return the distance of real images from other real images: what a perfect generator would get.
 
-    A random part of ``n`` pictures (of half of them, where there are not enough) is compared with the rest, ``splits``
-    times. The mean is near zero for independent pictures; its spread tells what difference can be seen at all. Neither
+    A random part of ``n`` images (of half of them, where there are not enough) is compared with the rest, ``splits``
+    times. The mean is near zero for independent images; its spread tells what difference can be seen at all. Neither
     side is larger than `LARGEST_FULL`.
 
     Raises:
-        ValueError: if there are fewer than four pictures.
+        ValueError: if there are fewer than four images.
     """
     if min(n, len(real_ND) // 2) < 2:
-        raise ValueError(f"{len(real_ND)} real pictures: at least 4 are needed for two parts")
+        raise ValueError(f"{len(real_ND)} real images: at least 4 are needed for two parts")
     clusters_N = np.arange(len(real_ND)) if clusters_N is None else clusters_N
     rng = np.random.default_rng(seed)
     kernel = polynomial_kernel(real_ND, real_ND) if len(real_ND) <= LARGEST_FULL else None
@@ -173,7 +173,7 @@ def _check(x_ND: Features, y_MD: Features) -> None:
     if x_ND.ndim != 2 or y_MD.ndim != 2 or x_ND.shape[1] != y_MD.shape[1]:
         raise ValueError(f"features must be (N, D) and (M, D), got {x_ND.shape} and {y_MD.shape}")
     if len(x_ND) < 2 or len(y_MD) < 2:
-        raise ValueError(f"sets of {len(x_ND)} and {len(y_MD)} pictures: at least 2 each are needed")
+        raise ValueError(f"sets of {len(x_ND)} and {len(y_MD)} images: at least 2 each are needed")
 
 
 def _over_subsets(

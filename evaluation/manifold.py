@@ -1,9 +1,9 @@
 """Precision and recall (Kynkaanniemi et al. 2019), density and coverage (Naeem et al. 2020), in float64.
 
-Around every picture of a set lies a ball that reaches to its k-th neighbour in the set; together they are what the set
+Around every image of a set lies a ball that reaches to its k-th neighbor in the set; together they are what the set
 covers. Distances are made in strips, so memory grows with the sets' sizes and not with their product.
 
-Shape legend: N real pictures, M generated ones, D features.
+Shape legend: N real images, M generated ones, D features.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _COLUMNS: Final = 8192
 
 @dataclass(frozen=True)
 class ManifoldResult:
-    """Four shares, each with an interval over the pictures that it is a mean of, the other set held fixed.
+    """Four shares, each with an interval over the images that it is a mean of, the other set held fixed.
 
     Attributes:
-        precision: generated pictures inside a real ball.
-        recall: real pictures inside a generated ball.
-        density: real balls that a generated picture lies in, over k; 1 for a perfect copy of the distribution.
-        coverage: real balls that hold a generated picture.
+        precision: generated images inside a real ball.
+        recall: real images inside a generated ball.
+        density: real balls that a generated image lies in, over k; 1 for a perfect copy of the distribution.
+        coverage: real balls that hold a generated image.
     """
 
     precision: Estimate
@@ -41,7 +41,7 @@ class ManifoldResult:
 
 
 def manifold(real_ND: Features, generated_MD: Features, *, k: int = 3, k_coverage: int = 5) -> ManifoldResult:
-    """Return precision and recall with balls of ``k`` neighbours, density and coverage with ``k_coverage``.
+    """Return precision and recall with balls of ``k`` neighbors, density and coverage with ``k_coverage``.
 
     Raises:
         ValueError: if a set has no more than ``max(k, k_coverage)`` members, or the feature lengths differ.
@@ -50,7 +50,7 @@ def manifold(real_ND: Features, generated_MD: Features, *, k: int = 3, k_coverag
         raise ValueError(f"features must be (N, D) and (M, D), got {real_ND.shape} and {generated_MD.shape}")
     n, m = len(real_ND), len(generated_MD)
     if min(n, m) <= max(k, k_coverage):
-        raise ValueError(f"sets of {n} and {m} pictures: more than {max(k, k_coverage)} are needed")
+        raise ValueError(f"sets of {n} and {m} images: more than {max(k, k_coverage)} are needed")
     real_radius, density_radius = _radii(real_ND, (k, k_coverage))
     (own_radius,) = _radii(generated_MD, (k,))
     precise, dense, recalled = np.zeros(m), np.zeros(m), np.zeros(n, bool)
@@ -61,7 +61,7 @@ def manifold(real_ND: Features, generated_MD: Features, *, k: int = 3, k_coverag
         dense[at] = inside.sum(1) / k_coverage
         covered |= inside.any(0)
         recalled |= (d_SN <= own_radius[at, None]).any(0)
-    said, wide = (f"{number} neighbours; interval: standard error over pictures" for number in (k, k_coverage))
+    said, wide = (f"{number} neighbors; interval: standard error over images" for number in (k, k_coverage))
     return ManifoldResult(
         of_mean(precise, how=said),
         of_mean(recalled.astype(np.float64), how=said),
@@ -74,20 +74,20 @@ def _strips(x_ND: Features, y_MD: Features) -> Iterator[tuple[slice, NDArray[np.
     """Yield strips of the squared distances of all pairs."""
     for i in range(0, len(x_ND), _STRIP):
         part = np.asarray(x_ND[i : i + _STRIP], np.float64)
-        squares_S1 = (part**2).sum(1)[:, None]
+        norm_S1 = (part**2).sum(1)[:, None]
         d_SM = np.empty((len(part), len(y_MD)))
         for j in range(0, len(y_MD), _COLUMNS):
             other = np.asarray(y_MD[j : j + _COLUMNS], np.float64)
-            d_SM[:, j : j + _COLUMNS] = squares_S1 + (other**2).sum(1) - 2 * part @ other.T
+            d_SM[:, j : j + _COLUMNS] = norm_S1 + (other**2).sum(1) - 2 * part @ other.T
         yield slice(i, i + len(part)), np.clip(d_SM, 0, None)
 
 
 def _radii(x_ND: Features, neighbors: tuple[int, ...]) -> list[NDArray[np.float64]]:
-    """Return each member's squared distance to its k-th neighbour, for each k."""
+    """Return each member's squared distance to its k-th neighbor, for each k."""
     found = [np.empty(len(x_ND)) for _ in neighbors]
     for at, d_SN in _strips(x_ND, x_ND):
         d_SN[np.arange(len(d_SN)), np.arange(at.start, at.stop)] = 0.0
         for radius, k in zip(found, neighbors, strict=True):
-            # The nearest of all is the picture itself.
+            # The nearest of all is the image itself.
             radius[at] = np.partition(d_SN, k, axis=1)[:, k]
     return found

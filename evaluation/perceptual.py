@@ -1,4 +1,4 @@
-"""How different two pictures look (LPIPS, Zhang et al. 2018): pairs of originals and reconstructions, and diversity.
+"""How different two images look (LPIPS, Zhang et al. 2018): pairs of originals and reconstructions, and diversity.
 
 With the trunk weights of AlexNet or VGG-16 on disk it is the package ``lpips``, under that name. Offline it is
 ST-LPIPS (Ghildyal and Liu 2022), whose trunk a package carries: a metric of its own, not comparable with LPIPS.
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.estimates import Estimate, of_mean
-from evaluation.pictures import PictureSet, Pixels
+from evaluation.images import ImageSet, Pixels
 from evaluation.weights import checked_weights
 from nuwa_lightning.hashing import file_sha256
 
@@ -74,7 +74,7 @@ class PerceptualDistance:
         self.protocol = {"network": f"LPIPS 0.1, {kind}", "weights_sha256": sha256}
 
     def __call__(self, a_BYX3: NDArray[np.uint8], b_BYX3: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Return the distance of each pair (B) of uint8 RGB pictures."""
+        """Return the distance of each pair (B) of uint8 RGB images."""
         import torch
 
         with torch.inference_mode():
@@ -109,15 +109,15 @@ def of_pairs(
     return of_mean(np.array(values), how=f"{how}; interval: standard error")
 
 
-def diversity(distance: PerceptualDistance, pictures: PictureSet, *, pairs: int, seed: int) -> Estimate:
-    """Return the mean distance of random pairs of different pictures of a set (not of pairs of one canvas).
+def diversity(distance: PerceptualDistance, images: ImageSet, *, pairs: int, seed: int) -> Estimate:
+    """Return the mean distance of random pairs of different images of a set (not of pairs of one canvas).
 
-    Pictures are few enough to be held: at most two for each pair.
+    Images are few enough to be held: at most two for each pair.
 
     Raises:
         ValueError: if there are fewer than two canvases.
     """
-    clusters = pictures.clusters()
+    clusters = images.clusters()
     names = np.unique(clusters)
     if len(names) < 2:
         raise ValueError(f"{len(names)} canvas: two are needed for a pair")
@@ -128,10 +128,10 @@ def diversity(distance: PerceptualDistance, pictures: PictureSet, *, pairs: int,
         if clusters[a] != clusters[b]:
             chosen.append((a, b))
     wanted = {i for pair in chosen for i in pair}
-    held = {i: square for i, square in enumerate(pictures.squares()) if i in wanted}
+    held = {i: crop for i, crop in enumerate(images.crops()) if i in wanted}
     values = [value for part in _parts(chosen) for value in _of(distance, part, held)]
-    # Pairs share pictures: the pictures are what is independent.
-    found = of_mean(np.array(values), how=f"{len(chosen)} random pairs; interval: standard error over pictures")
+    # Pairs share images: the images are what is independent.
+    found = of_mean(np.array(values), how=f"{len(chosen)} random pairs; interval: standard error over images")
     widen = float(np.sqrt(max(1.0, len(chosen) / (len(wanted) / 2))))
     half = (found.high - found.value) * widen
     return Estimate(found.value, found.std * widen, found.value - half, found.value + half, found.n, found.how)

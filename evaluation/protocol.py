@@ -1,7 +1,7 @@
-"""All that moves a number, in one file: how pictures are chosen and cut, which features, which metrics, which seeds.
+"""All that moves a number, in one file: how images are chosen and cut, which features, which metrics, which seeds.
 
 Two numbers compare when the hashes of their protocols agree; if they do not, :func:`differences` names the settings.
-Where the pictures lie, how many processes work and where weights lie on disk move no number and are no part of it.
+Where the images lie, how many processes work and where weights lie on disk move no number and are no part of it.
 """
 
 from __future__ import annotations
@@ -9,57 +9,21 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from evaluation.config import build, flat, read_yaml, set_option
+from evaluation.crop_spec import CropSpec
+from evaluation.known_weights import KNOWN_SHA256
 from nuwa_lightning.errors import UsageError
 
 FOLDER: Final = Path(__file__).parent / "protocols"
-FORMAT: Final = 3
+_LOG = logging.getLogger(__name__)
+FORMAT: Final = 4
 """Raised whenever the same protocol comes to mean other numbers; it is part of the hash."""
-
-Crop = Literal["whole", "centre", "windows", "random"]
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """Which squares are taken of a folder.
-
-    Attributes:
-        split: which pictures the folder is meant to hold; for photographs that the program knows, the ones it takes.
-        count: how many squares; None takes all there are. Fewer than that are an error.
-        short_sides: lengths that the shorter side of a picture is brought to first; empty leaves pictures as they are.
-            With ``random`` crops the scales take turns, otherwise every picture is taken at every scale.
-        filter: Pillow's filter for it.
-        antialias: Pillow's filters widen when a picture shrinks; there is no other way here, so this says it.
-        crop: "whole" pictures (all of one size), their "centre", all "windows" that lie beside each other from the
-            upper left corner, or "random" squares, every picture in turn.
-        side: side of a square in pixels; with "whole" it is only checked.
-        seed: of which squares, where "random" or where ``count`` is below what there is.
-    """
-
-    split: Literal["any", "train", "val"] = "any"
-    count: int | None = None
-    short_sides: tuple[int, ...] = ()
-    filter: Literal["lanczos", "bicubic", "bilinear", "box"] = "lanczos"
-    antialias: Literal[True] = True
-    crop: Crop = "whole"
-    side: int | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.crop != "whole" and self.side is None:
-            raise UsageError("protocol.side", None, f"crop {self.crop} needs the side of the squares: give it")
-        if self.side is not None and self.short_sides and min(self.short_sides) < self.side:
-            hint = f"is smaller than the squares of {self.side} pixels: raise it"
-            raise UsageError("protocol.short_sides", list(self.short_sides), hint)
-        if self.crop == "random" and self.count is None:
-            raise UsageError("protocol.count", None, "random squares need a number: give it")
-        if self.count is not None and self.count < 1:
-            raise UsageError("protocol.count", self.count, "must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -78,7 +42,7 @@ class Features:
 
 @dataclass(frozen=True)
 class Kid:
-    """Kernel distance. All pictures enter one estimate, or the mean over ``subsets`` of ``subset_size``."""
+    """Kernel distance. All images enter one estimate, or the mean over ``subsets`` of ``subset_size``."""
 
     subset_size: int | None = None
     subsets: int = 100
@@ -86,7 +50,7 @@ class Kid:
 
 @dataclass(frozen=True)
 class Fid:
-    """Frechet distance. With fewer pictures than features it is far off: refused, or stated beside its floor."""
+    """Frechet distance. With fewer images than features it is far off: refused, or stated beside its floor."""
 
     low_rank: Literal["refuse", "state"] = "refuse"
 
@@ -100,7 +64,7 @@ class InceptionScore:
 
 @dataclass(frozen=True)
 class Manifold:
-    """Precision and recall (``k`` neighbours), density and coverage (``k_coverage`` neighbours)."""
+    """Precision and recall (``k`` neighbors), density and coverage (``k_coverage`` neighbors)."""
 
     k: int = 3
     k_coverage: int = 5
@@ -120,7 +84,7 @@ class Blocks:
     Attributes:
         side: side of a block in pixels.
         shifted: move the grid by half a block, so that patch borders fall inside blocks.
-        against: real blocks of the same "position", or all of them "pooled" (canvases larger than real pictures).
+        against: real blocks of the same "position", or all of them "pooled" (canvases larger than real images).
         distances: which.
     """
 
@@ -177,23 +141,23 @@ class Protocol:
     Attributes:
         name: what to call it.
         version: to be raised whenever a setting changes.
-        real: which real squares.
-        generated: which generated (or reconstructed) squares.
+        real: which real crops.
+        generated: which generated (or reconstructed) crops.
         features: of the distances.
         perceptual: "stlpips" (a package carries it), "lpips-alex" or "lpips-vgg" (their trunks' weights on disk).
         metrics: which metrics.
         reconstruction: which metrics of pairs.
         resamples: bootstrap resamples of each interval.
-        splits: splits of the real pictures for each floor.
+        splits: splits of the real images for each floor.
         seed: of all resampling and of random pairs.
-        colour: said, and fixed.
+        color: said, and fixed.
         rounding: said, and fixed.
     """
 
     name: str
     version: int
-    real: Pictures = field(default_factory=Pictures)
-    generated: Pictures = field(default_factory=Pictures)
+    real: CropSpec = field(default_factory=CropSpec)
+    generated: CropSpec = field(default_factory=CropSpec)
     features: Features = field(default_factory=Features)
     perceptual: Literal["stlpips", "lpips-alex", "lpips-vgg"] = "stlpips"
     metrics: Metrics = field(default_factory=Metrics)
@@ -201,7 +165,7 @@ class Protocol:
     resamples: int = 200
     splits: int = 50
     seed: int = 0
-    colour: Literal["8-bit RGB, upright, transparency over white"] = "8-bit RGB, upright, transparency over white"
+    color: Literal["8-bit RGB, upright, transparency over white"] = "8-bit RGB, upright, transparency over white"
     rounding: Literal["to 8 bits after resizing"] = "to 8 bits after resizing"
 
     def settings(self) -> dict[str, Any]:
@@ -223,11 +187,24 @@ def load_protocol(name: str | Path, changes: Sequence[str] = ()) -> Protocol:
     path = Path(name)
     if path.suffix not in (".yaml", ".yml") and not path.exists():
         path = FOLDER / f"{name}.yaml"
-    content = read_yaml(path, "--protocol")
+    content = upgraded(read_yaml(path, "--protocol"))
     for change in changes:
         set_option(content, change)
     protocol = build(Protocol, content, "protocol")
     return dataclasses.replace(protocol, features=resolved(protocol.features))
+
+
+def upgraded(content: dict[str, Any]) -> dict[str, Any]:
+    """Return a protocol's settings with the first version's names replaced by today's; a warning says which."""
+    found = dict(content)
+    if "colour" in found:
+        found["color"] = found.pop("colour")
+        _LOG.warning("protocol: colour is called color now")
+    for name in ("real", "generated"):
+        if isinstance(found.get(name), dict) and found[name].get("crop") == "centre":
+            found[name] = {**found[name], "crop": "center"}
+            _LOG.warning("protocol: %s.crop: centre is called center now", name)
+    return found
 
 
 def resolved(features: Features) -> Features:
@@ -236,8 +213,6 @@ def resolved(features: Features) -> Features:
     Raises:
         UsageError: if the protocol asks for another one.
     """
-    from evaluation.extractors import KNOWN_SHA256
-
     known = KNOWN_SHA256.get(features.name)
     if known is None or features.weights_sha256 == known:
         return features

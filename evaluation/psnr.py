@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 
 def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
-    """Return the PSNR of two pictures in dB; infinite if they are equal.
+    """Return the PSNR of two images in dB; infinite if they are equal.
 
     Raises:
         ValueError: if the shapes differ.
     """
     if a.shape != b.shape:
-        raise ValueError(f"pictures of shapes {a.shape} and {b.shape} cannot be compared")
+        raise ValueError(f"images of shapes {a.shape} and {b.shape} cannot be compared")
     error = float(((a.astype(np.float64) - b.astype(np.float64)) ** 2).mean())
     return 10 * math.log10(255.0**2 / error) if error else math.inf

@@ -1,4 +1,4 @@
-"""Pairs of originals and reconstructions: PSNR, SSIM and perceptual distance, the mean over pictures."""
+"""Pairs of originals and reconstructions: PSNR, SSIM and perceptual distance, the mean over images."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from evaluation.estimates import Estimate, of_mean
+from evaluation.images import Pixels, image_files
 from evaluation.perceptual import PerceptualDistance, of_pairs
-from evaluation.pictures import Pixels, picture_files
 from evaluation.protocol import Reconstruction
 from evaluation.psnr import psnr
 from evaluation.ssim import ssim
@@ -43,11 +43,9 @@ class Pairs:
         self.option, self.skip_corrupt = option, skip_corrupt
         self.skipped: dict[Path, str] = {}
         theirs, ours = Path(originals), Path(reconstructions)
-        partners = {
-            path.relative_to(theirs).with_suffix(""): path for path in picture_files(theirs, option="--original")
-        }
+        partners = {path.relative_to(theirs).with_suffix(""): path for path in image_files(theirs, option="--original")}
         self.files = []
-        for path in picture_files(ours, option=option):
+        for path in image_files(ours, option=option):
             name = path.relative_to(ours).with_suffix("")
             if name not in partners:
                 hint = f"has no partner of that name in {theirs}: name each reconstruction as its original"
@@ -85,12 +83,12 @@ def score_pairs(pairs: Pairs, wanted: Reconstruction, distance: PerceptualDistan
         UsageError: as :class:`Pairs`.
     """
     found: dict[str, Estimate] = {}
-    how = "mean over pictures; interval: standard error"
+    how = "mean over images; interval: standard error"
     values = [(psnr(a, b), ssim(a, b) if wanted.ssim else math.nan) for a, b in pairs]
     if wanted.psnr:
         found["PSNR"] = of_mean(np.array([value for value, _ in values]), how=how)
     if wanted.ssim:
         found["SSIM"] = of_mean(np.array([value for _, value in values]), how=how)
     if wanted.lpips and distance is not None:
-        found[distance.name] = of_pairs(distance, pairs, how="mean over pictures")
+        found[distance.name] = of_pairs(distance, pairs, how="mean over images")
     return found

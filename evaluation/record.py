@@ -71,7 +71,7 @@ def finish_report(
 ) -> dict[str, Any]:
     """Add to a report what it says of itself.
 
-    ``digest`` is the hash of everything but ``run``: equal pictures, protocol, code and machine give equal digests.
+    ``digest`` is the hash of everything but ``run``: equal images, protocol, code and machine give equal digests.
     """
     report = {
         **report,

@@ -1,7 +1,7 @@
 """The rows of a report: each metric's number, interval and floor under the name that it deserves.
 
 A row is a plain mapping: ``name``, ``set``, ``value``, ``std``, ``low``, ``high``, ``n``, ``better`` ("lower",
-"higher"), ``how``; and the floor, what real pictures get at the same number: ``floor``, ``floor_std``, ``floor_n``.
+"higher"), ``how``; and the floor, what real images get at the same number: ``floor``, ``floor_std``, ``floor_n``.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from evaluation.blocks import BlockSet, block_set, blocks_of
 from evaluation.collapse import collapse
 from evaluation.estimates import Distance, Estimate, disjoint_parts
 from evaluation.feature_cache import FeatureCache, FeatureSet
+from evaluation.images import ImageSet
 from evaluation.inception_score import inception_score
 from evaluation.manifold import manifold
 from evaluation.perceptual import PerceptualDistance, diversity
-from evaluation.pictures import PictureSet
 from evaluation.protocol import Blocks, Collapse, Manifold, Protocol, Seams
 from evaluation.seams import seam_ratio
 from nuwa_lightning.errors import UsageError
@@ -42,7 +42,7 @@ def of_estimate(name: str, which: str, found: Estimate, *, better: str, floor: E
 
 
 def of_distance(name: str, which: str, found: Distance, floor: Distance, *, better: str = "lower") -> Row:
-    """Return the row of a distance of a set from the real pictures."""
+    """Return the row of a distance of a set from the real images."""
     return {
         "name": name, "set": which, "value": found.value, "std": found.std, "low": found.low, "high": found.high,
         "n": found.n_y, "n_real": found.n_x, "better": better, "how": found.how,
@@ -52,18 +52,18 @@ def of_distance(name: str, which: str, found: Distance, floor: Distance, *, bett
 
 
 def distances(
-    prefix: str, which: str, features: dict[str, FeatureSet], protocol: Protocol, pictures: PictureSet
+    prefix: str, which: str, features: dict[str, FeatureSet], protocol: Protocol, images: ImageSet
 ) -> list[Row]:
     """Return the rows of kernel and Frechet distance.
 
     Raises:
-        UsageError: if there are too few pictures for a Frechet distance and the protocol refuses that.
+        UsageError: if there are too few images for a Frechet distance and the protocol refuses that.
     """
     real, ours = features["real"], features[which]
     found: list[Row] = []
     shared = {"clusters_N": real.clusters_N, "clusters_M": ours.clusters_N}
     if protocol.metrics.fid is not None and protocol.metrics.fid.low_rank == "refuse":
-        _check_rank(prefix, real, ours, pictures, protocol)
+        _check_rank(prefix, real, ours, images, protocol)
     if protocol.metrics.kid is not None:
         wanted = protocol.metrics.kid
         floor = kernel.real_floor(real.features_ND, len(ours), splits=protocol.splits, seed=protocol.seed)
@@ -79,13 +79,13 @@ def distances(
         row = of_distance(f"{prefix}FID", which, value, _fid_floor(real, len(ours), protocol))
         if min(len(real), len(ours)) <= real.features_ND.shape[1]:
             row["low_rank"] = True
-            row["how"] += "; fewer pictures than features: the floor is its bias"
+            row["how"] += "; fewer images than features: the floor is its bias"
         found.append(row)
     return found
 
 
 def of_classes(prefix: str, features: dict[str, FeatureSet], protocol: Protocol) -> list[Row]:
-    """Return the row of the inception score; its floor is what as many real pictures get."""
+    """Return the row of the inception score; its floor is what as many real images get."""
     wanted, ours, real = protocol.metrics.inception_score, features["generated"], features["real"]
     if wanted is None or not ours.scores_NK.shape[1]:
         return []
@@ -96,13 +96,11 @@ def of_classes(prefix: str, features: dict[str, FeatureSet], protocol: Protocol)
     return [of_estimate(f"{prefix}IS", "generated", value, better="higher", floor=floor)]
 
 
-def manifolds(
-    prefix: str, features: dict[str, FeatureSet], wanted: Manifold, pictures: PictureSet, seed: int
-) -> list[Row]:
-    """Return the rows of precision, recall, density and coverage; the floor is a part of the real pictures.
+def manifolds(prefix: str, features: dict[str, FeatureSet], wanted: Manifold, images: ImageSet, seed: int) -> list[Row]:
+    """Return the rows of precision, recall, density and coverage; the floor is a part of the real images.
 
     Raises:
-        UsageError: if a set is smaller than the neighbourhoods.
+        UsageError: if a set is smaller than the neighborhoods.
     """
     real, ours = features["real"].features_ND, features["generated"].features_ND
     part, rest = _parts(features["real"], len(ours), seed)
@@ -110,7 +108,7 @@ def manifolds(
     try:
         found, floor = manifold(real, ours, **options), manifold(real[rest], real[part], **options)
     except ValueError as error:
-        raise UsageError(pictures.option, pictures.where, f"{error}: add some") from error
+        raise UsageError(images.option, images.where, f"{error}: add some") from error
     names = ("precision", "recall", "density", "coverage")
     return [
         of_estimate(f"{prefix}{name}", "generated", getattr(found, name), better="higher", floor=getattr(floor, name))
@@ -118,8 +116,8 @@ def manifolds(
     ]
 
 
-def diversities(sets: dict[str, PictureSet], distance: PerceptualDistance, pairs: int, seed: int) -> list[Row]:
-    """Return the row of the perceptual distance among samples; the floor is that among real pictures."""
+def diversities(sets: dict[str, ImageSet], distance: PerceptualDistance, pairs: int, seed: int) -> list[Row]:
+    """Return the row of the perceptual distance among samples; the floor is that among real images."""
     try:
         found = diversity(distance, sets["generated"], pairs=pairs, seed=seed)
         floor = diversity(distance, sets["real"], pairs=pairs, seed=seed)
@@ -131,12 +129,12 @@ def diversities(sets: dict[str, PictureSet], distance: PerceptualDistance, pairs
 
 
 def blocks(
-    prefix: str, sets: dict[str, PictureSet], cache: FeatureCache, wanted: Blocks, protocol: Protocol
+    prefix: str, sets: dict[str, ImageSet], cache: FeatureCache, wanted: Blocks, protocol: Protocol
 ) -> list[Row]:
     """Return the rows of the distances of blocks: mean over positions, and pooled.
 
     Raises:
-        UsageError: if canvases are smaller than a block, or positions of theirs are in no real picture.
+        UsageError: if canvases are smaller than a block, or positions of theirs are in no real image.
     """
     found: dict[str, BlockSet] = {}
     for name in ("real", "generated"):
@@ -155,16 +153,16 @@ def blocks(
         try:
             report += _block_rows(name, kind, real, ours, wanted, protocol)
         except ValueError as error:
-            hint = f"{error}: set metrics.blocks.against=pooled where canvases are larger than real pictures"
+            hint = f"{error}: set metrics.blocks.against=pooled where canvases are larger than real images"
             raise UsageError("protocol.metrics.blocks", wanted.against, hint) from error
     return report
 
 
-def seams(sets: dict[str, PictureSet], which: str, wanted: Seams, protocol: Protocol) -> list[Row]:
-    """Return the row of the seam ratio, or none where pictures are of flat colour inside every patch.
+def seams(sets: dict[str, ImageSet], which: str, wanted: Seams, protocol: Protocol) -> list[Row]:
+    """Return the row of the seam ratio, or none where images are of flat color inside every patch.
 
     Raises:
-        UsageError: if no picture is larger than a patch.
+        UsageError: if no image is larger than a patch.
     """
     options = {"patch": wanted.patch, "token": wanted.token, "seed": protocol.seed, "resamples": protocol.resamples}
     try:
@@ -188,8 +186,8 @@ def seams(sets: dict[str, PictureSet], which: str, wanted: Seams, protocol: Prot
     ]  # fmt: skip
 
 
-def collapsed(sets: dict[str, PictureSet], wanted: Collapse) -> list[Row]:
-    """Return the row of the share of collapsed canvases, or none where pictures are smaller than a window."""
+def collapsed(sets: dict[str, ImageSet], wanted: Collapse) -> list[Row]:
+    """Return the row of the share of collapsed canvases, or none where images are smaller than a window."""
     try:
         found = collapse(
             sets["real"].canvases(), sets["generated"].canvases(), window=wanted.window, percentile=wanted.percentile
@@ -218,9 +216,9 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
     [0.0, 0.194]
     """
     z2 = 1.96**2
-    centre, share = (hits + z2 / 2) / (n + z2), hits / n
+    center, share = (hits + z2 / 2) / (n + z2), hits / n
     half = math.sqrt(z2) / (n + z2) * math.sqrt(share * (1 - share) * n + z2 / 4)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, center - half), min(1.0, center + half)
 
 
 def _block_rows(
@@ -262,15 +260,15 @@ def _fid_floor(real: FeatureSet, n: int, protocol: Protocol) -> Distance:
     return frechet.real_floor(real.features_ND, n, splits=protocol.splits, seed=protocol.seed)
 
 
-def _check_rank(prefix: str, real: FeatureSet, ours: FeatureSet, pictures: PictureSet, protocol: Protocol) -> None:
+def _check_rank(prefix: str, real: FeatureSet, ours: FeatureSet, images: ImageSet, protocol: Protocol) -> None:
     width = real.features_ND.shape[1]
     n = min(len(real), len(ours))
     if n > width:
         return
     bias = _fid_floor(real, n, protocol)
     hint = (
-        f"{n} pictures, {prefix}FID needs more than its {width} features: at {bias.n_y} pictures real ones are "
-        f"{bias.value:.3g} away from other real ones, which is its bias; add pictures, use {prefix}KID, or set "
+        f"{n} images, {prefix}FID needs more than its {width} features: at {bias.n_y} images real ones are "
+        f"{bias.value:.3g} away from other real ones, which is its bias; add images, use {prefix}KID, or set "
         "metrics.fid.low_rank=state"
     )
-    raise UsageError(pictures.option, pictures.where, hint)
+    raise UsageError(images.option, images.where, hint)

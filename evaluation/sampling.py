@@ -1,4 +1,4 @@
-"""Pictures of a trained run as a folder, from numbered seeds: the one place where models become pictures to score.
+"""Images of a trained run as a folder, from numbered seeds: the one place where models become images to score.
 
 A sampler writes tokens; what turns them into pixels is the same for all.
 
@@ -7,12 +7,13 @@ Shape legend: B canvases, Y/X rows and columns of tokens.
 
 from __future__ import annotations
 
+import importlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from nuwa_lightning.errors import UsageError
 
@@ -23,10 +24,14 @@ if TYPE_CHECKING:
     from nuwa_lightning.generation.sampling import Sampling
 
 TABLE = "samples.json"
-"""Beside the pictures: how they were made, and how long it took."""
+"""Beside the images: how they were made, and how long it took."""
 
-SAMPLERS: Final = ("patches", "sliding_window", "masked_view")
-"""Names that :func:`make_sampler` knows."""
+ALIASES: Final = {
+    "patches": "evaluation.sampling.PatchSampler",
+    "sliding_window": "evaluation.baselines.SlidingWindowSampler",
+    "masked_view": "evaluation.baselines.MaskedViewSampler",
+}
+"""Short names of the first version; any other sampler is named by its import path."""
 
 
 class TokenSampler(Protocol):
@@ -34,6 +39,10 @@ class TokenSampler(Protocol):
 
     def tokens(self, rows: int, columns: int, seeds: Sequence[int]) -> Tensor:
         """Return ``[B, Y, X]``, one canvas a seed, at least that large."""
+
+    @staticmethod
+    def tokens_read(rows: int, columns: int, patch: tuple[int, int]) -> int:
+        """Return how many tokens pass through the model for one canvas: its cost, for ``ablate --dry-run``."""
 
 
 @dataclass(frozen=True)
@@ -52,34 +61,40 @@ class PatchSampler:
         height, width = renderer.model.patch_size
         return sample_tokens(renderer, PatchGrid(1, -(-rows // height), -(-columns // width)), seeds=seeds)
 
+    @staticmethod
+    def tokens_read(rows: int, columns: int, patch: tuple[int, int]) -> int:
+        """Return the tokens of the canvas: each is read once."""
+        return rows * columns
 
-def make_sampler(name: str, generator: Generator, sampling: Sampling) -> TokenSampler:
-    """Return the sampler of a name.
+
+def sampler_class(name: str) -> Callable[[Generator, Sampling], TokenSampler]:
+    """Return the class of a sampler, which is called with a generator and how tokens are drawn.
+
+    Args:
+        name: its import path, such as ``evaluation.baselines.SlidingWindowSampler``, or one of `ALIASES`.
 
     Raises:
-        UsageError: if there is none of that name, or the model is not one that it can write with.
+        UsageError: if there is none of that name.
     """
-    if name == "patches":
-        return PatchSampler(generator, sampling)
-    if name == "sliding_window":
-        from evaluation.rivals.sliding_window import SlidingWindowSampler
-
-        return SlidingWindowSampler(generator, sampling)
-    if name == "masked_view":
-        from evaluation.rivals.masked_view import MaskedViewSampler
-
-        return MaskedViewSampler(generator, sampling)
-    raise UsageError("--sampler", name, f"choose one of {', '.join(SAMPLERS)}")
+    module, _, cls = ALIASES.get(name, name).rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), cls)
+    except (ImportError, AttributeError, ValueError) as error:
+        hint = f"{error}: give an import path, such as {ALIASES['sliding_window']}"
+        raise UsageError("--sampler", name, hint) from None
+    if not callable(getattr(found, "tokens", None)) or not callable(getattr(found, "tokens_read", None)):
+        raise UsageError("--sampler", name, "has no tokens or tokens_read: see evaluation.sampling.TokenSampler")
+    return cast("Callable[[Generator, Sampling], TokenSampler]", found)
 
 
 @dataclass(frozen=True)
-class Order:
-    """Which pictures to make.
+class SampleSpec:
+    """Which images to make.
 
     Attributes:
         pixels: height and width.
-        seeds: one for each picture.
-        sampler: see :func:`make_sampler`.
+        seeds: one for each image.
+        sampler: see :func:`sampler_class`.
         temperature: of sampling.
         top_k: of sampling.
         batch: how many are made side by side.
@@ -94,19 +109,19 @@ class Order:
 
 
 def sample_folder(
-    run: Path, output: Path, order: Order, *, tokenizer: Path | None = None, progress: bool = False
+    run: Path, output: Path, spec: SampleSpec, *, tokenizer: Path | None = None, progress: bool = False
 ) -> dict[str, Any]:
-    """Make the pictures that are not there yet; return what ``samples.json`` says.
+    """Make the images that are not there yet; return what ``samples.json`` says.
 
     Args:
         run: folder of a finished stage-2 run.
-        output: folder of the pictures, ``seed_00000.png`` and so on.
-        order: which pictures.
+        output: folder of the images, ``seed_00000.png`` and so on.
+        spec: which images.
         tokenizer: folder of the tokenizer that decodes; by default the run's own.
         progress: show a bar on standard error.
 
     Raises:
-        UsageError: if the run or the tokenizer is missing, they do not fit, or the folder holds pictures that were
+        UsageError: if the run or the tokenizer is missing, they do not fit, or the folder holds images that were
             made in another way.
     """
     from nuwa_lightning.generation.pretrained import load_generator
@@ -120,39 +135,39 @@ def sample_folder(
     if decoder.fingerprint() != generator.tokenizer_fingerprint:
         hint = "its tokens are not those that the model was trained on: name the tokenizer of the run"
         raise UsageError("--tokenizer", str(tokenizer), hint)
-    sampler = make_sampler(order.sampler, generator, Sampling(order.temperature, order.top_k))
-    return make_pictures(sampler, decoder, output, order, progress=progress)
+    sampler = sampler_class(spec.sampler)(generator, Sampling(spec.temperature, spec.top_k))
+    return make_images(sampler, decoder, output, spec, progress=progress)
 
 
-def make_pictures(
-    sampler: TokenSampler, decoder: Any, output: Path, order: Order, *, progress: bool = False
+def make_images(
+    sampler: TokenSampler, decoder: Any, output: Path, spec: SampleSpec, *, progress: bool = False
 ) -> dict[str, Any]:
-    """Make the pictures that are not there yet with a loaded sampler and tokenizer; see :func:`sample_folder`."""
+    """Make the images that are not there yet with a loaded sampler and tokenizer; see :func:`sample_folder`."""
     from tqdm import tqdm
 
-    table = _table(output, order, decoder.fingerprint())
-    wanted = [seed for seed in order.seeds if not _file(output, seed).is_file()]
+    table = _table(output, spec, decoder.fingerprint())
+    wanted = [seed for seed in spec.seeds if not _file(output, seed).is_file()]
     output.mkdir(parents=True, exist_ok=True)
     with tqdm(
-        total=len(wanted), desc=f"sampling {output.name}", unit="picture", disable=not progress, leave=False
+        total=len(wanted), desc=f"sampling {output.name}", unit="image", disable=not progress, leave=False
     ) as bar:
-        for seeds in _batches(wanted, order.batch):
-            _make(sampler, decoder, output, order, seeds, table)
+        for seeds in _batches(wanted, spec.batch):
+            _make(sampler, decoder, output, spec, seeds, table)
             bar.update(len(seeds))
     return table
 
 
 def _make(
-    sampler: TokenSampler, decoder: Any, output: Path, order: Order, seeds: Sequence[int], table: dict[str, Any]
+    sampler: TokenSampler, decoder: Any, output: Path, spec: SampleSpec, seeds: Sequence[int], table: dict[str, Any]
 ) -> None:
     import torch
     from PIL import Image
 
     from nuwa_lightning.atomic import atomic_write, write_json
-    from nuwa_lightning.canvas.streaming_decoder import to_uint8
+    from nuwa_lightning.canvas.decoding import to_uint8
 
-    height, width = order.pixels
-    rows, columns = (-(-side // decoder.downsample_factor) for side in order.pixels)
+    height, width = spec.pixels
+    rows, columns = (-(-side // decoder.downsample_factor) for side in spec.pixels)
     started = time.monotonic()
     with torch.inference_mode():
         tokens_BYX = sampler.tokens(rows, columns, seeds)[:, :rows, :columns]
@@ -161,25 +176,27 @@ def _make(
             pixels = to_uint8(decoder.decode(tokens_YX[None])[0])[:height, :width]
             with atomic_write(_file(output, seed)) as partial:
                 Image.fromarray(pixels).save(partial)
-    table["pictures"] += len(seeds)
+    table["images"] += len(seeds)
     table["tokens"] += int(tokens_BYX.numel())
     table["seconds_tokens"] = round(table["seconds_tokens"] + written - started, 3)
     table["seconds_pixels"] = round(table["seconds_pixels"] + time.monotonic() - written, 3)
     write_json(output / TABLE, table)
 
 
-def _table(output: Path, order: Order, fingerprint: str) -> dict[str, Any]:
+def _table(output: Path, spec: SampleSpec, fingerprint: str) -> dict[str, Any]:
     made = {
-        "size": f"{order.pixels[1]}x{order.pixels[0]}", "sampler": order.sampler, "temperature": order.temperature,
-        "top_k": order.top_k, "tokenizer": fingerprint,
+        "size": f"{spec.pixels[1]}x{spec.pixels[0]}", "sampler": spec.sampler, "temperature": spec.temperature,
+        "top_k": spec.top_k, "tokenizer": fingerprint,
     }  # fmt: skip
     path = output / TABLE
     if not path.is_file():
-        return {**made, "pictures": 0, "tokens": 0, "seconds_tokens": 0.0, "seconds_pixels": 0.0}
+        return {**made, "images": 0, "tokens": 0, "seconds_tokens": 0.0, "seconds_pixels": 0.0}
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if "pictures" in found:  # the first version's word
+        found["images"] = found.pop("pictures")
     for key, value in made.items():
         if found.get(key) != value:
-            hint = f"holds pictures of {key} {found.get(key)}, not {value}: give another folder or remove it"
+            hint = f"holds images of {key} {found.get(key)}, not {value}: give another folder or remove it"
             raise UsageError("--output", str(output), hint)
     return found
 

@@ -1,4 +1,4 @@
-"""One report on folders of pictures: every metric of a protocol, each beside what real pictures get (ours)."""
+"""One report on folders of images: every metric of a protocol, each beside what real images get (ours)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from typing import Any, Final
 from evaluation import rows
 from evaluation.clip_score import ClipScore, captions_of, clip_score
 from evaluation.estimates import Estimate
-from evaluation.extractors import Extractor, make_extractor
+from evaluation.extractor import Extractor
+from evaluation.extractors import make_extractor
 from evaluation.feature_cache import FeatureCache, FeatureSet
+from evaluation.images import ImageSet
 from evaluation.perceptual import PerceptualDistance
-from evaluation.photos import real_pictures
-from evaluation.pictures import PictureSet
 from evaluation.protocol import Protocol
+from evaluation.real_images import real_images
 from evaluation.reconstruction import Pairs, score_pairs
 from evaluation.record import finish_report
 from nuwa_lightning.errors import UsageError
@@ -25,7 +26,7 @@ from nuwa_lightning.errors import UsageError
 Where = str | os.PathLike[str]
 
 LEAST: Final = 10
-"""Fewer pictures than this make no interval worth printing; the real ones must be twice as many, for the floor."""
+"""Fewer images than this make no interval worth printing; the real ones must be twice as many, for the floor."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Scoring:
 
     protocol: Protocol
     cache: FeatureCache
-    sets: dict[str, PictureSet]
+    sets: dict[str, ImageSet]
     progress: bool = False
     features: dict[str, FeatureSet] = field(default_factory=dict)
 
@@ -92,12 +93,12 @@ def score(
     networks: Networks | None = None,
     work: Work | None = None,
 ) -> dict[str, Any]:
-    """Score folders of pictures; the same folders and protocol give the same report but for its ``run`` part.
+    """Score folders of images; the same folders and protocol give the same report but for its ``run`` part.
 
     Args:
         protocol: all that moves a number.
-        real: folder of real pictures, or the name of photographs that the program knows ("landscape").
-        generated: folder of pictures to score.
+        real: folder of real images, or the name of photographs that the program knows ("landscape").
+        generated: folder of images to score.
         reconstruction: folder of reconstructions.
         original: their originals, under the same names; by default ``real``.
         networks: where weights lie.
@@ -107,18 +108,18 @@ def score(
         The report, ready for JSON: ``metrics`` is a list of rows with name, set, value, interval, floor and n.
 
     Raises:
-        UsageError: for a missing or empty folder, a file that cannot be read, mixed sizes, too few pictures, missing
-            weights, or the same pictures on both sides.
+        UsageError: for a missing or empty folder, a file that cannot be read, mixed sizes, too few images, missing
+            weights, or the same images on both sides.
     """
     started = time.monotonic()
     networks, work = networks or Networks(), work or Work()
     if generated is None and reconstruction is None:
-        raise UsageError("--generated", "missing", "give pictures to score, --generated or --reconstruction")
-    sets = {"real": real_pictures(real, protocol.real, skip_corrupt=work.skip_corrupt)}
+        raise UsageError("--generated", "missing", "give images to score, --generated or --reconstruction")
+    sets = {"real": real_images(real, protocol.real, skip_corrupt=work.skip_corrupt)}
     for name, where in (("generated", generated), ("reconstruction", reconstruction)):
         if where is not None:
             spec = protocol.generated if name == "generated" else dataclasses.replace(protocol.generated, count=None)
-            sets[name] = PictureSet(where, spec, option=f"--{name}", skip_corrupt=work.skip_corrupt)
+            sets[name] = ImageSet(where, spec, option=f"--{name}", skip_corrupt=work.skip_corrupt)
     check_different(sets)
     for name, found in sets.items():
         check_count(found, len(found), least(name))
@@ -180,22 +181,22 @@ def _rows(scoring: Scoring, distance: PerceptualDistance | None, pairs: Pairs | 
 
 
 def least(name: str) -> int:
-    """Return how many pictures a set needs at least."""
+    """Return how many images a set needs at least."""
     return 2 * LEAST if name == "real" else LEAST
 
 
-def check_count(pictures: PictureSet, found: int, needed: int) -> None:
+def check_count(images: ImageSet, found: int, needed: int) -> None:
     """Refuse sets that are too small for an interval.
 
     Raises:
         UsageError: if ``found`` is below ``needed``.
     """
     if found < needed:
-        hint = f"holds {found} squares, at least {needed} are needed for an interval: add some"
-        raise UsageError(pictures.option, pictures.where, hint)
+        hint = f"holds {found} crops, at least {needed} are needed for an interval: add some"
+        raise UsageError(images.option, images.where, hint)
 
 
-def check_different(sets: dict[str, PictureSet]) -> None:
+def check_different(sets: dict[str, ImageSet]) -> None:
     """Refuse a set that is the real one.
 
     Raises:
@@ -203,10 +204,10 @@ def check_different(sets: dict[str, PictureSet]) -> None:
     """
     for name, found in sets.items():
         if name != "real" and found.sha256() == sets["real"].sha256():
-            raise UsageError(found.option, found.where, "holds the same pictures as --real: give another folder")
+            raise UsageError(found.option, found.where, "holds the same images as --real: give another folder")
 
 
-def _folder(real: PictureSet) -> Path:
+def _folder(real: ImageSet) -> Path:
     if real.folder is None:
         raise UsageError("--original", "missing", "reconstructions need the folder of their originals: give it")
     return real.folder
@@ -225,11 +226,11 @@ def _distance(protocol: Protocol, networks: Networks, has_pairs: bool) -> Percep
     return PerceptualDistance(protocol.perceptual, weights=networks.lpips_weights, device=networks.device)
 
 
-def _described(pictures: PictureSet, features: FeatureSet) -> dict[str, Any]:
+def _described(images: ImageSet, features: FeatureSet) -> dict[str, Any]:
     return {
-        "folder": pictures.label,
-        "files": len(pictures.files),
-        "squares": len(features),
-        "skipped": sorted(path.name for path in pictures.skipped),
-        "sha256": pictures.sha256(),
+        "folder": images.label,
+        "files": len(images.files),
+        "crops": len(features),
+        "skipped": sorted(path.name for path in images.skipped),
+        "sha256": images.sha256(),
     }

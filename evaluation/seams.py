@@ -1,6 +1,6 @@
 """Do patch borders show? Steps across them against steps inside patches (ours).
 
-A step is the mean absolute difference of two neighbouring pixels, over colours. Steps on the token grid are left out of
+A step is the mean absolute difference of two neighboring pixels, over colors. Steps on the token grid are left out of
 the inside: a tokenizer has a grid of its own, and dividing by it would hide the patches'. Without visible borders the
 ratio is that of the tokenizer's own reconstructions, and near 1 for photographs.
 """
@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class SeamResult:
-    """Seam ratios of a set of pictures.
+    """Seam ratios of a set of images.
 
     Attributes:
         value: both directions pooled.
-        across_x: borders between left and right neighbours (vertical lines).
-        across_y: borders between upper and lower neighbours (horizontal lines).
-        std: standard deviation of ``value`` over bootstrap resamples of the pictures.
-        n: number of pictures.
+        across_x: borders between left and right neighbors (vertical lines).
+        across_y: borders between upper and lower neighbors (horizontal lines).
+        std: standard deviation of ``value`` over bootstrap resamples of the images.
+        n: number of images.
     """
 
     value: float
@@ -45,10 +45,10 @@ def seam_ratio(
     """Return the mean step across patch borders over the mean step inside patches, off the token grid.
 
     Args:
-        images: uint8 RGB pictures (Y, X, 3), of any sizes.
+        images: uint8 RGB images (Y, X, 3), of any sizes.
         patch: side of a patch in pixels.
         token: side of a token in pixels.
-        origin: pixel ``(y, x)`` of a corner of a patch, where the grid does not begin in the picture's corner.
+        origin: pixel ``(y, x)`` of a corner of a patch, where the grid does not begin in the image's corner.
         resamples: bootstrap resamples for ``std``.
         seed: of the resampling.
 
@@ -61,7 +61,7 @@ def seam_ratio(
         raise ValueError(f"patch={patch} must be a multiple of token={token}, which must be at least 2")
     sums_N24 = np.array([_sums(np.asarray(image), patch, token, origin) for image in images])
     if not sums_N24.size or not sums_N24[:, :, 1].sum():
-        raise ValueError(f"no picture is larger than a patch of {patch} pixels")
+        raise ValueError(f"no image is larger than a patch of {patch} pixels")
     n = len(sums_N24)
     times_BN = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
     spread = np.array([_ratio(sums) for sums in np.einsum("bn,nij->bij", times_BN, sums_N24).sum(1)])
@@ -97,10 +97,10 @@ def border_ratio(
 ) -> float:
     """Return the mean step across the borders of a box over the mean step near them, on both sides alike.
 
-    For what is written around a given picture: the box is the picture. Near 1 for photographs.
+    For what is written around a given image: the box is the image. Near 1 for photographs.
 
     Args:
-        images: uint8 RGB pictures (Y, X, 3) of one size.
+        images: uint8 RGB images (Y, X, 3) of one size.
         box: ``(top, left, bottom, right)`` in pixels, the last two excluded. A side that is one of the image's is no
             border.
         token: side of a token in pixels; steps on the token grid outwards and inwards from a border are left out.

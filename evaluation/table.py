@@ -14,8 +14,8 @@ def text_table(report: Mapping[str, Any]) -> str:
     foot = [f"protocol {about['name']} version {about['version']}, sha256 {about['sha256'][:12]}"]
     for name, found in report["sets"].items():
         skipped = f", {len(found['skipped'])} skipped as unreadable" if found["skipped"] else ""
-        foot.append(f"{name}: {found['folder']}, {found['squares']} squares of {found['files']} files{skipped}")
-    foot.append(f"digest {report['digest'][:12]} (equal pictures, protocol, code and machine give an equal one)")
+        foot.append(f"{name}: {found['folder']}, {found['crops']} crops of {found['files']} files{skipped}")
+    foot.append(f"digest {report['digest'][:12]} (equal images, protocol, code and machine give an equal one)")
     return "\n".join([*aligned(lines), "", *foot])
 
 

@@ -35,7 +35,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from measure_landscape import crops, to_tensor
 
-from evaluation.features import Lite0Features, features_of
+from evaluation.features import Lite0Features
+from evaluation.features_of import features_of
 from evaluation.kid import kid
 from evaluation.table import aligned
 from nuwa_lightning.atomic import write_json
@@ -47,7 +48,7 @@ from nuwa_lightning.generation.pretrained import Generator, load_generator
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.models.layout import read_tokens
-from nuwa_lightning.models.neighbors import ABSENT
+from nuwa_lightning.models.nuwa_infinity import ABSENT
 from nuwa_lightning.planning.geometry import PatchGrid
 from nuwa_lightning.planning.schedule import walk
 from nuwa_lightning.tokenizers.base import Tokenizer

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from evaluation.video.measures import flicker, frame_difference
 from nuwa_lightning.atomic import write_json
-from nuwa_lightning.canvas.streaming_decoder import to_uint8
+from nuwa_lightning.canvas.decoding import to_uint8
 from nuwa_lightning.data.clips import ClipSettings
 from nuwa_lightning.data.video_data import LandscapeClipsDataModule
 from nuwa_lightning.models.pixel_guided import PixelGuidedDecoder

@@ -27,13 +27,14 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from evaluation.collapse import collapse
-from evaluation.features import Lite0Features, features_of
+from evaluation.features import Lite0Features
+from evaluation.features_of import features_of
 from evaluation.kid import kid, real_floor
 from evaluation.psnr import psnr
 from evaluation.seams import seam_ratio
 from nuwa_lightning.atomic import write_json
+from nuwa_lightning.canvas.decoding import to_uint8
 from nuwa_lightning.canvas.sample import sample_images, sample_tokens
-from nuwa_lightning.canvas.streaming_decoder import to_uint8
 from nuwa_lightning.data.landscape_photos import LandscapePhotos
 from nuwa_lightning.data.reading import read_image
 from nuwa_lightning.generation.pretrained import load_generator

@@ -26,9 +26,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from evaluation.seams import border_ratio
 from nuwa_lightning.atomic import write_json
+from nuwa_lightning.canvas.decoding import to_uint8
 from nuwa_lightning.canvas.image_condition import Expansion, ImageCondition
 from nuwa_lightning.canvas.sample import sample_tokens
-from nuwa_lightning.canvas.streaming_decoder import to_uint8
 from nuwa_lightning.data.landscape_photos import LandscapePhotos
 from nuwa_lightning.data.reading import read_image
 from nuwa_lightning.generation.pretrained import load_generator

@@ -30,9 +30,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from evaluation.seams import seam_ratio
 from nuwa_lightning.atomic import write_json
+from nuwa_lightning.canvas.decoding import Crop, DecodedImage, TileDecoder
 from nuwa_lightning.canvas.frame_decoder import SingleFrames
 from nuwa_lightning.canvas.joint import JointBlend
-from nuwa_lightning.canvas.streaming_decoder import StreamingDecoder
+from nuwa_lightning.canvas.sample import sample_tokens
 from nuwa_lightning.data.landscape_sources import AptSource, Package
 from nuwa_lightning.generation.pretrained import load_generator
 from nuwa_lightning.generation.renderer import InfiniteRenderer
@@ -56,14 +57,13 @@ def canvases(
     size = (grid.y * rows, grid.x * columns)
     f = tokenizer.downsample_factor
     finish = JointBlend((size[0] * f, size[1] * f), grid.wrap, blend, f) if grid.wrap and blend else None
-    decoders = [StreamingDecoder(tokenizer, size, tile=64, wrap=grid.wrap, finish=finish) for _ in range(count)]
-    images = [np.zeros((size[0] * f, size[1] * f, 3), np.uint8) for _ in range(count)]
-    for done in renderer.render(grid, seeds=range(count)):
-        top, left = done.patch.y * rows, done.patch.x * columns
-        for tokens_YX, decoder, image in zip(done.tokens_BYX, decoders, images, strict=True):
-            for piece, pixels in decoder.put(tokens_YX, top=top, left=left):
-                y, x = piece.top * f, piece.left * f
-                image[y : y + pixels.shape[0], x : x + pixels.shape[1]] = pixels
+    tokens_BYX = sample_tokens(renderer, grid, seeds=range(count))
+    images = []
+    for tokens_YX in tokens_BYX:
+        read = lambda a, tokens_YX=tokens_YX: tokens_YX[a.top : a.bottom, a.left : a.right]  # noqa: E731
+        tiles = TileDecoder(tokenizer, size, read, wrap=grid.wrap, finish=finish)
+        image = DecodedImage(tiles, Crop((size[0] * f, size[1] * f)))
+        images.append(image.rows(0, image.height))
     return images
 
 

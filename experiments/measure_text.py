@@ -39,8 +39,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from nuwa_lightning.atomic import write_json
 from nuwa_lightning.callbacks.sample_sheet import contact_sheet
+from nuwa_lightning.canvas.decoding import to_uint8
 from nuwa_lightning.canvas.sample import sample_images, sample_videos
-from nuwa_lightning.canvas.streaming_decoder import to_uint8
 from nuwa_lightning.data.landscape_photos import LandscapePhotos
 from nuwa_lightning.data.photos import Split
 from nuwa_lightning.data.reading import read_image

@@ -24,7 +24,7 @@ class Variant:
     Attributes:
         overlays: files laid over the base recipe.
         options: options of ``fit`` on top of them, by their dotted names.
-        sampler: how pictures are made of the trained model: "patches", or one of ``evaluation.rivals``.
+        sampler: how images are made of the trained model: its import path, or one of ``evaluation.sampling.ALIASES``.
         seeds: other seeds than the ablation's.
         note: a sentence for the report.
     """
@@ -38,7 +38,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Samples:
-    """Pictures that every cell makes, from the same seeds.
+    """Images that every cell makes, from the same seeds.
 
     Attributes:
         size: width and height in pixels, as ``1024x256``.
@@ -74,10 +74,10 @@ class Ablation:
         question: what it asks, in a sentence.
         base: the recipe that every cell starts from; its tokenizer is shared by all.
         cells: the variants by name.
-        samples: the pictures by name.
+        samples: the images by name.
         seeds: training seeds.
         options: options of ``fit`` for every cell.
-        real: real pictures: "landscape", or a folder.
+        real: real images: "landscape", or a folder.
         temperature: of sampling.
         top_k: of sampling.
         output: where everything lies; by default ``runs/ablations/NAME``.

@@ -17,8 +17,7 @@ from typing import Any, Final
 
 from evaluation.ablation.config import Ablation, Cell, Samples
 from evaluation.ablation.running import Tokenizer, cell_arguments, finished
-from evaluation.rivals.masked_view import origins
-from evaluation.rivals.sliding_window import places_read
+from evaluation.sampling import ALIASES, sampler_class
 from nuwa_lightning.errors import UsageError
 
 _PIXELS_OF_A_TOKEN: Final = 8
@@ -35,7 +34,7 @@ class Cost:
     Attributes:
         parameters: of the model.
         training: floating-point operations of training, in units of 1e12.
-        sampling: of sampling all of its pictures.
+        sampling: of sampling all of its images.
         minutes: of both, estimated; what it really took where the cell is finished.
         done: whether it is finished.
     """
@@ -55,18 +54,22 @@ def resolve(cell: Cell, tokenizer: Tokenizer) -> dict[str, Any]:
     """
     import yaml
 
-    from nuwa_lightning.commands.training import train
+    from nuwa_lightning.cli import main
 
     command = ["fit", "--config", cell.ablation.base, *cell_arguments(cell, tokenizer), "--print_config"]
-    told = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(told), warnings.catch_warnings(), contextlib.suppress(SystemExit):
-            warnings.simplefilter("ignore")  # of options that are merely printed
-            train(command)
-    except UsageError as error:
-        raise UsageError(f"cell {cell.label}, {error.option}", error.value, error.hint) from error
-    found = yaml.safe_load(told.getvalue())
-    assert isinstance(found, dict)
+    printed, refused, status = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(refused), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of options that are merely printed
+        try:
+            status = main(command)
+        except SystemExit as ended:
+            status = int(ended.code or 0)
+    found = yaml.safe_load(printed.getvalue()) if not status else None
+    if not isinstance(found, dict):
+        reason = (refused.getvalue().strip().splitlines() or ["fit refused it"])[-1]
+        option, _, rest = reason.removeprefix("error: ").partition(": ")
+        value, _, hint = rest.partition(": ")
+        raise UsageError(f"cell {cell.label}, {option}", value, hint)
     return found
 
 
@@ -86,7 +89,7 @@ def estimate(ablation: Ablation, output: Path, tokenizer: Tokenizer) -> dict[str
     found = {}
     for label, (cell, size, training, sampling) in counted.items():
         told = ours[label]
-        share = speed * _WINDOW_SHARE if cell.variant.sampler != "patches" else sampling_speed
+        share = speed * _WINDOW_SHARE if cell.variant.sampler not in ("patches", ALIASES["patches"]) else sampling_speed
         seconds = training / training_speed + sampling / share
         if told is not None:
             seconds = told["training_seconds"] + sum(
@@ -100,8 +103,7 @@ def count(config: dict[str, Any], cell: Cell) -> tuple[int, float, float]:
     """Return parameters, and operations of training and of sampling in units of 1e12."""
     import torch
 
-    from nuwa_lightning.models.nuwa_infinity import PatchTransformer
-    from nuwa_lightning.models.patch_layer import TransformerConfig
+    from nuwa_lightning.models.nuwa_infinity import PatchTransformer, TransformerConfig
 
     model, data = config["model"]["init_args"], config["data"]["init_args"]
     size = TransformerConfig(**model["transformer"])
@@ -159,11 +161,7 @@ def _tokens_read(samples: Samples, sampler: str, patch: tuple[int, ...]) -> int:
     """Return how many tokens pass through the model to write one canvas."""
     rows, columns = (-(-side // _PIXELS_OF_A_TOKEN) for side in samples.pixels)
     height, width = patch
-    if sampler == "sliding_window":
-        return places_read(max(rows, height), max(columns, width), (height, width))
-    if sampler == "masked_view":
-        return len(origins(max(rows, height), height)) * len(origins(max(columns, width), width)) * height * width
-    return rows * columns
+    return sampler_class(sampler).tokens_read(rows, columns, (height, width))  # type: ignore[attr-defined,no-any-return]
 
 
 def _passes(decoder: dict[str, Any] | None) -> int:

@@ -1,8 +1,8 @@
 """Train, sample and score the cells of an ablation; whatever is finished is not done again.
 
-Everything of a cell lies in its folder: ``run/`` (as ``fit`` leaves it), a folder of pictures for each set of samples,
+Everything of a cell lies in its folder: ``run/`` (as ``fit`` leaves it), a folder of images for each set of samples,
 ``scores/``, and at the end ``cell.json``. A cell that was broken off goes on: training from its checkpoint, sampling at
-the next picture. Two processes (or two machines on one disk) may work on one ablation: each takes the next free cell.
+the next image. Two processes (or two machines on one disk) may work on one ablation: each takes the next free cell.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from evaluation.ablation.curves import training_seconds
 from evaluation.config import read_yaml
 from evaluation.protocol import load_protocol
 from evaluation.record import commit, machine, read_report, write_report
-from evaluation.sampling import Order, sample_folder
+from evaluation.sampling import SampleSpec, sample_folder
 from evaluation.score import Work, score
 from nuwa_lightning.atomic import write_json
-from nuwa_lightning.commands.tokenizer import TokenizerSource, die_with_parent, find_refined
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.processes import die_with_parent
 from nuwa_lightning.tokenizers.pretrained import load_tokenizer
 
 DONE: Final = "cell.json"
@@ -97,7 +97,8 @@ def provide_tokenizer(ablation: Ablation) -> Tokenizer:
     if not (Path(refined) / "config.json").is_file():
         run = Path(refined).parent
         _call([*fit_command(source["refine"], run), "--model.start_from", str(path)], run)
-    find_refined(TokenizerSource(str(path), refined=refined), load_tokenizer(path))
+    if load_tokenizer(refined).fingerprint() != load_tokenizer(path).fingerprint():
+        raise UsageError("tokenizer.refined", refined, f"is not {path} refined, but another tokenizer: name its own")
     return Tokenizer(path, Path(refined))
 
 
@@ -147,12 +148,12 @@ def run_cell(cell: Cell, output: Path, tokenizer: Tokenizer, *, work: Work) -> d
         for name, wanted in cell.ablation.samples.items():
             _LOG.info("%s: sampling and scoring %s", cell.label, name)
             first = 1000 * cell.seed
-            order = Order(
+            spec = SampleSpec(
                 wanted.pixels, range(first, first + wanted.count), cell.variant.sampler, cell.ablation.temperature,
                 cell.ablation.top_k, wanted.batch,
             )  # fmt: skip
             sampling[name] = sample_folder(
-                run, folder / name, order, tokenizer=tokenizer.decodes, progress=work.progress
+                run, folder / name, spec, tokenizer=tokenizer.decodes, progress=work.progress
             )
             scores[name] = _score(cell, folder, name, work)
         told = {

@@ -1,7 +1,7 @@
 """The transformer that VQGAN came with (Esser et al. 2021), as contenders; written from its description.
 
-For pictures larger than 16 x 16 tokens it slides a window: each token is drawn from a full forward over the 256 tokens
-of the window around it, and nothing is kept. For pictures of one window it has sampling with past: keys and values of
+For images larger than 16 x 16 tokens it slides a window: each token is drawn from a full forward over the 256 tokens
+of the window around it, and nothing is kept. For images of one window it has sampling with past: keys and values of
 each step are appended to a list, which is concatenated anew in every step.
 
 Shape legend: R rows, L positions, W width, H heads, D head width, S key positions.
@@ -98,7 +98,7 @@ class SlidingWindow(Contender):
         self._window_1L = torch.randint(0, CODES, (1, WINDOW))
 
     def burst(self, steps: int) -> None:
-        """Write tokens in the middle of the window, where they lie except near the border of the picture."""
+        """Write tokens in the middle of the window, where they lie except near the border of the image."""
         place = WINDOW // 2 + 8
         for _ in range(steps):
             logits, _ = self._model(self._window_1L)

@@ -1,4 +1,4 @@
-"""``python -m evaluation crops``: squares of photographs as files, the same ones every time."""
+"""``python -m evaluation crops``: crops of photographs as files, the same ones every time."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
     """Add the command and its options."""
     p = commands.add_parser(
-        "crops", parents=[common], help="write the real squares of a protocol as files",
-        description="Writes the squares that a protocol takes of real pictures, to look at or to score elsewhere.",
+        "crops", parents=[common], help="write the real crops of a protocol as files",
+        description="Writes the crops that a protocol takes of real images, to look at or to score elsewhere.",
     )  # fmt: skip
     p.add_argument("--photos", required=True, metavar="DIR", help="photographs, or 'landscape' for the default ones")
     p.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to make")
@@ -25,11 +25,11 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Cut and write."""
-    from evaluation.crops import write_squares
-    from evaluation.photos import real_pictures
+    from evaluation.crops import write_crops
     from evaluation.protocol import load_protocol
+    from evaluation.real_images import real_images
 
     spec = load_protocol(options.protocol, options.set).real
-    made = write_squares(real_pictures(options.photos, spec, option="--photos"), options.output)
-    sys.stdout.write(f"{made} squares in {options.output}\n")
+    made = write_crops(real_images(options.photos, spec, option="--photos"), options.output)
+    sys.stdout.write(f"{made} crops in {options.output}\n")
     return 0

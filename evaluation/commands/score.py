@@ -1,4 +1,4 @@
-"""``python -m evaluation score``: one report on folders of pictures."""
+"""``python -m evaluation score``: one report on folders of images."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Any
 from nuwa_lightning.errors import UsageError
 
 _DESCRIPTION = """\
-Scores folders of pictures by a protocol, which freezes all that moves a number. Each number is printed with its
-interval and its floor: what real pictures get against other real ones at the same number."""
+Scores folders of images by a protocol, which freezes all that moves a number. Each number is printed with its
+interval and its floor: what real images get against other real ones at the same number."""
 
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
     """Add the command and its options."""
     p = commands.add_parser(
-        "score", parents=[common], help="score generated pictures (or reconstructions) against real ones",
+        "score", parents=[common], help="score generated images (or reconstructions) against real ones",
         description=_DESCRIPTION,
     )  # fmt: skip
     p.add_argument(
-        "--real", required=True, metavar="DIR", help="real pictures, or 'landscape' for the default photographs"
+        "--real", required=True, metavar="DIR", help="real images, or 'landscape' for the default photographs"
     )
-    p.add_argument("--generated", type=Path, metavar="DIR", help="pictures to score")
+    p.add_argument("--generated", type=Path, metavar="DIR", help="images to score")
     p.add_argument("--reconstruction", type=Path, metavar="DIR", help="reconstructions, named as their originals")
     p.add_argument("--original", type=Path, metavar="DIR", help="the originals (default: --real)")
     p.add_argument(

@@ -14,7 +14,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     """Add the command and its options."""
     p = commands.add_parser(
         "score-videos", parents=[common], help="score generated clips against real ones",
-        description="Clips are video files, animations, or sub-folders of frames. Scored by a protocol, like pictures.",
+        description="Clips are video files, animations, or sub-folders of frames. Scored by a protocol, like images.",
     )  # fmt: skip
     p.add_argument("--real", type=Path, required=True, metavar="DIR", help="real clips")
     p.add_argument("--generated", type=Path, required=True, metavar="DIR", help="clips to score")

@@ -1,1 +1,1 @@
-"""Reports people read: tables with intervals, curves, pictures side by side, and the commands that make it again."""
+"""Reports people read: tables with intervals, curves, images side by side, and the commands that make it again."""

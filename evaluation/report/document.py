@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evaluation.report.figures import learning_curves, quality_against_cost
-from evaluation.report.sheets import Strip, strips_of
+from evaluation.report.image_grids import Strip, strips_of
 from evaluation.report.study import Line, Number, Study, lines_of, seconds_of_canvas, student
 
 
@@ -45,8 +45,8 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Strips of pictures; ``name`` begins the names of their files."""
+class ImageStrips:
+    """Strips of images; ``name`` begins the names of their files."""
 
     name: str
     strips: Sequence[Strip]
@@ -59,7 +59,7 @@ class Commands:
     lines: Sequence[str]
 
 
-Block = Heading | Paragraph | Table | Figure | Pictures | Commands
+Block = Heading | Paragraph | Table | Figure | ImageStrips | Commands
 
 
 def blocks_of(study: Study) -> Iterator[Block]:
@@ -71,12 +71,12 @@ def blocks_of(study: Study) -> Iterator[Block]:
     notes = [f"{entry.name}: {entry.note}" for entry in study.entries if entry.note]
     if notes:
         yield Paragraph(f"{'. '.join(notes)}.")
-    over = "training seeds (Student's t)" if seeds[-1] > 1 else "pictures (one seed: no word on other trainings)"
-    over += ", of a single seed over pictures" if seeds[0] == 1 < seeds[-1] else ""
+    over = "training seeds (Student's t)" if seeds[-1] > 1 else "images (one seed: no word on other trainings)"
+    over += ", of a single seed over images" if seeds[0] == 1 < seeds[-1] else ""
     yield Paragraph(
         f"Values are means over {' to '.join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))} seed(s) with 95 % "
         f"intervals over {over}. The best of a row is bold only if its interval parts from all others. "
-        "Floor: what real pictures get against other real ones at the same number."
+        "Floor: what real images get against other real ones at the same number."
     )
     for samples in study.sample_sets():
         yield Heading(f"Scores of {samples}")
@@ -96,7 +96,7 @@ def blocks_of(study: Study) -> Iterator[Block]:
         strips = strips_of(study, samples)
         if strips:
             yield Heading(f"Samples of {samples}, at the same seeds")
-            yield Pictures(f"samples_{samples}", strips)
+            yield ImageStrips(f"samples_{samples}", strips)
     yield from _how(study)
 
 
@@ -182,7 +182,7 @@ def _about(study: Study, samples: str) -> str:
     real = sets["real"]
     return (
         f"Protocol {about['name']} version {about['version']} (sha256 {about['sha256'][:12]}); real: {real['folder']}, "
-        f"{real['squares']} squares of {real['files']} files."
+        f"{real.get('crops', real.get('squares'))} crops of {real['files']} files."
     )
 
 

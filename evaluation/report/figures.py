@@ -12,7 +12,7 @@ _FEW: Final = 12
 _WIDE: Final = 8.0
 """Ratio of costs above which their scale is logarithmic."""
 
-_COLOURS: Final = ("#1b6ca8", "#c8553d", "#3a7d44", "#8e5ea2", "#b8860b", "#5d737e", "#d1495b", "#2a9d8f")
+_COLORS: Final = ("#1b6ca8", "#c8553d", "#3a7d44", "#8e5ea2", "#b8860b", "#5d737e", "#d1495b", "#2a9d8f")
 
 
 def learning_curves(study: Study) -> str | None:
@@ -28,7 +28,7 @@ def learning_curves(study: Study) -> str | None:
                 steps, values = zip(*_smoothed(curve), strict=True)
                 label = entry.name if i == 0 else None
                 dots = "o" if len(steps) < _FEW else None  # a single point has no line
-                style = {"color": _colour(number), "lw": 1.2, "alpha": 0.9 if i == 0 else 0.45}
+                style = {"color": _color(number), "lw": 1.2, "alpha": 0.9 if i == 0 else 0.45}
                 axis.plot(steps, values, label=label, marker=dots, ms=3, **style)
         axis.set_title(name, fontsize=9)
         axis.set_xlabel("step", fontsize=8)
@@ -55,7 +55,7 @@ def quality_against_cost(study: Study, samples: str, metric: str) -> str | None:
             values = [_cost(result.told, samples, cost) for result in entry.results]
             x = student(values).value
             error = [[found.value - found.low], [found.high - found.value]]
-            axis.errorbar([x], [found.value], yerr=error, fmt="o", ms=5, capsize=3, color=_colour(number))
+            axis.errorbar([x], [found.value], yerr=error, fmt="o", ms=5, capsize=3, color=_color(number))
             axis.annotate(entry.name, (x, found.value), textcoords="offset points", xytext=(6, 4), fontsize=7)
         axis.set_xlabel(cost, fontsize=8)
         axis.set_ylabel(f"{metric} ({line.better} is better)", fontsize=8)
@@ -79,14 +79,14 @@ def _cost(told: Any, samples: str, cost: str) -> float:
 
 
 def _smoothed(curve: Sequence[tuple[int, float]], most: int = 60) -> list[tuple[float, float]]:
-    """Return at most ``most`` points: means of neighbours."""
+    """Return at most ``most`` points: means of neighbors."""
     size = max(1, -(-len(curve) // most))
     parts = [curve[i : i + size] for i in range(0, len(curve), size)]
     return [(sum(s for s, _ in part) / len(part), sum(v for _, v in part) / len(part)) for part in parts]
 
 
 def _cut_start(axis: Any) -> None:
-    """Let the steep beginning run out of the picture, where most of the curve would be a flat line otherwise."""
+    """Let the steep beginning run out of the image, where most of the curve would be a flat line otherwise."""
     values = sorted(float(v) for line in axis.get_lines() for v in line.get_ydata())
     if values:
         low, high = values[0], values[int(0.92 * (len(values) - 1))]
@@ -94,8 +94,8 @@ def _cut_start(axis: Any) -> None:
         axis.set_ylim(low - room, high + room)
 
 
-def _colour(number: int) -> str:
-    return _COLOURS[number % len(_COLOURS)]
+def _color(number: int) -> str:
+    return _COLORS[number % len(_COLORS)]
 
 
 def _panels(count: int) -> tuple[Any, list[Any]]:

@@ -1,10 +1,10 @@
-"""A report as Markdown; drawings and pictures are files beside it."""
+"""A report as Markdown; drawings and images are files beside it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from evaluation.report.document import Block, Commands, Figure, Heading, Paragraph, Pictures, Table
+from evaluation.report.document import Block, Commands, Figure, Heading, ImageStrips, Paragraph, Table
 
 
 def to_markdown(title: str, blocks: Iterable[Block]) -> str:
@@ -20,7 +20,7 @@ def to_markdown(title: str, blocks: Iterable[Block]) -> str:
         elif isinstance(block, Figure):
             parts.append(f"![{_plain(block.caption)}](figures/{block.name}.svg)")
             parts.append(_plain(block.caption))
-        elif isinstance(block, Pictures):
+        elif isinstance(block, ImageStrips):
             parts += [
                 f"{_plain(strip.name)}\n\n![{_plain(strip.name)}](figures/{block.name}_{i}.jpg)"
                 for i, strip in enumerate(block.strips)

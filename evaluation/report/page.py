@@ -1,4 +1,4 @@
-"""A report as one HTML page that needs nothing else: drawings and pictures are inside, and nothing is fetched."""
+"""A report as one HTML page that needs nothing else: drawings and images are inside, and nothing is fetched."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from html import escape
 
-from evaluation.report.document import Block, Commands, Figure, Heading, Paragraph, Pictures, Table
+from evaluation.report.document import Block, Commands, Figure, Heading, ImageStrips, Paragraph, Table
 
 _STYLE = """\
 :root { color-scheme: light; }
@@ -54,7 +54,7 @@ def _html(block: Block) -> str:
         data = base64.b64encode(block.svg.encode()).decode("ascii")
         image = f'<img alt="{escape(block.caption)}" src="data:image/svg+xml;base64,{data}">'
         return f"<figure>{image}<figcaption>{escape(block.caption)}</figcaption></figure>"
-    if isinstance(block, Pictures):
+    if isinstance(block, ImageStrips):
         parts = []
         for strip in block.strips:
             told = escape(f"{strip.name}: {', '.join(strip.files)}")

@@ -29,7 +29,7 @@ class Result:
     Attributes:
         seed: of training; 0 where there is none.
         reports: a report of ``score`` for each set of samples, by its name.
-        folders: the pictures of each set of samples.
+        folders: the images of each set of samples.
         told: what the cell says of itself (``cell.json``); empty for a scored folder.
         curves: what it logged.
     """
@@ -98,7 +98,7 @@ class Line:
         name: of the metric, and of the set it is about where that is not "generated".
         better: "lower", "higher", or "as real", which has no best.
         numbers: by entry; an entry may lack it.
-        floor: what real pictures get.
+        floor: what real images get.
         best: the entry whose interval parts from all others', or None.
     """
 
@@ -152,7 +152,7 @@ def seconds_of_canvas(told: Mapping[str, Any], samples: str) -> float:
     """Return how long a cell needed for one canvas, tokens and pixels."""
     table = told["sampling"][samples]
     seconds: float = table["seconds_tokens"] + table["seconds_pixels"]
-    return seconds / max(1, int(table["pictures"]))
+    return seconds / max(1, int(table.get("images", table.get("pictures", 0))))
 
 
 def _time_line(study: Study, samples: str) -> list[Line]:
@@ -167,7 +167,7 @@ def _time_line(study: Study, samples: str) -> list[Line]:
 
 
 def over_seeds(rows: Sequence[Mapping[str, Any]]) -> Number:
-    """Return the mean over seeds with Student's interval; of one seed, its own interval over pictures."""
+    """Return the mean over seeds with Student's interval; of one seed, its own interval over images."""
     values = [float(row["value"]) for row in rows]
     if len(values) == 1:
         return Number(values[0], float(rows[0]["low"]), float(rows[0]["high"]), (values[0],))
@@ -247,7 +247,7 @@ def _of_reports(runs: Sequence[Path], command: str) -> Study:
         names[label] = names.get(label, 0) + 1
         if names[label] > 1:
             label = f"{label} ({names[label]})"
-        entries.append(Entry(label, str(path), [Result(0, {"pictures": report}, {})]))
+        entries.append(Entry(label, str(path), [Result(0, {"images": report}, {})]))
     if not entries:
         raise UsageError("RUN", "missing", "name an ablation's output folder, or report.json files")
     return Study("scores", "How do these folders compare?", entries, [command])

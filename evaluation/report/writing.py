@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from evaluation.report.document import Figure, Pictures, blocks_of
+from evaluation.report.document import Figure, ImageStrips, blocks_of
 from evaluation.report.markdown import to_markdown
 from evaluation.report.page import to_html
 from evaluation.report.study import Study, lines_of
@@ -23,7 +23,7 @@ def write_study(study: Study, output: Path) -> Path:
         for block in blocks:
             if isinstance(block, Figure):
                 (partial / "figures" / f"{block.name}.svg").write_text(block.svg + "\n", encoding="utf-8")
-            elif isinstance(block, Pictures):
+            elif isinstance(block, ImageStrips):
                 for i, strip in enumerate(block.strips):
                     (partial / "figures" / f"{block.name}_{i}.jpg").write_bytes(strip.jpeg)
         (partial / "report.md").write_text(to_markdown(study.title, blocks), encoding="utf-8")

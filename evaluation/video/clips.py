@@ -39,7 +39,7 @@ class Clips:
             only their beginning is taken. Shorter ones are left out and counted.
         stride: take every so many frames.
         all_parts: see ``frames``.
-        side: bring clips to squares of this side: shorter side resized, centre cut out; None leaves them as they are,
+        side: bring clips to crops of this side: shorter side resized, center cut out; None leaves them as they are,
             all of one size.
         filter: Pillow's filter for it.
         count: how many clips; None takes all.
@@ -147,7 +147,7 @@ class ClipSet:
 
 
 def clip_sources(folder: Path, *, option: str) -> list[Path]:
-    """Return the clips of a folder: files of moving pictures, and sub-folders of frames.
+    """Return the clips of a folder: files of moving images, and sub-folders of frames.
 
     Raises:
         UsageError: if the folder is missing or holds none.

@@ -54,7 +54,7 @@ class Lite0Clips:
         self._frames = Lite0Features(weights=weights, device=device)
         self.protocol: dict[str, Any] = {
             **PROTOCOL,
-            "over_time": "mean over frames, and mean absolute difference of neighbouring frames",
+            "over_time": "mean over frames, and mean absolute difference of neighboring frames",
         }
 
     def __call__(self, clip_TYX3: Clip) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ from evaluation.video.clips import Clip
 
 @dataclass(frozen=True)
 class Motion:
-    """Statistics of the motion between neighbouring frames.
+    """Statistics of the motion between neighboring frames.
 
     Attributes:
         speed: mean displacement of the blocks, pixels a frame.
@@ -32,7 +32,7 @@ class Motion:
 
 
 def frame_difference(clip_TYX3: Clip) -> float:
-    """Return the mean absolute difference of neighbouring frames, on 0..255; motion and flicker both raise it."""
+    """Return the mean absolute difference of neighboring frames, on 0..255; motion and flicker both raise it."""
     return float(np.mean([np.abs(np.diff(pair.astype(np.int16), axis=0)).mean() for pair in _runs(clip_TYX3, 2)]))
 
 
@@ -40,7 +40,7 @@ def flicker(clip_TYX3: Clip) -> float:
     """Return half the mean absolute second difference over time, on 0..255.
 
     What grows evenly (a fade, a shadow that moves over a smooth surface) leaves no second difference; what goes up and
-    down from frame to frame leaves all of it: a picture that alternates by d flickers by d, noise of spread s by about
+    down from frame to frame leaves all of it: an image that alternates by d flickers by d, noise of spread s by about
     0.98 s.
 
     Raises:
@@ -57,7 +57,7 @@ def motion(clip_TYX3: Clip, *, block: int = 32) -> Motion:
 
     Args:
         clip_TYX3: the clip.
-        block: side of a block in pixels; smaller pictures are one block. Motion up to a quarter of it is found.
+        block: side of a block in pixels; smaller images are one block. Motion up to a quarter of it is found.
     """
     light = [(frame.astype(np.float64) @ np.array([0.299, 0.587, 0.114])) for frame in clip_TYX3]
     fields = np.stack([displacements(a, b, block=block) for a, b in itertools.pairwise(light)])

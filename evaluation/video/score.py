@@ -143,7 +143,7 @@ def score_videos(
             name: {
                 "folder": found.folder.resolve().name,
                 "files": len(found.sources),
-                "squares": len(sides[name].features),
+                "crops": len(sides[name].features),
                 "skipped": sorted(found.skipped),
                 "short": found.short,
                 "sha256": hashes[name],

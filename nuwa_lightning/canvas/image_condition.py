@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nuwa_lightning.blending import RIM, filled, meeting
-from nuwa_lightning.models.neighbors import ABSENT
+from nuwa_lightning.models.nuwa_infinity import ABSENT
 from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
 from nuwa_lightning.tokenizers.base import Tokenizer
 from nuwa_lightning.tokenizers.tiling import encode_tiled

@@ -180,12 +180,12 @@ def notes(options: Any) -> list[str]:
     Raises:
         UsageError: if it cannot be read.
     """
-    from nuwa_lightning.writers import WRITERS
+    from nuwa_lightning.writers import IMAGE_WRITERS
 
     told = []
     if _is_transparent(options, "image"):
         told.append(f"note: {options.image} is transparent in places: these are taken as white")
-    writer = WRITERS.get(Path(options.output).suffix.lower())
+    writer = IMAGE_WRITERS.get(Path(options.output).suffix.lower())
     if writer is not None and not writer.lossless:
         told.append(f"note: {writer.format_name} keeps given pixels only nearly as they are: .png or .tif do exactly")
     return told

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import shlex
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -19,6 +17,7 @@ import yaml
 from nuwa_lightning.errors import ToldError, UsageError
 from nuwa_lightning.models.pixel_guided import PixelGuidedDecoder
 from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
+from nuwa_lightning.processes import die_with_parent
 from nuwa_lightning.tokenizers.pretrained import load_pixel_guided, load_tokenizer
 
 _LOG = logging.getLogger(__name__)
@@ -244,9 +243,3 @@ class Refinement:
             # What was trained meanwhile is whole without it.
             _LOG.warning("%s; using the decoder unrefined", error)
             return None
-
-
-def die_with_parent() -> None:
-    """Ask Linux to stop this process when its parent dies, so that a killed run leaves nothing behind."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)

@@ -31,8 +31,7 @@ from nuwa_lightning.generation.local import (
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.legacy import upgrade_state, upgraded
-from nuwa_lightning.models.nuwa_infinity import PatchTransformer
-from nuwa_lightning.models.patch_layer import TransformerConfig
+from nuwa_lightning.models.nuwa_infinity import PatchTransformer, TransformerConfig
 from nuwa_lightning.planning.context import EmptyContextPool, FullContextPool, NearbyContextPool, RecencyContextPool
 from nuwa_lightning.planning.context.base import ContextPool
 from nuwa_lightning.planning.direction import (
@@ -44,6 +43,7 @@ from nuwa_lightning.planning.direction import (
 from nuwa_lightning.planning.direction.base import DirectionController
 from nuwa_lightning.planning.schedule import TokenOrder
 from nuwa_lightning.text import ClipTextEncoder, HuggingFaceTextEncoder, MiniLMTextEncoder, TextEncoder
+from nuwa_lightning.tokenizers.pretrained import first_not_finite
 
 Strategy = ContextPool | DirectionController | LocalDecoder | TextEncoder
 
@@ -179,6 +179,9 @@ def load_generator(
         with torch.device("meta"):
             model = PatchTransformer(**size)
         state = load_file(folder / "model.safetensors")
+        spoiled = first_not_finite(state)
+        if spoiled is not None:
+            raise ValueError(f"{spoiled} holds NaN or infinity")
         upgrade_state(state)
         model.load_state_dict(state, strict=True, assign=True)
         pools = {**_POOLS, **{c.__name__: c for c in own if issubclass(c, ContextPool)}}

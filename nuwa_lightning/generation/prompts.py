@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.models.nuwa_infinity import PatchTransformer
-from nuwa_lightning.models.text_attention import TextStates
+from nuwa_lightning.models.nuwa_infinity import PatchTransformer, TextStates
 from nuwa_lightning.planning.geometry import PatchIndex
 
 Chooser = Callable[[PatchIndex], Sequence[int]]

@@ -22,8 +22,7 @@ from nuwa_lightning.generation.patch_decoder import GuidanceBatch, PatchDecoder,
 from nuwa_lightning.generation.prompts import Prompts
 from nuwa_lightning.generation.sampling import Sampling, patch_uniforms
 from nuwa_lightning.models.layout import place_tokens, read_tokens, step_tensors
-from nuwa_lightning.models.neighbors import ABSENT
-from nuwa_lightning.models.nuwa_infinity import PatchTransformer
+from nuwa_lightning.models.nuwa_infinity import ABSENT, PatchTransformer
 from nuwa_lightning.planning.context.base import ContextPool
 from nuwa_lightning.planning.direction.base import DirectionController
 from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nuwa_lightning.atomic import atomic_folder
 from nuwa_lightning.errors import UsageError
@@ -92,6 +92,14 @@ def load_pixel_guided(
     return guided.to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
+def first_not_finite(state: Mapping[str, Any]) -> str | None:
+    """Return the name of the first tensor of a state dict that holds NaN or infinity, or None."""
+    for name, value in state.items():
+        if isinstance(value, Tensor) and value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            return name
+    return None
+
+
 def _inside(folder: str | os.PathLike[str], name: str) -> Path:
     path = Path(folder)
     if not (path / "config.json").exists() and (path / name / "config.json").exists():
@@ -119,6 +127,9 @@ def _load_weights(module: nn.Module, path: Path, option: str) -> None:
         raise UsageError(option, path, "model.safetensors is missing: copy the folder again or retrain") from None
     except (SafetensorError, OSError) as error:
         raise UsageError(option, path, f"model.safetensors is damaged ({error}): copy it again or retrain") from None
+    spoiled = first_not_finite(state)
+    if spoiled is not None:
+        raise UsageError(option, path, f"{spoiled} holds NaN or infinity: train it again or name another")
     try:
         upgrade_state(state)
         module.load_state_dict(state, strict=True, assign=True)

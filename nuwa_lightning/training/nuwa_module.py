@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,10 +24,7 @@ from nuwa_lightning.generation.pretrained import Generator, save_generator
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.models.layout import PlanLayout, lay_out
-from nuwa_lightning.models.neighbors import ABSENT
-from nuwa_lightning.models.nuwa_infinity import PatchTransformer, TokenMask
-from nuwa_lightning.models.patch_layer import TransformerConfig
-from nuwa_lightning.models.text_attention import TextStates
+from nuwa_lightning.models.nuwa_infinity import ABSENT, PatchTransformer, TextStates, TokenMask, TransformerConfig
 from nuwa_lightning.planning.context.base import ContextPool, checked_extent
 from nuwa_lightning.planning.context.nearby import NearbyContextPool
 from nuwa_lightning.planning.direction.arbitrary import ArbitraryDirectionController
@@ -81,6 +78,7 @@ class NuwaInfinityModule(LightningModule):
     """
 
     title = "stage 2, patch transformer"
+    metrics: ClassVar[tuple[str, ...]] = ("train/loss", "train/lr", "val/loss", "val/loss_first_column")
 
     def __init__(
         self,

@@ -96,6 +96,14 @@ def ramp(progress: float, *, start: float, length: float) -> float:
     return 1.0 if length <= 0 else min(1.0, (progress - start) / length)
 
 
+def mean_over_ranks(value: Tensor) -> Tensor:
+    """Replace ``value``, in place, by its mean over the processes that train together; returns it."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(value)
+        value /= torch.distributed.get_world_size()
+    return value
+
+
 def check_finite(tensors: dict[str, Tensor], *, step: int, lr: float) -> None:
     """Stop a training that has gone wrong, before it spoils the weights.
 

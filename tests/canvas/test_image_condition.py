@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 from nuwa_lightning.canvas.image_condition import Expansion, ImageCondition
 from nuwa_lightning.canvas.sample import stream_image
 from nuwa_lightning.generation.renderer import InfiniteRenderer
-from nuwa_lightning.models.neighbors import ABSENT
-from nuwa_lightning.models.nuwa_infinity import PatchTransformer
-from nuwa_lightning.models.patch_layer import TransformerConfig
+from nuwa_lightning.models.nuwa_infinity import ABSENT, PatchTransformer, TransformerConfig
 from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
 from nuwa_lightning.planning.context import NearbyContextPool
 from nuwa_lightning.planning.direction import ArbitraryDirectionController

@@ -1,4 +1,4 @@
-"""An ablation of toy size: two variants and a rival, run once, in this process."""
+"""An ablation of toy size: two variants and a baseline, run once, in this process."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ABLATION: dict[str, Any] = {
     "cells": {
         "nearby": {},
         "empty": {"overlays": ["empty.yaml"], "seeds": [0]},
-        "window": {"overlays": ["window.yaml"], "sampler": "sliding_window", "seeds": [0], "note": "the rival"},
+        "window": {"overlays": ["window.yaml"], "sampler": "sliding_window", "seeds": [0], "note": "the baseline"},
     },
     "samples": {"views": {"size": "64x64", "count": 10, "protocol": "protocol.yaml"}},
 }

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from evaluation.crops import write_squares
-from evaluation.pictures import PictureSet
-from evaluation.protocol import Pictures
+from evaluation.crop_spec import CropSpec
+from evaluation.crops import write_crops
+from evaluation.images import ImageSet
 from tests.evaluation.ablation_toys import ablated, finished
 
 __all__ = ["ablated", "finished"]
@@ -19,10 +19,10 @@ __all__ = ["ablated", "finished"]
 Folders = dict[str, Path]
 
 
-def shuffled(picture: np.ndarray[Any, Any], rng: np.random.Generator, side: int = 32) -> np.ndarray[Any, Any]:
-    """The same squares in another order."""
-    rows, columns = picture.shape[0] // side, picture.shape[1] // side
-    cells = [picture[y * side : (y + 1) * side, x * side : (x + 1) * side] for y in range(rows) for x in range(columns)]
+def shuffled(image: np.ndarray[Any, Any], rng: np.random.Generator, side: int = 32) -> np.ndarray[Any, Any]:
+    """The same crops in another order."""
+    rows, columns = image.shape[0] // side, image.shape[1] // side
+    cells = [image[y * side : (y + 1) * side, x * side : (x + 1) * side] for y in range(rows) for x in range(columns)]
     order = rng.permutation(len(cells))
     lines = [np.concatenate([cells[order[y * columns + x]] for x in range(columns)], 1) for y in range(rows)]
     return np.concatenate(lines)
@@ -31,13 +31,13 @@ def shuffled(picture: np.ndarray[Any, Any], rng: np.random.Generator, side: int 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory, sample_photos: dict[str, Any]) -> Folders:
     """Two draws of crops (``real``, ``other``), and the second ``blurred``, ``noised`` and ``shuffled``."""
-    root = tmp_path_factory.mktemp("pictures")
+    root = tmp_path_factory.mktemp("images")
     (root / "photos").mkdir()
     for name, photo in sample_photos.items():
         Image.fromarray(photo).save(root / "photos" / name.replace("jpg", "png"))
     for name, count, seed in (("real", 20, 0), ("other", 10, 1)):
-        spec = Pictures(crop="random", count=count, side=128, short_sides=(160, 240), seed=seed)
-        write_squares(PictureSet(root / "photos", spec), root / name)
+        spec = CropSpec(crop="random", count=count, side=128, short_sides=(160, 240), seed=seed)
+        write_crops(ImageSet(root / "photos", spec), root / name)
     rng = np.random.default_rng(0)
     for name in ("blurred", "noised", "shuffled"):
         (root / name).mkdir()

@@ -30,11 +30,11 @@ def sets(*, against_wide: bool = False) -> tuple[BlockSet, BlockSet]:
 
 
 def test_the_grid_is_shifted_by_half_a_block() -> None:
-    picture = np.arange(96 * 130 * 3, dtype=np.uint32).reshape(96, 130, 3).astype(np.uint8)
-    found = dict(blocks_of(picture, 32, shifted=True))
+    image = np.arange(96 * 130 * 3, dtype=np.uint32).reshape(96, 130, 3).astype(np.uint8)
+    found = dict(blocks_of(image, 32, shifted=True))
     assert sorted(found) == [(row, column) for row in range(2) for column in range(3)]
-    np.testing.assert_array_equal(found[1, 2], picture[48:80, 80:112])
-    assert len(dict(blocks_of(picture, 32, shifted=False))) == 12
+    np.testing.assert_array_equal(found[1, 2], image[48:80, 80:112])
+    assert len(dict(blocks_of(image, 32, shifted=False))) == 12
 
 
 @pytest.mark.parametrize("kind", ["kid", "fid"])

@@ -62,7 +62,7 @@ def test_samples_of_a_checkpoint_are_scored(place: Path) -> None:
 def test_reconstructions_of_a_tokenizer_are_scored(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     protocol = {**yaml.safe_load(Path("protocol.yaml").read_text()), "generated": {"crop": "whole"}, "metrics": {}}
     Path("protocol.yaml").write_text(yaml.safe_dump(protocol))
-    monkeypatch.setattr("evaluation.score.LEAST", 1)  # the toy data hold out a picture or two
+    monkeypatch.setattr("evaluation.score.LEAST", 1)  # the toy data hold out an image or two
     assert run("test", "-c", "one.yaml", "-c", "scores.yaml", "--ckpt_path", "last") == 0
     folder = Path("one/scores/step_0000006")
     report = read_report(folder / "report.json")

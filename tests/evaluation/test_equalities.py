@@ -1,4 +1,4 @@
-"""A table of equalities: our maths beside that of the libraries, on the same features and pictures."""
+"""A table of equalities: our maths beside that of the libraries, on the same features and images."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def fidelity_isc(x: Array, _: Array, splits: int) -> float:
 def fidelity_prc(x: Array, y: Array) -> tuple[float, float]:
     from torch_fidelity.metric_prc import prc_features_to_metric
 
-    # Theirs puts the generated pictures first.
+    # Theirs puts the generated images first.
     found = prc_features_to_metric(
         torch.from_numpy(y), torch.from_numpy(x), prc_neighborhood=3, prc_batch_size=64, save_cpu_ram=False, **FIDELITY
     )
@@ -86,7 +86,7 @@ SCORES = (4 * features(95, 12, 5), features(2, 2, 6))
 TABLE: list[tuple[str, Callable[..., Any], Callable[..., Any], tuple[Array, Array], float]] = [
     ("FID, torch-fidelity", frechet_distance, fidelity_fid, FEATURES, 1e-6),
     ("FID, torchmetrics", frechet_distance, torchmetrics_fid, FEATURES, 1e-6),
-    ("FID of fewer pictures than features, torch-fidelity", frechet_distance, fidelity_fid, FEW, 1e-6),
+    ("FID of fewer images than features, torch-fidelity", frechet_distance, fidelity_fid, FEW, 1e-6),
     ("KID, torch-fidelity", mmd2, fidelity_kid, FEATURES, 1e-9),
     (
         "KID over subsets, torch-fidelity",
@@ -115,9 +115,7 @@ def test_equals(ours: Callable[..., Any], theirs: Callable[..., Any], given: tup
 @pytest.mark.parametrize(
     ("ours", "name"), [(psnr, "peak_signal_noise_ratio"), (ssim, "structural_similarity_index_measure")]
 )
-def test_of_pictures_equals_torchmetrics(
-    ours: Callable[..., float], name: str, sample_photos: dict[str, Array]
-) -> None:
+def test_of_images_equals_torchmetrics(ours: Callable[..., float], name: str, sample_photos: dict[str, Array]) -> None:
     photo = sample_photos["china.jpg"][:120, :160]
     noisy = (photo + np.random.default_rng(0).normal(0, 9, photo.shape)).clip(0, 255).astype(np.uint8)
     assert ours(noisy, photo) == pytest.approx(torchmetrics_image(name, noisy, photo), rel=1e-6)

@@ -14,19 +14,19 @@ from PIL import Image
 from evaluation import feature_cache as module
 from evaluation.feature_cache import BATCH, FeatureCache
 from evaluation.features import Lite0Features
-from evaluation.pictures import PictureSet
+from evaluation.images import ImageSet
 from tests.evaluation.toys import ToyFeatures
 
 
-def pictures(count: int, seed: int = 0, side: int = 12) -> np.ndarray[Any, Any]:
+def random_images(count: int, seed: int = 0, side: int = 12) -> np.ndarray[Any, Any]:
     return np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
 
 
 def test_what_is_known_is_not_computed_again(tmp_path: Path) -> None:
-    images = pictures(20)
+    images = random_images(20)
     first, again = ToyFeatures(), ToyFeatures()
-    a = FeatureCache(first, folder=tmp_path).of_squares(iter(images), count=20)
-    b = FeatureCache(again, folder=tmp_path).of_squares(iter(images[::-1]), count=20)
+    a = FeatureCache(first, folder=tmp_path).of_crops(iter(images), count=20)
+    b = FeatureCache(again, folder=tmp_path).of_crops(iter(images[::-1]), count=20)
     assert (first.seen, again.seen) == (2 * BATCH, 0)
     np.testing.assert_array_equal(a.features_ND, b.features_ND[::-1])
     np.testing.assert_array_equal(a.scores_NK, b.scores_NK[::-1])
@@ -34,41 +34,41 @@ def test_what_is_known_is_not_computed_again(tmp_path: Path) -> None:
 
 
 def test_a_changed_pixel_and_another_network_miss(tmp_path: Path) -> None:
-    images = pictures(3)
-    FeatureCache(ToyFeatures(), folder=tmp_path).of_squares(iter(images), count=3)
+    images = random_images(3)
+    FeatureCache(ToyFeatures(), folder=tmp_path).of_crops(iter(images), count=3)
     images[1, 0, 0, 0] ^= 1
     changed, other = ToyFeatures(), ToyFeatures(weights="other")
-    FeatureCache(changed, folder=tmp_path).of_squares(iter(images), count=3)
-    FeatureCache(other, folder=tmp_path).of_squares(iter(images), count=3)
+    FeatureCache(changed, folder=tmp_path).of_crops(iter(images), count=3)
+    FeatureCache(other, folder=tmp_path).of_crops(iter(images), count=3)
     assert changed.seen == other.seen == BATCH
     nothing = ToyFeatures()
-    FeatureCache(nothing, folder=tmp_path / "none", enabled=False).of_squares(iter(images), count=3)
+    FeatureCache(nothing, folder=tmp_path / "none", enabled=False).of_crops(iter(images), count=3)
     assert not (tmp_path / "none").exists()
 
 
 def test_the_same_bits_from_the_cache_and_in_any_batch(tmp_path: Path) -> None:
     """Of the real network: alone, in company, and at another place of the batch."""
-    extractor, images = Lite0Features(), pictures(3, side=32)
-    together = FeatureCache(extractor, enabled=False).of_squares(iter(images), count=3)
+    extractor, images = Lite0Features(), random_images(3, side=32)
+    together = FeatureCache(extractor, enabled=False).of_crops(iter(images), count=3)
     cache = FeatureCache(extractor, folder=tmp_path)
-    alone = cache.of_squares(iter(images[2:]), count=1)
+    alone = cache.of_crops(iter(images[2:]), count=1)
     np.testing.assert_array_equal(alone.features_ND[0], together.features_ND[2])
-    mixed = cache.of_squares(iter(images), count=3)
+    mixed = cache.of_crops(iter(images), count=3)
     np.testing.assert_array_equal(mixed.features_ND, together.features_ND)
     np.testing.assert_array_equal(mixed.scores_NK, together.scores_NK)
 
 
 def test_large_sets_lie_on_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    images = pictures(20)
-    small = FeatureCache(ToyFeatures(), enabled=False).of_squares(iter(images), count=20)
+    images = random_images(20)
+    small = FeatureCache(ToyFeatures(), enabled=False).of_crops(iter(images), count=20)
     monkeypatch.setattr(module, "_IN_MEMORY", 100)
-    large = FeatureCache(ToyFeatures(), enabled=False).of_squares(iter(images), count=20)
+    large = FeatureCache(ToyFeatures(), enabled=False).of_crops(iter(images), count=20)
     assert isinstance(large.features_ND, np.memmap)
     np.testing.assert_array_equal(small.features_ND, large.features_ND)
 
 
-def test_pictures_stream_through(tmp_path: Path) -> None:
-    """3000 pictures of 27 kB: their 81 MB are never held together."""
+def test_images_stream_through(tmp_path: Path) -> None:
+    """3000 images of 27 kB: their 81 MB are never held together."""
 
     def stream() -> Iterator[np.ndarray[Any, Any]]:
         rng = np.random.default_rng(0)
@@ -77,7 +77,7 @@ def test_pictures_stream_through(tmp_path: Path) -> None:
 
     cache = FeatureCache(ToyFeatures(), folder=tmp_path)
     tracemalloc.start()
-    found = cache.of_squares(stream(), count=3000)
+    found = cache.of_crops(stream(), count=3000)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(found) == 3000
@@ -85,12 +85,12 @@ def test_pictures_stream_through(tmp_path: Path) -> None:
 
 
 def test_of_a_set_knows_the_canvases(tmp_path: Path) -> None:
-    for i, image in enumerate(pictures(2, side=24)):
+    for i, image in enumerate(random_images(2, side=24)):
         Image.fromarray(image).save(tmp_path / f"{i}.png")
-    from evaluation.protocol import Pictures
+    from evaluation.crop_spec import CropSpec
 
     found = FeatureCache(ToyFeatures(), enabled=False).of_set(
-        PictureSet(tmp_path, Pictures(crop="windows", side=12)), progress=False
+        ImageSet(tmp_path, CropSpec(crop="windows", side=12)), progress=False
     )
     assert found.clusters_N.tolist() == [0] * 4 + [1] * 4
-    assert FeatureCache(ToyFeatures(), enabled=False).of_squares(iter(()), count=0).features_ND.shape == (0, 27)
+    assert FeatureCache(ToyFeatures(), enabled=False).of_crops(iter(()), count=0).features_ND.shape == (0, 27)

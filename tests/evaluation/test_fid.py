@@ -38,7 +38,7 @@ def test_wrong_input_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("n", "m", "dim"), [(12, 9, 4), (8, 14, 30)])
-def test_a_resample_is_the_distance_of_the_drawn_pictures(n: int, m: int, dim: int) -> None:
+def test_a_resample_is_the_distance_of_the_drawn_images(n: int, m: int, dim: int) -> None:
     x, y = correlated(n, dim, 1), correlated(m, dim, 2, 0.5)
     rng = np.random.default_rng(0)
     u, v = rng.multinomial(n, np.full(n, 1 / n), size=3), rng.multinomial(m, np.full(m, 1 / m), size=3)
@@ -84,7 +84,7 @@ def test_floor_is_the_bias_at_that_number() -> None:
     few, many = real_floor(x, 15), real_floor(x, 100)
     assert few.value > 3 * many.value > 0
     assert [(one.n_x, one.n_y) for one in (few, many)] == [(185, 15), (100, 100)]
-    # What a perfect generator gets against all real pictures, not against as few as it made itself.
+    # What a perfect generator gets against all real images, not against as few as it made itself.
     both = correlated(500, 10, 7)
     fresh = [both[i : i + 15] for i in range(200, 500, 15)]
     perfect = np.mean([frechet_distance(both[:200], one) for one in fresh])

@@ -31,7 +31,7 @@ def test_equals_the_sum_over_pairs(n: int, m: int, dim: int, seed: int) -> None:
 
 
 def test_bootstrap_is_a_weighted_estimate_without_self_pairs() -> None:
-    """One resample by hand: the mean kernel over drawn pairs that are two different pictures."""
+    """One resample by hand: the mean kernel over drawn pairs that are two different images."""
     from evaluation.kid import KidAgainst, polynomial_kernel
 
     x, y = gaussians(7, 5, shift=0.4)
@@ -49,8 +49,8 @@ def test_bootstrap_is_a_weighted_estimate_without_self_pairs() -> None:
     assert found == pytest.approx(expected, rel=1e-9)
 
 
-def test_canvases_are_resampled_not_their_squares() -> None:
-    """Ten copies of each picture tell no more than one: by canvases the interval stays as wide."""
+def test_canvases_are_resampled_not_their_crops() -> None:
+    """Ten copies of each image tell no more than one: by canvases the interval stays as wide."""
     x, y = gaussians(30, 20, shift=0.3)
     alone = kid(x, y, resamples=400)
     copied = kid(np.repeat(x, 10, 0), np.repeat(y, 10, 0), resamples=400)

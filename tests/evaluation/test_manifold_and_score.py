@@ -22,8 +22,8 @@ def test_shares_equal_brute_force(n: int, m: int, k: int, k_coverage: int, seed:
     def radius(z: np.ndarray, k: int) -> list[float]:
         return [sorted(float(((a - b) ** 2).sum()) for b in z)[k] for a in z]
 
-    def inside(points: np.ndarray, centres: np.ndarray, radii: list[float]) -> np.ndarray:
-        pairs = list(zip(centres, radii, strict=True))
+    def inside(points: np.ndarray, centers: np.ndarray, radii: list[float]) -> np.ndarray:
+        pairs = list(zip(centers, radii, strict=True))
         return np.array([[((p - c) ** 2).sum() <= r + 1e-12 for c, r in pairs] for p in points])
 
     found = manifold(x, y, k=k, k_coverage=k_coverage)
@@ -70,7 +70,7 @@ def test_inception_score_of_known_classes() -> None:
     assert inception_score(100 * np.eye(4)[np.zeros(20, int)]).value == pytest.approx(1)
     found = inception_score(np.random.default_rng(0).normal(size=(60, 5)) * 3)
     assert found.low < found.value < found.high
-    with pytest.raises(ValueError, match="2 pictures cannot be parted into 3"):
+    with pytest.raises(ValueError, match="2 images cannot be parted into 3"):
         inception_score(sure[:2], splits=3)
 
 
@@ -90,7 +90,7 @@ def test_parts_share_no_canvas() -> None:
     assert (len(part), len(rest)) == (16, 20)  # half of the canvases, and all others
     assert not set(clusters[part]) & set(clusters[rest])
     part, rest = disjoint_parts(clusters, 6, np.random.default_rng(0))
-    assert (len(part), len(rest)) == (6, 28)  # of two canvases, whose other squares are in neither
+    assert (len(part), len(rest)) == (6, 28)  # of two canvases, whose other crops are in neither
     assert not set(clusters[part]) & set(clusters[rest])
     part, rest = disjoint_parts(np.arange(9), 3, np.random.default_rng(0))
     assert sorted([*part, *rest]) == list(range(9))

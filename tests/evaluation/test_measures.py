@@ -76,7 +76,7 @@ def test_seams_need_borders_and_a_sound_grid() -> None:
 
 def test_collapse_finds_the_flat_window(sample_photos: Photos) -> None:
     photos = list(sample_photos.values())
-    # Two photographs have four windows of 200 px a row: a panorama of them, then one with a part of even grey.
+    # Two photographs have four windows of 200 px a row: a panorama of them, then one with a part of even gray.
     panorama = np.concatenate([photo[:400, :600] for photo in photos], axis=1)
     ruined = panorama.copy()
     ruined[200:400, 800:1000] = 128
@@ -93,13 +93,13 @@ def test_luminance_spread_follows_rec_601() -> None:
     assert luminance_spread(image) == pytest.approx(0.587 * 100)
 
 
-def test_collapse_needs_pictures_as_large_as_a_window(sample_photos: Photos) -> None:
+def test_collapse_needs_images_as_large_as_a_window(sample_photos: Photos) -> None:
     photo = sample_photos["china.jpg"]
-    with pytest.raises(ValueError, match="no generated picture is 256 pixels"):
+    with pytest.raises(ValueError, match="no generated image is 256 pixels"):
         collapse([photo], [photo[:100]])
 
 
-def test_psnr_of_equal_pictures_and_of_other_shapes(sample_photos: Photos) -> None:
+def test_psnr_of_equal_images_and_of_other_shapes(sample_photos: Photos) -> None:
     photo = sample_photos["china.jpg"][:40, :40]
     assert psnr(photo, photo) == float("inf")
     for measure in (psnr, ssim):

@@ -17,17 +17,17 @@ from PIL import Image
 
 from evaluation import inception, perceptual
 from evaluation.clip_score import ClipScore, captions_of, clip_score
+from evaluation.crop_spec import CropSpec
 from evaluation.extractors import make_extractor
-from evaluation.inception import CACHED_AS
+from evaluation.images import ImageSet
+from evaluation.known_weights import INCEPTION_FILE
 from evaluation.perceptual import PerceptualDistance, diversity
-from evaluation.pictures import PictureSet
-from evaluation.protocol import Pictures
 from evaluation.weights import hub_cache
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.hashing import file_sha256
 
 
-def pictures(count: int, side: int, seed: int = 0) -> np.ndarray[Any, Any]:
+def random_images(count: int, side: int, seed: int = 0) -> np.ndarray[Any, Any]:
     return np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
 
 
@@ -45,13 +45,13 @@ def test_inception_is_found_in_torchs_cache_and_is_torch_fidelitys(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     assert hub_cache() == tmp_path / "hub" / "checkpoints"
     hub_cache().mkdir(parents=True)
-    torch.save(theirs.state_dict(), hub_cache() / CACHED_AS)
+    torch.save(theirs.state_dict(), hub_cache() / INCEPTION_FILE)
     with pytest.raises(UsageError, match="wanted is 6726825d"):
         make_extractor("inception")
-    monkeypatch.setattr(inception, "WEIGHTS_SHA256", file_sha256(hub_cache() / CACHED_AS))
+    monkeypatch.setattr(inception, "INCEPTION", file_sha256(hub_cache() / INCEPTION_FILE))
     ours = make_extractor("inception")
     assert (ours.prefix, ours.width) == ("", 2048)
-    images = pictures(2, 40)
+    images = random_images(2, 40)
     features, scores = ours(images)
     with torch.inference_mode():
         expected = theirs(torch.from_numpy(images).permute(0, 3, 1, 2))
@@ -84,7 +84,7 @@ def test_lpips_takes_its_trunk_from_disk(kind: str, tmp_path: Path, monkeypatch:
     theirs = lpips.LPIPS(net=kind, verbose=False).eval()
     ours = PerceptualDistance(f"lpips-{kind}", weights=path)  # type: ignore[arg-type]
     assert ours.name == f"LPIPS({kind})"
-    a, b = pictures(2, 64), pictures(2, 64, seed=1)
+    a, b = random_images(2, 64), random_images(2, 64, seed=1)
     both = [torch.from_numpy(z).permute(0, 3, 1, 2).float() / 127.5 - 1 for z in (a, b)]
     with torch.inference_mode():
         expected = theirs(*both).flatten().double().numpy()
@@ -114,12 +114,12 @@ def test_stlpips_orders_what_is_done_to_photographs(sample_photos: dict[str, Any
 def test_diversity_is_of_pairs_of_different_canvases(tmp_path: Path) -> None:
     for i in range(3):
         Image.fromarray(np.full((32, 64, 3), 80 * i, np.uint8)).save(tmp_path / f"{i}.png")
-    flat = PictureSet(tmp_path, Pictures(crop="windows", side=32))
+    flat = ImageSet(tmp_path, CropSpec(crop="windows", side=32))
     found = diversity(PerceptualDistance(), flat, pairs=5, seed=0)
     assert found.n == 5
     assert found.value > 0.01
     with pytest.raises(ValueError, match="two are needed for a pair"):
-        diversity(PerceptualDistance(), PictureSet([tmp_path / "0.png"]), pairs=5, seed=0)
+        diversity(PerceptualDistance(), ImageSet([tmp_path / "0.png"]), pairs=5, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,7 @@ def test_clip_score_is_the_cosine(clip_folder: Path, tmp_path: Path) -> None:
     scorer = ClipScore(clip_folder)
     assert scorer.name == f"CLIP-score[tiny-clip-{file_sha256(clip_folder / 'model.safetensors')[:8]}]"
     captions = {"0": "a lake", "1.png": "snow", "2": "a hill at dusk"}
-    images = pictures(3, 20)
+    images = random_images(3, 20)
     for i, image in enumerate(images):
         Image.fromarray(image).save(tmp_path / f"{i}.png")
     (tmp_path / "captions.json").write_text(json.dumps({"0": "a lake", "1.png": "snow"}))

@@ -52,11 +52,11 @@ def test_real_features_order_spoilt_photographs_as_they_must(folders: Folders, t
     assert abs(row["value"]) < row["floor"] + 4 * (row["floor_std"] + row["std"])
     for name in ("blurred", "noised", "shuffled"):
         assert kids[name] > row["high"], name
-    # Blur smooths borders and insides alike, and noise is everywhere; shuffled squares do not fit together.
+    # Blur smooths borders and insides alike, and noise is everywhere; shuffled crops do not fit together.
     seams = {name: values(report)["seam ratio generated"] for name, report in found.items()}
     assert seams["blurred"] < 1.25
     assert seams["shuffled"] > 1.5 * seams["other"] > 1.5 * 0.8
-    from evaluation.features import features_of
+    from evaluation.features_of import features_of
 
     same = features_of(folders["other"])
     assert abs(frechet_distance(same, same[::-1])) < 1e-6
@@ -98,7 +98,7 @@ def test_all_metrics_of_a_protocol_with_interval_and_floor(folders: Folders, tmp
     assert report["run"]["wall_seconds"] > 0
 
 
-def test_canvases_larger_than_the_real_pictures(folders: Folders, tmp_path: Path) -> None:
+def test_canvases_larger_than_the_real_images(folders: Folders, tmp_path: Path) -> None:
     (tmp_path / "wide").mkdir()
     paths = sorted(folders["other"].iterdir())
     for i in range(10):
@@ -108,7 +108,7 @@ def test_canvases_larger_than_the_real_pictures(folders: Folders, tmp_path: Path
     wanted = protocol(tmp_path, *cut, kid={}, blocks={"side": 64, "against": "pooled"})
     report = score(wanted, folders["real"], generated=tmp_path / "wide", work=NO_CACHE)
     assert report["sets"]["generated"] | {"sha256": ""} == {
-        "folder": "wide", "files": 10, "squares": 40, "skipped": [], "sha256": "",
+        "folder": "wide", "files": 10, "crops": 40, "skipped": [], "sha256": "",
     }  # fmt: skip
     assert "toy-Block-KID x7 (pooled)" in [row["name"] for row in report["metrics"]]  # 7 shifted blocks for 1
     with pytest.raises(UsageError, match=r"set metrics.blocks.against=pooled"):
@@ -133,7 +133,7 @@ def test_the_command_writes_the_same_bytes_twice(folders: Folders, tmp_path: Pat
     assert "toy-KID" in printed
     assert " FID" not in printed
     assert a["digest"][:12] in printed
-    assert a["sets"]["real"]["squares"] == 20
+    assert a["sets"]["real"]["crops"] == 20
 
 
 def test_reports_of_different_protocols_do_not_compare(folders: Folders, tmp_path: Path) -> None:
@@ -196,8 +196,8 @@ def test_bad_input_is_one_line(folders: Folders, tmp_path: Path, capsys: Any) ->
 
     assert "--generated: missing" in refused()
     assert "is not a folder" in refused("--generated", tmp_path / "none")
-    assert "holds no picture" in refused("--generated", empty)
-    assert "holds 5 squares, at least 10 are needed" in refused("--generated", few)
+    assert "holds no image" in refused("--generated", empty)
+    assert "holds 5 crops, at least 10 are needed" in refused("--generated", few)
     assert "mixed sizes (00000.png is 128x128 but zz.png is 64x64)" in refused("--generated", mixed)
     for more in (["--set", "metrics.seams=null"], ["--set", "metrics.seams.patch=64"],
                  ["--set", "metrics.seams=null", "--set", "metrics.collapse={window: 64}"],
@@ -206,7 +206,7 @@ def test_bad_input_is_one_line(folders: Folders, tmp_path: Path, capsys: Any) ->
         told = refused("--generated", corrupt, *more)
         assert told.startswith(f"error: --generated: {corrupt / '00003.png'}: "), told
         assert "give --skip-corrupt" in told
-    assert "holds the same pictures as --real" in refused("--generated", real)
+    assert "holds the same images as --real" in refused("--generated", real)
     assert "larger than a patch of 128" in refused("--generated", other, "--set", "metrics.seams.patch=128")
     assert "does not exist: make it first" in refused("--generated", other, "--output", tmp_path / "none" / "a.json")
     assert "protocol.metrics.fud" in refused("--generated", other, "--set", "metrics.fud={}")
@@ -217,7 +217,7 @@ def test_bad_input_is_one_line(folders: Folders, tmp_path: Path, capsys: Any) ->
     assert "holds no *.safetensors" in refused("--generated", other, "--clip", empty)
     assert "no canvas has a block of 400" in refused("--generated", other, "--set", "metrics.blocks.side=400")
     rank = refused("--generated", other, "--set", "metrics.fid={}")
-    assert "10 pictures, toy-FID needs more than its 27 features" in rank
+    assert "10 images, toy-FID needs more than its 27 features" in rank
     assert "which is its bias" in rank
     reconstruction = tmp_path / "reconstruction"
     shutil.copytree(folders["blurred"], reconstruction)
@@ -248,7 +248,7 @@ def test_corrupt_files_are_skipped_and_counted(folders: Folders, tmp_path: Path,
     assert done == 0
     assert "1 skipped as unreadable" in capsys.readouterr().out
     found = read_report(tmp_path / "a.json")["sets"]["generated"]
-    assert (found["squares"], found["skipped"]) == (10, ["00003.png"])
+    assert (found["crops"], found["skipped"]) == (10, ["00003.png"])
 
 
 def test_traceback_on_request(tmp_path: Path) -> None:
@@ -263,11 +263,11 @@ def test_unknown_options_are_refused_by_the_parser(capsys: Any) -> None:
     assert "--real" in capsys.readouterr().err
 
 
-def test_crops_writes_the_squares_of_a_protocol(folders: Folders, tmp_path: Path, capsys: Any) -> None:
+def test_crops_writes_the_crops_of_a_protocol(folders: Folders, tmp_path: Path, capsys: Any) -> None:
     small = ["--set", "real.side=64", "--set", "real.short_sides=[80]", "--set", "real.count=3"]
     command = ["crops", "--photos", str(folders["photos"]), *small]
     assert main([*command, "--output", str(tmp_path / "a")]) == 0
-    assert "3 squares" in capsys.readouterr().out
+    assert "3 crops" in capsys.readouterr().out
     assert [image_size(path) for path in sorted((tmp_path / "a").iterdir())] == [(64, 64)] * 3
     assert "is not a folder" in error_of(capsys, "crops", "--photos", tmp_path / "none", "--output", tmp_path / "b")
     assert "exists already" in error_of(capsys, *command, "--output", folders["real"])

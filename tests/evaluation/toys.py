@@ -1,4 +1,4 @@
-"""A feature extractor that costs nothing: small shrunk pictures, and how often it was asked."""
+"""A feature extractor that costs nothing: small shrunk images, and how often it was asked."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 class ToyFeatures:
-    """Mean colours of a 3x3 grid (27 features), and ten scores."""
+    """Mean colors of a 3x3 grid (27 features), and ten scores."""
 
     prefix = "toy-"
     width = 27
@@ -36,7 +36,7 @@ class NoExtractor:
 
 
 class ToyClips:
-    """Mean colours of halves over time and space."""
+    """Mean colors of halves over time and space."""
 
     prefix = "toy-"
     width = 12

@@ -22,8 +22,7 @@ from nuwa_lightning.generation.local import (
 )
 from nuwa_lightning.generation.pretrained import Generator, load_generator, save_generator
 from nuwa_lightning.generation.sampling import Sampling
-from nuwa_lightning.models.nuwa_infinity import PatchTransformer
-from nuwa_lightning.models.patch_layer import TransformerConfig
+from nuwa_lightning.models.nuwa_infinity import PatchTransformer, TransformerConfig
 from nuwa_lightning.planning.context import ContextPool, NearbyContextPool
 from nuwa_lightning.planning.direction import (
     ArbitraryDirectionController,

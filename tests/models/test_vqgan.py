@@ -13,10 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.models.dct_init import start_spectral
-from nuwa_lightning.models.decoder import Decoder
-from nuwa_lightning.models.encoder import Encoder
-from nuwa_lightning.models.quantizer import VectorQuantizer
-from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
+from nuwa_lightning.models.vqgan import VQGAN, Decoder, Encoder, VectorQuantizer, VQGANConfig
 from nuwa_lightning.tokenizers.base import Tokenizer
 from nuwa_lightning.tokenizers.pretrained import load_tokenizer, save_tokenizer
 from nuwa_lightning.tokenizers.tiling import (

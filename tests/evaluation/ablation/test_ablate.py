@@ -52,16 +52,16 @@ def told(name: str, seed: int = 0) -> dict[str, Any]:
     return found
 
 
-def test_every_cell_is_there_with_pictures_scores_and_costs(place: Path) -> None:
+def test_every_cell_is_there_with_images_scores_and_costs(place: Path) -> None:
     for name, seed in (("nearby", 0), ("nearby", 1), ("empty", 0), ("window", 0)):
         cell = OUTPUT / "cells" / name / f"seed_{seed}"
-        pictures = sorted(path.name for path in (cell / "views").glob("*.png"))
-        assert pictures == [f"seed_{1000 * seed + i:06d}.png" for i in range(10)]
+        images = sorted(path.name for path in (cell / "views").glob("*.png"))
+        assert images == [f"seed_{1000 * seed + i:06d}.png" for i in range(10)]
         report = json.loads((cell / "scores" / "views.json").read_text())
         assert [row["name"] for row in report["metrics"]] == ["toy-KID", "seam ratio"]
         found = told(name, seed)
         assert found["parameters"] == parameters(cell / "run" / "model") > 1000
-        assert found["sampling"]["views"]["pictures"] == 10
+        assert found["sampling"]["views"]["images"] == 10
         assert found["training_seconds"] >= 0  # a toy may be done within one tick of the log
         assert "train/loss" in read_curves(cell / "run" / "tensorboard")
         config = yaml.safe_load((cell / "run" / "config.yaml").read_text())
@@ -89,7 +89,7 @@ def test_what_is_done_is_not_done_again(place: Path, calls: Calls, capsys: Any) 
     assert renewed == {"seed_000003.png"}
 
 
-def test_the_same_picture_comes_of_the_same_seed(place: Path, calls: Calls) -> None:
+def test_the_same_image_comes_of_the_same_seed(place: Path, calls: Calls) -> None:
     cell = OUTPUT / "cells" / "window" / "seed_0"
     path = cell / "views" / "seed_000003.png"
     before = path.read_bytes()
@@ -222,7 +222,7 @@ def test_pauses_do_not_count_as_training(tmp_path: Path) -> None:
     assert read_curves(tmp_path) == {"train/loss": [(i, float(i)) for i in range(5)]}
 
 
-def test_pictures_of_no_run_are_refused(tmp_path: Path, capsys: Any) -> None:
+def test_images_of_no_run_are_refused(tmp_path: Path, capsys: Any) -> None:
     assert main(["sample", "--run", str(tmp_path), "--output", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err.startswith(f"error: --run: {tmp_path}: is no folder of a finished run")
     assert not (tmp_path / "out").exists()

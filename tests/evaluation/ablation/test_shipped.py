@@ -9,7 +9,7 @@ import pytest
 from evaluation.ablation.config import load_ablation
 from evaluation.ablation.estimating import count, resolve
 from evaluation.ablation.running import Tokenizer
-from evaluation.sampling import SAMPLERS
+from evaluation.sampling import ALIASES
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 FILES = sorted((REPOSITORY / "recipes" / "ablations").glob("*.yaml"))
@@ -30,7 +30,7 @@ def test_its_cells_are_understood_and_cost_something(path: Path) -> None:
             continue
         seen.add(cell.name)
         cell.definition()
-        assert cell.variant.sampler in SAMPLERS
+        assert cell.variant.sampler in ALIASES
         config = resolve(cell, Tokenizer(Path("tokenizer"), Path("tokenizer")))
         parameters, training, sampling = count(config, cell)
         assert parameters > 1e5
@@ -51,8 +51,8 @@ def test_every_table_of_the_paper_has_its_ablation() -> None:
     theirs = {"local_decoder", "caches", "position", "optimize", "extent", "patch_size", "model_size"}
     ours = {"context", "direction", "num_kv_heads", "token_order"}
     assert names == theirs | ours
-    rivals = {cell.sampler for path in FILES for cell in load_ablation(path).cells.values()} - {"patches"}
-    assert rivals == {"sliding_window", "masked_view"}
+    baselines = {cell.sampler for path in FILES for cell in load_ablation(path).cells.values()} - {"patches"}
+    assert baselines == {"sliding_window", "masked_view"}
 
 
 def test_sampling_costs_what_the_sampler_reads() -> None:

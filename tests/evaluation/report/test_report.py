@@ -63,7 +63,7 @@ def test_the_page_needs_nothing_else(place: Path) -> None:
         "Does it run?",
         "toy-KID",
         "nearby",
-        "window: the rival.",
+        "window: the baseline.",
         "seconds a canvas",
         "of a single seed over",
         "python -m evaluation report runs/ablations/toy",
@@ -185,7 +185,7 @@ def test_the_table_marks_the_best_and_shows_the_floor() -> None:
 
 def timed(name: str, seconds: Sequence[float], values: Sequence[float]) -> Entry:
     """An entry that took so long for each of two canvases."""
-    tables = [{"seconds_tokens": 2 * s, "seconds_pixels": 0.0, "pictures": 2, "tokens": 8} for s in seconds]
+    tables = [{"seconds_tokens": 2 * s, "seconds_pixels": 0.0, "images": 2, "tokens": 8} for s in seconds]
     told = [{"training_seconds": 60.0, "parameters": 10, "sampling": {"s": table}} for table in tables]
     reports = [{"protocol": {"sha256": "x"}, "sets": {}, "metrics": [row(value, 0.1)]} for value in values]
     return Entry(name, "", [Result(i, {"s": r}, {}, t) for i, (r, t) in enumerate(zip(reports, told, strict=True))])

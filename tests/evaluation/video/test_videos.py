@@ -100,9 +100,9 @@ def test_a_boil_is_not_coherent() -> None:
 def test_clips_of_every_form(tmp_path: Path, sample_photos: Photos) -> None:
     clip = pan(sample_photos["china.jpg"], 6, dy=0, dx=8, at=(50, 50), side=64)
     save_frames(tmp_path / "frames", clip)
-    pictures = [Image.fromarray(frame) for frame in clip]
-    pictures[0].save(tmp_path / "b.webp", save_all=True, append_images=pictures[1:], lossless=True)
-    pictures[0].save(tmp_path / "c.gif", save_all=True, append_images=pictures[1:])
+    images = [Image.fromarray(frame) for frame in clip]
+    images[0].save(tmp_path / "b.webp", save_all=True, append_images=images[1:], lossless=True)
+    images[0].save(tmp_path / "c.gif", save_all=True, append_images=images[1:])
     (tmp_path / "notes.txt").write_text("not a clip")
     (tmp_path / "empty").mkdir()
     found = ClipSet(tmp_path, Clips(frames=6))
@@ -110,7 +110,7 @@ def test_clips_of_every_form(tmp_path: Path, sample_photos: Photos) -> None:
     clips = {path.name: frames for path, frames in found}
     np.testing.assert_array_equal(clips["frames"], clip)
     np.testing.assert_array_equal(clips["b.webp"], clip)
-    assert np.abs(clips["c.gif"].astype(int) - clip).mean() < 12  # 256 colours
+    assert np.abs(clips["c.gif"].astype(int) - clip).mean() < 12  # 256 colors
     parts = list(ClipSet(tmp_path, Clips(frames=2, stride=2, all_parts=True, side=32)))
     assert len(parts) == 6  # frames 0 and 2, then 3 and 5, of each
     assert parts[0][1].shape == (2, 32, 32, 3)
@@ -196,7 +196,7 @@ def test_bad_input_is_one_line(folders: dict[str, Path], tmp_path: Path, capsys:
     damaged = tmp_path / "damaged"
     for i in range(5):
         save_frames(damaged / f"{i}", np.random.default_rng(i).integers(0, 256, (8, 64, 64, 3)).astype(np.uint8))
-    (damaged / "2" / "004.png").write_bytes(b"no picture")
+    (damaged / "2" / "004.png").write_bytes(b"no image")
     assert "--skip-corrupt" in refused(damaged)
     path = tmp_path / "a.json"
     assert score(capsys, folders["real"], damaged, "--skip-corrupt", "--output", str(path))[0] == 0

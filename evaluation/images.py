@@ -1,0 +1,277 @@
+"""Folders of images as streams of crops, with errors that name the file and the cure (ours).
+
+Which crops is settled before any image is decoded, from sizes and contents alone, so that nothing depends on names,
+on the order of work, or on what a cache holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from evaluation.crop_spec import CropSpec
+from nuwa_lightning.data.reading import ImageReadError, image_size, list_images, read_image
+from nuwa_lightning.errors import UsageError
+from nuwa_lightning.hashing import file_sha256
+
+Pixels = NDArray[np.uint8]
+"""uint8 RGB, ``(rows, columns, 3)``."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A rectangle of an image brought to ``size`` (rows, columns); corner and extent in pixels of that size."""
+
+    size: tuple[int, int]
+    top: int
+    left: int
+    rows: int
+    columns: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is cut away."""
+        return (self.rows, self.columns) == self.size
+
+
+class ImageSet:
+    """The crops of a folder that a protocol asks for, read again at each pass and never held together.
+
+    Args:
+        where: a folder (sub-folders included), or the files.
+        spec: which crops.
+        option: the option to name in an error.
+        skip_corrupt: leave out files that cannot be read, and count them in ``skipped``.
+        label: what to call it in a report; by default the folder's name.
+
+    Raises:
+        UsageError: if the folder is missing or holds no image, sizes are mixed, or there are too few crops; if a
+            file cannot be read.
+    """
+
+    def __init__(
+        self,
+        where: str | os.PathLike[str] | Sequence[Path],
+        spec: CropSpec | None = None,
+        *,
+        option: str = "folder",
+        skip_corrupt: bool = False,
+        label: str | None = None,
+    ) -> None:
+        self.spec, self.option, self.skip_corrupt = spec or CropSpec(), option, skip_corrupt
+        self.skipped: dict[Path, str] = {}
+        if isinstance(where, (str, os.PathLike)):
+            self.folder: Path | None = Path(where)
+            self.files = image_files(self.folder, option=option)
+            self.label = label or self.folder.resolve().name
+        else:
+            self.folder, self.files, self.label = None, list(where), label or "files"
+        self._hashes: list[str] | None = None
+        self._plan: list[tuple[Path, list[Cut]]] | None = None
+
+    @property
+    def where(self) -> str:
+        """What to show in an error."""
+        return str(self.folder) if self.folder is not None else self.label
+
+    def __len__(self) -> int:
+        """Return the number of crops, those of skipped files not counted."""
+        return sum(len(cuts) for path, cuts in self.plan if path not in self.skipped)
+
+    @property
+    def plan(self) -> list[tuple[Path, list[Cut]]]:
+        """The files that are read, and what is cut of each."""
+        if self._plan is None:
+            self._plan = self._make_plan()
+        return self._plan
+
+    def crops(self) -> Iterator[Pixels]:
+        """Yield the crops, all of one size.
+
+        Raises:
+            UsageError: if a file cannot be read.
+        """
+        for _, image, cuts in self._read():
+            yield from (cut_out(image, cut, self.spec) for cut in cuts)
+
+    def canvases(self) -> Iterator[Pixels]:
+        """Yield what seams and collapse are looked for in: whole images at their scales, or the crops.
+
+        Raises:
+            UsageError: if a file cannot be read.
+        """
+        if self.spec.crop not in ("windows", "whole"):
+            yield from self.crops()
+            return
+        for _, image, cuts in self._read():
+            for size in dict.fromkeys(cut.size for cut in cuts):
+                yield cut_out(image, Cut(size, 0, 0, *size), self.spec)
+
+    def clusters(self) -> NDArray[np.intp]:
+        """Return the number of the file that each crop comes from: crops of one canvas are not independent."""
+        counts = [len(cuts) for path, cuts in self.plan if path not in self.skipped]
+        return np.repeat(np.arange(len(counts)), counts)
+
+    def hashes(self) -> list[str]:
+        """Return the hash of each file's content, in the order of ``files``."""
+        if self._hashes is None:
+            self._hashes = [file_sha256(path) for path in self.files]
+        return self._hashes
+
+    def sha256(self) -> str:
+        """Return the hash of all contents; names and order do not count."""
+        return hashlib.sha256("".join(sorted(self.hashes())).encode()).hexdigest()
+
+    def _read(self) -> Iterator[tuple[Path, Image.Image, list[Cut]]]:
+        for path, cuts in self.plan:
+            if not cuts or path in self.skipped:
+                continue
+            try:
+                image = read_image(path)
+            except ImageReadError as error:
+                self._skip(path, error)
+                continue
+            yield path, image, cuts
+
+    def _skip(self, path: Path, error: ImageReadError) -> None:
+        if not self.skip_corrupt:
+            hint = f"{error.reason}: replace or remove it, or give --skip-corrupt"
+            raise UsageError(self.option, str(path), hint) from error
+        self.skipped[path] = error.reason
+
+    def _make_plan(self) -> list[tuple[Path, list[Cut]]]:
+        sizes = []
+        for path in self.files:
+            try:
+                sizes.append((path, image_size(path)))
+            except ImageReadError as error:
+                self._skip(path, error)
+        if not sizes:
+            raise UsageError(self.option, self.where, "holds no image that can be read: give another folder")
+        if self.spec.crop == "random":
+            return self._random(sizes)
+        found = [(path, self._cuts(size)) for path, size in sizes]
+        if self.spec.crop == "whole":
+            self._check_equal([(path, cut) for path, cuts in found for cut in cuts])
+        total = sum(len(cuts) for _, cuts in found)
+        if not total:
+            hint = f"no image is {self.spec.side} pixels wide and high: make larger ones, or change the protocol"
+            raise UsageError(self.option, self.where, hint)
+        return self._choose(found, total)
+
+    def _scaled(self, size: tuple[int, int]) -> list[tuple[int, int]]:
+        if not self.spec.short_sides:
+            return [size]
+        return [scaled(size, short) for short in self.spec.short_sides]
+
+    def _cuts(self, size: tuple[int, int]) -> list[Cut]:
+        found = []
+        side = self.spec.side
+        for rows, columns in self._scaled(size):
+            if self.spec.crop == "whole":
+                found.append(Cut((rows, columns), 0, 0, rows, columns))
+                continue
+            assert side is not None
+            if self.spec.crop == "center":
+                if min(rows, columns) >= side:
+                    found.append(Cut((rows, columns), (rows - side) // 2, (columns - side) // 2, side, side))
+                continue
+            found += [
+                Cut((rows, columns), y, x, side, side)
+                for y in range(0, rows - side + 1, side)
+                for x in range(0, columns - side + 1, side)
+            ]
+        return found
+
+    def _random(self, sizes: list[tuple[Path, tuple[int, int]]]) -> list[tuple[Path, list[Cut]]]:
+        """Let images and scales take turns; where a crop lies depends on the image's content alone."""
+        side, count = self.spec.side, self.spec.count
+        assert side is not None
+        assert count is not None
+        digest = dict(zip(self.files, self.hashes(), strict=True))
+        plan = []
+        for which, (path, size) in enumerate(sizes):
+            rng = np.random.default_rng([self.spec.seed, int(digest[path][:15], 16)])
+            scales = self._scaled(size)
+            cuts = []
+            for turn in range(len(range(which, count, len(sizes)))):
+                rows, columns = scales[(which + turn) % len(scales)]
+                if min(rows, columns) < side:
+                    hint = f"is {size[1]}x{size[0]}, smaller than the crops of {side} pixels: remove it"
+                    raise UsageError(self.option, str(path), hint)
+                top, left = int(rng.integers(rows - side + 1)), int(rng.integers(columns - side + 1))
+                cuts.append(Cut((rows, columns), top, left, side, side))
+            plan.append((path, cuts))
+        return plan
+
+    def _choose(self, found: list[tuple[Path, list[Cut]]], total: int) -> list[tuple[Path, list[Cut]]]:
+        count = self.spec.count
+        if count is None or count == total:
+            return found
+        if count > total:
+            hint = f"holds {total} crops, the protocol asks for {count}: add some, or change the protocol"
+            raise UsageError(self.option, self.where, hint)
+        kept = set(np.random.default_rng(self.spec.seed).choice(total, count, replace=False).tolist())
+        chosen, place = [], 0
+        for path, cuts in found:
+            chosen.append((path, [cut for i, cut in enumerate(cuts) if place + i in kept]))
+            place += len(cuts)
+        return chosen
+
+    def _check_equal(self, cuts: list[tuple[Path, Cut]]) -> None:
+        (first, (rows, columns)) = cuts[0][0], cuts[0][1].size
+        for path, cut in cuts:
+            if cut.size != (rows, columns):
+                sizes = f"{first.name} is {columns}x{rows} but {path.name} is {cut.columns}x{cut.rows}"
+                hint = f"mixed sizes ({sizes}): give images of one size, or a protocol that cuts windows"
+                raise UsageError(self.option, self.where, hint)
+        side = self.spec.side
+        if side is not None and (rows, columns) != (side, side):
+            hint = f"{first.name} is {columns}x{rows}, the protocol asks for {side}x{side}: change either"
+            raise UsageError(self.option, self.where, hint)
+
+
+def image_files(folder: Path, *, option: str) -> list[Path]:
+    """Return every image below a folder, sorted by path.
+
+    Raises:
+        UsageError: if the folder is missing or holds none.
+    """
+    if not folder.is_dir():
+        raise UsageError(option, str(folder), "is not a folder: give one with images")
+    files = list_images(folder)
+    if not files:
+        raise UsageError(option, str(folder), "holds no image: give a folder with PNG or JPEG files")
+    return files
+
+
+def scaled(size: tuple[int, int], short: int) -> tuple[int, int]:
+    """Return the size (rows, columns) of an image whose shorter side is brought to ``short``."""
+    scale = short / min(size)
+    rows, columns = (max(short, round(length * scale)) for length in size)
+    return rows, columns
+
+
+def cut_out(image: Image.Image, cut: Cut, spec: CropSpec) -> Pixels:
+    """Return the pixels of a cut: as if the whole image were brought to its size first, in less time."""
+    if image.size == (cut.size[1], cut.size[0]):
+        return np.asarray(image, np.uint8)[cut.top : cut.top + cut.rows, cut.left : cut.left + cut.columns]
+    down, across = image.height / cut.size[0], image.width / cut.size[1]
+    box = (cut.left * across, cut.top * down, (cut.left + cut.columns) * across, (cut.top + cut.rows) * down)
+    resample = Image.Resampling[spec.filter.upper()]
+    return np.asarray(image.resize((cut.columns, cut.rows), resample, box=box), np.uint8)
+
+
+def windows(pixels_YX3: Pixels, side: int) -> Iterator[Pixels]:
+    """Yield the crops of ``side`` pixels that fit beside each other, from the upper left corner, row by row."""
+    height, width = pixels_YX3.shape[:2]
+    for y in range(0, height - side + 1, side):
+        for x in range(0, width - side + 1, side):
+            yield pixels_YX3[y : y + side, x : x + side]

@@ -1,0 +1,68 @@
+"""Samples side by side: one strip of images for each entry, at the same seeds."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from evaluation.report.study import Study
+from nuwa_lightning.data.reading import list_images, read_image
+
+_WIDTH: Final = 1100
+_GAP: Final = 4
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Images of one entry.
+
+    Attributes:
+        name: of the entry.
+        jpeg: the images, left to right, as a JPEG file.
+        files: their names.
+    """
+
+    name: str
+    jpeg: bytes
+    files: tuple[str, ...]
+
+    @property
+    def data(self) -> str:
+        """The image as a data address, to be put into a page."""
+        return "data:image/jpeg;base64," + base64.b64encode(self.jpeg).decode("ascii")
+
+
+def strips_of(study: Study, samples: str) -> list[Strip]:
+    """Return a strip for each entry whose images are there, of the files that all of them have."""
+    folders = {
+        entry.name: entry.results[0].folders[samples]
+        for entry in study.entries
+        if samples in entry.results[0].folders and entry.results[0].folders[samples].is_dir()
+    }
+    if not folders:
+        return []
+    names = [{path.name: path for path in list_images(folder)} for folder in folders.values()]
+    shared = sorted(set.intersection(*(set(found) for found in names)))
+    if not shared:
+        return []
+    return [_strip(entry, [found[name] for name in shared]) for entry, found in zip(folders, names, strict=True)]
+
+
+def _strip(name: str, paths: list[Path]) -> Strip:
+    from PIL import Image
+
+    first = read_image(paths[0])
+    # Eight small images, or as many large ones as fit at half their size.
+    count = max(1, min(8, len(paths), _WIDTH // max(128, first.width // 2)))
+    width = (_WIDTH - (count - 1) * _GAP) // count
+    height = max(1, round(first.height * width / first.width))
+    strip = Image.new("RGB", (_WIDTH, height), "white")
+    for i, path in enumerate(paths[:count]):
+        image = read_image(path).resize((width, height), Image.Resampling.LANCZOS)
+        strip.paste(image, (i * (width + _GAP), 0))
+    out = io.BytesIO()
+    strip.save(out, "JPEG", quality=88)
+    return Strip(name, out.getvalue(), tuple(path.name for path in paths[:count]))
