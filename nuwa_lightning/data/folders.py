@@ -21,6 +21,8 @@ import numpy.typing as npt
 _SMALL: Final = 1 << 20
 """Files up to so many bytes are hashed each time."""
 _SETTLED_NS: Final = 2_000_000_000
+_MANY: Final = 200
+"""From so many large files on a bar is shown."""
 
 
 def cache_folder(cache: str | os.PathLike[str] | None = None) -> Path:
@@ -73,13 +75,16 @@ def content_keys(
     The keys of files above 1 MiB are remembered in the cache folder for as long as neither the file's number, nor its
     length, nor the times of its last changes of content (mtime) and of state (ctime, which no tool can set) differ.
     """
+    from tqdm.auto import tqdm
+
     states: list[os.stat_result | OSError] = []
     for path in paths:
         try:
             states.append(regular_stat(path))
         except OSError as error:
             states.append(error)
-    with _remembered([s for s in states if not isinstance(s, OSError) and s.st_size > _SMALL], cache) as keys:
+    large = [state for state in states if not isinstance(state, OSError) and state.st_size > _SMALL]
+    with _remembered(large, cache) as keys:
 
         def key_of(place: int) -> str | OSError:
             path, state = paths[place], states[place]
@@ -94,7 +99,9 @@ def content_keys(
 
         now = time.time_ns()
         with ThreadPoolExecutor(max(1, min(8, os.cpu_count() or 1))) as pool:
-            found = list(pool.map(key_of, range(len(paths))))
+            made = pool.map(key_of, range(len(paths)))
+            quiet = None if len(large) - len(keys) > _MANY else True
+            found = list(tqdm(made, total=len(paths), desc="hashing", unit="file", disable=quiet))
         for state, key in zip(states, found, strict=True):
             # A file that was changed a moment ago may be changed once more without its times telling.
             if isinstance(state, OSError) or isinstance(key, OSError) or state.st_size <= _SMALL:

@@ -252,7 +252,7 @@ def _formats(head: bytes) -> tuple[str, ...]:
             pillow_heif.register_heif_opener(thumbnails=False)
             return (*found, "HEIF")
         if head[8:12] in _HEIF_BRANDS:
-            raise ValueError("HEIC, which is read where pillow-heif is installed")
+            raise ValueError("HEIC, which is read where pillow-heif is installed: pip install 'nuwa-lightning[heic]'")
     return found
 
 
