@@ -192,10 +192,15 @@ class DecodedImage:
             at += count
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def _decode(self, row: int) -> None:
-        piece, f = self._tiles.piece(row, 0), self._tiles.tokenizer.downsample_factor
+    def close(self) -> None:
+        """Give the temporary file back."""
         if self._strip is not None:
             self._strip.close()
+        self._row, self._strip = -1, None
+
+    def _decode(self, row: int) -> None:
+        piece, f = self._tiles.piece(row, 0), self._tiles.tokenizer.downsample_factor
+        self.close()
         self._row, self._strip = row, _Strip((piece.bottom - piece.top) * f, self.width, self._folder)
         for column in range(self._left // self._side, -(-(self._left + self.width) // self._side)):
             pixels_YX3 = self._tiles.decode(self._tiles.piece(row, column))

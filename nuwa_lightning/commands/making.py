@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -327,7 +327,8 @@ class _Making:
                 down, across = (-(-(a + b) // c) for a, b, c in zip(size, order.origin, (rows, columns), strict=True))
                 grid = PatchGrid(1, grid.y or down, grid.x or across, wrap=grid.wrap)
             image = decoded_image(canvas, tokenizer, order, grid, crop, number=number)
-            write_image(image, output, metadata=metadata, overwrite=overwrite, progress=progress)
+            with closing(image):
+                write_image(image, output, metadata=metadata, overwrite=overwrite, progress=progress)
             return
         write_video(
             decoded_video(canvas, order, crop, number=number),
