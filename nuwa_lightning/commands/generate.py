@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from nuwa_lightning.commands import filming, outpaint, prompting
 from nuwa_lightning.commands.generate_options import (
@@ -181,18 +181,18 @@ def import_own(path: str) -> type[Any]:
     from nuwa_lightning.planning.context import ContextPool
     from nuwa_lightning.planning.direction import DirectionController
     from nuwa_lightning.text.base import TextEncoder
+    from nuwa_lightning.tokenizers.base import is_tokenizer_class
 
     module, _, name = path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UsageError("--own", path, f"{error}: name a class in a file of the working directory") from None
-    if not (
-        isinstance(found, type) and issubclass(found, (ContextPool, DirectionController, LocalDecoder, TextEncoder))
-    ):
-        hint = "is no ContextPool, DirectionController, LocalDecoder or TextEncoder: derive it from one"
+    kinds = (ContextPool, DirectionController, LocalDecoder, TextEncoder)
+    if not (is_tokenizer_class(found) or (isinstance(found, type) and issubclass(found, kinds))):
+        hint = "is no ContextPool, DirectionController, LocalDecoder, TextEncoder or Tokenizer: derive it from one"
         raise UsageError("--own", path, hint)
-    return found
+    return cast("type[Any]", found)
 
 
 def _load(options: argparse.Namespace, run: Path) -> tuple[Generator, Tokenizer]:
@@ -201,8 +201,9 @@ def _load(options: argparse.Namespace, run: Path) -> tuple[Generator, Tokenizer]
     from nuwa_lightning.tokenizers.pretrained import load_tokenizer
 
     direction = None if options.order is None else ArbitraryDirectionController(options.order)
-    generator = load_generator(run / "model", direction=direction, own=[import_own(path) for path in options.own])
-    tokenizer = load_tokenizer(run / "tokenizer", option="--checkpoint")
+    own = [import_own(path) for path in options.own]
+    generator = load_generator(run / "model", direction=direction, own=own)
+    tokenizer = load_tokenizer(run / "tokenizer", option="--checkpoint", own=own)
     if tokenizer.fingerprint() != generator.tokenizer_fingerprint:
         raise UsageError(
             "--checkpoint", run, "its tokenizer is not the one that the model was trained with: copy that one there"
