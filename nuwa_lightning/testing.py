@@ -42,6 +42,7 @@ from nuwa_lightning.planning.context.base import ContextPool, checked_extent
 from nuwa_lightning.planning.direction.base import DirectionController, Step
 from nuwa_lightning.planning.geometry import OMEGA, SYMMETRIES, ZETA, PatchGrid, PatchIndex
 from nuwa_lightning.planning.schedule import ContextTable, walk
+from nuwa_lightning.tokenizers.base import Tokenizer
 from nuwa_lightning.writers.base import ImageWriter, Pixels, VideoWriter
 
 GRIDS: tuple[PatchGrid, ...] = tuple(
@@ -345,3 +346,50 @@ class ArraySource:
     def rows(self, start: int, stop: int) -> Pixels:
         """Return some rows."""
         return self._pixels_YX3[start:stop]
+
+
+def check_tokenizer(tokenizer: Tokenizer, *, seed: int = 0, tolerance: float = 1e-4) -> None:
+    """Hold ``tokenizer`` to the laws of :class:`Tokenizer` on small images.
+
+    Args:
+        tokenizer: an object of the class to be tested.
+        seed: of the images.
+        tolerance: how far pixels of pieces may be from those of the whole, in [-1, 1].
+
+    Raises:
+        AssertionError: naming the class and the law.
+    """
+    import torch
+
+    from nuwa_lightning.tokenizers.tiling import decode_tiled, encode_tiled
+
+    def hold(law: str, holds: bool) -> None:
+        if not holds:
+            raise AssertionError(f"{type(tokenizer).__name__}: {law}")
+
+    hold("it has all members of a Tokenizer", isinstance(tokenizer, Tokenizer))
+    size, factor = tokenizer.codebook_size, tokenizer.downsample_factor
+    hold("codebook_KD holds K vectors of D numbers", tokenizer.codebook_KD.shape == (size, tokenizer.codebook_dim))
+    hold("fingerprint stays the same", tokenizer.fingerprint() == tokenizer.fingerprint())
+    generator = torch.Generator().manual_seed(seed)
+    for height, width in ((1, 1), (3, 5), (2 * tokenizer.step + 3, tokenizer.step + 9)):
+        image_B3YX = torch.rand(2, 3, height * factor, width * factor, generator=generator) * 2 - 1
+        before = image_B3YX.clone()
+        tokens_BYX = tokenizer.encode(image_B3YX)
+        hold("encode leaves the image as it is", torch.equal(image_B3YX, before))
+        hold(
+            "encode gives one long token a square",
+            tokens_BYX.shape == (2, height, width) and not tokens_BYX.is_floating_point(),
+        )
+        hold("tokens are from 0 to K - 1", bool(((tokens_BYX >= 0) & (tokens_BYX < size)).all()))
+        hold("encode is deterministic", torch.equal(tokenizer.encode(image_B3YX), tokens_BYX))
+        hold("an image is encoded by itself", torch.equal(tokenizer.encode(image_B3YX[1:]), tokens_BYX[1:]))
+        drawn_BYX = torch.randint(size, (2, height, width), generator=generator)
+        made_B3YX = tokenizer.decode(drawn_BYX)
+        hold("decode gives factor x factor pixels a token", made_B3YX.shape == image_B3YX.shape)
+        hold("pixels are finite", bool(torch.isfinite(made_B3YX).all()))
+        for tile in (1, 2, 5):
+            pieces_BYX = encode_tiled(tokenizer, image_B3YX, tile=tile)
+            hold("pieces are encoded as the whole (encode_halo, step)", torch.equal(pieces_BYX, tokens_BYX))
+            apart = float((decode_tiled(tokenizer, drawn_BYX, tile=tile) - made_B3YX).abs().max())
+            hold("pieces are decoded as the whole (decode_halo, step)", apart <= tolerance)

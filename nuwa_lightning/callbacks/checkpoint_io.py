@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import shutil
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import torch
 from lightning.fabric.plugins.io import CheckpointIO
@@ -80,7 +80,7 @@ class _Sink:
 def _save(checkpoint: dict[str, Any], file: BinaryIO) -> None:
     sink = _Sink(file)
     try:
-        torch.save(checkpoint, sink)  # type: ignore[arg-type]
+        torch.save(checkpoint, cast("BinaryIO", sink))
     except (RuntimeError, OSError) as error:
         raise sink.error or error from None
 

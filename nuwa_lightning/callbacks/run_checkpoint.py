@@ -11,7 +11,9 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-_STOPPING = ("SIGTERM", "SIGHUP", "SIGINT")
+_STOPPING = [signal.Signals[name] for name in ("SIGTERM", "SIGHUP", "SIGINT") if name in signal.Signals.__members__]
+STOPPED = tuple(128 + number for number in _STOPPING)
+"""Exit statuses of a run that a signal has ended."""
 
 
 class Stopped(SystemExit):
@@ -45,9 +47,8 @@ class Signals:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Signals:
-        for name in _STOPPING:
-            number = getattr(signal, name, None)  # Windows has no SIGHUP
-            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+        for number in _STOPPING:
+            if signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.getsignal(number)
         self.install()
         return self

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nuwa_lightning.atomic import atomic_write
+from nuwa_lightning.callbacks.reconstruction_sheet import TakesImages
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.pipeline import NuwaInfinityPipeline
@@ -86,8 +87,7 @@ class SampleSheet(Callback):
             shutil.copyfile(path, partial)
         pl_module.save(folder / "model")
         experiment = getattr(trainer.logger, "experiment", None)
-        if hasattr(experiment, "add_image"):
-            assert experiment is not None
+        if isinstance(experiment, TakesImages):
             experiment.add_image("samples", torch.from_numpy(sheet), trainer.global_step, dataformats="HWC")
         if trainer.progress_bar_callback is not None:
             trainer.progress_bar_callback.print(

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from nuwa_lightning.commands.generate_options import RunOptions, completed, image_metadata, parsed
 from nuwa_lightning.commands.progress import GenerationBar
@@ -156,18 +156,18 @@ def import_own(path: str) -> type[Any]:
     from nuwa_lightning.planning.context import ContextPool
     from nuwa_lightning.planning.direction import DirectionController
     from nuwa_lightning.text.base import TextEncoder
+    from nuwa_lightning.tokenizers.base import is_tokenizer_class
 
     module, _, name = path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UsageError("own", path, f"{error}: name a class in a file of the working directory") from None
-    if not (
-        isinstance(found, type) and issubclass(found, (ContextPool, DirectionController, LocalDecoder, TextEncoder))
-    ):
-        hint = "is no ContextPool, DirectionController, LocalDecoder or TextEncoder: derive it from one"
+    kinds = (ContextPool, DirectionController, LocalDecoder, TextEncoder)
+    if not (is_tokenizer_class(found) or (isinstance(found, type) and issubclass(found, kinds))):
+        hint = "is no ContextPool, DirectionController, LocalDecoder, TextEncoder or Tokenizer: derive it from one"
         raise UsageError("own", path, hint)
-    return found
+    return cast("type[Any]", found)
 
 
 def _load(where: RunOptions, run: Path) -> NuwaInfinityPipeline:

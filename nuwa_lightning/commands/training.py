@@ -35,6 +35,7 @@ from nuwa_lightning.commands.tokenizer import (
     check_recipes,
     expected_factor,
     find_refined,
+    open_tokenizer,
     provide_guided,
     provide_tokenizer,
 )
@@ -60,7 +61,8 @@ from nuwa_lightning.legacy import upgraded_arguments
 from nuwa_lightning.models.vqgan import VQGAN
 from nuwa_lightning.processes import keep_freed_memory
 from nuwa_lightning.text import ClipTextEncoder, HuggingFaceTextEncoder, MiniLMTextEncoder
-from nuwa_lightning.tokenizers.pretrained import load_tokenizer, save_pixel_guided, save_tokenizer
+from nuwa_lightning.tokenizers.base import Tokenizer
+from nuwa_lightning.tokenizers.pretrained import save_pixel_guided, save_tokenizer
 from nuwa_lightning.training.nuwa_module import NuwaInfinityModule
 from nuwa_lightning.training.pixel_guided_module import PixelGuidedModule
 from nuwa_lightning.training.vqgan_module import VQGANModule
@@ -135,9 +137,9 @@ class NuwaCLI(LightningCLI):
         parser.add_argument("--run", type=str, default="runs/latest", help="folder of this run's results")
         parser.add_argument(
             "--tokenizer",
-            type=TokenizerSource | None,
+            type=TokenizerSource | str | None,
             default=None,
-            help="stage 2 and videos: the tokenizer, made if missing",
+            help="stage 2 and videos: the tokenizer, a folder (made if missing) or the import path of a class",
         )
 
     def _parse_ckpt_path(self) -> None:
@@ -250,7 +252,7 @@ class NuwaCLI(LightningCLI):
             if known is None or not isinstance(callback, (EarlyStopping, ModelCheckpoint)):
                 continue
             watched = callback.monitor
-            if watched is not None and watched not in known and watched not in ("epoch", "step"):
+            if watched is not None and watched not in (*known, "epoch", "step"):
                 hint = f"{type(callback).__name__} watches what is not there: give one of {', '.join(known)}"
                 raise UsageError("--trainer.callbacks.monitor", watched, hint)
 
@@ -293,7 +295,7 @@ class NuwaCLI(LightningCLI):
             save_pixel_guided(folder, self.model.finished())
             _LOG.info("pixel-guided decoder: %s", folder)
         if isinstance(self.model, NuwaInfinityModule):
-            plain = load_tokenizer(self._source().path)
+            plain = open_tokenizer(self._source())
             refined = self.refinement.wait(plain)
             tokenizer = refined or plain
             save_tokenizer(self.run_folder / "tokenizer", tokenizer)
@@ -333,15 +335,17 @@ class NuwaCLI(LightningCLI):
         source = self._get(self.config_init, "tokenizer")
         if source is None:
             raise UsageError("--tokenizer.path", None, "this stage needs a tokenizer: name its folder")
+        if isinstance(source, str):
+            return TokenizerSource(source)
         assert isinstance(source, TokenizerSource)
         return source
 
-    def _attach_tokenizer(self, *, make: bool) -> VQGAN:
+    def _attach_tokenizer(self, *, make: bool) -> Tokenizer:
         assert isinstance(self.model, NuwaInfinityModule)
         source = self._source()
         if make:
             provide_tokenizer(source, fast_dev_run=self._trial)
-        tokenizer = load_tokenizer(source.path)
+        tokenizer = open_tokenizer(source)
         check_guided(source, tokenizer)
         self.model.attach_tokenizer(tokenizer)
         if isinstance(self.datamodule, TokenWindowsModule):
@@ -358,8 +362,12 @@ class NuwaCLI(LightningCLI):
             raise UsageError("--data", type(self.datamodule).__name__, hint)
         if make:
             provide_tokenizer(source, fast_dev_run=self._trial)
-        tokenizer = load_tokenizer(source.path)
-        self.model.attach_tokenizer(find_refined(source, tokenizer) or tokenizer)
+        plain = open_tokenizer(source)
+        tokenizer = find_refined(source, plain) or plain
+        if not isinstance(tokenizer, VQGAN):
+            hint = "the decoder of videos begins as a VQGAN's: name the folder of one"
+            raise UsageError("--tokenizer.path", source.path, hint)
+        self.model.attach_tokenizer(tokenizer)
         # Once more, with the size and the tokenizer known.
         check_checkpoint(self.options.get("ckpt_path"), self.model)
 

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -87,6 +88,18 @@ def cosine_factor(step: int, *, warmup: int, total: float) -> float:
         return 1.0
     done = min(1.0, (step - warmup) / max(1.0, total - warmup))
     return 0.5 * (1 + math.cos(math.pi * done))
+
+
+def check_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Refuse a learning rate that an optimizer was given of its own, since all groups follow ``model.lr``.
+
+    Raises:
+        UsageError: if there is one.
+    """
+    parameter = inspect.signature(type(optimizer)).parameters.get("lr")
+    own = optimizer.defaults.get("lr", lr)
+    if own != lr and (parameter is None or own != parameter.default):
+        raise UsageError("model.optimizer.lr", own, f"the learning rate is --model.lr ({lr}): give it there")
 
 
 def ramp(progress: float, *, start: float, length: float) -> float:

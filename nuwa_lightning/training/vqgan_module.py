@@ -22,7 +22,7 @@ from nuwa_lightning.models.dct_init import start_spectral
 from nuwa_lightning.models.discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
 from nuwa_lightning.models.perceptual import PerceptualLoss
 from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
-from nuwa_lightning.tokenizers.pretrained import load_tokenizer
+from nuwa_lightning.tokenizers.pretrained import load_vqgan
 from nuwa_lightning.training.ema import SubmoduleAveraging
 from nuwa_lightning.training.losses import LossWeights, difference_terms, random_crops, weighted_sum
 from nuwa_lightning.training.optimization import (
@@ -126,7 +126,7 @@ class VQGANModule(LightningModule):
     @staticmethod
     def _make_vqgan(size: VQGANConfig, start_from: str | None, added: tuple[int, ...] | None) -> VQGAN:
         if start_from is not None:
-            vqgan = load_tokenizer(start_from, option="--model.start_from")
+            vqgan = load_vqgan(start_from, option="--model.start_from")
             try:
                 vqgan = vqgan if added is None else vqgan.deepened(added)
             except ValueError as error:

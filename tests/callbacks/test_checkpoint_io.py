@@ -57,7 +57,7 @@ def test_a_write_that_fails_leaves_the_old_checkpoint(tmp_path, monkeypatch, fai
         raise OSError("disk full")
 
     monkeypatch.setattr(*((torch, "save", half) if fails == "save" else (os, "replace", crash)))
-    with pytest.raises(UsageError, match=r"disk full.: the one before it is kept"):
+    with pytest.raises(UsageError, match=r"disk full.*: the one before it is kept"):
         io.save_checkpoint({**CONTENT, "global_step": 4}, path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
@@ -93,7 +93,7 @@ def test_spoiled_weights_are_refused_by_name(tmp_path, part, value):
     content[part] = {"w": torch.ones(3), "layer.bias": torch.tensor([1.0, value])}
     torch.save(content, tmp_path / "a.ckpt")
     for mapped in (True, False):
-        with pytest.raises(UsageError, match=r"layer.bias holds NaN or infinity"):
+        with pytest.raises(UsageError, match=r"layer\.bias holds NaN or infinity"):
             read_checkpoint(tmp_path / "a.ckpt", mapped=mapped)
 
 

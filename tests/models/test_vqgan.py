@@ -239,7 +239,7 @@ def damage(folder, **changes) -> None:
     [
         ({"kind": "nuwa-lightning patch transformer"}, "holds nuwa-lightning patch transformer, not a nuwa-lightning"),
         ({"format": 99}, "has format 99, this version reads 1"),
-        ({"class": "os.system"}, "os.system is unknown"),
+        ({"class": "os.system"}, "os.system is not of this package"),
         ({"size": {"codebook_size": 64, "surprise": 1}}, "makes no sense"),
         ({"size": {"codebook_size": 1 << 40}}, "makes no sense"),
         ({"size": {}}, "do not belong together"),
