@@ -197,9 +197,7 @@ class NuwaInfinityPipeline:
             self.save_pretrained(folder)
             return upload(Path(folder), repo_id, private=private, token=token, message=commit_message)
 
-    def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> NuwaInfinityPipeline:
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> NuwaInfinityPipeline:
         """Move it to a device, and choose how numbers are kept while generating; returns itself.
 
         Args:

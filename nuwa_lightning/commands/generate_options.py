@@ -98,8 +98,12 @@ class _Parser(ArgumentParser):
         wrong = re.match(r'Parser key "(\w+)":', message)
         value = re.search(r"(?:Given value: |Got value: )(.*)", message)
         if wrong and value:
-            kinds = [k for k in dict.fromkeys(re.findall(r"Expected (?:a )?<class '(\w+)'>", message)) if k != "NoneType"]
-            raise UsageError(f"--{wrong[1]}", value[1], f"expected {' or '.join(kinds) or 'another'}; see generate --help")
+            kinds = [
+                k for k in dict.fromkeys(re.findall(r"Expected (?:a )?<class '(\w+)'>", message)) if k != "NoneType"
+            ]
+            raise UsageError(
+                f"--{wrong[1]}", value[1], f"expected {' or '.join(kinds) or 'another'}; see generate --help"
+            )
         raise UsageError("generate", " ".join(message.split())[:300], "see generate --help")
 
 
@@ -144,6 +148,8 @@ def parsed(arguments: Sequence[str]) -> tuple[GenerationRequest, RunOptions]:
     """
     p, arguments = parser(), _gathered(arguments)
     values = _plain(p.parse_args(arguments))
+    # Asked for here: what an image stores may be by the other options.
+    unprompted = values["task"] == "unconditional" and not values["prompt"]
     if values["from_file"] is not None:
         stored = _stored(p, values["from_file"])
         if values["prompt"]:  # texts given here replace those of the image, they do not add to them
@@ -158,6 +164,7 @@ def parsed(arguments: Sequence[str]) -> tuple[GenerationRequest, RunOptions]:
         raise UsageError("max_pixels", where.max_pixels, "must be at least 1")
     if not 0 <= where.record_every < float("inf"):
         raise UsageError("record_every", where.record_every, "give a number of seconds from 0 up")
+    values["unprompted"] |= unprompted
     named_video = where.output is not None and Path(where.output).suffix.lower() in VIDEO_SUFFIXES
     if named_video and values["frames"] is None and values["task"] in (None, "unconditional"):
         values["frames"] = FRAMES
