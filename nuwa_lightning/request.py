@@ -1,4 +1,4 @@
-"""What is to be generated: one frozen, checked value that the command line, the pipeline and a canvas share. No torch."""
+"""What is to be generated: one frozen, checked value that the command line and the pipeline share. No torch."""
 
 from __future__ import annotations
 
@@ -369,7 +369,7 @@ class GenerationRequest:
                 raise UsageError(name, values[name], "there is no such field")
         for name, kind in (("size", Size), ("expand", Expansion)):
             if isinstance(values.get(name), str):
-                values[name] = kind.parse(values[name])  # type: ignore[attr-defined]
+                values[name] = kind.parse(values[name])
         if image is not None:
             values["image"] = InputImage.open(image, mask, max_pixels=max_pixels)
         return cls(**values)

@@ -256,3 +256,16 @@ def test_a_request_comes_back(photo, tmp_path):
         assert (again.regions, again.text, again.canvas_size) == (request.regions, request.text, request.canvas_size)
     with pytest.raises(UsageError, match="wings: 2"):
         GenerationRequest.from_options({"wings": 2})
+
+
+def test_the_notebook_runs(pipe, repository, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pipe.save_pretrained("runs/landscape")
+    names: dict[str, object] = {}
+    for cell in json.loads((repository / "docs" / "quickstart.ipynb").read_text())["cells"]:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)
+    image, wider, painted, around = (np.asarray(names[n]) for n in ("image", "wider", "painted", "around"))
+    assert (image.shape, wider.shape, around.shape) == ((128, 256, 3), (160, 320, 3), (128, 256, 3))
+    assert np.array_equal(wider[:128, 64:], image)
+    assert np.array_equal(painted[64:], image[64:])

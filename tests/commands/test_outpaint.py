@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nuwa_lightning.request import Expansion
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.request import Expansion
 from nuwa_lightning.writers import read_metadata
 
 
