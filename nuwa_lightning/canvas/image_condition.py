@@ -74,7 +74,7 @@ class ImageCondition:
         image_YX3: Pixels,
         *,
         holes_YX: NDArray[np.bool_] | None = None,
-        expansion: Expansion = Expansion(),
+        expansion: Expansion = Expansion(),  # noqa: B008 - frozen
         tokenizer: Tokenizer,
         patch_size: tuple[int, int],
         blend: int = 16,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import register_type
 
 from nuwa_lightning.errors import UsageError
@@ -38,7 +38,7 @@ What is killed goes on where it was: the same command with --resume.
 _REPEATED: Final = ("--prompt", "--own")
 
 for _type in (Size, Expansion):
-    register_type(_type, str, _type.parse, fail_already_registered=False)  # type: ignore[attr-defined]
+    register_type(_type, str, _type.parse, fail_already_registered=False)
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def parser() -> ArgumentParser:
         epilog=_EPILOG,
         allow_abbrev=False,
     )
-    p.add_argument("--config", action=ActionConfigFile, help="a YAML file of these options; later ones win")
+    p.add_argument("--config", action="config", help="a YAML file of these options; later ones win")
     p.add_class_arguments(RunOptions, skip={"overwrite", "resume", "from_file"})
     p.add_argument("--overwrite", action="store_true", help="replace the output if it exists, finished or not")
     p.add_argument(

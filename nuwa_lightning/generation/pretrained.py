@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -193,17 +193,18 @@ def load_generator(
 
 
 def _describe(strategy: Strategy) -> dict[str, Any]:
-    fields = dataclasses.fields(strategy) if dataclasses.is_dataclass(strategy) else ()
+    fields: tuple[Any, ...] = dataclasses.fields(strategy) if dataclasses.is_dataclass(strategy) else ()
     args = {f.name: getattr(strategy, f.name) for f in fields if f.init}
     return {"name": f"{type(strategy).__module__}.{type(strategy).__qualname__}", "args": args}
 
 
-def _build(description: Mapping[str, Any], kind: type[S], own: Sequence[type[Strategy]]) -> S:
+def _build(description: Mapping[str, Any], kind: Callable[..., S], own: Sequence[type[Strategy]]) -> S:
     args = {k: tuple(v) if isinstance(v, list) else v for k, v in description["args"].items()}
-    return _class(str(description["name"]), kind, own)(**args)
+    made: S = _class(str(description["name"]), kind, own)(**args)
+    return made
 
 
-def _class(name: str, kind: type[S], own: Sequence[type[Strategy]]) -> type[S]:
+def _class(name: str, kind: Any, own: Sequence[type[Strategy]]) -> Any:
     """Return the class of a saved name: one that the caller allows, else one of this package, never another."""
     for given in own:
         if issubclass(given, kind) and name in (given.__name__, f"{given.__module__}.{given.__qualname__}"):
