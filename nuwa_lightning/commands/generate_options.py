@@ -79,6 +79,10 @@ OF_THE_RUN: Final = tuple(each.name for each in dataclasses.fields(RunOptions))
 class _Parser(ArgumentParser):
     """A parser whose errors are one line: option, value and what to do."""
 
+    def parse_args(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Any:  # type: ignore[override]
+        """Return the options; those that may be repeated as lists."""
+        return super().parse_args(_gathered(args or ()), *more, **options)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise a UsageError."""
         cause: BaseException | None = ex
@@ -146,7 +150,7 @@ def parsed(arguments: Sequence[str]) -> tuple[GenerationRequest, RunOptions]:
     Raises:
         UsageError: naming the option.
     """
-    p, arguments = parser(), _gathered(arguments)
+    p = parser()
     values = _plain(p.parse_args(arguments))
     # Asked for here: what an image stores may be by the other options.
     unprompted = values["task"] == "unconditional" and not values["prompt"]
