@@ -59,7 +59,7 @@ def _fetched(
             name,
             revision=revision,
             token=token,
-            cache_dir=None if cache is None else str(cache),
+            cache_dir=None if cache is None else Path(cache),
             local_files_only=local,
             allow_patterns=list(FILES),
         )

@@ -246,7 +246,8 @@ class NuwaInfinityPipeline:
             guidance_scale: how strongly the text pulls; 1 as trained, None for 2.
             output_type: ``pil``, ``np``, ``pt``, or ``tokens`` for no pixels.
             callback: told of the progress after each wave of patches.
-            **options: other fields of :class:`GenerationRequest`, such as ``temperature``, ``top_k``, ``wrap``.
+            **options: other fields of :class:`GenerationRequest`, such as ``temperature`` or
+                ``wrap``.
 
         Raises:
             UsageError: naming the argument that does not fit.
@@ -349,7 +350,7 @@ class NuwaInfinityPipeline:
             raise UsageError("task", request.task, hint)
         direction: DirectionController = self.generator.direction
         if request.order is not None:
-            direction = ArbitraryDirectionController(request.order)  # type: ignore[arg-type]
+            direction = ArbitraryDirectionController(request.order)  # type: ignore[arg-type]  # it checks
         return dataclasses.replace(self.generator, direction=direction).renderer(
             Sampling(request.temperature, request.top_k, request.top_p),
             max_rows=request.max_rows,

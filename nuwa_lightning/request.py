@@ -1,4 +1,4 @@
-"""What is to be generated: one frozen, checked value for command line, pipeline and canvas. No torch."""
+"""What is to be generated: one frozen, checked value that the command line and the pipeline share. No torch."""
 
 from __future__ import annotations
 
@@ -264,7 +264,7 @@ class GenerationRequest:
         prompt: what is to be seen; for a region of the canvas "LEFT,TOP,WIDTH,HEIGHT: TEXT" in pixels, may be repeated,
             one without numbers is for the rest; a patch reads the text of the region that holds its center
         prompt_each: instead, a text for each of the images; "" for none
-        unprompted: let a model that reads texts go without one; the task unconditional says so by itself
+        unprompted: let a model that reads texts go without one
         guidance: how strongly the text pulls: 1 as trained, more exaggerates, at twice the work (default: 2)
         frames: how many frames of a video (default: 40)
         fps: frames a second (default: 8)
@@ -301,8 +301,6 @@ class GenerationRequest:
 
     def __post_init__(self) -> None:
         """Fill in what is usual, and refuse what does not go together."""
-        if self.task == "unconditional":
-            self._set(unprompted=True)
         self._set(task=self._task(), prompt=tuple(self.prompt), prompt_each=tuple(self.prompt_each))
         self._check_image()
         self._check_video()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace  # type: ignore[attr-defined]
+from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import register_type
 
 from nuwa_lightning.errors import UsageError
@@ -79,6 +79,10 @@ OF_THE_RUN: Final = tuple(each.name for each in dataclasses.fields(RunOptions))
 class _Parser(ArgumentParser):
     """A parser whose errors are one line: option, value and what to do."""
 
+    def parse_args(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Any:  # type: ignore[override]
+        """Return the options; those that may be repeated as lists."""
+        return super().parse_args(_gathered(args or ()), *more, **options)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise a UsageError."""
         cause: BaseException | None = ex
@@ -115,7 +119,7 @@ def parser() -> ArgumentParser:
         epilog=_EPILOG,
         allow_abbrev=False,
     )
-    p.add_argument("--config", action=ActionConfigFile, help="a YAML file of these options; later ones win")
+    p.add_argument("--config", action="config", help="a YAML file of these options; later ones win")
     p.add_class_arguments(RunOptions, skip={"overwrite", "resume", "from_file"})
     p.add_argument("--overwrite", action="store_true", help="replace the output if it exists, finished or not")
     p.add_argument(
@@ -146,8 +150,10 @@ def parsed(arguments: Sequence[str]) -> tuple[GenerationRequest, RunOptions]:
     Raises:
         UsageError: naming the option.
     """
-    p, arguments = parser(), _gathered(arguments)
+    p = parser()
     values = _plain(p.parse_args(arguments))
+    # Asked for here: what an image stores may be by the other options.
+    unprompted = values["task"] == "unconditional" and not values["prompt"]
     if values["from_file"] is not None:
         stored = _stored(p, values["from_file"])
         if values["prompt"]:  # texts given here replace those of the image, they do not add to them
@@ -162,6 +168,7 @@ def parsed(arguments: Sequence[str]) -> tuple[GenerationRequest, RunOptions]:
         raise UsageError("max_pixels", where.max_pixels, "must be at least 1")
     if not 0 <= where.record_every < float("inf"):
         raise UsageError("record_every", where.record_every, "give a number of seconds from 0 up")
+    values["unprompted"] |= unprompted
     named_video = where.output is not None and Path(where.output).suffix.lower() in VIDEO_SUFFIXES
     if named_video and values["frames"] is None and values["task"] in (None, "unconditional"):
         values["frames"] = FRAMES

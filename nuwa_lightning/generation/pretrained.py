@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -163,16 +163,16 @@ def load_generator(
             raise ValueError(f"{spoiled} holds NaN or infinity")
         upgrade_state(state)
         model.load_state_dict(state, strict=True, assign=True)
-        pool = _build(config["context_pool"], ContextPool, own)  # type: ignore[type-abstract]
-        direction = direction or _build(config["direction"], DirectionController, own)  # type: ignore[type-abstract]
+        pool = _build(config["context_pool"], ContextPool, own)
+        direction = direction or _build(config["direction"], DirectionController, own)
         # Folders from before there was a choice do not say it.
         before = {"name": "AutoregressiveLocalDecoder", "args": {}}
-        local_decoder = _build(config.get("local_decoder", before), LocalDecoder, own)  # type: ignore[type-abstract]
+        local_decoder = _build(config.get("local_decoder", before), LocalDecoder, own)
         if local_decoder.bidirectional != model.bidirectional:
             raise ValueError(f"{local_decoder} is not what the model was trained for")
         encoder: TextEncoder | None = None
         if "text_encoder" in config:
-            encoder = _build(config["text_encoder"], TextEncoder, own)  # type: ignore[type-abstract]
+            encoder = _build(config["text_encoder"], TextEncoder, own)
         order, fingerprint = config["token_order"], config["tokenizer_fingerprint"]
         frames = int(config.get("frames", 1))
         if order not in get_args(TokenOrder):
@@ -198,19 +198,18 @@ def load_generator(
 
 
 def _describe(strategy: Strategy) -> dict[str, Any]:
-    fields: tuple[dataclasses.Field[Any], ...] = ()
-    if dataclasses.is_dataclass(strategy):
-        fields = dataclasses.fields(strategy)
+    fields: tuple[Any, ...] = dataclasses.fields(strategy) if dataclasses.is_dataclass(strategy) else ()
     args = {f.name: getattr(strategy, f.name) for f in fields if f.init}
     return {"name": f"{type(strategy).__module__}.{type(strategy).__qualname__}", "args": args}
 
 
-def _build(description: Mapping[str, Any], kind: type[S], own: Sequence[type[Strategy]]) -> S:
+def _build(description: Mapping[str, Any], kind: Callable[..., S], own: Sequence[type[Strategy]]) -> S:
     args = {k: tuple(v) if isinstance(v, list) else v for k, v in description["args"].items()}
-    return _class(str(description["name"]), kind, own)(**args)
+    made: S = _class(str(description["name"]), kind, own)(**args)
+    return made
 
 
-def _class(name: str, kind: type[S], own: Sequence[type[Strategy]]) -> type[S]:
+def _class(name: str, kind: Any, own: Sequence[type[Strategy]]) -> Any:
     """Return the class of a saved name: one that the caller allows, else one of this package, never another."""
     for given in own:
         if issubclass(given, kind) and name in (given.__name__, f"{given.__module__}.{given.__qualname__}"):
