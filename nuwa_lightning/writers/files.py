@@ -311,7 +311,7 @@ def _hidden(target: Path) -> str:
 
 def _remove(folder: Path) -> None:
     """Remove a folder in which threads of a library that has failed may still be writing."""
-    for _ in range(50):
+    for _ in range(250):
         shutil.rmtree(folder, ignore_errors=True)
         if not folder.exists():
             return
@@ -340,7 +340,10 @@ class _Checked:
         self._source, self._progress = source, progress
 
     def rows(self, start: int, stop: int) -> Pixels:
-        pixels_YX3 = _checked(self._source.rows(start, stop), (stop - start, self.width, 3))
+        try:
+            pixels_YX3 = _checked(self._source.rows(start, stop), (stop - start, self.width, 3))
+        except OSError as error:  # not to be told as one of the output
+            raise RuntimeError(f"rows {start} to {stop} cannot be read ({_reason(error)})") from error
         if self._progress is not None:
             self._progress(stop)
         return pixels_YX3
