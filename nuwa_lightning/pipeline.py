@@ -128,6 +128,8 @@ class NuwaInfinityPipeline:
         self.generator, self.tokenizer, self.pixel_guided = generator, tokenizer, pixel_guided
         self.name, self.folder = name, folder
         self._number = "float32"
+        self.threads = 1
+        """Of the CPU, for the many small steps of decoding tokens."""
 
     @classmethod
     def from_pretrained(
@@ -355,6 +357,7 @@ class NuwaInfinityPipeline:
             Sampling(request.temperature, request.top_k, request.top_p),
             max_rows=request.max_rows,
             precision=Precision(request.weights, request.cache),  # type: ignore[arg-type]
+            threads=self.threads,
         )
 
     def order(

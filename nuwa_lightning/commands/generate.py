@@ -174,7 +174,9 @@ def _load(where: RunOptions, run: Path) -> NuwaInfinityPipeline:
     from nuwa_lightning.pipeline import NuwaInfinityPipeline
 
     own = [import_own(path) for path in where.own]
-    return NuwaInfinityPipeline.from_folder(run, own=own, name=where.checkpoint)
+    pipe = NuwaInfinityPipeline.from_folder(run, own=own, name=where.checkpoint)
+    pipe.threads = where.threads
+    return pipe
 
 
 def _how(

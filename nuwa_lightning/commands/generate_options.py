@@ -52,6 +52,7 @@ class RunOptions:
             be repeated
         preview: a small .png that grows with the image; none for none (default: beside the output, from 16 megapixels
             on)
+        threads: CPU threads for decoding tokens; one is the fastest for small models, and beside other processes by far
         record_every: how many seconds of work a kill may cost; 0 records every wave
         max_pixels: read an image or mask of at most so many pixels; raise it for a file that you trust (default: 200
             million)
@@ -64,6 +65,7 @@ class RunOptions:
     output: str | None = None
     own: tuple[str, ...] = ()
     preview: str | None = None
+    threads: int = 1
     record_every: float = 10.0
     max_pixels: int | None = None
     overwrite: bool = False

@@ -79,6 +79,7 @@ class Generator:
         *,
         max_rows: int = 64,
         precision: Precision = Precision(),  # noqa: B008 - frozen
+        threads: int = 1,
     ) -> InfiniteRenderer:
         """Return the one sampler; arguments as for :class:`InfiniteRenderer`."""
         return InfiniteRenderer(
@@ -90,6 +91,7 @@ class Generator:
             max_rows,
             precision=precision,
             local_decoder=self.local_decoder,
+            threads=threads,
         )
 
 
