@@ -41,7 +41,7 @@ class TokenizerSource:
         refined: folder of the refined tokenizer, made by ``refine``; the decoder of videos begins as its decoder.
         guided: folder of the pixel-guided decoder of videos that goes with the tokenizer, put into the run at its end.
         guided_recipe: recipe that makes it when it is missing; its run folder must be the parent of ``guided``.
-        init_args: of the class that ``path`` names.
+        arguments: of the class that ``path`` names.
         window: where the tokenizer is not local (attention or norms over the whole image), it is shown windows of so
             many tokens; 0 leaves it as it is.
         overlap: how far a window reaches beyond these, in tokens, on each side.
@@ -55,7 +55,7 @@ class TokenizerSource:
     beside: bool = True
     guided: str | None = None
     guided_recipe: str | None = None
-    init_args: dict[str, Any] | None = None
+    arguments: dict[str, Any] | None = None
     window: int = 0
     overlap: int = 4
     own: tuple[str, ...] = ()
@@ -82,11 +82,11 @@ def open_tokenizer(source: TokenizerSource) -> Tokenizer:
         tokenizer = load_tokenizer(source.path, own=own)
     else:
         try:
-            tokenizer = _imported(source.path, "--tokenizer.path")(**(source.init_args or {}))
+            tokenizer = _imported(source.path, "--tokenizer.path")(**(source.arguments or {}))
         except (TypeError, ValueError) as error:
             if isinstance(error, UsageError):
                 raise
-            raise UsageError("--tokenizer.init_args", source.init_args, f"{source.path}: {error}") from error
+            raise UsageError("--tokenizer.arguments", source.arguments, f"{source.path}: {error}") from error
         if not isinstance(tokenizer, Tokenizer):
             lacks = ", ".join(sorted(name for name in dir(Tokenizer) if name[0] != "_" and name not in dir(tokenizer)))
             raise UsageError("--tokenizer.path", source.path, f"lacks {lacks}: see docs/how-to/tokenizer.md")

@@ -137,9 +137,9 @@ class NuwaCLI(LightningCLI):
         parser.add_argument("--run", type=str, default="runs/latest", help="folder of this run's results")
         parser.add_argument(
             "--tokenizer",
-            type=TokenizerSource | str | None,
+            type=TokenizerSource | None,
             default=None,
-            help="stage 2 and videos: the tokenizer, a folder (made if missing) or the import path of a class",
+            help="stage 2 and videos: the tokenizer, made if missing",
         )
 
     def _parse_ckpt_path(self) -> None:
@@ -335,8 +335,6 @@ class NuwaCLI(LightningCLI):
         source = self._get(self.config_init, "tokenizer")
         if source is None:
             raise UsageError("--tokenizer.path", None, "this stage needs a tokenizer: name its folder")
-        if isinstance(source, str):
-            return TokenizerSource(source)
         assert isinstance(source, TokenizerSource)
         return source
 
