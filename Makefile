@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed
 # On a terminal pip's progress bars show that something happens; in a log they are noise.
 QUIET := $(if $(CI),--quiet)
 
-.PHONY: help install fit test lint check clean distclean build
+.PHONY: help install fit test docs lint check clean distclean build
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -24,7 +24,10 @@ install: $(STAMP)  ## make .venv and install the pinned versions (skipped when u
 fit: $(STAMP)  ## train both stages on real photographs (CONFIG=recipes/landscape.yaml, ARGS=...)
 	@$(PY) -m nuwa_lightning fit --config $(CONFIG) $(ARGS)
 
-test: lint  ## lint, types, layers and the default tests
+docs: $(STAMP)  ## the site, into build/site/; a warning is an error
+	@$(PY) -m mkdocs build --strict --quiet
+
+test: lint docs  ## lint, types, layers, the site and the default tests
 	@$(PY) -m pytest $(PYTEST_ARGS)
 
 lint: $(STAMP)  ## ruff, mypy --strict and the import contracts

@@ -76,7 +76,7 @@ class Scores(Callback):
         """Keep pairs of originals and reconstructions as files."""
         from PIL import Image
 
-        from nuwa_lightning.canvas.streaming_decoder import to_uint8
+        from nuwa_lightning.canvas.decoding import to_uint8
 
         if not isinstance(outputs, dict) or "reconstruction" not in outputs or not trainer.is_global_zero:
             return

@@ -164,7 +164,7 @@ def _make(
     from PIL import Image
 
     from nuwa_lightning.atomic import atomic_write, write_json
-    from nuwa_lightning.canvas.streaming_decoder import to_uint8
+    from nuwa_lightning.canvas.decoding import to_uint8
 
     height, width = spec.pixels
     rows, columns = (-(-side // decoder.downsample_factor) for side in spec.pixels)

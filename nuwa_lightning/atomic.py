@@ -216,4 +216,5 @@ def write_json(path: str | os.PathLike[str], data: object) -> None:
     """
     text = json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
     with atomic_write(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        # A file name may hold bytes that are no UTF-8: Python keeps each as a surrogate, JSON writes it as \\udcXX.
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")

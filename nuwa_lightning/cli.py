@@ -90,8 +90,7 @@ def main(args: Sequence[str] | None = None) -> int:
                 return 0
             from nuwa_lightning.commands.training import train
 
-            train([command, *("--help" if a == "--help-all" else a for a in rest)])
-            return 0
+            return train([command, *("--help" if a == "--help-all" else a for a in rest)])
         raise UsageError("COMMAND", command, _did_you_mean(command))
     except (UsageError, OSError) as error:
         if os.environ.get("NUWA_LIGHTNING_TRACEBACK"):

@@ -15,9 +15,5 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
     Raises:
         OSError: if it cannot be read.
     """
-    # Block by block: Python 3.10 has no hashlib.file_digest.
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

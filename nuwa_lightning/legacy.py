@@ -35,7 +35,10 @@ _MODULES: Final = (
     (r"nuwa_lightning\.stages\.(nuwa_module|vqgan_module|pixel_guided_module)\b", r"nuwa_lightning.training.\1"),
     (r"nuwa_lightning\.stages\.conditions\b", "nuwa_lightning.training.conditioning"),
     (r"nuwa_lightning\.stages\.optimization\b", "nuwa_lightning.training.optimization"),
-    (r"nuwa_lightning\.modules\.patch_layer\.TransformerSize\b", "nuwa_lightning.models.patch_layer.TransformerConfig"),
+    (
+        r"nuwa_lightning\.modules\.patch_layer\.TransformerSize\b",
+        "nuwa_lightning.models.nuwa_infinity.TransformerConfig",
+    ),
     (r"nuwa_lightning\.tokenizers\.vqgan\.VQGANSize\b", "nuwa_lightning.models.vqgan.VQGANConfig"),
     (r"nuwa_lightning\.data\.giant_picture\b", "nuwa_lightning.data.giant_image"),
     (r"nuwa_lightning\.data\.synthetic_films\b", "nuwa_lightning.data.synthetic_videos"),

@@ -28,13 +28,22 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Collection, Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
 
-from nuwa_lightning.errors import LawError, UsageError
+import numpy as np
+
+from nuwa_lightning.data.folder_samples import SPLITS
+from nuwa_lightning.data.photos import PhotoSource
+from nuwa_lightning.errors import LawError, UsageError, shown
 from nuwa_lightning.planning.context.base import ContextPool, checked_extent
 from nuwa_lightning.planning.direction.base import DirectionController, Step
 from nuwa_lightning.planning.geometry import OMEGA, SYMMETRIES, ZETA, PatchGrid, PatchIndex
 from nuwa_lightning.planning.schedule import ContextTable, walk
+from nuwa_lightning.tokenizers.base import Tokenizer
+from nuwa_lightning.writers.base import ImageWriter, Pixels, VideoWriter
 
 GRIDS: tuple[PatchGrid, ...] = tuple(
     PatchGrid(*shape)
@@ -243,3 +252,144 @@ def _check_endless(controller: DirectionController, grid: PatchGrid, rng: random
                 raise _broken(controller, "a lazy plan reaches every patch", grid, patch, detail)
         if len(steps) < 32 * slab:
             raise _broken(controller, "a plan of an endless grid never ends", grid, None)
+
+
+def check_photo_source(source: PhotoSource) -> None:
+    """Check the laws of a source of photos; it is prepared for that.
+
+    Args:
+        source: one that holds a few photos.
+
+    Raises:
+        AssertionError: naming the law and what broke it.
+    """
+    import json
+
+    from nuwa_lightning.data.reading import image_size, read_image
+
+    name = type(source).__name__
+    source.prepare()
+    source.prepare()
+    sides = {split: source.photos(split) for split in SPLITS}
+    again = {split: source.photos(split) for split in SPLITS}
+    assert sides == again, f"{name}: photos returns the same photos in the same order each time"
+    assert sides["train"], f"{name}: there is a photo for training"
+    keys = [photo.key for photos in sides.values() for photo in photos]
+    twice = sorted({key for key in keys if keys.count(key) > 1})
+    assert not twice, f"{name}: keys are unique over both splits: {twice}"
+    shared = {photo.scene or photo.key for photo in sides["train"]} & {p.scene or p.key for p in sides["val"]}
+    assert not shared, f"{name}: a scene lies on one side: {sorted(shared)}"
+    for photos in sides.values():
+        for photo in photos:
+            size = read_image(photo.path).size
+            assert image_size(photo.path) == (size[1], size[0]), f"{name}: {photo.path} tells its size"
+            assert isinstance(photo.caption, str), f"{name}: the caption of {photo.key} is text"
+    for split in SPLITS:
+        option, value = source.option(split)
+        assert isinstance(option, str), f"{name}: option names an option"
+        assert isinstance(value, str), f"{name}: option gives its value as text"
+    json.dumps(source.record(), allow_nan=False)  # raises what is wrong with it
+
+
+def check_writer(
+    writer: ImageWriter | VideoWriter, suffix: str, *, read: Callable[[Path], Sequence[Pixels]] | None = None
+) -> None:
+    """Hold a writer of images or of videos to its laws on small outputs.
+
+    Args:
+        writer: an object of the class to be tested.
+        suffix: of the outputs, such as ``.png``.
+        read: returns the pixels of an output (of a video its frames) if the format gives all of them back unchanged.
+
+    Raises:
+        AssertionError: naming the class and the law.
+    """
+    metadata = {"prompt": "a, (b) \u5c71 ?> -->", "seed": 3, "nested": {"none": None, "list": [1, 2.5]}}
+    video = isinstance(writer, VideoWriter)
+    random_pixels = np.random.default_rng(0)
+    for height, width in ((2, 2), (34, 58), (128, 16), (258, 130)) if video else ((1, 1), (1, 61), (53, 1), (257, 131)):
+        frames_TYX3 = random_pixels.integers(0, 256, (3 if video else 1, height, width, 3), np.uint8)
+        where = f"{shown(writer)}: {width}x{height}: "
+        contents = []
+        for _ in range(2):
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / f"output{suffix}"
+                if isinstance(writer, VideoWriter):
+                    writer.write(iter(frames_TYX3), path, metadata, fps=Fraction(12))
+                else:
+                    writer.write(ArraySource(frames_TYX3[0]), path, metadata)
+                expected = sorted([path, *writer.companions(path)])
+                assert sorted(Path(folder).iterdir()) == expected, f"{where}makes the output and nothing else"
+                assert path.is_dir() == writer.folder, f"{where}is a folder where it says so"
+                assert writer.read_metadata(path) == metadata, f"{where}metadata come back"
+                if read is not None:
+                    same = np.array_equal(np.asarray(read(path)), frames_TYX3 if video else frames_TYX3[0])
+                    assert same, f"{where}pixels come back"
+                files = sorted(found for found in Path(folder).rglob("*") if found.is_file())
+                contents.append([(found.relative_to(folder), found.read_bytes()) for found in files])
+        assert contents[0] == contents[1], f"{where}equal pixels make equal bytes"
+
+
+class ArraySource:
+    """An image in memory as a source of pixels.
+
+    Args:
+        pixels_YX3: uint8 sRGB.
+    """
+
+    band = 7
+
+    def __init__(self, pixels_YX3: Pixels) -> None:
+        self._pixels_YX3 = pixels_YX3
+        self.height, self.width = pixels_YX3.shape[:2]
+
+    def rows(self, start: int, stop: int) -> Pixels:
+        """Return some rows."""
+        return self._pixels_YX3[start:stop]
+
+
+def check_tokenizer(tokenizer: Tokenizer, *, seed: int = 0, tolerance: float = 1e-4) -> None:
+    """Hold ``tokenizer`` to the laws of :class:`Tokenizer` on small images.
+
+    Args:
+        tokenizer: an object of the class to be tested.
+        seed: of the images.
+        tolerance: how far pixels of pieces may be from those of the whole, in [-1, 1].
+
+    Raises:
+        AssertionError: naming the class and the law.
+    """
+    import torch
+
+    from nuwa_lightning.tokenizers.tiling import decode_tiled, encode_tiled
+
+    def hold(law: str, holds: bool) -> None:
+        if not holds:
+            raise AssertionError(f"{type(tokenizer).__name__}: {law}")
+
+    hold("it has all members of a Tokenizer", isinstance(tokenizer, Tokenizer))
+    size, factor = tokenizer.codebook_size, tokenizer.downsample_factor
+    hold("codebook_KD holds K vectors of D numbers", tokenizer.codebook_KD.shape == (size, tokenizer.codebook_dim))
+    hold("fingerprint stays the same", tokenizer.fingerprint() == tokenizer.fingerprint())
+    generator = torch.Generator().manual_seed(seed)
+    for height, width in ((1, 1), (3, 5), (2 * tokenizer.step + 3, tokenizer.step + 9)):
+        image_B3YX = torch.rand(2, 3, height * factor, width * factor, generator=generator) * 2 - 1
+        before = image_B3YX.clone()
+        tokens_BYX = tokenizer.encode(image_B3YX)
+        hold("encode leaves the image as it is", torch.equal(image_B3YX, before))
+        hold(
+            "encode gives one long token a square",
+            tokens_BYX.shape == (2, height, width) and not tokens_BYX.is_floating_point(),
+        )
+        hold("tokens are from 0 to K - 1", bool(((tokens_BYX >= 0) & (tokens_BYX < size)).all()))
+        hold("encode is deterministic", torch.equal(tokenizer.encode(image_B3YX), tokens_BYX))
+        hold("an image is encoded by itself", torch.equal(tokenizer.encode(image_B3YX[1:]), tokens_BYX[1:]))
+        drawn_BYX = torch.randint(size, (2, height, width), generator=generator)
+        made_B3YX = tokenizer.decode(drawn_BYX)
+        hold("decode gives factor x factor pixels a token", made_B3YX.shape == image_B3YX.shape)
+        hold("pixels are finite", bool(torch.isfinite(made_B3YX).all()))
+        for tile in (1, 2, 5):
+            pieces_BYX = encode_tiled(tokenizer, image_B3YX, tile=tile)
+            hold("pieces are encoded as the whole (encode_halo, step)", torch.equal(pieces_BYX, tokens_BYX))
+            apart = float((decode_tiled(tokenizer, drawn_BYX, tile=tile) - made_B3YX).abs().max())
+            hold("pieces are decoded as the whole (decode_halo, step)", apart <= tolerance)

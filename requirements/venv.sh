@@ -1,22 +1,22 @@
 #!/usr/bin/env bash
-# Makes the virtual environment named by $1 with the first Python >= 3.10 found (or $PYTHON), and says what to do if it cannot.
+# Makes the virtual environment named by $1 with the first Python >= 3.11 found (or $PYTHON), and says what to do if it cannot.
 set -euo pipefail
 venv=$1
-is_new_enough='import sys; raise SystemExit(sys.version_info < (3, 10))'
+is_new_enough='import sys; raise SystemExit(sys.version_info < (3, 11))'
 
 if [ -x "$venv/bin/python" ] && "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
     exit 0
 fi
 
 python=""
-for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11 python3.10 python}; do
+for candidate in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11 python}; do
     if "$candidate" -c "$is_new_enough" >/dev/null 2>&1; then
         python=$candidate
         break
     fi
 done
 if [ -z "$python" ]; then
-    echo "error: no Python 3.10 or newer was found (looked for: ${PYTHON:-python3, python3.13 ... python3.10, python}): install one, or name it: make PYTHON=/path/to/python" >&2
+    echo "error: no Python 3.11 or newer was found (looked for: ${PYTHON:-python3, python3.14 ... python3.11, python}): install one, or name it: make PYTHON=/path/to/python" >&2
     exit 2
 fi
 

@@ -10,11 +10,21 @@ from pathlib import Path
 
 import pytest
 
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "evaluation/README.md", "SECURITY.md", "docs/generate.md"]
+DOCUMENTS = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "evaluation/README.md",
+    "SECURITY.md",
+    "docs/generate.md",
+    "docs/map.md",
+    "docs/index.md",
+    "docs/method.md",
+]
 
 
 def blocks(text: str, language: str = "") -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.M | re.S)
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.M | re.S)
+    return [block for tag, block in found if tag == language]
 
 
 def commands(text: str) -> list[list[str]]:
@@ -24,12 +34,17 @@ def commands(text: str) -> list[list[str]]:
 
 
 @pytest.fixture(scope="module")
+def tables(repository: Path) -> str:
+    return (repository / "docs" / "map.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
 def readme(repository: Path) -> str:
     return (repository / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_table_of_terms_holds(repository: Path, readme: str) -> None:
-    rows = re.findall(r"^\| [^|]+ \| (`[^|]+`) \| `([^|`]+)` \| `([^|`]+)` \|$", readme, flags=re.M)
+def test_the_table_of_terms_holds(repository: Path, tables: str) -> None:
+    rows = re.findall(r"^\| [^|]+ \| (`[^|]+`) \| `([^|`]+)` \| `([^|`]+)` \|$", tables, flags=re.M)
     assert len(rows) >= 10
     for classes, file, test in rows:
         path = repository / file
@@ -40,12 +55,12 @@ def test_the_table_of_terms_holds(repository: Path, readme: str) -> None:
         assert (repository / test).is_file(), f"{test} is missing"
 
 
-def test_the_table_of_tasks_holds(repository: Path, readme: str) -> None:
+def test_the_table_of_tasks_holds(repository: Path, tables: str) -> None:
     """Class, file, test and recipe are there, and the options are those of ``generate``."""
     from nuwa_lightning.commands.generate_options import parser
 
     row = r"^\| [^|`]+ \| ([^|]+) \| `([^|`]+)` \| `([^|`]+)` \| ([^|]+) \| `([^|`]+)` \|$"
-    rows = re.findall(row, readme, flags=re.M)
+    rows = re.findall(row, tables, flags=re.M)
     assert len(rows) == 8
     for classes, file, test, recipes, options in rows:
         path = repository / file
@@ -98,13 +113,20 @@ def test_commands_name_files_and_options_that_exist(repository: Path, readme: st
     assert {"fit", "generate", "score"} <= seen
 
 
-def test_the_pool_in_ten_lines_keeps_the_laws(repository: Path, tmp_path: Path) -> None:
-    from nuwa_lightning.testing import check_context_pool
+HOW_TOS = sorted(path.name for path in Path(__file__).parents[1].glob("docs/how-to/*.md"))
 
-    (code,) = blocks((repository / "CONTRIBUTING.md").read_text(encoding="utf-8"), "python")
-    path = tmp_path / "my_pools.py"
-    path.write_text(code)
-    check_context_pool(runpy.run_path(str(path))["MyPool"]())
+
+@pytest.mark.parametrize("page", HOW_TOS)
+def test_the_code_of_a_how_to_runs(
+    repository: Path, tmp_path: Path, page: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The blocks of a page are one program; a page is a screen."""
+    monkeypatch.chdir(tmp_path)
+    text = (repository / "docs" / "how-to" / page).read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 60
+    path = tmp_path / "page.py"
+    path.write_text("\n\n".join(blocks(text, "python")))
+    runpy.run_path(str(path), run_name="page")
 
 
 def test_nothing_third_party_is_in_the_tree(repository: Path) -> None:

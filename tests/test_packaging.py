@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -88,17 +89,12 @@ def test_constraints_pin_every_direct_requirement(repository: Path) -> None:
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-
     project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     wanted = [Requirement(r) for r in project["dependencies"] + extras["evaluation"] + extras["dev"]]
     lines = (repository / "requirements" / "constraints.txt").read_text().splitlines()
     pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
-    for python in ("3.10", "3.11", "3.13"):
+    for python in ("3.11", "3.13"):
         environment = {**default_environment(), "python_version": python}
         active = {
             canonicalize_name(p.name): str(p.specifier).removeprefix("==")
@@ -140,5 +136,5 @@ def test_a_python_without_venv_gets_the_cure_in_one_line(repository: Path, tmp_p
 def test_no_python_at_all_is_said(repository: Path, tmp_path: Path) -> None:
     result = venv_script(repository, tmp_path, str(tmp_path / "none"))
     assert result.returncode == 2
-    assert "no Python 3.10 or newer was found" in result.stderr
+    assert "no Python 3.11 or newer was found" in result.stderr
     assert result.stderr.count("\n") == 1

@@ -6,7 +6,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import yaml
@@ -15,7 +14,7 @@ from PIL import Image
 from nuwa_lightning.cli import main
 from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
 from nuwa_lightning.tokenizers.pretrained import save_tokenizer
-from nuwa_lightning.writers import open_video_writer
+from nuwa_lightning.writers import write_video
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 # Ablations are no recipes but lists of them: tests/evaluation/ablation/test_shipped.py.
@@ -69,9 +68,8 @@ def test_its_head_says_how_to_run_it(name):
 def video(path: Path, pixels: Any) -> None:
     """Write a video of a window that moves over a photograph."""
     path.parent.mkdir(exist_ok=True)
-    with open_video_writer(path, 192, 144, fps=8) as writer:
-        for n in range(6):
-            writer.append(np.ascontiguousarray(pixels[:144, 4 * n : 4 * n + 192]))
+    frames = (pixels[:144, 4 * n : 4 * n + 192] for n in range(6))
+    write_video(frames, path, width=192, height=144, fps=8)
 
 
 @pytest.fixture(scope="module")

@@ -103,8 +103,7 @@ def count(config: dict[str, Any], cell: Cell) -> tuple[int, float, float]:
     """Return parameters, and operations of training and of sampling in units of 1e12."""
     import torch
 
-    from nuwa_lightning.models.nuwa_infinity import PatchTransformer
-    from nuwa_lightning.models.patch_layer import TransformerConfig
+    from nuwa_lightning.models.nuwa_infinity import PatchTransformer, TransformerConfig
 
     model, data = config["model"]["init_args"], config["data"]["init_args"]
     size = TransformerConfig(**model["transformer"])

@@ -56,7 +56,7 @@ class MaskedViewSampler:
         import torch
 
         from nuwa_lightning.canvas.sample import sample_tokens
-        from nuwa_lightning.models.neighbors import ABSENT
+        from nuwa_lightning.models.nuwa_infinity import ABSENT
         from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
 
         height, width = self._renderer.model.patch_size

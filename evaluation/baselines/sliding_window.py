@@ -172,9 +172,8 @@ def next_logits(model: DecodingTransformer, window_BN: Tensor, place: int, kept:
     import torch
     from torch.nn import functional
 
-    from nuwa_lightning.models.attention import causal_mask
     from nuwa_lightning.models.layout import neighbor_positions
-    from nuwa_lightning.models.neighbors import ABSENT
+    from nuwa_lightning.models.nuwa_infinity import ABSENT, causal_mask
     from nuwa_lightning.planning.geometry import ZETA
 
     B, start, end = len(window_BN), kept.length, place + 1

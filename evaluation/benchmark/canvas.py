@@ -20,8 +20,7 @@ from nuwa_lightning.generation.fast_transformer import Precision
 from nuwa_lightning.generation.pretrained import Generator, save_generator
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
-from nuwa_lightning.models.nuwa_infinity import PatchTransformer
-from nuwa_lightning.models.patch_layer import TransformerConfig
+from nuwa_lightning.models.nuwa_infinity import PatchTransformer, TransformerConfig
 from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
 from nuwa_lightning.planning.context import NearbyContextPool
 from nuwa_lightning.planning.direction import ArbitraryDirectionController

@@ -17,9 +17,7 @@ from nuwa_lightning.generation.local import AutoregressiveLocalDecoder, LocalDec
 from nuwa_lightning.generation.patch_batch import PatchStates, RowBatch
 from nuwa_lightning.generation.patch_decoder import GuidanceBatch, PatchDecoder
 from nuwa_lightning.generation.sampling import Sampling, patch_uniforms
-from nuwa_lightning.models.neighbors import ABSENT, NEIGHBORS
-from nuwa_lightning.models.nuwa_infinity import PatchTransformer
-from nuwa_lightning.models.patch_layer import TransformerConfig
+from nuwa_lightning.models.nuwa_infinity import ABSENT, NEIGHBORS, PatchTransformer, TransformerConfig
 from nuwa_lightning.planning.geometry import PatchIndex
 
 CODES: Final = 1024

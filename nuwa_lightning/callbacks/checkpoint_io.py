@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import torch
 from lightning.fabric.plugins.io import CheckpointIO
@@ -13,6 +13,7 @@ from lightning.fabric.plugins.io import CheckpointIO
 from nuwa_lightning.atomic import atomic_write
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.legacy import upgrade_checkpoint
+from nuwa_lightning.tokenizers.pretrained import first_not_finite
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -26,15 +27,20 @@ class AtomicCheckpointIO(CheckpointIO):
         """Write ``checkpoint`` to ``path``, whole or not at all.
 
         Raises:
-            OSError: if it cannot be written; what was at ``path`` is still there.
+            UsageError: if it cannot be written; what was at ``path`` is still there.
             TypeError: if there are ``storage_options``, since files are local.
         """
         if storage_options is not None:
             raise TypeError("checkpoints are local files: there are no storage_options")
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(target) as partial:
-            torch.save(checkpoint, partial)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(target) as partial, partial.open("wb") as file:
+                _save(checkpoint, file)
+        except OSError as error:
+            kept = "the one before it is kept: " if target.exists() else ""
+            hint = f"cannot be written ({error.strerror or error}): {kept}make room, go on with --ckpt_path last"
+            raise UsageError("checkpoint", target, hint) from None
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
@@ -55,6 +61,30 @@ class AtomicCheckpointIO(CheckpointIO):
             target.unlink(missing_ok=True)
 
 
+class _Sink:
+    """A file that remembers what the system said: of a full disk torch tells only "unexpected pos"."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.flush = file.flush
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+
+def _save(checkpoint: dict[str, Any], file: BinaryIO) -> None:
+    sink = _Sink(file)
+    try:
+        torch.save(checkpoint, cast("BinaryIO", sink))
+    except (RuntimeError, OSError) as error:
+        raise sink.error or error from None
+
+
 def read_checkpoint(path: str | Path, *, map_location: Any = "cpu", mapped: bool = False) -> dict[str, Any]:
     """Return the content of a checkpoint.
 
@@ -64,16 +94,20 @@ def read_checkpoint(path: str | Path, *, map_location: Any = "cpu", mapped: bool
         mapped: leave tensors on the disk until they are used: quick, to look at the rest.
 
     Raises:
-        UsageError: if there is no such file or it is no checkpoint.
+        UsageError: if there is no such file, it is no checkpoint, or its weights are not finite.
     """
     option = "--ckpt_path"
     try:
         content = torch.load(path, map_location=map_location, weights_only=True, mmap=mapped)
     except FileNotFoundError:
         raise UsageError(option, path, "there is no such file: name one in RUN/checkpoints, or say last") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError):
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UsageError(option, path, "is no checkpoint, or a damaged one: name another") from None
     if not isinstance(content, dict) or "state_dict" not in content:
         raise UsageError(option, path, "is no checkpoint of a training: name one in RUN/checkpoints")
     upgrade_checkpoint(content)
+    for part in ("state_dict", "current_model_state"):
+        spoiled = first_not_finite(content.get(part, {}))
+        if spoiled is not None:
+            raise UsageError(option, path, f"{spoiled} holds NaN or infinity: name an earlier one, or start anew")
     return content

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -16,6 +16,14 @@ from torch import Tensor
 
 from nuwa_lightning.atomic import atomic_write
 from nuwa_lightning.errors import UsageError
+
+
+@runtime_checkable
+class TakesImages(Protocol):
+    """What a logger writes to, if it shows images as TensorBoard does."""
+
+    def add_image(self, tag: str, img_tensor: Tensor, global_step: int, *, dataformats: str) -> None:
+        """Show an image."""
 
 
 class ReconstructionSheet(Callback):
@@ -65,7 +73,7 @@ class ReconstructionSheet(Callback):
         with atomic_write(path) as partial:
             Image.fromarray(sheet_YX3.numpy()).save(partial)
         experiment = getattr(trainer.logger, "experiment", None)
-        if experiment is not None and hasattr(experiment, "add_image"):
+        if isinstance(experiment, TakesImages):
             experiment.add_image("reconstructions", sheet_YX3, trainer.global_step, dataformats="HWC")
         if trainer.progress_bar_callback is not None:
             trainer.progress_bar_callback.print(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import sys
 from collections.abc import Sequence
@@ -14,11 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nuwa_lightning.atomic import atomic_write
-from nuwa_lightning.canvas.sample import sample_images, sample_videos
+from nuwa_lightning.callbacks.reconstruction_sheet import TakesImages
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.generation.prompts import Prompts
 from nuwa_lightning.generation.sampling import Sampling
-from nuwa_lightning.planning.geometry import PatchGrid
+from nuwa_lightning.pipeline import NuwaInfinityPipeline
+from nuwa_lightning.request import GenerationRequest, Size
 from nuwa_lightning.training.nuwa_module import NuwaInfinityModule
 
 
@@ -86,8 +87,7 @@ class SampleSheet(Callback):
             shutil.copyfile(path, partial)
         pl_module.save(folder / "model")
         experiment = getattr(trainer.logger, "experiment", None)
-        if hasattr(experiment, "add_image"):
-            assert experiment is not None
+        if isinstance(experiment, TakesImages):
             experiment.add_image("samples", torch.from_numpy(sheet), trainer.global_step, dataformats="HWC")
         if trainer.progress_bar_callback is not None:
             trainer.progress_bar_callback.print(
@@ -95,20 +95,27 @@ class SampleSheet(Callback):
             )
 
     def _drawn(self, module: NuwaInfinityModule) -> list[NDArray[np.uint8]]:
-        renderer, tokenizer, prompts = module.renderer(self.sampling), module.tokenizer, self._prompts(module)
-        grid, seeds = PatchGrid(self.frames, *self.size), range(self.count)
+        generator, tokenizer = module.generator(), module.tokenizer
+        rows, columns = (cells * tokenizer.downsample_factor for cells in generator.model.patch_size)
+        reads = generator.text_encoder is not None and bool(self.texts)
+        request = GenerationRequest(
+            size=Size(self.size[1] * columns, self.size[0] * rows),
+            count=self.count,
+            temperature=self.sampling.temperature,
+            top_k=self.sampling.top_k,
+            prompt_each=tuple(self.texts[i % len(self.texts)] for i in range(self.count)) if reads else (),
+            unprompted=not reads,
+            guidance=self.guidance if reads else None,
+            frames=self.frames if self.frames > 1 else None,
+        )
+        # A sheet of videos may be drawn of a model of images, too: it shows what it does with them.
+        pipe = NuwaInfinityPipeline(
+            dataclasses.replace(generator, frames=max(generator.frames, self.frames)), tokenizer
+        )
+        made = pipe.generate(request)
         if self.frames == 1:
-            return sample_images(renderer, tokenizer, grid=grid, seeds=seeds, prompts=prompts)
-        videos = sample_videos(renderer, tokenizer, grid=grid, seeds=seeds, prompts=prompts)
-        return [np.concatenate(frames, axis=1) for frames in videos]
-
-    def _prompts(self, module: NuwaInfinityModule) -> Prompts | None:
-        encoder = module.conditions.text_encoder
-        if encoder is None:
-            return None
-        texts = [self.texts[i % len(self.texts)] if self.texts else "" for i in range(self.count)]
-        guidance = self.guidance if self.texts else 1.0
-        return Prompts.for_canvases(module.transformer, encoder.states, texts, guidance=guidance)
+            return [np.asarray(image) for image in made.images]
+        return [np.concatenate([np.asarray(frame) for frame in frames], axis=1) for frames in made.frames]
 
 
 def contact_sheet(images: list[NDArray[np.uint8]], *, gap: int = 4) -> NDArray[np.uint8]:

@@ -10,14 +10,12 @@ from typing import final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from nuwa_lightning.canvas.streaming_decoder import StreamingDecoder, to_uint8
+from nuwa_lightning.canvas.decoding import Crop, DecodedImage, Pixels, TileDecoder, to_uint8
 from nuwa_lightning.models.pixel_guided import PixelGuidedDecoder, decode_next_tiled
 from nuwa_lightning.tokenizers.base import Tokenizer
-
-Pixels = NDArray[np.uint8]
+from nuwa_lightning.tokenizers.tiling import Rectangle
 
 
 @final
@@ -44,12 +42,13 @@ class SingleFrames:
         """Return the pixels of a frame."""
         height, width = tokens_YX.shape
         factor = self.tokenizer.downsample_factor
-        pixels_YX3 = np.empty((height * factor, width * factor, 3), np.uint8)
-        decoder = StreamingDecoder(self.tokenizer, (height, width), tile=self.tile, wrap=self.wrap)
-        for piece, tile_YX3 in decoder.put(tokens_YX, top=0, left=0):
-            rows, columns = (slice(factor * a, factor * b) for a, b in (piece[0::2], piece[1::2]))
-            pixels_YX3[rows, columns] = tile_YX3
-        return pixels_YX3
+
+        def read(area: Rectangle) -> Tensor:
+            return tokens_YX[area.top : area.bottom, area.left : area.right]
+
+        tiles = TileDecoder(self.tokenizer, (height, width), read, tile=self.tile, wrap=self.wrap)
+        image = DecodedImage(tiles, Crop((height * factor, width * factor)))
+        return image.rows(0, image.height)
 
 
 @final

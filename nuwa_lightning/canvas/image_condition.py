@@ -15,22 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nuwa_lightning.blending import RIM, filled, meeting
-from nuwa_lightning.models.neighbors import ABSENT
+from nuwa_lightning.models.nuwa_infinity import ABSENT
 from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
+from nuwa_lightning.request import Expansion
 from nuwa_lightning.tokenizers.base import Tokenizer
 from nuwa_lightning.tokenizers.tiling import encode_tiled
 
 Pixels = NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Expansion:
-    """How many pixels a canvas is larger than the image, on each side."""
-
-    left: int = 0
-    right: int = 0
-    up: int = 0
-    down: int = 0
 
 
 @dataclass(frozen=True)
@@ -83,7 +74,7 @@ class ImageCondition:
         image_YX3: Pixels,
         *,
         holes_YX: NDArray[np.bool_] | None = None,
-        expansion: Expansion = Expansion(),
+        expansion: Expansion = Expansion(),  # noqa: B008 - frozen
         tokenizer: Tokenizer,
         patch_size: tuple[int, int],
         blend: int = 16,

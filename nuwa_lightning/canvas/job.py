@@ -1,32 +1,26 @@
-"""From a renderer and a tokenizer to finished files: tokens, pixels and writers in step, from any record on.
+"""From a request to a canvas, wave by wave and from any state on; and from a canvas to its pixels.
 
 Shape legend: B canvases side by side, Y/X rows and columns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from nuwa_lightning.canvas.assembler import (
-    Assembler,
-    FrameDecoder,
-    FrameSink,
-    ImageAssembler,
-    Place,
-    Sink,
-    VideoAssembler,
-)
-from nuwa_lightning.canvas.journal import Record
-from nuwa_lightning.canvas.streaming_decoder import Finish, StreamingDecoder
+from nuwa_lightning.canvas.canvas import Canvas, CanvasFacts, CanvasState
+from nuwa_lightning.canvas.decoding import Crop, DecodedImage, Finish, FrameDecoder, Pixels, TileDecoder, decoded_frames
 from nuwa_lightning.generation.patch_batch import PatchStates
 from nuwa_lightning.generation.prompts import Prompts
-from nuwa_lightning.generation.renderer import DecodingState, InfiniteRenderer, RenderedPatch, Rendering
+from nuwa_lightning.generation.renderer import DecodingState, InfiniteRenderer, Rendering
 from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
 from nuwa_lightning.tokenizers.base import Tokenizer
+from nuwa_lightning.tokenizers.tiling import Rectangle
 
 
 @dataclass(frozen=True)
@@ -84,110 +78,135 @@ class Progress:
     live: int
 
 
-class GenerationJob:
-    """Canvases in the making: iterate over it, wave by wave; between waves it may be recorded.
+class Generation:
+    """A canvas in the making: iterate over it, wave by wave; between waves its state may be committed.
 
     Args:
         order: what is to be made.
-        renderer: who writes tokens.
-        tokenizer: what turns them into pixels.
-        sinks: where the pixels of each canvas go; with a record, as they stood when it was made.
-        record: what :meth:`record` returned for the same order: go on from there.
+        renderer: the sampler.
+        canvas: where the tokens go; as it was when the state was committed.
+        state: what :meth:`state` returned for the same order: go on from there.
 
     Raises:
-        ValueError: if the record is that of another canvas.
+        ValueError: if the state is that of another canvas.
     """
 
     def __init__(
-        self,
-        order: Order,
-        renderer: InfiniteRenderer,
-        tokenizer: Tokenizer,
-        *,
-        sinks: Sequence[Sink | FrameSink],
-        record: Record | None = None,
+        self, order: Order, renderer: InfiniteRenderer, canvas: Canvas, *, state: CanvasState | None = None
     ) -> None:
-        self.order = order
-        self._factor, self._sinks = tokenizer.downsample_factor, tuple(sinks)
-        self._patch_size = renderer.model.patch_size
-        tensors = {} if record is None else record.tensors
-        self.patches = 0 if record is None else int(record.facts["patches"])
-        """How many patches of each canvas are finished."""
+        self.order, self.canvas = order, canvas
+        self.patches = canvas.patches if state else 0
+        """How many patches of each image are finished."""
+        decoding_state = _decoding_state(state, renderer, order) if state and state.waves else None
         self._rendering = Rendering(
             renderer,
             order.grid,
             seeds=order.seeds,
             known=order.known,
             prompts=order.prompts,
-            decoding_state=_decoding_state(record.number, tensors, renderer.model.num_layers)
-            if record and record.number
-            else None,
+            decoding_state=decoding_state,
         )
-        lengths = zip((order.grid.y, order.grid.x), self._patch_size, strict=True)
-        self._tokens = tuple(None if n is None else n * cells for n, cells in lengths)
-        self._assemblers = [
-            self._assembler(tokenizer, sink, _part(tensors, f"decoder{n}.") if record and record.number else None)
-            for n, sink in enumerate(self._sinks)
-        ]
+        self._slabs = _Slabs(order.grid)
+        for patch in canvas.written() if order.grid.endless else ():
+            self._slabs.add(patch)
 
     @property
     def waves(self) -> int:
         """How many waves are finished."""
         return self._rendering.finished
 
+    @property
+    def length(self) -> int:
+        """How many rows (columns) of patches of an endless canvas are complete from its beginning on."""
+        return self._slabs.complete
+
     def __iter__(self) -> Iterator[Progress]:
-        """Write wave after wave."""
+        """Generate wave after wave."""
         for wave in self._rendering:
-            for done in wave:
-                self._take(done)
+            self.canvas.put((done.patch, done.tokens_BYX) for done in wave)
+            for done in wave if self.order.grid.endless else ():
+                self._slabs.add(done.patch)
             self.patches += len(wave)
             yield Progress(self.patches, wave[-1].wave * len(self.order.seeds), wave[-1].live)
 
-    def record(self) -> Record:
-        """Return where this production stands, with what the sinks got so far forced to the disk."""
-        facts = {"patches": self.patches, "sinks": [sink.state() for sink in self._sinks]}
-        if not self.waves:
-            return Record(0, facts, {})
-        decoding_state = self._rendering.decoding_state()
-        tensors = _flattened(decoding_state)
-        for number, assembler in enumerate(self._assemblers):
-            tensors |= {f"decoder{number}.{name}": kept for name, kept in assembler.state().items()}
-        return Record(self.waves, facts, tensors)
+    def state(self, facts: Mapping[str, Any]) -> CanvasState:
+        """Return where this stands, for :meth:`Canvas.commit`, with facts of the caller's."""
+        tensors = _flattened(self._rendering.decoding_state()) if self.waves else {}
+        return CanvasState(self.waves, dict(facts), tensors)
 
-    @property
-    def length(self) -> int:
-        """How long, in pixels, an endless canvas would be if it ended here."""
-        complete = self._assemblers[0].complete * self._factor
-        return complete - self.order.origin[0 if self.order.grid.y is None else 1]
 
-    def end(self) -> None:
-        """End an endless canvas: write what is left of its :attr:`length`."""
-        for assembler in self._assemblers:
-            assembler.end()
+class _Slabs:
+    """Counts the patches of each row (column) along an endless axis."""
 
-    def _take(self, done: RenderedPatch) -> None:
-        for tokens_YX, assembler in zip(done.tokens_BYX, self._assemblers, strict=True):
-            assembler.put(tokens_YX, done.patch)
+    def __init__(self, grid: PatchGrid) -> None:
+        self._axis = grid.shape.index(None) if grid.endless else 0
+        self._full = math.prod(length for length in grid.shape if length is not None)
+        self._counts: dict[int, int] = {}
+        self.complete = 0
 
-    def _assembler(self, tokenizer: Tokenizer, sink: Sink | FrameSink, state: Mapping[str, Tensor] | None) -> Assembler:
-        order, (height, width) = self.order, self._tokens
-        place = Place(order.size, order.origin, tokenizer.downsample_factor)
-        if order.video is None:
-            assert isinstance(sink, Sink)
-            decoder = StreamingDecoder(
-                tokenizer, (height, width), tile=order.tile, finish=order.finish, wrap=order.grid.wrap, state=state
-            )
-            return ImageAssembler(decoder, sink, place)
-        assert isinstance(sink, FrameSink)
-        assert height is not None
-        assert width is not None
-        return VideoAssembler(
-            order.video.decoder, sink, place, tokens=(height, width), finish=order.finish, state=state
-        )
+    def add(self, patch: PatchIndex) -> None:
+        self._counts[patch[self._axis]] = self._counts.get(patch[self._axis], 0) + 1
+        while self._counts.get(self.complete) == self._full:
+            del self._counts[self.complete]
+            self.complete += 1
+
+
+def facts_of(order: Order, renderer: InfiniteRenderer, tokenizer: Tokenizer, how: Mapping[str, Any]) -> CanvasFacts:
+    """Return what the canvas of an order says about itself."""
+    return CanvasFacts(
+        order.grid,
+        order.seeds,
+        renderer.model.patch_size,
+        tokenizer.codebook_size,
+        tokenizer.downsample_factor,
+        how=how,
+    )
+
+
+def tiles_of(canvas: Canvas, tokenizer: Tokenizer, order: Order, grid: PatchGrid, *, number: int = 0) -> TileDecoder:
+    """Return what decodes the tiles of an image of a canvas; the grid has no endless axis."""
+
+    def read(area: Rectangle) -> Tensor:
+        return canvas.read(area, number=number)
+
+    size = _tokens(canvas, grid)
+    return TileDecoder(tokenizer, size, read, tile=order.tile, finish=order.finish, wrap=grid.wrap)
+
+
+def decoded_image(
+    canvas: Canvas, tokenizer: Tokenizer, order: Order, grid: PatchGrid, crop: Crop, *, number: int = 0
+) -> DecodedImage:
+    """Return the pixels of an image of a canvas, as a writer takes them.
+
+    Args:
+        canvas: the tokens.
+        tokenizer: what decodes.
+        order: how it is tiled and finished.
+        grid: its shape in patches, without an endless axis.
+        crop: which part of the grid is the image.
+        number: which of the images.
+    """
+    return DecodedImage(tiles_of(canvas, tokenizer, order, grid, number=number), crop, folder=canvas.folder)
+
+
+def decoded_video(canvas: Canvas, order: Order, crop: Crop, *, number: int = 0) -> Iterator[Pixels]:
+    """Yield the frames of a video of a canvas; arguments as for :func:`decoded_image`."""
+    assert order.video is not None
+    height, width = _tokens(canvas, order.grid)
+    frames = range(order.grid.t or 0)
+    tokens = (canvas.read(Rectangle(0, 0, height, width), t=t, number=number) for t in frames)
+    return decoded_frames(tokens, order.video.decoder, crop, finish=order.finish)
+
+
+def _tokens(canvas: Canvas, grid: PatchGrid) -> tuple[int, int]:
+    assert grid.y is not None
+    assert grid.x is not None
+    rows, columns = canvas.facts.patch_size
+    return grid.y * rows, grid.x * columns
 
 
 def _flattened(decoding_state: DecodingState) -> dict[str, Tensor]:
-    """Return a standstill as few tensors: what the steps in the pool have, stacked."""
+    """Return a decoding state as few tensors: what the steps in the pool have, stacked."""
     numbers = sorted(decoding_state.tokens)
     tensors = {"pool.numbers": torch.tensor(numbers, dtype=torch.int64)}
     if numbers:
@@ -199,17 +218,32 @@ def _flattened(decoding_state: DecodingState) -> dict[str, Tensor]:
     return tensors
 
 
-def _decoding_state(waves: int, tensors: Mapping[str, Tensor], num_layers: int) -> DecodingState:
-    numbers = tensors["pool.numbers"].tolist()
-    tokens = {number: tensors["pool.tokens"][n] for n, number in enumerate(numbers)}
+def _decoding_state(state: CanvasState, renderer: InfiniteRenderer, order: Order) -> DecodingState:
+    """Return the live states of a canvas.
 
-    def of(kind: str, n: int) -> tuple[Tensor, ...]:
-        return tuple(tensors[f"pool.{kind}.{layer}"][n] for layer in range(num_layers))
-
-    return DecodingState(
-        waves, tokens, {number: PatchStates(of("keys", n), of("values", n)) for n, number in enumerate(numbers)}
-    )
-
-
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name[len(prefix) :]: kept for name, kept in tensors.items() if name.startswith(prefix)}
+    Raises:
+        ValueError: if they do not fit the model; whoever wrote the file may have meant harm.
+    """
+    model, tensors = renderer.model, state.tensors
+    attention = model.layer(0).attention
+    copies = len(order.seeds) * (order.prompts.copies if order.prompts else 1)
+    shape = (copies, attention.num_kv_heads, model.patch_tokens, attention.head_dim)
+    try:
+        numbers = tensors["pool.numbers"].tolist()
+        if not numbers:
+            return DecodingState(state.waves, {}, {})
+        tokens = tensors["pool.tokens"]
+        kept = {
+            kind: [tensors[f"pool.{kind}.{layer}"] for layer in range(model.num_layers)] for kind in ("keys", "values")
+        }
+    except KeyError as error:
+        raise ValueError(f"the state lacks {error}") from error
+    fits = tokens.shape == (len(numbers), len(order.seeds), *model.patch_size)
+    fits = fits and all(part.shape == (len(numbers), *shape) for parts in kept.values() for part in parts)
+    if not fits or not 0 <= int(tokens.min()) <= int(tokens.max()) < model.codebook_size:
+        raise ValueError("the state is of another model")
+    states = {
+        number: PatchStates(*(tuple(part[n] for part in kept[kind]) for kind in ("keys", "values")))
+        for n, number in enumerate(numbers)
+    }
+    return DecodingState(state.waves, {number: tokens[n] for n, number in enumerate(numbers)}, states)

@@ -14,13 +14,13 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
-from nuwa_lightning.canvas.streaming_decoder import Pixels
+from nuwa_lightning.canvas.decoding import Pixels
 
 
 @final
 @dataclass(frozen=True)
 class JointBlend:
-    """Lets both ends of a closed axis run into each other; a ``Finish`` of the streaming decoder.
+    """Lets both ends of a closed axis run into each other; a ``Finish``.
 
     Next to the seam a pixel is the mean of itself and of its mirror image on the other side, so that there is no step;
     with the distance the mirror image fades out.

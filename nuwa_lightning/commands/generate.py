@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 import hashlib
 import importlib
-import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from nuwa_lightning.commands import filming, outpaint, prompting
-from nuwa_lightning.commands.generate_options import (
-    SIZE,
-    VIDEO_SIZE,
-    image_metadata,
-    of_the_image,
-    parse_size,
-    parsed,
-)
+from nuwa_lightning.commands.generate_options import RunOptions, completed, image_metadata, parsed
 from nuwa_lightning.commands.progress import GenerationBar
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.hashing import file_sha256
+from nuwa_lightning.hub import find_run
+from nuwa_lightning.request import GenerationRequest
 
 if TYPE_CHECKING:
     from nuwa_lightning.canvas.job import Order
     from nuwa_lightning.commands.making import Job
-    from nuwa_lightning.generation.pretrained import Generator
-    from nuwa_lightning.generation.prompts import Prompts
     from nuwa_lightning.generation.renderer import InfiniteRenderer
-    from nuwa_lightning.tokenizers.base import Tokenizer
+    from nuwa_lightning.pipeline import NuwaInfinityPipeline
     from nuwa_lightning.writers.preview import GrowingPreview
 
 _LARGE = 16 << 20
@@ -41,55 +30,49 @@ _LARGE = 16 << 20
 
 def generate(arguments: Sequence[str]) -> int:
     """Run ``generate``; returns the exit status."""
-    options = parsed(arguments)
     try:
-        return _generate(options)
+        return _generate(*parsed(arguments))
     except UsageError as error:
-        if error.option in vars(options):  # an object knows its own part of the name only
-            error.option = f"--{error.option}"
-        raise
+        raise completed(error) from error.__cause__
 
 
-def _generate(options: argparse.Namespace) -> int:
-    outputs = _outputs(options)
-    notes = _Notes()
-    _check_formats(options, outputs, notes)
-    run = Path(options.checkpoint)
-    _check_run(run)
+def _generate(request: GenerationRequest, where: RunOptions) -> int:
+    outputs, notes = _outputs(request, where), _Notes()
+    _check_formats(request, outputs, notes)
+    run = find_run(str(where.checkpoint))
 
     # Only now what takes time to import.
     from nuwa_lightning.commands.making import make
+    from nuwa_lightning.pipeline import batched
 
-    generator, tokenizer = _load(options, run)
-    if filming.is_video(options, options.task):
-        filming.check_trained(options, generator)
-    renderer = _renderer(options, generator)
-    order = _order(options, generator, tokenizer, notes)
-    order = dataclasses.replace(order, prompts=_prompts(options, generator, tokenizer, order))
-    how = _how(options, run, generator, order)
-    if options.from_file is not None:
-        _check_same_model(options, how, notes)
-    for first in range(0, options.count, options.max_rows):
-        picks = range(first, min(first + options.max_rows, options.count))
-        job = _job(options, order, how, {number: outputs[number] for number in picks}, notes)
+    pipe = _load(where, run)
+    renderer = pipe.renderer(request)
+    order = pipe.order(request, direction=renderer.direction, note=notes)
+    how = _how(request, where, pipe, renderer, order)
+    if where.from_file is not None:
+        _check_same_model(where, request, how, notes)
+    for seeds in pipe.batches(request):
+        first = seeds[0] - request.seed
+        picks = {number: outputs[number] for number in range(first, first + len(seeds))}
+        job = _job(request, where, batched(order, seeds, first=first), how, picks, notes)
         started = time.monotonic()
-        patch = generator.model.patch_size[0] * generator.model.patch_size[1] * tokenizer.downsample_factor**2
-        total = None if order.grid.endless else order.grid.size * len(picks)
-        with GenerationBar(total, patch, canvases=len(picks)) as bar:
+        height, width = renderer.model.patch_size
+        total = None if order.grid.endless else order.grid.size * len(seeds)
+        patch = height * width * pipe.tokenizer.downsample_factor**2
+        with GenerationBar(total, patch, canvases=len(seeds)) as bar:
 
             def begun(patches: int, bar: GenerationBar = bar) -> None:
                 notes.tell()
                 bar.begin(patches)
 
-            outcome = make(job, renderer, tokenizer, watch=bar.update, begun=begun)
+            outcome = make(job, renderer, pipe.tokenizer, watch=bar.update, begun=begun)
         notes.tell()
         seconds = time.monotonic() - started
         if outcome.status:
             return outcome.status
-        width, height = outcome.size
+        made = "{}x{} pixels".format(*outcome.size) + (f", {request.frames} frames" if request.video else "")
         for output in job.outputs:
-            frames = f"{options.frames} frames, " if order.video else ""
-            _say(f"{output}: {width}x{height} pixels, {frames}{outcome.patches} patches, {seconds:.1f} s")
+            _say(f"{output}: {made}, {outcome.patches} patches, {seconds:.1f} s")
     return 0
 
 
@@ -117,58 +100,50 @@ class _Notes:
         self._held = None
 
 
-def _outputs(options: argparse.Namespace) -> list[Path]:
+def _outputs(request: GenerationRequest, where: RunOptions) -> list[Path]:
     """Return the files to be made, after a look at whether that is possible."""
     from nuwa_lightning.writers import check_output
 
-    output = Path(options.output)
+    output = Path(str(where.output))
     if not output.parent.is_dir():
-        raise UsageError("--output", output, f"the folder {output.parent} is missing: make it first")
+        raise UsageError("output", output, f"the folder {output.parent} is missing: make it first")
     outputs = [output]
-    if options.count > 1:
-        digits = len(str(options.count - 1))
-        outputs = [output.with_name(f"{output.stem}-{n:0{digits}}{output.suffix}") for n in range(options.count)]
+    if request.count > 1:
+        digits = len(str(request.count - 1))
+        outputs = [output.with_name(f"{output.stem}-{n:0{digits}}{output.suffix}") for n in range(request.count)]
     for each in outputs:
-        for name in ("image", "mask"):
-            given = getattr(options, name)
-            if given is not None and each.exists() and Path(given).exists() and each.samefile(given):
-                raise UsageError("--output", each, f"is the file of --{name} itself: give another name")
-        check_output(
-            each,
-            overwrite=options.overwrite or options.resume is not None,
-            video=filming.is_video(options, options.task),
-        )
+        for name, given in _files(request).items():
+            if each.exists() and each.samefile(given):
+                raise UsageError("output", each, f"is the file of --{name} itself: give another name")
+        check_output(each, overwrite=where.overwrite or where.resume is not None, video=request.video)
     return outputs
 
 
-def _check_formats(options: argparse.Namespace, outputs: Sequence[Path], notes: _Notes) -> None:
-    """Refuse what the format cannot hold, and a ``--blend`` that is too wide, before the model is loaded."""
-    from nuwa_lightning.writers import check_format
+def _files(request: GenerationRequest) -> dict[str, str]:
+    """Return the files of the request's image and mask, by option."""
+    if request.image is None:
+        return {}
+    named = {"image": request.image.source, "mask": request.image.mask_source}
+    return {name: path for name, path in named.items() if path}
 
-    video = filming.is_video(options, options.task)
-    width, height = parse_size(options.size or (VIDEO_SIZE if video else SIZE))
-    if options.image is not None:
-        width, height = sides = outpaint.canvas_size(options)
-        if video:
-            filming.check_sides(options, *sides)
-        for note in outpaint.notes(options):
-            notes(note)
-    closed = [side for name, side in (("x", width), ("y", height)) if side is not None and name in options.wrap]
-    if closed and options.blend > max(min(closed) // 4, outpaint.BLEND):
-        hint = f"reaches over a quarter of the closed side of {min(closed)} pixels: give {min(closed) // 4} or less"
-        raise UsageError("--blend", options.blend, hint)
+
+def _check_formats(request: GenerationRequest, outputs: Sequence[Path], notes: _Notes) -> None:
+    """Refuse what the format cannot hold before the model is loaded; note how it keeps the pixels of an image."""
+    from nuwa_lightning.writers import IMAGE_WRITERS, VIDEO_WRITERS, check_format
+
+    size, suffix = request.canvas_size, outputs[0].suffix.lower()
+    if request.image is not None:
+        multiple = VIDEO_WRITERS[suffix].multiple if request.video else 1
+        if (size.height or 0) % multiple or (size.width or 0) % multiple:
+            hint = f"cannot hold the {size} pixels of the image, only even sides: use .webp, .gif or .frames"
+            raise UsageError("output", outputs[0], hint)
+        if request.image.transparent:
+            notes(f"note: {request.image.source} is transparent in places: these are taken as white")
+        if not request.video and not IMAGE_WRITERS[suffix].lossless:
+            kept = "keeps given pixels only nearly as they are: .png or .tif do exactly"
+            notes(f"note: {IMAGE_WRITERS[suffix].format_name} {kept}")
     for output in outputs:
-        check_format(output, width, height, fps=options.fps if video else None)
-
-
-def _check_run(run: Path) -> None:
-    if not run.is_dir():
-        raise UsageError("--checkpoint", run, "is no folder: name the run folder of stage 2, such as runs/landscape")
-    if not (run / "model").is_dir() and (run / "tokenizer").is_dir():
-        raise UsageError("--checkpoint", run, "holds a tokenizer only (stage 1): name the run folder of stage 2")
-    if (run / "model").is_dir() and not (run / "tokenizer").is_dir():
-        hint = "holds no tokenizer, which comes at the end of training: let fit come to its end (--ckpt_path last)"
-        raise UsageError("--checkpoint", run, hint)
+        check_format(output, size.width, size.height, fps=request.fps if request.video else None)
 
 
 def import_own(path: str) -> type[Any]:
@@ -181,132 +156,67 @@ def import_own(path: str) -> type[Any]:
     from nuwa_lightning.planning.context import ContextPool
     from nuwa_lightning.planning.direction import DirectionController
     from nuwa_lightning.text.base import TextEncoder
+    from nuwa_lightning.tokenizers.base import is_tokenizer_class
 
     module, _, name = path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError("--own", path, f"{error}: name a class in a file of the working directory") from None
-    if not (
-        isinstance(found, type) and issubclass(found, (ContextPool, DirectionController, LocalDecoder, TextEncoder))
-    ):
-        hint = "is no ContextPool, DirectionController, LocalDecoder or TextEncoder: derive it from one"
-        raise UsageError("--own", path, hint)
-    return found
+        raise UsageError("own", path, f"{error}: name a class in a file of the working directory") from None
+    kinds = (ContextPool, DirectionController, LocalDecoder, TextEncoder)
+    if not (is_tokenizer_class(found) or (isinstance(found, type) and issubclass(found, kinds))):
+        hint = "is no ContextPool, DirectionController, LocalDecoder, TextEncoder or Tokenizer: derive it from one"
+        raise UsageError("own", path, hint)
+    return cast("type[Any]", found)
 
 
-def _load(options: argparse.Namespace, run: Path) -> tuple[Generator, Tokenizer]:
-    from nuwa_lightning.generation.pretrained import load_generator
-    from nuwa_lightning.planning.direction import ArbitraryDirectionController
-    from nuwa_lightning.tokenizers.pretrained import load_tokenizer
+def _load(where: RunOptions, run: Path) -> NuwaInfinityPipeline:
+    from nuwa_lightning.pipeline import NuwaInfinityPipeline
 
-    direction = None if options.order is None else ArbitraryDirectionController(options.order)
-    generator = load_generator(run / "model", direction=direction, own=[import_own(path) for path in options.own])
-    tokenizer = load_tokenizer(run / "tokenizer", option="--checkpoint")
-    if tokenizer.fingerprint() != generator.tokenizer_fingerprint:
-        raise UsageError(
-            "--checkpoint", run, "its tokenizer is not the one that the model was trained with: copy that one there"
-        )
-    return generator, tokenizer
+    own = [import_own(path) for path in where.own]
+    pipe = NuwaInfinityPipeline.from_folder(run, own=own, name=where.checkpoint)
+    pipe.threads = where.threads
+    return pipe
 
 
-def _renderer(options: argparse.Namespace, generator: Generator) -> InfiniteRenderer:
-    from nuwa_lightning.generation.fast_transformer import Precision
-    from nuwa_lightning.generation.sampling import Sampling
-
-    return generator.renderer(
-        Sampling(options.temperature, options.top_k, options.top_p),
-        max_rows=options.max_rows,
-        precision=Precision(options.weights, options.cache),
-    )
-
-
-def _order(options: argparse.Namespace, generator: Generator, tokenizer: Tokenizer, notes: _Notes) -> Order:
-    """Return what is to be made, as if there were one canvas."""
-    from nuwa_lightning.canvas.job import Order
-    from nuwa_lightning.canvas.joint import JointBlend
-    from nuwa_lightning.planning.geometry import PatchGrid
-
-    if options.task == "outpaint":
-        given = outpaint.given_image(options, tokenizer, generator.model.patch_size)
-        return Order(
-            given.grid,
-            (options.seed,),
-            given.size,
-            origin=given.origin,
-            known=given.known,
-            finish=given,
-            tile=options.tile,
-        )
-    if options.task == "animate":
-        return filming.animation(options, tokenizer, generator.model.patch_size)
-    video = filming.video(options, tokenizer) if filming.is_video(options, options.task) else None
-    size = options.size or (VIDEO_SIZE if video else SIZE)
-    width, height = parse_size(size)
-    rows, columns = (n * tokenizer.downsample_factor for n in generator.model.patch_size)
-    down, across = (
-        None if length is None else -(-length // side) for length, side in ((height, rows), (width, columns))
-    )
-    for name, length, side, patches in (("x", width, columns, across), ("y", height, rows, down)):
-        if length is None or patches is None:
-            continue
-        if name in options.wrap:
-            whole = math.lcm(side, tokenizer.step * tokenizer.downsample_factor)
-            if length % whole:
-                near = f"{length // whole * whole} or {-(-length // whole) * whole}" if length > whole else f"{whole}"
-                hint = f"a closed side is a multiple of {whole} pixels (whole patches): give {near}"
-                raise UsageError("--size", size, hint)
-        elif length != patches * side:
-            made = patches * side
-            notes(f"note: {length} pixels along {name} are no multiple of {side}: {made} are made, and cropped")
-    grid = PatchGrid(options.frames if video else 1, down, across, wrap=options.wrap)
-    if grid.endless and not generator.direction.supports_endless(grid):
-        hint = f"{generator.direction!r} cannot fill it: give that side a length, or choose another --order"
-        raise UsageError("--size", options.size, hint)
-    joint = JointBlend((height, width), options.wrap, options.blend, tokenizer.downsample_factor)
-    finish = joint if options.wrap and options.blend and video is None else None
-    return Order(grid, (options.seed,), (height, width), tile=options.tile, video=video, finish=finish)
-
-
-def _prompts(options: argparse.Namespace, generator: Generator, tokenizer: Tokenizer, order: Order) -> Prompts | None:
-    """Return what the patches of one canvas read."""
-    height, width = (sys.maxsize if length is None else length for length in order.size)
-    rows, columns = (cells * tokenizer.downsample_factor for cells in generator.model.patch_size)
-    return prompting.prompts_for(options, generator, size=(height, width), patch=(rows, columns), origin=order.origin)
-
-
-def _how(options: argparse.Namespace, run: Path, generator: Generator, order: Order) -> dict[str, Any]:
+def _how(
+    request: GenerationRequest, where: RunOptions, pipe: NuwaInfinityPipeline, renderer: InfiniteRenderer, order: Order
+) -> dict[str, Any]:
     """Return how the image is made, for its metadata; what ``--from`` needs stands under options and checkpoint."""
     from nuwa_lightning import __version__
     from nuwa_lightning.commands.record import versions
 
-    parts = ["model", "tokenizer"]
-    if order.video is not None and filming.guided_folder(options) is not None:
-        parts.append("pixel_guided")
-    checkpoint = {name: _hash_of(run / name) for name in parts}
+    assert pipe.folder is not None
+    parts = ["model", "tokenizer", *(["pixel_guided"] if request.video and pipe.pixel_guided is not None else [])]
+    files = _files(request)
+    said: dict[str, Any] = {name: Path(path).name for name, path in files.items()}
+    if request.task == "outpaint":
+        said |= {"expand": request.expand and str(request.expand), "blend": request.blend}
+    if request.prompt:
+        said |= {"prompt": list(request.prompt), "guidance": request.guidance_scale}
+    if request.video:
+        said |= {"frames": request.frames, "fps": request.fps}
     return {
         "program": "nuwa_lightning",
         "version": __version__,
-        "task": options.task,
-        **outpaint.describe(options),
-        **prompting.describe(options),
-        **filming.describe(options),
+        "task": request.task,
+        **said,
         "size": [order.size[1], order.size[0]],
-        "seed": options.seed,
-        "options": of_the_image(options),
-        "checkpoint": {"path": str(run), **checkpoint},
-        "files": {name: file_sha256(path) for name in ("image", "mask") if (path := getattr(options, name))},
-        "tokenizer": generator.tokenizer_fingerprint,
-        "context_pool": repr(generator.pool),
-        "direction": repr(generator.direction),
-        "token_order": generator.token_order,
-        "versions": {**versions(), **_loops(options)},
+        "seed": request.seed,
+        "options": request.to_options(),
+        "checkpoint": {"path": str(where.checkpoint), **{name: _hash_of(pipe.folder / name) for name in parts}},
+        "files": {name: file_sha256(path) for name, path in files.items()},
+        "tokenizer": pipe.generator.tokenizer_fingerprint,
+        "context_pool": repr(renderer.pool),
+        "direction": repr(renderer.direction),
+        "token_order": renderer.token_order,
+        "versions": {**versions(), **_loops(request)},
     }
 
 
-def _loops(options: argparse.Namespace) -> dict[str, str]:
+def _loops(request: GenerationRequest) -> dict[str, str]:
     """Return whose loops work in int8: with others, last bits may differ."""
-    if options.weights != "int8":
+    if request.weights != "int8":
         return {}
     from nuwa_lightning.generation.cpu_kernels import kernels
 
@@ -321,15 +231,15 @@ def _identity(how: Mapping[str, Any]) -> dict[str, Any]:
     return {**how["options"], **hashes, **files, **said}
 
 
-def _check_same_model(options: argparse.Namespace, how: Mapping[str, Any], notes: _Notes) -> None:
-    before = image_metadata(options.from_file)
+def _check_same_model(where: RunOptions, request: GenerationRequest, how: Mapping[str, Any], notes: _Notes) -> None:
+    before = image_metadata(str(where.from_file))
     for name in ("model", "tokenizer", "pixel_guided"):
         if before["checkpoint"].get(name) != how["checkpoint"].get(name):
-            hint = f"made by another {name} than that in {options.checkpoint}: name its run, --checkpoint RUN"
-            raise UsageError("--from", options.from_file, hint)
-    for name, content in how["files"].items():
-        if before.get("files", {}).get(name, content) != content:
-            raise UsageError(f"--{name}", getattr(options, name), "is not the file that it was made with")
+            hint = f"made by another {name} than that in {where.checkpoint}: name its run, --checkpoint RUN"
+            raise UsageError("from_file", where.from_file, hint)
+    for name, path in _files(request).items():
+        if before.get("files", {}).get(name, how["files"][name]) != how["files"][name]:
+            raise UsageError(name, path, "is not the file that it was made with")
     for name in ("nuwa-lightning", "torch"):
         was, now = before.get("versions", {}).get(name), how["versions"][name]
         if was != now:
@@ -337,46 +247,45 @@ def _check_same_model(options: argparse.Namespace, how: Mapping[str, Any], notes
 
 
 def _job(
-    options: argparse.Namespace, order: Order, how: Mapping[str, Any], outputs: Mapping[int, Path], notes: _Notes
+    request: GenerationRequest,
+    where: RunOptions,
+    order: Order,
+    how: Mapping[str, Any],
+    outputs: Mapping[int, Path],
+    notes: _Notes,
 ) -> Job:
     from nuwa_lightning.commands.making import Job
 
-    seeds = tuple(options.seed + number for number in outputs)
-    known = {patch: tokens.expand(len(seeds), -1, -1) for patch, tokens in order.known.items()}
-    prompts = order.prompts
-    if prompts is not None:  # what one canvas reads, all of them do
-        choose, copies = prompts.choose, len(seeds)
-        prompts = dataclasses.replace(prompts, choose=lambda patch: tuple(choose(patch)) * copies)
-    extra: tuple[Mapping[str, Any], ...] = ({},) * len(seeds)
-    if options.count > 1:
-        extra = tuple({"number": number, "seed": options.seed + number} for number in outputs)
+    extra: tuple[Mapping[str, Any], ...] = ({},) * len(outputs)
+    if request.count > 1:
+        extra = tuple({"number": number, "seed": request.seed + number} for number in outputs)
     return Job(
-        dataclasses.replace(order, seeds=seeds, known=known, prompts=prompts),
+        order,
         tuple(outputs.values()),
         tuple({**how, **more} for more in extra),
         {**_identity(how), "numbers": [min(outputs), max(outputs)]},
         how["versions"],
-        overwrite=options.overwrite,
-        resume=options.resume,
-        record_every=options.record_every,
-        waves=options.waves,
-        preview=_preview(options, order, next(iter(outputs.values()))),
+        overwrite=where.overwrite,
+        resume=where.resume,
+        record_every=where.record_every,
+        waves=request.waves,
+        preview=_preview(where, order, next(iter(outputs.values()))),
         note=notes,
     )
 
 
-def _preview(options: argparse.Namespace, order: Order, output: Path) -> GrowingPreview | None:
+def _preview(where: RunOptions, order: Order, output: Path) -> GrowingPreview | None:
     from nuwa_lightning.writers.preview import GrowingPreview
 
-    if options.preview == "none" or order.video is not None:
+    if where.preview == "none" or order.video is not None:
         return None
     height, width = order.size
-    if options.preview is None and height is not None and width is not None and height * width < _LARGE:
+    if where.preview is None and height is not None and width is not None and height * width < _LARGE:
         return None
-    path = output.with_name(f"{output.name}.preview.png") if options.preview is None else Path(options.preview)
+    path = output.with_name(f"{output.name}.preview.png") if where.preview is None else Path(where.preview)
     if path.suffix.lower() != ".png" or not path.parent.is_dir():
-        raise UsageError("--preview", path, "name a .png file in a folder that is there, or none")
-    return GrowingPreview(path, found=options.resume is not None)
+        raise UsageError("preview", path, "name a .png file in a folder that is there, or none")
+    return GrowingPreview(path, found=where.resume is not None)
 
 
 def _hash_of(folder: Path) -> str:

@@ -1,20 +1,24 @@
-"""The options of ``generate``, and how an image that was made gives them back."""
+"""The options of ``generate``: a request, and where it goes. An image that was made gives its request back."""
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import difflib
+import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
-from nuwa_lightning.commands import filming, outpaint, prompting
+from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import register_type
+
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.request import FRAMES, Expansion, GenerationRequest, Size
 
-TASKS = ("unconditional", "text-to-image", "outpaint", "animate", "text-to-video")
-SIZE = "1024x512"
-VIDEO_SIZE = "256x256"
+VIDEO_SUFFIXES: Final = (".mp4", ".gif", ".webp", ".frames")
+"""Names of videos; a test holds them equal to the writers'."""
 _EPILOG = """\
 examples
   python -m nuwa_lightning generate --checkpoint runs/landscape --size 4096x512 --seed 0 --output panorama.png
@@ -31,200 +35,195 @@ of videos .mp4, .gif, .webp or .frames (a folder of PNG files).
 Equal commands make equal images.
 What is killed goes on where it was: the same command with --resume.
 """
+_REPEATED: Final = ("--prompt", "--own")
 
-OF_THE_RUN = (
-    "checkpoint",
-    "output",
-    "overwrite",
-    "resume",
-    "from_file",
-    "record_every",
-    "preview",
-    "own",
-    "max_pixels",
-)
+for _type in (Size, Expansion):
+    register_type(_type, str, _type.parse, fail_already_registered=False)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What is said of the run, and nothing of the image.
+
+    Args:
+        checkpoint: run folder of stage 2 (holds model/ and tokenizer/), or OWNER/NAME on the Hugging Face hub
+        output: .png, .jpg, .tif, .zarr or .dzi; .mp4, .gif, .webp or .frames (default: image.png or video.mp4)
+        own: your pool, direction, local decoder or text encoder that the model was trained with: my_pools.MyPool; may
+            be repeated
+        preview: a small .png that grows with the image; none for none (default: beside the output, from 16 megapixels
+            on)
+        threads: CPU threads for decoding tokens; one is the fastest for small models, and beside other processes by far
+        record_every: how many seconds of work a kill may cost; 0 records every wave
+        max_pixels: read an image or mask of at most so many pixels; raise it for a file that you trust (default: 200
+            million)
+        overwrite: replace the output if it exists, finished or not
+        resume: go on where a stopped run left it
+        from_file: make an image again
+    """
+
+    checkpoint: str | None = None
+    output: str | None = None
+    own: tuple[str, ...] = ()
+    preview: str | None = None
+    threads: int = 1
+    record_every: float = 10.0
+    max_pixels: int | None = None
+    overwrite: bool = False
+    resume: str | None = None
+    from_file: str | None = None
+
+
+OF_THE_RUN: Final = tuple(each.name for each in dataclasses.fields(RunOptions))
 """Options that say nothing about the image itself, or must not come out of a file (``own`` imports code, and
 ``max_pixels`` is a matter of trust)."""
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
+class _Parser(ArgumentParser):
+    """A parser whose errors are one line: option, value and what to do."""
+
+    def parse_args(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Any:  # type: ignore[override]
+        """Return the options; those that may be repeated as lists."""
+        return super().parse_args(_gathered(args or ()), *more, **options)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise a UsageError."""
+        cause: BaseException | None = ex
+        while cause is not None:
+            if isinstance(cause, UsageError):
+                raise cause from None
+            cause = cause.__cause__ or cause.__context__
         unknown = re.search(r"unrecognized arguments: (--[\w-]+)(?:[= ](?!--)(.*))?", message, re.DOTALL)
         if unknown:
             options = [o for action in self._actions for o in action.option_strings]
-            near = difflib.get_close_matches(unknown.group(1), options, n=1, cutoff=0.5)
+            near = difflib.get_close_matches(unknown[1], options, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else "see generate --help"
-            raise UsageError(unknown.group(1), unknown.group(2) or "unknown", f"there is no such option; {hint}")
-        found = re.match(r"argument (--\w+): (.*?)(?:: '(.*)')?$", message)
-        wrong = re.match(r"argument (--\w+): invalid choice: '(.*?)' \((choose from .*)\)$", message)
-        if wrong:
-            raise UsageError(wrong.group(1), wrong.group(2), f"{wrong.group(3)}; see generate --help")
+            raise UsageError(unknown[1], unknown[2] or "unknown", f"there is no such option; {hint}")
+        found = re.match(r"argument (--\w+): (.*?)(?:: '(.*?)'(?: \((choose from .*)\))?)?$", message)
         if found:
-            raise UsageError(found.group(1), found.group(3) or "nothing", f"{found.group(2)}; see generate --help")
-        raise UsageError("generate", message, "see generate --help")
+            raise UsageError(found[1], found[3] or "nothing", f"{found[4] or found[2]}; see generate --help")
+        wrong = re.match(r'Parser key "(\w+)":', message)
+        value = re.search(r"(?:Given value: |Got value: )(.*)", message)
+        if wrong and value:
+            kinds = [
+                k for k in dict.fromkeys(re.findall(r"Expected (?:a )?<class '(\w+)'>", message)) if k != "NoneType"
+            ]
+            raise UsageError(
+                f"--{wrong[1]}", value[1], f"expected {' or '.join(kinds) or 'another'}; see generate --help"
+            )
+        raise UsageError("generate", " ".join(message.split())[:300], "see generate --help")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> ArgumentParser:
     """Return the options of ``generate``."""
     p = _Parser(
         "python -m nuwa_lightning generate",
-        description="Make an image of any size from a trained run.",
+        description="Generate an image of any size, or a video, from a trained run.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    p.add_argument("--checkpoint", metavar="RUN", help="run folder of stage 2 (holds model/ and tokenizer/)")
-    p.add_argument("--task", metavar="TASK", help=f"one of {', '.join(TASKS)} (default: by the other options)")
-    p.add_argument(
-        "--size",
-        metavar="WxH",
-        help=f"width and height in pixels (default: {SIZE}, of a video {VIDEO_SIZE}); x1024 goes on to the right until"
-        " it is stopped (Ctrl-C)",
-    )
-    p.add_argument("--wrap", metavar="AXES", help="close x (a panorama all around), y, or xy (a tile of a pattern)")
-    p.add_argument("--seed", type=int, default=0, help="equal seeds make equal images (default: %(default)s)")
-    p.add_argument(
-        "--count", type=int, default=1, help="so many images, of this seed and the next (default: %(default)s)"
-    )
-    p.add_argument(
-        "--output",
-        metavar="FILE",
-        help=".png, .jpg, .tif, .zarr or .dzi; .mp4, .gif, .webp or .frames (default: image.png or video.mp4)",
-    )
-    p.add_argument("--overwrite", action="store_true", help="replace FILE if it exists, finished or not")
+    p.add_argument("--config", action="config", help="a YAML file of these options; later ones win")
+    p.add_class_arguments(RunOptions, skip={"overwrite", "resume", "from_file"})
+    p.add_argument("--overwrite", action="store_true", help="replace the output if it exists, finished or not")
     p.add_argument(
         "--resume",
         nargs="?",
         const="last",
         choices=("last", "earlier"),
-        help="go on with FILE where a stopped or killed run left it; earlier: with the last good record of a journal"
-        " that is damaged",
+        help="go on with the output where a stopped or killed run left it; earlier: with the last good record of a"
+        " journal that is damaged",
     )
     p.add_argument("--from", dest="from_file", metavar="IMAGE", help="make an image again, by the options it holds")
+    p.add_class_arguments(GenerationRequest, skip={"image", "prompt_each", "unprompted"})
     p.add_argument(
-        "--temperature", type=float, default=1.0, help="below 1 calmer, above 1 wilder (default: %(default)s)"
+        "--unprompted",
+        action="store_true",
+        help="let a model that reads texts go without one; --task unconditional says so by itself",
     )
-    p.add_argument("--top_k", type=int, default=50, help="draw from the k best tokens; 0 = all (default: %(default)s)")
+    p.add_argument("--image", metavar="FILE", help="the image to go on from (tasks outpaint and animate)")
     p.add_argument(
-        "--top_p", type=float, default=1.0, help="draw from the best tokens that reach p (default: %(default)s)"
+        "--mask", metavar="FILE", help="an image of the same size, white where the given one is to be generated anew"
     )
-    p.add_argument(
-        "--order", default=None, metavar="ORDER", help="omega, omega*, zeta or zeta* (default: by the shape)"
-    )
-    p.add_argument(
-        "--max_rows", type=int, default=64, help="patches written side by side at most (default: %(default)s)"
-    )
-    p.add_argument(
-        "--weights", default="float32", metavar="NUMBER", help="float32, bfloat16 or int8: how matrices are kept"
-    )
-    p.add_argument(
-        "--cache", default="float32", metavar="NUMBER", help="float32, bfloat16 or int8: how finished patches are kept"
-    )
-    p.add_argument(
-        "--tile", type=int, default=64, help="tokens a side of what becomes pixels at once (default: %(default)s)"
-    )
-    p.add_argument("--waves", type=int, metavar="N", help="stop an endless canvas by itself, after N waves")
-    p.add_argument(
-        "--own",
-        action="append",
-        default=[],
-        metavar="CLASS",
-        help="your pool, direction or text encoder that the model was trained with: my_pools.MyPool; may be repeated",
-    )
-    p.add_argument(
-        "--preview",
-        metavar="FILE",
-        help="a small .png that grows with the image; none for none (default: beside FILE, from 16 megapixels on)",
-    )
-    p.add_argument(
-        "--record_every",
-        type=float,
-        default=10.0,
-        metavar="SECONDS",
-        help="how much work a kill may cost; 0 records every wave (default: %(default)s)",
-    )
-    outpaint.add_options(p)
-    prompting.add_options(p)
-    filming.add_options(p)
     return p
 
 
-def parsed(arguments: Sequence[str]) -> argparse.Namespace:
-    """Return the options, those of an image that ``--from`` names included, and refuse what makes no sense.
+def parsed(arguments: Sequence[str]) -> tuple[GenerationRequest, RunOptions]:
+    """Return what is asked for, options of an image that ``--from`` names included, and where it goes.
 
     Raises:
         UsageError: naming the option.
     """
     p = parser()
-    options = p.parse_args(arguments)
-    unprompted = options.task == "unconditional"  # asked for here: what an image stores may be by the other options
-    if options.from_file is not None:
-        stored = _stored(p, options.from_file)
-        if options.prompt:  # texts given here replace those of the image, they do not add to them
+    values = _plain(p.parse_args(arguments))
+    # Asked for here: what an image stores may be by the other options.
+    unprompted = values["task"] == "unconditional" and not values["prompt"]
+    if values["from_file"] is not None:
+        stored = _stored(p, values["from_file"])
+        if values["prompt"]:  # texts given here replace those of the image, they do not add to them
             stored.pop("prompt", None)
             stored.pop("unprompted", None)
-        p.set_defaults(**stored)
-        options = p.parse_args(arguments)
-    if options.checkpoint is None:
-        raise UsageError("--checkpoint", "nothing", "name the run folder of stage 2, such as runs/landscape")
-    options.unprompted |= unprompted
-    options.task = _task(options)
-    for option in ("max_rows", "count", "waves", "tile", "max_pixels"):
-        if getattr(options, option) is not None and getattr(options, option) < 1:
-            raise UsageError(f"--{option}", getattr(options, option), "must be at least 1")
-    if not 0 <= options.record_every < float("inf"):
-        raise UsageError("--record_every", options.record_every, "give a number of seconds from 0 up")
-    options.output = options.output or ("video.mp4" if filming.is_video(options, options.task) else "image.png")
-    _check_canvas(options)
-    return options
+        p.set_defaults(stored)
+        values = _plain(p.parse_args(arguments))
+    where = RunOptions(**{name: values.pop(name) for name in OF_THE_RUN})
+    if where.checkpoint is None:
+        raise UsageError("checkpoint", "nothing", "name the run folder of stage 2, such as runs/landscape")
+    if where.max_pixels is not None and where.max_pixels < 1:
+        raise UsageError("max_pixels", where.max_pixels, "must be at least 1")
+    if not 0 <= where.record_every < float("inf"):
+        raise UsageError("record_every", where.record_every, "give a number of seconds from 0 up")
+    values["unprompted"] |= unprompted
+    named_video = where.output is not None and Path(where.output).suffix.lower() in VIDEO_SUFFIXES
+    if named_video and values["frames"] is None and values["task"] in (None, "unconditional"):
+        values["frames"] = FRAMES
+    request = GenerationRequest.from_options(values, max_pixels=where.max_pixels)
+    if request.video and where.preview not in (None, "none"):
+        raise UsageError("preview", where.preview, "it is of an image that grows: leave it out for a video")
+    output = where.output or ("video.mp4" if request.video else "image.png")
+    return request, dataclasses.replace(where, output=output)
 
 
-def _check_canvas(options: argparse.Namespace) -> None:
-    options.wrap = "".join(sorted(options.wrap or ""))
-    if options.wrap not in ("", "x", "y", "xy"):
-        raise UsageError("--wrap", options.wrap, "choose x, y or xy")
-    if options.wrap and options.task in ("outpaint", "animate"):
-        raise UsageError("--wrap", options.wrap, "a given image cannot be closed: leave it out")
-    video = filming.is_video(options, options.task)
-    width, height = parse_size(options.size or (VIDEO_SIZE if video else SIZE))
-    if video and None in (width, height):
-        raise UsageError("--size", options.size, "a video has a width and a height: give both")
-    if options.waves is not None and None not in (width, height):
-        raise UsageError("--waves", options.waves, "the canvas has an end: leave it out")
-    for name, length in (("x", width), ("y", height)):
-        if length is None and name in options.wrap:
-            raise UsageError("--wrap", options.wrap, f"the axis {name} is endless: give it a length, or leave it open")
+def completed(error: UsageError) -> UsageError:
+    """Return an error in the words of the command line: names of fields become options."""
+    names = {each.name for each in (*dataclasses.fields(GenerationRequest), *dataclasses.fields(RunOptions))} | {"mask"}
+    option = f"--{error.option.removesuffix('_file')}" if error.option in names else error.option
+    hint = re.sub(r"`(\w+)`", lambda found: f"--{found[1]}" if found[1] in names else found[0], error.hint)
+    error.option, error.hint = option, hint
+    return error
 
 
-def of_the_image(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the options that decide what the image looks like, as far as they are not None."""
-    return {name: value for name, value in vars(options).items() if name not in OF_THE_RUN and value is not None}
+def _gathered(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with options that may be repeated as one list each."""
+    kept: list[str] = []
+    lists: dict[str, list[str]] = {name: [] for name in _REPEATED}
+    rest = iter(arguments)
+    for argument in rest:
+        name, equals, value = argument.partition("=")
+        if name not in lists:
+            kept.append(argument)
+        elif equals:
+            lists[name].append(value)
+        else:
+            following = next(rest, None)
+            if following is None or following.startswith("--"):
+                raise UsageError(name, "nothing", "expected one argument; see generate --help")
+            lists[name].append(following)
+    return kept + [f"{name}={json.dumps(values)}" for name, values in lists.items() if values]
 
 
-def parse_size(text: str) -> tuple[int | None, int | None]:
-    """Return ``(width, height)`` in pixels; None is endless.
-
-    Raises:
-        UsageError: if it is not WIDTHxHEIGHT with both at least 1, one of them perhaps left out.
-    """
-    found = re.fullmatch(r"(\d*)[xX](\d*)", text)
-    sides = [int(side) if side else None for side in found.groups()] if found else []
-    known = [side for side in sides if side is not None]
-    if not known or min(known) < 1:
-        hint = "write WIDTHxHEIGHT in pixels, both at least 1, such as 4096x512; x512 is endless to the right"
-        raise UsageError("--size", text, hint)
-    return sides[0], sides[1]
+def _plain(found: Namespace) -> dict[str, Any]:
+    values = vars(found)
+    values.pop("config", None)
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
-def _stored(p: argparse.ArgumentParser, path: str) -> dict[str, Any]:
+def _stored(p: ArgumentParser, path: str) -> dict[str, Any]:
     """Return the options that an image was made with."""
     metadata = image_metadata(path)
     options = dict(metadata["options"])
-    known = {action.dest for action in p._actions} - set(OF_THE_RUN) - {"help"}
+    known = {action.dest for action in p._actions} - set(OF_THE_RUN) - {"help", "config"}
     strange = sorted(set(options) - known)
     if strange:
         hint = f"it was made with {strange[0]}, which this version does not know: use {metadata.get('version')}"
-        raise UsageError("--from", path, hint)
+        raise UsageError("from_file", path, hint)
     return {"checkpoint": metadata["checkpoint"]["path"], **options}
 
 
@@ -237,38 +236,12 @@ def image_metadata(path: str) -> Mapping[str, Any]:
     from nuwa_lightning.writers import read_metadata
 
     if not Path(path).exists():
-        raise UsageError("--from", path, "no such file: name an image that generate made")
+        raise UsageError("from_file", path, "no such file: name an image that generate made")
     try:
         metadata = read_metadata(path)
     except UsageError as error:
-        raise UsageError("--from", path, error.hint) from None
+        raise UsageError("from_file", path, error.hint) from None
     options, checkpoint = metadata.get("options"), metadata.get("checkpoint")
     if not isinstance(options, Mapping) or not isinstance(checkpoint, Mapping) or "path" not in checkpoint:
-        raise UsageError("--from", path, "it does not say how it was made: name an image that generate made")
+        raise UsageError("from_file", path, "it does not say how it was made: name an image that generate made")
     return metadata
-
-
-def _task(options: Any) -> str:
-    """Return the task that is asked for, by name or by the other options, and refuse options that belong to another."""
-    if options.task is not None and options.task not in TASKS:
-        near = difflib.get_close_matches(options.task, TASKS, n=1, cutoff=0.5)
-        raise UsageError("--task", options.task, f"did you mean {near[0]}?" if near else f"choose {', '.join(TASKS)}")
-    task: str = options.task or _usual_task(options)
-    outpaint.check_options(options, task)
-    if task == "outpaint" and options.image is None:
-        raise UsageError("--task", task, "it needs an image: --image FILE")
-    if task not in ("outpaint", "animate") and options.image is not None:
-        hint = "it goes on from no image: leave --image out, or use --task outpaint or animate"
-        raise UsageError("--task", task, hint)
-    filming.check_options(options, task)
-    prompting.check_options(options, task)
-    return task
-
-
-def _usual_task(options: Any) -> str:
-    video = filming.wanted(options)
-    if options.image is not None:
-        return "animate" if video else "outpaint"
-    if options.prompt:
-        return "text-to-video" if video else "text-to-image"
-    return "unconditional"

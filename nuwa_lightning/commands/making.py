@@ -1,4 +1,4 @@
-"""Files in the making: writers, journal and production held together, through kills, signals and full disks."""
+"""Files in the making: a canvas is generated and exported, through kills, signals and full disks."""
 
 from __future__ import annotations
 
@@ -7,24 +7,18 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nuwa_lightning.atomic import PartialFile
-from nuwa_lightning.canvas.assembler import FrameSink, Pixels, Sink
-from nuwa_lightning.canvas.job import GenerationJob, Order, Progress
-from nuwa_lightning.canvas.journal import Journal, Record, differences, journal_folder, told
+from nuwa_lightning.canvas.canvas import Canvas, CanvasState, differences, told
+from nuwa_lightning.canvas.decoding import Crop
+from nuwa_lightning.canvas.job import Generation, Order, Progress, decoded_image, decoded_video, facts_of
+from nuwa_lightning.canvas.preview import CanvasPreview
 from nuwa_lightning.errors import LawError, UsageError
-from nuwa_lightning.writers import (
-    CanvasWriter,
-    VideoWriter,
-    check_output,
-    open_video_writer,
-    open_writer,
-    read_metadata,
-)
+from nuwa_lightning.planning.geometry import PatchGrid
+from nuwa_lightning.writers import check_format, check_output, read_metadata, sweep, write_image, write_video
 
 if TYPE_CHECKING:
     from nuwa_lightning.generation.renderer import InfiniteRenderer
@@ -32,7 +26,7 @@ if TYPE_CHECKING:
     from nuwa_lightning.writers.preview import GrowingPreview
 
 _SHARE = 50
-"""A record is made when this many times the time that the last one took has gone by: 2 % of the time at most."""
+"""A state is stored when this many times the time that the last one took has gone by: 2 % of the time at most."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +41,11 @@ class Job:
         versions: of libraries; when they change a run may go on, though perhaps not to the same bits.
         overwrite: replace files that are there, finished or not.
         resume: ``last`` or ``earlier`` to go on with what an earlier run left.
-        record_every: seconds between records at least; 0 makes one after each wave, whatever it costs.
+        record_every: seconds between states on the disk at least; 0 makes one after each wave, whatever it costs.
         waves: where an endless canvas stops by itself.
         preview: a small image of the first canvas that grows with it.
         note: told to the user.
+        canvas: a folder that keeps the canvas; by default it lies beside the first output until that is finished.
     """
 
     order: Order
@@ -64,6 +59,7 @@ class Job:
     waves: int | None = None
     preview: GrowingPreview | None = None
     note: Callable[[str], None] = field(default=lambda _: None)
+    canvas: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -89,73 +85,89 @@ def make(
     watch: Callable[[Progress], None],
     begun: Callable[[int], None] = lambda _: None,
 ) -> Outcome:
-    """Make the files, from the beginning or from the last record of a journal.
+    """Make the files, from the beginning or from where the canvas of an earlier run stands.
 
     Args:
         job: what is to be made.
-        renderer: who writes tokens.
-        tokenizer: what turns them into pixels.
+        renderer: the sampler.
+        tokenizer: what turns tokens into pixels.
         watch: told after each wave.
         begun: told once how many patches were there already.
 
     Raises:
-        UsageError: if the files cannot be made, or the journal is of another job or damaged.
+        UsageError: if the files cannot be made, or the canvas is of another job or damaged.
     """
-    journal, record = _journal(job)
-    if journal is None:
+    canvas, state = _opened(job)
+    if canvas is None:
         job.note(f"{job.outputs[0]}: finished already")
         return Outcome(0, job.order.size[::-1], 0)
     try:
-        return _Making(job, journal, record).run(renderer, tokenizer, watch=watch, begun=begun)
+        return _Making(job, canvas, state).run(renderer, tokenizer, watch=watch, begun=begun)
     finally:
-        journal.close()
+        canvas.close()
 
 
-def _journal(job: Job) -> tuple[Journal | None, Record | None]:
-    """Return the journal, and the record to go on from; no journal where everything is finished already."""
+def canvas_folder(output: Path) -> Path:
+    """Return where the canvas of an output lies that is not kept."""
+    return output.with_name(f"{output.name}.canvas")
+
+
+def _opened(job: Job) -> tuple[Canvas | None, CanvasState | None]:
+    """Return the canvas, and the state to go on from; no canvas where everything is finished already."""
     first = job.outputs[0]
-    there = journal_folder(first).exists()
-    journal = Journal(first)
+    folder = job.canvas or canvas_folder(first)
+    there = folder.exists()
+    canvas = Canvas(folder, option="canvas" if job.canvas else "output")
     try:
-        if not journal.begun:
-            finished = [_finished(output, metadata) for output, metadata in zip(job.outputs, job.metadata, strict=True)]
-            if job.resume and all(finished):  # killed, perhaps, while the journal was being removed
-                journal.remove()
-                return None, None
-            for output in job.outputs:
-                check_output(output, overwrite=job.overwrite, video=job.order.video is not None)
-            if job.resume:
-                job.note(f"{first}: nothing to go on from, this is the beginning")
-            return journal, None
-        if not job.resume:
-            far = _how_far(journal)
-            if not job.overwrite:
-                hint = f"an unfinished run of it is there{far}: give --resume to go on, --overwrite to start again"
-                raise UsageError("--output", first, hint)
-            return journal, None
-        before = journal.job()
-        found = differences(before["identity"], job.identity)
-        if found:
-            raise UsageError(
-                "--resume", journal.folder, f"{'; '.join(found)}: give what it was, or --overwrite to start again"
-            )
-        for difference in differences(before["versions"], job.versions):
-            job.note(f"note: {difference}: what is written from here on may differ from an uninterrupted run")
-        return journal, journal.latest(earlier=job.resume == "earlier")
+        return _checked(job, canvas)
     except UsageError:
-        if there:
-            journal.close()
+        if there or canvas.begun:
+            canvas.close()
         else:
-            journal.remove()
+            canvas.remove()
         raise
 
 
-def _how_far(journal: Journal) -> str:
+def _checked(job: Job, canvas: Canvas) -> tuple[Canvas | None, CanvasState | None]:
+    first, order = job.outputs[0], job.order
+    for output in job.outputs:
+        check_format(output, *order.size[::-1], fps=order.video.fps if order.video else None)
+    if not canvas.begun:
+        finished = [_finished(output, metadata) for output, metadata in zip(job.outputs, job.metadata, strict=True)]
+        if job.resume and all(finished):  # killed, perhaps, while the canvas was being removed
+            canvas.remove()
+            return None, None
+        for output in job.outputs:
+            check_output(output, overwrite=job.overwrite, video=order.video is not None)
+        if job.resume:
+            job.note(f"{first}: nothing to go on from, this is the beginning")
+        return canvas, None
+    if not job.resume:
+        if not job.overwrite:
+            there = f"an unfinished run of it is there{_how_far(canvas)}"
+            hint = f"{there}: give --resume to go on, --overwrite to start again"
+            raise UsageError("output", first, hint)
+        for output in job.outputs:
+            check_output(output, overwrite=True, video=order.video is not None)
+        return canvas, None
+    canvas.load()
+    before = canvas.facts.how
+    found = differences(before["identity"], job.identity)
+    if found:
+        hint = f"{'; '.join(found)}: give what it was, or --overwrite to start again"
+        raise UsageError("resume", canvas.folder, hint)
+    for difference in differences(before["versions"], job.versions):
+        job.note(f"note: {difference}: what is generated from here on may differ from an uninterrupted run")
+    return canvas, canvas.latest(earlier=job.resume == "earlier")
+
+
+def _how_far(canvas: Canvas) -> str:
     try:
-        record = journal.latest()
+        canvas.load()
+        state = canvas.latest()
     except UsageError:
         return ""
-    return f" ({told(record.facts)})" if record else ""
+    return f" ({told(state.facts)})" if state else ""
 
 
 def _finished(output: Path, metadata: Mapping[str, Any]) -> bool:
@@ -172,21 +184,24 @@ def _named(metadata: Mapping[str, Any]) -> object:
     return json.loads(json.dumps({**metadata, "options": options, "size": None}))
 
 
+class _Stopped(Exception):
+    """A signal came while a file was written."""
+
+
 class _Making:
     """One run of a job.
 
     Args:
         job: what is to be made.
-        journal: held by this process.
-        record: where to go on from.
+        canvas: held by this process.
+        state: where to go on from.
     """
 
-    def __init__(self, job: Job, journal: Journal, record: Record | None) -> None:
-        self._job, self._journal, self._record = job, journal, record
-        self._writers: list[CanvasWriter | VideoWriter | _Complete] = []
-        facts: Mapping[str, Any] = record.facts if record else {}
-        self._overwrite = bool(facts.get("overwrite", job.overwrite))
-        self._safe = facts
+    def __init__(self, job: Job, canvas: Canvas, state: CanvasState | None) -> None:
+        self._job, self._canvas, self._state = job, canvas, state
+        self._safe: Mapping[str, Any] = state.facts if state else {}
+        self._overwrite = bool(self._safe.get("overwrite", job.overwrite))
+        self._preview: CanvasPreview | None = None
 
     def run(
         self,
@@ -197,188 +212,160 @@ class _Making:
         begun: Callable[[int], None],
     ) -> Outcome:
         """Make the files; see :func:`make`."""
-        try:
-            production = self._start(renderer, tokenizer)
-        except BaseException:
-            self._leave(keep=self._record is not None)
-            raise
-        begun(production.patches)
-        try:
-            return self._produce(production, watch)
-        except LawError:  # a fault of the strategy: going on would meet it again
-            self._leave(keep=False)
-            raise
-        except UsageError as error:
-            self._leave(keep=True)
-            hint = f"{error.hint}; {told(self._safe)} are safe, go on with --resume"
-            raise UsageError(error.option, error.value, hint) from error
-        except BaseException:
-            self._leave(keep=True)
-            raise
-
-    def _start(self, renderer: InfiniteRenderer, tokenizer: Tokenizer) -> GenerationJob:
-        job, record = self._job, self._record
-        if record is None:
-            self._journal.begin({"identity": dict(job.identity), "versions": dict(job.versions)})
-            for output in job.outputs:  # of runs that were killed before their first record, or are given up now
-                PartialFile.sweep(output)
-        states = record.facts["sinks"] if record else [None] * len(job.outputs)
-        for output, metadata, state in zip(job.outputs, job.metadata, states, strict=True):
-            finished = state is not None and _finished(output, metadata)
-            overwrite = self._overwrite or finished
+        generation = None if "ended" in self._safe else self._start(renderer, tokenizer)
+        begun(generation.patches if generation else self._canvas.patches)
+        with _signals() as caught:
             try:
-                writer: CanvasWriter | VideoWriter | _Complete = self._open(
-                    output, metadata, overwrite=overwrite, state=state
-                )
-            except UsageError:
-                if not finished:
-                    raise
-                writer = _Complete(state)  # killed after this file got its name
-            self._writers.append(writer)
-        sinks: list[Sink | FrameSink] = list(self._writers)
-        if job.preview and isinstance(sinks[0], Sink):
-            sinks[0] = _Shown(sinks[0], job.preview)
+                if generation is not None:
+                    outcome = self._generate(generation, watch, caught)
+                    if outcome is not None:
+                        return outcome
+                return self._export(tokenizer, caught)
+            except _Stopped:
+                return self._stopped(caught[0])
+            except LawError:  # a fault of the strategy: going on would meet it again
+                self._canvas.remove()
+                raise
+            except UsageError as error:
+                hint = f"{error.hint}; {told(self._safe)} are safe, go on with --resume"
+                raise UsageError(error.option, error.value, hint) from error
+
+    def _start(self, renderer: InfiniteRenderer, tokenizer: Tokenizer) -> Generation:
+        job, state, canvas = self._job, self._state, self._canvas
         try:
-            production = GenerationJob(job.order, renderer, tokenizer, sinks=sinks, record=record)
-        except ValueError as error:
-            if record is None or isinstance(error, UsageError):
+            if state is None:
+                how = {"identity": dict(job.identity), "versions": dict(job.versions), "metadata": [*job.metadata]}
+                canvas.begin(facts_of(job.order, renderer, tokenizer, how))
+                for output in job.outputs:  # of runs that were killed, or are given up now
+                    sweep(output)
+            generation = Generation(job.order, renderer, canvas, state=state)
+        except BaseException as error:
+            if state is None:
+                canvas.remove()
+                raise
+            if not isinstance(error, ValueError) or isinstance(error, UsageError):
                 raise
             hint = f"{error}: what decides about the order has changed; --overwrite starts again"
-            raise UsageError("--resume", self._journal.folder, hint) from error
-        if record is None:
-            self._commit(production)
-        return production
+            raise UsageError("resume", canvas.folder, hint) from error
+        if job.preview is not None:
+            self._preview = CanvasPreview(job.preview, canvas, tokenizer, job.order)
+        if state is None:
+            self._commit(generation)
+        return generation
 
-    def _open(
-        self, output: Path, metadata: Mapping[str, Any], *, overwrite: bool, state: Mapping[str, Any] | None
-    ) -> CanvasWriter | VideoWriter:
-        order = self._job.order
-        height, width = order.size
+    def _generate(self, generation: Generation, watch: Callable[[Progress], None], caught: list[int]) -> Outcome | None:
+        """Fill the canvas; returns an outcome if that is the end of it."""
+        job, endless = self._job, self._job.order.grid.endless
+        last, every = time.monotonic(), job.record_every
+        for progress in generation:
+            watch(progress)
+            if caught or generation.waves == job.waves:
+                break
+            if time.monotonic() - last >= every:
+                before = time.monotonic()
+                self._commit(generation)
+                last = time.monotonic()
+                every = max(job.record_every, _SHARE * (last - before)) if job.record_every else 0
+        if caught and not endless:
+            self._commit(generation)
+            return self._stopped(caught[0])
+        ended = {"waves": generation.waves, "length": generation.length if endless else 0, "exported": 0}
+        if endless and self._size(ended) is None:
+            self._canvas.remove()
+            job.note(f"{job.outputs[0]}: stopped before there was anything to keep")
+            return Outcome(130, job.order.size[::-1], generation.patches)
+        self._commit_end(ended)
+        return None
+
+    def _stopped(self, number: int) -> Outcome:
+        job = self._job
+        job.note(f"{job.outputs[0]}: stopped after {told(self._safe)}; go on with --resume")
+        return Outcome(128 + number, job.order.size[::-1], self._canvas.patches)
+
+    def _export(self, tokenizer: Tokenizer, caught: list[int]) -> Outcome:
+        """Write the files of a finished canvas, those that are not there yet."""
+        job, ended = self._job, dict(self._safe["ended"])
+        size = self._size(ended)
+        assert size is not None
+        before = len(caught)
+
+        def watch(_: int) -> None:
+            if len(caught) > before:
+                raise _Stopped
+
+        for number in range(ended["exported"], len(job.outputs)):
+            output, metadata = job.outputs[number], dict(job.metadata[number])
+            if job.order.grid.endless:
+                metadata["size"] = [size[1], size[0]]
+                metadata["options"] = {**metadata.get("options", {}), "waves": ended["waves"]}
+            overwrite = self._overwrite or (self._state is not None and _finished(output, metadata))
+            self._write(number, tokenizer, size, output, metadata, overwrite=overwrite, progress=watch)
+            if len(job.outputs) > 1:
+                ended["exported"] = number + 1
+                self._commit_end(ended)
+        patches = self._canvas.patches
+        if job.canvas is None:
+            self._canvas.remove()
+        return Outcome(0, size[::-1], patches)
+
+    def _write(
+        self,
+        number: int,
+        tokenizer: Tokenizer,
+        size: tuple[int, int],
+        output: Path,
+        metadata: Mapping[str, Any],
+        *,
+        overwrite: bool,
+        progress: Callable[[int], None],
+    ) -> None:
+        order, canvas, crop = self._job.order, self._canvas, Crop(size, self._job.order.origin)
         if order.video is None:
-            return open_writer(output, width, height, metadata=metadata, overwrite=overwrite, keep=True, state=state)
-        assert height is not None
-        assert width is not None
-        return open_video_writer(
+            rows, columns = (side * tokenizer.downsample_factor for side in canvas.facts.patch_size)
+            grid = order.grid
+            if grid.endless:
+                down, across = (-(-(a + b) // c) for a, b, c in zip(size, order.origin, (rows, columns), strict=True))
+                grid = PatchGrid(1, grid.y or down, grid.x or across, wrap=grid.wrap)
+            image = decoded_image(canvas, tokenizer, order, grid, crop, number=number)
+            with closing(image):
+                write_image(image, output, metadata=metadata, overwrite=overwrite, progress=progress)
+            return
+        write_video(
+            decoded_video(canvas, order, crop, number=number),
             output,
-            width,
-            height,
+            width=size[1],
+            height=size[0],
             fps=order.video.fps,
             metadata=metadata,
             overwrite=overwrite,
-            keep=True,
-            state=state,
+            progress=progress,
         )
 
-    def _produce(self, production: GenerationJob, watch: Callable[[Progress], None]) -> Outcome:
-        job = self._job
-        endless = None in job.order.size
-        last, every = time.monotonic(), job.record_every
-        with _signals() as caught:
-            for progress in production:
-                watch(progress)
-                if caught or production.waves == job.waves:
-                    break
-                if time.monotonic() - last >= every:
-                    before = time.monotonic()
-                    self._commit(production)
-                    last = time.monotonic()
-                    every = max(job.record_every, _SHARE * (last - before)) if job.record_every else 0
-            if caught and not endless:
-                self._commit(production)
-                self._leave(keep=True)
-                job.note(f"{job.outputs[0]}: stopped after {told(self._safe)}; go on with --resume")
-                return Outcome(128 + caught[0], job.order.size[::-1], production.patches)
-            return self._complete(production)
+    def _size(self, ended: Mapping[str, Any]) -> tuple[int, int] | None:
+        """Return height and width in pixels; None for an endless canvas of which nothing is complete."""
+        facts, order = self._canvas.facts, self._job.order
+        found = []
+        for side, cells, start in zip(order.size, facts.patch_size, order.origin, strict=True):
+            found.append(ended["length"] * cells * facts.downsample_factor - start if side is None else side)
+        return (found[0], found[1]) if min(found) > 0 else None
 
-    def _complete(self, production: GenerationJob) -> Outcome:
-        job, size = self._job, self._job.order.size[::-1]
-        if None in size:
-            ended = self._end(production)
-            if ended is None:
-                self._leave(keep=False)
-                job.note(f"{job.outputs[0]}: stopped before there was anything to keep")
-                return Outcome(130, size, production.patches)
-            size = ended
-        elif self._safe["patches"]:  # what took longer than a record should not be lost when the last step fails
-            self._commit(production)
-        if job.preview:
-            job.preview.save()
-        for writer in self._writers:
-            writer.close()
-        self._journal.remove()
-        return Outcome(0, size, production.patches)
+    def _commit(self, generation: Generation) -> None:
+        self._canvas.commit(state := generation.state(self._facts(generation.patches)))
+        self._shown(state.facts)
 
-    def _end(self, production: GenerationJob) -> tuple[int, int] | None:
-        """End an endless canvas; returns its width and height, None if nothing is complete."""
-        length = production.length
-        if length < 1:
-            return None
-        production.end()
-        width, height = (length if side is None else side for side in self._job.order.size[::-1])
-        for writer, metadata in zip(self._writers, self._job.metadata, strict=True):
-            options = {**metadata.get("options", {}), "waves": production.waves}
-            assert not isinstance(writer, VideoWriter)
-            writer.cut(width, height, metadata={**metadata, "size": [width, height], "options": options})
-        return width, height
+    def _commit_end(self, ended: Mapping[str, Any]) -> None:
+        facts = {**self._facts(self._canvas.patches), "ended": dict(ended)}
+        self._canvas.commit(CanvasState(ended["waves"], facts, {}))
+        self._shown(facts)
 
-    def _commit(self, production: GenerationJob) -> None:
-        record = production.record()
-        size = None if None in self._job.order.size else self._job.order.grid.size
-        facts = {**record.facts, "overwrite": self._overwrite, "patches_of": size}
-        self._journal.commit(Record(record.number, facts, record.tensors))
+    def _facts(self, patches: int) -> dict[str, Any]:
+        grid = self._job.order.grid
+        return {"patches": patches, "overwrite": self._overwrite, "patches_of": None if grid.endless else grid.size}
+
+    def _shown(self, facts: Mapping[str, Any]) -> None:
         self._safe = facts
-        if self._job.preview:
-            self._job.preview.save()
-
-    def _leave(self, *, keep: bool) -> None:
-        for writer in self._writers:
-            if keep:
-                writer.suspend()
-            else:
-                writer.abort()
-        if not keep:
-            self._journal.remove()
-
-
-class _Complete:
-    """Stands for a file that an earlier run completed."""
-
-    def __init__(self, state: dict[str, Any]) -> None:
-        self._state = state
-
-    def write(self, pixels_YX3: Pixels, *, y: int, x: int) -> None:
-        """Do nothing: the pixels are there."""
-
-    def append(self, frame_YX3: Pixels) -> None:
-        """Do nothing: the frames are there."""
-
-    def state(self) -> dict[str, Any]:
-        """Return the state it was made with."""
-        return self._state
-
-    def cut(self, width: int, height: int, *, metadata: Mapping[str, Any] | None = None) -> None:
-        """Do nothing."""
-
-    def close(self) -> None:
-        """Do nothing."""
-
-    abort = suspend = close
-
-
-class _Shown:
-    """Gives pixels to a sink and to the preview."""
-
-    def __init__(self, sink: Sink, preview: GrowingPreview) -> None:
-        self._sink, self._preview = sink, preview
-
-    def write(self, pixels_YX3: Pixels, *, y: int, x: int) -> None:
-        """Take a rectangle."""
-        self._sink.write(pixels_YX3, y=y, x=x)
-        self._preview.write(pixels_YX3, y=y, x=x)
-
-    def state(self) -> dict[str, Any]:
-        """Return the sink's state; the preview is not worth one."""
-        return self._sink.state()
+        if self._preview is not None:
+            self._preview.save()
 
 
 @contextmanager

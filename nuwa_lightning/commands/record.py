@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import subprocess
+import re
 import tempfile
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
-from nuwa_lightning.atomic import write_json
 from nuwa_lightning.errors import UsageError
 
 _PACKAGES = ("nuwa-lightning", "torch", "lightning", "torchmetrics", "jsonargparse", "numpy", "pillow")
@@ -31,17 +30,34 @@ def versions() -> dict[str, str]:
 
 
 def _commit() -> str | None:
+    """Return the commit checked out in the working directory, or above it; nothing of it is run.
+
+    Its files are read, since even ``git describe`` starts what ``.git/config`` names (``core.fsmonitor``).
+    """
+    here = Path.cwd()
+    git = next((folder / ".git" for folder in (here, *here.parents) if (folder / ".git").exists()), None)
     try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
+        if git is None:
+            return None
+        if git.is_file():  # a work tree
+            git = (git.parent / git.read_text(encoding="utf-8").removeprefix("gitdir:").strip()).resolve()
+        common = git / (git / "commondir").read_text(encoding="utf-8").strip() if (git / "commondir").exists() else git
+        said = (git / "HEAD").read_text(encoding="utf-8").strip()
+        name = said.removeprefix("ref:").strip()
+        if name == said:
+            return _hash(said)
+        for folder in (git, common):
+            if (folder / name).is_file():
+                return _hash((folder / name).read_text(encoding="utf-8"))
+        packed = (common / "packed-refs").read_text(encoding="utf-8").splitlines()
+        return next((_hash(line) for line in packed if line.endswith(f" {name}")), None)
+    except (OSError, ValueError):
         return None
-    return done.stdout.strip()
+
+
+def _hash(text: str) -> str | None:
+    found = re.match(r"[0-9a-f]{40,64}\b", text)
+    return found[0][:12] if found else None
 
 
 def check_run_folder(folder: Path) -> None:
@@ -62,25 +78,34 @@ def check_run_folder(folder: Path) -> None:
                 path.rmdir()
 
 
-def write_record(run_folder: Path, config: Any, datamodule: Any, *, networks: Mapping[str, str | None]) -> None:
-    """Write ``record.json`` into the run folder, atomically.
+@runtime_checkable
+class Recorded(Protocol):
+    """A data module that says where its data comes from."""
+
+    def prepare_data(self) -> None:
+        """See Lightning."""
+
+    def record(self) -> dict[str, Any]:
+        """Return plain values."""
+
+
+def run_record(config: Any, datamodule: Any, *, networks: Mapping[str, str | None]) -> dict[str, Any]:
+    """Return what ``record.json`` says.
 
     Args:
-        run_folder: the folder.
         config: the run's options.
         datamodule: where its data comes from.
         networks: which trained networks it uses beside what it trains, by what for.
     """
     record: dict[str, Any] = {
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
         "commit": _commit(),
         "machine": {"cpu": platform.machine(), "cores": os.cpu_count(), "system": platform.platform()},
         "seed": config.seed_everything,
         "networks": dict(networks),
     }
-    if datamodule is not None and hasattr(datamodule, "record"):
+    if isinstance(datamodule, Recorded):
         datamodule.prepare_data()
         record["data"] = datamodule.record()
-    run_folder.mkdir(parents=True, exist_ok=True)
-    write_json(run_folder / "record.json", record)
+    return record

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
+import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 import yaml
 
+from nuwa_lightning.callbacks.run_checkpoint import STOPPED, Stopped
 from nuwa_lightning.errors import ToldError, UsageError
 from nuwa_lightning.models.pixel_guided import PixelGuidedDecoder
-from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
+from nuwa_lightning.models.vqgan import VQGANConfig
 from nuwa_lightning.processes import die_with_parent
+from nuwa_lightning.tokenizers.base import Tokenizer, is_tokenizer_class
 from nuwa_lightning.tokenizers.pretrained import load_pixel_guided, load_tokenizer
+from nuwa_lightning.tokenizers.windows import WindowedTokenizer
 
 _LOG = logging.getLogger(__name__)
 
@@ -28,13 +34,18 @@ class TokenizerSource:
     """Where the tokenizer of stage 2 comes from.
 
     Args:
-        path: folder of the trained tokenizer.
+        path: folder of the trained tokenizer, or the import path of a class (``my_tokenizers.Mine``).
         recipe: stage-1 recipe that makes it when it is missing; its run folder must be the parent of ``path``.
         refine: recipe that refines its decoder, with frozen codes.
         beside: refine it on half of the cores while stage 2 trains on the others, instead of before, on all of them.
         refined: folder of the refined tokenizer, made by ``refine``; the decoder of videos begins as its decoder.
         guided: folder of the pixel-guided decoder of videos that goes with the tokenizer, put into the run at its end.
         guided_recipe: recipe that makes it when it is missing; its run folder must be the parent of ``guided``.
+        arguments: of the class that ``path`` names.
+        window: where the tokenizer is not local (attention or norms over the whole image), it is shown windows of so
+            many tokens; 0 leaves it as it is.
+        overlap: how far a window reaches beyond these, in tokens, on each side.
+        own: classes outside of this package that a folder may name, by import path.
     """
 
     path: str
@@ -44,6 +55,58 @@ class TokenizerSource:
     beside: bool = True
     guided: str | None = None
     guided_recipe: str | None = None
+    arguments: dict[str, Any] | None = None
+    window: int = 0
+    overlap: int = 4
+    own: tuple[str, ...] = ()
+
+    @property
+    def is_class(self) -> bool:
+        """Whether ``path`` names a class."""
+        return bool(re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", self.path)) and not Path(self.path).exists()
+
+    @property
+    def is_there(self) -> bool:
+        """Whether nothing has to be trained first."""
+        return self.is_class or (Path(self.path) / "config.json").exists()
+
+
+def open_tokenizer(source: TokenizerSource) -> Tokenizer:
+    """Return the tokenizer that ``source`` names, which is there.
+
+    Raises:
+        UsageError: if it cannot be loaded or made.
+    """
+    if not source.is_class:
+        own = [_imported(path, "--tokenizer.own") for path in source.own]
+        tokenizer = load_tokenizer(source.path, own=own)
+    else:
+        try:
+            tokenizer = _imported(source.path, "--tokenizer.path")(**(source.arguments or {}))
+        except (TypeError, ValueError) as error:
+            if isinstance(error, UsageError):
+                raise
+            raise UsageError("--tokenizer.arguments", source.arguments, f"{source.path}: {error}") from error
+        if not isinstance(tokenizer, Tokenizer):
+            lacks = ", ".join(sorted(name for name in dir(Tokenizer) if name[0] != "_" and name not in dir(tokenizer)))
+            raise UsageError("--tokenizer.path", source.path, f"lacks {lacks}: see docs/how-to/tokenizer.md")
+    if source.window == 0:
+        return tokenizer
+    try:
+        return WindowedTokenizer(tokenizer, source.window, source.overlap)
+    except ValueError as error:
+        raise UsageError("--tokenizer.window", source.window, str(error)) from None
+
+
+def _imported(path: str, option: str) -> type[Any]:
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(option, path, f"is no folder and no class ({error}): name one of them") from None
+    if not is_tokenizer_class(found):
+        raise UsageError(option, path, "is no tokenizer: see docs/how-to/tokenizer.md")
+    return cast("type[Any]", found)
 
 
 def check_recipes(source: TokenizerSource) -> None:
@@ -57,7 +120,7 @@ def check_recipes(source: TokenizerSource) -> None:
         ("refine", source.refine, source.refined),
         ("guided_recipe", source.guided_recipe, source.guided),
     ):
-        made = makes is not None and (Path(makes) / "config.json").exists()
+        made = source.is_there if name == "recipe" else makes is not None and (Path(makes) / "config.json").exists()
         if recipe is not None and not made and not Path(recipe).is_file():
             raise UsageError(f"--tokenizer.{name}", recipe, "there is no such file: name a recipe, or null")
 
@@ -67,7 +130,7 @@ def expected_factor(source: TokenizerSource) -> int | None:
 
     None where that cannot be seen without making it.
     """
-    if source.recipe is None or (Path(source.path) / "config.json").exists():
+    if source.recipe is None or source.is_there:
         return None
     try:
         given = yaml.safe_load(Path(source.recipe).read_text(encoding="utf-8"))["model"]["init_args"]
@@ -82,7 +145,7 @@ def provide_tokenizer(source: TokenizerSource, *, fast_dev_run: bool) -> None:
     Raises:
         UsageError: if it is missing and no recipe makes it, or its training fails.
     """
-    if (Path(source.path) / "config.json").exists():
+    if source.is_there:
         _LOG.info("tokenizer: %s (trained before)", source.path)
         return
     if source.recipe is None or fast_dev_run:
@@ -96,7 +159,7 @@ def provide_tokenizer(source: TokenizerSource, *, fast_dev_run: bool) -> None:
     _LOG.info("stage 2 of 2: training the patch transformer")
 
 
-def find_refined(source: TokenizerSource, tokenizer: VQGAN) -> VQGAN | None:
+def find_refined(source: TokenizerSource, tokenizer: Tokenizer) -> Tokenizer | None:
     """Return the refined tokenizer that ``source`` names: the same tokens, better seen; None if it is not there.
 
     Raises:
@@ -111,7 +174,7 @@ def find_refined(source: TokenizerSource, tokenizer: VQGAN) -> VQGAN | None:
     return refined
 
 
-def check_guided(source: TokenizerSource, tokenizer: VQGAN) -> None:
+def check_guided(source: TokenizerSource, tokenizer: Tokenizer) -> None:
     """Refuse a decoder of videos that is there but does not fit, or that is missing and cannot be made.
 
     Raises:
@@ -126,7 +189,7 @@ def check_guided(source: TokenizerSource, tokenizer: VQGAN) -> None:
         raise UsageError("--tokenizer.guided", source.guided, f"there is no pixel-guided decoder; {hint}")
 
 
-def provide_guided(source: TokenizerSource, tokenizer: VQGAN, refined: str | None) -> PixelGuidedDecoder | None:
+def provide_guided(source: TokenizerSource, tokenizer: Tokenizer, refined: str | None) -> PixelGuidedDecoder | None:
     """Return the decoder of videos that ``source`` names, trained first if it is not there.
 
     It comes after all else, since it begins as the refined decoder. If it cannot be trained the run is whole without:
@@ -144,9 +207,7 @@ def provide_guided(source: TokenizerSource, tokenizer: VQGAN, refined: str | Non
         _LOG.info("training the pixel-guided decoder %s by %s", source.guided, source.guided_recipe)
         options = ("--tokenizer.path", source.path, "--tokenizer.refined", refined or "null")
         command = _fit(source.guided_recipe, Path(source.guided).parent, *options)
-        status = subprocess.run(command, check=False).returncode
-        if status == 130:
-            raise KeyboardInterrupt
+        status = _run(command)
         if status or not (Path(source.guided) / "config.json").exists():
             _LOG.warning("the pixel-guided decoder's training ended with status %d: videos will flicker", status)
             _LOG.warning("to try again: %s", shlex.join(["python", *command[1:]]))
@@ -159,13 +220,25 @@ def _make(folder: str, command: Sequence[str], option: str, recipe: str) -> None
 
     In a process of its own: its memory is given back, and its threads and seeds do not touch those of stage 2.
     """
-    status = subprocess.run(command, check=False).returncode
-    if status == 130:
-        raise KeyboardInterrupt
+    status = _run(command)
     if status or not (Path(folder) / "config.json").exists():
         # Status 2: it has named its option, value and cure.
         fault = ToldError if status == 2 else UsageError
         raise fault(option, recipe, f"its training ended with status {status}; see above")
+
+
+def _run(command: Sequence[str]) -> int:
+    """Return the status of a training in a process of its own; a signal to one of the two ends both."""
+    with subprocess.Popen(command) as process:
+        try:
+            status = process.wait()
+        except Stopped as stopped:
+            process.send_signal(stopped.number)
+            process.wait()
+            raise
+    if status in STOPPED:
+        raise Stopped(status - 128)
+    return status
 
 
 def _fit(recipe: str, run: Path, *options: str) -> list[str]:
@@ -188,7 +261,7 @@ class Refinement:
         self._source = source
 
     @classmethod
-    def start(cls, source: TokenizerSource, tokenizer: VQGAN, run_folder: Path) -> Refinement:
+    def start(cls, source: TokenizerSource, tokenizer: Tokenizer, run_folder: Path) -> Refinement:
         """Start it, or return at once if the refined tokenizer is there.
 
         Args:
@@ -225,7 +298,7 @@ class Refinement:
         _LOG.info("refining the decoder beside stage 2, on %d core(s); its log: %s", half, log)
         return cls(process, source)
 
-    def wait(self, tokenizer: VQGAN) -> VQGAN | None:
+    def wait(self, tokenizer: Tokenizer) -> Tokenizer | None:
         """Wait for the end; returns the refined ``tokenizer``, or None if there is none."""
         if self._process is not None:
             if self._process.poll() is None:

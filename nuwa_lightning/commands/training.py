@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
+import sys
+import traceback
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Protocol, runtime_checkable
 
 from lightning.fabric.plugins.io import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from nuwa_lightning.atomic import atomic_write
 from nuwa_lightning.callbacks.checkpoint_io import AtomicCheckpointIO
 from nuwa_lightning.callbacks.reconstruction_sheet import ReconstructionSheet
+from nuwa_lightning.callbacks.run_checkpoint import RunCheckpoint, Signals, Stopped
+from nuwa_lightning.callbacks.run_files import RunFiles
 from nuwa_lightning.callbacks.sample_sheet import SampleSheet
 from nuwa_lightning.callbacks.stage_bar import StageBar
 from nuwa_lightning.commands.parsing import OneLineParser, check_configs, deny_imports, usage_error, whole_name
-from nuwa_lightning.commands.record import check_run_folder, write_record
+from nuwa_lightning.commands.record import check_run_folder, run_record
 from nuwa_lightning.commands.resuming import check_checkpoint, find_checkpoint
 from nuwa_lightning.commands.tokenizer import (
     Refinement,
@@ -30,6 +35,7 @@ from nuwa_lightning.commands.tokenizer import (
     check_recipes,
     expected_factor,
     find_refined,
+    open_tokenizer,
     provide_guided,
     provide_tokenizer,
 )
@@ -55,7 +61,8 @@ from nuwa_lightning.legacy import upgraded_arguments
 from nuwa_lightning.models.vqgan import VQGAN
 from nuwa_lightning.processes import keep_freed_memory
 from nuwa_lightning.text import ClipTextEncoder, HuggingFaceTextEncoder, MiniLMTextEncoder
-from nuwa_lightning.tokenizers.pretrained import load_tokenizer, save_pixel_guided, save_tokenizer
+from nuwa_lightning.tokenizers.base import Tokenizer
+from nuwa_lightning.tokenizers.pretrained import save_pixel_guided, save_tokenizer
 from nuwa_lightning.training.nuwa_module import NuwaInfinityModule
 from nuwa_lightning.training.pixel_guided_module import PixelGuidedModule
 from nuwa_lightning.training.vqgan_module import VQGANModule
@@ -87,11 +94,37 @@ def known_classes() -> dict[str, list[type[Any]]]:
     }
 
 
+MANUAL: Final[dict[type[LightningModule], dict[str, str]]] = {
+    VQGANModule: {
+        "accumulate_grad_batches": "optimization is manual here: give --model.accumulate_grad_batches",
+        "gradient_clip_val": "optimization is manual here: give --model.gradient_clip_val",
+    },
+    NuwaInfinityModule: {
+        "accumulate_grad_batches": "optimization is manual here: give a larger --data.batch_size",
+        "gradient_clip_val": "optimization is manual here: give --model.descent.gradient_clip_val",
+    },
+}
+"""Which option of a model stands for an option of the trainer that needs automatic optimization."""
+
+METRICS: Final[dict[type[LightningModule], Sequence[str]]] = {
+    cls: cls.metrics for cls in (NuwaInfinityModule, VQGANModule, PixelGuidedModule)
+}
+
+
+@runtime_checkable
+class Draws(Protocol):
+    """A callback that draws once more at the end."""
+
+    def draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw now."""
+
+
 class NuwaCLI(LightningCLI):
     """LightningCLI with a run folder, a tokenizer made on demand, and resumption that obeys the command line."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, signals: Signals, **kwargs: Any) -> None:
         self.options: Any = None
+        self._signals = signals
         try:
             super().__init__(*args, **kwargs)
         except UsageError as error:
@@ -141,24 +174,16 @@ class NuwaCLI(LightningCLI):
             kwargs["default_root_dir"] = str(self.run_folder)
         if trainer.logger in (None, True) and not trainer.fast_dev_run:
             kwargs["logger"] = TensorBoardLogger(self.run_folder, name="", version="tensorboard")
-        callbacks = list(self._get(self.config_init, "trainer").get("callbacks") or [])
-        # Not in a trial: Lightning would let its end replace the checkpoint of the real run.
-        kept = trainer.enable_checkpointing is not False and not trainer.fast_dev_run
-        if kept and not any(isinstance(c, ModelCheckpoint) for c in callbacks):
-            callbacks.append(
-                # One file, replaced atomically: a run is gone on with from its end, and exported at its end.
-                ModelCheckpoint(
-                    self.run_folder / "checkpoints",
-                    every_n_train_steps=100,
-                    save_last=True,
-                    save_top_k=0,
-                    enable_version_counter=False,
-                )
-            )
+        callbacks = _as_list(self._get(self.config_init, "trainer").get("callbacks"))
+        # Not in a trial: its end would replace the checkpoint of the real run.
+        if trainer.enable_checkpointing is not False and not trainer.fast_dev_run:
+            # One file, replaced atomically: a run is gone on with from its end, and exported at its end.
+            every = 0 if any(isinstance(c, ModelCheckpoint) for c in callbacks) else 100
+            path = self.run_folder / "checkpoints" / "last.ckpt"
+            callbacks.append(RunCheckpoint(path, self._signals, every_n_steps=every))
         if trainer.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(StageBar())
-        plugins = self._get(self.config_init, "trainer").get("plugins") or []
-        plugins = list(plugins) if isinstance(plugins, (list, tuple)) else [plugins]
+        plugins = _as_list(self._get(self.config_init, "trainer").get("plugins"))
         if not any(isinstance(p, CheckpointIO) for p in plugins):
             plugins.append(AtomicCheckpointIO())
         kwargs["plugins"] = plugins
@@ -178,6 +203,7 @@ class NuwaCLI(LightningCLI):
         """
         self.refinement = Refinement(None)
         self._check_data()
+        self._check_trainer()
         check_checkpoint(self.options.get("ckpt_path"), self.model)
         if isinstance(self.model, NuwaInfinityModule):
             source = self._source()
@@ -198,8 +224,9 @@ class NuwaCLI(LightningCLI):
             self.datamodule.prepare_data()
             self.datamodule.train_dataloader()
         if not self._trial:
-            write_record(self.run_folder, self.config_init[self.subcommand], self.datamodule, networks=self._networks())
-            self._write_config()
+            record = run_record(self.config_init[self.subcommand], self.datamodule, networks=self._networks())
+            files = RunFiles(self.run_folder, self._recipe(), record)
+            self.trainer.callbacks.insert(0, files)  # type: ignore[attr-defined]
 
     def _check_data(self) -> None:
         """Refuse data of another stage; what a data module of the user's own gives is not known here."""
@@ -212,6 +239,23 @@ class NuwaCLI(LightningCLI):
                 name = type(self.datamodule).__name__
                 raise UsageError("--data", name, f"{module.__name__} learns from other data: give {hint}")
 
+    def _check_trainer(self) -> None:
+        """Refuse options of the trainer that Lightning refuses, or forgets, only after a long time."""
+        own = MANUAL.get(type(self.model), {})
+        for name, off in (("accumulate_grad_batches", (1,)), ("gradient_clip_val", (None, 0))):
+            value = self.options.trainer.get(name)
+            if not self.model.automatic_optimization and value not in off:
+                hint = own.get(name, "this model optimizes by itself: give an option of the model")
+                raise UsageError(f"--trainer.{name}", value, hint)
+        known = METRICS.get(type(self.model))
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if known is None or not isinstance(callback, (EarlyStopping, ModelCheckpoint)):
+                continue
+            watched = callback.monitor
+            if watched is not None and watched not in (*known, "epoch", "step"):
+                hint = f"{type(callback).__name__} watches what is not there: give one of {', '.join(known)}"
+                raise UsageError("--trainer.callbacks.monitor", watched, hint)
+
     def _check_sizes(self, factor: int | None) -> None:
         if factor is not None and isinstance(self.datamodule, TokenDataModule):
             self.datamodule.check_sizes(factor)
@@ -222,13 +266,21 @@ class NuwaCLI(LightningCLI):
         perceptual = self.model.perceptual
         return {"perceptual": None if perceptual is None else perceptual.name}
 
-    def _write_config(self) -> None:
-        """Write every option of the run to ``config.yaml``, as a recipe that repeats it."""
+    def _recipe(self) -> str:
+        """Return every option of the run, as a recipe that repeats it."""
         options = self.options.clone()
         options.ckpt_path = None
-        text = self._parser(self.subcommand).dump(options, skip_unset=False)
-        with atomic_write(self.run_folder / "config.yaml") as partial:
-            partial.write_text(text, encoding="utf-8")
+        return str(self._parser(self.subcommand).dump(options, skip_unset=False))
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        try:
+            super()._run_subcommand(subcommand)
+        except (ValueError, RuntimeError) as error:
+            # Lightning refuses some options only when it trains; faults of anybody else keep their traceback.
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            if isinstance(error, UsageError) or f"{os.sep}lightning{os.sep}pytorch{os.sep}" not in frame.filename:
+                raise
+            raise usage_error(error, "--trainer") from error
 
     def after_fit(self) -> None:
         """Export what was trained and say what to do with it."""
@@ -243,7 +295,7 @@ class NuwaCLI(LightningCLI):
             save_pixel_guided(folder, self.model.finished())
             _LOG.info("pixel-guided decoder: %s", folder)
         if isinstance(self.model, NuwaInfinityModule):
-            plain = load_tokenizer(self._source().path)
+            plain = open_tokenizer(self._source())
             refined = self.refinement.wait(plain)
             tokenizer = refined or plain
             save_tokenizer(self.run_folder / "tokenizer", tokenizer)
@@ -253,7 +305,7 @@ class NuwaCLI(LightningCLI):
             if guided is not None:
                 save_pixel_guided(self.run_folder / "pixel_guided", guided)
             for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-                if hasattr(callback, "draw"):
+                if isinstance(callback, Draws):
                     callback.draw(self.trainer, self.model)
             for logger in self.trainer.loggers:  # the last sheet opened it once more
                 logger.finalize("success")
@@ -286,12 +338,12 @@ class NuwaCLI(LightningCLI):
         assert isinstance(source, TokenizerSource)
         return source
 
-    def _attach_tokenizer(self, *, make: bool) -> VQGAN:
+    def _attach_tokenizer(self, *, make: bool) -> Tokenizer:
         assert isinstance(self.model, NuwaInfinityModule)
         source = self._source()
         if make:
             provide_tokenizer(source, fast_dev_run=self._trial)
-        tokenizer = load_tokenizer(source.path)
+        tokenizer = open_tokenizer(source)
         check_guided(source, tokenizer)
         self.model.attach_tokenizer(tokenizer)
         if isinstance(self.datamodule, TokenWindowsModule):
@@ -308,8 +360,12 @@ class NuwaCLI(LightningCLI):
             raise UsageError("--data", type(self.datamodule).__name__, hint)
         if make:
             provide_tokenizer(source, fast_dev_run=self._trial)
-        tokenizer = load_tokenizer(source.path)
-        self.model.attach_tokenizer(find_refined(source, tokenizer) or tokenizer)
+        plain = open_tokenizer(source)
+        tokenizer = find_refined(source, plain) or plain
+        if not isinstance(tokenizer, VQGAN):
+            hint = "the decoder of videos begins as a VQGAN's: name the folder of one"
+            raise UsageError("--tokenizer.path", source.path, hint)
+        self.model.attach_tokenizer(tokenizer)
         # Once more, with the size and the tokenizer known.
         check_checkpoint(self.options.get("ckpt_path"), self.model)
 
@@ -334,12 +390,17 @@ def what_next(run: Path, window: Window | None, factor: int, text: str | None) -
     return what, f"python -m nuwa_lightning generate --checkpoint {run} {options}"
 
 
+def _as_list(given: Any) -> list[Any]:
+    """Lightning takes one or several."""
+    return [] if given is None else list(given) if isinstance(given, (list, tuple)) else [given]
+
+
 def _no_advertisement(record: logging.LogRecord) -> bool:
     return "💡 Tip" not in record.getMessage()
 
 
-def train(arguments: list[str]) -> None:
-    """Run one of Lightning's subcommands."""
+def train(arguments: list[str]) -> int:
+    """Run one of Lightning's subcommands; returns the exit status."""
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     for noisy in ("httpx", "fsspec", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -359,16 +420,22 @@ def train(arguments: list[str]) -> None:
     check_configs(arguments)
     arguments = upgraded_arguments(arguments)
     try:
-        NuwaCLI(
-            LightningModule,
-            LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            parser_class=OneLineParser,
-            auto_configure_optimizers=False,
-            save_config_callback=None,
-            seed_everything_default=0,
-            args=arguments,
-        )
+        with Signals() as signals:
+            NuwaCLI(
+                LightningModule,
+                LightningDataModule,
+                signals=signals,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                parser_class=OneLineParser,
+                auto_configure_optimizers=False,
+                save_config_callback=None,
+                seed_everything_default=0,
+                args=arguments,
+            )
+    except Stopped as stopped:
+        sys.stderr.write(f"{stopped}\n")
+        return 128 + stopped.number
     except MisconfigurationException as error:
         raise usage_error(error, f"--trainer or --model of {arguments[0]}") from error
+    return 0

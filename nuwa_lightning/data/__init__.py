@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         LandscapeDataModule,
         PhotosDataModule,
     )
+    from nuwa_lightning.data.iterable_photos import IterablePhotos
     from nuwa_lightning.data.landscape_clips import LandscapeClips
     from nuwa_lightning.data.landscape_photos import LandscapePhotos
     from nuwa_lightning.data.photos import FolderPhotos, Photo, PhotoSource
@@ -24,9 +25,8 @@ if TYPE_CHECKING:
     from nuwa_lightning.data.synthetic_landscapes import SyntheticLandscapes
     from nuwa_lightning.data.synthetic_videos import SyntheticVideos
     from nuwa_lightning.data.token_bank import TokenBank
-    from nuwa_lightning.data.token_cache import build_token_bank
     from nuwa_lightning.data.token_clips import TokenClipsDataModule
-    from nuwa_lightning.data.token_data import TokenDataModule
+    from nuwa_lightning.data.token_data import TokenDataModule, build_token_bank
     from nuwa_lightning.data.video_data import LandscapeClipsDataModule, VideoDataModule, VideoFolderDataModule
     from nuwa_lightning.data.videos import FolderVideos, Video, VideoSource
 
@@ -38,6 +38,7 @@ __all__ = [
     "ImageDataModule",
     "ImageFolderDataModule",
     "ImageReadError",
+    "IterablePhotos",
     "LandscapeClips",
     "LandscapeClipsDataModule",
     "LandscapeDataModule",
@@ -62,6 +63,7 @@ __all__ = [
 _HOMES: Final = {
     "giant_image": ("GiantImage",),
     "image_folder": ("ImageDataModule", "ImageFolderDataModule", "LandscapeDataModule", "PhotosDataModule"),
+    "iterable_photos": ("IterablePhotos",),
     "landscape_clips": ("LandscapeClips",),
     "landscape_photos": ("LandscapePhotos",),
     "photos": ("FolderPhotos", "Photo", "PhotoSource"),
@@ -69,9 +71,8 @@ _HOMES: Final = {
     "synthetic_videos": ("SyntheticVideos",),
     "synthetic_landscapes": ("SyntheticLandscapes",),
     "token_bank": ("TokenBank",),
-    "token_cache": ("build_token_bank",),
     "token_clips": ("TokenClipsDataModule",),
-    "token_data": ("TokenDataModule",),
+    "token_data": ("TokenDataModule", "build_token_bank"),
     "video_data": ("LandscapeClipsDataModule", "VideoDataModule", "VideoFolderDataModule"),
     "videos": ("FolderVideos", "Video", "VideoSource"),
     "crops": ("CropSettings",),

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nuwa_lightning.atomic import atomic_write, write_json
-from nuwa_lightning.data.folders import content_key, locked
+from nuwa_lightning.data.folders import content_key, locked, mapped_array
 from nuwa_lightning.data.shots import Change, Thumbnail, change, find_cuts, thumbnail
 from nuwa_lightning.data.video_reading import Frame, FrameReader, VideoReadError
 from nuwa_lightning.data.videos import Video
@@ -27,7 +27,7 @@ from nuwa_lightning.errors import UsageError, some_of
 
 # Legend: T frames, Y, X pixels along the axes, 3 colours.
 
-_VERSION: Final = "clips-2"
+_VERSION: Final = "clips-3"
 _LOG = logging.getLogger(__name__)
 
 
@@ -127,6 +127,21 @@ class PreparedVideos:
         """Return the number of usable videos."""
         return len(self.entries)
 
+    @property
+    def unusable(self) -> set[Path]:
+        """The files that are not used."""
+        return {entry.path for entry in self.skipped} | {video.path for video in (*self.too_short, *self.too_small)}
+
+    def besides(self, *others: PreparedVideos) -> PreparedVideos:
+        """Return the same videos, with what ``others`` found unusable told as well."""
+        every = (self, *others)
+        return PreparedVideos(
+            self.entries,
+            tuple(entry for some in every for entry in some.skipped),
+            tuple(video for some in every for video in some.too_short),
+            tuple(video for some in every for video in some.too_small),
+        )
+
 
 def prepare_videos(
     videos: Sequence[Video], settings: ClipSettings, *, reader: FrameReader, cache: Path, progress: bool = True
@@ -174,18 +189,27 @@ def tell_left_out(total: int, videos: Sequence[Video], what: str) -> None:
 def _prepared(video: Video, settings: ClipSettings, reader: FrameReader, folder: Path) -> PreparedVideo:
     name = _name(video, settings)
     array, about = folder / f"{name}.npy", folder / f"{name}.json"
-    if not (array.is_file() and about.is_file()):
+    bounds = _bounds(array, about)
+    if not bounds:
         cuts = _decode(video, settings, reader, array)
         # Last, so that an array of a process that was killed is made anew.
         write_json(about, {"key": video.key, "synthetic": video.synthetic, "cuts": cuts})
-    try:
-        cuts = json.loads(about.read_text("utf-8"))["cuts"]
-        frames = len(np.load(array, mmap_mode="r", allow_pickle=False))
-        bounds = [0, *(int(cut) for cut in cuts), frames]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError("cache", about, "damaged; delete the file, it is made anew") from error
+        bounds = _bounds(array, about)
     shots = tuple(Shot(a, b) for a, b in itertools.pairwise(bounds) if a < b)
     return PreparedVideo(video, array, shots)
+
+
+def _bounds(array: Path, about: Path) -> list[int]:
+    """Return where shots of a decoded video begin and end; none if it is not there, or damaged: it is made anew."""
+    try:
+        frames_TYX3 = mapped_array(array)
+        cuts = json.loads(about.read_text("utf-8"))["cuts"]
+        if frames_TYX3 is None or frames_TYX3.ndim != 4 or frames_TYX3.shape[3] != 3 or frames_TYX3.dtype != np.uint8:
+            return []
+        bounds = [0, *(int(cut) for cut in cuts), len(frames_TYX3)]
+    except (OSError, ValueError, EOFError, KeyError, TypeError, RecursionError):
+        return []
+    return bounds if bounds == sorted(set(bounds)) else []
 
 
 def _name(video: Video, settings: ClipSettings) -> str:

@@ -1,15 +1,28 @@
-"""Where downloaded and derived data lies, and a lock for building it once."""
+"""Where downloaded and derived data lies, what stands for the content of a file, and a lock for building once."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+import sqlite3
+import stat
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-_ENDS: Final = 1 << 19
+import numpy as np
+import numpy.typing as npt
+
+_SMALL: Final = 1 << 20
+"""Files up to so many bytes are hashed each time."""
+_SETTLED_NS: Final = 2_000_000_000
+_MANY: Final = 200
+"""From so many large files on a bar is shown."""
 
 
 def cache_folder(cache: str | os.PathLike[str] | None = None) -> Path:
@@ -28,25 +41,121 @@ def cache_folder(cache: str | os.PathLike[str] | None = None) -> Path:
     return (Path(base) if base and os.path.isabs(base) else Path.home() / ".cache") / "nuwa_lightning"
 
 
-def content_key(path: str | os.PathLike[str]) -> str:
-    """Return 40 hexadecimal digits that stand for the content of a file.
-
-    Files up to 1 MiB are hashed whole; of larger ones the length and the first and last 512 KiB, so that a folder of
-    a hundred thousand photos is told apart in a minute. Good for caches and for finding equal files, not for trust.
+def regular_stat(path: str | os.PathLike[str]) -> os.stat_result:
+    """Return what the system knows of a file; what is no file, such as a pipe, would keep a reader waiting forever.
 
     Raises:
-        OSError: if the file cannot be read.
+        OSError: if there is none, or it is no regular file.
     """
-    size = os.path.getsize(path)
-    digest = hashlib.sha256(str(size).encode())
+    found = os.stat(path)
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "a pipe, a socket or a device, no file", os.fspath(path))
+    return found
+
+
+def content_key(path: str | os.PathLike[str]) -> str:
+    """Return 40 hexadecimal digits that stand for the content of a file, all of it; of many use `content_keys`.
+
+    Raises:
+        OSError: if the file cannot be read, or changes meanwhile.
+    """
+    found = content_keys([path])[0]
+    if isinstance(found, OSError):
+        raise found
+    return found
+
+
+def content_keys(
+    paths: Sequence[str | os.PathLike[str]], *, cache: str | os.PathLike[str] | None = None
+) -> list[str | OSError]:
+    """Return for each file `content_key`, or why it cannot be read; files are hashed in threads.
+
+    The keys of files above 1 MiB are remembered in the cache folder for as long as neither the file's number, nor its
+    length, nor the times of its last changes of content (mtime) and of state (ctime, which no tool can set) differ.
+    """
+    from tqdm.auto import tqdm
+
+    states: list[os.stat_result | OSError] = []
+    for path in paths:
+        try:
+            states.append(regular_stat(path))
+        except OSError as error:
+            states.append(error)
+    large = [state for state in states if not isinstance(state, OSError) and state.st_size > _SMALL]
+    with _remembered(large, cache) as keys:
+
+        def key_of(place: int) -> str | OSError:
+            path, state = paths[place], states[place]
+            if isinstance(state, OSError):
+                return state
+            if (known := keys.get(_mark(state))) is not None:
+                return known
+            try:
+                return _hashed(path, state)
+            except OSError as error:
+                return error
+
+        now = time.time_ns()
+        with ThreadPoolExecutor(max(1, min(8, os.cpu_count() or 1))) as pool:
+            made = pool.map(key_of, range(len(paths)))
+            quiet = None if len(large) - len(keys) > _MANY else True
+            found = list(tqdm(made, total=len(paths), desc="hashing", unit="file", disable=quiet))
+        for state, key in zip(states, found, strict=True):
+            # A file that was changed a moment ago may be changed once more without its times telling.
+            if isinstance(state, OSError) or isinstance(key, OSError) or state.st_size <= _SMALL:
+                continue
+            if max(state.st_mtime_ns, state.st_ctime_ns) < now - _SETTLED_NS:
+                keys[_mark(state)] = key
+    return found
+
+
+def _hashed(path: str | os.PathLike[str], state: os.stat_result) -> str:
     with open(path, "rb") as file:
-        if size <= 2 * _ENDS:
-            digest.update(file.read())
-        else:
-            digest.update(file.read(_ENDS))
-            file.seek(-_ENDS, os.SEEK_END)
-            digest.update(file.read(_ENDS))
+        digest = hashlib.file_digest(file, lambda: hashlib.sha256(str(state.st_size).encode()))
+        if _mark(os.fstat(file.fileno())) != _mark(state):
+            raise OSError(errno.EBUSY, "changes while it is read", os.fspath(path))
     return digest.hexdigest()[:40]
+
+
+def _mark(state: os.stat_result) -> str:
+    return f"{state.st_dev}-{state.st_ino}-{state.st_size}-{state.st_mtime_ns}-{state.st_ctime_ns}"
+
+
+@contextmanager
+def _remembered(states: Sequence[os.stat_result], cache: str | os.PathLike[str] | None) -> Iterator[dict[str, str]]:
+    """Yield the keys that are known of files in ``states``, by mark; those added are kept.
+
+    Nothing depends on it but time: a store that is damaged or cannot be written to is left alone.
+    """
+    keys: dict[str, str] = {}
+    if not states:
+        yield keys
+        return
+    file = cache_folder(cache) / "content-keys.sqlite"
+    marks = [_mark(state) for state in states]
+    with suppress(OSError, sqlite3.Error), closing(sqlite3.connect(file, timeout=10)) as store:
+        rows = (store.execute("SELECT mark, key FROM keys WHERE mark = ?", (mark,)).fetchone() for mark in marks)
+        keys |= {row[0]: row[1] for row in rows if row and re.fullmatch("[0-9a-f]{40}", str(row[1]))}
+    before = len(keys)
+    yield keys
+    if len(keys) == before:
+        return
+    with suppress(OSError, sqlite3.Error):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(file, timeout=10)) as store, store:
+            store.execute("CREATE TABLE IF NOT EXISTS keys (mark TEXT PRIMARY KEY, key TEXT)")
+            store.executemany("INSERT OR REPLACE INTO keys VALUES (?, ?)", keys.items())
+
+
+def mapped_array(path: Path) -> npt.NDArray[Any] | None:
+    """Return the array in a .npy file, mapped; None if there is none, or it is damaged."""
+    try:
+        found: npt.NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError, EOFError, TypeError, OverflowError, RecursionError):
+        return None
+    return found
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from nuwa_lightning.data.reading import MAX_PIXELS, ImageReadError
 from nuwa_lightning.data.windows import open_windows
 from nuwa_lightning.errors import UsageError
 
-_VERSION: Final = "crops-1"
+_VERSION: Final = "crops-2"
 
 
 @dataclass(frozen=True)
@@ -94,14 +94,22 @@ class GiantImage(PhotoSource):
         except OSError as error:
             raise UsageError("data.photos.path", self.path, f"{error.strerror}: give the file of an image") from None
         place = self.folder / hashlib.sha256(json.dumps(said).encode()).hexdigest()[:24]
-        if not (place / "index.json").is_file():
+        if self._indexed(place) is None:
             with locked(self.folder):
-                if not (place / "index.json").is_file():
+                if self._indexed(place) is None:
                     self._cut(place)
+        self._index = {"size": self._indexed(place), "folder": str(place)}
+
+    def _indexed(self, place: Path) -> list[int] | None:
+        """Return height and width of the image whose crops lie in ``place``, all; None if they are to be cut."""
         try:
-            self._index = {**json.loads((place / "index.json").read_text("utf-8")), "folder": str(place)}
-        except (OSError, ValueError) as error:
-            raise UsageError("cache", place, "damaged; delete the folder, it is made anew") from error
+            height, width = (int(side) for side in json.loads((place / "index.json").read_text("utf-8"))["size"])
+            if not 0 < height * width <= 1 << 48 or min(height, width) < 1:
+                return None
+            whole = all((place / crop.name).is_file() for crop in self.crops(height, width))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return None
+        return [height, width] if whole else None
 
     def photos(self, split: Split) -> list[Photo]:
         """Return the crops of ``split``, row by row."""

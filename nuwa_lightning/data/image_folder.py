@@ -16,6 +16,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from nuwa_lightning.data.crops import CenterCrops, CropSettings, RandomCrops
+from nuwa_lightning.data.folder_samples import prepared_splits
 from nuwa_lightning.data.folders import cache_folder
 from nuwa_lightning.data.landscape_photos import Kind, LandscapePhotos, Origin
 from nuwa_lightning.data.photos import FolderPhotos, PhotoSource, Split
@@ -60,13 +61,13 @@ class ImageDataModule(LightningDataModule, ABC):
     def __init__(
         self,
         *,
-        crops: CropSettings,
-        batch_size: int,
-        steps_per_epoch: int,
-        num_workers: int,
-        seed: int,
-        max_pixels: int,
-        cache: str | None,
+        crops: CropSettings = _CROPS,
+        batch_size: int = 8,
+        steps_per_epoch: int = 200,
+        num_workers: int = 0,
+        seed: int = 0,
+        max_pixels: int = MAX_PIXELS,
+        cache: str | None = None,
     ) -> None:
         super().__init__()
         crops.check()
@@ -96,17 +97,26 @@ class ImageDataModule(LightningDataModule, ABC):
         Raises:
             UsageError: if none is left, saying why and what would help.
         """
-        if split not in self._prepared:
-            crops = self.crops
-            size, sides = (crops.size, crops.short_sides)
-            if split == "val":
-                size, sides = (crops.validation_size, crops.val_short_sides)
-            photos = self.photo_source().photos(split)
-            found = prepare_photos(photos, sides, crop=size, cache=cache_folder(self.cache), max_pixels=self.max_pixels)
-            if photos and not found.entries:
-                raise _nothing_usable(self.photo_source(), split, found, size)
-            self._prepared[split] = found
+        if not self._prepared:
+            source = self.photo_source()
+            self._prepared = prepared_splits(source.photos, self._found, source.set_aside)
+            for each, found in self._prepared.items():
+                if source.photos(each) and not found.entries:
+                    self._prepared = {}
+                    raise _nothing_usable(source, each, found, self._size(each))
         return self._prepared[split]
+
+    def _size(self, split: Split) -> int:
+        return self.crops.size if split == "train" else self.crops.validation_size
+
+    def _found(self, split: Split) -> PreparedPhotos:
+        return prepare_photos(
+            self.photo_source().photos(split),
+            self.crops.short_sides if split == "train" else self.crops.val_short_sides,
+            crop=self._size(split),
+            cache=cache_folder(self.cache),
+            max_pixels=self.max_pixels,
+        )
 
     def prepare_data(self) -> None:
         """Fetch and shrink the photos, once; Lightning calls this on one process only."""
@@ -163,7 +173,7 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def _state(self) -> dict[str, Any]:
         keys = "\n".join(entry.photo.key for entry in self.prepared("train").entries)
-        digest = hashlib.sha256(keys.encode()).hexdigest()
+        digest = hashlib.sha256(keys.encode("utf-8", "surrogatepass")).hexdigest()
         return {"photos": digest, "seed": self.seed, "batch_size": self.batch_size, "crops": repr(self.crops)}
 
 
@@ -175,13 +185,7 @@ class ImageFolderDataModule(ImageDataModule):
         root: the folder, or several.
         val_root: folder(s) of validation photos; without, whole photos of ``root`` are held out.
         val_fraction: share of the photos held out when there is no ``val_root``.
-        crops: see `CropSettings`.
-        batch_size: see `ImageDataModule`, as for the rest.
-        steps_per_epoch: batches in an epoch.
-        num_workers: processes that cut crops ahead.
-        seed: of the order and the crops.
-        max_pixels: limit on the pixels of one photo.
-        cache: cache folder.
+        options: see `ImageDataModule`.
 
     Raises:
         UsageError: if an option makes no sense; folders are looked at in `prepare_data`.
@@ -193,23 +197,9 @@ class ImageFolderDataModule(ImageDataModule):
         *,
         val_root: str | list[str] | None = None,
         val_fraction: float = 1 / 6,
-        crops: CropSettings = _CROPS,
-        batch_size: int = 8,
-        steps_per_epoch: int = 200,
-        num_workers: int = 0,
-        seed: int = 0,
-        max_pixels: int = MAX_PIXELS,
-        cache: str | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            crops=crops,
-            batch_size=batch_size,
-            steps_per_epoch=steps_per_epoch,
-            num_workers=num_workers,
-            seed=seed,
-            max_pixels=max_pixels,
-            cache=cache,
-        )
+        super().__init__(**options)
         self._source = FolderPhotos(root, val_root=val_root, val_fraction=val_fraction)
 
     def photo_source(self) -> FolderPhotos:
@@ -224,13 +214,7 @@ class LandscapeDataModule(ImageDataModule):
     Args:
         kinds: which photos: ``landscape``, ``closeup``.
         sources: where they are fetched from: ``apt``, ``npm``.
-        crops: see `CropSettings`.
-        batch_size: see `ImageDataModule`, as for the rest.
-        steps_per_epoch: batches in an epoch.
-        num_workers: processes that cut crops ahead.
-        seed: of the order and the crops.
-        max_pixels: limit on the pixels of one photo.
-        cache: cache folder.
+        options: see `ImageDataModule`.
 
     Raises:
         UsageError: if an option makes no sense.
@@ -241,24 +225,10 @@ class LandscapeDataModule(ImageDataModule):
         kinds: Sequence[Kind] = ("landscape", "closeup"),
         *,
         sources: Sequence[Origin] = ("apt", "npm"),
-        crops: CropSettings = _CROPS,
-        batch_size: int = 8,
-        steps_per_epoch: int = 200,
-        num_workers: int = 0,
-        seed: int = 0,
-        max_pixels: int = MAX_PIXELS,
-        cache: str | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            crops=crops,
-            batch_size=batch_size,
-            steps_per_epoch=steps_per_epoch,
-            num_workers=num_workers,
-            seed=seed,
-            max_pixels=max_pixels,
-            cache=cache,
-        )
-        self._source = LandscapePhotos(kinds, sources=sources, cache=cache)
+        super().__init__(**options)
+        self._source = LandscapePhotos(kinds, sources=sources, cache=self.cache)
 
     def photo_source(self) -> LandscapePhotos:
         """Return the default photographs."""
@@ -271,39 +241,14 @@ class PhotosDataModule(ImageDataModule):
 
     Args:
         photos: the source.
-        crops: see `CropSettings`.
-        batch_size: see `ImageDataModule`, as for the rest.
-        steps_per_epoch: batches in an epoch.
-        num_workers: processes that cut crops ahead.
-        seed: of the order and the crops.
-        max_pixels: limit on the pixels of one photo.
-        cache: cache folder.
+        options: see `ImageDataModule`.
 
     Raises:
         UsageError: if an option makes no sense.
     """
 
-    def __init__(
-        self,
-        photos: PhotoSource,
-        *,
-        crops: CropSettings = _CROPS,
-        batch_size: int = 8,
-        steps_per_epoch: int = 200,
-        num_workers: int = 0,
-        seed: int = 0,
-        max_pixels: int = MAX_PIXELS,
-        cache: str | None = None,
-    ) -> None:
-        super().__init__(
-            crops=crops,
-            batch_size=batch_size,
-            steps_per_epoch=steps_per_epoch,
-            num_workers=num_workers,
-            seed=seed,
-            max_pixels=max_pixels,
-            cache=cache,
-        )
+    def __init__(self, photos: PhotoSource, **options: Any) -> None:
+        super().__init__(**options)
         self._source = photos
 
     def photo_source(self) -> PhotoSource:
@@ -313,7 +258,7 @@ class PhotosDataModule(ImageDataModule):
 
 def _nothing_usable(source: PhotoSource, split: Split, found: PreparedPhotos, size: int) -> UsageError:
     option, value = source.option(split)
-    if found.too_small:
+    if found.too_small and not found.skipped:
         name = "data.crops.size" if split == "train" else "data.crops.val_size"
         return UsageError(
             name,

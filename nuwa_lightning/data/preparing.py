@@ -7,11 +7,12 @@ for that (``limit_bytes``) is decoded at every access instead.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, TypeVar, final
 
@@ -20,17 +21,17 @@ import numpy.typing as npt
 from PIL import Image
 
 from nuwa_lightning.atomic import atomic_write
-from nuwa_lightning.data.folders import content_key
+from nuwa_lightning.data.folders import content_keys, mapped_array
 from nuwa_lightning.data.photos import Photo
-from nuwa_lightning.data.reading import MAX_PIXELS, ImageReadError, image_size, read_image
-from nuwa_lightning.errors import UsageError
+from nuwa_lightning.data.reading import MAX_PIXELS, ImageReadError, image_size, notes_of, read_image
+from nuwa_lightning.errors import UsageError, some_of
 
 # Legend: Y, X pixels along the axes; 3 colours.
 
 LIMIT_BYTES: Final = 16 << 30
 """Default limit on the arrays kept on disk."""
 
-_VERSION: Final = "prepared-1"
+_VERSION: Final = "prepared-2"
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -74,6 +75,17 @@ class PreparedPhotos:
     def __len__(self) -> int:
         """Return the number of usable photos."""
         return len(self.entries)
+
+    @property
+    def unusable(self) -> set[Path]:
+        """The files that are not used."""
+        return {entry.path for entry in self.skipped} | {photo.path for photo in self.too_small}
+
+    def besides(self, *others: PreparedPhotos) -> PreparedPhotos:
+        """Return the same photos, with what ``others`` found unusable told as well."""
+        skipped = itertools.chain(self.skipped, *(other.skipped for other in others))
+        too_small = itertools.chain(self.too_small, *(other.too_small for other in others))
+        return replace(self, skipped=tuple(skipped), too_small=tuple(too_small))
 
     def photo(self, index: int) -> Photo:
         """Return the photo of this index."""
@@ -157,32 +169,51 @@ def _keep(
     folder.mkdir(parents=True, exist_ok=True)
     kept: list[_Shrunk] = []
     todo: list[_Shrunk] = []
-    for entry in entries:
-        key = content_key(entry.photo.path)
+    keys = content_keys([entry.photo.path for entry in entries], cache=folder.parent)
+    for entry, key in zip(entries, keys, strict=True):
+        if isinstance(key, OSError):
+            skipped.append(_skip(entry.photo, ImageReadError(entry.photo.path, key.strerror or str(key))))
+            continue
         files = tuple(folder / f"{key}-{height}x{width}.npy" for height, width in entry.shapes)
         kept.append(_Shrunk(entry.photo, entry.shapes, files))
-        if not all(file.exists() for file in files):
+        if not all(_is_array(file, shape) for file, shape in zip(files, entry.shapes, strict=True)):
             todo.append(kept[-1])
     failed: set[int] = set()
+    notes: dict[Path, tuple[str, ...]] = {}
     if todo:
         results = _in_threads(todo, lambda entry: _write(entry, max_pixels), desc="shrinking photos", progress=progress)
-        for entry, error in zip(todo, results, strict=True):
-            if error is not None:
-                skipped.append(_skip(entry.photo, error))
+        for entry, result in zip(todo, results, strict=True):
+            if isinstance(result, ImageReadError):
+                skipped.append(_skip(entry.photo, result))
                 failed.add(id(entry))
+            else:
+                notes[entry.photo.path] = result
+    _tell_notes(notes)
     return [entry for entry in kept if id(entry) not in failed]
 
 
-def _write(entry: _Shrunk, max_pixels: int) -> ImageReadError | None:
+def _is_array(file: Path, shape: tuple[int, int]) -> bool:
+    """Say whether the file holds pixels of that shape, whole; otherwise it is made anew."""
+    found = mapped_array(file)
+    return found is not None and found.shape == (*shape, 3) and found.dtype == np.uint8
+
+
+def _write(entry: _Shrunk, max_pixels: int) -> ImageReadError | tuple[str, ...]:
     try:
         image = _decode(entry.photo.path, max(min(shape) for shape in entry.shapes), max_pixels)
     except ImageReadError as error:
         return error
     for shape, file in zip(entry.shapes, entry.files, strict=True):
-        if not file.exists():
+        if not _is_array(file, shape):
             with atomic_write(file) as partial:
                 np.save(partial, _shrink(image, shape), allow_pickle=False)
-    return None
+    return notes_of(image)
+
+
+def _tell_notes(images: dict[Path, tuple[str, ...]]) -> None:
+    for note in dict.fromkeys(note for notes in images.values() for note in notes):
+        paths = [str(path) for path, notes in images.items() if note in notes]
+        _LOG.warning("%d image(s): %s: %s", len(paths), note, some_of(paths, count=3))
 
 
 def _decode(path: Path, side: int, max_pixels: int) -> Image.Image:
@@ -211,10 +242,16 @@ def nothing_usable(option: str, value: str, found: PreparedPhotos, *, what: str)
         found: what became of them.
         what: what they are called.
     """
-    if found.too_small:
+    if found.too_small and not found.skipped:
         hint = f"all {what} are too small, the largest has a shorter side of {found.largest_side} px: give larger ones"
         return UsageError(option, value, hint)
     first = found.skipped[0]
+    if found.too_small:
+        hint = (
+            f"none of the {what} can be used: {len(found.too_small)} too small, the largest has a shorter side of"
+            f" {found.largest_side} px; {len(found.skipped)} cannot be read, the first is {first.path} ({first.reason})"
+        )
+        return UsageError(option, value, hint + ": give larger or readable ones")
     hint = f"none of the {len(found.skipped)} {what} can be read, the first is {first.path} ({first.reason})"
     return UsageError(option, value, f"{hint}; give readable ones")
 

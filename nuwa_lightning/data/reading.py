@@ -1,37 +1,63 @@
 """Reading images from files that nobody vouched for: the right pixels, or one clear error.
 
-Pillow decodes; only the formats named here are ever tried. What is not plain 8-bit RGB is turned into it so that the
-image looks as it does in a viewer: EXIF rotation applied, transparency over white (what most viewers and web pages
-show), palettes resolved, CMYK converted (Adobe's inverted files included), 16-bit grey scaled rather than clipped.
+Pillow decodes (tifffile what it cannot of TIFF); only the formats named here are ever tried. What is not plain 8-bit
+sRGB is turned into it so that the image looks as it does in a viewer: color profiles applied, EXIF rotation applied,
+transparency over white (what most viewers and web pages show), palettes resolved, CMYK converted (Adobe's inverted
+files included), 16-bit gray scaled rather than clipped. What was changed by that is said in `notes_of` the image.
+Metadata never costs the pixels: what of it cannot be read is passed over.
 """
 
 from __future__ import annotations
 
+import errno
+import importlib.util
+import io
 import os
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError, features
 
+from nuwa_lightning.data.folders import regular_stat
+from nuwa_lightning.data.listing import list_files
+from nuwa_lightning.data.tones import BITS, is_deep, scaled, straight, to_rgb
 from nuwa_lightning.errors import UsageError
 
-FORMATS: Final = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000")
-"""Pillow's names of the formats that are read; JPEG covers the MPO of many telephones."""
+_T = TypeVar("_T")
 
-SUFFIXES: Final = frozenset(
-    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".j2k"}
-)
+FORMATS: Final = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "AVIF")
+"""Pillow's names of the formats that are read; JPEG covers the MPO of many telephones. With pillow-heif also HEIF."""
+
+_HEIF: Final = frozenset({".heic", ".heif", ".hif"})
+SUFFIXES: Final = _HEIF | {
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".j2k"),
+    ".avif",
+}
 """File name endings, in lower case, that `list_images` takes for images."""
 
 MAX_PIXELS: Final = 200_000_000
 """Default limit on the pixels of one image, before decoding: 600 MB as 8-bit RGB."""
 
-_BACKGROUND: Final = (255, 255, 255, 255)
+_METADATA_BYTES: Final = 16 << 20
+"""Larger texts and profiles of a PNG are passed over."""
+_TIFF: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_HEIF_BRANDS: Final = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"})
+_ORIENTATION: Final = 0x0112
+_TURNS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SUBFILE, _OLD_SUBFILE, _PLANAR = 254, 255, 284
 
 
 class ImageReadError(UsageError):
@@ -59,9 +85,9 @@ class ImageReadError(UsageError):
 
 
 class _PillowGuard:
-    """Switches Pillow's own size warning off while any reader is active, since ours is an option and not a global.
+    """Switches Pillow's own limits off while any reader is active, since ours is an option and not a global.
 
-    Pillow keeps the limit and Python the warning filters in globals; readers run in threads, so they are counted and
+    Pillow keeps the limits and Python the warning filters in globals; readers run in threads, so they are counted and
     the first in and the last out change them.
     """
 
@@ -69,6 +95,7 @@ class _PillowGuard:
         self._lock = threading.Lock()
         self._active = 0
         self._limit: int | None = None
+        self._texts = (0, 0)
         self._filters = warnings.catch_warnings()
 
     @contextmanager
@@ -76,6 +103,8 @@ class _PillowGuard:
         with self._lock:
             if self._active == 0:
                 self._limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+                self._texts = PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY
+                PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = _METADATA_BYTES
                 self._filters = warnings.catch_warnings()
                 self._filters.__enter__()
                 warnings.simplefilter("ignore")  # odd metadata is worth no line: the pixels decide
@@ -88,6 +117,7 @@ class _PillowGuard:
                 if self._active == 0:
                     self._filters.__exit__(None, None, None)
                     Image.MAX_IMAGE_PIXELS = self._limit
+                    PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = self._texts
 
 
 _guard = _PillowGuard()
@@ -96,10 +126,10 @@ _guard = _PillowGuard()
 def read_image(
     path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS, min_side: int | None = None
 ) -> Image.Image:
-    """Read one image as 8-bit RGB, upright.
+    """Read one image as 8-bit sRGB, upright; `notes_of` it say what was changed.
 
     Args:
-        path: the file; of an animation or a multi-page file the first image is read.
+        path: the file; of an animation or a multi-page file the first image is read that is no thumbnail.
         max_pixels: refuse an image with more pixels than this, before any of them is decoded.
         min_side: when given, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as its shorter side stays at
             least this many pixels. Much faster for large photos that are shrunk afterwards anyway.
@@ -107,18 +137,32 @@ def read_image(
     Raises:
         ImageReadError: if the file is missing, not an image, damaged, cut short or too large.
     """
-    try:
-        with _guard(), Image.open(path, formats=FORMATS) as image:
-            _check_size(path, image.size, max_pixels)
-            if min_side is not None and min(image.size) > min_side > 0:
-                scale = min_side / min(image.size)
-                image.draft(None, (round(image.width * scale), round(image.height * scale)))
-            image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
-    except ImageReadError:
-        raise
-    except Exception as error:  # Pillow's decoders raise nearly everything on damaged input
-        raise ImageReadError(path, _reason(error)) from error
+
+    def read(image: Image.Image) -> Image.Image:
+        if min_side is not None and min(image.size) > min_side > 0:
+            scale = min_side / min(image.size)
+            image.draft(None, (round(image.width * scale), round(image.height * scale)))
+        notes = [_SHALLOWER] if is_deep(image) else []
+        notes += notes_of(image)
+        image.load()
+        turn = _TURNS.get(_orientation(image))
+        made = to_rgb(image, notes)
+        if turn is not None:
+            made = made.transpose(turn)
+        made.info = {_NOTES: tuple(notes)}
+        return made
+
+    return _with_image(path, max_pixels, read)
+
+
+_NOTES: Final = "nuwa_lightning notes"
+_SHALLOWER: Final = "samples of more than 8 bits become 8"
+
+
+def notes_of(image: Image.Image) -> tuple[str, ...]:
+    """Return what `read_image` changed about the tones of an image and a user may want to know, in a few words each."""
+    notes: tuple[str, ...] = image.info.get(_NOTES, ())
+    return notes
 
 
 def image_size(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -127,17 +171,14 @@ def image_size(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
     Raises:
         ImageReadError: if the file is missing, not an image or too large.
     """
-    try:
-        with _guard(), Image.open(path, formats=FORMATS) as image:
-            _check_size(path, image.size, max_pixels)
-            # Pillow gives the size of a TIFF as it is after turning, of anything else as it is before.
-            if image.format != "TIFF" and _exif(image, path).get(0x0112, 1) in {5, 6, 7, 8}:
-                return image.width, image.height
-            return image.height, image.width
-    except ImageReadError:
-        raise
-    except Exception as error:
-        raise ImageReadError(path, _reason(error)) from error
+
+    def size(image: Image.Image) -> tuple[int, int]:
+        # Pillow gives the size of a TIFF as it is after turning, of anything else as it is before.
+        if image.format != "TIFF" and _orientation(image, None if image.format != "PNG" else path) in {5, 6, 7, 8}:
+            return image.width, image.height
+        return image.height, image.width
+
+    return _with_image(path, max_pixels, size)
 
 
 def is_transparent(path: str | os.PathLike[str]) -> bool:
@@ -146,49 +187,148 @@ def is_transparent(path: str | os.PathLike[str]) -> bool:
     Raises:
         ImageReadError: if it cannot be read.
     """
-    try:
-        with _guard(), Image.open(path, formats=FORMATS) as image:
-            if image.mode.startswith(("I", "F")) or not image.has_transparency_data:
-                return False
-            return _straight(image).getchannel("A").getextrema()[0] != 255
-    except Exception as error:
-        raise ImageReadError(path, _reason(error)) from error
+
+    def transparent(image: Image.Image) -> bool:
+        if image.mode.startswith(("I", "F")) or not image.has_transparency_data:
+            return False
+        return straight(image).getchannel("A").getextrema()[0] != 255
+
+    return _with_image(path, None, transparent)
 
 
-def list_images(folder: str | os.PathLike[str]) -> list[Path]:
-    """Return every image file below ``folder``, sub-folders and linked folders included, sorted by path.
-
-    Hidden files and folders (name starting with a dot) are left out. A folder that is linked into itself is visited
-    once.
+def list_images(folder: str | os.PathLike[str], *, natural: bool = False) -> list[Path]:
+    """Return every image file below ``folder``, sorted by path, or 2 before 10 if ``natural``; see `list_files`.
 
     Raises:
         FileNotFoundError: if ``folder`` is missing.
         NotADirectoryError: if it is not a folder.
     """
-    root = Path(folder)
-    if not root.exists():
-        raise FileNotFoundError(root)
-    if not root.is_dir():
-        raise NotADirectoryError(root)
-    found: list[Path] = []
-    seen: set[str] = set()
-    for parent, folders, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [
-            Path(parent, name)
-            for name in files
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
-        ]
-    return sorted(found)
+    return list_files(folder, SUFFIXES, natural=natural).files
 
 
-def _check_size(path: str | os.PathLike[str], size: tuple[int, int], max_pixels: int) -> None:
-    if size[0] * size[1] > max_pixels:
+def _with_image(path: str | os.PathLike[str], max_pixels: int | None, work: Callable[[Image.Image], _T]) -> _T:
+    """Return what ``work`` makes of the opened image; whatever goes wrong is one `ImageReadError`."""
+
+    def of(source: str | os.PathLike[str] | io.BytesIO, formats: tuple[str, ...]) -> _T:
+        with Image.open(source, formats=formats) as image:
+            _seek_main_page(image)
+            _check_size(path, image.size, max_pixels)
+            return work(image)
+
+    try:
+        regular_stat(path)
+        with open(path, "rb") as file:
+            head = file.read(12)
+        with _guard():
+            try:
+                return of(path, _formats(head))
+            except ImageReadError:
+                raise
+            except Exception as error:  # Pillow's decoders raise nearly everything on damaged input
+                if head.startswith(b"\x89PNG"):
+                    for keep_profile in (True, False):
+                        with suppress(Exception):
+                            return of(_without_metadata(path, keep_profile), FORMATS[:1])
+                elif head[:4] in _TIFF and isinstance(error, UnidentifiedImageError):
+                    return work(_by_tifffile(path, max_pixels))
+                raise
+    except ImageReadError:
+        raise
+    except Exception as error:
+        raise ImageReadError(path, _reason(error)) from error
+
+
+def _formats(head: bytes) -> tuple[str, ...]:
+    """Return what Pillow may try.
+
+    Raises:
+        ValueError: if a package is missing that would read it.
+    """
+    found = FORMATS if features.check("avif") else FORMATS[:-1]
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS | {b"mif1", b"msf1"}:
+        if importlib.util.find_spec("pillow_heif") is not None:
+            import pillow_heif
+
+            pillow_heif.register_heif_opener(thumbnails=False)
+            return (*found, "HEIF")
+        if head[8:12] in _HEIF_BRANDS:
+            raise ValueError("HEIC, which is read where pillow-heif is installed: pip install 'nuwa-lightning[heic]'")
+    return found
+
+
+def _seek_main_page(image: Image.Image) -> None:
+    """Go to the first page of a TIFF that is not told to be a smaller copy of another one."""
+    if image.format != "TIFF":
+        return
+    tiff: Any = image
+    if tiff.tag_v2.get(_PLANAR) == 2 and max(tiff.tag_v2.get(BITS, (1,))) > 8:
+        raise UnidentifiedImageError("planar and deep, which Pillow misreads")
+    page = 0
+    with suppress(EOFError):
+        while int(tiff.tag_v2.get(_SUBFILE, 0)) & 1 or tiff.tag_v2.get(_OLD_SUBFILE) == 2:
+            page += 1
+            tiff.seek(page)
+        return
+    tiff.seek(0)
+
+
+def _without_metadata(path: str | os.PathLike[str], keep_profile: bool) -> io.BytesIO:
+    """Return a PNG with only what decides its pixels."""
+    kept = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf"} | ({b"iCCP"} if keep_profile else set())
+    made = io.BytesIO()
+    with open(path, "rb") as file:
+        made.write(file.read(8))
+        while len(head := file.read(8)) == 8:
+            length = int.from_bytes(head[:4], "big") + 4
+            if head[4:] in kept:
+                made.write(head + file.read(length))
+            else:
+                file.seek(length, os.SEEK_CUR)
+    made.seek(0)
+    return made
+
+
+def _by_tifffile(path: str | os.PathLike[str], max_pixels: int | None) -> Image.Image:
+    """Return a TIFF that Pillow does not know: float or planar RGB.
+
+    Raises:
+        ValueError: if it is of another kind.
+    """
+    import tifffile
+
+    with tifffile.TiffFile(path) as tiff:
+        page: Any = main_page(tiff)
+        _check_size(path, (page.imagewidth, page.imagelength), max_pixels)
+        kind, samples = page.dtype, page.samplesperpixel
+        if kind is None or page.photometric not in (0, 1, 2) or samples not in (1, 3) or page.imagedepth != 1:
+            raise ValueError("a TIFF of a kind that is not read: save it as RGB with 8 or 16 bits")
+        if kind.kind != "f" and kind not in (np.dtype(np.uint8), np.dtype(np.uint16)):
+            raise ValueError(f"a TIFF of {kind} samples: save it with 8 or 16 bits")
+        values = page.asarray()
+        if page.planarconfig == 2 and samples == 3:
+            values = values.transpose(1, 2, 0)
+        white = 1.0 if kind.kind == "f" else float(np.iinfo(kind).max)
+        image = Image.fromarray(scaled(values, white, inverted=page.photometric == 0))
+        turn = page.tags.valueof("Orientation", default=1)
+        profile = page.tags.valueof("InterColorProfile")
+    if turn in _TURNS:
+        image = image.transpose(_TURNS[turn])
+    if isinstance(profile, bytes):
+        image.info["icc_profile"] = profile
+    image.info[_NOTES] = () if kind == np.uint8 else (_SHALLOWER,)
+    return image
+
+
+def main_page(tiff: Any) -> Any:
+    """Return the first page of a tifffile.TiffFile that is not told to be a smaller copy of another one."""
+    for page in tiff.pages:
+        if not (int(page.tags.valueof(_SUBFILE, default=0)) & 1 or page.tags.valueof(_OLD_SUBFILE) == 2):
+            return page
+    return tiff.pages.first
+
+
+def _check_size(path: str | os.PathLike[str], size: tuple[int, int], max_pixels: int | None) -> None:
+    if max_pixels is not None and size[0] * size[1] > max_pixels:
         raise ImageReadError(
             path,
             f"{size[0]}x{size[1]} is {size[0] * size[1]} pixels, more than max_pixels={max_pixels}",
@@ -197,11 +337,22 @@ def _check_size(path: str | os.PathLike[str], size: tuple[int, int], max_pixels:
         )
 
 
-def _exif(image: Image.Image, path: str | os.PathLike[str]) -> Image.Exif:
-    """Return the EXIF data, of a PNG without decoding it as Pillow would: it may follow the pixels, but rarely does."""
-    if image.format == "PNG" and not _png_ends_with_text(path):
-        return Image.Image.getexif(image)
-    return image.getexif()
+def _orientation(image: Image.Image, header_of: str | os.PathLike[str] | None = None) -> int:
+    """Return how the image is turned, as EXIF counts; 1 if it does not say.
+
+    Args:
+        image: the image.
+        header_of: of a PNG the file, if it is not to be decoded: EXIF data may follow the pixels, but rarely do.
+    """
+    try:
+        if header_of is not None and not _png_ends_with_text(header_of):
+            exif = Image.Image.getexif(image)
+        else:
+            exif = image.getexif()
+        said = exif.get(_ORIENTATION, 1)
+    except Exception:  # damaged metadata: the pixels are as they are
+        return 1
+    return said if isinstance(said, int) else 1
 
 
 def _png_ends_with_text(path: str | os.PathLike[str]) -> bool:
@@ -218,6 +369,8 @@ def _png_ends_with_text(path: str | os.PathLike[str]) -> bool:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.EINVAL, errno.ELOOP, errno.EACCES):
+        return error.strerror or str(error)
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, IsADirectoryError):
@@ -225,37 +378,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "not an image in any of the formats " + ", ".join(FORMATS)
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        return _deep_grey_to_rgb(image)
-    if image.has_transparency_data:
-        straight = _straight(image)
-        paper = Image.new("RGBA", straight.size, _BACKGROUND)
-        return Image.alpha_composite(paper, straight).convert("RGB")
-    return image.convert("RGB")
-
-
-def _straight(image: Image.Image) -> Image.Image:
-    # RGBa and La hold colours multiplied by alpha; Pillow turns them back only into their own kind.
-    return image.convert({"RGBa": "RGBA", "La": "LA"}.get(image.mode, "RGBA")).convert("RGBA")
-
-
-def _deep_grey_to_rgb(image: Image.Image) -> Image.Image:
-    """Scale 16-bit, 32-bit and float grey to 8 bits; `Image.convert` would clip at 255.
-
-    Raises:
-        ValueError: if the values do not tell what white is.
-    """
-    values = np.asarray(image)
-    if image.mode == "F":
-        white = 1.0
-    elif values.size and int(values.max()) > 65535:
-        raise ValueError("32-bit grey of unknown range; save it with 8 or 16 bits")
-    else:
-        white = 65535.0
-    if values.size and not (float(values.min()) >= 0.0 and float(values.max()) <= white):
-        raise ValueError(f"grey values outside 0..{white:g}")
-    grey = np.rint(values.astype(np.float64) * (255.0 / white)).astype(np.uint8)
-    return Image.fromarray(grey).convert("RGB")

@@ -100,7 +100,7 @@ _SENTENCES: Final = (
     "{snow} {mountains} and {water} {time}, under {sky}",
     "{time}, {sky} over {snow} {mountains} with {water}",
     "{sky} {time}: {snow} {mountains}, {water}",
-    "an image of {snow} {mountains} with {water}, {sky}, {time}",
+    "a picture of {snow} {mountains} with {water}, {sky}, {time}",
 )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,11 +20,13 @@ import numpy.typing as npt
 import torch
 
 from nuwa_lightning.atomic import atomic_folder, atomic_write, write_json
-from nuwa_lightning.data.folders import locked
-from nuwa_lightning.data.photos import Split
+from nuwa_lightning.data.folder_samples import SPLITS, Split
+from nuwa_lightning.data.folders import locked, mapped_array
 from nuwa_lightning.errors import UsageError
 
 # Legend: T frames, Y, X tokens (of tokens) or pixels (of images) along the axes; B, 1 and 3: images, one, colours.
+
+_LOG = logging.getLogger(__name__)
 
 Tokens = npt.NDArray[np.integer[Any]]
 
@@ -125,8 +128,33 @@ class TokenBank:
             self.skipped: list[str] = data["skipped"]
             self.too_small: list[str] = data.get("too_small", [])
             self.entries = [BankEntry(**entry) for entry in data["entries"]]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            self._check()
+        except (OSError, ValueError, KeyError, TypeError, EOFError, AttributeError, RecursionError) as error:
             raise UsageError("token bank", folder, "damaged; delete the folder, it is built anew") from error
+
+    def _check(self) -> None:
+        """Refuse what does not fit together, once, so that no batch meets it.
+
+        Raises:
+            ValueError: if something does not.
+        """
+        if mapped_array(self.folder / "tokens.npy") is None:
+            raise ValueError("no tokens")
+        flat = self._flat
+        numbers = [number for entry in self.entries for number in asdict(entry).values()]
+        texts = [self.fingerprint, *self.keys, *self.splits, *self.skipped, *self.too_small]
+        good = (
+            isinstance(self.codebook_size, int)
+            and all(isinstance(text, str) for text in texts)
+            and set(self.splits) <= set(SPLITS)
+            and all(isinstance(number, int) and number >= 0 for number in numbers)
+            and flat.dtype == _dtype(self.codebook_size)
+            and flat.ndim == 1
+            and all(min(e.y, e.x, e.frames) >= 1 and e.photo < len(self.keys) for e in self.entries)
+            and all(entry.start + entry.size <= len(flat) for entry in self.entries)
+        )
+        if not good or (len(flat) and not 0 <= int(flat.min()) <= int(flat.max()) < self.codebook_size):
+            raise ValueError("index and tokens do not fit together")
 
     @functools.cached_property
     def _flat(self) -> Tokens:
@@ -150,6 +178,18 @@ class TokenBank:
         """Return those of its first frame as (Y, X), not copied."""
         first: Tokens = self.tokens(entry)[0]
         return first
+
+
+def is_bank(folder: Path) -> bool:
+    """Say whether a bank is there; one that is damaged is told, and is to be built anew."""
+    if not (folder / "index.json").is_file():
+        return False
+    try:
+        TokenBank(folder)
+    except UsageError:
+        _LOG.warning("%s is damaged: encoding anew", folder)
+        return False
+    return True
 
 
 def build_bank(
@@ -176,9 +216,9 @@ def build_bank(
         ValueError: if the encoder returns tokens of a wrong shape or outside ``[0, codebook_size)``.
     """
     part = folder.with_name(folder.name + ".part")
-    if not (folder / "index.json").is_file():
+    if not is_bank(folder):
         with locked(part):
-            if not (folder / "index.json").is_file():
+            if not is_bank(folder):
                 found, left_out = items()
                 entries = _encode_all(found, part, tokenizer, encode or tokenizer.encode, progress)
                 _join(folder, part, found, entries, tokenizer, {"skipped": [], **about, **left_out})
@@ -198,7 +238,7 @@ def _encode_all(
         start += sum(entry.size for entry in planned)
         entries += planned
         shard = part / f"{place:06d}.npy"
-        if not _is_shard(shard, planned, _dtype(tokenizer.codebook_size)):
+        if not _is_shard(shard, planned, tokenizer.codebook_size):
             tokens = [_checked(item.encoded(entry, encode), entry, tokenizer) for entry in planned]
             with atomic_write(shard) as partial:
                 np.save(partial, np.concatenate(tokens), allow_pickle=False)
@@ -242,13 +282,13 @@ def _dtype(codebook_size: int) -> npt.DTypeLike:
     return np.uint16 if codebook_size <= 65536 else np.int32
 
 
-def _is_shard(path: Path, planned: Sequence[BankEntry], dtype: npt.DTypeLike) -> bool:
+def _is_shard(path: Path, planned: Sequence[BankEntry], codebook_size: int) -> bool:
     """Say whether ``path`` holds the tokens of ``planned``, left by a build that was broken off."""
-    try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError):
+    found = mapped_array(path)
+    if found is None:
         return False
-    return bool(found.dtype == dtype and found.shape == (sum(entry.size for entry in planned),))
+    fits = found.dtype == _dtype(codebook_size) and found.shape == (sum(entry.size for entry in planned),)
+    return bool(fits and (not found.size or 0 <= int(found.min()) <= int(found.max()) < codebook_size))
 
 
 def _checked(tokens_TYX: torch.Tensor, entry: BankEntry, tokenizer: TokenizerLike) -> Tokens:

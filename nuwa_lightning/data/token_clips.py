@@ -1,22 +1,146 @@
-"""The data module of stage 2 for videos: random windows in time and space of their token grids, never across a cut."""
+"""Videos as grids of tokens, encoded frame by frame, once, and the data module of stage 2 that cuts windows of them.
+
+Windows are random in time and space; neither they nor an entry of the bank ever spans a cut.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
-from typing import final
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final, final
 
-from nuwa_lightning.data.clip_tokens import build_clip_bank
-from nuwa_lightning.data.clips import ClipSettings, prepare_videos
+import numpy as np
+import torch
+
+from nuwa_lightning.data.clips import ClipSettings, PreparedVideo, PreparedVideos, prepare_videos
+from nuwa_lightning.data.folder_samples import SPLITS, Split, prepared_splits
 from nuwa_lightning.data.folders import cache_folder
-from nuwa_lightning.data.photos import Split
-from nuwa_lightning.data.token_bank import Encode, TokenBank, TokenizerLike
+from nuwa_lightning.data.token_bank import BankEntry, Encode, TokenBank, TokenizerLike, build_bank
 from nuwa_lightning.data.token_windows import TokenWindowsModule, Window
 from nuwa_lightning.data.video_reading import ReaderName, make_reader
 from nuwa_lightning.data.videos import VideoSource
 from nuwa_lightning.errors import UsageError
 
+# Legend: T frames, Y, X tokens (of tokens) or pixels (of images) along the axes, 3 colours.
+
 _CLIPS = ClipSettings(frames=4, short_side=160)
-_SPLITS: tuple[Split, ...] = ("train", "val")
+_VERSION: Final = 1
+_AT_ONCE: Final = 4
+"""Frames encoded at once: more take more memory and hardly less time."""
+
+
+def build_clip_bank(
+    videos: Mapping[Split, PreparedVideos],
+    tokenizer: TokenizerLike,
+    *,
+    cache: Path,
+    clips: ClipSettings,
+    flips: bool = True,
+    longest: int = 120,
+    encode: Encode | None = None,
+    progress: bool = True,
+) -> TokenBank:
+    """Return the bank of ``videos``, encoding what is not on disk yet; see `build_bank`.
+
+    Args:
+        videos: by split.
+        tokenizer: gives factor, number of codes, fingerprint and, if ``encode`` is None, the encoder.
+        cache: folder for banks.
+        clips: what the videos were prepared with; shots too short for a clip are left out.
+        flips: also encode the left-right mirror images of videos for training.
+        longest: of a longer shot only so many frames are encoded, the first ones.
+        encode: the encoder, such as one that works tile by tile.
+        progress: show a bar.
+
+    Raises:
+        UsageError: if there is no video for training.
+        ValueError: if the encoder returns tokens of a wrong shape or outside ``[0, codebook_size)``.
+    """
+    items = [
+        _VideoItem(
+            video,
+            split,
+            tokenizer.downsample_factor,
+            clips.reach,
+            max(longest, clips.reach),
+            flips and split == "train",
+        )
+        for split, some in sorted(videos.items())
+        for video in some.entries
+    ]
+    if not any(item.split == "train" for item in items):
+        raise UsageError("data.videos", "no video", "give videos for training")
+    skipped = [str(entry.path) for some in videos.values() for entry in some.skipped]
+    said = [
+        _VERSION,
+        tokenizer.fingerprint(),
+        tokenizer.downsample_factor,
+        tokenizer.codebook_size,
+        clips.reach,
+        flips,
+        longest,
+    ]
+    contents = [(item.split, item.content) for item in items]
+    name = hashlib.sha256(json.dumps([said, contents]).encode()).hexdigest()[:24]
+    about = {"version": _VERSION, "settings": {**asdict(clips), "flips": flips, "longest": longest}}
+    return build_bank(
+        cache / "tokens" / name,
+        lambda: (items, {"skipped": skipped}),
+        tokenizer,
+        about=about,
+        encode=encode,
+        progress=progress,
+    )
+
+
+@final
+@dataclass(frozen=True)
+class _VideoItem:
+    """A `BankItem`: the shots of one video."""
+
+    video: PreparedVideo
+    split: Split
+    downsample_factor: int
+    reach: int
+    longest: int
+    flips: bool
+
+    @property
+    def key(self) -> str:
+        return self.video.video.key
+
+    @property
+    def content(self) -> str:
+        # The name of the array is a hash of the video's content, speed and size.
+        return self.video.file.stem
+
+    def plan(self, place: int, start: int) -> list[BankEntry]:
+        height, width = self.video.array().shape[1:3]
+        y, x = height // self.downsample_factor, width // self.downsample_factor
+        entries: list[BankEntry] = []
+        for shot in self.video.shots:
+            count = min(shot.stop - shot.start, self.longest)
+            for flip in (False, True)[: 1 + self.flips]:
+                if count >= self.reach:
+                    entries.append(BankEntry(place, min(height, width), flip, 0, start, y, x, shot.start, count))
+                    start += count * y * x
+        return entries
+
+    @torch.no_grad()
+    def encoded(self, entry: BankEntry, encode: Encode) -> torch.Tensor:
+        video_TYX3, f = self.video.array(), self.downsample_factor
+        parts = []
+        for first in range(entry.first, entry.first + entry.frames, _AT_ONCE):
+            last = min(first + _AT_ONCE, entry.first + entry.frames)
+            pixels_TYX3 = video_TYX3[first:last, : entry.y * f, : entry.x * f]
+            if entry.flip:
+                pixels_TYX3 = pixels_TYX3[:, :, ::-1]
+            image_T3YX = np.ascontiguousarray(pixels_TYX3.transpose(0, 3, 1, 2)).astype(np.float32)
+            parts.append(encode(torch.from_numpy(image_T3YX) / 127.5 - 1))
+        return torch.cat(parts)
 
 
 @final
@@ -88,10 +212,11 @@ class TokenClipsDataModule(TokenWindowsModule):
     def open_bank(self, tokenizer: TokenizerLike, encode: Encode | None) -> TokenBank:
         """See `TokenWindowsModule.open_bank`."""
         cache, reader = cache_folder(self.cache), make_reader(self.reader)
-        found = {
-            split: prepare_videos(self.videos.videos(split), self.clips, reader=reader, cache=cache)
-            for split in _SPLITS
-        }
+
+        def prepare(split: Split) -> PreparedVideos:
+            return prepare_videos(self.videos.videos(split), self.clips, reader=reader, cache=cache)
+
+        found = prepared_splits(self.videos.videos, prepare, self.videos.set_aside)
         if not found["train"].entries:
             option, value = self.videos.option("train")
             if found["train"].too_short:
@@ -100,7 +225,7 @@ class TokenClipsDataModule(TokenWindowsModule):
             first = found["train"].skipped[0]
             hint = f"no video can be read, the first is {first.path} ({first.reason}): give readable ones"
             raise UsageError(option, value, hint)
-        self._too_short = [str(video.path) for split in _SPLITS for video in found[split].too_short]
+        self._too_short = [str(video.path) for split in SPLITS for video in found[split].too_short]
         return build_clip_bank(
             found,
             tokenizer,
@@ -113,7 +238,7 @@ class TokenClipsDataModule(TokenWindowsModule):
 
     def captions_by_key(self) -> Mapping[str, str]:
         """Return the captions of the videos."""
-        return {video.key: video.caption for split in _SPLITS for video in self.videos.videos(split)}
+        return {video.key: video.caption for split in SPLITS for video in self.videos.videos(split)}
 
     def source_option(self) -> tuple[str, str]:
         """See `VideoSource.option`."""

@@ -20,9 +20,9 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from nuwa_lightning.data.clips import ClipSettings, PreparedVideos, SkippedVideo, prepare_videos, tell_left_out
+from nuwa_lightning.data.folder_samples import Split, prepared_splits
 from nuwa_lightning.data.folders import cache_folder
 from nuwa_lightning.data.landscape_clips import LandscapeClips
-from nuwa_lightning.data.photos import Split
 from nuwa_lightning.data.streams import (
     Batch,
     BatchStream,
@@ -66,14 +66,14 @@ class VideoDataModule(LightningDataModule, ABC):
     def __init__(
         self,
         *,
-        clips: ClipSettings,
-        size: int,
-        flip: float,
-        batch_size: int,
-        steps_per_epoch: int,
-        seed: int,
-        reader: ReaderName,
-        cache: str | None,
+        clips: ClipSettings = _CLIPS,
+        size: int = 128,
+        flip: float = 0.5,
+        batch_size: int = 4,
+        steps_per_epoch: int = 200,
+        seed: int = 0,
+        reader: ReaderName = "pyav",
+        cache: str | None = None,
     ) -> None:
         super().__init__()
         clips.check()
@@ -108,11 +108,24 @@ class VideoDataModule(LightningDataModule, ABC):
         Raises:
             UsageError: if none is left, saying why and what would help.
         """
-        if split not in self._prepared:
-            self._prepared[split] = usable_videos(
-                self.video_source(), split, self.clips, reader=self.reader, cache=self.cache, size=self.size
-            )
+        if not self._prepared:
+            source = self.video_source()
+            self._prepared = prepared_splits(source.videos, self._found, source.set_aside)
+            for each, found in self._prepared.items():
+                if source.videos(each) and not found.entries:
+                    self._prepared = {}
+                    raise _nothing_usable(source, each, found, self.clips, self.size)
         return self._prepared[split]
+
+    def _found(self, split: Split) -> PreparedVideos:
+        videos = self.video_source().videos(split)
+        found = prepare_videos(videos, self.clips, reader=make_reader(self.reader), cache=cache_folder(self.cache))
+        fits = [min(entry.array().shape[1:3]) >= self.size for entry in found.entries]
+        large = tuple(itertools.compress(found.entries, fits))
+        small = tuple(entry.video for entry, enough in zip(found.entries, fits, strict=True) if not enough)
+        if large:
+            tell_left_out(len(videos), small, f"below {self.size} px")
+        return PreparedVideos(large, found.skipped, found.too_short, small)
 
     def prepare_data(self) -> None:
         """Fetch and decode the videos, once; Lightning calls this on one process only."""
@@ -170,7 +183,7 @@ class VideoDataModule(LightningDataModule, ABC):
 
     def _state(self) -> dict[str, Any]:
         keys = "\n".join(entry.video.key for entry in self.prepared("train").entries)
-        digest = hashlib.sha256(keys.encode()).hexdigest()
+        digest = hashlib.sha256(keys.encode("utf-8", "surrogatepass")).hexdigest()
         return {"videos": digest, "seed": self.seed, "batch_size": self.batch_size, "clips": repr(self.clips)}
 
 
@@ -183,14 +196,7 @@ class VideoFolderDataModule(VideoDataModule):
         captions: the file with the captions of all videos.
         val_root: folder(s) of validation videos; without, whole videos of ``root`` are held out.
         val_fraction: share of the videos held out when there is no ``val_root``.
-        clips: see `ClipSettings`.
-        size: side of the square that is cut from each clip in pixels.
-        flip: probability of a left-right flip.
-        batch_size: see `VideoDataModule`, as for the rest.
-        steps_per_epoch: batches in an epoch.
-        seed: of the order and the places.
-        reader: what decodes.
-        cache: cache folder.
+        options: see `VideoDataModule`.
 
     Raises:
         UsageError: if an option makes no sense; folders are looked at in `prepare_data`.
@@ -203,25 +209,9 @@ class VideoFolderDataModule(VideoDataModule):
         captions: str | None = None,
         val_root: str | list[str] | None = None,
         val_fraction: float = 1 / 6,
-        clips: ClipSettings = _CLIPS,
-        size: int = 128,
-        flip: float = 0.5,
-        batch_size: int = 4,
-        steps_per_epoch: int = 200,
-        seed: int = 0,
-        reader: ReaderName = "pyav",
-        cache: str | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            clips=clips,
-            size=size,
-            flip=flip,
-            batch_size=batch_size,
-            steps_per_epoch=steps_per_epoch,
-            seed=seed,
-            reader=reader,
-            cache=cache,
-        )
+        super().__init__(**options)
         self._source = FolderVideos(root, captions=captions, val_root=val_root, val_fraction=val_fraction)
 
     def video_source(self) -> FolderVideos:
@@ -235,76 +225,33 @@ class LandscapeClipsDataModule(VideoDataModule):
 
     Args:
         source: the videos.
-        clips: see `ClipSettings`.
-        size: side of the square that is cut from each clip in pixels.
-        flip: probability of a left-right flip.
-        batch_size: see `VideoDataModule`, as for the rest.
-        steps_per_epoch: batches in an epoch.
-        seed: of the order and the places.
-        reader: what decodes.
-        cache: cache folder.
+        options: see `VideoDataModule`.
 
     Raises:
         UsageError: if an option makes no sense.
     """
 
-    def __init__(
-        self,
-        source: LandscapeClips | None = None,
-        *,
-        clips: ClipSettings = _CLIPS,
-        size: int = 128,
-        flip: float = 0.5,
-        batch_size: int = 4,
-        steps_per_epoch: int = 200,
-        seed: int = 0,
-        reader: ReaderName = "pyav",
-        cache: str | None = None,
-    ) -> None:
-        super().__init__(
-            clips=clips,
-            size=size,
-            flip=flip,
-            batch_size=batch_size,
-            steps_per_epoch=steps_per_epoch,
-            seed=seed,
-            reader=reader,
-            cache=cache,
-        )
-        self._source = source or LandscapeClips(cache=cache)
+    def __init__(self, source: LandscapeClips | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self._source = source or LandscapeClips(cache=self.cache)
 
     def video_source(self) -> LandscapeClips:
         """Return the default videos."""
         return self._source
 
 
-def usable_videos(
-    source: VideoSource, split: Split, clips: ClipSettings, *, reader: ReaderName, cache: str | None, size: int
-) -> PreparedVideos:
-    """Return the videos of ``split`` that clips of ``size`` pixels can be taken from.
-
-    Raises:
-        UsageError: if there are videos but none can be used.
-    """
-    videos = source.videos(split)
-    found = prepare_videos(videos, clips, reader=make_reader(reader), cache=cache_folder(cache))
-    fits = [min(entry.array().shape[1:3]) >= size for entry in found.entries]
-    large = tuple(itertools.compress(found.entries, fits))
-    small = tuple(entry.video for entry, enough in zip(found.entries, fits, strict=True) if not enough)
-    if videos and not large:
-        option, value = source.option(split)
-        if found.entries:
-            raise UsageError(
-                "data.size", size, f"all videos of {value} are smaller: use larger videos or a smaller size"
-            )
-        if found.too_short:
-            hint = f"no video of {value} has {clips.reach} frames between two cuts: use longer videos or shorter clips"
-            raise UsageError("data.clips.frames", clips.frames, hint)
-        first = found.skipped[0]
-        hint = f"none of {len(found.skipped)} videos can be read, the first is {first.path} ({first.reason})"
-        raise UsageError(option, value, f"{hint}; give readable ones")
-    tell_left_out(len(videos), small, f"below {size} px")
-    return PreparedVideos(large, found.skipped, found.too_short, small)
+def _nothing_usable(
+    source: VideoSource, split: Split, found: PreparedVideos, clips: ClipSettings, size: int
+) -> UsageError:
+    option, value = source.option(split)
+    if found.too_small:
+        return UsageError("data.size", size, f"all videos of {value} are smaller: use larger videos or a smaller size")
+    if found.too_short:
+        hint = f"no video of {value} has {clips.reach} frames between two cuts: use longer videos or shorter clips"
+        return UsageError("data.clips.frames", clips.frames, hint)
+    first = found.skipped[0]
+    hint = f"none of {len(found.skipped)} videos can be read, the first is {first.path} ({first.reason})"
+    return UsageError(option, value, f"{hint}; give readable ones")
 
 
 @final

@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, Protocol, final
 import numpy as np
 import numpy.typing as npt
 
+from nuwa_lightning.data.folders import regular_stat
 from nuwa_lightning.data.video_damage import find_damage, length_bytes
 from nuwa_lightning.errors import UsageError
 
@@ -26,7 +27,7 @@ ReaderName = Literal["pyav", "torchcodec"]
 SUFFIXES: Final = frozenset(
     {".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".ogv", ".ts", ".wmv", ".flv", ".3gp"}
 )
-"""File name endings, in lower case, that `list_videos` takes for videos."""
+"""File name endings, in lower case, that a folder is searched for."""
 
 _EXTRA: Final = "pip install 'nuwa-lightning[video]'"
 
@@ -81,12 +82,18 @@ class PyAvReader:
         stream.thread_type = "NONE"
         # Without this a decoder paints over what it notices and says nothing.
         stream.codec_context.options = {"err_detect": "explode"}
+        # AVI tells when a frame is decoded, not when it is shown: frames come in the order of showing, times in theirs.
+        in_order = container.format.name == "avi"
+        times: deque[float] = deque()
         for packet in _whole_packets(path, container, stream):
+            if in_order and packet.size and packet.dts is not None:
+                times.append(float(packet.dts * packet.time_base))
             for frame in packet.decode():
                 if frame.is_corrupt:
                     raise VideoReadError(path, "a frame is damaged")
                 turns = round(frame.rotation / 90) % 4  # counter-clockwise, as rot90 turns
-                yield frame.time, np.rot90(frame.to_ndarray(format="rgb24"), turns)
+                time = times.popleft() if times else frame.time
+                yield time, np.rot90(frame.to_ndarray(format="rgb24"), turns)
 
 
 @final
@@ -129,6 +136,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     from av.error import FFmpegError
 
     try:
+        regular_stat(path)
         with av.open(str(path)) as container:
             if not container.streams.video:
                 raise VideoReadError(path, "it holds no video stream")
@@ -162,21 +170,6 @@ def make_reader(name: ReaderName) -> FrameReader:
     if name == "torchcodec":
         return TorchcodecReader()
     raise UsageError("data.reader", name, "choose pyav or torchcodec")
-
-
-def list_videos(root: Path) -> list[Path]:
-    """Return the files below ``root`` whose name is that of a video, sorted; hidden ones are left out.
-
-    Raises:
-        FileNotFoundError: if there is no such folder.
-        NotADirectoryError: if it is a file.
-    """
-    if not root.exists():
-        raise FileNotFoundError(root)
-    if not root.is_dir():
-        raise NotADirectoryError(root)
-    found = (path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    return sorted(path for path in found if not any(p.startswith(".") for p in path.relative_to(root).parts))
 
 
 def _in_time(path: Path, decoded: Iterator[tuple[float | None, Frame]]) -> Iterator[tuple[float, Frame]]:

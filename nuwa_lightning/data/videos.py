@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 import numpy as np
 
-from nuwa_lightning.data.captions import CaptionedFolders
-from nuwa_lightning.data.folders import content_key
-from nuwa_lightning.data.photos import Split, held_out
+from nuwa_lightning.data.folder_samples import FolderSamples, Split
 from nuwa_lightning.data.reading import ImageReadError, read_image
-from nuwa_lightning.data.video_reading import Frame, FrameReader, VideoReadError, list_videos
-from nuwa_lightning.errors import UsageError
+from nuwa_lightning.data.video_reading import SUFFIXES, Frame, FrameReader, VideoReadError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -181,6 +178,10 @@ class VideoSource(ABC):
             UsageError: if the source holds no video at all.
         """
 
+    def set_aside(self, unusable: Collection[Path]) -> bool:
+        """Split anew without these files, and say whether that changes anything; a fixed split stays as it is."""
+        return False
+
     @abstractmethod
     def option(self, split: Split) -> tuple[str, str]:
         """Return the option that says where the videos of ``split`` lie and its value, for error messages."""
@@ -194,13 +195,13 @@ class VideoSource(ABC):
 class FolderVideos(VideoSource):
     """Every video below a folder, sub-folders included.
 
-    Without ``val_root`` whole videos are held out, chosen by a hash of their content. Captions stand in ``NAME.txt``
-    beside a video, or in one file for all: see `nuwa_lightning.data.captions`.
+    How they are split: see `nuwa_lightning.data.folder_samples.FolderSamples`. Captions stand in ``NAME.txt`` beside a
+    video, or in one file for all: see `nuwa_lightning.data.captions`.
 
     Args:
         root: the folder, or several.
         captions: the file with the captions of all videos; by default ``metadata.jsonl`` or the like in each folder.
-        val_root: folder(s) of validation videos; when given, all of ``root`` is for training.
+        val_root: folder(s) of validation videos; when given, the rest of ``root`` is for training.
         val_fraction: share of the videos held out when there is no ``val_root``; 0 holds none out.
     """
 
@@ -212,11 +213,16 @@ class FolderVideos(VideoSource):
         val_root: str | list[str] | None = None,
         val_fraction: float = 1 / 6,
     ) -> None:
-        self.roots = _as_paths(root)
-        self.val_roots = _as_paths(val_root) if val_root is not None else []
-        self.captions = captions
-        self.val_fraction = val_fraction
-        self._split: dict[Split, list[Video]] | None = None
+        self._folders = FolderSamples(
+            root,
+            val_root,
+            val_fraction,
+            captions,
+            make=Video,
+            noun="video",
+            suffixes=SUFFIXES,
+            hint="MP4, WebM, MKV, AVI or MOV",
+        )
 
     def prepare(self) -> None:
         """Check the folders.
@@ -224,7 +230,7 @@ class FolderVideos(VideoSource):
         Raises:
             UsageError: if a folder is missing or holds no video.
         """
-        self.videos("train")
+        self._folders.of("train")
 
     def videos(self, split: Split) -> list[Video]:
         """Return the videos of ``split``, sorted by path.
@@ -232,61 +238,16 @@ class FolderVideos(VideoSource):
         Raises:
             UsageError: if a folder is missing or holds no video.
         """
-        if self._split is None:
-            captions = CaptionedFolders(self.captions)
-            train = _videos_below(self.roots, "root", captions)
-            val = _videos_below(self.val_roots, "val_root", captions)
-            captions.tell_missing()
-            if not self.val_roots:
-                out = held_out((video.scene for video in train), fraction=self.val_fraction)
-                val = [video for video in train if video.scene in out]
-                train = [video for video in train if video.scene not in out]
-            self._split = {"train": train, "val": val}
-        return list(self._split[split])
+        return self._folders.of(split)
+
+    def set_aside(self, unusable: Collection[Path]) -> bool:
+        """See `VideoSource.set_aside`."""
+        return self._folders.set_aside(unusable)
 
     def option(self, split: Split) -> tuple[str, str]:
         """See `VideoSource.option`."""
-        if split == "val" and self.val_roots:
-            return "val_root", ", ".join(map(str, self.val_roots))
-        return "root", ", ".join(map(str, self.roots))
+        return self._folders.option(split)
 
     def record(self) -> dict[str, object]:
-        """Return the folders and the number of videos on each side."""
-        return {
-            "source": "folder",
-            "roots": [str(root) for root in self.roots],
-            "val_roots": [str(root) for root in self.val_roots],
-            "train": len(self.videos("train")),
-            "val": len(self.videos("val")),
-        }
-
-
-def _as_paths(root: str | list[str]) -> list[Path]:
-    return [Path(name).expanduser() for name in ([root] if isinstance(root, str) else root)]
-
-
-def _videos_below(roots: list[Path], option: str, captions: CaptionedFolders) -> list[Video]:
-    videos: list[Video] = []
-    for number, root in enumerate(roots):
-        try:
-            paths = list_videos(root)
-        except FileNotFoundError:
-            raise UsageError(option, root, "no such folder; give one that holds videos") from None
-        except NotADirectoryError:
-            raise UsageError(option, root, "not a folder; give one that holds videos") from None
-        except OSError as error:
-            raise UsageError(option, root, f"cannot be read ({error.strerror}); check its permissions") from None
-        if not paths:
-            raise UsageError(option, root, "no video in it or below; put MP4, WebM, MKV, AVI or MOV files there")
-        prefix = f"{number}/" if len(roots) > 1 else ""
-        said = captions.of(root, paths)
-        for path in paths:
-            videos.append(Video(path, prefix + path.relative_to(root).as_posix(), said[path], _scene(path)))
-    return videos
-
-
-def _scene(path: Path) -> str:
-    try:
-        return content_key(path)
-    except OSError:
-        return str(path)  # unreadable: named and skipped when it is opened
+        """See `FolderSamples.record`."""
+        return self._folders.record()

@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING, Any, Final, final
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
-from nuwa_lightning.data.reading import MAX_PIXELS, ImageReadError, read_image
+from nuwa_lightning.data.reading import MAX_PIXELS, ImageReadError, main_page, read_image
+from nuwa_lightning.data.tones import applied, to_srgb
 
 if TYPE_CHECKING:
     import tifffile
@@ -108,7 +110,7 @@ class WholeImage(WindowReader):
 
 @final
 class TiffWindows(WindowReader):
-    """The first page of a TIFF or BigTIFF, tile by tile or strip by strip.
+    """A page of a TIFF or BigTIFF, tile by tile or strip by strip.
 
     Args:
         path: the file.
@@ -138,12 +140,16 @@ class TiffWindows(WindowReader):
         ends = (start + count for start, count in zip(page.dataoffsets, page.databytecounts, strict=True))
         if max(ends, default=0) > self._file.size:
             raise ImageReadError(path, f"cut short: it has {self._file.size} bytes and speaks of more")
+        self._transform = _profile_of(page)
+        self._white = 65535
         self._held_bytes = held_bytes
         self._held: OrderedDict[int, Pixels] = OrderedDict()
         self.decoded = 0
         """How many parts were decoded so far."""
         self.most_held = 0
         """The most bytes of decoded parts that were held at once."""
+        if page.samplesperpixel == 1 and page.dtype == np.dtype(np.uint16):
+            self._white = self._find_white(parts)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -176,21 +182,41 @@ class TiffWindows(WindowReader):
         self.most_held = max(self.most_held, held + part_YX3.nbytes)
         return part_YX3
 
+    def _find_white(self, parts: int) -> int:
+        """Return what stands for white, as `read_image` does: 12 or 8 bits in 16 are told by no part being lighter."""
+        white = 0
+        for index in range(parts):
+            segment = self._segment(index)
+            if segment is not None:
+                white = max(white, int(segment.max(initial=0)))
+            if white > 4095:
+                return 65535
+        return 255 if 0 < white <= 255 else 4095 if white else 65535
+
     def _decode(self, index: int) -> Pixels:
+        self.decoded += 1
+        segment = self._segment(index)
+        if segment is None:
+            return np.zeros((*self._tile, 3), np.uint8)
+        pixels_YX3 = _to_rgb(segment, self._white)
+        if self._transform is None:
+            return pixels_YX3
+        mode, transform = self._transform
+        image = Image.fromarray(pixels_YX3)
+        return np.array(applied(transform, image if mode == "RGB" else image.getchannel(0)))
+
+    def _segment(self, index: int) -> npt.NDArray[Any] | None:
         page = self._page
         start, count = page.dataoffsets[index], page.databytecounts[index]
-        self.decoded += 1
         if count == 0:  # a tile that was never written
-            return np.zeros((*self._tile, 3), np.uint8)
+            return None
         try:
             self._file.seek(start)
             segment, _, _ = page.decode(self._file.read(count), index)
         except Exception as error:  # codecs raise nearly everything on damaged input
             reason = f"part {index} of {len(page.dataoffsets)} is damaged: {_said(error)}"
             raise ImageReadError(self._path, reason) from error
-        if segment is None:
-            return np.zeros((*self._tile, 3), np.uint8)
-        return _to_rgb(segment[0])
+        return None if segment is None else np.asarray(segment[0])
 
     def close(self) -> None:
         """Let go of the file."""
@@ -203,7 +229,8 @@ def can_be_read_by_parts(page: Any) -> bool:
     upright = "Orientation" not in page.tags or page.tags["Orientation"].value == 1
     samples = page.photometric == _RGB and page.samplesperpixel == 3
     samples = samples or (page.photometric == _GREY and page.samplesperpixel == 1)
-    plain = page.planarconfig == 1 and page.dtype in (np.dtype(np.uint8), np.dtype(np.uint16))
+    scaled = page.dtype != np.dtype(np.uint16) or page.tags.valueof("MaxSampleValue", default=65535) == 65535
+    plain = scaled and page.planarconfig == 1 and page.dtype in (np.dtype(np.uint8), np.dtype(np.uint16))
     return bool(upright and samples and plain and page.imagedepth == 1 and _has_codec(page))
 
 
@@ -237,7 +264,7 @@ def open_windows(
         try:
             tiff = tifffile.TiffFile(path)
             opened.callback(tiff.close)
-            page = tiff.pages.first
+            page = main_page(tiff)
             if can_be_read_by_parts(page):
                 assert isinstance(page, tifffile.TiffPage)
                 reader = TiffWindows(path, page, held_bytes=held_bytes, max_pixels=max_pixels)
@@ -271,6 +298,17 @@ def _said(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def _profile_of(page: Any) -> tuple[str, Any] | None:
+    """Return the mode of the page and what turns its colors into sRGB; None if they are, or nothing usable is said."""
+    profile = page.tags.valueof("InterColorProfile")
+    try:
+        mode, transform = to_srgb(bytes(profile)) if profile else ("", None)
+    except ValueError:
+        return None
+    fits = mode == ("RGB" if page.samplesperpixel == 3 else "L")
+    return (mode, transform) if fits and transform is not None else None
+
+
 def _has_codec(page: Any) -> bool:
     """Say whether the page can be decoded here: without the package imagecodecs few compressions can."""
     import tifffile
@@ -280,7 +318,7 @@ def _has_codec(page: Any) -> bool:
     return known and (predictor == 1 or predictor in tifffile.TIFF.UNPREDICTORS)
 
 
-def _to_rgb(segment_YXC: npt.NDArray[Any]) -> Pixels:
+def _to_rgb(segment_YXC: npt.NDArray[Any], white: int) -> Pixels:
     if segment_YXC.dtype == np.uint16:
-        segment_YXC = np.rint(segment_YXC * np.float32(255 / 65535)).astype(np.uint8)
+        segment_YXC = np.rint(segment_YXC * np.float32(255 / white)).astype(np.uint8)
     return np.ascontiguousarray(np.broadcast_to(segment_YXC, (*segment_YXC.shape[:2], 3)))

@@ -22,10 +22,7 @@ from torch import Tensor, nn
 
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.cpu_kernels import HEAD_WIDTHS, Kernels, PackedMatrix, kernels
-from nuwa_lightning.models.attention import attend
-from nuwa_lightning.models.neighbors import ABSENT
-from nuwa_lightning.models.nuwa_infinity import PatchTransformer
-from nuwa_lightning.models.patch_layer import PatchLayer
+from nuwa_lightning.models.nuwa_infinity import ABSENT, PatchLayer, PatchTransformer, attend
 
 Number = Literal["float32", "bfloat16", "int8"]
 """How numbers are kept. ``float32`` stands for the model's own numbers, whatever they are: the reference."""
@@ -211,7 +208,7 @@ class DecodingLayer:
             v_RGSD: values, likewise.
             start: place of the first position.
             end: place behind the last position; places from here on are not looked at.
-            bias: see :func:`nuwa_lightning.models.attention.attend`.
+            bias: see :func:`nuwa_lightning.models.nuwa_infinity.attend`.
         """
         norm = self._norm_attention
         h_MW = F.layer_norm(x_MW, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
@@ -267,7 +264,7 @@ class DecodingTransformer:
         # What hides a token takes the place of its embedding, of which the bias is everywhere.
         self._hide_W = None if model.mask_token is None else model.mask_token - model.embed.bias
         self._head = product(model.head_weight(), model.head.bias, precision.weights)
-        self._norm, self._repeat = model.norm, model.copy_head
+        self._norm, self._copy_head = model.norm, model.copy_head
 
     def embed(self, inputs_RlJ: Tensor, symmetry_R: Tensor, start: int) -> Tensor:
         """Return the states ``[R, l, W]`` that enter the first layer.
@@ -294,18 +291,18 @@ class DecodingTransformer:
 
         Args:
             x_MW: the states.
-            neighbors_MJ: neighbors of the tokens to be scored; needed with ``TransformerConfig.repeat`` only.
+            neighbors_MJ: neighbors of the tokens to be scored; needed with ``TransformerConfig.copy_head`` only.
 
         Raises:
             ValueError: if they are needed and missing.
         """
         h_MW = self._norm(x_MW)
         scores_MK = self._head.of(h_MW).to(x_MW.dtype)
-        if self._repeat is None:
+        if self._copy_head is None:
             return scores_MK
         if neighbors_MJ is None:
-            raise ValueError("a model that repeats neighbors needs them for its scores")
-        more_MK: Tensor = self._repeat(scores_MK, h_MW, neighbors_MJ, self.model.codebook_KE)
+            raise ValueError("a model with a copy head needs the neighbors for its logits")
+        more_MK: Tensor = self._copy_head(scores_MK, h_MW, neighbors_MJ, self.model.codebook_KE)
         return more_MK
 
 

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from nuwa_lightning.generation.fast_transformer import DecodingTransformer
-from nuwa_lightning.models.attention import causal_mask
-from nuwa_lightning.models.text_attention import TextStates
+from nuwa_lightning.models.nuwa_infinity import TextStates, causal_mask
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 from nuwa_lightning.generation.patch_batch import PatchStates, RowBatch
 from nuwa_lightning.generation.prompts import Prompts
 from nuwa_lightning.models.layout import neighbor_positions
-from nuwa_lightning.models.neighbors import ABSENT, NEIGHBORS, Neighbor
+from nuwa_lightning.models.nuwa_infinity import ABSENT, NEIGHBORS, Neighbor
 from nuwa_lightning.planning.geometry import OMEGA
 from nuwa_lightning.planning.schedule import PlannedStep, TokenOrder
 
@@ -30,7 +30,7 @@ class PatchDecoder:
 
     Args:
         rows: the patches inside the model.
-        neighbors: neighbors of their tokens in context patches ``[R, N, K]``, see :func:`near_in_context`.
+        neighbors: neighbors of their tokens in context patches ``[R, N, K]``, see :func:`neighbors_in_context`.
         given: tokens that are given and never changed ``[R, N]``, else ``ABSENT``.
         guidance: rows with and without text.
         token_order: as in training.

@@ -1,7 +1,7 @@
 """A trained patch transformer as a folder: ``config.json`` and ``model.safetensors``.
 
-The JSON names classes from a closed table, never import paths, so a folder from a stranger cannot run code. A pool or
-direction of the user's own is named in the JSON, and its class has to be given when the folder is loaded.
+The JSON names classes by their path. Those of this package are found by it; any other has to be given by the caller, so
+that a folder from a stranger cannot run code.
 
 Shape legend: K codes, E code width.
 """
@@ -9,11 +9,12 @@ Shape legend: K codes, E code width.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -22,52 +23,30 @@ from safetensors.torch import load_file, save_file
 from nuwa_lightning.atomic import atomic_folder
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.fast_transformer import Precision
-from nuwa_lightning.generation.local import (
-    AutoregressiveLocalDecoder,
-    LocalDecoder,
-    MaskedLocalDecoder,
-    ParallelLocalDecoder,
-)
+from nuwa_lightning.generation.local import AutoregressiveLocalDecoder, LocalDecoder
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.legacy import upgrade_state, upgraded
-from nuwa_lightning.models.nuwa_infinity import PatchTransformer
-from nuwa_lightning.models.patch_layer import TransformerConfig
-from nuwa_lightning.planning.context import EmptyContextPool, FullContextPool, NearbyContextPool, RecencyContextPool
+from nuwa_lightning.models.nuwa_infinity import PatchTransformer, TransformerConfig
 from nuwa_lightning.planning.context.base import ContextPool
-from nuwa_lightning.planning.direction import (
-    ArbitraryDirectionController,
-    OutwardDirectionController,
-    RasterDirectionController,
-    SpiralDirectionController,
-)
 from nuwa_lightning.planning.direction.base import DirectionController
 from nuwa_lightning.planning.schedule import TokenOrder
-from nuwa_lightning.text import ClipTextEncoder, HuggingFaceTextEncoder, MiniLMTextEncoder, TextEncoder
+from nuwa_lightning.text import TextEncoder
+from nuwa_lightning.tokenizers.pretrained import first_not_finite
 
 Strategy = ContextPool | DirectionController | LocalDecoder | TextEncoder
+S = TypeVar("S", ContextPool, DirectionController, LocalDecoder, TextEncoder)
 
 KIND = "nuwa-lightning patch transformer"
 FORMAT = 1
 
-_POOLS: dict[str, type[ContextPool]] = {
-    c.__name__: c for c in (NearbyContextPool, FullContextPool, EmptyContextPool, RecencyContextPool)
+_HOMES: dict[type[Any], str] = {
+    ContextPool: "nuwa_lightning.planning.context",
+    DirectionController: "nuwa_lightning.planning.direction",
+    LocalDecoder: "nuwa_lightning.generation.local",
+    TextEncoder: "nuwa_lightning.text",
 }
-_DIRECTIONS: dict[str, type[DirectionController]] = {
-    c.__name__: c
-    for c in (
-        ArbitraryDirectionController,
-        RasterDirectionController,
-        SpiralDirectionController,
-        OutwardDirectionController,
-    )
-}
-_LOCAL_DECODERS: dict[str, type[LocalDecoder]] = {
-    c.__name__: c for c in (AutoregressiveLocalDecoder, MaskedLocalDecoder, ParallelLocalDecoder)
-}
-_ENCODERS: dict[str, type[TextEncoder]] = {
-    c.__name__: c for c in (MiniLMTextEncoder, ClipTextEncoder, HuggingFaceTextEncoder)
-}
+"""Where a bare class name is looked up, as the first version wrote it."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +79,7 @@ class Generator:
         *,
         max_rows: int = 64,
         precision: Precision = Precision(),  # noqa: B008 - frozen
+        threads: int = 1,
     ) -> InfiniteRenderer:
         """Return the one sampler; arguments as for :class:`InfiniteRenderer`."""
         return InfiniteRenderer(
@@ -111,6 +91,7 @@ class Generator:
             max_rows,
             precision=precision,
             local_decoder=self.local_decoder,
+            threads=threads,
         )
 
 
@@ -170,68 +151,79 @@ def load_generator(
     try:
         config = upgraded(json.loads((folder / "config.json").read_text(encoding="utf-8")))
         if config["kind"] != KIND:
-            raise UsageError("--checkpoint", folder, f"holds a {config['kind']}, not a {KIND}: name a stage-2 run")
+            raise UsageError("checkpoint", folder, f"holds a {config['kind']}, not a {KIND}: name a stage-2 run")
         if config["format"] != FORMAT:
-            raise UsageError("--checkpoint", folder, f"has format {config['format']}, this version reads {FORMAT}")
+            raise UsageError("checkpoint", folder, f"has format {config['format']}, this version reads {FORMAT}")
         size = dict(config["model"])
         size["patch_size"], size["embedding_extent"] = tuple(size["patch_size"]), tuple(size["embedding_extent"])
         size["size"] = TransformerConfig(**size["size"])
         with torch.device("meta"):
             model = PatchTransformer(**size)
         state = load_file(folder / "model.safetensors")
+        spoiled = first_not_finite(state)
+        if spoiled is not None:
+            raise ValueError(f"{spoiled} holds NaN or infinity")
         upgrade_state(state)
         model.load_state_dict(state, strict=True, assign=True)
-        pools = {**_POOLS, **{c.__name__: c for c in own if issubclass(c, ContextPool)}}
-        directions = {**_DIRECTIONS, **{c.__name__: c for c in own if issubclass(c, DirectionController)}}
-        pool: ContextPool = _build(config["context_pool"], pools)
-        direction = direction or _build(config["direction"], directions)
-        decoders = {**_LOCAL_DECODERS, **{c.__name__: c for c in own if issubclass(c, LocalDecoder)}}
+        pool = _build(config["context_pool"], ContextPool, own)
+        direction = direction or _build(config["direction"], DirectionController, own)
         # Folders from before there was a choice do not say it.
         before = {"name": "AutoregressiveLocalDecoder", "args": {}}
-        local_decoder: LocalDecoder = _build(config.get("local_decoder", before), decoders)
+        local_decoder = _build(config.get("local_decoder", before), LocalDecoder, own)
         if local_decoder.bidirectional != model.bidirectional:
             raise ValueError(f"{local_decoder} is not what the model was trained for")
-        encoders = {**_ENCODERS, **{c.__name__: c for c in own if issubclass(c, TextEncoder)}}
-        encoder: TextEncoder | None = _build(config["text_encoder"], encoders) if "text_encoder" in config else None
+        encoder: TextEncoder | None = None
+        if "text_encoder" in config:
+            encoder = _build(config["text_encoder"], TextEncoder, own)
         order, fingerprint = config["token_order"], config["tokenizer_fingerprint"]
         frames = int(config.get("frames", 1))
         if order not in get_args(TokenOrder):
             raise ValueError(f"token_order {order!r} is none of {', '.join(get_args(TokenOrder))}")
     except FileNotFoundError as error:
         raise UsageError(
-            "--checkpoint", folder, f"{error.filename} is missing: name the folder of a finished run"
+            "checkpoint", folder, f"{error.filename} is missing: name the folder of a finished run"
         ) from None
     except UsageError:
         raise
     except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
-        raise UsageError("--checkpoint", folder, f"is damaged ({reason}): train it again or name another run") from None
+        raise UsageError("checkpoint", folder, f"is damaged ({reason}): train it again or name another run") from None
     if pool.embedding_extent != tuple(size["embedding_extent"]):
         raise UsageError(
-            "--own",
+            "own",
             pool,
             f"the model was trained for offsets up to {tuple(size['embedding_extent'])}: train with this pool first",
         )
     if encoder is not None and encoder.fingerprint() != config["text_fingerprint"]:
-        raise UsageError("--checkpoint", folder, f"{encoder} is not what it was in training: install that one again")
+        raise UsageError("checkpoint", folder, f"{encoder} is not what it was in training: install that one again")
     return Generator(model.eval(), pool, direction, order, fingerprint, local_decoder, encoder, frames)
 
 
 def _describe(strategy: Strategy) -> dict[str, Any]:
-    args = {f.name: getattr(strategy, f.name) for f in _fields(strategy)}
-    return {"name": type(strategy).__name__, "args": args}
+    fields: tuple[Any, ...] = dataclasses.fields(strategy) if dataclasses.is_dataclass(strategy) else ()
+    args = {f.name: getattr(strategy, f.name) for f in fields if f.init}
+    return {"name": f"{type(strategy).__module__}.{type(strategy).__qualname__}", "args": args}
 
 
-def _fields(strategy: object) -> list[Any]:
-    if not dataclasses.is_dataclass(strategy):
-        return []
-    return [f for f in dataclasses.fields(strategy) if f.init]
-
-
-def _build(description: dict[str, Any], table: dict[str, Any]) -> Any:
-    name = description["name"]
-    if name not in table:
-        hint = f"the model was trained with this class of somebody's own: give its import path, --own my_file.{name}"
-        raise UsageError("--own", name, hint)
+def _build(description: Mapping[str, Any], kind: Callable[..., S], own: Sequence[type[Strategy]]) -> S:
     args = {k: tuple(v) if isinstance(v, list) else v for k, v in description["args"].items()}
-    return table[name](**args)
+    made: S = _class(str(description["name"]), kind, own)(**args)
+    return made
+
+
+def _class(name: str, kind: Any, own: Sequence[type[Strategy]]) -> Any:
+    """Return the class of a saved name: one that the caller allows, else one of this package, never another."""
+    for given in own:
+        if issubclass(given, kind) and name in (given.__name__, f"{given.__module__}.{given.__qualname__}"):
+            return given
+    module, _, last = name.rpartition(".")
+    module = module or _HOMES[kind]
+    if module.startswith("nuwa_lightning."):
+        try:
+            found = getattr(importlib.import_module(module), last, None)
+        except ImportError:
+            found = None
+        if isinstance(found, type) and issubclass(found, kind) and found.__module__.startswith("nuwa_lightning."):
+            return found
+    hint = f"the model was trained with this class of somebody's own: allow it by its import path, `own` my_file.{last}"
+    raise UsageError("own", last, hint)

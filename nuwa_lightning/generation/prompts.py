@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.models.nuwa_infinity import PatchTransformer
-from nuwa_lightning.models.text_attention import TextStates
+from nuwa_lightning.models.nuwa_infinity import PatchTransformer, TextStates
 from nuwa_lightning.planning.geometry import PatchIndex
+from nuwa_lightning.request import STRONGEST_GUIDANCE
 
 Chooser = Callable[[PatchIndex], Sequence[int]]
 """Says for each of B canvases which text the patch reads: its number among the texts, 0 for none."""
@@ -25,9 +25,6 @@ PLAUSIBLE = 0.07
 """How likely a token has to be with its text, beside the likeliest one, to take part: so much for each 1 of guidance
 above 1, and never more than `MOST_PLAUSIBLE`."""
 MOST_PLAUSIBLE = 0.2
-
-STRONGEST = 1000.0
-"""The most guidance that is taken: beyond it hardly anything changes, and far beyond it scores overflow."""
 
 EncodeText = Callable[[Sequence[str]], Sequence[Tensor]]
 """Gives the token states ``[S, E]`` of texts, such as ``TextEncoder.states``."""
@@ -60,7 +57,7 @@ class Prompts:
             the text), 0 ignores it.
 
     Raises:
-        UsageError: if the guidance is no number from 0 to `STRONGEST`.
+        UsageError: if the guidance is no number from 0 to `STRONGEST_GUIDANCE`.
     """
 
     texts: TextStates
@@ -68,9 +65,9 @@ class Prompts:
     guidance: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.guidance <= STRONGEST:
-            hint = f"give a number from 0 to {STRONGEST:g}; 1 is as trained, 2 to 5 is usual"
-            raise UsageError("--guidance", self.guidance, hint)
+        if not 0 <= self.guidance <= STRONGEST_GUIDANCE:
+            hint = f"give a number from 0 to {STRONGEST_GUIDANCE:g}; 1 is as trained, 2 to 5 is usual"
+            raise UsageError("guidance", self.guidance, hint)
 
     @classmethod
     def for_canvases(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -22,8 +23,7 @@ from nuwa_lightning.generation.patch_decoder import GuidanceBatch, PatchDecoder,
 from nuwa_lightning.generation.prompts import Prompts
 from nuwa_lightning.generation.sampling import Sampling, patch_uniforms
 from nuwa_lightning.models.layout import place_tokens, read_tokens, step_tensors
-from nuwa_lightning.models.neighbors import ABSENT
-from nuwa_lightning.models.nuwa_infinity import PatchTransformer
+from nuwa_lightning.models.nuwa_infinity import ABSENT, PatchTransformer
 from nuwa_lightning.planning.context.base import ContextPool
 from nuwa_lightning.planning.direction.base import DirectionController
 from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
@@ -81,9 +81,11 @@ class InfiniteRenderer:
         max_rows: most patches (steps times canvases) that are written side by side.
         precision: how numbers are kept while writing.
         local_decoder: how the tokens of a patch are written, as in training.
+        threads: of the CPU, for the many small steps of decoding; beside other processes more than one makes each step
+            wait for a thread that is not running. Pixels are decoded with as many as torch uses elsewhere.
 
     Raises:
-        UsageError: if the model was trained for another local decoder.
+        UsageError: if the model was trained for another local decoder, or there are no threads.
     """
 
     model: PatchTransformer
@@ -94,8 +96,11 @@ class InfiniteRenderer:
     max_rows: int = 64
     precision: Precision = field(default_factory=Precision)
     local_decoder: LocalDecoder = field(default_factory=AutoregressiveLocalDecoder)
+    threads: int = 1
 
     def __post_init__(self) -> None:
+        if self.threads < 1:
+            raise UsageError("threads", self.threads, "give a whole number from 1 up")
         if self.local_decoder.bidirectional != self.model.bidirectional:
             has = "bidirectional" if self.model.bidirectional else "causal"
             raise UsageError(
@@ -117,6 +122,17 @@ class InfiniteRenderer:
         """
         for wave in Rendering(self, grid, seeds=seeds, known=known, prompts=prompts):
             yield from wave
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let torch use so many threads of the CPU inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Rendering:
@@ -174,6 +190,10 @@ class Rendering:
 
     @torch.inference_mode()
     def __next__(self) -> list[RenderedPatch]:
+        with threads(self._renderer.threads):
+            return self._next()
+
+    def _next(self) -> list[RenderedPatch]:
         renderer, wave = self._renderer, next(self._waves)
         done = []
         for given in (True, False):

@@ -33,11 +33,11 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if self.temperature < 0:
-            raise UsageError("--temperature", self.temperature, "use 0 (best token) or a positive number")
+            raise UsageError("temperature", self.temperature, "use 0 (best token) or a positive number")
         if self.top_k < 0:
-            raise UsageError("--top_k", self.top_k, "use 0 (all tokens) or a positive number")
+            raise UsageError("top_k", self.top_k, "use 0 (all tokens) or a positive number")
         if not 0 < self.top_p <= 1:
-            raise UsageError("--top_p", self.top_p, "use a number above 0 and at most 1")
+            raise UsageError("top_p", self.top_p, "use a number above 0 and at most 1")
 
     def draw(self, logits_RK: Tensor, uniform_R: Tensor) -> Tensor:
         """Draw one token a row by inverting the cumulative distribution, best token first.

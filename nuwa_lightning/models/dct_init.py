@@ -15,9 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nuwa_lightning.models.decoder import Decoder
-from nuwa_lightning.models.encoder import Encoder
-from nuwa_lightning.models.layers import PixelShuffleUp, Pointwise
+from nuwa_lightning.models.vqgan import Decoder, Encoder, PixelShuffleUp, Pointwise
 
 _LAWS = ((0.90, 0.94, 1.17), (0.34, 0.41, 1.79), (0.16, 0.17, 1.54))
 """For luminance and two colour differences: spread of the mean; then a, b of the spread a / f**b at frequency f.

@@ -5,13 +5,14 @@ Shapes: B batch, C channels, Y/X rows and columns.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nuwa_lightning.models.layers import ChannelNorm, local_conv
+from nuwa_lightning.models.vqgan import ChannelNorm, local_conv
 
 
 class PatchDiscriminator(nn.Module):
@@ -47,13 +48,20 @@ def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
     return 0.5 * (functional.relu(1 - real).mean() + functional.relu(1 + fake).mean())
 
 
-def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, *, last_weight: Tensor, limit: float = 1e4) -> Tensor:
+def adaptive_weight(
+    reconstruction: Tensor,
+    adversarial: Tensor,
+    *,
+    last_weight: Tensor,
+    limit: float = 1e4,
+    over_ranks: Callable[[Tensor], Tensor] = lambda gradient: gradient,
+) -> Tensor:
     """Return how much the adversarial loss must be multiplied by to pull as hard as the reconstruction loss.
 
     Ratio of the two gradients' lengths at the decoder's last layer (Esser et al. 2021), between 0 and ``limit``,
-    without gradient.
+    without gradient. ``over_ranks`` takes the mean over processes that train together, each on a part of the batch.
     """
-    toward = torch.autograd.grad(reconstruction, last_weight, retain_graph=True)[0].norm()
-    against = torch.autograd.grad(adversarial, last_weight, retain_graph=True)[0].norm()
+    toward = over_ranks(torch.autograd.grad(reconstruction, last_weight, retain_graph=True)[0]).norm()
+    against = over_ranks(torch.autograd.grad(adversarial, last_weight, retain_graph=True)[0]).norm()
     weight: Tensor = (toward / (against + 1e-4)).clamp(0, limit).detach()
     return weight

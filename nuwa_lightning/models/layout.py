@@ -13,9 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nuwa_lightning.models.neighbors import ABSENT, NEIGHBORS, Neighbor
-from nuwa_lightning.models.nuwa_infinity import ContextGroup
-from nuwa_lightning.models.position import RelativePatchEmbedding
+from nuwa_lightning.models.nuwa_infinity import ABSENT, NEIGHBORS, ContextGroup, Neighbor, RelativePatchEmbedding
 from nuwa_lightning.planning.context.base import ContextPool
 from nuwa_lightning.planning.direction.base import Step
 from nuwa_lightning.planning.geometry import ZETA, PatchGrid, PatchIndex, PatchOffset, Symmetry
@@ -106,7 +104,7 @@ def neighbor_positions(
     *,
     neighbors: tuple[Neighbor, ...] = NEIGHBORS,
 ) -> tuple[Tensor, Tensor]:
-    """Return :func:`near_sources` as two tensors ``[N, K]``, ``ABSENT`` where the other one or neither holds.
+    """Return :func:`neighbor_sources` as two tensors ``[N, K]``, ``ABSENT`` where the other one or neither holds.
 
     The first gives places in writing order in the patch itself, the second ``context * N + cell`` in its context.
     """

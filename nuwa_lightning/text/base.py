@@ -5,6 +5,7 @@ Shape legend: B captions, S tokens of a caption, E width of a token.
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,11 +17,24 @@ from torch import Tensor
 from nuwa_lightning.text.bank import TextBank, build_text_bank
 
 _BATCH = 32
+_LOG = logging.getLogger(__name__)
 
 
 def tidy(caption: str) -> str:
     """Return a caption with its white space put in order, as it is encoded and cached."""
     return " ".join(caption.split())
+
+
+def say_cut(caption: str, kept: str, limit: int) -> None:
+    """Say that an encoder reads the beginning of a caption only.
+
+    Args:
+        caption: the whole.
+        kept: what is read.
+        limit: the most tokens that are read.
+    """
+    line = "a caption is longer than the %d tokens that are read, and was cut after character %d: ...%s | %s..."
+    _LOG.warning(line, limit, len(kept), kept[-24:], caption[len(kept) :][:24].strip())
 
 
 class TextEncoder(ABC):

@@ -1,7 +1,8 @@
 """Text encoders of the Hugging Face library: CLIP's, as in the paper, and any other.
 
 ``transformers`` is an optional dependency, imported when an encoder is used. Code of a repository is never run
-(``trust_remote_code`` stays off) and only safetensors weights are read.
+(``trust_remote_code=False`` is passed everywhere, so the library does not even ask), and only safetensors weights are
+read.
 
 Shape legend: B captions, S tokens of a caption, E width of a token.
 """
@@ -11,17 +12,18 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, Final, Literal, final
 
 import torch
 from torch import Tensor
 
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.text.base import TextEncoder
+from nuwa_lightning.text.base import TextEncoder, say_cut
 
 _CLIP: Final = ("clip", "clip_text_model")
 """What a whole CLIP and its text half are called in ``config.json``."""
@@ -34,7 +36,9 @@ class ClipTextEncoder(TextEncoder):
 
     Args:
         name: a folder with a whole CLIP or its text half, or a name on the hub (downloaded once by ``transformers``).
-        max_tokens: longer captions are cut.
+        max_tokens: the most tokens that the model reads at once.
+        long_captions: ``cut`` a caption that is longer, and say where; or read it in ``chunks`` of that many tokens,
+            each with its own beginning and end, whose states follow one another.
 
     Raises:
         UsageError: if ``max_tokens`` is below 1; if it is above what the model reads, when that is loaded.
@@ -42,6 +46,7 @@ class ClipTextEncoder(TextEncoder):
 
     name: str = "openai/clip-vit-base-patch32"
     max_tokens: int = 77
+    long_captions: Literal["cut", "chunks"] = "cut"
 
     def __post_init__(self) -> None:
         _check_tokens(self.max_tokens, 1, None)
@@ -53,11 +58,13 @@ class ClipTextEncoder(TextEncoder):
 
     def fingerprint(self) -> str:
         """See `TextEncoder.fingerprint`."""
-        return f"CLIP {_loaded(self.name, self.max_tokens, clip=True).fingerprint} {self.max_tokens}"
+        chunks = " chunks" if self.long_captions == "chunks" else ""
+        return f"CLIP {_loaded(self.name, self.max_tokens, clip=True).fingerprint} {self.max_tokens}{chunks}"
 
     def encode(self, captions: Sequence[str]) -> list[Tensor]:
         """See `TextEncoder.encode`."""
-        return _loaded(self.name, self.max_tokens, clip=True).encode(captions, self.max_tokens)
+        loaded = _loaded(self.name, self.max_tokens, clip=True)
+        return loaded.encode(captions, self.max_tokens, chunked=self.long_captions == "chunks")
 
 
 @final
@@ -120,13 +127,34 @@ class _Loaded:
                 digest.update(value.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    def encode(self, captions: Sequence[str], max_tokens: int) -> list[Tensor]:
-        """See `TextEncoder.encode`."""
-        # Filled up here and not by the tokenizer, since some have no token for that; the mask hides it.
+    def encode(self, captions: Sequence[str], max_tokens: int, *, chunked: bool = False) -> list[Tensor]:
+        """See `TextEncoder.encode`; ``chunked`` reads all of a long caption, in pieces."""
+        if chunked:
+            pieces = [self._chunks(caption, max_tokens) for caption in captions]
+            states = iter(self._states([torch.tensor(piece) for some in pieces for piece in some]))
+            return [torch.cat([next(states) for _ in some]) for some in pieces]
         found = self.tokenizer(list(captions), truncation=True, max_length=max_tokens)["input_ids"]
-        tokens = [torch.tensor(one) for one in found]
+        for caption, one in zip(captions, found, strict=True):
+            if len(one) == max_tokens and len(self.tokenizer(caption, verbose=False)["input_ids"]) > max_tokens:
+                self._say_cut(caption, max_tokens)
+        return self._states([torch.tensor(one) for one in found])
+
+    def _say_cut(self, caption: str, max_tokens: int) -> None:
+        room = max_tokens - int(self.tokenizer.num_special_tokens_to_add())
+        ends = [m.start() for m in re.finditer(r" |$", caption)]
+        read = (caption[:end] for end in reversed(ends))
+        fits = (text for text in read if len(self.tokenizer(text, add_special_tokens=False)["input_ids"]) <= room)
+        say_cut(caption, next(fits, ""), max_tokens)
+
+    def _chunks(self, caption: str, max_tokens: int) -> list[list[int]]:
+        options = {"truncation": True, "max_length": max_tokens, "return_overflowing_tokens": True}
+        found: list[list[int]] = self.tokenizer([caption], **options)["input_ids"]
+        return found
+
+    def _states(self, tokens: Sequence[Tensor]) -> list[Tensor]:
+        # Filled up here and not by the tokenizer, since some have no token for that; the mask hides it.
         filling = self.tokenizer.pad_token_id or 0
-        tokens_BS = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True, padding_value=filling)
+        tokens_BS = torch.nn.utils.rnn.pad_sequence(list(tokens), batch_first=True, padding_value=filling)
         text_mask_BS = torch.arange(tokens_BS.shape[1]) < torch.tensor([[len(one)] for one in tokens])
         states_BSE = self.model(input_ids=tokens_BS, attention_mask=text_mask_BS.long()).last_hidden_state
         return [states_SE[: len(one)] for states_SE, one in zip(states_BSE, tokens, strict=True)]
@@ -152,13 +180,14 @@ def _load(name: str, *, clip: bool) -> _Loaded:
         raise UsageError("text encoder", name, hint) from None
     try:
         with _quiet(transformers, name):
-            config = transformers.AutoConfig.from_pretrained(name)
+            config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
             is_clip = config.model_type in _CLIP
             if clip and not is_clip:
                 raise UsageError("text encoder", name, "is no CLIP: use HuggingFaceTextEncoder")
             kind = transformers.CLIPTextModel if is_clip else transformers.AutoModel
-            tokenizer = transformers.AutoTokenizer.from_pretrained(name)
-            model, info = kind.from_pretrained(name, use_safetensors=True, output_loading_info=True)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+            options: dict[str, Any] = {} if is_clip else {"trust_remote_code": False}
+            model, info = kind.from_pretrained(name, use_safetensors=True, output_loading_info=True, **options)
     except UsageError:
         raise
     except Exception as error:  # the library raises nearly everything, depending on what is missing

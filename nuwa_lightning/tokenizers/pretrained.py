@@ -1,56 +1,166 @@
 """A trained tokenizer, or a decoder of videos, as a folder: ``config.json`` and ``model.safetensors``.
 
-The JSON names a class of a closed table and holds plain numbers only, so a folder from a stranger cannot run code.
+The JSON names a tokenizer's class by its import path and holds plain values. Only classes of this package are imported;
+any other has to be given by the caller, so a folder from a stranger cannot run code.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nuwa_lightning.atomic import atomic_folder
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.legacy import upgrade_state, upgraded
 from nuwa_lightning.models.pixel_guided import PixelGuidedDecoder, PixelGuidedSize
 from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
-from nuwa_lightning.tokenizers.base import Tokenizer
+from nuwa_lightning.tokenizers.base import Tokenizer, class_path, is_tokenizer_class
 
 KIND = "nuwa-lightning tokenizer"
 GUIDED_KIND = "nuwa-lightning pixel-guided decoder"
 FORMAT = 1
-_CLASSES = {"VQGAN": VQGAN}
+_OWN_MODULES = ("nuwa_lightning.models.", "nuwa_lightning.tokenizers.")
+_FIRST_NAMES = {"VQGAN": class_path(VQGAN)}
 
 
-def save_tokenizer(folder: str | os.PathLike[str], vqgan: VQGAN) -> None:
+def save_tokenizer(folder: str | os.PathLike[str], tokenizer: Tokenizer) -> None:
     """Write the folder, whole or not at all; a folder that is there is replaced.
+
+    A tokenizer of any class can be saved that is made again from plain values: the fields of a dataclass, or its
+    attribute ``config`` (keyword arguments); with the weights of the ``nn.Module`` that it is, if it is one.
 
     Raises:
         OSError: if it cannot be written.
+        ValueError: if the tokenizer cannot be made again from plain values.
     """
-    said = {"class": type(vqgan).__name__, "size": vqgan.size.as_dict(), "fingerprint": vqgan.fingerprint()}
-    _save(folder, vqgan, {"kind": KIND, "format": FORMAT, **said})
+    said = {**_description(tokenizer), "fingerprint": tokenizer.fingerprint()}
+    _save(folder, _state(tokenizer), {"kind": KIND, "format": FORMAT, **said})
 
 
-def load_tokenizer(folder: str | os.PathLike[str], *, option: str = "--tokenizer.path") -> VQGAN:
+def load_tokenizer(
+    folder: str | os.PathLike[str], *, option: str = "--tokenizer.path", own: Sequence[type[Any]] = ()
+) -> Tokenizer:
     """Read a folder that :func:`save_tokenizer` wrote; the tokenizer comes frozen, in evaluation mode.
 
     Args:
         folder: the folder itself, or a stage-1 run that holds it as ``tokenizer``.
         option: what the user called it, for error messages.
+        own: classes outside of this package that the folder may name.
 
     Raises:
-        UsageError: if the folder is missing, of another kind or format, or damaged.
+        UsageError: if the folder is missing, of another kind or format, damaged, or names a class that is not given.
     """
     path = _inside(folder, "tokenizer")
-    vqgan = _build(_read_config(path, KIND, option), path, option)
-    _load_weights(vqgan, path, option)
-    return vqgan.to(memory_format=torch.channels_last).eval().requires_grad_(False)
+    config, state = _read_config(path, KIND, option), _read_weights(path, option)
+    try:
+        return _built(config, state, {class_path(cls): cls for cls in own})
+    except _Unknown as error:
+        hint = f"its class {error} is not of this package: give it with --own {error}, if you trust it"
+        raise UsageError(option, path, hint) from None
+    except _Apart as error:
+        raise UsageError(option, path, f"weights and config.json do not belong together: {error}") from None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UsageError(option, path, f"config.json makes no sense ({error}): copy the folder again") from None
+
+
+def load_vqgan(folder: str | os.PathLike[str], *, option: str) -> VQGAN:
+    """Do the same for what takes our own tokenizer only, such as refining its decoder.
+
+    Raises:
+        UsageError: if it is another, or as for :func:`load_tokenizer`.
+    """
+    tokenizer = load_tokenizer(folder, option=option)
+    if not isinstance(tokenizer, VQGAN):
+        raise UsageError(option, folder, f"holds a {type(tokenizer).__name__}: a VQGAN of this package is needed")
+    return tokenizer
+
+
+class _Unknown(ValueError):
+    """A class that must not be imported."""
+
+
+class _Apart(ValueError):
+    """Weights that are not those of the class."""
+
+
+def _description(tokenizer: Tokenizer) -> dict[str, Any]:
+    described: dict[str, Any] = {"class": class_path(type(tokenizer))}
+    if isinstance(tokenizer, VQGAN):
+        return {**described, "size": tokenizer.size.as_dict()}
+    if dataclasses.is_dataclass(tokenizer):
+        args = {f.name: getattr(tokenizer, f.name) for f in dataclasses.fields(tokenizer) if f.init}
+    else:
+        args = dict(getattr(tokenizer, "config", {}))
+    parts = {name: _description(value) for name, value in args.items() if isinstance(value, Tokenizer)}
+    plain = {name: value for name, value in args.items() if name not in parts}
+    try:
+        json.dumps(plain, allow_nan=False)
+    except (TypeError, ValueError):
+        raise ValueError(f"{type(tokenizer).__name__}: its arguments {plain} are no plain values") from None
+    return {**described, "init_args": plain, "parts": parts}
+
+
+def _state(tokenizer: Tokenizer, prefix: str = "") -> dict[str, Tensor]:
+    if isinstance(tokenizer, nn.Module):
+        return {f"{prefix}{name}": value for name, value in tokenizer.state_dict().items()}
+    state: dict[str, Tensor] = {}
+    if dataclasses.is_dataclass(tokenizer):
+        for field in dataclasses.fields(tokenizer):
+            part = getattr(tokenizer, field.name)
+            if isinstance(part, Tokenizer):
+                state |= _state(part, f"{prefix}{field.name}.")
+    return state
+
+
+def _built(config: Mapping[str, Any], state: dict[str, Tensor], own: Mapping[str, type[Any]]) -> Tokenizer:
+    name = str(config["class"])
+    name = _FIRST_NAMES.get(name, name)
+    cls = own.get(name) or _class_of_package(name)
+    made: Any
+    if cls is VQGAN:
+        with torch.device("meta"):  # no memory is taken before the weights turn out to fit
+            made = VQGAN.build(VQGANConfig.from_dict(config["size"]))
+        _fill(made, state, assign=True)
+        made = made.to(memory_format=torch.channels_last)
+    else:
+        arguments = dict(config["init_args"])
+        for key, inside in config.get("parts", {}).items():
+            inner = {k.removeprefix(f"{key}."): v for k, v in state.items() if k.startswith(f"{key}.")}
+            arguments[key] = _built(inside, inner, own)
+        made = cls(**arguments)
+        if isinstance(made, nn.Module):
+            _fill(made, state, assign=False)
+    if isinstance(made, nn.Module):
+        made.eval().requires_grad_(False)
+    return cast(Tokenizer, made)
+
+
+def _fill(module: nn.Module, state: dict[str, Tensor], *, assign: bool) -> None:
+    try:
+        module.load_state_dict(state, strict=True, assign=assign)
+    except RuntimeError as error:
+        raise _Apart(" ".join(str(error).split())[:200]) from None
+
+
+def _class_of_package(name: str) -> type[Any]:
+    if not name.startswith(_OWN_MODULES):
+        raise _Unknown(name)
+    module, _, attribute = name.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError):
+        raise ValueError(f"there is no class {name}") from None
+    if not is_tokenizer_class(found):
+        raise ValueError(f"{name} is no tokenizer")
+    return cast("type[Any]", found)
 
 
 def save_pixel_guided(folder: str | os.PathLike[str], guided: PixelGuidedDecoder) -> None:
@@ -60,7 +170,7 @@ def save_pixel_guided(folder: str | os.PathLike[str], guided: PixelGuidedDecoder
         OSError: if it cannot be written.
     """
     said = {"size": guided.size.as_dict(), "tokenizer_fingerprint": guided.fingerprint()}
-    _save(folder, guided, {"kind": GUIDED_KIND, "format": FORMAT, **said})
+    _save(folder, guided.state_dict(), {"kind": GUIDED_KIND, "format": FORMAT, **said})
 
 
 def load_pixel_guided(
@@ -88,8 +198,19 @@ def load_pixel_guided(
         raise UsageError(option, path, f"config.json makes no sense ({error}): copy the folder again") from None
     if tokenizer is not None:
         guided.check_tokenizer(tokenizer, option=option, value=path)
-    _load_weights(guided, path, option)
+    try:
+        _fill(guided, _read_weights(path, option), assign=True)
+    except _Apart as error:
+        raise UsageError(option, path, f"weights and config.json do not belong together: {error}") from None
     return guided.to(memory_format=torch.channels_last).eval().requires_grad_(False)
+
+
+def first_not_finite(state: Mapping[str, Any]) -> str | None:
+    """Return the name of the first tensor of a state dict that holds NaN or infinity, or None."""
+    for name, value in state.items():
+        if isinstance(value, Tensor) and value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            return name
+    return None
 
 
 def _inside(folder: str | os.PathLike[str], name: str) -> Path:
@@ -99,32 +220,30 @@ def _inside(folder: str | os.PathLike[str], name: str) -> Path:
     return path
 
 
-def _save(folder: str | os.PathLike[str], module: nn.Module, config: Mapping[str, Any]) -> None:
+def _save(folder: str | os.PathLike[str], state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
     from safetensors.torch import save_file
 
     Path(folder).parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(folder, overwrite=True) as partial:
         (partial / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        state = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
-        save_file(state, partial / "model.safetensors")
+        save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, partial / "model.safetensors")
 
 
-def _load_weights(module: nn.Module, path: Path, option: str) -> None:
+def _read_weights(path: Path, option: str) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        state = load_file(path / "model.safetensors")
+        state: dict[str, Tensor] = load_file(path / "model.safetensors")
     except FileNotFoundError:
         raise UsageError(option, path, "model.safetensors is missing: copy the folder again or retrain") from None
     except (SafetensorError, OSError) as error:
         raise UsageError(option, path, f"model.safetensors is damaged ({error}): copy it again or retrain") from None
-    try:
-        upgrade_state(state)
-        module.load_state_dict(state, strict=True, assign=True)
-    except RuntimeError as error:
-        first = " ".join(str(error).split())[:200]
-        raise UsageError(option, path, f"weights and config.json do not belong together: {first}") from None
+    spoiled = first_not_finite(state)
+    if spoiled is not None:
+        raise UsageError(option, path, f"{spoiled} holds NaN or infinity: train it again or name another")
+    upgrade_state(state)
+    return state
 
 
 def _read_config(path: Path, wanted: str, option: str) -> Mapping[str, Any]:
@@ -143,15 +262,3 @@ def _read_config(path: Path, wanted: str, option: str) -> Mapping[str, Any]:
     if config.get("format") != FORMAT:
         raise UsageError(option, path, f"has format {config.get('format')}, this version reads {FORMAT}")
     return dict(upgraded(config))
-
-
-def _build(config: Mapping[str, Any], path: Path, option: str) -> VQGAN:
-    kind = _CLASSES.get(str(config.get("class")))
-    if kind is None:
-        raise UsageError(option, path, f"class {config.get('class')} is unknown; known: {', '.join(_CLASSES)}")
-    try:
-        size = VQGANConfig.from_dict(config["size"])
-        with torch.device("meta"):  # no memory is taken before the weights turn out to fit
-            return kind.build(size)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UsageError(option, path, f"config.json makes no sense ({error}): copy the folder again") from None

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from nuwa_lightning.models.layout import PlanLayout
-from nuwa_lightning.models.neighbors import ABSENT
-from nuwa_lightning.models.nuwa_infinity import TokenMask
+from nuwa_lightning.models.nuwa_infinity import ABSENT, TokenMask
 from nuwa_lightning.training.conditioning import SampleText
 
 

@@ -26,8 +26,8 @@ class SubmoduleAveraging(Callback):
         self.submodule = submodule
         self.decay = decay
         self._average: dict[str, Tensor] = {}
+        self._current: dict[str, Tensor] | None = None  # what is trained, while the module holds the averages
         self._step = 0
-        self._swapped = False
 
     def _trained(self, pl_module: LightningModule) -> Iterator[tuple[str, nn.Parameter]]:
         for name, parameter in pl_module.get_submodule(self.submodule).named_parameters():
@@ -37,7 +37,7 @@ class SubmoduleAveraging(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Begin with the weights as they are; a checkpoint, which is loaded after this, replaces them."""
         if stage == "fit":
-            self._average = {name: p.detach().clone() for name, p in self._trained(pl_module)}
+            self._average, self._current = self._copy(pl_module), None
             self._step = 0
 
     def on_train_batch_end(
@@ -54,15 +54,17 @@ class SubmoduleAveraging(Callback):
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validate the averages."""
-        self._swap(pl_module)
+        self._show_averages(pl_module)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on with what is trained."""
-        self._swap(pl_module)
+        if self._current is not None and trainer.state.fn == "fit":
+            self._load(pl_module, self._current)
+            self._current = None
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the averages in the module."""
-        self._load(pl_module, self._average)
+        """Leave the averages in the module; checkpoints written from now on still hold both."""
+        self._show_averages(pl_module)
 
     def averaged(self, pl_module: LightningModule) -> dict[str, Tensor]:
         """Return the averages by name; what is trained itself before the first step."""
@@ -78,9 +80,10 @@ class SubmoduleAveraging(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Put the averages where any reader of the checkpoint looks, what is trained beside them."""
-        if self._average and not self._swapped:
+        if self._average:
             state = checkpoint["state_dict"]
-            checkpoint["current_model_state"] = {name: state[name] for name in self._average}
+            current = state if self._current is None else self._current
+            checkpoint["current_model_state"] = {name: current[name].clone() for name in self._average}
             checkpoint["state_dict"] = {**state, **{name: value.clone() for name, value in self._average.items()}}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -96,10 +99,10 @@ class SubmoduleAveraging(Callback):
             for name, parameter in self._trained(pl_module):
                 parameter.copy_(values[name])
 
-    def _swap(self, pl_module: LightningModule) -> None:
-        if not self._average:
-            return
-        current = {name: p.detach().clone() for name, p in self._trained(pl_module)}
-        self._load(pl_module, self._average)
-        self._average = current
-        self._swapped = not self._swapped
+    def _copy(self, pl_module: LightningModule) -> dict[str, Tensor]:
+        return {name: p.detach().clone() for name, p in self._trained(pl_module)}
+
+    def _show_averages(self, pl_module: LightningModule) -> None:
+        if self._average and self._current is None:
+            self._current = self._copy(pl_module)
+            self._load(pl_module, self._average)

@@ -1,11 +1,12 @@
-"""The terms of the tokenizer's loss and their weights.
+"""The terms of the tokenizer's loss and their weights, and what a term of stage 2 is.
 
-Shapes: B batch, Y/X rows and columns.
+Shapes: B batch, Y/X rows and columns, M tokens, K codes.
 """
 
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -16,6 +17,19 @@ from torch.nn import functional
 from nuwa_lightning.models.perceptual import PerceptualLoss, build_perceptual
 
 _LOG = logging.getLogger(__name__)
+
+
+class LossTerm(ABC):
+    """Something that stage 2 adds to the cross-entropy of the tokens it learns, its weight included (ours)."""
+
+    @abstractmethod
+    def __call__(self, logits_MK: Tensor, target_M: Tensor) -> Tensor:
+        """Return what is added for each token ``[M]``, with gradients.
+
+        Args:
+            logits_MK: of tokens in any order.
+            target_M: the codes that they should be.
+        """
 
 
 @dataclass(frozen=True)

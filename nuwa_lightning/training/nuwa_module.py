@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,10 +24,7 @@ from nuwa_lightning.generation.pretrained import Generator, save_generator
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.models.layout import PlanLayout, lay_out
-from nuwa_lightning.models.neighbors import ABSENT
-from nuwa_lightning.models.nuwa_infinity import PatchTransformer, TokenMask
-from nuwa_lightning.models.patch_layer import TransformerConfig
-from nuwa_lightning.models.text_attention import TextStates
+from nuwa_lightning.models.nuwa_infinity import ABSENT, PatchTransformer, TextStates, TokenMask, TransformerConfig
 from nuwa_lightning.planning.context.base import ContextPool, checked_extent
 from nuwa_lightning.planning.context.nearby import NearbyContextPool
 from nuwa_lightning.planning.direction.arbitrary import ArbitraryDirectionController
@@ -37,10 +34,12 @@ from nuwa_lightning.planning.schedule import TokenOrder
 from nuwa_lightning.tokenizers.base import Tokenizer
 from nuwa_lightning.training.batch import Written, look_up
 from nuwa_lightning.training.conditioning import Conditions, SampleText, token_noise
+from nuwa_lightning.training.losses import LossTerm
 from nuwa_lightning.training.muon import MuonAdamW, muon_groups
 from nuwa_lightning.training.optimization import (
     OptimizerConfig,
     check_finite,
+    check_rate,
     clip_gradients,
     group_options,
     prefer_options,
@@ -75,14 +74,18 @@ class NuwaInfinityModule(LightningModule):
         optimize: "joint", "accumulated" or "per_patch".
         conditions: what samples are conditioned on beside their context: a text, parts of them that are given.
         lr: peak learning rate of Muon (layer matrices) and AdamW (the rest).
-        descent: the rest of the optimiser's options.
+        descent: the rest of the optimiser's options; its weight decay is the default optimizer's.
+        optimizer: another optimizer, called with groups of parameters: a class path with its arguments in a recipe. Its
+            learning rate is ``lr``. None: :class:`MuonAdamW`.
+        loss_terms: what is added to the cross-entropy in training, see :class:`LossTerm`; validation goes without.
 
     The paper's section is "Training"; joint optimisation and mirrored crops are ours.
     """
 
     title = "stage 2, patch transformer"
+    metrics: ClassVar[tuple[str, ...]] = ("train/loss", "train/lr", "val/loss", "val/loss_first_column")
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what may be swapped is an argument each
         self,
         codebook_size: int = 1024,
         codebook_dim: int = 16,
@@ -97,8 +100,11 @@ class NuwaInfinityModule(LightningModule):
         conditions: Conditions = Conditions(),  # noqa: B008 - frozen
         lr: float = 2e-3,
         descent: OptimizerConfig = OptimizerConfig(),  # noqa: B008 - frozen
+        optimizer: Callable[[Iterable[Any]], torch.optim.Optimizer] | None = None,
+        loss_terms: list[LossTerm] | None = None,
     ) -> None:
         super().__init__()
+        self._make_optimizer, self.loss_terms = optimizer, tuple(loss_terms or ())
         self.automatic_optimization = False
         self.context_pool, self.direction, self.local_decoder = context_pool, direction, local_decoder
         self.token_order: TokenOrder = token_order
@@ -231,8 +237,8 @@ class NuwaInfinityModule(LightningModule):
 
     # -- training -----------------------------------------------------------------------------------------------------
 
-    def loss(self, written: Written) -> Tensor:
-        """Return the cross-entropy of every token ``[B, P, N]`` in one forward; see :meth:`Written.weighted`."""
+    def loss(self, written: Written, terms: Sequence[LossTerm] = ()) -> Tensor:
+        """Return the cross-entropy of every token ``[B, P, N]``, and ``terms``; see :meth:`Written.weighted`."""
         tokens_BPN = written.tokens_BPN
         logits_BPNK = self.transformer(
             written.read_BPN,
@@ -243,7 +249,10 @@ class NuwaInfinityModule(LightningModule):
             text=self._text_states(written),
             detach_context=self.optimize != "joint",
         )
-        loss_M = F.cross_entropy(logits_BPNK.flatten(0, 2), tokens_BPN.flatten(), reduction="none")
+        logits_MK, target_M = logits_BPNK.flatten(0, 2), tokens_BPN.flatten()
+        loss_M = F.cross_entropy(logits_MK, target_M, reduction="none")
+        for term in terms:
+            loss_M = loss_M + term(logits_MK, target_M)
         return written.weighted(loss_M.view(tokens_BPN.shape))
 
     def _text_states(self, written: Written) -> TextStates | None:
@@ -264,7 +273,7 @@ class NuwaInfinityModule(LightningModule):
             mean = torch.zeros((), device=self.device)
             count = sum(written.count for written in groups)
             for written in groups:
-                loss = self.loss(written)[:, ~written.layout.known_P].sum() / count
+                loss = self.loss(written, self.loss_terms)[:, ~written.layout.known_P].sum() / count
                 check_finite({"the loss": loss}, step=self.global_step, lr=self.lr)
                 self.manual_backward(loss)
                 mean = mean + loss.detach()
@@ -314,7 +323,12 @@ class NuwaInfinityModule(LightningModule):
                 target_BN = tokens_BPN[:, step]
                 if token_mask is not None:
                     target_BN = torch.where(token_mask.tokens, target_BN, _NO_TARGET)
-                yield step, F.cross_entropy(logits_BNK.flatten(0, 1), target_BN.flatten(), ignore_index=_NO_TARGET)
+                logits_MK, target_M = logits_BNK.flatten(0, 1), target_BN.flatten()
+                loss = F.cross_entropy(logits_MK, target_M, ignore_index=_NO_TARGET)
+                is_target_M = target_M != _NO_TARGET
+                for term in self.loss_terms:
+                    loss = loss + term(logits_MK[is_target_M], target_M[is_target_M]).mean()
+                yield step, loss
 
     def _clip_and_step(self, optimizer: Any) -> None:
         limit = self.descent.gradient_clip_val
@@ -343,10 +357,13 @@ class NuwaInfinityModule(LightningModule):
         self.log(f"{stage}/loss_first_column", torch.cat(first).mean(), batch_size=size, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
-        """Muon with AdamW; linear warm-up, then a cosine to zero at the trainer's last batch."""
-        optimizer = MuonAdamW(
-            muon_groups(self.transformer, *self.transformer.stacks), lr=self.lr, weight_decay=self.descent.weight_decay
-        )
+        """Muon with AdamW, or what was given; linear warm-up, then a cosine to zero at the trainer's last batch."""
+        groups = muon_groups(self.transformer, *self.transformer.stacks)
+        if self._make_optimizer is None:
+            optimizer: torch.optim.Optimizer = MuonAdamW(groups, lr=self.lr, weight_decay=self.descent.weight_decay)
+        else:
+            optimizer = self._make_optimizer([{**group, "lr": self.lr} for group in groups])
+            check_rate(optimizer, self.lr)
         total = self.trainer.estimated_stepping_batches
         last, warmup = max(1.0, float(total)), self.descent.warmup_steps
 
@@ -424,9 +441,9 @@ class NuwaInfinityModule(LightningModule):
             local_decoder=self.local_decoder,
         )
 
-    def save(self, folder: str | Path) -> None:
-        """Export what ``generate`` needs (see ``generation.export``)."""
-        generator = Generator(
+    def generator(self) -> Generator:
+        """Return what it takes to generate with this model, as it is now."""
+        return Generator(
             self.transformer,
             self.context_pool,
             self.direction,
@@ -436,4 +453,7 @@ class NuwaInfinityModule(LightningModule):
             self.conditions.text_encoder,
             self._plans.frames,
         )
-        save_generator(folder, generator)
+
+    def save(self, folder: str | Path) -> None:
+        """Export what ``generate`` needs (see ``generation.export``)."""
+        save_generator(folder, self.generator())

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -89,11 +90,31 @@ def cosine_factor(step: int, *, warmup: int, total: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * done))
 
 
+def check_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Refuse a learning rate that an optimizer was given of its own, since all groups follow ``model.lr``.
+
+    Raises:
+        UsageError: if there is one.
+    """
+    parameter = inspect.signature(type(optimizer)).parameters.get("lr")
+    own = optimizer.defaults.get("lr", lr)
+    if own != lr and (parameter is None or own != parameter.default):
+        raise UsageError("model.optimizer.lr", own, f"the learning rate is --model.lr ({lr}): give it there")
+
+
 def ramp(progress: float, *, start: float, length: float) -> float:
     """Return 0 before ``start``, 1 from ``start + length`` on, and a straight line between."""
     if progress < start:
         return 0.0
     return 1.0 if length <= 0 else min(1.0, (progress - start) / length)
+
+
+def mean_over_ranks(value: Tensor) -> Tensor:
+    """Replace ``value``, in place, by its mean over the processes that train together; returns it."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(value)
+        value /= torch.distributed.get_world_size()
+    return value
 
 
 def check_finite(tensors: dict[str, Tensor], *, step: int, lr: float) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import Callback, LightningModule
@@ -79,6 +79,10 @@ class PixelGuidedModule(LightningModule):
     """
 
     title = "pixel-guided decoder"
+    metrics: ClassVar[tuple[str, ...]] = (
+        *(f"train/{name}" for name in ("pixel", "squared", "colour", "perceptual", "change", "loss", "lr", "gradient")),
+        *(f"val/{name}" for name in ("psnr", "psnr_plain", "change", "change_plain", "change_real")),
+    )
 
     def __init__(
         self,

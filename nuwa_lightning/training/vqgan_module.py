@@ -8,10 +8,12 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Mapping
-from typing import Any, Literal
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor
 from torch.nn import functional
 
@@ -20,7 +22,7 @@ from nuwa_lightning.models.dct_init import start_spectral
 from nuwa_lightning.models.discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
 from nuwa_lightning.models.perceptual import PerceptualLoss
 from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
-from nuwa_lightning.tokenizers.pretrained import load_tokenizer
+from nuwa_lightning.tokenizers.pretrained import load_vqgan
 from nuwa_lightning.training.ema import SubmoduleAveraging
 from nuwa_lightning.training.losses import LossWeights, difference_terms, random_crops, weighted_sum
 from nuwa_lightning.training.optimization import (
@@ -28,6 +30,7 @@ from nuwa_lightning.training.optimization import (
     clip_gradients,
     cosine_factor,
     group_options,
+    mean_over_ranks,
     prefer_options,
     ramp,
     step_uncounted,
@@ -61,6 +64,11 @@ class VQGANModule(LightningModule):
     """
 
     title = "stage 1, tokenizer"
+    metrics: ClassVar[tuple[str, ...]] = (
+        *(f"train/{name}" for name in ("pixel", "squared", "colour", "commitment", "perceptual", "adversarial")),
+        *("train/adaptive_weight", "train/discriminator", "train/loss", "train/lr", "train/gradient"),
+        *("val/psnr", "val/pixel", "val/LPIPS(vgg)", "val/ST-LPIPS(alex)", "codebook/usage", "codebook/perplexity"),
+    )
 
     def __init__(
         self,
@@ -92,6 +100,10 @@ class VQGANModule(LightningModule):
         self.discriminator = (
             PatchDiscriminator(adversarial.channels, adversarial.layers) if adversarial.weight > 0 else None
         )
+        if self.discriminator is not None:
+            # Outside of its own step it is frozen, so DDP, which asks once, leaves it to us: it would wait for the
+            # gradients of everything in every backward pass.
+            self.discriminator.requires_grad_(False)
         # In tuples they are no sub-modules: neither saved, nor averaged, nor trained.
         perceptual = loss.perceptual.build()
         self._perceptual: tuple[PerceptualLoss, ...] = () if perceptual is None else (perceptual,)
@@ -114,7 +126,7 @@ class VQGANModule(LightningModule):
     @staticmethod
     def _make_vqgan(size: VQGANConfig, start_from: str | None, added: tuple[int, ...] | None) -> VQGAN:
         if start_from is not None:
-            vqgan = load_tokenizer(start_from, option="--model.start_from")
+            vqgan = load_vqgan(start_from, option="--model.start_from")
             try:
                 vqgan = vqgan if added is None else vqgan.deepened(added)
             except ValueError as error:
@@ -237,9 +249,9 @@ class VQGANModule(LightningModule):
 
     def _adversarial(self, rebuilt_B3YX: Tensor, reconstruction: Tensor, terms: dict[str, Tensor]) -> Tensor:
         assert self.discriminator is not None
-        self.discriminator.requires_grad_(False)
         adversarial = -self.discriminator(rebuilt_B3YX).mean()
-        weight = adaptive_weight(reconstruction, adversarial, last_weight=self.vqgan.decoder.last_weight)
+        last_weight = self.vqgan.decoder.last_weight
+        weight = adaptive_weight(reconstruction, adversarial, last_weight=last_weight, over_ranks=mean_over_ranks)
         terms["adversarial"], terms["adaptive_weight"] = adversarial, weight
         pull: Tensor = weight * adversarial
         return pull
@@ -250,9 +262,19 @@ class VQGANModule(LightningModule):
         loss = hinge_loss(self.discriminator(real_B3YX), self.discriminator(fake_B3YX))
         check_finite({"the discriminator loss": loss}, step=self.global_step, lr=self.loss_weights.adversarial.lr)
         optimizer.zero_grad()
-        self.manual_backward(loss)
+        with self._apart():
+            self.manual_backward(loss)
+        for parameter in self.discriminator.parameters():
+            assert parameter.grad is not None
+            mean_over_ranks(parameter.grad)
         step_uncounted(optimizer)
+        self.discriminator.requires_grad_(False)
         return loss
+
+    def _apart(self) -> AbstractContextManager[None]:
+        """Keep a backward pass from DDP, which expects the tokenizer's gradients in each."""
+        strategy = self.trainer.strategy
+        return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
 
     def configure_optimizers(self) -> Any:
         """AdamW for the tokenizer and, where there is one, Adam for the discriminator."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from nuwa_lightning.atomic import atomic_write
+from nuwa_lightning.errors import UsageError
 from nuwa_lightning.writers.base import Pixels
 
 _COARSEST = 512
@@ -22,15 +23,22 @@ class GrowingPreview:
 
     Args:
         path: a ``.png``.
-        found: go on with the one that is there, if it is one of ours.
+        found: go on with the one that is there.
         longest: its longest side in pixels.
-        every: seconds between two saves.
+        every: seconds between two saves while it grows.
+
+    Raises:
+        UsageError: if something is there that is no preview.
     """
 
     def __init__(self, path: Path, *, found: bool = False, longest: int = 2048, every: float = 10.0) -> None:
         self.path = path
         self._longest, self._every = longest, every
-        self._scale, self._pixels_YX3 = _load(path) if found else (1, np.zeros((0, 0, 3), np.uint8))
+        self._scale, self._pixels_YX3 = 1, np.zeros((0, 0, 3), np.uint8)
+        if path.exists():
+            scale, pixels_YX3 = _load(path)
+            if found:
+                self._scale, self._pixels_YX3 = scale, pixels_YX3
         self._saved = time.monotonic()
 
     def write(self, pixels_YX3: Pixels, *, y: int, x: int) -> None:
@@ -89,6 +97,7 @@ def _load(path: Path) -> tuple[int, Pixels]:
         with Image.open(path, formats=("PNG",)) as image:
             scale = int(image.info[_SCALE])
             pixels_YX3: Pixels = np.array(image.convert("RGB"))
-    except (OSError, ValueError, KeyError, SyntaxError):
-        return 1, np.zeros((0, 0, 3), np.uint8)
+    except (OSError, ValueError, KeyError, SyntaxError, Image.DecompressionBombError) as error:
+        hint = "is no preview and is never replaced: give another name, or move it away"
+        raise UsageError("preview", path, hint) from error
     return scale, pixels_YX3

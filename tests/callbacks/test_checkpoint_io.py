@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,18 +49,52 @@ def test_a_write_that_fails_leaves_the_old_checkpoint(tmp_path, monkeypatch, fai
     io.save_checkpoint(CONTENT, path)
     before = path.read_bytes()
 
-    def half(content: object, file: Path) -> None:
-        Path(file).write_bytes(before[:100])
+    def half(content: object, file) -> None:
+        file.write(before[:100])
         raise OSError("disk full")
 
     def crash(*_: object) -> None:
         raise OSError("disk full")
 
     monkeypatch.setattr(*((torch, "save", half) if fails == "save" else (os, "replace", crash)))
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(UsageError, match=r"disk full.*: the one before it is kept"):
         io.save_checkpoint({**CONTENT, "global_step": 4}, path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of the system")
+@pytest.mark.parametrize("there", [False, True])
+def test_no_room_is_one_line(tmp_path, there):
+    """The system itself refuses the write, in the middle of the file."""
+    import resource
+
+    io, path = AtomicCheckpointIO(), tmp_path / "last.ckpt"
+    if there:
+        io.save_checkpoint(CONTENT, path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(UsageError) as caught:
+            io.save_checkpoint({"state_dict": {"w": torch.zeros(10**6)}}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "cannot be written (File too large)" in str(caught.value)
+    assert ("the one before it is kept" in str(caught.value)) == there
+    assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"] * there
+    if there:
+        assert io.load_checkpoint(path)["global_step"] == 3
+
+
+@pytest.mark.parametrize("part", ["state_dict", "current_model_state"])
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_spoiled_weights_are_refused_by_name(tmp_path, part, value):
+    content = {"state_dict": {"w": torch.ones(3)}, "current_model_state": {"w": torch.ones(3)}}
+    content[part] = {"w": torch.ones(3), "layer.bias": torch.tensor([1.0, value])}
+    torch.save(content, tmp_path / "a.ckpt")
+    for mapped in (True, False):
+        with pytest.raises(UsageError, match=r"layer\.bias holds NaN or infinity"):
+            read_checkpoint(tmp_path / "a.ckpt", mapped=mapped)
 
 
 def test_it_is_written_beside_its_place_and_forced_to_the_disk(tmp_path, monkeypatch):
@@ -67,7 +102,11 @@ def test_it_is_written_beside_its_place_and_forced_to_the_disk(tmp_path, monkeyp
     replace, fsync, save = os.replace, os.fsync, torch.save
     monkeypatch.setattr(os, "fsync", lambda fd: (events.append(("fsync", "")), fsync(fd)))
     monkeypatch.setattr(os, "replace", lambda a, b: (events.append(("replace", str(Path(a).parent))), replace(a, b)))
-    monkeypatch.setattr(torch, "save", lambda c, f: (events.append(("save", str(Path(f).parent))), save(c, f)))
+    monkeypatch.setattr(torch, "save", lambda c, f: (events.append(("save", where(f))), save(c, f)))
+
+    def where(sink) -> str:
+        return str(Path(sink._file.name).parent)
+
     AtomicCheckpointIO().save_checkpoint(CONTENT, tmp_path / "a.ckpt")
     here = str(tmp_path)
     assert events == [("save", here), ("fsync", ""), ("replace", here), ("fsync", "")]

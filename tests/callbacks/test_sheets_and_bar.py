@@ -23,7 +23,7 @@ from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.pretrained import load_generator
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
-from nuwa_lightning.models.patch_layer import TransformerConfig
+from nuwa_lightning.models.nuwa_infinity import TransformerConfig
 from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
 from nuwa_lightning.planning.context import NearbyContextPool
 from nuwa_lightning.planning.geometry import PatchGrid

@@ -10,17 +10,16 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from nuwa_lightning.canvas.decoding import Crop, DecodedImage, TileDecoder
 from nuwa_lightning.canvas.image_condition import Expansion, ImageCondition
-from nuwa_lightning.canvas.sample import stream_image
+from nuwa_lightning.canvas.sample import sample_tokens
 from nuwa_lightning.generation.renderer import InfiniteRenderer
-from nuwa_lightning.models.neighbors import ABSENT
-from nuwa_lightning.models.nuwa_infinity import PatchTransformer
-from nuwa_lightning.models.patch_layer import TransformerConfig
+from nuwa_lightning.models.nuwa_infinity import ABSENT, PatchTransformer, TransformerConfig
 from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
 from nuwa_lightning.planning.context import NearbyContextPool
 from nuwa_lightning.planning.direction import ArbitraryDirectionController
 from nuwa_lightning.planning.geometry import PatchIndex
-from nuwa_lightning.tokenizers.tiling import encode_tiled, pad_to_multiple
+from nuwa_lightning.tokenizers.tiling import Rectangle, encode_tiled, pad_to_multiple
 
 SIDES = ("left", "right", "up", "down")
 COMBINATIONS = [c for n in range(1, 5) for c in itertools.combinations(SIDES, n)]
@@ -59,15 +58,14 @@ def photo(sample_photos: dict[str, NDArray[np.uint8]]) -> NDArray[np.uint8]:
 
 
 def finish(given: ImageCondition, tokenizer: VQGAN, renderer: InfiniteRenderer, tile: int = 64) -> NDArray[np.uint8]:
-    canvas = np.zeros((*given.size, 3), np.uint8)
-    for y, x, pixels in stream_image(
-        renderer, tokenizer, grid=given.grid, seed=1, known=given.known, finish=given, tile=tile
-    ):
-        top, left = y - given.origin[0], x - given.origin[1]
-        kept = pixels[max(0, -top) :, max(0, -left) :]
-        there = canvas[max(0, top) :, max(0, left) :][: kept.shape[0], : kept.shape[1]]
-        there[:] = kept[: there.shape[0], : there.shape[1]]
-    return canvas
+    tokens_YX = sample_tokens(renderer, given.grid, seeds=[1], known=given.known)[0]
+    height, width = tokens_YX.shape
+
+    def read(area: Rectangle) -> torch.Tensor:
+        return tokens_YX[area.top : area.bottom, area.left : area.right]
+
+    tiles = TileDecoder(tokenizer, (height, width), read, tile=tile, finish=given)
+    return DecodedImage(tiles, Crop(given.size, given.origin)).rows(0, given.size[0])
 
 
 @pytest.mark.parametrize("sides", COMBINATIONS, ids="+".join)

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nuwa_lightning.canvas.decoding import Crop, DecodedImage, TileDecoder, to_uint8
 from nuwa_lightning.canvas.joint import JointBlend
-from nuwa_lightning.canvas.streaming_decoder import StreamingDecoder, to_uint8
 from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
 
 SIZE = (48, 64)
@@ -91,7 +91,7 @@ def test_a_narrow_canvas_is_blended_over_a_quarter_of_it():
     assert np.array_equal(finished(JointBlend((SIZE[0], 8), "x", 0, 8), image), image)
 
 
-def test_a_streamed_canvas_is_the_whole_one_finished():
+def test_an_image_of_tiles_is_the_whole_one_finished():
     torch.manual_seed(0)
     channels = {"encoder_channels": (8, 8), "decoder_channels": (12, 8)}
     tokenizer = VQGAN.build(VQGANConfig(16, 4, encoder_blocks=(1, 1), decoder_blocks=(1, 1), **channels))
@@ -100,12 +100,10 @@ def test_a_streamed_canvas_is_the_whole_one_finished():
     tokens = torch.randint(0, 16, (6, 8))
     f = tokenizer.downsample_factor
     blend = JointBlend((6 * f, 8 * f), "x", f, f)
-    decoder = StreamingDecoder(tokenizer, (6, 8), tile=3, finish=blend, wrap="x")
-    out = np.zeros((6 * f, 8 * f, 3), np.uint8)
-    for top in (0, 2, 4):
-        for left in (6, 0, 4, 2):
-            for piece, pixels in decoder.put(tokens[top : top + 2, left : left + 2], top=top, left=left):
-                out[piece.top * f : piece.bottom * f, piece.left * f : piece.right * f] = pixels
+    tiles = TileDecoder(
+        tokenizer, (6, 8), lambda a: tokens[a.top : a.bottom, a.left : a.right], tile=3, finish=blend, wrap="x"
+    )
+    out = DecodedImage(tiles, Crop((6 * f, 8 * f))).rows(0, 6 * f)
     unrolled = to_uint8(tokenizer.decode(tokens.repeat(1, 3)[None])[0])
     expected = blend.finish(unrolled, y=0, x=-8 * f)[:, 8 * f : 16 * f]
     assert np.abs(out.astype(int) - expected).max() <= 1

@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 
 from nuwa_lightning.cli import main
-from nuwa_lightning.writers import open_video_writer
+from nuwa_lightning.writers import write_video
 
 STAGE_1: dict[str, Any] = {
     "run": "one",
@@ -167,9 +167,8 @@ def write_clips(folder: Path, photos: dict[str, Any]) -> None:
     """A window that moves over each photograph."""
     folder.mkdir()
     for name, pixels in photos.items():
-        with open_video_writer(folder / f"{Path(name).stem}.mp4", 64, 48, fps=8) as writer:
-            for n in range(7):
-                writer.append(pixels[40 : 40 + 48, 9 * n : 9 * n + 64])
+        frames = (pixels[40 : 40 + 48, 9 * n : 9 * n + 64] for n in range(7))
+        write_video(frames, folder / f"{Path(name).stem}.mp4", width=64, height=48, fps=8)
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ TASKS = {
 
 @pytest.fixture
 def gallery(repository) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_gallery", repository / "docs" / "make_gallery.py")
+    spec = importlib.util.spec_from_file_location("make_gallery", repository / "experiments" / "make_gallery.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

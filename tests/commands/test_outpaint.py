@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nuwa_lightning.commands.outpaint import parse_expansion
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.request import Expansion
 from nuwa_lightning.writers import read_metadata
 
 
@@ -18,6 +18,9 @@ def run(workplace, finished, sample_photos) -> Path:
     (workplace / "two").symlink_to(finished / "two")
     Image.fromarray(sample_photos["flower.jpg"][200:231, 300:345]).save("in.png")
     Image.new("L", (45, 31)).save("black.png")
+    half = Image.new("L", (45, 31))
+    half.paste(255, (0, 0, 20, 31))
+    half.save("half.png")
     Image.new("L", (45, 31), 255).save("white.png")
     Image.new("L", (40, 31), 255).save("other.png")
     Image.new("RGB", (5, 31)).save("small.png")
@@ -72,8 +75,8 @@ def test_a_hole_is_written_anew(run, shell):
             "--output: in.png: is the file of --image itself",
         ),
         (
-            ("--image", "in.png", "--mask", "black.png", "--output", "black.png", "--overwrite"),
-            "--output: black.png: is the file of --mask itself",
+            ("--image", "in.png", "--mask", "half.png", "--output", "half.png", "--overwrite"),
+            "--output: half.png: is the file of --mask itself",
         ),
         (("--task", "outpaint"), "--task: outpaint: it needs an image"),
         (("--task", "outpant"), "--task: outpant: did you mean outpaint?"),
@@ -89,7 +92,7 @@ def test_what_does_not_fit_is_refused(run, shell, options, words):
 
 
 def test_sides_are_read_in_any_order():
-    assert parse_expansion("down=7, left=512") == parse_expansion("left=512,up=0,down=7,right=0")
+    assert Expansion.parse("down=7, left=512") == Expansion.parse("left=512,up=0,down=7,right=0")
     for wrong in (
         "",
         "left",
@@ -101,5 +104,5 @@ def test_sides_are_read_in_any_order():
         "left=1;up=2",
         "left=9999999999",
     ):
-        with pytest.raises(UsageError, match="--expand"):
-            parse_expansion(wrong)
+        with pytest.raises(UsageError, match="expand"):
+            Expansion.parse(wrong)

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import yaml
@@ -20,7 +19,7 @@ pytest.importorskip("av")
 from nuwa_lightning.models.pixel_guided import PixelGuidedDecoder
 from nuwa_lightning.models.vqgan import VQGAN
 from nuwa_lightning.tokenizers.pretrained import load_pixel_guided, load_tokenizer, save_pixel_guided, save_tokenizer
-from nuwa_lightning.writers import open_video_writer
+from nuwa_lightning.writers import write_video
 from tests.commands.conftest import STAGE_1, Shell
 
 GUIDED: dict[str, Any] = {
@@ -51,9 +50,8 @@ def videos(workplace: Path, sample_photos: dict[str, Any]) -> Path:
     """Two videos, and the recipe."""
     (workplace / "videos").mkdir()
     for number, photo in enumerate(sample_photos.values()):
-        with open_video_writer(workplace / "videos" / f"{number}.mp4", 64, 48, fps=10) as writer:
-            for n in range(8):
-                writer.append(np.ascontiguousarray(photo[100:148, 100 + 2 * n : 164 + 2 * n]))
+        frames = (photo[100:148, 100 + 2 * n : 164 + 2 * n] for n in range(8))
+        write_video(frames, workplace / "videos" / f"{number}.mp4", width=64, height=48, fps=10)
     (workplace / "guided.yaml").write_text(yaml.safe_dump(GUIDED), encoding="utf-8")
     return workplace
 

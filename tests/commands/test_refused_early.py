@@ -47,7 +47,7 @@ GIVEN = ("--image", "in.png")
         (("--frames", 4, *GIVEN, "--fps", 99, "--output", "f.gif"), "--fps: 99.0: GIF holds"),
         (("--frames", 4, *GIVEN, "--size", "9x9"), "--size: 9x9: the size follows from the image: leave it out"),
         (("--frames", 4, *GIVEN, "--expand", "up=9"), "--expand: up=9: a video goes on from a whole image"),
-        (("--frames", 4, *GIVEN, "--mask", "m.png"), "--mask: m.png: a video goes on from a whole image"),
+        (("--frames", 4, *GIVEN, "--mask", "in.png"), "--mask: in.png: a video goes on from a whole image"),
         (("--size", "65536x16", "--output", "c.jpg"), "JPEG holds at most 65535 pixels a side: use .tif"),
         ((*GIVEN, "--expand", "right=65500", "--output", "c.jpg"), "JPEG holds at most 65535 pixels a side: use .tif"),
         (("--size", "x64", "--output", "c.png"), "PNG cannot hold an endless canvas: use .tif"),

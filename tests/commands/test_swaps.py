@@ -82,3 +82,63 @@ def test_the_saved_model_has_what_was_asked_for(shell, repository, monkeypatch, 
     saved = json.loads(Path("two/model/config.json").read_text())[part]
     assert saved["name"] == name
     assert saved["args"].items() >= arguments.items()
+
+
+TOKENIZER = """
+import torch
+
+
+class Gray:
+    downsample_factor, codebook_size, codebook_dim, encode_halo, decode_halo, step = 4, 16, 4, 0, 0, 1
+
+    def __init__(self, reach=1.0):
+        self.config = {"reach": reach}
+        level_K = torch.linspace(-reach, reach, 16)
+        self.codebook_KD = torch.stack([level_K, level_K**2, level_K**3, level_K**4], 1)
+
+    def encode(self, image_B3YX):
+        level_BYX = torch.nn.functional.avg_pool2d(image_B3YX, 4).mean(1)
+        return (level_BYX[..., None] - self.codebook_KD[:, 0]).abs().argmin(-1)
+
+    def decode(self, tokens_BYX):
+        level_BYX = self.codebook_KD[:, 0][tokens_BYX]
+        return level_BYX.repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None].expand(-1, 3, -1, -1)
+
+    def fingerprint(self):
+        return f"gray {self.config}"
+"""
+
+
+@pytest.mark.parametrize("window", [0, 4])
+def test_a_tokenizer_of_ones_own_is_trained_on_and_generates(shell, monkeypatch, window):
+    Path("my_tokenizers.py").write_text(TOKENIZER)
+    monkeypatch.syspath_prepend(str(Path().resolve()))
+    options = ["--tokenizer.path", "my_tokenizers.Gray", "--tokenizer.arguments", '{"reach": 0.9}']
+    options += ["--tokenizer.window", window, "--tokenizer.overlap", 2]
+    done = shell("fit", "-c", "two.yaml", "--trainer.max_steps", 2, *options)
+    assert done.status == 0, done.error
+    make = ("generate", "--checkpoint", "two", "--size", "64x32", "--output", "a.png")
+    refused = shell(*make)
+    assert (refused.status, "give it with --own my_tokenizers.Gray" in refused.error) == (2, True), refused.error
+    done = shell(*make, "--own", "my_tokenizers.Gray")
+    assert done.status == 0, done.error
+
+
+def test_an_optimizer_and_a_loss_term_of_ones_own(shell, monkeypatch):
+    Path("my_terms.py").write_text(
+        "from nuwa_lightning.training.losses import LossTerm\n\n\nclass Z(LossTerm):\n"
+        "    def __init__(self, weight: float = 1.0):\n        self.weight = weight\n\n"
+        "    def __call__(self, logits_MK, target_M):\n"
+        "        return self.weight * logits_MK.logsumexp(dim=-1).square()\n"
+    )
+    monkeypatch.syspath_prepend(str(Path().resolve()))
+    terms = '[{"class_path": "my_terms.Z", "init_args": {"weight": 0.5}}]'
+    options = ("--model.optimizer=torch.optim.SGD", "--model.optimizer.momentum=0.5", "--model.loss_terms", terms)
+    done = shell("fit", "-c", "two.yaml", "--trainer.max_steps", 2, *options)
+    assert done.status == 0, done.error
+    import torch
+
+    saved = torch.load("two/checkpoints/last.ckpt", weights_only=True)["optimizer_states"][0]
+    assert saved["param_groups"][0]["momentum"] == 0.5
+    done = shell("fit", "-c", "two.yaml", "--run", "x", "--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=7")
+    assert (done.status, "the learning rate is --model.lr" in done.error) == (2, True), done.error

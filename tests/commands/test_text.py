@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from nuwa_lightning.commands.generate_options import parsed
-from nuwa_lightning.commands.prompting import _Axis, parse_prompts
 from nuwa_lightning.commands.training import what_next
 from nuwa_lightning.data.token_windows import Window
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.generation.regions import Axis
+from nuwa_lightning.request import Size, parse_prompts
 from nuwa_lightning.writers import read_metadata
 from tests.commands.conftest import lightning_may_warn, write_recipes
 
@@ -118,9 +119,9 @@ def test_the_command_fits_what_was_trained():
         (4, "a lake", "256x128"),
     ):
         what, command = what_next(Path("runs/some"), Window(frames, 16, 24), 8, text)
-        options = parsed(shlex.split(command)[4:])
-        assert (what == "a video", options.prompt, options.size) == (frames > 1, [text] if text else [], size)
-        assert (options.frames == 40) == (frames > 1)
+        request, _ = parsed(shlex.split(command)[4:])
+        assert (what == "a video", request.prompt) == (frames > 1, (text,) if text else ())
+        assert (request.size, request.frames == 40) == (Size.parse(size), frames > 1)
 
 
 @given(
@@ -133,9 +134,9 @@ def test_the_command_fits_what_was_trained():
 def test_a_region_is_refused_where_no_patch_would_read_it(length, patch, origin, start, size):
     origin, start = origin % patch, start % length
     size = min(size, length - start)
-    axis = _Axis(length, patch, origin)
-    centres = [axis.centre(number) for number in range(-(-(origin + length) // patch))]
-    assert axis.meets(start, size) == any(start <= centre < start + size for centre in centres)
+    axis = Axis(length, patch, origin)
+    centers = [axis.center(number) for number in range(-(-(origin + length) // patch))]
+    assert axis.meets(start, size) == any(start <= center < start + size for center in centers)
 
 
 def test_regions_and_a_given_image(place, shell):
@@ -167,11 +168,11 @@ def test_regions_and_a_given_image(place, shell):
         ),
         (
             (*OWN, "--prompt", "0,0,24,2:a", "--prompt", "b"),
-            "--prompt: 0,0,24,2: a: holds no centre of a patch of 16x16",
+            "--prompt: 0,0,24,2: a: holds no center of a patch of 16x16",
         ),
         (
             (*OWN, "--prompt", "5,0,2,32:a", "--prompt", "b"),
-            "--prompt: 5,0,2,32: a: holds no centre of a patch of 16x16",
+            "--prompt: 5,0,2,32: a: holds no center of a patch of 16x16",
         ),
         (
             (*OWN[:4], "--size", "x32", "--prompt", "0,30,9,9:a", "--prompt", "b", "--output", "out.tif"),
@@ -214,7 +215,7 @@ def test_prompts_are_told_from_regions():
     regions, rest = parse_prompts(["a lake: calm, 3 boats", "1,2,3,4:  two\n hills "])
     assert rest == "a lake: calm, 3 boats"
     assert [str(region) for region in regions] == ["1,2,3,4: two hills"]
-    assert parse_prompts([]) == ([], None)
+    assert parse_prompts([]) == ((), None)
     with pytest.raises(UsageError, match="overlaps"):
         parse_prompts(["0,0,5,5:a", "9,9,1,1:b", "4,4,9,9:c"])
     assert len(parse_prompts(["0,0,5,5:a", "5,0,5,5:b", "0,5,9,1:c"])[0]) == 3

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 
+from nuwa_lightning.callbacks.run_checkpoint import Stopped
 from nuwa_lightning.cli import main
 from nuwa_lightning.commands import tokenizer as module
 from nuwa_lightning.commands.tokenizer import Refinement, TokenizerSource, check_recipes, expected_factor
@@ -32,20 +33,29 @@ def training(monkeypatch: pytest.MonkeyPatch, source: TokenizerSource, *, status
     """Stand in for the process; returns the list in which its commands will be found."""
     commands: list[list[str]] = []
 
-    def run(command: list[str], **_: object) -> SimpleNamespace:
-        commands.append(command)
-        if makes:
-            folder = Path(str(source.refined))
-            folder.mkdir(parents=True)
-            (folder / "config.json").write_text("{}")
-        return SimpleNamespace(returncode=status)
+    class Process:
+        def __init__(self, command: list[str], **options: object) -> None:
+            assert not options, "it is not to run beside stage 2"
+            commands.append(command)
+            if makes:
+                folder = Path(str(source.refined))
+                folder.mkdir(parents=True)
+                (folder / "config.json").write_text("{}")
+
+        def __enter__(self) -> Process:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def wait(self) -> int:
+            return status
 
     def find(source: TokenizerSource, _: object) -> str | None:
         return source.refined if Path(str(source.refined), "config.json").exists() else None
 
-    monkeypatch.setattr(module.subprocess, "run", run)
     monkeypatch.setattr(module, "find_refined", find)
-    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("it is not to run beside stage 2"))
+    monkeypatch.setattr(subprocess, "Popen", Process)
     return commands
 
 
@@ -114,9 +124,10 @@ def test_the_size_of_a_token_is_read_from_the_recipe(tmp_path, model, factor):
     assert expected_factor(TokenizerSource(str(tmp_path), str(recipe))) is None
 
 
-def test_an_interrupt_is_passed_on(source, monkeypatch, tmp_path):
-    training(monkeypatch, source, status=130, makes=False)
-    with pytest.raises(KeyboardInterrupt):
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_is_passed_on(source, monkeypatch, tmp_path, name):
+    training(monkeypatch, source, status=128 + signal.Signals[name], makes=False)
+    with pytest.raises(Stopped, match=name):
         Refinement.start(source, TOKENIZER, tmp_path / "run")
 
 

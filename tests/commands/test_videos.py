@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nuwa_lightning.commands.filming import SUFFIXES
+from nuwa_lightning.commands.generate_options import VIDEO_SUFFIXES as SUFFIXES
 from nuwa_lightning.writers import VIDEO_WRITERS, read_metadata
 
 pytest.importorskip("av")
@@ -123,5 +123,9 @@ def test_what_is_there_is_kept(run, shell):
     options = ("--checkpoint", "videos", "--size", "32x32", "--frames", "2", "--output", "out.gif")
     assert "exists already" in shell("generate", *options).error
     assert Path("out.gif").read_text() == "mine"
-    assert shell("generate", *options, "--overwrite").status == 0
-    assert read_metadata("out.gif")["frames"] == 2
+    assert "is never replaced" in shell("generate", *options, "--overwrite").error
+    assert Path("out.gif").read_text() == "mine"
+    Path("out.gif").unlink()
+    for more in ((), ("--overwrite",)):
+        assert shell("generate", *options, *more).status == 0
+        assert read_metadata("out.gif")["frames"] == 2

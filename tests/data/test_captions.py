@@ -11,10 +11,10 @@ import torch
 
 from nuwa_lightning.data import FolderPhotos, FolderVideos, TokenDataModule, captions
 from nuwa_lightning.data.captions import read_captions
-from nuwa_lightning.data.token_cache import BankSettings
+from nuwa_lightning.data.token_data import BankSettings
 from nuwa_lightning.errors import UsageError
 from tests.data.conftest import Paint
-from tests.data.test_token_cache import Means
+from tests.data.test_token_data import Means
 from tests.text.letters import Letters
 
 SAYS = {"a/1.png": "a lake", "b/2.png": "dunes, at dusk"}
@@ -128,8 +128,10 @@ def test_texts_beside_are_looked_through_as_well(two_folders, caplog) -> None:
         ("m.jsonl", "\n[1]\n", "line 2 is no JSON object"),
         ("m.jsonl", "{", "line 1 is no JSON ("),
         ("m.csv", "a,b\n1,2\n", "line 2 has no file name"),
-        ("m.csv", "file_name,text\n1.png\n", "line 2 has no caption"),
-        ("m.csv", b"file_name,text\n\xff\xfe,x\n", "is damaged"),
+        ("m.csv", "file_name,text\n1.png\n", "line 2 has 1 cells, the header 2"),
+        ("m.csv", "file_name,text\n1.png,a lake\n2.png,snow, fog\n", "line 3 has 3 cells, the header 2"),
+        ("m.csv", 'file_name,text\n1.png,"a lake\n', "is damaged"),
+        ("m.csv", b"file_name,text\n\x81,x\n", "is damaged"),
         ("m.xls", "", "of another kind"),
         ("gone.csv", None, "cannot be read (No such file or directory)"),
     ],

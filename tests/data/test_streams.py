@@ -17,8 +17,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from nuwa_lightning.data import CropSettings, FolderPhotos, ImageFolderDataModule, TokenDataModule
 from nuwa_lightning.data.streams import Batch, BatchStream, generator, resume_note
-from nuwa_lightning.data.token_cache import BankSettings
-from tests.data.test_token_cache import Means
+from nuwa_lightning.data.token_data import BankSettings
+from tests.data.test_token_data import Means
 
 
 class Numbers:

@@ -15,12 +15,12 @@ import torch
 pytest.importorskip("av")
 
 from nuwa_lightning.data import FolderVideos, TokenClipsDataModule
-from nuwa_lightning.data.clip_tokens import build_clip_bank
 from nuwa_lightning.data.clips import ClipSettings, prepare_videos
 from nuwa_lightning.data.synthetic_videos import SyntheticVideos
+from nuwa_lightning.data.token_clips import build_clip_bank
 from nuwa_lightning.data.video_reading import PyAvReader
 from nuwa_lightning.errors import UsageError
-from tests.data.test_token_cache import Means
+from tests.data.test_token_data import Means
 from tests.data.test_videos import Photos, pan, video_file
 from tests.text.letters import Letters
 

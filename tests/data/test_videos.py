@@ -25,7 +25,7 @@ from nuwa_lightning.data.skies import Drift
 from nuwa_lightning.data.video_reading import PyAvReader, TorchcodecReader, VideoReadError, make_reader
 from nuwa_lightning.data.videos import Motion, Pan, Video
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.writers import open_video_writer
+from nuwa_lightning.writers import write_video
 
 Frame = np.ndarray[Any, np.dtype[np.uint8]]
 Photos = dict[str, Frame]
@@ -38,9 +38,8 @@ def pan(photo: Frame, start: int, count: int, *, step: int = 4, height: int = 12
 
 def video_file(path: Path, frames: list[Frame], fps: float = 10) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open_video_writer(path, frames[0].shape[1], frames[0].shape[0], fps=fps, overwrite=True) as writer:
-        for frame in frames:
-            writer.append(np.ascontiguousarray(frame))
+    height, width = frames[0].shape[:2]
+    write_video(iter(frames), path, width=width, height=height, fps=fps, overwrite=True)
     return path
 
 

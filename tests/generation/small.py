@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from nuwa_lightning.models.nuwa_infinity import PatchTransformer
-from nuwa_lightning.models.patch_layer import TransformerConfig
+from nuwa_lightning.models.nuwa_infinity import PatchTransformer, TransformerConfig
 from nuwa_lightning.planning.context import ContextPool
 
 

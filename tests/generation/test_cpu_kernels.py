@@ -16,8 +16,7 @@ from nuwa_lightning.generation.fast_transformer import CompiledInt8, DecodingTra
 from nuwa_lightning.generation.patch_batch import RowBatch
 from nuwa_lightning.generation.renderer import InfiniteRenderer, Rendering
 from nuwa_lightning.generation.sampling import Sampling
-from nuwa_lightning.models.nuwa_infinity import PatchTransformer
-from nuwa_lightning.models.patch_layer import TransformerConfig
+from nuwa_lightning.models.nuwa_infinity import PatchTransformer, TransformerConfig
 from nuwa_lightning.planning.context import NearbyContextPool
 from nuwa_lightning.planning.direction import ArbitraryDirectionController
 from nuwa_lightning.planning.geometry import PatchGrid

@@ -7,8 +7,7 @@ import torch
 
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.fast_transformer import DecodingTransformer, Precision, product
-from nuwa_lightning.models.nuwa_infinity import PatchTransformer
-from nuwa_lightning.models.patch_layer import TransformerConfig
+from nuwa_lightning.models.nuwa_infinity import PatchTransformer, TransformerConfig
 
 
 @pytest.mark.parametrize(("number", "error"), [("float32", 1e-6), ("bfloat16", 0.01), ("int8", 0.02)])

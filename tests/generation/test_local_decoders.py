@@ -22,9 +22,7 @@ from nuwa_lightning.generation.patch_decoder import PatchDecoder, own_neighbors
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.models.layout import lay_out
-from nuwa_lightning.models.neighbors import ABSENT
-from nuwa_lightning.models.nuwa_infinity import PatchTransformer, TokenMask
-from nuwa_lightning.models.patch_layer import TransformerConfig
+from nuwa_lightning.models.nuwa_infinity import ABSENT, PatchTransformer, TokenMask, TransformerConfig
 from nuwa_lightning.planning.context import ContextPool, EmptyContextPool, FullContextPool, NearbyContextPool
 from nuwa_lightning.planning.direction import ArbitraryDirectionController, SpiralDirectionController
 from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
@@ -203,7 +201,7 @@ def test_what_does_not_fit_is_refused() -> None:
         InfiniteRenderer(
             build(pool, bidirectional=False), pool, ArbitraryDirectionController(), local_decoder=ParallelLocalDecoder()
         )
-    with pytest.raises(ValueError, match="what is hidden"):
+    with pytest.raises(ValueError, match="what is masked"):
         build(pool)(
             torch.zeros(1, 1, 4, dtype=torch.long), torch.zeros(1, 1, dtype=torch.long), neighbors_BPNK=None, groups=[]
         )

@@ -10,9 +10,7 @@ from nuwa_lightning.generation.fast_transformer import DecodingTransformer
 from nuwa_lightning.generation.patch_batch import RowBatch
 from nuwa_lightning.generation.patch_decoder import GuidanceBatch, PatchDecoder, own_neighbors, readers
 from nuwa_lightning.models.layout import neighbor_positions
-from nuwa_lightning.models.neighbors import ABSENT
-from nuwa_lightning.models.nuwa_infinity import PatchTransformer
-from nuwa_lightning.models.patch_layer import TransformerConfig
+from nuwa_lightning.models.nuwa_infinity import ABSENT, PatchTransformer, TransformerConfig
 from nuwa_lightning.planning.geometry import SYMMETRIES
 
 PATCH, R = (2, 2), 3

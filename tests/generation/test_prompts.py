@@ -15,10 +15,7 @@ from nuwa_lightning.generation.prompts import Prompts
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.models.layout import lay_out, place_tokens, read_tokens
-from nuwa_lightning.models.neighbors import ABSENT
-from nuwa_lightning.models.nuwa_infinity import PatchTransformer
-from nuwa_lightning.models.patch_layer import TransformerConfig
-from nuwa_lightning.models.text_attention import TextStates
+from nuwa_lightning.models.nuwa_infinity import ABSENT, PatchTransformer, TextStates, TransformerConfig
 from nuwa_lightning.planning.context import FullContextPool, NearbyContextPool
 from nuwa_lightning.planning.direction import (
     ArbitraryDirectionController,

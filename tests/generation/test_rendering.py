@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import pickle
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nuwa_lightning.canvas.sample import sample_tokens
+from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.renderer import DecodingState, InfiniteRenderer, Rendering
 from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.planning.context import FullContextPool, NearbyContextPool, RecencyContextPool
@@ -113,3 +115,21 @@ def test_a_standstill_of_another_canvas_is_refused() -> None:
         next(rendering)
     with pytest.raises(ValueError, match="of another canvas"):
         Rendering(renderer(4), PatchGrid(1, 7, 5), seeds=[0], decoding_state=rendering.decoding_state())
+
+
+def test_tokens_are_decoded_on_the_threads_that_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    draw = Sampling.draw
+    monkeypatch.setattr(Sampling, "draw", lambda *args: seen.append(torch.get_num_threads()) or draw(*args))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for count in (1, 2):
+            seen.clear()
+            list(dataclasses.replace(renderer(4), threads=count).render(PatchGrid(1, 1, 2), seeds=[0]))
+            assert set(seen) == {count}
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    with pytest.raises(UsageError, match="threads: 0"):
+        dataclasses.replace(renderer(4), threads=0)

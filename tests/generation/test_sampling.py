@@ -53,5 +53,5 @@ def test_streams_depend_on_seed_and_patch(seed: int, y: int, x: int) -> None:
 
 @pytest.mark.parametrize("bad", [{"temperature": -1}, {"top_k": -1}, {"top_p": 0}, {"top_p": 1.5}])
 def test_values_out_of_range_are_named(bad: dict[str, float]) -> None:
-    with pytest.raises(UsageError, match=f"--{next(iter(bad))}"):
+    with pytest.raises(UsageError, match=f"^{next(iter(bad))}: "):
         Sampling(**bad)  # type: ignore[arg-type]

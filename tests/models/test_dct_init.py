@@ -8,9 +8,7 @@ import torch
 from scipy.fft import dctn
 
 from nuwa_lightning.models.dct_init import start_spectral
-from nuwa_lightning.models.decoder import Decoder
-from nuwa_lightning.models.encoder import Encoder
-from nuwa_lightning.models.layers import CHART, from_chart, to_chart
+from nuwa_lightning.models.vqgan import CHART, Decoder, Encoder, from_chart, to_chart
 
 
 def images(sample_photos) -> torch.Tensor:

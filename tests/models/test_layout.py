@@ -17,8 +17,7 @@ from nuwa_lightning.models.layout import (
     place_tokens,
     read_tokens,
 )
-from nuwa_lightning.models.neighbors import ABSENT, AHEAD, NEIGHBORS, PAST, neighbors
-from nuwa_lightning.models.position import RelativePatchEmbedding
+from nuwa_lightning.models.nuwa_infinity import ABSENT, AHEAD, NEIGHBORS, PAST, RelativePatchEmbedding, neighbors
 from nuwa_lightning.planning.context import EmptyContextPool, NearbyContextPool
 from nuwa_lightning.planning.direction import ArbitraryDirectionController
 from nuwa_lightning.planning.geometry import SYMMETRIES, ZETA, PatchGrid, PatchIndex, PatchOffset, Symmetry

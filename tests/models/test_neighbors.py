@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from nuwa_lightning.generation.local import MaskedLocalDecoder
-from nuwa_lightning.models.neighbors import ABSENT, CopyHead, motion, neighbors
-from nuwa_lightning.models.patch_layer import TransformerConfig
+from nuwa_lightning.models.nuwa_infinity import ABSENT, CopyHead, TransformerConfig, motion, neighbors
 from nuwa_lightning.planning.context import NearbyContextPool
 from nuwa_lightning.planning.direction import ArbitraryDirectionController
 from nuwa_lightning.planning.geometry import Extent
@@ -113,7 +112,7 @@ def test_what_moves_is_learned_sooner_by_matching(monkeypatch: pytest.MonkeyPatc
         made, generator = module(copy_head=True, extent=(2, 1, 1)), torch.Generator().manual_seed(2)
         if not told:
             monkeypatch.setattr(
-                "nuwa_lightning.models.neighbors.motion",
+                "nuwa_lightning.models.nuwa_infinity.motion",
                 lambda neighbors, codes: codes.new_zeros(*neighbors.shape[:-1], 18),
             )
         optimizer = torch.optim.Adam(made.transformer.parameters(), lr=2e-2)

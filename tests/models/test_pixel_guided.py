@@ -13,10 +13,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.models.decoder import Decoder
-from nuwa_lightning.models.guide import Guide
-from nuwa_lightning.models.pixel_guided import PixelGuidedDecoder, PixelGuidedSize, decode_next_tiled
-from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
+from nuwa_lightning.models.pixel_guided import Guide, PixelGuidedDecoder, PixelGuidedSize, decode_next_tiled
+from nuwa_lightning.models.vqgan import VQGAN, Decoder, VQGANConfig
 from nuwa_lightning.tokenizers.pretrained import load_pixel_guided, load_tokenizer, save_pixel_guided, save_tokenizer
 
 SIZE = VQGANConfig(

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from nuwa_lightning.models.quantizer import VectorQuantizer
+from nuwa_lightning.models.vqgan import VectorQuantizer
 
 
 def seeded(seed: int) -> torch.Generator:

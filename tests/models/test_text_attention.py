@@ -3,9 +3,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nuwa_lightning.models.nuwa_infinity import ContextGroup, PatchTransformer
-from nuwa_lightning.models.patch_layer import TransformerConfig
-from nuwa_lightning.models.text_attention import TextConditioning, TextStates
+from nuwa_lightning.models.nuwa_infinity import (
+    ContextGroup,
+    PatchTransformer,
+    TextConditioning,
+    TextStates,
+    TransformerConfig,
+)
 
 SIZE = TransformerConfig(16, 2, num_heads=4, num_kv_heads=2, layer_scale=1.0)
 

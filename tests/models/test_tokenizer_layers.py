@@ -6,9 +6,15 @@ import pytest
 import torch
 from torch.nn import functional
 
-from nuwa_lightning.models.decoder import Decoder
-from nuwa_lightning.models.encoder import Encoder
-from nuwa_lightning.models.layers import ChannelNorm, PixelShuffleUp, Pointwise, ResidualBlock, local_conv
+from nuwa_lightning.models.vqgan import (
+    ChannelNorm,
+    Decoder,
+    Encoder,
+    PixelShuffleUp,
+    Pointwise,
+    ResidualBlock,
+    local_conv,
+)
 
 SHAPES = [((12, 16), (1, 2), 4), ((8,), (2,), 8), ((8, 12, 16), (0, 1, 1), 2)]
 

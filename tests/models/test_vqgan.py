@@ -13,10 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.models.dct_init import start_spectral
-from nuwa_lightning.models.decoder import Decoder
-from nuwa_lightning.models.encoder import Encoder
-from nuwa_lightning.models.quantizer import VectorQuantizer
-from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
+from nuwa_lightning.models.vqgan import VQGAN, Decoder, Encoder, VectorQuantizer, VQGANConfig
 from nuwa_lightning.tokenizers.base import Tokenizer
 from nuwa_lightning.tokenizers.pretrained import load_tokenizer, save_tokenizer
 from nuwa_lightning.tokenizers.tiling import (
@@ -242,7 +239,7 @@ def damage(folder, **changes) -> None:
     [
         ({"kind": "nuwa-lightning patch transformer"}, "holds nuwa-lightning patch transformer, not a nuwa-lightning"),
         ({"format": 99}, "has format 99, this version reads 1"),
-        ({"class": "os.system"}, "os.system is unknown"),
+        ({"class": "os.system"}, "os.system is not of this package"),
         ({"size": {"codebook_size": 64, "surprise": 1}}, "makes no sense"),
         ({"size": {"codebook_size": 1 << 40}}, "makes no sense"),
         ({"size": {}}, "do not belong together"),

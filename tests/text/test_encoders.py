@@ -139,8 +139,16 @@ def test_what_is_missing_or_wrong_is_one_line(tmp_path, monkeypatch) -> None:
             encoder.states(["a"])
 
 
+@installed
+def test_a_long_caption_says_where_it_is_cut(caplog) -> None:
+    MiniLMTextEncoder(max_tokens=5).encode(["snowy hill by the sea", "a lake"])
+    (line,) = caplog.messages
+    assert "longer than the 5 tokens" in line
+    assert line.endswith("after character 13: ...snowy hill by | the sea...")
+
+
 @pytest.mark.slow
-def test_hugging_face_encoders(tmp_path) -> None:
+def test_hugging_face_encoders(tmp_path, caplog) -> None:
     transformers = pytest.importorskip("transformers")
     hugging_face._load.cache_clear()
     spec = importlib.util.find_spec(minilm.PACKAGE)
@@ -167,6 +175,16 @@ def test_hugging_face_encoders(tmp_path) -> None:
         alone = clip(**tokenizer([CAPTIONS[0]], return_tensors="pt")).last_hidden_state[0]
     torch.testing.assert_close(states[0].float(), alone, atol=2e-3, rtol=2e-3)
     assert encoder.fingerprint() != reference.fingerprint()
+
+    caplog.clear()
+    short, whole = ClipTextEncoder(encoder.name, 6), ClipTextEncoder(encoder.name, 6, "chunks")
+    caption = "a snowy mountain above a lake"  # six words, a token each
+    assert len(short.encode([caption])[0]) == 6
+    assert caplog.messages[-1].endswith("after character 22: ...a snowy mountain above | a lake...")
+    first, second = ("a snowy mountain above", "a lake")
+    expected = torch.cat([*encoder.encode([first]), *encoder.encode([second])])
+    torch.testing.assert_close(whole.encode([caption])[0], expected, atol=1e-5, rtol=1e-5)
+    assert whole.fingerprint() != short.fingerprint()
 
     t5 = transformers.T5Config(vocab_size=len(tokenizer), d_model=32, d_ff=64, num_layers=1, num_heads=2, d_kv=16)
     transformers.T5Model(t5).save_pretrained(tmp_path / "t5")

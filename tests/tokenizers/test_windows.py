@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nuwa_lightning.canvas.streaming_decoder import StreamingDecoder, to_uint8
+from nuwa_lightning.canvas.decoding import Crop, DecodedImage, TileDecoder, to_uint8
 from nuwa_lightning.tokenizers.base import Tokenizer
 from nuwa_lightning.tokenizers.tiling import decode_tiled, encode_tiled
 from nuwa_lightning.tokenizers.windows import WindowedTokenizer, window_error
@@ -75,24 +75,16 @@ def test_pieces_are_the_whole(height: int, width: int, step: int, tile: int, dat
     assert torch.equal(encode_tiled(windowed, image_B3YX, tile=tile), windowed.encode(image_B3YX))
 
 
-@pytest.mark.parametrize("endless", [False, True])
 @pytest.mark.parametrize("size", [(12, 60), (33, 41), (5, 5)])
-def test_streamed_is_whole(size: tuple[int, int], endless: bool) -> None:
+def test_an_image_of_tiles_is_whole(size: tuple[int, int]) -> None:
     windowed = WindowedTokenizer(GroupNormed(), 8, 3)
     tokens_BYX = tokens(*size)
     expected = to_uint8(windowed.decode(tokens_BYX)[0]).astype(int)
-    decoder = StreamingDecoder(windowed, (size[0], None if endless else size[1]), tile=13)
-    given_away = []
-    for left in range(0, size[1], 4):
-        given_away += decoder.put(tokens_BYX[0, :, left : left + 4], top=0, left=left)
-    if endless:
-        given_away += decoder.cut()
-    seen = 0
-    for piece, pixels in given_away:
-        top, left, bottom, right = (2 * side for side in piece)
-        assert abs(pixels.astype(int) - expected[top:bottom, left:right]).max() <= 1
-        seen += pixels[..., 0].size
-    assert seen == 4 * size[0] * size[1]
+    tiles = TileDecoder(windowed, size, lambda a: tokens_BYX[0, a.top : a.bottom, a.left : a.right], tile=13)
+    image = DecodedImage(tiles, Crop((2 * size[0], 2 * size[1])))
+    pixels = image.rows(0, image.height)
+    assert pixels.shape == expected.shape
+    assert abs(pixels.astype(int) - expected).max() <= 1
 
 
 def test_fading_takes_the_edge_off() -> None:

@@ -9,7 +9,7 @@ from nuwa_lightning.canvas.sample import sample_tokens
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.prompts import Prompts
 from nuwa_lightning.generation.sampling import Sampling
-from nuwa_lightning.models.patch_layer import TransformerConfig
+from nuwa_lightning.models.nuwa_infinity import TransformerConfig
 from nuwa_lightning.planning.context import NearbyContextPool
 from nuwa_lightning.planning.direction import ArbitraryDirectionController, RasterDirectionController, Step
 from nuwa_lightning.planning.geometry import OMEGA, PatchGrid, PatchIndex

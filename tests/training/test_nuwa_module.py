@@ -13,7 +13,7 @@ from nuwa_lightning.generation.local import (
     MaskedLocalDecoder,
     ParallelLocalDecoder,
 )
-from nuwa_lightning.models.patch_layer import TransformerConfig
+from nuwa_lightning.models.nuwa_infinity import TransformerConfig
 from nuwa_lightning.planning.context import ContextPool, EmptyContextPool, NearbyContextPool
 from nuwa_lightning.planning.direction import ArbitraryDirectionController
 from nuwa_lightning.planning.geometry import SYMMETRIES

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nuwa_lightning.errors import UsageError
 from nuwa_lightning.writers.preview import GrowingPreview, reduced
 
 
@@ -47,7 +48,8 @@ def test_it_is_saved_now_and_then_and_never_a_reason_to_stop(tmp_path: Path) -> 
     preview.write(pixels, y=0, x=0)
     assert (tmp_path / "p.png").exists()
     (tmp_path / "p.png").write_bytes(b"something else")
-    GrowingPreview(tmp_path / "p.png", found=True, every=0).write(pixels, y=8, x=0)
-    with Image.open(tmp_path / "p.png") as image:
-        assert image.size == (8, 16)
+    for found in (True, False):
+        with pytest.raises(UsageError, match="is no preview and is never replaced"):
+            GrowingPreview(tmp_path / "p.png", found=found)
+    assert (tmp_path / "p.png").read_bytes() == b"something else"
     GrowingPreview(tmp_path / "gone" / "p.png", every=0).write(pixels, y=0, x=0)

@@ -16,7 +16,7 @@ from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.local.base import LocalDecoder
 from nuwa_lightning.generation.patch_decoder import PatchDecoder
 from nuwa_lightning.generation.sampling import Sampling
-from nuwa_lightning.models.neighbors import ABSENT
+from nuwa_lightning.models.nuwa_infinity import ABSENT
 
 
 @final

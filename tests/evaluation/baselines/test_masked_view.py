@@ -14,8 +14,7 @@ from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.local import MaskedLocalDecoder
 from nuwa_lightning.generation.pretrained import Generator
 from nuwa_lightning.generation.sampling import Sampling
-from nuwa_lightning.models.nuwa_infinity import PatchTransformer
-from nuwa_lightning.models.patch_layer import TransformerConfig
+from nuwa_lightning.models.nuwa_infinity import PatchTransformer, TransformerConfig
 from nuwa_lightning.planning.context import EmptyContextPool, NearbyContextPool
 from nuwa_lightning.planning.direction import RasterDirectionController
 

@@ -1,0 +1,189 @@
+"""Measure a run of recipes/landscape.yaml: the numbers of docs/results.md.
+
+    python experiments/measure_landscape.py runs/landscape --output measured
+
+Makes folders of images (real crops, reconstructions, samples, panoramas, extensions) with the program's own
+interfaces, scores them with ``evaluation``, and writes ``measured/numbers.json``. Takes about six minutes on two cores.
+
+Protocol: 256-pixel images. Real: 200 crops of training photos shrunk to short sides of 288 and 352 pixels. Samples:
+48 for each of 3 seeds, temperature 1, top-k 50. Held-out: centre crops of photos that were not trained on, short
+sides 352 and 512. Panoramas: 16 of 1024 x 256. Extensions: 24 real crops (16 training, 8 held-out), 4 patches
+outwards; their seam ratio is taken over the new half and its border, and compared with that of the tokenizer's own
+reconstructions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from evaluation.collapse import collapse
+from evaluation.features import Lite0Features
+from evaluation.features_of import features_of
+from evaluation.kid import kid, real_floor
+from evaluation.psnr import psnr
+from evaluation.seams import seam_ratio
+from nuwa_lightning.atomic import write_json
+from nuwa_lightning.canvas.decoding import to_uint8
+from nuwa_lightning.canvas.sample import sample_images, sample_tokens
+from nuwa_lightning.data.landscape_photos import LandscapePhotos
+from nuwa_lightning.data.reading import read_image
+from nuwa_lightning.generation.pretrained import load_generator
+from nuwa_lightning.generation.renderer import InfiniteRenderer
+from nuwa_lightning.generation.sampling import Sampling
+from nuwa_lightning.models.vqgan import VQGAN
+from nuwa_lightning.planning.direction import ArbitraryDirectionController
+from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
+from nuwa_lightning.tokenizers.pretrained import load_tokenizer
+
+Pixels = NDArray[np.uint8]
+SIDES = {"right": ("omega", (0, 0), (4, 8)), "left": ("omega*", (0, 4), (4, 8))} | {
+    "down": ("zeta", (0, 0), (8, 4)),
+    "up": ("zeta*", (4, 0), (8, 4)),
+}
+
+
+def shrunk(path: Path, side: int) -> Image.Image:
+    """Return a photo with its shorter side shrunk to ``side`` pixels."""
+    photo = read_image(path, max_pixels=200_000_000)
+    scale = side / min(photo.size)
+    return photo.resize((round(photo.width * scale), round(photo.height * scale)), Image.Resampling.BICUBIC)
+
+
+def crops(split: str, sides: tuple[int, ...], count: int | None) -> list[Pixels]:
+    """Return random 256-pixel crops (``count`` in all), or the centre of each photo at each size."""
+    rng = np.random.default_rng(0)
+    photos = LandscapePhotos().photos(split)  # type: ignore[arg-type]
+    images = [shrunk(p.path, side) for p in photos for side in sides]
+    found = []
+    for i in range(count or len(images)):
+        image = np.asarray(images[i % len(images)])
+        spare = np.array(image.shape[:2]) - 256
+        y, x = rng.integers(spare + 1) if count else spare // 2
+        found.append(image[y : y + 256, x : x + 256])
+    return found
+
+
+def to_tensor(image: Pixels) -> torch.Tensor:
+    """Return ``[1, 3, Y, X]`` in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
+
+
+@torch.inference_mode()
+def reconstruct(tokenizer: VQGAN, images: list[Pixels]) -> list[Pixels]:
+    """Return what the tokenizer makes of images."""
+    return [to_uint8(tokenizer.decode(tokenizer.encode(to_tensor(p)))[0]) for p in images]
+
+
+@torch.inference_mode()
+def extend(renderer: InfiniteRenderer, tokenizer: VQGAN, images: list[Pixels], *, side: str) -> list[Pixels]:
+    """Return each image with 4 patches more on one side."""
+    order, (top, left), (rows, columns) = SIDES[side]
+    renderer = replace(renderer, direction=ArbitraryDirectionController(order))
+    tokens = torch.cat([tokenizer.encode(to_tensor(p)) for p in images])
+    known = {
+        PatchIndex(0, top + y, left + x): tokens[:, 8 * y : 8 * y + 8, 8 * x : 8 * x + 8]
+        for y in range(4)
+        for x in range(4)
+    }
+    grid = PatchGrid(1, rows, columns)
+    canvas = sample_tokens(renderer, grid, seeds=range(len(images)), known=known)
+    return [to_uint8(tokenizer.decode(t[None])[0]) for t in canvas]
+
+
+def new_half(image: Pixels, side: str) -> Pixels:
+    """Return the new patches and one old patch beside them, so that the border is inside."""
+    cut = {
+        "right": np.s_[:, 192:],
+        "left": np.s_[:, :320],
+        "down": np.s_[192:],
+        "up": np.s_[:320],
+    }
+    return image[cut[side]]
+
+
+def save(images: list[Pixels], folder: Path) -> None:
+    """Write PNG files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{i:03d}.png")
+
+
+def main() -> None:
+    """Measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--output", type=Path, default=Path("measured"))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--count", type=int, default=48)
+    parser.add_argument("--top_k", type=int, default=50)
+    parser.add_argument("--quick", action="store_true", help="samples and reconstructions only")
+    options = parser.parse_args()
+    tokenizer = load_tokenizer(options.run / "tokenizer")
+    generator = load_generator(options.run / "model")
+    renderer = generator.renderer(Sampling(1.0, options.top_k))
+    extractor = Lite0Features()
+
+    def features(images: list[Pixels]) -> NDArray[np.float64]:
+        return features_of(np.stack(images), extractor=extractor)
+
+    real = crops("train", (288, 352), 200)
+    held_out = crops("val", (352, 512), None)
+    rebuilt = reconstruct(tokenizer, held_out)
+    save(held_out, options.output / "held_out")
+    save(rebuilt, options.output / "reconstructions")
+    f_real, f_held = features(real), features(held_out)
+    numbers: dict[str, object] = {
+        "held-out PSNR dB": float(np.mean([psnr(a, b) for a, b in zip(held_out, rebuilt, strict=True)])),
+        "held-out photos": len(held_out),
+        "lite0-KID floor": real_floor(f_real, options.count).value,
+        "lite0-KID held-out photos": kid(f_real, f_held).value,
+        "lite0-KID held-out reconstructions": kid(f_real, features(rebuilt)).value,
+        "lite0-KID training reconstructions": kid(f_real, features(reconstruct(tokenizer, real[:96]))).value,
+    }
+    scores = []
+    for seed in range(options.seeds):
+        samples = [
+            image
+            for start in range(0, options.count, 16)
+            for image in sample_images(
+                renderer,
+                tokenizer,
+                grid=PatchGrid(1, 4, 4),
+                seeds=range(1000 * seed + start, 1000 * seed + min(start + 16, options.count)),
+            )
+        ]
+        save(samples, options.output / f"samples_{seed}")
+        scores.append(kid(f_real, features(samples)).value)
+    numbers["lite0-KID samples"] = scores
+    numbers["lite0-KID samples mean"] = float(np.mean(scores))
+    if not options.quick:
+        wide = sample_images(renderer, tokenizer, grid=PatchGrid(1, 4, 16), seeds=range(16))
+        save(wide, options.output / "panoramas")
+        photos = LandscapePhotos().photos("train")
+        found = collapse([np.asarray(shrunk(p.path, 256)) for p in photos], wide)
+        numbers["collapsed panoramas of 16"] = found.collapsed
+        numbers["flat windows"] = [found.flat, found.windows]
+        numbers["real photos that would count as collapsed"] = [found.real_collapsed, found.real_canvases]
+        start = crops("train", (288, 352), 16) + held_out[:: len(held_out) // 8][:8]
+        numbers["seam ratio, reconstructions"] = vars(seam_ratio(reconstruct(tokenizer, start)))
+        for side in SIDES:
+            wider = extend(renderer, tokenizer, start, side=side)
+            save(wider, options.output / f"extended_{side}")
+            numbers[f"seam ratio, {side}"] = vars(seam_ratio([new_half(p, side) for p in wider]))
+    write_json(options.output / "numbers.json", numbers)
+    for name, value in numbers.items():
+        sys.stdout.write(f"{name}: {value}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""The checkpoint that a run is gone on with from, and signals that end a run with one."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+_STOPPING = [signal.Signals[name] for name in ("SIGTERM", "SIGHUP", "SIGINT") if name in signal.Signals.__members__]
+STOPPED = tuple(128 + number for number in _STOPPING)
+"""Exit statuses of a run that a signal has ended."""
+
+
+class Stopped(SystemExit):
+    """A signal ends the run, with exit status 128 plus its number.
+
+    Args:
+        number: of the signal.
+        step: how many batches are safe in a checkpoint, if there is one.
+    """
+
+    def __init__(self, number: int, step: int | None = None) -> None:
+        super().__init__(128 + number)
+        self.name, self.number, self.step = signal.Signals(number).name, number, step
+
+    def __str__(self) -> str:
+        """Return the line that tells it."""
+        if self.step is None:
+            return f"stopped by {self.name} outside of the training loop: start it again with --ckpt_path last"
+        return f"stopped by {self.name} at step {self.step}: go on with --ckpt_path last"
+
+
+class Signals:
+    """Raises :class:`Stopped` on SIGTERM, SIGHUP and SIGINT: at once or, while ``waiting``, when it is asked for.
+
+    A signal that is ignored (``nohup``) stays ignored; a second one while waiting is obeyed at once.
+    """
+
+    def __init__(self) -> None:
+        self.waiting = False
+        self.number = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Signals:
+        for number in _STOPPING:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.getsignal(number)
+        self.install()
+        return self
+
+    def install(self) -> None:
+        """Take the signals, also from Lightning, which does so when a training begins."""
+        for number in self._before:
+            signal.signal(number, self._handle)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.waiting and not self.number:
+            self.number = number
+            return
+        raise Stopped(number)
+
+
+class RunCheckpoint(Checkpoint):
+    """Writes one file, replaced atomically: now and then, at the end, and when a signal comes.
+
+    It is written at the end of a batch, also the last one: what Lightning writes after that counts an epoch that was
+    cut short as a whole one.
+
+    Args:
+        path: the file.
+        signals: what stops the run after the batch at hand.
+        every_n_steps: how often; 0 only when a signal comes (where the user keeps checkpoints in a way of their own).
+    """
+
+    def __init__(self, path: Path, signals: Signals, *, every_n_steps: int = 100) -> None:
+        self._path, self._signals, self._every = path, signals, every_n_steps
+        self._saved = -1
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let signals wait for the end of a batch from now on."""
+        self._saved = -1
+        self._signals.install()
+        self._signals.waiting = True
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Write when it is time, and stop if that was asked for.
+
+        Raises:
+            Stopped: after a signal, in every process.
+        """
+        number = self._asked(trainer)
+        step = trainer.global_step
+        last = trainer.should_stop or step == trainer.max_steps
+        if number or (self._every and step != self._saved and (last or step % self._every == 0)):
+            self._save(trainer)
+        if number:
+            raise Stopped(number, step)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the end of a training that was not known to be the end before, such as that of the last epoch."""
+        number = self._asked(trainer)
+        if (self._every or number) and trainer.global_step not in (0, self._saved):
+            self._save(trainer)
+        self._signals.waiting = False
+        if number:
+            raise Stopped(number, trainer.global_step)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Let signals no longer wait."""
+        self._signals.waiting = False
+
+    def _save(self, trainer: Trainer) -> None:
+        trainer.save_checkpoint(self._path)
+        self._saved = trainer.global_step
+
+    def _asked(self, trainer: Trainer) -> int:
+        if trainer.world_size == 1:
+            return self._signals.number
+        # Not every process gets the signal, and writing a checkpoint takes all of them.
+        number = torch.tensor(self._signals.number, device=trainer.strategy.root_device)
+        return int(trainer.strategy.reduce(number, reduce_op="max"))

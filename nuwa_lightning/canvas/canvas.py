@@ -1,0 +1,525 @@
+"""A canvas on the disk: a folder that holds tokens by position, how they were made, and where generation stands (ours).
+
+===================  ===================================================================================================
+``canvas.json``      what the canvas is and how it was made, with a checksum
+``tokens.log``       one record of fixed size a patch, appended; of two at one position the later one holds
+``state-000000012``  where generation stood after 12 waves: JSON and tensors under a checksum; the last two are kept
+``lock``             held by the one process that has the canvas open
+===================  ===================================================================================================
+
+A record of the log is the position (t, y, x) as int32, the tokens ``[B, rows, columns]`` as uint16 or uint32, and a
+CRC-32 of both that begins with the number of the record; all little-endian. A folder of a stranger runs no code: JSON,
+plain arrays and safetensors are all that is read, each checked before it is used.
+
+Shape legend: B images of one canvas (one a seed), Y/X rows and columns.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import struct
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, BinaryIO, Final, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load, save
+from torch import Tensor
+
+from nuwa_lightning.atomic import atomic_write, fsync_path, write_json
+from nuwa_lightning.errors import UsageError, unwritable
+from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
+from nuwa_lightning.tokenizers.tiling import Rectangle
+
+UNWRITTEN: Final = -1
+"""What stands for a token that is not there yet."""
+_FORMAT = 1
+_LONGEST_FACTS = 64 << 20
+_MAGIC = b"nuwa_lightning state 1\n"
+_DIGEST = 32
+_KEPT = 2
+_BLOCK = 64
+_AT_ONCE = 1 << 14
+
+
+@dataclass(frozen=True)
+class CanvasFacts:
+    """What a canvas is.
+
+    Attributes:
+        grid: its shape in patches; one axis may be endless, others closed.
+        seeds: one for each of its B images.
+        patch_size: tokens of a patch, rows and columns.
+        codebook_size: how many tokens there are.
+        downsample_factor: pixels of a token along an axis.
+        corner: position in the log of the grid's first patch; it moves when the canvas grows to the left or upward.
+        how: how it is made, plain JSON: what must not change while it grows, versions, hashes, metadata.
+    """
+
+    grid: PatchGrid
+    seeds: tuple[int, ...]
+    patch_size: tuple[int, int]
+    codebook_size: int
+    downsample_factor: int
+    corner: tuple[int, int, int] = (0, 0, 0)
+    how: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CanvasState:
+    """Where generation stands between two waves.
+
+    Attributes:
+        waves: how many are finished.
+        facts: plain JSON.
+        tensors: the live states.
+    """
+
+    waves: int
+    facts: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+
+
+@final
+class Canvas:
+    """An open canvas; no other process can open it before :meth:`close`.
+
+    Memory holds 4 bytes a patch, tokens stay on the disk. Use :meth:`create` or :meth:`open`.
+
+    Args:
+        folder: the canvas.
+        option: the option to name in errors.
+
+    Raises:
+        UsageError: if another process has it open, the folder holds something else, or cannot be made.
+    """
+
+    def __init__(self, folder: Path, *, option: str = "canvas") -> None:
+        self.folder, self._option = folder, option
+        self._log: BinaryIO | None = None
+        self._index: dict[tuple[int, int, int], NDArray[np.uint32]] = {}
+        self._length = 0
+        self.patches = 0
+        """How many positions hold tokens."""
+        try:
+            folder.mkdir(exist_ok=True)
+            strange = [path for path in folder.iterdir() if not _is_own(path)]
+            if strange:
+                raise UsageError(option, folder, f"holds {strange[0].name}, which is no part of a canvas: name another")
+            self._lock = _locked(folder / "lock")
+        except BlockingIOError:
+            hint = "another process is writing it: wait, or name another one"
+            raise UsageError(option, folder, hint) from None
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    @classmethod
+    def create(cls, folder: Path, facts: CanvasFacts, *, option: str = "canvas") -> Canvas:
+        """Return a new, empty canvas."""
+        made = cls(folder, option=option)
+        made.begin(facts)
+        return made
+
+    @classmethod
+    def open(cls, folder: Path, *, option: str = "canvas") -> Canvas:
+        """Return the canvas in a folder, everything in it checked.
+
+        Raises:
+            UsageError: if there is none, it is damaged, or another process has it open.
+        """
+        if not (folder / "canvas.json").is_file():
+            raise UsageError(option, folder, "holds no canvas: name a folder that --canvas made")
+        made = cls(folder, option=option)
+        try:
+            made.load()
+            made.check_whole()
+        except BaseException:
+            made.close()
+            raise
+        return made
+
+    @property
+    def begun(self) -> bool:
+        """Whether the folder says what canvas it holds."""
+        return (self.folder / "canvas.json").exists()
+
+    @property
+    def facts(self) -> CanvasFacts:
+        """What it is."""
+        return self._facts
+
+    def begin(self, facts: CanvasFacts) -> None:
+        """Begin a canvas, and forget what was there.
+
+        Raises:
+            UsageError: if the disk is full or fails.
+        """
+        try:
+            self._forget()
+            self.set_facts(facts)
+            self._open_log("wb")
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def set_facts(self, facts: CanvasFacts) -> None:
+        """Say anew what the canvas is; its tokens stay."""
+        self._facts = facts
+        self._dtype = _record_type(facts)
+        content = {"format": _FORMAT, **asdict(facts)}
+        write_json(self.folder / "canvas.json", {"canvas": content, "sha256": _sum_of(content)})
+
+    def load(self) -> None:
+        """Read what is in the folder; of the log a torn tail is cut off, which no state counts on.
+
+        Raises:
+            UsageError: if it does not say what canvas it is.
+        """
+        try:
+            self._facts = _read_facts(self.folder / "canvas.json")
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            hint = "does not say what is made there: choose overwrite to start again"
+            raise UsageError(self._option, self.folder, hint) from None
+        self._dtype = _record_type(self._facts)
+        try:
+            self._open_log("r+b" if (self.folder / "tokens.log").exists() else "wb")
+            self._index, self._length, self.patches = {}, 0, 0
+            while self._load_some():
+                pass
+            self._cut_log(self._length)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def check_whole(self) -> None:
+        """Refuse a canvas of which tokens that were sure to last are damaged.
+
+        Raises:
+            UsageError: naming the record.
+        """
+        states = [found for path in self._states() if (found := _read_state(path)) is not None]
+        if states and states[0].facts["log"] > self._length:
+            hint = f"record {self._length} is damaged: choose resume earlier"
+            raise UsageError(self._option, self.folder / "tokens.log", hint)
+
+    def latest(self, *, earlier: bool = False) -> CanvasState | None:
+        """Return the newest state whose tokens are all there, or None before the first; cuts the log after these.
+
+        Args:
+            earlier: pass over a damaged one.
+
+        Raises:
+            UsageError: if it is damaged, telling whether the one before is good.
+        """
+        damaged: list[Path] = []
+        for path in self._states():
+            found = _read_state(path)
+            if found is None or found.facts["log"] > self._length:
+                damaged.append(path)
+                continue
+            if damaged and not earlier:
+                hint = f"is damaged; the state before it ({told(found.facts)}) is good: choose resume earlier"
+                raise UsageError("resume", damaged[0], hint)
+            for other in damaged:  # or they would count among the two that are kept
+                other.unlink(missing_ok=True)
+            self._cut(found.facts["log"])
+            return found
+        if damaged:
+            hint = "is damaged, and there is no good one: choose overwrite to start again"
+            raise UsageError("resume", damaged[0], hint)
+        self._cut(0)
+        return None
+
+    def put(self, patches: Iterable[tuple[PatchIndex, Tensor]]) -> None:
+        """Store patches, tokens ``[B, rows, columns]`` each; they are sure to last from the next :meth:`commit` on.
+
+        Raises:
+            UsageError: if the disk is full or fails; the canvas is as it was before.
+        """
+        assert self._log is not None
+        positions, data = [], bytearray()
+        for number, (patch, tokens_BYX) in enumerate(patches, start=self._length):
+            record = np.zeros((), self._dtype)
+            record["at"] = position = tuple(a + b for a, b in zip(patch, self._facts.corner, strict=True))
+            record["tokens"] = tokens_BYX.numpy()
+            record["sum"] = _sum_of_record(record.tobytes()[:-4], number)
+            positions.append(position)
+            data += record.tobytes()
+        try:
+            self._log.seek(self._length * self._dtype.itemsize)
+            left = memoryview(data)
+            while left:
+                left = left[self._log.write(left) :]
+        except OSError as error:
+            self._log.truncate(self._length * self._dtype.itemsize)
+            raise self._unwritable(error) from error
+        for position in positions:
+            self._note(position)
+
+    def commit(self, state: CanvasState) -> None:
+        """Force everything to the disk, add a state, and drop those before the last two.
+
+        Raises:
+            UsageError: if the disk is full or fails; the states before stay.
+        """
+        assert self._log is not None
+        facts = json.dumps({"waves": state.waves, **state.facts, "log": self._length})
+        data = save({name: tensor.contiguous() for name, tensor in state.tensors.items()}, metadata={"facts": facts})
+        try:
+            os.fsync(self._log.fileno())
+            with atomic_write(self.folder / f"state-{state.waves:012d}") as partial, partial.open("wb") as file:
+                file.write(_MAGIC + hashlib.sha256(data).digest())
+                file.write(data)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        for path in self._states()[_KEPT:]:
+            path.unlink(missing_ok=True)
+
+    def read(self, area: Rectangle, *, t: int = 0, number: int = 0) -> Tensor:
+        """Return the tokens of an area of one image (or frame), int64 ``[Y, X]``; ``UNWRITTEN`` where there are none.
+
+        Args:
+            area: in tokens, from the corner of the grid; it may stick out.
+            t: the frame.
+            number: which of the B images.
+        """
+        rows, columns = self._facts.patch_size
+        top, left, bottom, right = (
+            area.top // rows,
+            area.left // columns,
+            -(-area.bottom // rows),
+            -(-area.right // columns),
+        )
+        corner = self._facts.corner
+        numbers_YX = self._numbers(t + corner[0], (top + corner[1], left + corner[2]), (bottom - top, right - left))
+        tokens_YXyx = np.full((*numbers_YX.shape, rows, columns), UNWRITTEN, np.int64)
+        written_YX = numbers_YX > 0
+        if written_YX.any():  # a map that lives this long only does not count as memory for long
+            log = np.memmap(self.folder / "tokens.log", self._dtype, "r", shape=(self._length,))
+            tokens_YXyx[written_YX] = log["tokens"][numbers_YX[written_YX] - 1, number]
+        tokens_YX = tokens_YXyx.transpose(0, 2, 1, 3).reshape((bottom - top) * rows, (right - left) * columns)
+        y, x = area.top - top * rows, area.left - left * columns
+        return torch.from_numpy(tokens_YX[y : y + area.bottom - area.top, x : x + area.right - area.left].copy())
+
+    def patch(self, patch: PatchIndex) -> Tensor | None:
+        """Return the tokens ``[B, rows, columns]`` of a patch, if it is there."""
+        t, y, x = (a + b for a, b in zip(patch, self._facts.corner, strict=True))
+        number = int(self._numbers(t, (y, x), (1, 1))[0, 0])
+        if not number:
+            return None
+        log = np.memmap(self.folder / "tokens.log", self._dtype, "r", shape=(self._length,))
+        return torch.from_numpy(log["tokens"][number - 1].astype(np.int64))
+
+    def written(self) -> Iterable[PatchIndex]:
+        """Yield the patches that are there."""
+        corner = self._facts.corner
+        for (t, row, column), block_YX in sorted(self._index.items()):
+            for y, x in np.argwhere(block_YX).tolist():
+                yield PatchIndex(t - corner[0], row * _BLOCK + y - corner[1], column * _BLOCK + x - corner[2])
+
+    def remove(self) -> None:
+        """Remove the canvas; killed on the way, it is one that never began. Nothing but its own files goes."""
+        self._forget()
+        (self.folder / "lock").unlink(missing_ok=True)
+        self.close()
+        try:
+            self.folder.rmdir()
+        except OSError:  # something of somebody else has come to lie there
+            return
+
+    def close(self) -> None:
+        """Let another process have it."""
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+        self._lock.close()
+
+    def _forget(self) -> None:
+        (self.folder / "canvas.json").unlink(missing_ok=True)
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+        for path in self.folder.iterdir():
+            if path.name != "lock" and _is_own(path):
+                path.unlink(missing_ok=True)
+        self._index, self._length, self.patches = {}, 0, 0
+
+    def _states(self) -> list[Path]:
+        """Return the files of the states, the newest first."""
+        return sorted(self.folder.glob("state-" + 12 * "[0-9]"), reverse=True)
+
+    def _open_log(self, mode: str) -> None:
+        path = self.folder / "tokens.log"
+        if path.is_symlink():
+            raise UsageError(self._option, path, "is a link, which no canvas holds: name another folder")
+        if self._log is not None:
+            self._log.close()
+        path.touch()
+        self._log = path.open("r+b", buffering=0)
+        if mode == "wb":
+            self._log.truncate(0)
+            fsync_path(self.folder)
+
+    def _load_some(self) -> bool:
+        """Take in the next records of the log; False at its end, or where one is damaged."""
+        assert self._log is not None
+        size = self._dtype.itemsize
+        self._log.seek(self._length * size)
+        data = self._log.read(_AT_ONCE * size)
+        records = np.frombuffer(data[: len(data) // size * size], self._dtype)
+        shape, corner = self._facts.grid.shape, self._facts.corner
+        for n, record in enumerate(records):
+            raw = memoryview(data)[n * size : (n + 1) * size - 4]
+            position = tuple(int(place) for place in record["at"])
+            inside = all(0 <= p - c < (s or 2**31) for p, c, s in zip(position, corner, shape, strict=True))
+            if (
+                _sum_of_record(raw, self._length) != record["sum"]
+                or not inside
+                or int(record["tokens"].max()) >= self._facts.codebook_size
+            ):
+                return False
+            self._note(position)
+        return len(records) == _AT_ONCE
+
+    def _note(self, position: tuple[int, ...]) -> None:
+        t, y, x = position
+        block_YX = self._index.get((t, y // _BLOCK, x // _BLOCK))
+        if block_YX is None:
+            block_YX = self._index[t, y // _BLOCK, x // _BLOCK] = np.zeros((_BLOCK, _BLOCK), np.uint32)
+        self._length += 1
+        self.patches += int(block_YX[y % _BLOCK, x % _BLOCK] == 0)
+        block_YX[y % _BLOCK, x % _BLOCK] = self._length
+
+    def _numbers(self, t: int, start: tuple[int, int], shape: tuple[int, int]) -> NDArray[np.uint32]:
+        """Return the numbers (from 1) of the records of an area of the log's positions; 0 where there are none."""
+        numbers_YX = np.zeros(shape, np.uint32)
+        spans = [range(s // _BLOCK, (s + n - 1) // _BLOCK + 1) for s, n in zip(start, shape, strict=True)]
+        for row, column in itertools.product(*spans):
+            block_YX = self._index.get((t, row, column))
+            if block_YX is None:
+                continue
+            here, there = [], []
+            for block, s, n in zip((row, column), start, shape, strict=True):
+                first, last = max(s, block * _BLOCK), min(s + n, (block + 1) * _BLOCK)
+                here.append(slice(first - s, last - s))
+                there.append(slice(first - block * _BLOCK, last - block * _BLOCK))
+            numbers_YX[here[0], here[1]] = block_YX[there[0], there[1]]
+        return numbers_YX
+
+    def _cut(self, length: int) -> None:
+        """Forget the records from one on."""
+        if length == self._length:
+            return
+        try:
+            self._cut_log(length)
+            self._index, self._length, self.patches = {}, 0, 0
+            while self._load_some():
+                pass
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _cut_log(self, length: int) -> None:
+        assert self._log is not None
+        if os.fstat(self._log.fileno()).st_size != length * self._dtype.itemsize:
+            self._log.truncate(length * self._dtype.itemsize)
+
+    def _unwritable(self, error: OSError) -> UsageError:
+        found = unwritable(self.folder, error, full="make room there")
+        return UsageError(self._option, self.folder, found.hint)
+
+
+def told(facts: Mapping[str, Any]) -> str:
+    """Return how far a state is, for messages."""
+    of = f" of {facts['patches_of']}" if facts.get("patches_of") else ""
+    return f"{facts.get('patches', 0)}{of} patches"
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return one phrase for each thing in which two canvases differ."""
+    names = [name for name in (*before, *(n for n in now if n not in before)) if before.get(name) != now.get(name)]
+    return [f"{name} was {_short(before.get(name))}, now {_short(now.get(name))}" for name in names]
+
+
+def _short(value: object) -> str:
+    text = "not given" if value is None else json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _is_own(path: Path) -> bool:
+    """Say whether a name in the folder is one that a canvas gives."""
+    name = path.name
+    return name in ("canvas.json", "tokens.log", "lock") or name.startswith(("state-", ".state-", ".canvas."))
+
+
+def _sum_of(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _sum_of_record(data: bytes | memoryview, number: int) -> int:
+    return zlib.crc32(data, number & 0xFFFFFFFF)
+
+
+def _record_type(facts: CanvasFacts) -> np.dtype[Any]:
+    tokens = "<u2" if facts.codebook_size <= 2**16 else "<u4"
+    return np.dtype([("at", "<i4", 3), ("tokens", tokens, (len(facts.seeds), *facts.patch_size)), ("sum", "<u4")])
+
+
+def _read_facts(path: Path) -> CanvasFacts:
+    """Return what a canvas says about itself.
+
+    Raises:
+        ValueError: (or KeyError, TypeError) if it makes no sense.
+    """
+    with path.open("rb") as file:
+        found = json.loads(file.read(_LONGEST_FACTS))
+    content = dict(found["canvas"])
+    if found["sha256"] != _sum_of(content) or content.pop("format") != _FORMAT:
+        raise ValueError("checksum or format")
+    grid = PatchGrid(**content.pop("grid"))
+    names = ("seeds", "patch_size", "corner")
+    kept: dict[str, Any] = {name: tuple(v) if name in names else v for name, v in content.items()}
+    facts = CanvasFacts(grid=grid, **kept)
+    known = [length for length in grid.shape if length is not None]
+    lengths = (*facts.patch_size, facts.codebook_size, facts.downsample_factor, *known)
+    plain = all(type(n) is int for n in (*lengths, *facts.seeds, *facts.corner)) and isinstance(facts.how, dict)
+    sound = len(facts.patch_size) == 2 and len(facts.corner) == 3 and 0 < len(facts.seeds) <= 1 << 16
+    if not (plain and sound and all(0 < n < 2**31 for n in lengths) and max(facts.patch_size) <= 1 << 12):
+        raise ValueError("a number is out of range")
+    return replace(facts)
+
+
+def _read_state(path: Path) -> CanvasState | None:
+    """Return the state in a file, or None if the file is damaged."""
+    try:
+        content = path.read_bytes()
+        start = len(_MAGIC) + _DIGEST
+        data = content[start:]
+        if content[:start] != _MAGIC + hashlib.sha256(data).digest():
+            return None
+        (length,) = struct.unpack_from("<Q", data)
+        facts = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["facts"])
+        waves = facts.pop("waves")
+        if type(waves) is not int or type(facts["log"]) is not int or min(waves, facts["log"]) < 0:
+            return None
+        return CanvasState(waves, facts, load(data))
+    except Exception:  # of a parser that meets what anybody may have written
+        return None
+
+
+def _locked(path: Path) -> BinaryIO:
+    file = path.open("ab")
+    try:
+        import fcntl
+    except ImportError:  # no such locks on this system: the user minds
+        return file
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise
+    return file

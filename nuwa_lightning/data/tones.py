@@ -1,0 +1,167 @@
+"""Tones and colors of images: profiles, deep samples, transparency, all into 8-bit sRGB."""
+
+from __future__ import annotations
+
+import functools
+import io
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+_BACKGROUND: Final = (255, 255, 255, 255)
+BITS, PHOTOMETRIC, MAX_SAMPLE = 258, 262, 281
+"""Tags of TIFF."""
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Say whether the file has more than 8 bits a sample, which are lost."""
+    if image.format == "TIFF":
+        bits = image.tag_v2.get(BITS, (1,))  # type: ignore[attr-defined]
+        return bool(max(bits) > 8)
+    if image.mode.startswith("I") or image.mode == "F":
+        return True
+    return any("16" in str(tile.args) for tile in getattr(image, "tile", []) if image.format == "PNG")
+
+
+def to_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
+    """Return an image as 8-bit sRGB over white; what was changed that a user may want to know is added to ``notes``.
+
+    Raises:
+        ValueError: if its values do not tell what white is.
+    """
+    profile = image.info.get("icc_profile")
+    if image.mode.startswith("I") or image.mode == "F":
+        return _in_srgb(_deep_gray(image, notes), profile, notes)
+    if image.mode == "LAB":
+        return applied(_lab_to_srgb(), image)
+    if image.has_transparency_data:
+        whole = straight(image)
+        if profile:
+            colors = _in_srgb(whole.convert("RGB"), profile, notes)
+            whole = Image.merge("RGBA", (*colors.split(), whole.getchannel("A")))
+        paper = Image.new("RGBA", whole.size, _BACKGROUND)
+        return Image.alpha_composite(paper, whole).convert("RGB")
+    return _in_srgb(image, profile, notes)
+
+
+def straight(image: Image.Image) -> Image.Image:
+    """Return an image with transparency as RGBA."""
+    # RGBa and La hold colors multiplied by alpha; Pillow turns them back only into their own kind.
+    return image.convert({"RGBa": "RGBA", "La": "LA"}.get(image.mode, "RGBA")).convert("RGBA")
+
+
+def _in_srgb(image: Image.Image, profile: object, notes: list[str]) -> Image.Image:
+    """Return the image as RGB, its colors turned from those of its profile into sRGB."""
+    if not isinstance(profile, bytes) or not profile:
+        return image.convert("RGB")
+    try:
+        mode, transform = to_srgb(profile)
+    except ValueError:
+        notes.append("its color profile cannot be used, its colors are taken as they are")
+        return image.convert("RGB")
+    if transform is None:
+        return image.convert("RGB")
+    if mode == "CMYK" and image.mode != "CMYK":
+        notes.append("its color profile is one of CMYK, its colors are taken as they are")
+        return image.convert("RGB")
+    if mode == "L" and image.mode in ("RGB", "P"):
+        image = image.convert("RGB")
+        if any(channel.tobytes() != image.getchannel(0).tobytes() for channel in image.split()[1:]):
+            notes.append("its color profile is one of gray, its colors are taken as they are")
+            return image
+    if mode != "CMYK" and image.mode == "CMYK":
+        notes.append("its color profile is not one of CMYK, its colors are taken as they are")
+        return image.convert("RGB")
+    notes.append("its color profile is turned into sRGB")
+    return applied(transform, image.convert(mode))
+
+
+def applied(transform: Any, image: Image.Image) -> Image.Image:
+    """Return what a PIL.ImageCms transform makes of an image."""
+    made: Image.Image = transform.apply(image)
+    return made
+
+
+@functools.lru_cache(maxsize=8)
+def to_srgb(profile: bytes) -> tuple[str, Any]:
+    """Return the mode that a color profile is for, and a PIL.ImageCms transform to sRGB in 8 bits.
+
+    The transform is None where it changes no color by more than two levels: many files carry sRGB in slightly other
+    words. Colors out of reach are clipped (relative colorimetric, black point compensated), as most viewers do.
+
+    Raises:
+        ValueError: if it is damaged or of a kind that is not known.
+    """
+    from PIL import ImageCms
+
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        mode = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}[source.profile.xcolor_space.strip()]
+        transform = ImageCms.buildTransform(
+            source,
+            ImageCms.createProfile("sRGB"),
+            mode,
+            "RGB",
+            renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )
+    except (ImageCms.PyCMSError, OSError, KeyError, TypeError) as error:
+        raise ValueError(f"no profile: {error}") from error
+    if mode == "CMYK":
+        return mode, transform
+    levels = np.arange(0, 256, 15 if mode == "RGB" else 1, dtype=np.uint8)
+    samples = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(1, -1, 3) if mode == "RGB" else levels[None]
+    plain = Image.fromarray(samples)
+    after = np.asarray(transform.apply(plain), np.int64)
+    return mode, None if np.abs(after - np.asarray(plain.convert("RGB"))).max() <= 2 else transform
+
+
+@functools.lru_cache(maxsize=1)
+def _lab_to_srgb() -> Any:
+    from PIL import ImageCms
+
+    return ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
+
+
+def _deep_gray(image: Image.Image, notes: list[str]) -> Image.Image:
+    """Scale 16-bit, 32-bit and float gray to 8 bits; `Image.convert` would clip at 255.
+
+    Raises:
+        ValueError: if the values do not tell what white is.
+    """
+    values = np.asarray(image)
+    tags: Any = getattr(image, "tag_v2", {})
+    if image.mode == "F":
+        white = 1.0
+    elif values.size and int(values.max()) > 65535:
+        raise ValueError("32-bit gray of unknown range; save it with 8 or 16 bits")
+    else:
+        white = _white(values, tags)
+        if white < 65535:
+            notes.append(f"white is taken to be {white:g} in 16 bits, the end of its values")
+    return Image.fromarray(scaled(values, white, inverted=tags.get(PHOTOMETRIC) == 0))
+
+
+def _white(values: npt.NDArray[Any], tags: Any) -> float:
+    """Return what stands for white in 16 bits: cameras and scanners put 12, sometimes 8, bits there unscaled."""
+    most = int(values.max(initial=0))
+    bits = max(tags.get(BITS, (16,)))
+    said = (1 << bits) - 1 if 8 < bits < 16 else tags.get(MAX_SAMPLE, 0)
+    said = max(said) if isinstance(said, tuple) else said
+    if most <= said and said in {(1 << n) - 1 for n in range(8, 17)}:
+        return float(said)
+    return float(next((white for white in (255, 4095) if 0 < most <= white), 65535))
+
+
+def scaled(values: npt.NDArray[Any], white: float, *, inverted: bool = False) -> npt.NDArray[np.uint8]:
+    """Return values from 0 to ``white`` as 8 bits; inverted, white is 0.
+
+    Raises:
+        ValueError: if a value lies outside.
+    """
+    if values.size and not (float(values.min()) >= 0.0 and float(values.max()) <= white):
+        raise ValueError(f"gray values outside 0..{white:g}")
+    made = np.rint(values.astype(np.float64) * (255.0 / white)).astype(np.uint8)
+    return 255 - made if inverted else made

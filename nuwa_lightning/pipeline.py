@@ -1,0 +1,540 @@
+"""The front door: a trained model, its tokenizer and its decoder of videos as one object. Conventions are diffusers'.
+
+Shape legend: N images, B canvases side by side, T frames, Y/X rows and columns.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import secrets
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, final
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from nuwa_lightning.canvas.decoding import Crop, DecodedImage, Pixels, TileDecoder, decoded_frames
+from nuwa_lightning.canvas.frame_decoder import GuidedFrames, SingleFrames
+from nuwa_lightning.canvas.image_condition import ImageCondition
+from nuwa_lightning.canvas.job import Order, Progress, Video
+from nuwa_lightning.canvas.joint import JointBlend
+from nuwa_lightning.errors import UsageError
+from nuwa_lightning.generation.fast_transformer import Precision
+from nuwa_lightning.generation.pretrained import Generator, Strategy, load_generator, save_generator
+from nuwa_lightning.generation.prompts import Prompts, read_texts
+from nuwa_lightning.generation.regions import Axis, RegionMap
+from nuwa_lightning.generation.renderer import InfiniteRenderer, Rendering
+from nuwa_lightning.generation.sampling import Sampling
+from nuwa_lightning.hub import find_run, upload
+from nuwa_lightning.models.pixel_guided import PixelGuidedDecoder
+from nuwa_lightning.models.vqgan import VQGAN
+from nuwa_lightning.planning.direction import ArbitraryDirectionController, DirectionController
+from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
+from nuwa_lightning.request import Expansion, GenerationRequest, InputImage, Region, Size
+from nuwa_lightning.tokenizers.base import Tokenizer
+from nuwa_lightning.tokenizers.pretrained import (
+    load_pixel_guided,
+    load_tokenizer,
+    save_pixel_guided,
+    save_tokenizer,
+)
+from nuwa_lightning.tokenizers.tiling import Rectangle
+
+OutputType = Literal["pil", "np", "pt", "tokens"]
+_TYPES: Final = ("pil", "np", "pt", "tokens")
+_RECIPES: Final = {
+    "text": "recipes/landscape_text.yaml",
+    "video": "recipes/landscape_video.yaml",
+    "text video": "recipes/landscape_text_video.yaml",
+}
+_NUMBERS: Final = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.int8: "int8"}
+
+
+@dataclass(frozen=True, eq=False)
+class TokenCanvas:
+    """A finished canvas in memory.
+
+    Attributes:
+        tokens_TYX: its tokens, of the whole grid of patches.
+        origin: pixel row and column of that grid at which the image begins.
+        request: how it was made.
+        seed: its own seed.
+    """
+
+    tokens_TYX: Tensor
+    origin: tuple[int, int]
+    request: GenerationRequest
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class PipelineOutput:
+    """What a call made.
+
+    Attributes:
+        images: a Pillow image each (``output_type="pil"``), ``[N, Y, X, 3]`` in 0..1 (``"np"``), ``[N, 3, Y, X]`` in
+            0..1 (``"pt"``); empty for videos and for ``"tokens"``.
+        frames: of videos: Pillow images, a list for each, ``[N, T, Y, X, 3]``, or ``[N, T, 3, Y, X]``.
+        canvases: the tokens of each.
+    """
+
+    images: Any
+    frames: Any
+    canvases: tuple[TokenCanvas, ...]
+
+
+@final
+class NuwaInfinityPipeline:
+    """Images of any size and videos of any length from a trained run.
+
+    Example::
+
+        pipe = NuwaInfinityPipeline.from_pretrained("runs/landscape")
+        pipe(size=(4096, 512), seed=0).images[0].save("panorama.png")
+
+    Args:
+        generator: the model and how it was trained.
+        tokenizer: the one whose tokens it learned.
+        pixel_guided: decodes the frames of videos; None decodes each by itself.
+        name: what messages call it.
+        folder: where it was loaded from.
+
+    Raises:
+        UsageError: if they do not belong together.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        tokenizer: Tokenizer,
+        pixel_guided: PixelGuidedDecoder | None = None,
+        *,
+        name: str = "this pipeline",
+        folder: Path | None = None,
+    ) -> None:
+        if tokenizer.fingerprint() != generator.tokenizer_fingerprint:
+            hint = "its tokenizer is not the one that the model was trained with: copy that one there"
+            raise UsageError("checkpoint", name, hint)
+        if pixel_guided is not None:
+            pixel_guided.check_tokenizer(tokenizer, option="checkpoint", value=name)
+        self.generator, self.tokenizer, self.pixel_guided = generator, tokenizer, pixel_guided
+        self.name, self.folder = name, folder
+        self._number = "float32"
+        self.threads = 1
+        """Of the CPU, for the many small steps of decoding tokens."""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        checkpoint: str | os.PathLike[str],
+        *,
+        own: Sequence[type[Strategy]] = (),
+        revision: str | None = None,
+        token: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+    ) -> NuwaInfinityPipeline:
+        """Load a run folder, a folder that :meth:`save_pretrained` wrote, or a repository of the Hugging Face hub.
+
+        Nothing that lies in these files is executed; classes outside this package are used only if they are in ``own``.
+
+        Args:
+            checkpoint: the folder, or ``OWNER/NAME``.
+            own: pools, directions, local decoders and text encoders that the files may name.
+            revision: a branch, tag or commit on the hub.
+            token: of the hub.
+            cache_dir: where the hub's files are kept.
+            local_files_only: fetch nothing.
+
+        Raises:
+            UsageError: if something is missing, damaged or not allowed.
+        """
+        run = find_run(
+            checkpoint, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
+        )
+        return cls.from_folder(run, own=own, name=str(checkpoint))
+
+    @classmethod
+    def from_folder(
+        cls, run: Path, *, own: Sequence[type[Strategy]] = (), name: str | None = None
+    ) -> NuwaInfinityPipeline:
+        """Load a folder that :func:`nuwa_lightning.hub.find_run` found; ``name`` is what messages call it."""
+        generator = load_generator(run / "model", own=own)
+        tokenizer = load_tokenizer(run / "tokenizer", option="checkpoint")
+        folder = run / "pixel_guided"
+        guided = load_pixel_guided(folder, tokenizer=tokenizer, option="checkpoint") if folder.is_dir() else None
+        return cls(generator, tokenizer, guided, name=name or str(run), folder=run)
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write ``model``, ``tokenizer`` and, if there is one, ``pixel_guided`` into a folder.
+
+        Raises:
+            UsageError: if the tokenizer is of a class that cannot be saved.
+        """
+        if not isinstance(self.tokenizer, VQGAN):
+            raise UsageError("tokenizer", type(self.tokenizer).__name__, "only a VQGAN can be saved")
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        save_generator(Path(folder) / "model", self.generator)
+        save_tokenizer(Path(folder) / "tokenizer", self.tokenizer)
+        if self.pixel_guided is not None:
+            save_pixel_guided(Path(folder) / "pixel_guided", self.pixel_guided)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        commit_message: str | None = None,
+    ) -> str:
+        """Put it into a repository of the Hugging Face hub, made if need be; returns the address of the commit."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return upload(Path(folder), repo_id, private=private, token=token, message=commit_message)
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> NuwaInfinityPipeline:
+        """Move it to a device, and choose how numbers are kept while generating; returns itself.
+
+        Args:
+            device: such as ``cuda``.
+            dtype: ``torch.float32``, ``torch.bfloat16`` or (on a CPU) ``torch.int8``, of weights and cache; what it was
+                loaded with is not changed.
+        """
+        if dtype is not None:
+            if dtype not in _NUMBERS:
+                raise UsageError("dtype", dtype, f"give one of {', '.join(map(str, _NUMBERS))}")
+            self._number = _NUMBERS[dtype]
+        if device is not None:
+            for part in (self.generator.model, self.tokenizer, self.pixel_guided):
+                if isinstance(part, nn.Module):
+                    part.to(device)
+        return self
+
+    # -- what is asked for --------------------------------------------------------------------------------------------
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        size: tuple[int, int] | None = None,
+        frames: int = 1,
+        regions: Sequence[Region] = (),
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        num_images_per_prompt: int = 1,
+        guidance_scale: float | None = None,
+        output_type: OutputType = "pil",
+        callback: Callable[[Progress], None] | None = None,
+        **options: Any,
+    ) -> PipelineOutput:
+        """Generate images, or videos.
+
+        Args:
+            prompt: what is to be seen, or a list of it for an image each; None for none.
+            size: width and height in pixels.
+            frames: 2 or more make a video.
+            regions: texts of parts of the canvas; ``prompt`` is for the rest.
+            seed: equal seeds make equal images; None for any. The next image has the next seed.
+            generator: instead, where the seed is drawn from.
+            num_images_per_prompt: so many.
+            guidance_scale: how strongly the text pulls; 1 as trained, None for 2.
+            output_type: ``pil``, ``np``, ``pt``, or ``tokens`` for no pixels.
+            callback: told of the progress after each wave of patches.
+            **options: other fields of :class:`GenerationRequest`, such as ``temperature`` or
+                ``wrap``.
+
+        Raises:
+            UsageError: naming the argument that does not fit.
+        """
+        texts = [prompt] if isinstance(prompt, str) else list(prompt or ())
+        given: dict[str, Any] = dict(options)
+        if isinstance(prompt, str) or not texts or regions:
+            given["prompt"] = (*map(str, regions), *texts)
+        else:
+            given["prompt_each"] = tuple(text for text in texts for _ in range(num_images_per_prompt))
+        if not texts and not regions and "unprompted" not in given:
+            given["unprompted"] = True
+        if given.get("top_p", 1.0) is None:
+            del given["top_p"]
+        if seed is not None and generator is not None:
+            raise UsageError("seed", seed, "there is a generator, too: give one of both")
+        if seed is None:
+            drawn = secrets.randbits(32) if generator is None else _drawn(generator)
+            seed = drawn
+        request = GenerationRequest(
+            size=None if size is None else Size(*size),
+            frames=frames if frames != 1 else None,
+            seed=seed,
+            count=max(1, len(given.get("prompt_each", ()))) if "prompt_each" in given else num_images_per_prompt,
+            guidance=guidance_scale,
+            **{"weights": self._number, "cache": self._number, **given},
+        )
+        return self.generate(request, output_type=output_type, callback=callback)
+
+    def outpaint(
+        self, image: Any, *, left: int = 0, right: int = 0, up: int = 0, down: int = 0, **options: Any
+    ) -> PipelineOutput:
+        """Generate what lies around an image; its own pixels stay as they are.
+
+        Args:
+            image: a Pillow image, an array ``[Y, X, 3]`` (uint8), or a file.
+            left: so many pixels more on this side, and so on.
+            right: see ``left``.
+            up: see ``left``.
+            down: see ``left``.
+            **options: as for a call; ``blend``: over how many pixels the border fades.
+        """
+        return self(image=InputImage.open(image), expand=Expansion(left, right, up, down), **options)
+
+    def inpaint(self, image: Any, mask: Any, **options: Any) -> PipelineOutput:
+        """Generate an image anew where a mask of the same size is white; everything else stays as it is."""
+        return self(image=InputImage.open(image, mask), **options)
+
+    def animate(self, image: Any, *, frames: int = 40, **options: Any) -> PipelineOutput:
+        """Generate a video whose first frame is the image."""
+        return self(image=InputImage.open(image), task="animate", frames=frames, **options)
+
+    # -- the one way of making it -------------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        request: GenerationRequest,
+        *,
+        output_type: OutputType = "pil",
+        callback: Callable[[Progress], None] | None = None,
+    ) -> PipelineOutput:
+        """Generate what a request says, in memory; arguments as for a call.
+
+        Raises:
+            UsageError: if the model cannot, or the canvas is endless.
+        """
+        if output_type not in _TYPES:
+            raise UsageError("output_type", output_type, f"choose {', '.join(_TYPES)}")
+        renderer = self.renderer(request)
+        order = self.order(request, direction=renderer.direction)
+        if order.grid.endless:
+            raise UsageError("size", request.canvas_size, "in memory a canvas has an end: give both sides a length")
+        canvases: list[TokenCanvas] = []
+        pixels: list[list[Pixels]] = []
+        for seeds in self.batches(request):
+            batch = batched(order, seeds, first=seeds[0] - request.seed)
+            for seed, tokens_TYX in zip(seeds, self._tokens(batch, renderer, callback), strict=True):
+                canvases.append(TokenCanvas(tokens_TYX, order.origin, request, seed))
+                if output_type != "tokens":
+                    pixels.append(list(self._frames(order, tokens_TYX)))
+        shown = _shown(pixels, output_type, video=request.video) if pixels else []
+        return PipelineOutput([] if request.video else shown, shown if request.video else [], tuple(canvases))
+
+    @staticmethod
+    def batches(request: GenerationRequest) -> Iterator[tuple[int, ...]]:
+        """Return the seeds of images that are generated side by side, batch by batch."""
+        for first in range(0, request.count, request.max_rows):
+            last = min(first + request.max_rows, request.count)
+            yield tuple(range(request.seed + first, request.seed + last))
+
+    def renderer(self, request: GenerationRequest) -> InfiniteRenderer:
+        """Return the sampler that a request asks for.
+
+        Raises:
+            UsageError: if a number of it is out of range, or the model makes no videos.
+        """
+        if request.video and self.generator.frames < 2:
+            recipe = _RECIPES["text video" if request.prompt or request.prompt_each else "video"]
+            hint = f"the model of {self.name} was trained on images, not on videos: train one by {recipe}"
+            raise UsageError("task", request.task, hint)
+        direction: DirectionController = self.generator.direction
+        if request.order is not None:
+            direction = ArbitraryDirectionController(request.order)  # type: ignore[arg-type]  # it checks
+        return dataclasses.replace(self.generator, direction=direction).renderer(
+            Sampling(request.temperature, request.top_k, request.top_p),
+            max_rows=request.max_rows,
+            precision=Precision(request.weights, request.cache),  # type: ignore[arg-type]
+            threads=self.threads,
+        )
+
+    def order(
+        self,
+        request: GenerationRequest,
+        *,
+        direction: DirectionController | None = None,
+        note: Callable[[str], None] = lambda _: None,
+    ) -> Order:
+        """Return what is to be made, as if there were one canvas; :func:`batched` lays several side by side.
+
+        Args:
+            request: what is asked for.
+            direction: the order of patches; None for the model's own.
+            note: told what is not as it was asked for.
+
+        Raises:
+            UsageError: if the request does not fit the model or its tokenizer.
+        """
+        rows, columns = self._patch
+        if request.image is not None:
+            order = self._image_order(request, request.image)
+        else:
+            size = request.canvas_size
+            lengths = (("x", size.width, columns), ("y", size.height, rows))
+            for name, length, side in lengths:
+                if length is not None:
+                    self._check_side(request, name, length, side, note)
+            across, down = (None if length is None else -(-length // side) for _, length, side in lengths)
+            grid = PatchGrid(request.frames or 1, down, across, wrap=request.wrap)
+            used = direction or self.generator.direction
+            if grid.endless and not used.supports_endless(grid):
+                hint = f"{used!r} cannot fill it: give that side a length, or choose another `order`"
+                raise UsageError("size", request.size, hint)
+            factor = self.tokenizer.downsample_factor
+            seam = JointBlend((size.height, size.width), request.wrap, request.blend, factor)
+            finish = seam if request.wrap and request.blend and not request.video else None
+            order = Order(grid, (request.seed,), (size.height, size.width), tile=request.tile, finish=finish)
+        video = self._video(request) if request.video else None
+        return dataclasses.replace(order, video=video, prompts=self._prompts(request, order))
+
+    @property
+    def _patch(self) -> tuple[int, int]:
+        """Height and width of a patch in pixels."""
+        height, width = self.generator.model.patch_size
+        return height * self.tokenizer.downsample_factor, width * self.tokenizer.downsample_factor
+
+    def _check_side(
+        self, request: GenerationRequest, name: str, length: int, side: int, note: Callable[[str], None]
+    ) -> None:
+        if name in request.wrap:
+            whole = math.lcm(side, self.tokenizer.step * self.tokenizer.downsample_factor)
+            if length % whole:
+                near = f"{length // whole * whole} or {-(-length // whole) * whole}" if length > whole else f"{whole}"
+                hint = f"a closed side is a multiple of {whole} pixels (whole patches): give {near}"
+                raise UsageError("size", request.size, hint)
+        elif length % side:
+            made = -(-length // side) * side
+            note(f"note: {length} pixels along {name} are no multiple of {side}: {made} are made, and cropped")
+
+    def _image_order(self, request: GenerationRequest, image: InputImage) -> Order:
+        (height, width), (rows, columns) = image.pixels_YX3.shape[:2], self._patch
+        if height < rows or width < columns:
+            hint = f"is {width}x{height}, smaller than one patch of {columns}x{rows} pixels: enlarge it"
+            raise UsageError("image", image.source or "this one", hint)
+        given = ImageCondition(
+            image.pixels_YX3,
+            holes_YX=image.holes_YX,
+            expansion=request.expand or Expansion(),
+            tokenizer=self.tokenizer,
+            patch_size=self.generator.model.patch_size,
+            blend=0 if request.video else request.blend,
+        )
+        grid = PatchGrid(request.frames or 1, given.grid.y, given.grid.x)
+        known, origin, tile = given.known, given.origin, request.tile
+        return Order(grid, (request.seed,), given.size, origin=origin, known=known, finish=given, tile=tile)
+
+    def _video(self, request: GenerationRequest) -> Video:
+        assert request.fps is not None
+        single = SingleFrames(self.tokenizer, request.tile, request.wrap)
+        if self.pixel_guided is None:
+            return Video(request.fps, single)
+        if request.wrap:
+            hint = f"the pixel-guided decoder in {self.name} does not look across a seam: leave it out"
+            raise UsageError("wrap", request.wrap, hint)
+        return Video(request.fps, GuidedFrames(single, self.pixel_guided, request.tile))
+
+    def _prompts(self, request: GenerationRequest, order: Order) -> Prompts | None:
+        """Return what the patches of each of the request's canvases read; None for a model without text."""
+        encoder, model, count = self.generator.text_encoder, self.generator.model, request.count
+        asked = [*request.prompt, *filter(None, request.prompt_each)]
+        if encoder is None:
+            if asked:
+                recipe = _RECIPES["text video" if request.video else "text"]
+                hint = f"the model of {self.name} reads no text: train one that does by {recipe}"
+                raise UsageError("prompt", asked[0], hint)
+            return None
+        if request.prompt_each:
+            texts = Prompts.for_canvases(model, encoder.states, request.prompt_each, guidance=request.guidance_scale)
+            return texts if asked else dataclasses.replace(texts, guidance=1.0)
+        if not asked and not request.unprompted:
+            hint = f"the model of {self.name} reads a text: say what is to be seen, or give `unprompted`"
+            raise UsageError("prompt", "nothing", hint)
+        (height, width), (rows, columns) = order.size, self._patch
+        regions = RegionMap(
+            request.regions,
+            request.text is not None,
+            Axis(sys.maxsize if height is None else height, rows, order.origin[0]),
+            Axis(sys.maxsize if width is None else width, columns, order.origin[1]),
+        )
+        every = [region.text for region in request.regions] + ([] if request.text is None else [request.text])
+
+        def choose(patch: PatchIndex) -> tuple[int, ...]:
+            return (regions.number(patch),) * count
+
+        return Prompts(read_texts(model, encoder.states, every), choose, request.guidance_scale if every else 1.0)
+
+    def _tokens(self, order: Order, renderer: InfiniteRenderer, callback: Callable[[Progress], None] | None) -> Tensor:
+        """Return the tokens ``[B, T, Y, X]``."""
+        (rows, columns), grid = renderer.model.patch_size, order.grid
+        assert grid.t is not None
+        assert grid.y is not None
+        assert grid.x is not None
+        tokens_BTYX = torch.zeros(len(order.seeds), grid.t, grid.y * rows, grid.x * columns, dtype=torch.long)
+        patches = 0
+        for wave in Rendering(renderer, grid, seeds=order.seeds, known=order.known, prompts=order.prompts):
+            for done in wave:
+                t, y, x = done.patch
+                tokens_BTYX[:, t, y * rows : (y + 1) * rows, x * columns : (x + 1) * columns] = done.tokens_BYX
+            patches += len(wave)
+            if callback is not None:
+                callback(Progress(patches, wave[-1].wave * len(order.seeds), wave[-1].live))
+        return tokens_BTYX
+
+    def _frames(self, order: Order, tokens_TYX: Tensor) -> Iterator[Pixels]:
+        """Yield the pixels of an image, or of each frame of a video."""
+        height, width = order.size
+        assert height is not None
+        assert width is not None
+        crop = Crop((height, width), order.origin)
+        if order.video is not None:
+            yield from decoded_frames(iter(tokens_TYX), order.video.decoder, crop, finish=order.finish)
+            return
+
+        def read(area: Rectangle) -> Tensor:
+            return tokens_TYX[0, area.top : area.bottom, area.left : area.right]
+
+        size, wrap = (tokens_TYX.shape[1], tokens_TYX.shape[2]), order.grid.wrap
+        tiles = TileDecoder(self.tokenizer, size, read, tile=order.tile, finish=order.finish, wrap=wrap)
+        yield DecodedImage(tiles, crop).rows(0, height)
+
+
+def batched(order: Order, seeds: tuple[int, ...], *, first: int = 0) -> Order:
+    """Return an order of several canvases side by side.
+
+    Args:
+        order: of one canvas, whose prompts choose for all images of the request.
+        seeds: one for each canvas.
+        first: the number of the first of them among the images of the request.
+    """
+    known = {patch: tokens.expand(len(seeds), -1, -1) for patch, tokens in order.known.items()}
+    prompts = order.prompts
+    if prompts is not None:
+        choose, last = prompts.choose, first + len(seeds)
+        prompts = dataclasses.replace(prompts, choose=lambda patch: choose(patch)[first:last])
+    return dataclasses.replace(order, seeds=seeds, known=known, prompts=prompts)
+
+
+def _shown(made: Sequence[list[Pixels]], output_type: OutputType, *, video: bool) -> Any:
+    """Return pixels as the caller wants them."""
+    if output_type == "pil":
+        images = [[Image.fromarray(frame_YX3) for frame_YX3 in frames] for frames in made]
+        return images if video else [image for frames in images for image in frames]
+    stacked = np.stack([np.stack(frames) if video else frames[0] for frames in made])
+    scaled = stacked.astype(np.float32) / 255
+    return scaled if output_type == "np" else torch.from_numpy(np.moveaxis(scaled, -1, -3).copy())
+
+
+def _drawn(generator: torch.Generator) -> int:
+    return int(torch.randint(1 << 62, (), generator=generator, device=generator.device))

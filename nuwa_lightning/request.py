@@ -1,0 +1,486 @@
+"""What is to be generated: one frozen, checked value that the command line and the pipeline share. No torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from nuwa_lightning.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+TASKS: Final = ("unconditional", "text-to-image", "outpaint", "animate", "text-to-video")
+FRAMES: Final = 40
+FPS: Final = 8.0
+GUIDANCE: Final = 2.0
+BLEND: Final = 16
+WIDEST_BLEND: Final = 1024
+"""The most pixels of ``blend``: every tile is decoded with as many around it."""
+STRONGEST_GUIDANCE: Final = 1000.0
+"""Beyond it hardly anything changes, and far beyond it logits overflow."""
+_REGION = re.compile(r"\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*:(.*)", re.DOTALL)
+# Numbers and a colon that are none of the above, or the four numbers with the colon forgotten.
+_LIKE_A_REGION = re.compile(r"[\s\d,.\-+x]*\d[\s\d,.\-+x]*:|\s*\d+\s*(,\s*\d+\s*){3}")
+
+
+@dataclass(frozen=True)
+class Size:
+    """Width and height in pixels; None is endless."""
+
+    width: int | None
+    height: int | None
+
+    def __post_init__(self) -> None:
+        """Check that at least one side has a length."""
+        known = [side for side in (self.width, self.height) if side is not None]
+        if not known or min(known) < 1:
+            raise _no_size(self)
+
+    @classmethod
+    def parse(cls, text: str) -> Size:
+        """Return what ``4096x512``, ``x512`` or ``4096x`` says.
+
+        Raises:
+            UsageError: if it is not WIDTHxHEIGHT with both at least 1, one of them perhaps left out.
+        """
+        found = re.fullmatch(r"(\d*)[xX](\d*)", text)
+        sides = [int(side) if side else None for side in found.groups()] if found else []
+        if not any(sides) or 0 in sides:
+            raise _no_size(text)
+        return cls(sides[0], sides[1])
+
+    def __str__(self) -> str:
+        return "x".join("" if side is None else str(side) for side in (self.width, self.height))
+
+
+def _no_size(value: object) -> UsageError:
+    hint = "write WIDTHxHEIGHT in pixels, both at least 1, such as 4096x512; x512 is endless to the right"
+    return UsageError("size", value, hint)
+
+
+IMAGE_SIZE: Final = Size(1024, 512)
+VIDEO_SIZE: Final = Size(256, 256)
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """How many pixels a canvas is larger than the image, on each side."""
+
+    left: int = 0
+    right: int = 0
+    up: int = 0
+    down: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Expansion:
+        """Return what ``left=512,right=512,up=0,down=256``, in part or whole and in any order, says.
+
+        Raises:
+            UsageError: if it says something else.
+        """
+        sides = [f.name for f in dataclasses.fields(cls)]
+        found: dict[str, int] = {}
+        for part in text.split(","):
+            pair = re.fullmatch(r"\s*(\w+)\s*=\s*(\d{1,9})\s*", part)
+            if not pair or pair[1] not in sides or pair[1] in found:
+                hint = f"write pixels for {', '.join(sides)}, each at most once, such as left=512,down=256"
+                raise UsageError("expand", text or "''", hint)
+            found[pair[1]] = int(pair[2])
+        return cls(**found)
+
+    def __bool__(self) -> bool:
+        return any(dataclasses.astuple(self))
+
+    def __str__(self) -> str:
+        pairs = dataclasses.asdict(self).items()
+        return ",".join(f"{side}={n}" for side, n in pairs if n) or "left=0"
+
+
+@dataclass(frozen=True)
+class Region:
+    """A rectangle of the canvas in pixels, and its text."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.left},{self.top},{self.width},{self.height}: {self.text}"
+
+    def holds(self, x: int, y: int) -> bool:
+        """Say whether a pixel lies in it."""
+        return self.left <= x < self.left + self.width and self.top <= y < self.top + self.height
+
+    def overlaps(self, other: Region) -> bool:
+        """Say whether a pixel lies in both."""
+        x = max(self.left, other.left) < min(self.left + self.width, other.left + other.width)
+        return x and max(self.top, other.top) < min(self.top + self.height, other.top + other.height)
+
+
+def parse_prompts(prompts: Sequence[str]) -> tuple[tuple[Region, ...], str | None]:
+    """Return the regions with their texts, and the text of the rest.
+
+    Args:
+        prompts: ``TEXT`` for the rest of the canvas, ``LEFT,TOP,WIDTH,HEIGHT: TEXT`` for a region.
+
+    Raises:
+        UsageError: if a text is empty, a region is none, two regions overlap, or two texts are for the rest.
+    """
+    regions: list[Region] = []
+    rest: str | None = None
+    for prompt in prompts:
+        found = _REGION.fullmatch(prompt)
+        if not found and _LIKE_A_REGION.match(prompt):
+            raise UsageError("prompt", prompt, "write a region as LEFT,TOP,WIDTH,HEIGHT: TEXT, whole pixels from 0 up")
+        text = " ".join((found[5] if found else prompt).split())
+        if not text:
+            raise UsageError("prompt", repr(prompt), "is empty: say what is to be seen")
+        if not found:
+            if rest is not None:
+                raise UsageError("prompt", prompt, "is the second one for the whole canvas: give regions to the others")
+            rest = text
+            continue
+        region = Region(int(found[1]), int(found[2]), int(found[3]), int(found[4]), text)
+        if not region.width or not region.height:
+            raise UsageError("prompt", prompt, "the region is empty: give it a width and a height of 1 pixel or more")
+        for other in regions:
+            if region.overlaps(other):
+                raise UsageError("prompt", prompt, f"overlaps the region {other}: let regions meet at most")
+        regions.append(region)
+    return tuple(regions), rest
+
+
+@dataclass(frozen=True, eq=False)
+class InputImage:
+    """An image to go on from, opened and checked.
+
+    Attributes:
+        pixels_YX3: its pixels, 8-bit RGB.
+        holes_YX: where it is to be generated anew; None for nowhere.
+        source: its file, as it was named; "" for an image in memory.
+        mask_source: the file of its mask, as it was named.
+        transparent: whether transparent parts of it were taken as white.
+    """
+
+    pixels_YX3: NDArray[np.uint8]
+    holes_YX: NDArray[np.bool_] | None = None
+    source: str = ""
+    mask_source: str = ""
+    transparent: bool = False
+
+    @classmethod
+    def open(cls, image: Any, mask: Any = None, *, max_pixels: int | None = None) -> InputImage:
+        """Read an image and its mask, each once.
+
+        Args:
+            image: a file, a Pillow image, or an array ``[Y, X, 3]`` (uint8).
+            mask: likewise, of the same size; white where the image is to be generated anew.
+            max_pixels: refuse a file of more pixels; None for 200 million.
+
+        Raises:
+            UsageError: if one of them cannot be read, or they do not fit.
+        """
+        pixels_YX3, source, transparent = _read("image", image, max_pixels)
+        if mask is None:
+            return cls(pixels_YX3, None, source, "", transparent)
+        mask_YX3, mask_source, mask_transparent = _read("mask", mask, max_pixels)
+        named = mask_source or "the mask"
+        (height, width), (rows, columns) = pixels_YX3.shape[:2], mask_YX3.shape[:2]
+        if (rows, columns) != (height, width):
+            hint = f"is {columns}x{rows}, the image {width}x{height}: make them the same size"
+            raise UsageError("mask", named, hint)
+        if mask_transparent:  # a hole to some programs, and nothing at all to others
+            hint = "has transparent areas, which are neither white nor black: save it without transparency"
+            raise UsageError("mask", named, hint)
+        holes_YX = mask_YX3.max(axis=2) >= 128
+        if holes_YX.all():
+            raise UsageError("mask", named, "is white all over, nothing is given: leave `image` out")
+        return cls(pixels_YX3, holes_YX, source, mask_source, transparent)
+
+
+def _read(name: str, given: Any, max_pixels: int | None) -> tuple[NDArray[np.uint8], str, bool]:
+    """Return 8-bit RGB pixels, the file's name, and whether parts were transparent."""
+    import numpy as np
+    from PIL import Image
+
+    from nuwa_lightning.data.reading import MAX_PIXELS, ImageReadError, is_transparent, read_image
+
+    if isinstance(given, np.ndarray):
+        if given.dtype == bool and given.ndim == 2:
+            given = np.where(given[..., None], np.uint8(255), np.uint8(0)).repeat(3, axis=2)
+        if given.dtype != np.uint8 or given.ndim != 3 or given.shape[2] != 3:
+            raise UsageError(name, f"{given.dtype} {given.shape}", "give an array of bytes, height x width x 3")
+        return given, "", False
+    if isinstance(given, Image.Image):
+        transparent = given.has_transparency_data and given.convert("RGBA").getchannel("A").getextrema()[0] != 255
+        if transparent:
+            given = Image.alpha_composite(Image.new("RGBA", given.size, "white"), given.convert("RGBA"))
+        return np.asarray(given.convert("RGB")), "", transparent
+    if not isinstance(given, str | Path):
+        raise UsageError(name, type(given).__name__, "give a file name, a Pillow image or an array")
+    try:
+        pixels = read_image(given, max_pixels=MAX_PIXELS if max_pixels is None else max_pixels)
+        return np.asarray(pixels), str(given), is_transparent(given)
+    except ImageReadError as error:
+        hint = "raise `max_pixels` if you trust the file" if error.over_limit else "name an image that can be read"
+        raise UsageError(name, given, f"{error.reason}: {hint}") from None
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """What is to be generated.
+
+    Everything of it that can be checked without a model is checked when it is made; errors name the field.
+
+    Args:
+        task: unconditional, text-to-image, outpaint, animate or text-to-video (default: by the other options)
+        size: width and height in pixels (default: 1024x512, of a video 256x256); x1024 goes on to the right until it
+            is stopped (Ctrl-C)
+        wrap: close x (a panorama all around), y, or xy (a tile of a pattern)
+        seed: equal seeds make equal images
+        count: so many images, of this seed and the next
+        temperature: below 1 calmer, above 1 wilder; 0 takes the best token
+        top_k: draw from the k best tokens; 0 = all
+        top_p: draw from the best tokens that reach p
+        order: omega, omega*, zeta or zeta* (default: by the shape)
+        max_rows: patches generated side by side at most
+        weights: float32, bfloat16 or int8: how matrices are kept
+        cache: float32, bfloat16 or int8: how finished patches are kept
+        tile: tokens a side of what becomes pixels at once
+        waves: stop an endless canvas by itself, after so many waves
+        image: the image to go on from; its pixels stay as they are in a lossless file
+        expand: pixels more on each side, such as left=512,right=512,up=0,down=256
+        blend: how far beyond the border what is generated takes on the image's sharpness; its pixels never change; with
+            wrap, how far to both sides of the seam what differs across it fades out
+        prompt: what is to be seen; for a region of the canvas "LEFT,TOP,WIDTH,HEIGHT: TEXT" in pixels, may be repeated,
+            one without numbers is for the rest; a patch reads the text of the region that holds its center
+        prompt_each: instead, a text for each of the images; "" for none
+        unprompted: let a model that reads texts go without one
+        guidance: how strongly the text pulls: 1 as trained, more exaggerates, at twice the work (default: 2)
+        frames: how many frames of a video (default: 40)
+        fps: frames a second (default: 8)
+
+    Raises:
+        UsageError: naming the field that is missing, too much or out of range.
+    """
+
+    task: str | None = None
+    size: Size | None = None
+    wrap: str = ""
+    seed: int = 0
+    count: int = 1
+    temperature: float = 1.0
+    top_k: int = 50
+    top_p: float = 1.0
+    order: str | None = None
+    max_rows: int = 64
+    weights: str = "float32"
+    cache: str = "float32"
+    tile: int = 64
+    waves: int | None = None
+    image: InputImage | None = None
+    expand: Expansion | None = None
+    blend: int = BLEND
+    prompt: tuple[str, ...] = ()
+    prompt_each: tuple[str, ...] = ()
+    unprompted: bool = False
+    guidance: float | None = None
+    frames: int | None = None
+    fps: float | None = None
+    regions: tuple[Region, ...] = field(init=False, default=(), compare=False, repr=False)
+    text: str | None = field(init=False, default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Fill in what is usual, and refuse what does not go together."""
+        self._set(task=self._task(), prompt=tuple(self.prompt), prompt_each=tuple(self.prompt_each))
+        self._check_image()
+        self._check_video()
+        self._check_text()
+        for name in ("max_rows", "count", "waves", "tile"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(name, value, "must be at least 1")
+        self._check_canvas()
+
+    def _set(self, **values: object) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def video(self) -> bool:
+        """Whether a video is made."""
+        timed = self.frames is not None or self.fps is not None
+        return self.task in ("animate", "text-to-video") or (self.task == "unconditional" and timed)
+
+    @property
+    def canvas_size(self) -> Size:
+        """Width and height of what is made."""
+        if self.image is None:
+            return self.size or (VIDEO_SIZE if self.video else IMAGE_SIZE)
+        height, width = self.image.pixels_YX3.shape[:2]
+        more = self.expand or Expansion()
+        return Size(width + more.left + more.right, height + more.up + more.down)
+
+    @property
+    def guidance_scale(self) -> float:
+        """How strongly the text pulls, the usual filled in."""
+        return GUIDANCE if self.guidance is None else self.guidance
+
+    def to_options(self) -> dict[str, Any]:
+        """Return the fields that are not None as plain JSON; images by the names of their files."""
+        said: dict[str, Any] = {}
+        for each in dataclasses.fields(self):
+            value = getattr(self, each.name)
+            if not each.init or value is None or (each.name == "prompt_each" and not value):
+                continue
+            if isinstance(value, InputImage):
+                said["image"] = value.source
+                if value.mask_source:
+                    said["mask"] = value.mask_source
+            elif isinstance(value, Size | Expansion):
+                said[each.name] = str(value)
+            else:
+                said[each.name] = list(value) if isinstance(value, tuple) else value
+        return said
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any], *, max_pixels: int | None = None) -> GenerationRequest:
+        """Return the request that :meth:`to_options` described; opens its image.
+
+        Raises:
+            UsageError: as the class does, or if a field is unknown or the image cannot be read.
+        """
+        values = dict(options)
+        image, mask = values.pop("image", None), values.pop("mask", None)
+        if image is None and mask is not None:
+            raise UsageError("mask", mask, "there is no image: name one, `image` FILE")
+        known = {each.name for each in dataclasses.fields(cls) if each.init}
+        for name in values:
+            if name not in known:
+                raise UsageError(name, values[name], "there is no such field")
+        for name, kind in (("size", Size), ("expand", Expansion)):
+            if isinstance(values.get(name), str):
+                values[name] = kind.parse(values[name])
+        if image is not None:
+            values["image"] = InputImage.open(image, mask, max_pixels=max_pixels)
+        return cls(**values)
+
+    def _task(self) -> str:
+        """Return the task, by name or by the other fields."""
+        video = self.frames is not None or self.fps is not None
+        if self.task is None:
+            if self.image is not None:
+                return "animate" if video else "outpaint"
+            if self.prompt or any(self.prompt_each):
+                return "text-to-video" if video else "text-to-image"
+            return "unconditional"
+        if self.task not in TASKS:
+            near = difflib.get_close_matches(self.task, TASKS, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"choose {', '.join(TASKS)}"
+            raise UsageError("task", self.task, hint)
+        return self.task
+
+    def _check_image(self) -> None:
+        if not 0 <= self.blend <= WIDEST_BLEND:
+            raise UsageError("blend", self.blend, f"give a number of pixels from 0 to {WIDEST_BLEND}")
+        needs = self.task in ("outpaint", "animate")
+        if self.image is None:
+            if self.expand is not None:
+                raise UsageError("expand", self.expand, "there is no image: name one, `image` FILE")
+            if needs:
+                what = "an image that begins to move" if self.task == "animate" else "an image"
+                raise UsageError("task", self.task, f"it needs {what}: `image` FILE")
+            return
+        if self.size is not None:
+            hint = "leave it out" if self.task == "animate" else "say how much larger, `expand`"
+            raise UsageError("size", self.size, f"the size follows from the image: {hint}")
+        holes = self.image.holes_YX
+        if self.task == "animate":
+            for name, value in (("expand", self.expand), ("mask", None if holes is None else self.image.mask_source)):
+                if value is not None:
+                    hint = "a video goes on from a whole image: make that first by `task` outpaint"
+                    raise UsageError(name, value, hint)
+            return
+        if self.expand is None and holes is None:
+            hint = "nothing to expand: add `expand` left=512,right=512 or `mask` FILE, or `frames` 40 to make it move"
+            raise UsageError("image", self.image.source or "this one", hint)
+        if not needs:
+            hint = "it goes on from no image: leave `image` out, or use `task` outpaint or animate"
+            raise UsageError("task", self.task, hint)
+        if not self.expand and (holes is None or not holes.any()):
+            name, value = ("expand", self.expand) if holes is None else ("mask", self.image.mask_source)
+            hint = "nothing to expand: give a side some pixels, or a mask that is white somewhere"
+            raise UsageError(name, value, hint)
+
+    def _check_video(self) -> None:
+        if not self.video:
+            for name in ("frames", "fps"):
+                if getattr(self, name) is not None:
+                    hint = f"`task` {self.task} makes an image: leave it out, or choose animate, text-to-video or"
+                    raise UsageError(name, getattr(self, name), f"{hint} unconditional")
+            return
+        frames, fps = FRAMES if self.frames is None else self.frames, FPS if self.fps is None else self.fps
+        self._set(frames=frames, fps=fps)
+        least = 2 if self.task == "animate" else 1
+        if frames < least:
+            hint = "the image is the first one: give 2 or more" if least == 2 else "give 1 or more"
+            raise UsageError("frames", frames, hint)
+        if not 0 < fps < float("inf"):
+            raise UsageError("fps", fps, "give frames a second, such as 8")
+        if self.waves is not None:
+            raise UsageError("waves", self.waves, "it ends an endless image: say how many `frames` instead")
+
+    def _check_text(self) -> None:
+        there = bool(self.prompt or self.prompt_each)
+        if self.prompt and self.prompt_each:
+            raise UsageError("prompt", self.prompt[0], "there is a text for each image already: give one of both")
+        if self.prompt_each and len(self.prompt_each) != self.count:
+            raise UsageError("prompt", len(self.prompt_each), f"give a text for each of {self.count} images")
+        if self.task in ("text-to-image", "text-to-video") and not there:
+            raise UsageError("task", self.task, 'it needs a text: `prompt` "a lake at dusk"')
+        if self.task == "unconditional" and there:
+            raise UsageError("task", self.task, "it reads no text: leave `prompt` out, or use `task` text-to-image")
+        if self.unprompted and self.prompt:
+            hint = "`unprompted` says that there is none: leave one of them out"
+            raise UsageError("prompt", self.prompt[0], hint)
+        if self.guidance is not None:
+            if not there:
+                raise UsageError("guidance", self.guidance, "there is no text that could pull: give a `prompt`")
+            if not 0 <= self.guidance <= STRONGEST_GUIDANCE:
+                hint = f"give a number from 0 to {STRONGEST_GUIDANCE:g}; 1 is as trained, 2 to 5 is usual"
+                raise UsageError("guidance", self.guidance, hint)
+        regions, text = parse_prompts(self.prompt)
+        self._set(regions=regions, text=text)
+
+    def _check_canvas(self) -> None:
+        self._set(wrap="".join(sorted(self.wrap)))
+        if self.wrap not in ("", "x", "y", "xy"):
+            raise UsageError("wrap", self.wrap, "choose x, y or xy")
+        if self.wrap and self.image is not None:
+            raise UsageError("wrap", self.wrap, "a given image cannot be closed: leave it out")
+        size = self.canvas_size
+        if self.video and None in (size.width, size.height):
+            raise UsageError("size", size, "a video has a width and a height: give both")
+        if self.waves is not None and None not in (size.width, size.height):
+            raise UsageError("waves", self.waves, "the canvas has an end: leave it out")
+        closed = [side for name, side in (("x", size.width), ("y", size.height)) if name in self.wrap]
+        if None in closed:
+            name = "x" if size.width is None else "y"
+            raise UsageError("wrap", self.wrap, f"the axis {name} is endless: give it a length, or leave it open")
+        least = min((side for side in closed if side is not None), default=0)
+        if closed and self.blend > max(least // 4, BLEND):
+            hint = f"reaches over a quarter of the closed side of {least} pixels: give {least // 4} or less"
+            raise UsageError("blend", self.blend, hint)
+        longest = max(size.height or 0, size.width or 0)
+        if self.image is not None and self.blend > max(longest, BLEND):
+            hint = f"reaches further than the canvas of {size}: give {longest} or less"
+            raise UsageError("blend", self.blend, hint)

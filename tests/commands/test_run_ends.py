@@ -1,0 +1,224 @@
+"""How a run ends: finished, at a time limit, by a signal, refused; what it leaves, and that it goes on to the bit."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from nuwa_lightning.commands import record
+
+OWN = """
+import os
+import signal
+
+from lightning.pytorch import Callback
+
+
+class StopAt(Callback):
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == self.step:
+            trainer.should_stop = True
+
+
+class SignalAt(Callback):
+    def __init__(self, step: int, number: int):
+        self.step, self.number = step, number
+
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), self.number)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _own(workplace, monkeypatch):
+    (workplace / "my_ends.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(workplace))
+
+
+def with_callback(name: str, recipe: str, **arguments) -> str:
+    content = yaml.safe_load(Path(recipe).read_text())
+    content["trainer"]["callbacks"] = {"class_path": f"my_ends.{name}", "init_args": arguments}
+    Path(f"with_{recipe}").write_text(yaml.safe_dump(content))
+    return f"with_{recipe}"
+
+
+def checkpoint(run: str) -> dict:
+    return torch.load(f"{run}/checkpoints/last.ckpt", weights_only=True)
+
+
+def assert_same(first, second, name="") -> None:
+    if isinstance(first, dict):
+        assert first.keys() == second.keys()
+        for key in first:
+            assert_same(first[key], second[key], f"{name}.{key}")
+    elif isinstance(first, list):
+        assert len(first) == len(second)
+        for n, pair in enumerate(zip(first, second, strict=True)):
+            assert_same(*pair, f"{name}.{n}")
+    elif isinstance(first, torch.Tensor):
+        assert torch.equal(first, second), name
+    else:
+        assert first == second, name
+
+
+PARTS = ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers", "epoch", "global_step")
+
+
+def assert_same_checkpoints(first: dict, second: dict) -> None:
+    for part in PARTS:
+        assert (part in first) == (part in second)
+        if part in first:
+            assert_same(first[part], second[part], part)
+
+
+@pytest.mark.parametrize("recipe", ["one.yaml", "two.yaml"])
+@pytest.mark.parametrize("stop", [3, 4])  # in the middle of an epoch, and at its end
+def test_a_finished_run_is_extended_to_the_bit(shell, recipe, stop):
+    # a warm-up that lasts keeps the schedule the same for any number of steps
+    warm = ("--model.warmup_steps" if recipe == "one.yaml" else "--model.descent.warmup_steps", 100)
+    options = ("-c", recipe, *warm, "--trainer.callbacks", "[]")
+    assert shell("fit", *options, "--run", "whole", "--trainer.max_steps", 2 * stop).status == 0
+    assert shell("fit", *options, "--run", "part", "--trainer.max_steps", stop).status == 0
+    part = checkpoint("part")
+    if recipe == "one.yaml":
+        averages, trained = part["state_dict"], part["current_model_state"]
+        assert any(not torch.equal(averages[name], trained[name]) for name in trained)
+    more = ("--trainer.max_steps", 2 * stop, "--ckpt_path", "last")
+    assert shell("fit", *options, "--run", "part", *more).status == 0
+    assert_same_checkpoints(checkpoint("whole"), checkpoint("part"))
+    assert checkpoint("part")["global_step"] == 2 * stop
+
+
+@pytest.mark.parametrize("recipe", ["one.yaml", "two.yaml"])
+def test_a_run_that_was_told_to_stop_is_gone_on_with_to_the_bit(shell, recipe):
+    plain = with_callback("StopAt", recipe, step=99)
+    assert shell("fit", "-c", plain, "--run", "whole").status == 0
+    assert shell("fit", "-c", plain, "--run", "part", "--trainer.callbacks.step", 3).status == 0
+    assert checkpoint("part")["global_step"] == 3
+    assert shell("fit", "-c", plain, "--run", "part", "--ckpt_path", "last").status == 0
+    assert_same_checkpoints(checkpoint("whole"), checkpoint("part"))
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_a_signal_leaves_a_checkpoint_a_record_and_one_line(shell, name):
+    number = int(getattr(signal, name))
+    before = signal.getsignal(number)
+    recipe = with_callback("SignalAt", "one.yaml", step=2, number=number)
+    done = shell("fit", "-c", recipe, "--run", "s")
+    assert done.status == 128 + number
+    assert f"stopped by {name} at step 3: go on with --ckpt_path last" in done.stderr.splitlines()
+    assert "Traceback" not in done.stderr
+    assert json.loads(Path("s/record.json").read_text())["ended"] == {"by": name, "step": 3}
+    assert not Path("s/tokenizer").exists()
+    assert signal.getsignal(number) is before
+    again = with_callback("SignalAt", "one.yaml", step=99, number=number)
+    assert shell("fit", "-c", again, "--run", "s", "--ckpt_path", "last").status == 0
+    assert json.loads(Path("s/record.json").read_text())["ended"] == {"by": "finished", "step": 6}
+    assert shell("fit", "-c", again, "--run", "whole").status == 0
+    assert_same_checkpoints(checkpoint("whole"), checkpoint("s"))
+
+
+def test_what_is_refused_late_leaves_the_folder_as_it_is(shell, finished):
+    kept = {n: (finished / "one" / n).read_bytes() for n in ("config.yaml", "record.json")}
+    for name, content in kept.items():
+        Path("one", name).write_bytes(content)
+    done = shell("fit", "-c", "one.yaml", "--trainer.val_check_interval", 5)
+    assert done.status == 2
+    assert "val_check_interval" in done.error
+    assert {n: Path("one", n).read_bytes() for n in kept} == kept
+
+
+@pytest.mark.parametrize(
+    ("recipe", "option", "words"),
+    [
+        ("one.yaml", "accumulate_grad_batches", "give --model.accumulate_grad_batches"),
+        ("one.yaml", "gradient_clip_val", "give --model.gradient_clip_val"),
+        ("two.yaml", "accumulate_grad_batches", "give a larger --data.batch_size"),
+        ("two.yaml", "gradient_clip_val", "give --model.descent.gradient_clip_val"),
+    ],
+)
+def test_options_that_need_automatic_optimization(shell, recipe, option, words):
+    done = shell("fit", "-c", recipe, "--run", "new", f"--trainer.{option}", 2)
+    assert done.status == 2
+    assert done.error.startswith(f"error: --trainer.{option}: 2")
+    assert words in done.error
+    assert not Path("new").exists()
+
+
+def test_a_metric_that_is_not_there_is_told_before_stage_1(shell):
+    content = yaml.safe_load(Path("two.yaml").read_text())
+    content["tokenizer"] = {"path": "none/tokenizer", "recipe": "one.yaml"}
+    content["trainer"]["callbacks"] = {
+        "class_path": "lightning.pytorch.callbacks.EarlyStopping",
+        "init_args": {"monitor": "val/los"},
+    }
+    Path("stop.yaml").write_text(yaml.safe_dump(content))
+    done = shell("fit", "-c", "stop.yaml", "--run", "new")
+    assert done.status == 2
+    assert "val/los: EarlyStopping watches what is not there: give one of train/loss" in done.error
+    assert not Path("none").exists()
+
+
+def test_the_metrics_that_modules_name_are_those_that_they_log(finished):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from nuwa_lightning.commands.training import METRICS
+    from nuwa_lightning.training.nuwa_module import NuwaInfinityModule
+    from nuwa_lightning.training.vqgan_module import VQGANModule
+
+    for run, cls in (("one", VQGANModule), ("two", NuwaInfinityModule)):
+        events = EventAccumulator(str(finished / run / "tensorboard"))
+        events.Reload()
+        logged = {name for name in events.Tags()["scalars"] if name != "epoch"}
+        assert logged <= set(METRICS[cls])
+        assert {"train/loss", "train/lr"} <= logged
+
+
+def test_a_single_callback_is_taken(shell):
+    done = shell("fit", "-c", "one.yaml", "--run", "f", "--trainer.callbacks", "LearningRateMonitor")
+    assert done.status == 0, done.error
+    assert "LearningRateMonitor" in Path("f/config.yaml").read_text()
+
+
+def test_the_commit_is_read_and_nothing_is_run(tmp_path, monkeypatch):
+    import subprocess
+
+    def git(*words: str, cwd: Path = tmp_path) -> str:
+        who = ("-c", "user.name=a", "-c", "user.email=a@b")
+        return subprocess.run(["git", *who, *words], cwd=cwd, check=True, capture_output=True, text=True).stdout.strip()
+
+    monkeypatch.chdir(tmp_path)
+    assert record._commit() is None
+    git("init", "-q")
+    assert record._commit() is None
+    (tmp_path / "a").write_text("a")
+    git("add", "a")
+    git("commit", "-q", "-m", "a")
+    expected = git("rev-parse", "HEAD")[:12]
+    assert record._commit() == expected
+    git("worktree", "add", "-q", "tree")
+    monkeypatch.chdir(tmp_path / "tree")
+    assert record._commit() == expected
+    git("pack-refs", "--all")
+    (tmp_path / "deep").mkdir()
+    monkeypatch.chdir(tmp_path / "deep")
+    assert record._commit() == expected
+    git("config", "core.fsmonitor", "touch ../dead; false")
+    git("config", "filter.x.clean", "touch ../dead; cat")
+    (tmp_path / ".gitattributes").write_text("* filter=x")
+    (tmp_path / "a").write_text("b")
+    assert record._commit() == expected
+    assert not list(tmp_path.rglob("dead"))
+    git("checkout", "-q", "--detach")
+    assert record._commit() == expected
+    (tmp_path / ".git" / "HEAD").write_bytes(b"\xff")
+    assert record._commit() is None

@@ -1,0 +1,168 @@
+"""The same tokens scored by every path there is: jointly, patch by patch, and while they are decoded from caches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from nuwa_lightning.generation.patch_decoder import own_neighbors
+from nuwa_lightning.generation.prompts import Prompts
+from nuwa_lightning.generation.renderer import InfiniteRenderer
+from nuwa_lightning.generation.sampling import Sampling
+from nuwa_lightning.models.layout import lay_out
+from nuwa_lightning.models.nuwa_infinity import PatchTransformer, TokenMask, TransformerConfig
+from nuwa_lightning.planning.context import ContextPool
+from nuwa_lightning.planning.direction import DirectionController, Step
+from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
+from tests.text.letters import Letters
+
+PATCH = (2, 2)
+
+
+class Recorder:
+    """Draws as usual and keeps every row's logits."""
+
+    def __init__(self) -> None:
+        self.calls: list[Tensor] = []
+        self.inner = Sampling(top_k=0)
+
+    def draw(self, logits_RK: Tensor, uniform_R: Tensor) -> Tensor:
+        self.calls.append(logits_RK.clone())
+        return self.inner.draw(logits_RK, uniform_R)
+
+
+class AllLogits(NamedTuple):
+    """Logits of two canvases in the order of the plan.
+
+    ``decoded`` is NaN at known patches, which are not decoded, and None where nothing was.
+    """
+
+    plan: list[Step]
+    tokens_BTYX: Tensor
+    joint_BPNK: Tensor
+    stepped_BPNK: Tensor
+    decoded_BPNK: Tensor | None = None
+    masked_BPN: Tensor | None = None
+
+
+def build(
+    pool: ContextPool,
+    num_kv_heads: int,
+    feed: str = "key",
+    *,
+    text_dim: int = 0,
+    ahead: bool = False,
+    copy_head: bool = False,
+    neighbor_embedding: bool = True,
+    bidirectional: bool = False,
+) -> PatchTransformer:
+    """Return a model all of whose weights are random: none is zero or one, as many are in a new model."""
+    torch.manual_seed(0)
+    size = TransformerConfig(
+        16, 2, 4, num_kv_heads, 2.0, feed,  # type: ignore[arg-type]
+        ahead=ahead, copy_head=copy_head, neighbor_embedding=neighbor_embedding,
+    )  # fmt: skip
+    model = PatchTransformer(
+        16, 4, patch_size=PATCH, embedding_extent=pool.embedding_extent, size=size, text_dim=text_dim,
+        bidirectional=bidirectional,
+    )  # fmt: skip
+    model.set_codes(torch.randn(16, 4))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return model.eval()
+
+
+@torch.no_grad()
+def all_logits(
+    model: PatchTransformer,
+    pool: ContextPool,
+    direction: DirectionController,
+    grid: PatchGrid,
+    *,
+    order: Any = "mirrored",
+    known: Mapping[PatchIndex, Tensor] | None = None,
+    max_rows: int = 64,
+    texts: tuple[str, str] | None = None,
+) -> AllLogits:
+    """Decode two canvases of finite size, recording logits, and score their tokens otherwise."""
+    rows, columns = PATCH
+    prompts = Prompts.for_canvases(model, Letters().states, texts) if texts else None
+    recorder = Recorder()
+    renderer = InfiniteRenderer(model, pool, direction, order, recorder, max_rows)  # type: ignore[arg-type]
+    waves: list[tuple[PatchIndex, int]] = []
+    tokens = torch.zeros(2, grid.t or 0, rows * (grid.y or 0), columns * (grid.x or 0), dtype=torch.long)
+    for done in renderer.render(grid, seeds=[5, 6], known=known, prompts=prompts):
+        t, y, x = done.patch
+        tokens[:, t, rows * y : rows * y + rows, columns * x : columns * x + columns] = done.tokens_BYX
+        if not done.known:
+            waves.append((done.patch, done.wave))
+
+    found = _scored(model, pool, list(direction.plan(grid, frozenset(known or {}))), grid, tokens, order, prompts)
+    decoded = torch.full_like(found.joint_BPNK, torch.nan)
+    number = {step.patch: n for n, step in enumerate(found.plan)}
+    calls, at = iter(recorder.calls), 0
+    while at < len(waves):
+        wave = [patch for patch, _ in waves[at : at + waves[at][1]]]
+        calls_RNK = torch.stack([next(calls) for _ in range(rows * columns)], dim=1)
+        for s, patch in enumerate(wave):
+            decoded[:, number[patch]] = calls_RNK[2 * s : 2 * s + 2]
+        at += len(wave)
+    assert next(calls, None) is None
+    return found._replace(decoded_BPNK=decoded)
+
+
+@torch.no_grad()
+def masked_logits(
+    model: PatchTransformer,
+    pool: ContextPool,
+    direction: DirectionController,
+    grid: PatchGrid,
+    *,
+    order: Any = "mirrored",
+    texts: tuple[str, str] | None = None,
+) -> AllLogits:
+    """Score random tokens of two canvases, half of which are masked, with a bidirectional model."""
+    prompts = Prompts.for_canvases(model, Letters().states, texts) if texts else None
+    tokens = torch.randint(0, 16, (2, grid.t or 0, PATCH[0] * (grid.y or 0), PATCH[1] * (grid.x or 0)))
+    masked = torch.rand(2, grid.size, PATCH[0] * PATCH[1]) < 0.5
+    return _scored(model, pool, list(direction.plan(grid)), grid, tokens, order, prompts, masked)
+
+
+def _scored(
+    model: PatchTransformer,
+    pool: ContextPool,
+    plan: list[Step],
+    grid: PatchGrid,
+    tokens: Tensor,
+    order: Any,
+    prompts: Prompts | None,
+    masked: Tensor | None = None,
+) -> AllLogits:
+    layout = lay_out(
+        plan, pool, grid=grid, patch_size=PATCH, embedding=model.layer(0).embedding, token_order=order,
+        neighbors=model.neighbors,
+    )  # fmt: skip
+    tokens_BPN = tokens.flatten(1)[:, layout.index_PN]
+    neighbors = torch.cat([tokens.flatten(1), torch.full((2, 1), -1)], dim=1)[:, layout.neighbors_PNK]
+    symmetry_BP = layout.symmetry_P.expand(2, -1)
+    text = None if prompts is None else prompts.rows([PatchIndex(0, 0, 0)])
+    mask = None
+    if masked is not None:
+        own_NK = own_neighbors(PATCH, order, model.neighbors)
+        mask = TokenMask(masked, neighbors.masked_fill(masked[:, :, own_NK.clamp_min(0)] & (own_NK >= 0), -1))
+    joint = model(tokens_BPN, symmetry_BP, neighbors_BPNK=neighbors, groups=layout.groups, text=text, token_mask=mask)
+
+    stepped, states = torch.zeros_like(joint), {}
+    place = {int(step): (group, i) for group in layout.groups for i, step in enumerate(group.steps_P)}
+    for step in range(len(plan)):
+        group, i = place[step]
+        stepped[:, step], states[step] = model.forward_step(
+            tokens_BPN[:, step], symmetry_BP[:, step], neighbors_RNK=neighbors[:, step],
+            context=[states[int(c)] for c in group.context_PC[i]], offset_RC=group.offset_PC[i].expand(2, -1),
+            symmetry_RC=group.symmetry_PC[i].expand(2, -1), text=text,
+            token_mask=mask and TokenMask(mask.tokens[:, step], mask.neighbors[:, step]),
+        )  # fmt: skip
+    return AllLogits(plan, tokens, joint, stepped, masked_BPN=masked)

@@ -1,0 +1,118 @@
+"""Videos: every frame once, in the order of showing, at its time; whatever the container tells."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("av")
+
+import av
+
+from nuwa_lightning.data.clips import ClipSettings, prepare_videos
+from nuwa_lightning.data.video_reading import PyAvReader, VideoReadError
+from nuwa_lightning.data.videos import FolderVideos, Video
+from tests.data.conftest import painted
+
+WIDE = painted(64, 96 + 40, seed=3)
+FRAMES = [np.ascontiguousarray(WIDE[:, 2 * n : 2 * n + 96]) for n in range(20)]
+KINDS: dict[str, tuple[str, str, dict[str, str]]] = {
+    "H.264, MP4": ("a.mp4", "libx264", {"bf": "0"}),
+    "H.264 with B-frames, MP4": ("a.mp4", "libx264", {"bf": "3", "g": "12"}),
+    "H.264 with B-frames, MKV": ("a.mkv", "libx264", {"bf": "3", "g": "12"}),
+    "H.264 with B-frames, TS": ("a.ts", "libx264", {"bf": "2", "g": "12"}),
+    "H.264, AVI": ("a.avi", "libx264", {"bf": "0"}),
+    "H.264 with B-frames, AVI": ("a.avi", "libx264", {"bf": "3", "g": "12"}),
+    "H.264 with many B-frames, AVI": ("a.avi", "libx264", {"bf": "8", "g": "20", "b-pyramid": "normal"}),
+    "MPEG-4, AVI": ("a.avi", "mpeg4", {"qscale": "2"}),
+    "MPEG-4 with B-frames, AVI": ("a.avi", "mpeg4", {"bf": "2"}),
+    "MJPEG, AVI": ("a.avi", "mjpeg", {}),
+}
+
+
+def written(path: Path, codec: str, options: dict[str, str]) -> Path:
+    with av.open(str(path), "w") as made:
+        stream = made.add_stream(codec, rate=10)
+        stream.width, stream.height = 96, 64
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        stream.bit_rate = 4_000_000
+        stream.options = options
+        for frame in FRAMES:
+            made.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        made.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_frames(tmp_path: Path, kind: str) -> None:
+    name, codec, options = KINDS[kind]
+    read = list(PyAvReader().frames(written(tmp_path / name, codec, options)))
+    assert [time for time, _ in read] == pytest.approx([n / 10 for n in range(20)], abs=0.002)
+    for number, (_, frame) in enumerate(read):
+        errors = [np.abs(frame.astype(int) - other).mean() for other in FRAMES]
+        assert int(np.argmin(errors)) == number
+
+
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), b"v\xe9")))
+    folder.mkdir()
+    path = folder / os.fsdecode(b"\xff.mp4")
+    shutil.move(written(tmp_path / "a.mp4", "libx264", {}), path)
+    source = FolderVideos(str(folder))
+    assert [len(list(video.frames(PyAvReader()))) for video in source.videos("train")] == [20]
+    found = prepare_videos(source.videos("train"), ClipSettings(short_side=32), reader=PyAvReader(), cache=tmp_path)
+    assert len(found.entries) == 1
+
+
+REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
+    "nothing": (lambda path: path.write_bytes(b""), "damaged or no video"),
+    "text": (lambda path: path.write_text("<html>"), "damaged or no video"),
+    "a pipe": (os.mkfifo, "a pipe, a socket or a device"),
+    "a device": (lambda path: path.symlink_to("/dev/zero"), "a pipe, a socket or a device"),
+    "a folder": (Path.mkdir, "folder|directory"),
+    "a link to nothing": (lambda path: path.symlink_to("gone"), "No such file"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_one_line(tmp_path: Path, name: str) -> None:
+    make, words = REFUSED[name]
+    make(tmp_path / "a.mp4")
+    with pytest.raises(VideoReadError, match=f"(?i)a\\.mp4.*({words})") as caught:
+        list(PyAvReader().frames(tmp_path / "a.mp4"))
+    assert "\n" not in str(caught.value)
+
+
+DAMAGE: dict[str, Callable[[Path, Path], object]] = {
+    "an array cut short": lambda array, about: array.write_bytes(array.read_bytes()[:-50]),
+    "an empty array": lambda array, about: array.write_bytes(b""),
+    "an array of floats": lambda array, about: np.save(array, np.zeros((4, 8, 8, 3))),
+    "no cuts": lambda array, about: about.write_text("{}"),
+    "cuts of text": lambda array, about: about.write_text('{"cuts": ["a"]}'),
+    "cuts beyond the end": lambda array, about: about.write_text(json.dumps({"cuts": [10**6]})),
+    "cuts that run backwards": lambda array, about: about.write_text(json.dumps({"cuts": [9, 3]})),
+    "deep JSON": lambda array, about: about.write_text("[" * 100_000),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_prepared_videos(tmp_path: Path, damage: str) -> None:
+    video = Video(written(tmp_path / "a.mp4", "libx264", {}), "a.mp4")
+
+    def prepared() -> tuple[bytes, object]:
+        settings = ClipSettings(fps=10, short_side=32)
+        (entry,) = prepare_videos([video], settings, reader=PyAvReader(), cache=tmp_path, progress=False).entries
+        return entry.array().tobytes(), entry.shots
+
+    before = prepared()
+    (array,) = tmp_path.glob("clips-*/*.npy")
+    DAMAGE[damage](array, array.with_suffix(".json"))
+    assert prepared() == before
+    assert list(itertools.islice(array.parent.glob("*.npy"), 2)) == [array]

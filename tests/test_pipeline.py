@@ -1,0 +1,270 @@
+"""The front door: each task in a few lines, the same pixels as the command line, folders and the hub, and strangers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
+from PIL import Image
+
+from nuwa_lightning import GenerationRequest, NuwaInfinityPipeline, UsageError
+from nuwa_lightning.canvas.sample import sample_tokens
+from nuwa_lightning.generation.pretrained import Generator
+from nuwa_lightning.generation.sampling import Sampling
+from nuwa_lightning.hub import FILES
+from nuwa_lightning.models.nuwa_infinity import PatchTransformer, TransformerConfig
+from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
+from nuwa_lightning.planning.context import NearbyContextPool
+from nuwa_lightning.planning.direction import ArbitraryDirectionController
+from nuwa_lightning.planning.geometry import PatchGrid
+from nuwa_lightning.request import Expansion, InputImage, Region, Size
+from tests.text.letters import Letters
+
+
+def tiny(*, frames: int = 1, text: bool = False) -> NuwaInfinityPipeline:
+    """Return a pipeline of random weights: patches of 8 x 8 pixels."""
+    torch.manual_seed(0)
+    config = VQGANConfig(
+        16, 4, encoder_channels=(8, 8), encoder_blocks=(0, 0), decoder_channels=(8, 8), decoder_blocks=(1, 1)
+    )
+    vqgan = VQGAN.build(config).eval()
+    pool = NearbyContextPool((2 if frames > 1 else 0, 1, 1))
+    size = TransformerConfig(dim=16, num_layers=1, num_heads=2, num_kv_heads=1)
+    model = PatchTransformer(
+        16, 4, patch_size=(2, 2), embedding_extent=pool.embedding_extent, size=size, text_dim=8 if text else 0
+    ).eval()
+    model.set_codes(vqgan.codebook_KD)
+    encoder = Letters(most=9) if text else None
+    direction = ArbitraryDirectionController()
+    generator = Generator(model, pool, direction, "mirrored", vqgan.fingerprint(), text_encoder=encoder, frames=frames)
+    return NuwaInfinityPipeline(generator, vqgan)
+
+
+@pytest.fixture(scope="module")
+def pipe() -> NuwaInfinityPipeline:
+    return tiny()
+
+
+@pytest.fixture
+def photo(sample_photos) -> Image.Image:
+    return Image.fromarray(sample_photos["flower.jpg"][200:231, 300:345])
+
+
+def bytes_of(image: Image.Image) -> bytes:
+    return np.asarray(image).tobytes()
+
+
+def test_importing_is_instant():
+    code = (
+        "import sys, nuwa_lightning as n; assert not {'torch', 'numpy', 'PIL'} & set(sys.modules); n.GenerationRequest"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_seeds_make_images(pipe):
+    one, two = pipe(size=(41, 19), seed=3, num_images_per_prompt=2).images
+    assert one.size == (41, 19)
+    assert bytes_of(one) != bytes_of(two)
+    assert bytes_of(pipe(size=(41, 19), seed=4).images[0]) == bytes_of(two)
+    some = [pipe(size=(16, 16), generator=torch.Generator().manual_seed(5)).canvases[0].seed for _ in range(2)]
+    assert some[0] == some[1]
+    with pytest.raises(UsageError, match="seed: 1: "):
+        pipe(seed=1, generator=torch.Generator())
+
+
+def test_tokens_are_the_samplers_and_pixels_the_tokenizers(pipe):
+    made = pipe(size=(40, 24), seed=2, top_k=5, output_type="np")
+    renderer = pipe.generator.renderer(Sampling(top_k=5))
+    height, width = pipe._patch
+    tokens_BYX = sample_tokens(renderer, PatchGrid(1, -(-24 // height), -(-40 // width)), seeds=[2])
+    assert torch.equal(made.canvases[0].tokens_TYX, tokens_BYX)
+    assert torch.equal(pipe(size=(40, 24), seed=2, top_k=5, output_type="tokens").canvases[0].tokens_TYX, tokens_BYX)
+    decoded_YX3 = (pipe.tokenizer.decode(tokens_BYX)[0].permute(1, 2, 0)[:24, :40].numpy() + 1) / 2
+    assert np.abs(made.images[0] - decoded_YX3).max() < 0.6 / 255
+    assert pipe(size=(40, 24), seed=2, output_type="pt").images.shape == (1, 3, 24, 40)
+
+
+def test_batches_do_not_change_images(pipe):
+    together = pipe(size=(24, 16), seed=0, num_images_per_prompt=5).images
+    apart = pipe(size=(24, 16), seed=0, num_images_per_prompt=5, max_rows=2).images
+    assert list(map(bytes_of, together)) == list(map(bytes_of, apart))
+
+
+def test_progress_is_told(pipe):
+    told = []
+    pipe(size=(32, 32), seed=0, callback=told.append)
+    height, width = pipe._patch
+    assert told[-1].patches == (32 // height) * (32 // width)
+
+
+def test_given_pixels_stay(pipe, photo):
+    wider = np.asarray(pipe.outpaint(photo, left=10, down=7, seed=1).images[0])
+    assert wider.shape == (38, 55, 3)
+    assert np.array_equal(wider[:31, 10:], np.asarray(photo))
+    mask = np.zeros((31, 45), bool)
+    mask[5:20, 12:30] = True
+    painted = np.asarray(pipe.inpaint(photo, mask, seed=1).images[0])
+    assert np.array_equal(painted[~mask], np.asarray(photo)[~mask])
+    assert not np.array_equal(painted, np.asarray(photo))
+
+
+def test_videos(photo):
+    pipe = tiny(frames=3)
+    (frames,) = pipe.animate(photo, frames=4, seed=0).frames
+    assert [frame.size for frame in frames] == [photo.size] * 4
+    assert bytes_of(frames[0]) == bytes_of(photo)
+    made = pipe(size=(16, 16), frames=3, seed=0, output_type="pt")
+    assert made.frames.shape == (1, 3, 3, 16, 16)
+    assert made.images == []
+
+
+def test_texts():
+    pipe = tiny(text=True)
+    both = pipe(["a lake", "dunes"], size=(24, 16), seed=0).images
+    assert bytes_of(both[0]) == bytes_of(pipe("a lake", size=(24, 16), seed=0).images[0])
+    assert len(pipe(["a", "b"], num_images_per_prompt=2, size=(16, 16), seed=0, output_type="tokens").canvases) == 4
+    region = Region(0, 0, 16, 16, "a lake")
+    pieces = pipe("dunes", regions=[region], size=(32, 16), seed=0, output_type="tokens").canvases[0].request
+    assert (pieces.regions, pieces.text) == ((region,), "dunes")
+    with pytest.raises(UsageError, match="reads no text"):
+        tiny()("a lake")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"size": (0, 4)}, "size: 0x4"),
+        ({"frames": 3}, "trained on images"),
+        ({"temperature": -1.0}, "temperature: -1.0"),
+        ({"wrap": "x", "size": (33, 16)}, "a closed side is a multiple of"),
+        ({"output_type": "gif"}, "output_type: gif"),
+        ({"size": (None, 16)}, "in memory a canvas has an end"),
+        ({"num_images_per_prompt": 0}, "count: 0"),
+        ({"order": "alpha"}, "order: alpha"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(pipe, options, words):
+    with pytest.raises(UsageError) as error:
+        pipe(**options)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+    assert "--" not in str(error.value)
+
+
+def test_a_folder_comes_back(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "saved")
+    again = NuwaInfinityPipeline.from_pretrained(tmp_path / "saved")
+    assert bytes_of(again(size=(24, 24), seed=1).images[0]) == bytes_of(pipe(size=(24, 24), seed=1).images[0])
+    name = json.loads((tmp_path / "saved" / "model" / "config.json").read_text())["context_pool"]["name"]
+    assert name == "nuwa_lightning.planning.context.nearby.NearbyContextPool"
+
+
+def test_numbers_of_bfloat16(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    half = NuwaInfinityPipeline.from_pretrained(tmp_path).to("cpu", torch.bfloat16)
+    assert half(size=(16, 16), seed=0, output_type="tokens").canvases[0].request.weights == "bfloat16"
+    with pytest.raises(UsageError, match="dtype"):
+        half.to(dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["os.system", "nuwa_lightning.hub.os", "nuwa_lightning.planning.context.ContextPool.select", "builtins.exec",
+     "nuwa_lightning.cli.main", "nuwa_lightning.generation.local.MaskedLocalDecoder", "tests.strategies.MyPool"],
+)  # fmt: skip
+def test_no_other_class_is_reached(pipe, tmp_path, name):
+    pipe.save_pretrained(tmp_path)
+    path = tmp_path / "model" / "config.json"
+    config = json.loads(path.read_text())
+    config["context_pool"]["name"] = name
+    path.write_text(json.dumps(config))
+    before = set(sys.modules)
+    with pytest.raises(UsageError, match="own: "):
+        NuwaInfinityPipeline.from_pretrained(tmp_path)
+    assert {module for module in set(sys.modules) - before if not module.startswith("nuwa_lightning.")} == set()
+
+
+def test_the_hub(pipe, tmp_path, monkeypatch):
+    """What goes up comes down, and nothing but JSON and safetensors does."""
+    hub = tmp_path / "hub"
+
+    class Api:
+        def __init__(self, token: str | None = None) -> None:
+            pass
+
+        def create_repo(self, repo_id: str, **_: object) -> SimpleNamespace:
+            return SimpleNamespace(repo_id=repo_id)
+
+        def upload_folder(self, *, repo_id, folder_path, allow_patterns, commit_message) -> SimpleNamespace:
+            for pattern in allow_patterns:
+                for path in Path(folder_path).glob(pattern):
+                    to = hub / repo_id / path.relative_to(folder_path)
+                    to.parent.mkdir(parents=True, exist_ok=True)
+                    to.write_bytes(path.read_bytes())
+            return SimpleNamespace(commit_url=f"https://hub/{repo_id}")
+
+    def download(name: str, *, allow_patterns: list[str], **_: object) -> str:
+        assert allow_patterns == list(FILES)
+        if not (hub / name).is_dir():
+            raise LocalEntryNotFoundError("offline")
+        return str(hub / name)
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert pipe.push_to_hub("me/landscapes") == "https://hub/me/landscapes"
+    assert {path.suffix for path in hub.rglob("*") if path.is_file()} == {".json", ".safetensors"}
+    again = NuwaInfinityPipeline.from_pretrained("me/landscapes")
+    assert bytes_of(again(size=(16, 16), seed=1).images[0]) == bytes_of(pipe(size=(16, 16), seed=1).images[0])
+    with pytest.raises(UsageError, match="checkpoint: me/nothing: is no folder here"):
+        NuwaInfinityPipeline.from_pretrained("me/nothing")
+
+
+def test_the_command_line_makes_the_same(pipe, photo, tmp_path, monkeypatch):
+    from nuwa_lightning.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    pipe.save_pretrained("run")
+    photo.save("in.png")
+    Path("request.yaml").write_text("size: 40x24\nseed: 5\ncheckpoint: run\n")
+    assert main(["generate", "--config", "request.yaml", "--temperature", "0.7", "--output", "a.png"]) == 0
+    assert bytes_of(Image.open("a.png")) == bytes_of(pipe(size=(40, 24), seed=5, temperature=0.7).images[0])
+    options = ["--checkpoint", "run", "--image", "in.png", "--expand", "left=9", "--seed", "2", "--output", "b.png"]
+    assert main(["generate", *options]) == 0
+    assert bytes_of(Image.open("b.png")) == bytes_of(pipe.outpaint("in.png", left=9, seed=2).images[0])
+
+
+def test_a_request_comes_back(photo, tmp_path):
+    photo.save(tmp_path / "in.png")
+    image = InputImage.open(tmp_path / "in.png")
+    for request in (
+        GenerationRequest(size=Size(33, None), seed=3, waves=2),
+        GenerationRequest(prompt=("0,0,9,9: a lake", "dunes"), guidance=3.0, frames=4),
+        GenerationRequest(image=image, expand=Expansion(left=3)),
+    ):
+        said = json.loads(json.dumps(request.to_options()))
+        again = GenerationRequest.from_options(said)
+        assert again.to_options() == said
+        assert (again.regions, again.text, again.canvas_size) == (request.regions, request.text, request.canvas_size)
+    with pytest.raises(UsageError, match="wings: 2"):
+        GenerationRequest.from_options({"wings": 2})
+
+
+def test_the_notebook_runs(pipe, repository, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pipe.save_pretrained("runs/landscape")
+    names: dict[str, object] = {}
+    for cell in json.loads((repository / "docs" / "quickstart.ipynb").read_text())["cells"]:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)
+    image, wider, painted, around = (np.asarray(names[n]) for n in ("image", "wider", "painted", "around"))
+    assert (image.shape, wider.shape, around.shape) == ((128, 256, 3), (160, 320, 3), (128, 256, 3))
+    assert np.array_equal(wider[:128, 64:], image)
+    assert np.array_equal(painted[64:], image[64:])
