@@ -23,6 +23,8 @@ def features_of(
 ) -> NDArray[np.float64]:
     """Return the features of images, float64 (N, D); nothing is kept.
 
+    A folder's rows are in the order of the files' paths.
+
     Args:
         images: uint8 RGB (N, Y, X, 3), or a folder.
         window: for a folder, cut its images into crops of this side.
@@ -37,5 +39,10 @@ def features_of(
         found = cache.of_crops(iter(images), count=len(images))
     else:
         spec = CropSpec() if window is None else CropSpec(crop="windows", side=window)
-        found = cache.of_set(ImageSet(images, spec), progress=progress)
+        chosen = ImageSet(images, spec)
+        found = cache.of_set(chosen, progress=progress)
+        # Sets are in the order of contents; a caller knows the files by their names.
+        rank = np.argsort(np.argsort([str(path) for path, _ in chosen.plan if path not in chosen.skipped]))
+        order = np.argsort(rank[found.clusters_N], kind="stable")
+        return found.features_ND[order].astype(np.float64)
     return found.features_ND.astype(np.float64)

@@ -88,7 +88,7 @@ class Scoring:
                 self.features[name] = self.cache.of_set(self.sets[name], progress=self.progress)
                 check_count(self.sets[name], len(self.features[name]), least(name))
                 files = len(np.unique(self.features[name].clusters_N))
-                if files < LEAST_FILES:
+                if name == "real" and files < LEAST_FILES:
                     hint = f"its crops come from {files} files, at least {LEAST_FILES} are needed: add some"
                     raise UsageError(self.sets[name].option, self.sets[name].where, hint)
 

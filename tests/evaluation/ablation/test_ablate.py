@@ -58,7 +58,8 @@ def test_every_cell_is_there_with_images_scores_and_costs(place: Path) -> None:
         images = sorted(path.name for path in (cell / "views").glob("*.png"))
         assert images == [f"seed_{1000 * seed + i:06d}.png" for i in range(10)]
         report = json.loads((cell / "scores" / "views.json").read_text())
-        assert [row["name"] for row in report["metrics"]] == ["toy-KID", "seam ratio"]
+        names = ["toy-KID", "toy-nearest real", "copies of real files", "seam ratio", "token grid ratio"]
+        assert [row["name"] for row in report["metrics"]] == names
         found = told(name, seed)
         assert found["parameters"] == parameters(cell / "run" / "model") > 1000
         assert found["sampling"]["views"]["images"] == 10
@@ -67,7 +68,7 @@ def test_every_cell_is_there_with_images_scores_and_costs(place: Path) -> None:
         config = yaml.safe_load((cell / "run" / "config.yaml").read_text())
         assert (config["seed_everything"], config["data"]["init_args"]["seed"]) == (seed, seed)
         assert config["trainer"]["max_steps"] == 4
-    assert not list(OUTPUT.glob("**/samples.png"))  # no sheets, no refinement
+    assert not list(OUTPUT.glob("**/samples.png"))  # no image grids, no refinement
     pools = {name: told(name)["command"] for name in ("nearby", "empty")}
     assert "--config empty.yaml" in pools["empty"]
     assert (OUTPUT / "report" / "report.html").is_file()
