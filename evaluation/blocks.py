@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,12 +32,18 @@ class BlockSet:
     """Features of the blocks of a set of canvases.
 
     Attributes:
-        features: of every block; ``clusters_N`` says of which canvas.
+        features: of every block; ``clusters_N`` says of which file, since crops of one file are not independent.
         places: row and column of each block in its canvas's grid.
+        owners_N: which canvas a block is of; by default each file is one.
     """
 
     features: FeatureSet
     places: list[Place]
+    owners_N: NDArray[np.intp] | None = None
+
+    def canvases(self) -> NDArray[np.intp]:
+        """Return which canvas each block is of."""
+        return self.features.clusters_N if self.owners_N is None else self.owners_N
 
     def positions(self) -> list[Place]:
         """Return the positions that there are, in order."""
@@ -57,7 +63,15 @@ def blocks_of(image_YX3: Pixels, side: int, *, shifted: bool) -> Iterator[tuple[
             yield (row, column), image_YX3[y : y + side, x : x + side]
 
 
-def block_set(canvases: Iterable[Pixels], cache: FeatureCache, *, side: int, shifted: bool, count: int) -> BlockSet:
+def block_set(
+    canvases: Iterable[Pixels],
+    cache: FeatureCache,
+    *,
+    side: int,
+    shifted: bool,
+    count: int,
+    files: Callable[[], NDArray[np.intp]] | None = None,
+) -> BlockSet:
     """Return the features of all blocks of ``canvases``.
 
     Args:
@@ -66,6 +80,7 @@ def block_set(canvases: Iterable[Pixels], cache: FeatureCache, *, side: int, shi
         side: of a block in pixels.
         shifted: move the grid by half a block.
         count: an upper limit on the number of blocks.
+        files: tells, after the canvases were read, which file each is of; by default each is of its own.
     """
     places: list[Place] = []
     owners: list[int] = []
@@ -78,7 +93,9 @@ def block_set(canvases: Iterable[Pixels], cache: FeatureCache, *, side: int, shi
                 yield block
 
     found = cache.of_crops(stream(), count=count)
-    return BlockSet(FeatureSet(found.features_ND, found.scores_NK, np.array(owners, np.intp)), places)
+    owners_N = np.array(owners, np.intp)
+    clusters_N = owners_N if files is None else files()[owners_N]
+    return BlockSet(FeatureSet(found.features_ND, found.scores_NK, clusters_N), places, owners_N)
 
 
 def pooled(real: BlockSet, ours: BlockSet, kind: Kind, *, resamples: int, seed: int) -> Distance:
@@ -108,18 +125,19 @@ def by_position(
     times_x = resampled_times(x.clusters_N, resamples, rng)
     times_y = resampled_times(y.clusters_N, resamples, rng)
     values, spread, sizes = [], np.zeros(resamples), []
-    against_all = _against(x.features_ND, kind) if against == "pooled" else None
+    against_all = _against(x.features_ND, x.clusters_N, kind) if against == "pooled" else None
     positions = ours.positions()
     for place in positions:
         theirs = real.at(place) if against == "position" else np.arange(len(x))
         mine = ours.at(place)
         if min(len(theirs), len(mine)) < 2:
             raise ValueError(f"block {place} is in {len(theirs)} real and {len(mine)} other canvases, two are needed")
-        measure, b = against_all or _against(x.features_ND[theirs], kind), y.features_ND[mine]
-        values.append(measure.value(b))
+        measure, b = against_all or _against(x.features_ND[theirs], x.clusters_N[theirs], kind), y.features_ND[mine]
+        own: Any = {"clusters_M": y.clusters_N[mine]} if isinstance(measure, KidAgainst) else {}
+        values.append(measure.value(b, **own))
         if resamples:
             drawn = _at_least_two(times_x[:, theirs]), _at_least_two(times_y[:, mine])
-            spread += measure.bootstrap(b, *drawn) / len(positions)
+            spread += measure.bootstrap(b, *drawn, **own) / len(positions)
         sizes.append((len(theirs), len(mine)))
     value = float(np.mean(values))
     std, low, high = normal(value, spread) if resamples else (0.0, value, value)
@@ -127,12 +145,12 @@ def by_position(
     return Distance(value, std, low, high, min(n for n, _ in sizes), min(m for _, m in sizes), how)
 
 
-def _against(x_ND: NDArray[np.float32], kind: Kind) -> KidAgainst | FidAgainst:
+def _against(x_ND: NDArray[np.float32], clusters_N: NDArray[np.intp], kind: Kind) -> KidAgainst | FidAgainst:
     if kind == "fid":
         return FidAgainst(x_ND)
     if len(x_ND) > LARGEST_FULL:
         raise ValueError(f"{len(x_ND)} blocks at one position, at most {LARGEST_FULL} fit: give fewer canvases")
-    return KidAgainst(x_ND)
+    return KidAgainst(x_ND, clusters_N)
 
 
 def floor(
@@ -143,14 +161,15 @@ def floor(
     Raises:
         ValueError: if there are fewer than four real canvases.
     """
-    names = np.unique(real.features.clusters_N)
+    names, first = np.unique(real.canvases(), return_index=True)
+    files = real.features.clusters_N[first]
     if len(names) < 4:
         raise ValueError(f"{len(names)} real canvases: at least 4 are needed for two parts")
     rng = np.random.default_rng(seed)
     values = np.empty(splits)
     sizes = []
     for i in range(splits):
-        part, rest = disjoint_parts(names, canvases, rng)
+        part, rest = disjoint_parts(files, canvases, rng)
         sizes.append((len(rest), len(part)))
         values[i] = measure(_of_canvases(real, names[rest]), _of_canvases(real, names[part]))
     low, high = np.percentile(values, [2.5, 97.5])
@@ -159,10 +178,10 @@ def floor(
 
 
 def _of_canvases(blocks: BlockSet, names: NDArray[np.intp]) -> BlockSet:
-    kept = np.flatnonzero(np.isin(blocks.features.clusters_N, names))
+    kept = np.flatnonzero(np.isin(blocks.canvases(), names))
     old = blocks.features
     picked = FeatureSet(old.features_ND[kept], old.scores_NK[kept], old.clusters_N[kept])
-    return BlockSet(picked, [blocks.places[i] for i in kept])
+    return BlockSet(picked, [blocks.places[i] for i in kept], blocks.canvases()[kept])
 
 
 def _at_least_two(times_BN: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -31,6 +31,9 @@ class CollapseResult:
         threshold: luminance spread below which a window is flat.
         real_canvases: number of real images with at least one window.
         real_collapsed: how many of them would count as collapsed.
+        flat_N: whether a window is flat.
+        canvas_N: which canvas a window is of.
+        real_flat_N: whether a real window is flat.
     """
 
     canvases: int
@@ -40,6 +43,9 @@ class CollapseResult:
     threshold: float
     real_canvases: int
     real_collapsed: int
+    flat_N: NDArray[np.bool_]
+    canvas_N: NDArray[np.intp]
+    real_flat_N: NDArray[np.bool_]
 
 
 def luminance_spread(image_YX3: NDArray[np.uint8]) -> float:
@@ -84,4 +90,7 @@ def collapse(
         threshold=threshold,
         real_canvases=len(real_spreads),
         real_collapsed=sum(bool((values < threshold).any()) for values in real_spreads),
+        flat_N=np.concatenate(ours) < threshold,
+        canvas_N=np.repeat(np.arange(len(ours)), [len(values) for values in ours]),
+        real_flat_N=np.concatenate(real_spreads) < threshold,
     )

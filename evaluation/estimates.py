@@ -7,6 +7,7 @@ Shape legend: N crops, C canvases, B resamples.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -57,16 +58,74 @@ def normal(value: float, resampled: NDArray[np.float64]) -> tuple[float, float, 
     For statistics that resampling itself shifts (a resample holds fewer different images), where percentiles would
     lie beside the value.
     """
-    std = float(np.std(resampled))
+    std = float(np.nanstd(resampled))
     return std, value - Z95 * std, value + Z95 * std
 
 
-def of_mean(values: NDArray[np.float64], *, how: str) -> Estimate:
-    """Return the mean of independent values with the interval of its standard error."""
+def of_mean(values: NDArray[np.float64], *, how: str, clusters_N: NDArray[np.intp] | None = None) -> Estimate:
+    """Return the mean with Student's 95 % interval of its standard error.
+
+    Args:
+        values: one an image.
+        how: what to say of it.
+        clusters_N: which canvas a value comes from; canvases are what is independent. By default each is one.
+    """
+    n, mean = len(values), float(np.mean(values))
+    std, canvases = standard_error(values, clusters_N)
+    half = student_quantile(canvases - 1) * std if canvases > 1 else 0.0
+    return Estimate(mean, std, mean - half, mean + half, n, how)
+
+
+def of_share(hits: NDArray[np.float64], *, how: str, clusters_N: NDArray[np.intp] | None = None) -> Estimate:
+    """Return a share (the mean of zeros and ones) with Wilson's 95 % interval at the number of independent members.
+
+    That number is the one at which independent members would have the standard error that canvases have (Kish's
+    design effect); where all members agree it is the number of canvases.
+    """
+    n, share = len(hits), float(np.mean(hits))
+    std, canvases = standard_error(hits, clusters_N)
+    effective = min(float(n), share * (1 - share) / std**2) if std else float(canvases)
+    low, high = wilson(share * effective, effective, student_quantile(canvases - 1) if canvases > 1 else Z95)
+    return Estimate(share, std, low, high, n, how)
+
+
+def wilson(hits: float, n: float, z: float = Z95) -> tuple[float, float]:
+    """Return Wilson's interval of a share, by default at 95 %.
+
+    >>> [round(end, 3) for end in wilson(0, 16)]
+    [0.0, 0.194]
+    """
+    center, share = (hits + z**2 / 2) / (n + z**2), hits / n
+    half = z / (n + z**2) * math.sqrt(max(0.0, share * (1 - share)) * n + z**2 / 4)
+    return max(0.0, center - half), min(1.0, center + half)
+
+
+def standard_error(values: NDArray[np.float64], clusters_N: NDArray[np.intp] | None) -> tuple[float, int]:
+    """Return the standard error of the mean of clustered values (linearized ratio), and the number of clusters."""
     n = len(values)
-    std = float(np.std(values, ddof=1) / np.sqrt(n)) if n > 1 else 0.0
-    mean = float(np.mean(values))
-    return Estimate(mean, std, mean - Z95 * std, mean + Z95 * std, n, how)
+    index_N = np.arange(n) if clusters_N is None else np.unique(clusters_N, return_inverse=True)[1]
+    canvases = int(index_N.max()) + 1
+    if canvases < 2:
+        return 0.0, canvases
+    off_C = np.bincount(index_N, values - np.mean(values))
+    return float(np.sqrt((off_C**2).sum() * canvases / (canvases - 1)) / n), canvases
+
+
+def student_quantile(freedom: int) -> float:
+    """Return the 97.5 % quantile of Student's t."""
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, freedom))
+
+
+def of_median(values_N: NDArray[np.float64], clusters_N: NDArray[np.intp], seed: int, how: str) -> Estimate:
+    """Return the median with the percentiles of bootstrap medians over canvases."""
+    names = np.unique(clusters_N)
+    each = [values_N[clusters_N == name] for name in names]
+    rng = np.random.default_rng(seed)
+    drawn = [np.median(np.concatenate([each[i] for i in rng.integers(len(each), size=len(each))])) for _ in range(200)]
+    value, (low, high) = float(np.median(values_N)), np.percentile(drawn, [2.5, 97.5])
+    return Estimate(value, float(np.std(drawn)), min(value, float(low)), max(value, float(high)), len(values_N), how)
 
 
 def resampled_times(clusters_N: NDArray[np.intp], resamples: int, rng: np.random.Generator) -> NDArray[np.float64]:

@@ -5,10 +5,40 @@ A feature extractor is a plain callable: uint8 RGB ``(B, Y, X, 3)`` to features 
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+from nuwa_lightning.errors import UsageError
+from nuwa_lightning.hashing import file_sha256
+
+
+def identity(extractor: Any) -> dict[str, Any]:
+    """Return all that tells one network from another, for the cache's key and the report."""
+    kind = type(extractor)
+    return {
+        **extractor.protocol,
+        "class": f"{kind.__module__}.{kind.__qualname__}",
+        "prefix": extractor.prefix,
+        "width": extractor.width,
+        **({"weights_file_sha256": found} if (found := getattr(extractor, "weights_file_sha256", None)) else {}),
+    }
+
+
+def remember_weights(extractor: Any, weights: str | os.PathLike[str] | None) -> None:
+    """Note the hash of the weights that a network of one's own was made with: :func:`identity` tells it.
+
+    Raises:
+        UsageError: if there is no such file.
+    """
+    if weights is None:
+        return
+    if not Path(weights).is_file():
+        raise UsageError("--weights", str(weights), "is no file, so its content cannot be told: give a file")
+    extractor.weights_file_sha256 = file_sha256(weights)
 
 
 @runtime_checkable

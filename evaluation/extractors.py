@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 
 from evaluation import features as lite0
 from evaluation import inception
-from evaluation.extractor import Extractor
-from evaluation.known_weights import INCEPTION_FILE
+from evaluation.extractor import Extractor, remember_weights
+from evaluation.known_weights import INCEPTION_FILE, RESERVED_PREFIXES
 from nuwa_lightning.errors import UsageError
 
 
@@ -41,7 +42,25 @@ def make_extractor(name: str, *, weights: str | os.PathLike[str] | None = None, 
         raise UsageError("--features", name, hint) from None
     if not isinstance(made, Extractor):
         raise UsageError("--features", name, "has no prefix, width or protocol: see evaluation.extractor.Extractor")
-    if not made.prefix.strip():
-        hint = f"only {INCEPTION_FILE} may go without a prefix: name yours by it, such as prefix = 'mine-'"
-        raise UsageError("--features", name, hint)
+    remember_weights(made, weights)
+    check_name(made)
     return made
+
+
+def check_name(extractor: Extractor) -> None:
+    """Refuse a prefix that is not plain, or that only other weights may bear.
+
+    Raises:
+        UsageError: saying which.
+    """
+    prefix, known = extractor.prefix, type(extractor) in (lite0.Lite0Features, inception.InceptionFeatures)
+    if known:
+        return
+    kind = f"{type(extractor).__module__}.{type(extractor).__qualname__}"
+    if not prefix.strip():
+        hint = f"only {INCEPTION_FILE} may go without a prefix: name yours by it, such as prefix = 'mine-'"
+        raise UsageError("--features", kind, hint)
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.]*-", prefix):
+        raise UsageError("--features", kind, f"prefix {prefix!r}: letters and digits, then '-', such as 'mine-'")
+    if prefix.lower() in RESERVED_PREFIXES:
+        raise UsageError("--features", kind, f"prefix {prefix!r} is that of other weights: take another")

@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.extractor import Extractor
+from evaluation.extractor import Extractor, identity
 from evaluation.images import ImageSet, Pixels
 from nuwa_lightning.data.folders import cache_folder
 
@@ -60,7 +60,7 @@ class FeatureCache:
         self.extractor = extractor
         self.folder = cache_folder(folder)
         self.enabled = enabled
-        name = hashlib.sha256(json.dumps(extractor.protocol, sort_keys=True).encode()).hexdigest()[:24]
+        name = hashlib.sha256(json.dumps(identity(extractor), sort_keys=True).encode()).hexdigest()[:24]
         self.path = self.folder / "features" / f"{name}.sqlite"
 
     def of_crops(self, crops: Iterable[Pixels], *, count: int, progress: Any = None) -> FeatureSet:

@@ -73,7 +73,10 @@ class ImageSet:
             self.label = label or self.folder.resolve().name
         else:
             self.folder, self.files, self.label = None, list(where), label or "files"
-        self._hashes: list[str] | None = None
+        # Names move no number: files are in the order of their content.
+        digests = {path: file_sha256(path) for path in self.files}
+        self.files.sort(key=lambda path: (digests[path], str(path)))
+        self._hashes = [digests[path] for path in self.files]
         self._plan: list[tuple[Path, list[Cut]]] | None = None
 
     @property
@@ -114,6 +117,13 @@ class ImageSet:
             for size in dict.fromkeys(cut.size for cut in cuts):
                 yield cut_out(image, Cut(size, 0, 0, *size), self.spec)
 
+    def canvas_files(self) -> NDArray[np.intp]:
+        """Return the number of the file that each of :meth:`canvases` comes from."""
+        if self.spec.crop not in ("windows", "whole"):
+            return self.clusters()
+        used = [cuts for path, cuts in self.plan if cuts and path not in self.skipped]
+        return np.repeat(np.arange(len(used)), [len(dict.fromkeys(cut.size for cut in cuts)) for cuts in used])
+
     def clusters(self) -> NDArray[np.intp]:
         """Return the number of the file that each crop comes from: crops of one canvas are not independent."""
         counts = [len(cuts) for path, cuts in self.plan if path not in self.skipped]
@@ -121,9 +131,19 @@ class ImageSet:
 
     def hashes(self) -> list[str]:
         """Return the hash of each file's content, in the order of ``files``."""
-        if self._hashes is None:
-            self._hashes = [file_sha256(path) for path in self.files]
         return self._hashes
+
+    def pixel_hashes(self) -> list[tuple[str, str]]:
+        """Return, of each file that is used, the hash of its pixels and that of its mirror image.
+
+        Raises:
+            UsageError: if a file cannot be read.
+        """
+        found = []
+        for _, image, _ in self._read():
+            pixels = np.asarray(image, np.uint8)
+            found.append((pixel_sha256(pixels), pixel_sha256(pixels[:, ::-1])))
+        return found
 
     def sha256(self) -> str:
         """Return the hash of all contents; names and order do not count."""
@@ -226,11 +246,14 @@ class ImageSet:
         return chosen
 
     def _check_equal(self, cuts: list[tuple[Path, Cut]]) -> None:
+        cuts = sorted(cuts, key=lambda each: each[0])
         (first, (rows, columns)) = cuts[0][0], cuts[0][1].size
         for path, cut in cuts:
             if cut.size != (rows, columns):
                 sizes = f"{first.name} is {columns}x{rows} but {path.name} is {cut.columns}x{cut.rows}"
-                hint = f"mixed sizes ({sizes}): give images of one size, or a protocol that cuts windows"
+                name = "real" if self.option == "--real" else "generated"
+                cut_them = f"cut them: --set {name}.crop=center --set {name}.side=N"
+                hint = f"mixed sizes ({sizes}): give images of one size, or {cut_them}"
                 raise UsageError(self.option, self.where, hint)
         side = self.spec.side
         if side is not None and (rows, columns) != (side, side):
@@ -250,6 +273,13 @@ def image_files(folder: Path, *, option: str) -> list[Path]:
     if not files:
         raise UsageError(option, str(folder), "holds no image: give a folder with PNG or JPEG files")
     return files
+
+
+def pixel_sha256(pixels_YX3: Pixels) -> str:
+    """Return the hash of an image's size and pixels."""
+    digest = hashlib.sha256(repr(pixels_YX3.shape).encode())
+    digest.update(np.ascontiguousarray(pixels_YX3).tobytes())
+    return digest.hexdigest()
 
 
 def scaled(size: tuple[int, int], short: int) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.estimates import Distance, disjoint_parts, resampled_times
+from evaluation.estimates import Z95, Distance, disjoint_parts, normal, resampled_times
 
 Features = NDArray[np.floating[Any]]
 """(N, D); float32 features are brought to float64 where they are used, so that large sets need not fit twice."""
@@ -74,20 +74,26 @@ def kid(
     rng = np.random.default_rng(seed)
     if subset_size is None and max(len(x_ND), len(y_MD)) > LARGEST_FULL:
         subset_size = min(1000, len(x_ND), len(y_MD))
+    clusters = [np.arange(len(z)) if found is None else found for z, found in ((x_ND, clusters_N), (y_MD, clusters_M))]
     if subset_size is not None:
         values = _over_subsets(x_ND, y_MD, subset_size, subsets, rng)
-        value, how = float(values.mean()), f"mean over {subsets} subsets of {subset_size}; interval over the subsets"
+        value, how = float(values.mean()), f"mean over {subsets} subsets of {subset_size}"
+        # Subsets of one sample say nothing of another sample: canvases are resampled for the interval, as without them.
+        kept = [np.sort(rng.choice(len(z), min(len(z), LARGEST_FULL), replace=False)) for z in (x_ND, y_MD)]
+        (x, y), own = (x_ND[kept[0]], y_MD[kept[1]]), [z[k] for z, k in zip(clusters, kept, strict=True)]
+        times = [resampled_times(found, resamples, rng) for found in own]
+        drawn = KidAgainst(x, own[0]).bootstrap(y, times[0], times[1], clusters_M=own[1])
+        half = Z95 * float(np.nanstd(drawn)) * float(np.sqrt(min(len(x), len(y)) / min(len(x_ND), len(y_MD))))
+        how += f"; std of the subsets, interval of {resamples} bootstrap resamples over canvases"
+        return Distance(value, float(values.std()), value - half, value + half, len(x_ND), len(y_MD), how)
     else:
-        clusters = [
-            np.arange(len(z)) if found is None else found for z, found in ((x_ND, clusters_N), (y_MD, clusters_M))
-        ]
         times = [resampled_times(found, resamples, rng) for found in clusters]
         against = KidAgainst(x_ND, clusters[0])
-        value = against.value(y_MD)
+        value = against.value(y_MD, clusters_M=clusters[1])
         values = against.bootstrap(y_MD, times[0], times[1], clusters_M=clusters[1])
         how = f"unbiased, all images; interval: {resamples} bootstrap resamples over images"
-    low, high = np.percentile(values, [2.5, 97.5])
-    return Distance(value, float(values.std()), float(low), float(high), len(x_ND), len(y_MD), how)
+    std, low, high = normal(value, values)
+    return Distance(value, std, low, high, len(x_ND), len(y_MD), how)
 
 
 class KidAgainst:
@@ -102,10 +108,16 @@ class KidAgainst:
         self._x_ND, self._xx = x_ND, polynomial_kernel(x_ND, x_ND)
         self._clusters_N = np.arange(len(x_ND)) if clusters_N is None else clusters_N
 
-    def value(self, y_MD: Features) -> float:
-        """Return the unbiased estimate, as :func:`mmd2`."""
-        within = _mean_of_pairs(self._xx) + _mean_of_pairs(polynomial_kernel(y_MD, y_MD))
-        return float(within - 2 * polynomial_kernel(self._x_ND, y_MD).mean())
+    def value(self, y_MD: Features, *, clusters_M: NDArray[np.intp] | None = None) -> float:
+        """Return the unbiased estimate, as :func:`mmd2`; pairs of one canvas are no independent pair and left out.
+
+        Raises:
+            ValueError: if all members of a set are of one canvas.
+        """
+        own_M = np.arange(len(y_MD)) if clusters_M is None else clusters_M
+        once = np.ones((1, len(self._x_ND))), np.ones((1, len(y_MD)))
+        within = _within(self._xx, self._clusters_N, once[0]) + _within(polynomial_kernel(y_MD, y_MD), own_M, once[1])
+        return float(within[0] - 2 * polynomial_kernel(self._x_ND, y_MD).mean())
 
     def bootstrap(
         self,
@@ -154,19 +166,16 @@ def real_floor(
         part, rest = (found[:LARGEST_FULL] for found in disjoint_parts(clusters_N, n, rng))
         sizes.append((len(rest), len(part)))
         if kernel is None:
-            values[i] = mmd2(real_ND[rest], real_ND[part])
+            values[i] = KidAgainst(real_ND[rest], clusters_N[rest]).value(real_ND[part], clusters_M=clusters_N[part])
             continue
-        within = sum(_mean_of_pairs(kernel[np.ix_(found, found)]) for found in (part, rest))
+        within = sum(
+            float(_within(kernel[np.ix_(found, found)], clusters_N[found], np.ones((1, len(found))))[0])
+            for found in (part, rest)
+        )
         values[i] = within - 2 * kernel[np.ix_(rest, part)].mean()
     low, high = np.percentile(values, [2.5, 97.5])
     how = f"real against real, {splits} random splits into a part and the rest"
     return Distance(float(values.mean()), float(values.std()), float(low), float(high), *min(sizes), how)
-
-
-def _mean_of_pairs(kernel_NN: NDArray[np.float64]) -> float:
-    """Return the mean over pairs of different members."""
-    n = len(kernel_NN)
-    return float((kernel_NN.sum() - np.trace(kernel_NN)) / (n * (n - 1)))
 
 
 def _check(x_ND: Features, y_MD: Features) -> None:
@@ -192,15 +201,18 @@ def _over_subsets(
 def _within(
     kernel: NDArray[np.float64], clusters_N: NDArray[np.intp], times_BN: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return the mean kernel over the pairs of each resample: of two different canvases, or inside one canvas."""
+    """Return the mean kernel over the pairs of two different canvases of each resample."""
     names, first, index_N = np.unique(clusters_N, return_index=True, return_inverse=True)
     member_NC = np.zeros((len(clusters_N), len(names)))
     member_NC[np.arange(len(clusters_N)), index_N] = 1
     between_CC = member_NC.T @ kernel @ member_NC
-    size_C, inside_C = member_NC.sum(0), np.diagonal(between_CC) - member_NC.T @ np.diagonal(kernel)
+    size_C = member_NC.sum(0)
     np.fill_diagonal(between_CC, 0.0)
     times_BC = times_BN[:, first]
     weight_BC = times_BC * size_C
-    total_B = np.einsum("bc,bc->b", times_BC @ between_CC, times_BC) + times_BC @ inside_C
-    pairs_B = weight_BC.sum(1) ** 2 - (weight_BC**2).sum(1) + times_BC @ (size_C * (size_C - 1))
-    return np.asarray(total_B / pairs_B)
+    total_B = np.einsum("bc,bc->b", times_BC @ between_CC, times_BC)
+    pairs_B = weight_BC.sum(1) ** 2 - (weight_BC**2).sum(1)
+    if len(names) < 2:
+        raise ValueError("all images are crops of one canvas: two are needed")
+    # A resample of a single canvas has no pair: it is left out of the spread.
+    return np.asarray(np.where(pairs_B > 0, total_B / np.maximum(pairs_B, 1), np.nan))

@@ -11,5 +11,5 @@ INCEPTION_FILE: Final = "weights-inception-2015-12-05-6726825d.pth"
 KNOWN_SHA256: Final = {"lite0": LITE0, "inception": INCEPTION}
 """By the name of the features."""
 
-RESERVED_PREFIXES: Final = {"": INCEPTION, "lite0-": LITE0}
-"""Prefixes of metric names that only these weights may bear."""
+RESERVED_PREFIXES: Final = frozenset({"lite0-", "lite0t-", "inception-", "stlpips-", "fid-", "kid-"})
+"""Prefixes of metric names that only the networks of this package may bear, in lower case."""

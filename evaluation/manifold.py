@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.estimates import Estimate, of_mean
+from evaluation.estimates import Estimate, of_mean, of_share
 
 Features = NDArray[np.floating[Any]]
 
@@ -40,8 +40,24 @@ class ManifoldResult:
     coverage: Estimate
 
 
-def manifold(real_ND: Features, generated_MD: Features, *, k: int = 3, k_coverage: int = 5) -> ManifoldResult:
+def manifold(
+    real_ND: Features,
+    generated_MD: Features,
+    *,
+    k: int = 3,
+    k_coverage: int = 5,
+    clusters_N: NDArray[np.intp] | None = None,
+    clusters_M: NDArray[np.intp] | None = None,
+) -> ManifoldResult:
     """Return precision and recall with balls of ``k`` neighbors, density and coverage with ``k_coverage``.
+
+    Args:
+        real_ND: features of real images.
+        generated_MD: features of generated images.
+        k: neighbors of precision and recall.
+        k_coverage: neighbors of density and coverage.
+        clusters_N: which canvas a real image comes from, for the intervals; by default each is one.
+        clusters_M: the same for the generated images.
 
     Raises:
         ValueError: if a set has no more than ``max(k, k_coverage)`` members, or the feature lengths differ.
@@ -61,13 +77,22 @@ def manifold(real_ND: Features, generated_MD: Features, *, k: int = 3, k_coverag
         dense[at] = inside.sum(1) / k_coverage
         covered |= inside.any(0)
         recalled |= (d_SN <= own_radius[at, None]).any(0)
-    said, wide = (f"{number} neighbors; interval: standard error over images" for number in (k, k_coverage))
+    fixed = "over canvases of the set that it is a share of, the other set held fixed"
+    said, wide = (f"{number} neighbors; interval: Wilson, {fixed}" for number in (k, k_coverage))
     return ManifoldResult(
-        of_mean(precise, how=said),
-        of_mean(recalled.astype(np.float64), how=said),
-        of_mean(dense, how=wide),
-        of_mean(covered.astype(np.float64), how=wide),
+        of_share(precise, how=said, clusters_N=clusters_M),
+        of_share(recalled.astype(np.float64), how=said, clusters_N=clusters_N),
+        of_mean(dense, how=f"{k_coverage} neighbors; interval: Student's t, {fixed}", clusters_N=clusters_M),
+        of_share(covered.astype(np.float64), how=wide, clusters_N=clusters_N),
     )
+
+
+def nearest_distances(x_MD: Features, y_ND: Features) -> NDArray[np.float64]:
+    """Return the distance of each member of one set to the nearest one of another, ``[M]``."""
+    found = np.empty(len(x_MD))
+    for at, d_SN in _strips(x_MD, y_ND):
+        found[at] = np.sqrt(d_SN.min(1))
+    return found
 
 
 def _strips(x_ND: Features, y_MD: Features) -> Iterator[tuple[slice, NDArray[np.float64]]]:

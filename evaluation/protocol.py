@@ -112,7 +112,11 @@ class Collapse:
 
 @dataclass(frozen=True)
 class Metrics:
-    """Which metrics; None leaves one out."""
+    """Which metrics; None leaves one out.
+
+    Attributes:
+        memorization: distance to the nearest real image, and copies of real files.
+    """
 
     kid: Kid | None = None
     fid: Fid | None = None
@@ -123,6 +127,7 @@ class Metrics:
     seams: Seams | None = None
     collapse: Collapse | None = None
     clip: bool = False
+    memorization: bool = True
 
 
 @dataclass(frozen=True)

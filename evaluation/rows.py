@@ -17,11 +17,11 @@ from evaluation import fid as frechet
 from evaluation import kid as kernel
 from evaluation.blocks import BlockSet, block_set, blocks_of
 from evaluation.collapse import collapse
-from evaluation.estimates import Distance, Estimate, disjoint_parts
+from evaluation.estimates import Z95, Distance, Estimate, disjoint_parts, of_median, of_share
 from evaluation.feature_cache import FeatureCache, FeatureSet
 from evaluation.images import ImageSet
 from evaluation.inception_score import inception_score
-from evaluation.manifold import manifold
+from evaluation.manifold import manifold, nearest_distances
 from evaluation.perceptual import PerceptualDistance, diversity
 from evaluation.protocol import Blocks, Collapse, Manifold, Protocol, Seams
 from evaluation.seams import seam_ratio
@@ -66,7 +66,9 @@ def distances(
         _check_rank(prefix, real, ours, images, protocol)
     if protocol.metrics.kid is not None:
         wanted = protocol.metrics.kid
-        floor = kernel.real_floor(real.features_ND, len(ours), splits=protocol.splits, seed=protocol.seed)
+        floor = kernel.real_floor(
+            real.features_ND, len(ours), clusters_N=real.clusters_N, splits=protocol.splits, seed=protocol.seed
+        )
         value = kernel.kid(
             real.features_ND, ours.features_ND, **shared, resamples=protocol.resamples, seed=protocol.seed,
             subset_size=wanted.subset_size, subsets=wanted.subsets,
@@ -106,14 +108,46 @@ def manifolds(prefix: str, features: dict[str, FeatureSet], wanted: Manifold, im
     part, rest = _parts(features["real"], len(ours), seed)
     options = {"k": wanted.k, "k_coverage": wanted.k_coverage}
     try:
-        found, floor = manifold(real, ours, **options), manifold(real[rest], real[part], **options)
+        all_real, mine = features["real"].clusters_N, features["generated"].clusters_N
+        found = manifold(real, ours, **options, clusters_N=all_real, clusters_M=mine)
+        floor = manifold(real[rest], real[part], **options, clusters_N=all_real[rest], clusters_M=all_real[part])
     except ValueError as error:
         raise UsageError(images.option, images.where, f"{error}: add some") from error
     names = ("precision", "recall", "density", "coverage")
-    return [
-        of_estimate(f"{prefix}{name}", "generated", getattr(found, name), better="higher", floor=getattr(floor, name))
+    label = prefix or "inception-"
+    found_rows = [
+        of_estimate(f"{label}{name}", "generated", getattr(found, name), better="higher", floor=getattr(floor, name))
         for name in names
     ]
+    return [row if "density" in row["name"] else {**row, "share": True} for row in found_rows]
+
+
+def nearest(prefix: str, features: dict[str, FeatureSet], seed: int) -> list[Row]:
+    """Return the row of the median distance to the nearest real image, beside that of unseen real ones.
+
+    A model that repeats its training images lies far below the floor, which is what real images of other files have.
+    """
+    real, ours = features["real"], features["generated"]
+    part, rest = _parts(real, len(ours), seed)
+    # Both look for their nearest among equally many.
+    against = nearest_distances(ours.features_ND, real.features_ND[rest])
+    floor = nearest_distances(real.features_ND[part], real.features_ND[rest])
+    how = "median; interval: 2.5 and 97.5 % of bootstrap medians over canvases; far below the floor: copies"
+    return [
+        of_estimate(
+            f"{prefix or 'inception-'}nearest real", "generated", of_median(against, ours.clusters_N, seed, how),
+            better="as real", floor=of_median(floor, real.clusters_N[part], seed, how),
+        )
+    ]  # fmt: skip
+
+
+def copies(sets: dict[str, ImageSet]) -> Row:
+    """Return the row of the share of generated files whose pixels, or mirrored pixels, are those of a real file."""
+    theirs = {digest for both in sets["real"].pixel_hashes() for digest in both}
+    found = np.array([bool(theirs & set(both)) for both in sets["generated"].pixel_hashes()], np.float64)
+    how = "share of files with the pixels of a real file, as they are or mirrored; interval: Wilson"
+    row = of_estimate("copies of real files", "generated", of_share(found, how=how), better="lower")
+    return {**row, "floor": 0.0, "floor_std": 0.0, "floor_n": len(sets["real"].files), "share": True}
 
 
 def diversities(sets: dict[str, ImageSet], distance: PerceptualDistance, pairs: int, seed: int) -> list[Row]:
@@ -144,7 +178,10 @@ def blocks(
         if not count:
             hint = f"no canvas has a block of {wanted.side} pixels inside: make larger ones, or set blocks.side"
             raise UsageError(sets[name].option, sets[name].where, hint)
-        found[name] = block_set(sets[name].canvases(), cache, side=wanted.side, shifted=wanted.shifted, count=count)
+        found[name] = block_set(
+            sets[name].canvases(), cache, side=wanted.side, shifted=wanted.shifted, count=count,
+            files=sets[name].canvas_files,
+        )  # fmt: skip
     real, ours = found["real"], found["generated"]
     larger = f" x{len(ours.positions()) / len(real.positions()):.3g}" if wanted.against == "pooled" else ""
     report: list[Row] = []
@@ -173,17 +210,23 @@ def seams(sets: dict[str, ImageSet], which: str, wanted: Seams, protocol: Protoc
         raise UsageError("protocol.metrics.seams", wanted.patch, str(error)) from error
     if not math.isfinite(found.value):
         return []  # the collapse row tells
-    how = f"borders every {wanted.patch} px; interval: 1.96 standard deviations of bootstrap resamples over canvases"
-    half = 1.96 * found.std
-    sides = {"across_x": found.across_x, "across_y": found.across_y}
-    return [
-        {
-            "name": "seam ratio", "set": which, "value": found.value, "std": found.std, "low": found.value - half,
-            "high": found.value + half, "n": found.n, "better": "lower", "how": how,
-            "floor": floor.value, "floor_std": floor.std, "floor_n": floor.n,
-            **{key: value for key, value in sides.items() if math.isfinite(value)},
-        }
-    ]  # fmt: skip
+    report: list[Row] = []
+    for name, side, a, b in (
+        ("seam ratio", wanted.patch, found, floor), ("token grid ratio", wanted.token, found.lattice, floor.lattice)
+    ):  # fmt: skip
+        if a is None or b is None or not math.isfinite(a.value):
+            continue
+        sides = {"across_x": a.across_x, "across_y": a.across_y}
+        how = f"steps every {side} px over those between; interval: 1.96 standard deviations over bootstrapped canvases"
+        report.append(
+            {
+                "name": name, "set": which, "value": a.value, "std": a.std, "low": a.value - Z95 * a.std,
+                "high": a.value + Z95 * a.std, "n": a.n, "better": "as real", "how": how,
+                "floor": b.value, "floor_std": b.std, "floor_n": b.n,
+                **{key: value for key, value in sides.items() if math.isfinite(value)},
+            }
+        )  # fmt: skip
+    return report
 
 
 def collapsed(sets: dict[str, ImageSet], wanted: Collapse) -> list[Row]:
@@ -196,29 +239,16 @@ def collapsed(sets: dict[str, ImageSet], wanted: Collapse) -> list[Row]:
         raise  # of a file that cannot be read
     except ValueError:
         return []
-    share = found.collapsed / found.canvases
-    low, high = wilson(found.collapsed, found.canvases)
+    how = "share of windows that are flat; interval: Wilson, over canvases"
+    share = of_share(found.flat_N.astype(np.float64), how=how, clusters_N=found.canvas_N)
+    real = of_share(found.real_flat_N.astype(np.float64), how=how)
+    row = of_estimate(f"collapsed ({wanted.window} px)", "generated", share, better="lower", floor=real)
     return [
         {
-            "name": f"collapsed ({wanted.window} px)", "set": "generated", "value": share, "better": "lower",
-            "std": math.sqrt(share * (1 - share) / found.canvases), "low": low, "high": high, "n": found.canvases,
-            "how": "share of canvases with a flat window; interval: Wilson",
-            "floor": found.real_collapsed / found.real_canvases, "floor_std": 0.0, "floor_n": found.real_canvases,
-            "collapsed": found.collapsed, "threshold": found.threshold, "windows": found.windows, "flat": found.flat,
+            **row, "share": True, "canvases": found.canvases, "collapsed": found.collapsed, "windows": found.windows,
+            "flat": found.flat, "threshold": found.threshold,
         }
     ]  # fmt: skip
-
-
-def wilson(hits: int, n: int) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of a share.
-
-    >>> [round(end, 3) for end in wilson(0, 16)]
-    [0.0, 0.194]
-    """
-    z2 = 1.96**2
-    center, share = (hits + z2 / 2) / (n + z2), hits / n
-    half = math.sqrt(z2) / (n + z2) * math.sqrt(share * (1 - share) * n + z2 / 4)
-    return max(0.0, center - half), min(1.0, center + half)
 
 
 def _block_rows(
@@ -233,11 +263,13 @@ def _block_rows(
         return at_positions(x, y).value
 
     def all_at_once(x: BlockSet, y: BlockSet) -> float:
-        measure = kernel.mmd2 if kind == "kid" else frechet.frechet_distance
-        return measure(x.features.features_ND, y.features.features_ND)
+        if kind == "fid":
+            return frechet.frechet_distance(x.features.features_ND, y.features.features_ND)
+        against = kernel.KidAgainst(x.features.features_ND, x.features.clusters_N)
+        return against.value(y.features.features_ND, clusters_M=y.features.clusters_N)
 
-    canvases = len(set(ours.features.clusters_N.tolist()))
-    in_one = len(real.places) / len(set(real.features.clusters_N.tolist()))
+    canvases = len(set(ours.canvases().tolist()))
+    in_one = len(real.places) / len(set(real.canvases().tolist()))
     options = {"splits": min(protocol.splits, 20), "seed": seed}
     floors = [
         block_distances.floor(real, canvases, value, **options),
@@ -253,11 +285,13 @@ def _block_rows(
 
 
 def _parts(real: FeatureSet, n: int, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    return disjoint_parts(np.arange(len(real)), n, np.random.default_rng(seed))
+    return disjoint_parts(real.clusters_N, n, np.random.default_rng(seed))
 
 
 def _fid_floor(real: FeatureSet, n: int, protocol: Protocol) -> Distance:
-    return frechet.real_floor(real.features_ND, n, splits=protocol.splits, seed=protocol.seed)
+    return frechet.real_floor(
+        real.features_ND, n, clusters_N=real.clusters_N, splits=protocol.splits, seed=protocol.seed
+    )
 
 
 def _check_rank(prefix: str, real: FeatureSet, ours: FeatureSet, images: ImageSet, protocol: Protocol) -> None:

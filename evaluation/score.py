@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from evaluation import rows
 from evaluation.clip_score import ClipScore, captions_of, clip_score
 from evaluation.estimates import Estimate
-from evaluation.extractor import Extractor
-from evaluation.extractors import make_extractor
+from evaluation.extractor import Extractor, identity
+from evaluation.extractors import check_name, make_extractor
 from evaluation.feature_cache import FeatureCache, FeatureSet
 from evaluation.images import ImageSet
 from evaluation.perceptual import PerceptualDistance
@@ -27,6 +29,10 @@ Where = str | os.PathLike[str]
 
 LEAST: Final = 10
 """Fewer images than this make no interval worth printing; the real ones must be twice as many, for the floor."""
+
+
+LEAST_FILES: Final = 4
+"""Crops of fewer files than this cannot be parted by file, and say nothing of other files."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,10 @@ class Scoring:
             if name not in self.features:
                 self.features[name] = self.cache.of_set(self.sets[name], progress=self.progress)
                 check_count(self.sets[name], len(self.features[name]), least(name))
+                files = len(np.unique(self.features[name].clusters_N))
+                if files < LEAST_FILES:
+                    hint = f"its crops come from {files} files, at least {LEAST_FILES} are needed: add some"
+                    raise UsageError(self.sets[name].option, self.sets[name].where, hint)
 
 
 def score(
@@ -115,6 +125,9 @@ def score(
     networks, work = networks or Networks(), work or Work()
     if generated is None and reconstruction is None:
         raise UsageError("--generated", "missing", "give images to score, --generated or --reconstruction")
+    check_device(networks.device)
+    if networks.extractor is not None:
+        check_name(networks.extractor)
     sets = {"real": real_images(real, protocol.real, skip_corrupt=work.skip_corrupt)}
     for name, where in (("generated", generated), ("reconstruction", reconstruction)):
         if where is not None:
@@ -144,7 +157,8 @@ def score(
     }
     if pairs is not None:
         report["sets"]["reconstruction"]["pairs"] = len(pairs.files) - len(pairs.skipped)
-    settings = protocol.settings() | {"extractor": extractor.protocol}
+        report["sets"]["reconstruction"]["equal_pairs"] = pairs.equal
+    settings = protocol.settings() | {"extractor": identity(extractor)}
     settings |= {"perceptual_network": distance.protocol} if distance else {}
     settings |= {"clip_network": clip.protocol} if clip else {}
     return finish_report(report, settings, seconds=time.monotonic() - started, device=networks.device)
@@ -173,11 +187,28 @@ def _rows(scoring: Scoring, distance: PerceptualDistance | None, pairs: Pairs | 
         first += rows.of_classes(prefix, features, protocol)
         if metrics.manifold:
             first += rows.manifolds(prefix, features, metrics.manifold, scoring.sets["generated"], protocol.seed)
+        if metrics.memorization:
+            first += [*rows.nearest(prefix, features, protocol.seed), rows.copies(scoring.sets)]
         if metrics.diversity and distance is not None:
             first += rows.diversities(scoring.sets, distance, metrics.diversity.pairs, protocol.seed)
         if metrics.blocks:
             first += rows.blocks(prefix, scoring.sets, scoring.cache, metrics.blocks, protocol)
     return first + late
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that is not there, before any work.
+
+    Raises:
+        UsageError: saying what there is.
+    """
+    import torch
+
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        hint = f"cannot compute here ({str(error).splitlines()[0]}): give cpu, or a device that is there"
+        raise UsageError("--device", device, hint) from None
 
 
 def least(name: str) -> int:

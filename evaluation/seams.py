@@ -8,7 +8,7 @@ ratio is that of the tokenizer's own reconstructions, and near 1 for photographs
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ class SeamResult:
         across_y: borders between upper and lower neighbors (horizontal lines).
         std: standard deviation of ``value`` over bootstrap resamples of the images.
         n: number of images.
+        lattice: the same of the token grid: steps on it, off patch borders, over steps inside tokens; None in itself.
     """
 
     value: float
@@ -31,6 +32,7 @@ class SeamResult:
     across_y: float
     std: float
     n: int
+    lattice: SeamResult | None = None
 
 
 def seam_ratio(
@@ -59,9 +61,14 @@ def seam_ratio(
     """
     if token < 2 or patch % token:
         raise ValueError(f"patch={patch} must be a multiple of token={token}, which must be at least 2")
-    sums_N24 = np.array([_sums(np.asarray(image), patch, token, origin) for image in images])
-    if not sums_N24.size or not sums_N24[:, :, 1].sum():
+    sums_N26 = np.array([_sums(np.asarray(image), patch, token, origin) for image in images])
+    if not sums_N26.size or not sums_N26[:, :, 1].sum():
         raise ValueError(f"no image is larger than a patch of {patch} pixels")
+    lattice = _result(sums_N26[:, :, [4, 5, 2, 3]], resamples, seed) if patch > token else None
+    return replace(_result(sums_N26[:, :, :4], resamples, seed), lattice=lattice)
+
+
+def _result(sums_N24: NDArray[np.float64], resamples: int, seed: int) -> SeamResult:
     n = len(sums_N24)
     times_BN = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
     spread = np.array([_ratio(sums) for sums in np.einsum("bn,nij->bij", times_BN, sums_N24).sum(1)])
@@ -70,7 +77,7 @@ def seam_ratio(
 
 
 def _sums(image_YX3: NDArray[np.uint8], patch: int, token: int, origin: tuple[int, int]) -> list[list[float]]:
-    """Return, per axis (y, x), the sum and number of steps on patch borders, and those off the token grid."""
+    """Return, per axis (y, x), the sum and number of steps on patch borders, off the token grid, on its rest."""
     rows = []
     for axis in (0, 1):
         steps = np.abs(np.diff(image_YX3.astype(np.int16), axis=axis))
@@ -80,7 +87,8 @@ def _sums(image_YX3: NDArray[np.uint8], patch: int, token: int, origin: tuple[in
         border = place % patch == 0
         # A direction without borders has nothing to compare: its insides must not enter the pooled ratio.
         inside = (place % token != 0) & border.any()
-        rows.append([profile[border].sum(), each * border.sum(), profile[inside].sum(), each * inside.sum()])
+        grid = (place % token == 0) & ~border & border.any()
+        rows.append([part for at in (border, inside, grid) for part in (profile[at].sum(), each * at.sum())])
     return rows
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from evaluation.ablation.config import Ablation, Cell
 from evaluation.ablation.running import DONE, finished
+from evaluation.record import read_report
 from nuwa_lightning.atomic import atomic_folder
 from nuwa_lightning.errors import UsageError
 
@@ -33,6 +34,7 @@ def merge(ablation: Ablation, output: Path, others: Sequence[Path]) -> list[Cell
                 if ours != theirs["tokenizer"]:
                     hint = "was made with another tokenizer: share one, its folder can be copied"
                     raise UsageError("--merge", f"{other}: {cell.label}", hint)
+            _check_real(cell, other, _real_sets(ablation, output))
             target = cell.folder(output)
             target.parent.mkdir(parents=True, exist_ok=True)
             with atomic_folder(target, overwrite=True) as partial:
@@ -40,6 +42,25 @@ def merge(ablation: Ablation, output: Path, others: Sequence[Path]) -> list[Cell
                 shutil.copytree(cell.folder(other), partial, ignore=ignore, dirs_exist_ok=True)
             taken.append(cell)
     return taken
+
+
+def _real_sets(ablation: Ablation, output: Path) -> dict[str, set[str]]:
+    """Return the hashes of the real images of the finished cells, by set of samples."""
+    found: dict[str, set[str]] = {name: set() for name in ablation.samples}
+    for cell in ablation.grid():
+        for name, hashes in found.items():
+            path = cell.folder(output) / "scores" / f"{name}.json"
+            if (cell.folder(output) / DONE).is_file() and path.is_file():
+                hashes.add(read_report(path)["sets"]["real"]["sha256"])
+    return found
+
+
+def _check_real(cell: Cell, other: Path, ours: dict[str, set[str]]) -> None:
+    for name, hashes in ours.items():
+        report = read_report(cell.folder(other) / "scores" / f"{name}.json")
+        if hashes - {report["sets"]["real"]["sha256"]}:
+            hint = f"was scored against other real images ({report['sets']['real']['folder']}): score both by the same"
+            raise UsageError("--merge", f"{other}: {cell.label}", hint)
 
 
 def _tokenizers(ablation: Ablation, output: Path) -> set[str]:

@@ -12,11 +12,11 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import torch
+
+from evaluation import record
 
 
 class Contender(ABC):
@@ -136,23 +136,11 @@ def pin(threads: int) -> list[int]:
 
 def machine() -> dict[str, Any]:
     """Return what the figures were measured on."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        lines = info.read_text(encoding="utf-8").splitlines()
-        cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
-    versions = {"python": platform.python_version()}
-    for package in ("torch", "transformers", "nuwa-lightning"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "absent"
     return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
+        **record.machine(),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "system": platform.platform(),
-        "versions": versions,
+        "versions": record.versions(),
     }
 
 

@@ -177,13 +177,20 @@ def _rate(told: Any, samples: str) -> float:
 
 
 def _about(study: Study, samples: str) -> str:
-    report = next(r.reports[samples] for e in study.entries for r in e.results if samples in r.reports)
+    results = [r for e in study.entries for r in e.results if samples in r.reports]
+    report = results[0].reports[samples]
     about, sets = report["protocol"], report["sets"]
-    real = sets["real"]
-    return (
-        f"Protocol {about['name']} version {about['version']} (sha256 {about['sha256'][:12]}); real: {real['folder']}, "
-        f"{real.get('crops', real.get('squares'))} crops of {real['files']} files."
-    )
+    lines = [f"Protocol {about['name']} version {about['version']} (sha256 {about['sha256'][:12]})"]
+    for name, found in sets.items():
+        crops = found.get("crops", found.get("squares"))
+        lines.append(f"{name}: {found['folder']}, {crops} crops of {found['files']} files")
+    table = results[0].told.get("sampling", {}).get(samples)
+    if table:
+        lines.append(f"sampled at {table['size']}, temperature {table['temperature']}, top-k {table['top_k']}")
+    text = "; ".join(lines) + "."
+    if any(row.get("low_rank") for row in report["metrics"]):
+        text += " Frechet distances are of fewer images than features: read them beside their floor only."
+    return text
 
 
 def _against_cost(study: Study) -> Iterator[Block]:

@@ -12,14 +12,12 @@ from typing import Any, Final
 from evaluation.ablation.config import Ablation, load_ablation
 from evaluation.ablation.curves import Curve, read_curves
 from evaluation.ablation.running import DONE
+from evaluation.estimates import student_quantile
 from evaluation.record import check_comparable, read_report
 from nuwa_lightning.errors import UsageError
 
 SOURCE: Final = "ablation.yaml"
 """The ablation's file, kept in its output folder."""
-
-# Student's t at 97.5 %, by degrees of freedom; beyond the table the normal value serves.
-_STUDENT: Final = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 
 @dataclass(frozen=True)
@@ -171,7 +169,13 @@ def over_seeds(rows: Sequence[Mapping[str, Any]]) -> Number:
     values = [float(row["value"]) for row in rows]
     if len(values) == 1:
         return Number(values[0], float(rows[0]["low"]), float(rows[0]["high"]), (values[0],))
-    return student(values)
+    found = student(values)
+    low, high = found.low, found.high
+    if low == high:  # seeds that agree by chance say nothing of the next one: the interval over images stays
+        low, high = min(float(row["low"]) for row in rows), max(float(row["high"]) for row in rows)
+    if rows[0].get("share"):
+        low, high = max(0.0, low), min(1.0, high)
+    return Number(found.value, low, high, found.seeds)
 
 
 def student(values: Sequence[float]) -> Number:
@@ -186,7 +190,7 @@ def student(values: Sequence[float]) -> Number:
     if n == 1:
         return Number(mean, mean, mean, tuple(values))
     spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1))
-    half = (_STUDENT[n - 2] if n - 2 < len(_STUDENT) else 1.96) * spread / math.sqrt(n)
+    half = student_quantile(n - 1) * spread / math.sqrt(n)
     return Number(mean, mean - half, mean + half, tuple(values))
 
 

@@ -13,7 +13,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.extractor import remember_weights
 from evaluation.features import PROTOCOL, Lite0Features
+from evaluation.known_weights import RESERVED_PREFIXES
 from evaluation.video.clips import Clip
 from nuwa_lightning.errors import UsageError
 
@@ -83,6 +85,9 @@ def make_clip_extractor(
         raise UsageError("--features", name, hint) from None
     if not isinstance(made, ClipExtractor):
         raise UsageError("--features", name, "has no prefix, width or protocol: see evaluation.video.extractors")
+    remember_weights(made, weights)
+    if made.prefix.strip() and (made.prefix.lower() in RESERVED_PREFIXES or not made.prefix.isprintable()):
+        raise UsageError("--features", name, f"prefix {made.prefix!r} is that of other weights: take another")
     if not made.prefix.strip() and "weights_sha256" not in made.protocol:
         hint = "a network without a prefix calls its distance FVD: give the hash of its weights as weights_sha256"
         raise UsageError("--features", name, f"{hint} in its protocol, or a prefix")

@@ -21,6 +21,7 @@ from evaluation import kid as kernel
 from evaluation.blocks import BlockSet
 from evaluation.config import build, read_yaml, set_option
 from evaluation.estimates import Estimate, of_mean
+from evaluation.extractor import identity
 from evaluation.feature_cache import FeatureSet
 from evaluation.protocol import FOLDER
 from evaluation.record import finish_report
@@ -151,7 +152,7 @@ def score_videos(
             for name, found in sets.items()
         },
     }
-    settings = protocol.settings() | {"extractor": extractor.protocol}
+    settings = protocol.settings() | {"extractor": identity(extractor)}
     return finish_report(report, settings, seconds=time.monotonic() - started)
 
 
@@ -199,7 +200,13 @@ def _distances(protocol: VideoProtocol, sides: Mapping[str, _Side], prefix: str)
             real, ours, resamples=protocol.resamples, clusters_N=np.array(sides["real"].sources, np.intp),
             clusters_M=np.array(sides["generated"].sources, np.intp), seed=protocol.seed,
         )  # fmt: skip
-        lowest = floor(real, len(ours), splits=protocol.splits, seed=protocol.seed)
+        lowest = floor(
+            real,
+            len(ours),
+            clusters_N=np.array(sides["real"].sources, np.intp),
+            splits=protocol.splits,
+            seed=protocol.seed,
+        )
         row = of_distance(f"{prefix}{kind.upper()}", "generated", value, lowest)
         if kind == "fvd" and min(len(real), len(ours)) <= real.shape[1]:
             row["low_rank"] = True
@@ -213,7 +220,9 @@ def _blocks(protocol: VideoProtocol, sides: Mapping[str, _Side], prefix: str) ->
     for name, side in sides.items():
         features = np.array(side.blocks, np.float32)
         empty = np.zeros((len(features), 0), np.float32)
-        found[name] = BlockSet(FeatureSet(features, empty, np.array(side.owners, np.intp)), side.places)
+        owners_N = np.array(side.owners, np.intp)
+        files_N = np.array(side.sources, np.intp)[owners_N]
+        found[name] = BlockSet(FeatureSet(features, empty, files_N), side.places, owners_N)
     real, ours = found["real"], found["generated"]
     # Longer clips than the real ones have blocks that no real clip has.
     against: Any = "position" if set(ours.positions()) <= set(real.positions()) else "pooled"
@@ -223,7 +232,7 @@ def _blocks(protocol: VideoProtocol, sides: Mapping[str, _Side], prefix: str) ->
 
     try:
         value = at_positions(real, ours, protocol.resamples)
-        canvases = len(set(ours.features.clusters_N.tolist()))
+        canvases = len(set(ours.canvases().tolist()))
         lowest = block_distances.floor(
             real, canvases, lambda x, y: float(at_positions(x, y).value), splits=protocol.splits, seed=protocol.seed
         )

@@ -10,10 +10,23 @@ import pytest
 from evaluation.blocks import BlockSet, block_set, blocks_of, by_position, floor, pooled
 from evaluation.feature_cache import FeatureCache
 from evaluation.fid import frechet_distance
-from evaluation.kid import mmd2
+from evaluation.kid import polynomial_kernel
 from tests.evaluation.toys import ToyFeatures
 
-MEASURES = {"kid": mmd2, "fid": frechet_distance}
+
+def masked_mmd2(x: Any, y: Any, own_x: Any = None, own_y: Any = None) -> float:
+    """The mean over pairs of different canvases, pair by pair."""
+
+    def within(z: Any, own: Any) -> float:
+        own = np.arange(len(z)) if own is None else own
+        k = polynomial_kernel(z, z)
+        pairs = [k[i, j] for i in range(len(z)) for j in range(len(z)) if own[i] != own[j]]
+        return float(np.mean(pairs))
+
+    return within(x, own_x) + within(y, own_y) - 2 * float(polynomial_kernel(x, y).mean())
+
+
+MEASURES: dict[str, Any] = {"kid": masked_mmd2, "fid": frechet_distance}
 
 
 def canvases(count: int, *, columns: int = 96, seed: int = 0, bright: int = 0) -> list[np.ndarray[Any, Any]]:
@@ -49,7 +62,9 @@ def test_mean_over_positions_and_pooled(kind: Any) -> None:
     assert (found.n_x, found.n_y) == (14, 9)
     assert found.low < found.value < found.high
     together = pooled(real, ours, kind, resamples=40, seed=0)
-    assert together.value == pytest.approx(MEASURES[kind](real.features.features_ND, ours.features.features_ND))
+    owners = [real.features.clusters_N, ours.features.clusters_N] if kind == "kid" else []
+    by_brute_force = MEASURES[kind](real.features.features_ND, ours.features.features_ND, *owners)
+    assert together.value == pytest.approx(by_brute_force)
     assert (together.n_x, together.n_y) == (56, 36)
 
 
@@ -59,8 +74,9 @@ def test_positions_without_a_real_one_are_compared_with_all(kind: Any) -> None:
     with pytest.raises(ValueError, match=r"block \(0, 2\) is in 0 real and 9 other canvases"):
         by_position(real, ours, kind, against="position", resamples=10, seed=0)
     found = by_position(real, ours, kind, against="pooled", resamples=10, seed=0)
+    files = [real.features.clusters_N] if kind == "kid" else []
     by_hand = [
-        MEASURES[kind](real.features.features_ND, ours.features.features_ND[ours.at(place)])
+        MEASURES[kind](real.features.features_ND, ours.features.features_ND[ours.at(place)], *files)
         for place in ours.positions()
     ]
     assert len(by_hand) == 8

@@ -84,15 +84,16 @@ def test_all_metrics_of_a_protocol_with_interval_and_floor(folders: Folders, tmp
     names = [row["name"] for row in report["metrics"]]
     assert names == [
         "toy-KID", "toy-FID", "toy-IS", "toy-precision", "toy-recall", "toy-density", "toy-coverage",
+        "toy-nearest real", "copies of real files",
         "stlpips diversity", "toy-Block-KID (positions)", "toy-Block-KID (pooled)", "toy-Block-FID (positions)",
-        "toy-Block-FID (pooled)", "seam ratio", "collapsed (64 px)",
+        "toy-Block-FID (pooled)", "seam ratio", "token grid ratio", "collapsed (64 px)",
     ]  # fmt: skip
     for row in report["metrics"]:
         assert row["low"] <= row["value"] <= row["high"], row["name"]
         assert {"floor", "floor_std", "floor_n", "how", "better", "n"} <= row.keys(), row["name"]
     assert report["metrics"][1]["low_rank"] is True
-    assert report["metrics"][8]["n"] == 10  # canvases at a position
-    assert report["metrics"][9]["n"] == 90  # blocks
+    assert report["metrics"][10]["n"] == 10  # canvases at a position
+    assert report["metrics"][11]["n"] == 90  # blocks
     assert {"protocol", "versions", "commit", "machine", "sets", "digest", "run"} <= report.keys()
     assert report["protocol"]["settings"]["perceptual_network"]["weights_sha256"]
     assert report["run"]["wall_seconds"] > 0
