@@ -28,7 +28,7 @@ from nuwa_lightning.canvas.job import Order, Progress, Video
 from nuwa_lightning.canvas.joint import JointBlend
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.fast_transformer import Precision
-from nuwa_lightning.generation.pretrained import Generator, Strategy, load_generator, save_generator
+from nuwa_lightning.generation.pretrained import Generator, load_generator, save_generator
 from nuwa_lightning.generation.prompts import Prompts, read_texts
 from nuwa_lightning.generation.regions import Axis, RegionMap
 from nuwa_lightning.generation.renderer import InfiniteRenderer, Rendering
@@ -136,7 +136,7 @@ class NuwaInfinityPipeline:
         cls,
         checkpoint: str | os.PathLike[str],
         *,
-        own: Sequence[type[Strategy]] = (),
+        own: Sequence[type[Any]] = (),
         revision: str | None = None,
         token: str | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
@@ -148,7 +148,7 @@ class NuwaInfinityPipeline:
 
         Args:
             checkpoint: the folder, or ``OWNER/NAME``.
-            own: pools, directions, local decoders and text encoders that the files may name.
+            own: pools, directions, local decoders, text encoders and tokenizers that the files may name.
             revision: a branch, tag or commit on the hub.
             token: of the hub.
             cache_dir: where the hub's files are kept.
@@ -163,12 +163,10 @@ class NuwaInfinityPipeline:
         return cls.from_folder(run, own=own, name=str(checkpoint))
 
     @classmethod
-    def from_folder(
-        cls, run: Path, *, own: Sequence[type[Strategy]] = (), name: str | None = None
-    ) -> NuwaInfinityPipeline:
+    def from_folder(cls, run: Path, *, own: Sequence[type[Any]] = (), name: str | None = None) -> NuwaInfinityPipeline:
         """Load a folder that :func:`nuwa_lightning.hub.find_run` found; ``name`` is what messages call it."""
         generator = load_generator(run / "model", own=own)
-        tokenizer = load_tokenizer(run / "tokenizer", option="checkpoint")
+        tokenizer = load_tokenizer(run / "tokenizer", option="checkpoint", own=own)
         folder = run / "pixel_guided"
         guided = load_pixel_guided(folder, tokenizer=tokenizer, option="checkpoint") if folder.is_dir() else None
         return cls(generator, tokenizer, guided, name=name or str(run), folder=run)

@@ -84,6 +84,8 @@ def test_what_has_a_run_is_made_and_the_rest_is_named(gallery, workplace, finish
     with lightning_may_warn():
         assert gallery.make(exhibits[:2], output) == exhibits[:2]
         assert (output / "b.png").read_bytes() == b"kept"
+        assert gallery.make(exhibits[:2], output, overwrite=True) == exhibits[:1]  # never what is not ours
+        (output / "b.png").unlink()
         assert gallery.make(exhibits[:2], output, overwrite=True) == exhibits[:2]
     assert (output / "a.png").read_bytes() == before
     assert np.array_equal(np.asarray(Image.open(output / "b.png")), more)
