@@ -102,7 +102,7 @@ def make(
         job.note(f"{job.outputs[0]}: finished already")
         return Outcome(0, job.order.size[::-1], 0)
     try:
-        return _Making(job, canvas, state).run(renderer, tokenizer, watch=watch, begun=begun)
+        return _Runner(job, canvas, state).run(renderer, tokenizer, watch=watch, begun=begun)
     finally:
         canvas.close()
 
@@ -188,7 +188,7 @@ class _Stopped(Exception):
     """A signal came while a file was written."""
 
 
-class _Making:
+class _Runner:
     """One run of a job.
 
     Args:
