@@ -35,11 +35,20 @@ def _beside(path: Path, kind: str) -> Path:
 
 
 def _hidden(path: Path) -> str:
-    """Return how hidden names of ``path`` begin; names too long to be repeated are told apart by their hash."""
-    short = (
-        path.stem if len(path.stem) <= 80 else f"{path.stem[:63]}-{hashlib.sha256(path.stem.encode()).hexdigest()[:16]}"
-    )
-    return f".{short}."
+    """Return how hidden names of ``path`` begin."""
+    return f".{short_name(path.stem)}."
+
+
+def short_name(name: str, *, longest: int = 80) -> str:
+    """Return a name that leaves room for more behind it; one of more bytes than ``longest`` is told by its hash.
+
+    >>> short_name("a.png"), len(short_name(300 * "a"))
+    ('a.png', 80)
+    """
+    data = os.fsencode(name)
+    if len(data) <= longest:
+        return name
+    return f"{data[: longest - 17].decode('ascii', 'ignore')}-{hashlib.sha256(data).hexdigest()[:16]}"
 
 
 class PartialFile:

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from nuwa_lightning.errors import ToldError, UsageError
+from nuwa_lightning.errors import ToldError, UsageError, shortened
 
 _TRAINING = ("fit", "validate", "test", "predict")
 _HELP = """\
@@ -108,7 +108,7 @@ def _line(error: UsageError | OSError) -> str:
         return str(error)
     # Of the machine rather than of an option: a full disk, a folder without permission, no network.
     hint = "see to it and try again (NUWA_LIGHTNING_TRACEBACK=1 shows where it comes from)"
-    return f"{error.filename or type(error).__name__}: {error.strerror or error}: {hint}"
+    return f"{shortened(error.filename or type(error).__name__)}: {error.strerror or error}: {hint}"
 
 
 def _did_you_mean(word: str) -> str:

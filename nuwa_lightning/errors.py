@@ -29,7 +29,7 @@ class UsageError(ValueError):
     def __str__(self) -> str:
         """Return the line."""
         dashes = "--" if self.option.startswith(("data.", "model.")) else ""
-        return f"{dashes}{self.option}: {self.value}: {self.hint}"
+        return f"{dashes}{self.option}: {shortened(self.value)}: {shortened(self.hint, longest=600)}"
 
 
 class LawError(UsageError):
@@ -49,6 +49,16 @@ class LawError(UsageError):
 
 class ToldError(UsageError):
     """A process that was started for the user has told already what does not work: nothing is left to say."""
+
+
+def shortened(value: object, *, longest: int = 300) -> str:
+    """Return a value as a line has room for it.
+
+    >>> shortened(12), shortened("a" * 400)[-24:]
+    ('12', 'aaa... (400 characters)')
+    """
+    text = str(value)
+    return text if len(text) <= longest else f"{text[: longest // 2]}... ({len(text)} characters)"
 
 
 def shown(strategy: object) -> str:

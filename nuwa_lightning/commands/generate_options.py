@@ -15,6 +15,8 @@ from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import register_type
 
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.hub import find_run
+from nuwa_lightning.plain_data import parse_json, read_mapping, read_text
 from nuwa_lightning.request import FRAMES, Expansion, GenerationRequest, Size
 
 VIDEO_SUFFIXES: Final = (".mp4", ".gif", ".webp", ".frames")
@@ -35,6 +37,7 @@ of videos .mp4, .gif, .webp or .frames (a folder of PNG files).
 Equal commands make equal images.
 What is killed goes on where it was: the same command with --resume.
 """
+_KINDS: Final = {"int": "a whole number", "float": "a finite number"}
 _REPEATED: Final = ("--prompt", "--own")
 
 for _type in (Size, Expansion):
@@ -92,6 +95,9 @@ class _Parser(ArgumentParser):
             if isinstance(cause, UsageError):
                 raise cause from None
             cause = cause.__cause__ or cause.__context__
+        if "arguments: --device" in message:
+            hint = 'there is no such option: images are made on the CPU; from Python use pipe.to("cuda")'
+            raise UsageError("--device", "unknown", hint)
         unknown = re.search(r"unrecognized arguments: (--[\w-]+)(?:[= ](?!--)(.*))?", message, re.DOTALL)
         if unknown:
             options = [o for action in self._actions for o in action.option_strings]
@@ -104,12 +110,13 @@ class _Parser(ArgumentParser):
         wrong = re.match(r'Parser key "(\w+)":', message)
         value = re.search(r"(?:Given value: |Got value: )(.*)", message)
         if wrong and value:
-            kinds = [
-                k for k in dict.fromkeys(re.findall(r"Expected (?:a )?<class '(\w+)'>", message)) if k != "NoneType"
-            ]
+            found_kinds = dict.fromkeys(re.findall(r"Expected (?:a )?<class '(\w+)'>", message))
+            kinds = [_KINDS.get(kind, kind) for kind in found_kinds if kind != "NoneType"]
             raise UsageError(
                 f"--{wrong[1]}", value[1], f"expected {' or '.join(kinds) or 'another'}; see generate --help"
             )
+        if wrong:
+            raise UsageError(f"--{wrong[1]}", "this value", " ".join(message.partition(":")[2].split()))
         raise UsageError("generate", " ".join(message.split())[:300], "see generate --help")
 
 
@@ -152,6 +159,7 @@ def parsed(arguments: Sequence[str]) -> tuple[GenerationRequest, RunOptions]:
     Raises:
         UsageError: naming the option.
     """
+    _check_arguments(arguments)
     p = parser()
     values = _plain(p.parse_args(arguments))
     # Asked for here: what an image stores may be by the other options.
@@ -171,14 +179,32 @@ def parsed(arguments: Sequence[str]) -> tuple[GenerationRequest, RunOptions]:
     if not 0 <= where.record_every < float("inf"):
         raise UsageError("record_every", where.record_every, "give a number of seconds from 0 up")
     values["unprompted"] |= unprompted
-    named_video = where.output is not None and Path(where.output).suffix.lower() in VIDEO_SUFFIXES
-    if named_video and values["frames"] is None and values["task"] in (None, "unconditional"):
+    if where.output == "":
+        raise UsageError("output", "''", "is empty: name a file, such as image.png")
+    suffix = Path(where.output or "").suffix.lower()
+    undecided = values["frames"] is None and values["task"] in (None, "unconditional")
+    always = suffix != ".webp" or values["fps"] is not None
+    if undecided and suffix in VIDEO_SUFFIXES and (always or _makes_videos(where.checkpoint)):
         values["frames"] = FRAMES
     request = GenerationRequest.from_options(values, max_pixels=where.max_pixels)
     if request.video and where.preview not in (None, "none"):
         raise UsageError("preview", where.preview, "it is of an image that grows: leave it out for a video")
     output = where.output or ("video.mp4" if request.video else "image.png")
     return request, dataclasses.replace(where, output=output)
+
+
+def _check_arguments(arguments: Sequence[str]) -> None:
+    """Refuse what the parser would fail at: configurations that are none, and texts that are no text."""
+    for name, value in zip(arguments, [*arguments[1:], ""], strict=True):
+        option, equals, given = name.partition("=")
+        if option == "--config":
+            read_mapping(given if equals else value, option, example="size: 4096x512")
+        if option in _REPEATED:
+            text = given if equals else value
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                raise UsageError(option, ascii(text), "is no UTF-8: type it in a terminal that writes UTF-8") from None
 
 
 def completed(error: UsageError) -> UsageError:
@@ -225,6 +251,17 @@ def _stored(p: ArgumentParser, path: str) -> dict[str, Any]:
         hint = f"it was made with {strange[0]}, which this version does not know: use {metadata.get('version')}"
         raise UsageError("from_file", path, hint)
     return {"checkpoint": metadata["checkpoint"]["path"], **options}
+
+
+def _makes_videos(checkpoint: str) -> bool:
+    """Say whether a model was trained on videos; yes where that cannot be read, and is refused later."""
+    try:
+        found = parse_json(read_text(find_run(checkpoint) / "model" / "config.json"))
+        return int(found.get("frames", 1)) > 1
+    except UsageError:
+        raise
+    except (OSError, ValueError, AttributeError, TypeError):
+        return True
 
 
 def image_metadata(path: str) -> Mapping[str, Any]:

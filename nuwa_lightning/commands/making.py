@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nuwa_lightning.atomic import short_name
 from nuwa_lightning.canvas.canvas import Canvas, CanvasState, differences, told
 from nuwa_lightning.canvas.decoding import Crop
 from nuwa_lightning.canvas.job import Generation, Order, Progress, decoded_image, decoded_video, facts_of
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 _SHARE = 50
 """A state is stored when this many times the time that the last one took has gone by: 2 % of the time at most."""
+
+_LONGEST_NAME = 240
+"""Bytes of an output's name that its canvas repeats: file systems hold 255."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,7 @@ def make(
 
 def canvas_folder(output: Path) -> Path:
     """Return where the canvas of an output lies that is not kept."""
-    return output.with_name(f"{output.name}.canvas")
+    return output.with_name(f"{short_name(output.name, longest=_LONGEST_NAME)}.canvas")
 
 
 def _opened(job: Job) -> tuple[Canvas | None, CanvasState | None]:

@@ -11,13 +11,13 @@ import difflib
 import inspect
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 from jsonargparse import set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser
 
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.plain_data import read_mapping
 
 _DENIED = ("torch.load", "torch.hub", "numpy.load", "joblib", "pickle", "cloudpickle", "dill")
 
@@ -205,8 +205,6 @@ def check_configs(arguments: list[str]) -> None:
     Raises:
         UsageError: if one is missing or is no YAML, naming the file and the line, or is an overlay with nothing below.
     """
-    import yaml
-
     chosen: set[str] = set()
     for place, argument in enumerate(arguments):
         option, equals, value = argument.partition("=")
@@ -218,22 +216,9 @@ def check_configs(arguments: list[str]) -> None:
             value = arguments[place + 1] if place + 1 < len(arguments) else ""
         if not value or value.lstrip().startswith("{"):
             continue
-        path = Path(value)
-        if not path.is_file():
-            others = [str(p) for p in sorted(path.parent.glob("*.yaml"))] if path.parent.is_dir() else []
-            near = difflib.get_close_matches(str(path), others, n=1, cutoff=0.6)
-            hint = (
-                f"did you mean {near[0]}?" if near else "give the path of a YAML file, such as recipes/landscape.yaml"
-            )
-            raise UsageError("--config", value, f"there is no such file; {hint}")
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UsageError("--config", value, f"is no YAML: {' '.join(str(error).split())}") from None
-        if content is not None and not isinstance(content, dict):
-            raise UsageError("--config", value, "holds no options: write lines such as 'run: runs/mine'")
+        content = read_mapping(value, "--config", example="run: runs/mine")
         for part in ("model", "data"):
-            given = (content or {}).get(part)
+            given = content.get(part)
             if isinstance(given, str) or (isinstance(given, dict) and "class_path" in given):
                 chosen.add(part)
             elif given is not None and part not in chosen:
