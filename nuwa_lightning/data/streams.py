@@ -121,13 +121,13 @@ def check_loading(batch_size: int, steps_per_epoch: int, num_workers: int) -> No
     Raises:
         UsageError: naming the option.
     """
-    for name, value, least in (
-        ("data.batch_size", batch_size, 1),
-        ("data.steps_per_epoch", steps_per_epoch, 1),
-        ("data.num_workers", num_workers, 0),
+    for name, value, least, most in (
+        ("data.batch_size", batch_size, 1, 1 << 16),
+        ("data.steps_per_epoch", steps_per_epoch, 1, None),
+        ("data.num_workers", num_workers, 0, 512),
     ):
-        if value < least:
-            raise UsageError(name, value, f"give {least} or more")
+        if value < least or (most is not None and value > most):
+            raise UsageError(name, value, f"give {least} or more" + (f", at most {most}" if most else ""))
 
 
 def resume_note(stored: dict[str, Any], present: dict[str, Any]) -> str | None:
