@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from nuwa_lightning.errors import UsageError
+
 
 def fsync_path(path: Path) -> None:
     """Force one file or folder to the disk (folders: POSIX only, elsewhere nothing is done)."""
@@ -214,6 +216,19 @@ def _swap_in(partial: Path, target: Path, *, overwrite: bool) -> None:
     else:
         with suppress(OSError):
             old.unlink()
+
+
+def make_cache(folder: Path) -> None:
+    """Make a folder of the cache, if it is not there.
+
+    Raises:
+        UsageError: if it cannot be made, saying how to have another one.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        hint = f"cannot be made ({error.strerror}): name a folder, or set NUWA_LIGHTNING_CACHE to one"
+        raise UsageError("--data.cache", folder, hint) from None
 
 
 def write_json(path: str | os.PathLike[str], data: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -30,6 +31,17 @@ class UsageError(ValueError):
         """Return the line."""
         dashes = "--" if self.option.startswith(("data.", "model.")) else ""
         return f"{dashes}{self.option}: {shortened(self.value)}: {shortened(self.hint, longest=600)}"
+
+
+def check_range(option: str, value: float, least: float, most: float = math.inf) -> None:
+    """Refuse a number that is not from ``least`` to ``most``; NaN never is, nor infinity.
+
+    Raises:
+        UsageError: naming the option.
+    """
+    if not (math.isfinite(value) and least <= value <= most):
+        end = f" to {most:g}" if math.isfinite(most) else " up"
+        raise UsageError(option, value, f"give a number from {least:g}{end}")
 
 
 class LawError(UsageError):

@@ -109,7 +109,7 @@ def _check_growth(text: str) -> None:
         elif isinstance(event, yaml.AliasEvent):
             if any(anchor == event.anchor for anchor, _ in open_nodes):
                 raise ValueError(f"*{event.anchor} holds itself")
-            total += sizes.get(event.anchor, 0)
+            total += sizes.get(event.anchor or "", 0)
         if len(open_nodes) > _DEEPEST:
             raise ValueError(f"it is nested more than {_DEEPEST} levels deep")
         if total > _MOST:

@@ -16,7 +16,7 @@ from jsonargparse.typing import register_type
 
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.hub import find_run
-from nuwa_lightning.plain_data import parse_json, read_mapping, read_text
+from nuwa_lightning.plain_data import parse_json, parse_yaml, read_mapping, read_text
 from nuwa_lightning.request import FRAMES, GenerationRequest
 from nuwa_lightning.request_fields import Expansion, Size
 
@@ -38,6 +38,7 @@ of videos .mp4, .gif, .webp or .frames (a folder of PNG files).
 Equal commands make equal images.
 What is killed goes on where it was: the same command with --resume.
 """
+_NAMES: Final = ("--checkpoint", "--output", "--preview")
 _KINDS: Final = {"int": "a whole number", "float": "a finite number"}
 _REPEATED: Final = ("--prompt", "--own")
 
@@ -221,10 +222,14 @@ def _gathered(arguments: Sequence[str]) -> list[str]:
     """Return the arguments with options that may be repeated as one list each."""
     kept: list[str] = []
     lists: dict[str, list[str]] = {name: [] for name in _REPEATED}
-    rest = iter(arguments)
+    rest, before = iter(arguments), ""
     for argument in rest:
         name, equals, value = argument.partition("=")
-        if name not in lists:
+        if before in _NAMES and not argument.startswith("--"):
+            kept.append(_as_name(argument))
+        elif name in _NAMES and equals:
+            kept.append(f"{name}={_as_name(value)}")
+        elif name not in lists:
             kept.append(argument)
         elif equals:
             lists[name].append(value)
@@ -233,7 +238,16 @@ def _gathered(arguments: Sequence[str]) -> list[str]:
             if following is None or following.startswith("--"):
                 raise UsageError(name, "nothing", "expected one argument; see generate --help")
             lists[name].append(following)
+        before = argument
     return kept + [f"{name}={json.dumps(values)}" for name, values in lists.items() if values]
+
+
+def _as_name(name: str) -> str:
+    """Return a file's name as the parser takes it: some, such as ``#h`` and ``null``, are nothing in YAML."""
+    try:
+        return f"./{name}" if name and parse_yaml(name) is None else name
+    except ValueError:
+        return name
 
 
 def _plain(found: Namespace) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NoReturn, get_args
@@ -17,7 +18,7 @@ from jsonargparse import set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser
 
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.plain_data import read_mapping
+from nuwa_lightning.plain_data import parse_yaml, read_mapping
 
 _DENIED = ("torch.load", "torch.hub", "numpy.load", "joblib", "pickle", "cloudpickle", "dill")
 
@@ -210,10 +211,11 @@ def check_configs(arguments: list[str]) -> None:
         option, equals, value = argument.partition("=")
         if option in ("--model", "--data"):
             chosen.add(option.removeprefix("--"))
-        if option not in ("-c", "--config"):
-            continue
         if not equals:
             value = arguments[place + 1] if place + 1 < len(arguments) else ""
+        if option not in ("-c", "--config"):
+            _check_name(option, value)
+            continue
         if not value or value.lstrip().startswith("{"):
             continue
         content = read_mapping(value, "--config", example="run: runs/mine")
@@ -224,6 +226,18 @@ def check_configs(arguments: list[str]) -> None:
             elif given is not None and part not in chosen:
                 hint = f"is an overlay, it names no class of {part}: give a recipe before it"
                 raise UsageError("--config", value, f"{hint}, -c recipes/landscape.yaml -c {value}")
+
+
+def _check_name(option: str, value: str) -> None:
+    """Refuse the name of a file that the parser would take for something else, such as ``#h`` and ``a: b``."""
+    try:
+        read = parse_yaml(value) if option.startswith("--") and os.path.lexists(value) else ""
+    except ValueError:
+        return
+    if read is None or isinstance(read, dict | list):
+        what = "nothing" if read is None else f"a {type(read).__name__}"
+        way_out = f"write ./{value}" if read is None else "write it into a YAML file, in quotes"
+        raise UsageError(option, value, f"is a file here, but {what} to the parser: {way_out}")
 
 
 def usage_error(error: BaseException, option: str) -> UsageError:

@@ -176,7 +176,7 @@ class NuwaCLI(LightningCLI):
         """
         try:
             super().instantiate_classes()
-        except (ValueError, TypeError, MisconfigurationException) as error:
+        except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
             raise usage_error(error, "--trainer") from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

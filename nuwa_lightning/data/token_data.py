@@ -24,7 +24,7 @@ from nuwa_lightning.data.preparing import PreparedPhotos, as_image, nothing_usab
 from nuwa_lightning.data.reading import MAX_PIXELS, ImageReadError, image_size
 from nuwa_lightning.data.token_bank import BankEntry, Encode, TokenBank, TokenizerLike, build_bank
 from nuwa_lightning.data.token_windows import TokenWindowsModule, Window
-from nuwa_lightning.errors import UsageError, some_of
+from nuwa_lightning.errors import UsageError, check_range, some_of
 
 # Legend: Y, X tokens (of tokens) or pixels (of images) along the axes; leading 1 and 3: one image, three colours.
 
@@ -54,8 +54,7 @@ class BankSettings:
         """
         if not self.short_sides or min(self.short_sides) < 1:
             raise UsageError("data.bank.short_sides", list(self.short_sides), "give lengths in pixels, such as 272")
-        if self.phases < 1:
-            raise UsageError("data.bank.phases", self.phases, "give 1 or more")
+        check_range("data.bank.phases", self.phases, 1, 64)
 
 
 def build_token_bank(

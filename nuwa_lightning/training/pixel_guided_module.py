@@ -8,6 +8,7 @@ Shapes: B clips, T frames, N pairs of frames, Y/X rows and columns.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -16,7 +17,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule
 from torch import Tensor
 
-from nuwa_lightning.errors import UsageError
+from nuwa_lightning.errors import UsageError, check_range
 from nuwa_lightning.models.perceptual import PerceptualLoss
 from nuwa_lightning.models.pixel_guided import PixelGuidedDecoder
 from nuwa_lightning.models.vqgan import VQGAN
@@ -98,10 +99,11 @@ class PixelGuidedModule(LightningModule):
         average_decay: float = 0.99,
     ) -> None:
         super().__init__()
-        if lr <= 0:
+        if not 0 < lr < math.inf:
             raise UsageError("model.lr", lr, "must be above 0")
-        if change < 0:
-            raise UsageError("model.change", change, "give 0 or more")
+        check_range("model.change", change, 0)
+        if not 0 <= average_decay < 1:
+            raise UsageError("model.average_decay", average_decay, "give a share in [0, 1)")
         if not 0 <= slow_share <= 1:
             raise UsageError("model.slow_share", slow_share, "give a share in [0, 1]")
         if loss.adversarial.weight > 0:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Literal
@@ -17,7 +18,7 @@ from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor
 from torch.nn import functional
 
-from nuwa_lightning.errors import UsageError
+from nuwa_lightning.errors import UsageError, check_range
 from nuwa_lightning.models.dct_init import start_spectral
 from nuwa_lightning.models.discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
 from nuwa_lightning.models.perceptual import PerceptualLoss
@@ -93,6 +94,8 @@ class VQGANModule(LightningModule):
         self.unquantized_steps = unquantized_steps
         self.gradient_clip_val, self.accumulate_grad_batches = gradient_clip_val, accumulate_grad_batches
         self._check_options(start_from)
+        if not 0 <= average_decay < 1:
+            raise UsageError("model.average_decay", average_decay, "give a share in [0, 1)")
         self.vqgan = self._make_vqgan(vqgan, start_from, add_decoder_blocks)
         if train_only == "decoder":
             self.vqgan.encoder.requires_grad_(False)
@@ -118,8 +121,10 @@ class VQGANModule(LightningModule):
             raise UsageError("model.train_only", self.train_only, "use all or decoder")
         if self.train_only == "decoder" and start_from is None:
             raise UsageError("model.start_from", None, "name the tokenizer whose decoder is to be refined")
-        if self.lr <= 0:
+        if not 0 < self.lr < math.inf:
             raise UsageError("model.lr", self.lr, "must be above 0")
+        for name in ("weight_decay", "warmup_steps", "unquantized_steps", "gradient_clip_val"):
+            check_range(f"model.{name}", getattr(self, name), 0)
         if self.accumulate_grad_batches < 1:
             raise UsageError("model.accumulate_grad_batches", self.accumulate_grad_batches, "at least 1")
 
