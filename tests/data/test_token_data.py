@@ -302,7 +302,7 @@ class Darker:
 
     def encode(self, image_B3YX: torch.Tensor, *, seed: int | None) -> torch.Tensor:
         self.seeds.append(seed)
-        return (Means().encode(image_B3YX) - 1 - (seed is not None)).clamp_min(0)
+        return (Means().encode(image_B3YX) - (1 if seed is None else 2)).clamp_min(0)
 
 
 def test_coarse_plans_lie_where_their_windows_lie(paint: Paint, tmp_path: Path) -> None:
