@@ -83,7 +83,7 @@ def test_neighbours_are_those_seen_on_the_turned_canvas(symmetry, token_order, s
         neighbor_sources(symmetry, tuple(context), (side, side), token_order, neighbors=neighbors(ahead=True))
     ):
         y, x = place[cells[n]]
-        for (_, dy, dx, _), source in zip(NEIGHBORS + AHEAD, row, strict=True):
+        for (_, dy, dx, *_), source in zip(NEIGHBORS + AHEAD, row, strict=True):
             there = int(seen[y + dy, x + dx])
             allowed = there in visible or there in cells[:n]
             assert number(source) == (there if allowed else None)
