@@ -111,7 +111,7 @@ def test_neighbours_in_earlier_frames_are_those_of_the_video_as_it_lies(symmetry
     ):
         y, x = cells[n]
         assert len(row) == len(NEIGHBORS) + len(PAST)
-        for (dt, dy, dx, _), source in zip(PAST, row[len(NEIGHBORS) :], strict=True):
+        for (dt, dy, dx, *_), source in zip(PAST, row[len(NEIGHBORS) :], strict=True):
             number = int(video[2 + dt, corner + y + dy, corner + x + dx])
             assert given(number) == (None if source is None else (source.context, source.cell))
         assert row[: len(NEIGHBORS)] == neighbor_sources(symmetry, context, (side, side), token_order)[n]
