@@ -176,8 +176,9 @@ def make_images(
 
     from nuwa_lightning.generation.sampling import Sampling
 
-    cls, sampling = sampler_class(spec.sampler), Sampling(spec.temperature, spec.top_k)
-    sampler = PatchSampler(pipe, sampling) if cls is PatchSampler else cls(pipe.generator, sampling)
+    sampling = Sampling(spec.temperature, spec.top_k)
+    ours = ALIASES["patches"] in (spec.sampler, ALIASES.get(spec.sampler))
+    sampler = PatchSampler(pipe, sampling) if ours else sampler_class(spec.sampler)(pipe.generator, sampling)
     table = _table(output, spec, pipe.tokenizer.fingerprint())
     wanted = [seed for seed in spec.seeds if not _file(output, seed).is_file()]
     output.mkdir(parents=True, exist_ok=True)

@@ -48,8 +48,9 @@ def test_windows_extend_what_is_written(generator: Generator) -> None:
 
 
 def test_the_default_sampler_uses_the_decoder_of_the_training(generator: Generator) -> None:
-    tokenizer = VQGAN(VQGANConfig(codebook_size=11, codebook_dim=4, encoder_channels=(8,), encoder_blocks=(1,),
-                                  decoder_channels=(8,), decoder_blocks=(1,)))  # fmt: skip
+    size = VQGANConfig(codebook_size=11, codebook_dim=4, encoder_channels=(8,), encoder_blocks=(1,),
+                       decoder_channels=(8,), decoder_blocks=(1,))  # fmt: skip
+    tokenizer = VQGAN.build(size)
     generator = dataclasses.replace(generator, tokenizer_fingerprint=tokenizer.fingerprint())
     with torch.inference_mode():
         pipe = NuwaInfinityPipeline(generator, tokenizer)
