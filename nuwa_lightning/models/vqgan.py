@@ -236,7 +236,7 @@ def _bias(conv: nn.Conv2d) -> Tensor:
 
 
 class _Levels(nn.Module):
-    """What encoder and decoder share: a stem, and levels of residual blocks, each twice as fine or coarse as the last."""
+    """What encoder and decoder share: a stem, and levels of residual blocks."""
 
     def __init__(
         self, codebook_dim: int, stem_channels: int, channels: Sequence[int], blocks: Sequence[int], cell: int
