@@ -85,13 +85,14 @@ def _generate(request: GenerationRequest, where: RunOptions) -> int:
 def _check_cost(
     order: Order, request: GenerationRequest, renderer: InfiniteRenderer, folder: Path, notes: _Notes
 ) -> None:
-    """Refuse what the machine has no room for, and say what much work will take.
+    """Of very much work say what it takes, and refuse what the machine has no room for.
 
     Of each patch a canvas keeps its tokens on the disk, and where they lie in memory.
     """
-    if order.grid.endless:
+    patches = 0 if order.grid.endless else order.grid.size * request.count
+    if patches < _MANY_PATCHES:
         return
-    patches, model = order.grid.size * request.count, renderer.model
+    model = renderer.model
     height, width = model.patch_size
     room = patches * (16 + height * width * (2 if model.codebook_size <= 1 << 16 else 4))
     memory = 4 * patches // request.count
@@ -100,8 +101,7 @@ def _check_cost(
     if room > free or memory > owned:
         hint = f"{takes}; {free / 1e9:,.1f} GB and {owned / 1e9:,.1f} GB are there: make it smaller"
         raise UsageError("size", request.canvas_size, hint)
-    if patches >= _MANY_PATCHES:
-        notes(f"note: {takes}, the output not counted; the bar says how long, and --resume goes on after a stop")
+    notes(f"note: {takes}, the output not counted; the bar says how long, and --resume goes on after a stop")
 
 
 def _say(line: str) -> None:
