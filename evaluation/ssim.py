@@ -29,6 +29,6 @@ def ssim(a_YX3: NDArray[np.uint8], b_YX3: NDArray[np.uint8]) -> float:
         raise ValueError(f"images of shapes {a_YX3.shape} and {b_YX3.shape} cannot be compared")
     if min(a_YX3.shape[:2]) < 11:
         raise ValueError(f"an image of {a_YX3.shape[1]}x{a_YX3.shape[0]} is smaller than the window of 11 pixels")
-    both = [torch.from_numpy(np.array(z)).permute(2, 0, 1)[None].double() for z in (a_YX3, b_YX3)]
-    _, map_13YX = structural_similarity_index_measure(*both, data_range=255.0, return_full_image=True)
+    a_13YX, b_13YX = (torch.from_numpy(np.array(z)).permute(2, 0, 1)[None].double() for z in (a_YX3, b_YX3))
+    _, map_13YX = structural_similarity_index_measure(a_13YX, b_13YX, data_range=255.0, return_full_image=True)
     return float(map_13YX[..., _BORDER:-_BORDER, _BORDER:-_BORDER].mean())
