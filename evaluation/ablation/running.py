@@ -167,6 +167,7 @@ def run_cell(cell: Cell, output: Path, tokenizer: Tokenizer, *, work: Work) -> d
             "training_seconds": training_seconds(run / "tensorboard"),
             "sampling": sampling,
             "scores": {name: report["protocol"]["sha256"] for name, report in scores.items()},
+            "scoring_seconds": {name: report["run"]["wall_seconds"] for name, report in scores.items()},
             "commit": commit(),
             "machine": machine() | {"threads": torch.get_num_threads()},
         }
