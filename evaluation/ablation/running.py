@@ -197,6 +197,9 @@ def _score(cell: Cell, folder: Path, name: str, work: Work) -> dict[str, Any]:
         return read_report(path)
     protocol = load_protocol(cell.ablation.samples[name].protocol)
     report = score(protocol, cell.ablation.real, generated=folder / name, work=work)
+    command = ["score", "--real", cell.ablation.real, "--generated", str(folder / name)]
+    command += ["--protocol", cell.ablation.samples[name].protocol]
+    report["run"]["command"] = shlex.join(["python", "-m", "evaluation", *command])
     path.parent.mkdir(exist_ok=True)
     write_report(path, report)
     return report

@@ -14,7 +14,11 @@ from evaluation.ablation.running import Tokenizer
 
 SAMPLES = {"small": Samples("256x256", 40, "p"), "wide": Samples("1024x256", 10, "p")}
 ABLATION = Ablation(
-    "a", "?", "base.yaml", {"little": Variant(), "much": Variant(), "window": Variant(sampler="sliding_window")}, SAMPLES
+    "a",
+    "?",
+    "base.yaml",
+    {"little": Variant(), "much": Variant(), "window": Variant(sampler="sliding_window")},
+    SAMPLES,
 )
 WORK = {"little": (1, 10.0, 4.0), "much": (2, 30.0, 12.0), "window": (1, 10.0, 400.0)}
 
