@@ -216,15 +216,15 @@ def test_frequencies_are_those_of_the_filtered_distribution(sampling: Sampling) 
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(UsageError, match="^window: -1"):
+    with pytest.raises(UsageError, match=r"^window: -1"):
         JacobiLocalDecoder(-1)
-    with pytest.raises(UsageError, match="^noise: cumulative"):
+    with pytest.raises(UsageError, match=r"^noise: cumulative"):
         AutoregressiveLocalDecoder("cumulative")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="^local_decoder: Jacoby: choose .*JacobiLocalDecoder"):
+    with pytest.raises(UsageError, match=r"^local_decoder: Jacoby: choose .*JacobiLocalDecoder"):
         named_local_decoder("Jacoby")
     assert named_local_decoder("JacobiLocalDecoder") == JacobiLocalDecoder()
     model = small_model(NEARBY)
-    with pytest.raises(UsageError, match="^weights: int8"):
+    with pytest.raises(UsageError, match=r"^weights: int8"):
         InfiniteRenderer(
             model,
             NEARBY,

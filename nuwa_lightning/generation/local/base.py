@@ -44,7 +44,7 @@ class LocalDecoder(ABC):
             uniform_RU: random numbers in [0, 1), as many as :meth:`draws` says.
         """
 
-    def check(self, precision: Precision) -> None:
+    def check(self, precision: Precision) -> None:  # noqa: B027 - most refuse none
         """Refuse numbers that are kept in a way in which this decoder does not do what it says.
 
         Raises:

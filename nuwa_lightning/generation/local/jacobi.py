@@ -22,7 +22,7 @@ from nuwa_lightning.models.nuwa_infinity import ABSENT
 @final
 @dataclass(frozen=True)
 class JacobiLocalDecoder(LocalDecoder):
-    """Jacobi iteration with frozen noise (Song et al., 2021; SJD, Teng et al., 2024; its coupled noise, So et al., 2025).
+    """Jacobi iteration (Song et al., 2021; of images: SJD, Teng et al., 2024) with frozen noise (So et al., 2025).
 
     With noise that belongs to seed, patch, place and code, a token is a function of those before it. So a window of
     places is guessed, read in one step, and drawn anew from what was read; whatever comes before the first token that
