@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import shlex
@@ -118,6 +119,16 @@ class Draws(Protocol):
 
     def draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw now."""
+
+
+class _Parser(OneLineParser, LightningArgumentParser):
+    def known(self) -> set[str]:
+        """Options of classes are parsed further in; the outermost parser, where a typo may be of any, adds ours."""
+        known = super().known()
+        if "model" in known:
+            for prefix, classes in known_classes().items():
+                known |= {f"{prefix}.{name}" for cls in classes for name in inspect.signature(cls).parameters}
+        return known
 
 
 class NuwaCLI(LightningCLI):
@@ -289,7 +300,7 @@ class NuwaCLI(LightningCLI):
             return
         if isinstance(self.model, VQGANModule):
             folder = self.run_folder / "tokenizer"
-            save_tokenizer(folder, self.model.finished_vqgan())
+            save_tokenizer(folder, self.model.finished())
             _LOG.info("tokenizer: %s", folder)
         if isinstance(self.model, PixelGuidedModule):
             folder = self.run_folder / "pixel_guided"
@@ -430,7 +441,7 @@ def train(arguments: list[str]) -> int:
                 signals=signals,
                 subclass_mode_model=True,
                 subclass_mode_data=True,
-                parser_class=OneLineParser,
+                parser_class=_Parser,
                 auto_configure_optimizers=False,
                 save_config_callback=None,
                 seed_everything_default=0,
