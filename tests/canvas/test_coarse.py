@@ -32,7 +32,7 @@ PLAN = CoarsePlan(scale=2)
 
 
 def planned(*, writer: bool = True) -> NuwaInfinityPipeline:
-    """Return a pipeline of random weights that heeds its plan: patches of 16 x 16 pixels, of the plan twice as large."""
+    """Return a pipeline of random weights with a plan: patches of 16 x 16 pixels, of the plan twice as large."""
     torch.manual_seed(0)
     channels = {"encoder_channels": (8, 8), "decoder_channels": (8, 8)}
     vqgan = VQGAN.build(VQGANConfig(16, 4, encoder_blocks=(1, 1), decoder_blocks=(1, 1), **channels)).eval()
