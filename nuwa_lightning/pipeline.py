@@ -332,6 +332,10 @@ class NuwaInfinityPipeline:
         shown = _shown(pixels, output_type, video=request.video) if pixels else []
         return PipelineOutput([] if request.video else shown, shown if request.video else [], tuple(canvases))
 
+    def decode(self, canvas: TokenCanvas) -> list[Pixels]:
+        """Return the pixels ``[Y, X, 3]`` (uint8) of a canvas, of each frame of a video."""
+        return list(self._frames(self.order(canvas.request), canvas.tokens_TYX))
+
     @staticmethod
     def batches(request: GenerationRequest) -> Iterator[tuple[int, ...]]:
         """Return the seeds of images that are generated side by side, batch by batch."""
