@@ -104,7 +104,7 @@ def parser() -> ArgumentParser:
         " journal that is damaged",
     )
     p.add_argument("--from", dest="from_file", metavar="IMAGE", help="make an image again, by the options it holds")
-    p.add_class_arguments(GenerationRequest, skip={"image", "prompt_each", "unprompted"})
+    p.add_class_arguments(GenerationRequest, skip={"image", "plan", "prompt_each", "unprompted"})
     p.add_argument(
         "--unprompted",
         action="store_true",
@@ -113,6 +113,12 @@ def parser() -> ArgumentParser:
     p.add_argument("--image", metavar="FILE", help="the image to go on from (tasks outpaint and animate)")
     p.add_argument(
         "--mask", metavar="FILE", help="an image of the same size, white where the given one is to be generated anew"
+    )
+    p.add_argument(
+        "--plan",
+        metavar="FILE",
+        help="how the canvas is laid out: an image of any size, painted or made small, that is stretched to it (models"
+        " that read coarse plans)",
     )
     return p
 
