@@ -7,6 +7,7 @@ on the order of work, or on what a cache holds.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,9 +18,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from evaluation.crop_spec import CropSpec
-from nuwa_lightning.data.reading import ImageReadError, image_size, list_images, read_image
+from nuwa_lightning.data.listing import list_files, said_of
+from nuwa_lightning.data.reading import SUFFIXES, ImageReadError, image_size, read_image
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.hashing import file_sha256
+
+_LOG = logging.getLogger(__name__)
 
 Pixels = NDArray[np.uint8]
 """uint8 RGB, ``(rows, columns, 3)``."""
@@ -277,10 +281,12 @@ def image_files(folder: Path, *, option: str) -> list[Path]:
     """
     if not folder.is_dir():
         raise UsageError(option, str(folder), "is not a folder: give one with images")
-    files = list_images(folder)
-    if not files:
+    found = list_files(folder, SUFFIXES)
+    if not found.files:
         raise UsageError(option, str(folder), "holds no image: give a folder with PNG or JPEG files")
-    return files
+    if found.left_out:
+        _LOG.warning("%s: files that are no image: %s", folder, said_of(found.left_out))
+    return found.files
 
 
 def pixel_sha256(pixels_YX3: Pixels) -> str:
