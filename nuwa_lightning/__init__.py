@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from nuwa_lightning.planning.direction import RasterDirectionController as RasterDirectionController
     from nuwa_lightning.planning.direction import SpiralDirectionController as SpiralDirectionController
     from nuwa_lightning.request import GenerationRequest as GenerationRequest
-    from nuwa_lightning.request import Region as Region
+    from nuwa_lightning.request_fields import Region as Region
     from nuwa_lightning.text import TextEncoder as TextEncoder
     from nuwa_lightning.tokenizers.base import Tokenizer as Tokenizer
     from nuwa_lightning.training.nuwa_module import NuwaInfinityModule as NuwaInfinityModule
@@ -67,7 +67,8 @@ _HOMES: Final = {
         "RasterDirectionController",
         "SpiralDirectionController",
     ),
-    "request": ("GenerationRequest", "Region"),
+    "request": ("GenerationRequest",),
+    "request_fields": ("Region",),
     "text": ("TextEncoder",),
     "tokenizers.base": ("Tokenizer",),
     "training.nuwa_module": ("NuwaInfinityModule",),

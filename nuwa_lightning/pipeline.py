@@ -6,10 +6,8 @@ Shape legend: N images, B canvases side by side, T frames, Y/X rows and columns.
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import secrets
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,23 +20,19 @@ from PIL import Image
 from torch import Tensor, nn
 
 from nuwa_lightning.canvas.decoding import Crop, DecodedImage, Pixels, TileDecoder, decoded_frames
-from nuwa_lightning.canvas.frame_decoder import GuidedFrames, SingleFrames
-from nuwa_lightning.canvas.image_condition import ImageCondition
-from nuwa_lightning.canvas.job import Order, Progress, Video
-from nuwa_lightning.canvas.joint import JointBlend
+from nuwa_lightning.canvas.job import Order, Progress
+from nuwa_lightning.canvas.order_builder import RECIPES, OrderBuilder, batched
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.fast_transformer import Precision
 from nuwa_lightning.generation.pretrained import Generator, load_generator, save_generator
-from nuwa_lightning.generation.prompts import Prompts, read_texts
-from nuwa_lightning.generation.regions import Axis, RegionMap
 from nuwa_lightning.generation.renderer import InfiniteRenderer, Rendering
 from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.hub import find_run, upload
 from nuwa_lightning.models.pixel_guided import PixelGuidedDecoder
 from nuwa_lightning.models.vqgan import VQGAN
 from nuwa_lightning.planning.direction import ArbitraryDirectionController, DirectionController
-from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
-from nuwa_lightning.request import Expansion, GenerationRequest, InputImage, Region, Size
+from nuwa_lightning.request import GenerationRequest
+from nuwa_lightning.request_fields import Expansion, InputImage, Region, Size
 from nuwa_lightning.tokenizers.base import Tokenizer
 from nuwa_lightning.tokenizers.pretrained import (
     load_pixel_guided,
@@ -50,11 +44,6 @@ from nuwa_lightning.tokenizers.tiling import Rectangle
 
 OutputType = Literal["pil", "np", "pt", "tokens"]
 _TYPES: Final = ("pil", "np", "pt", "tokens")
-_RECIPES: Final = {
-    "text": "recipes/landscape_text.yaml",
-    "video": "recipes/landscape_video.yaml",
-    "text video": "recipes/landscape_text_video.yaml",
-}
 _NUMBERS: Final = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.int8: "int8"}
 
 
@@ -147,7 +136,7 @@ class NuwaInfinityPipeline:
         Nothing that lies in these files is executed; classes outside this package are used only if they are in ``own``.
 
         Args:
-            checkpoint: the folder, or ``OWNER/NAME``.
+            checkpoint: the folder, ``landscape`` (the model that comes with this package), or ``OWNER/NAME``.
             own: pools, directions, local decoders, text encoders and tokenizers that the files may name.
             revision: a branch, tag or commit on the hub.
             token: of the hub.
@@ -171,17 +160,23 @@ class NuwaInfinityPipeline:
         guided = load_pixel_guided(folder, tokenizer=tokenizer, option="checkpoint") if folder.is_dir() else None
         return cls(generator, tokenizer, guided, name=name or str(run), folder=run)
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+    def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: torch.dtype = torch.float32) -> None:
         """Write ``model``, ``tokenizer`` and, if there is one, ``pixel_guided`` into a folder.
+
+        Args:
+            folder: where.
+            dtype: of the weights on disk; float16 halves the folder. They are read as float32 again, and a VQGAN's
+                encoder and codebook, which decide the tokens, stay in float32.
 
         Raises:
             UsageError: if the tokenizer is of a class that cannot be saved.
         """
-        if not isinstance(self.tokenizer, VQGAN):
-            raise UsageError("tokenizer", type(self.tokenizer).__name__, "only a VQGAN can be saved")
         Path(folder).mkdir(parents=True, exist_ok=True)
-        save_generator(Path(folder) / "model", self.generator)
-        save_tokenizer(Path(folder) / "tokenizer", self.tokenizer)
+        try:
+            save_tokenizer(Path(folder) / "tokenizer", self.tokenizer, dtype=dtype)
+        except ValueError as error:
+            raise UsageError("tokenizer", type(self.tokenizer).__name__, f"cannot be saved: {error}") from None
+        save_generator(Path(folder) / "model", self.generator, dtype=dtype)
         if self.pixel_guided is not None:
             save_pixel_guided(Path(folder) / "pixel_guided", self.pixel_guided)
 
@@ -345,7 +340,7 @@ class NuwaInfinityPipeline:
             UsageError: if a number of it is out of range, or the model makes no videos.
         """
         if request.video and self.generator.frames < 2:
-            recipe = _RECIPES["text video" if request.prompt or request.prompt_each else "video"]
+            recipe = RECIPES["text video" if request.prompt or request.prompt_each else "video"]
             hint = f"the model of {self.name} was trained on images, not on videos: train one by {recipe}"
             raise UsageError("task", request.task, hint)
         direction: DirectionController = self.generator.direction
@@ -365,113 +360,9 @@ class NuwaInfinityPipeline:
         direction: DirectionController | None = None,
         note: Callable[[str], None] = lambda _: None,
     ) -> Order:
-        """Return what is to be made, as if there were one canvas; :func:`batched` lays several side by side.
-
-        Args:
-            request: what is asked for.
-            direction: the order of patches; None for the model's own.
-            note: told what is not as it was asked for.
-
-        Raises:
-            UsageError: if the request does not fit the model or its tokenizer.
-        """
-        rows, columns = self._patch
-        if request.image is not None:
-            order = self._image_order(request, request.image)
-        else:
-            size = request.canvas_size
-            lengths = (("x", size.width, columns), ("y", size.height, rows))
-            for name, length, side in lengths:
-                if length is not None:
-                    self._check_side(request, name, length, side, note)
-            across, down = (None if length is None else -(-length // side) for _, length, side in lengths)
-            grid = PatchGrid(request.frames or 1, down, across, wrap=request.wrap)
-            used = direction or self.generator.direction
-            if grid.endless and not used.supports_endless(grid):
-                hint = f"{used!r} cannot fill it: give that side a length, or choose another `order`"
-                raise UsageError("size", request.size, hint)
-            factor = self.tokenizer.downsample_factor
-            seam = JointBlend((size.height, size.width), request.wrap, request.blend, factor)
-            finish = seam if request.wrap and request.blend and not request.video else None
-            order = Order(grid, (request.seed,), (size.height, size.width), tile=request.tile, finish=finish)
-        video = self._video(request) if request.video else None
-        return dataclasses.replace(order, video=video, prompts=self._prompts(request, order))
-
-    @property
-    def _patch(self) -> tuple[int, int]:
-        """Height and width of a patch in pixels."""
-        height, width = self.generator.model.patch_size
-        return height * self.tokenizer.downsample_factor, width * self.tokenizer.downsample_factor
-
-    def _check_side(
-        self, request: GenerationRequest, name: str, length: int, side: int, note: Callable[[str], None]
-    ) -> None:
-        if name in request.wrap:
-            whole = math.lcm(side, self.tokenizer.step * self.tokenizer.downsample_factor)
-            if length % whole:
-                near = f"{length // whole * whole} or {-(-length // whole) * whole}" if length > whole else f"{whole}"
-                hint = f"a closed side is a multiple of {whole} pixels (whole patches): give {near}"
-                raise UsageError("size", request.size, hint)
-        elif length % side:
-            made = -(-length // side) * side
-            note(f"note: {length} pixels along {name} are no multiple of {side}: {made} are made, and cropped")
-
-    def _image_order(self, request: GenerationRequest, image: InputImage) -> Order:
-        (height, width), (rows, columns) = image.pixels_YX3.shape[:2], self._patch
-        if height < rows or width < columns:
-            hint = f"is {width}x{height}, smaller than one patch of {columns}x{rows} pixels: enlarge it"
-            raise UsageError("image", image.source or "this one", hint)
-        given = ImageCondition(
-            image.pixels_YX3,
-            holes_YX=image.holes_YX,
-            expansion=request.expand or Expansion(),
-            tokenizer=self.tokenizer,
-            patch_size=self.generator.model.patch_size,
-            blend=0 if request.video else request.blend,
-        )
-        grid = PatchGrid(request.frames or 1, given.grid.y, given.grid.x)
-        known, origin, tile = given.known, given.origin, request.tile
-        return Order(grid, (request.seed,), given.size, origin=origin, known=known, finish=given, tile=tile)
-
-    def _video(self, request: GenerationRequest) -> Video:
-        assert request.fps is not None
-        single = SingleFrames(self.tokenizer, request.tile, request.wrap)
-        if self.pixel_guided is None:
-            return Video(request.fps, single)
-        if request.wrap:
-            hint = f"the pixel-guided decoder in {self.name} does not look across a seam: leave it out"
-            raise UsageError("wrap", request.wrap, hint)
-        return Video(request.fps, GuidedFrames(single, self.pixel_guided, request.tile))
-
-    def _prompts(self, request: GenerationRequest, order: Order) -> Prompts | None:
-        """Return what the patches of each of the request's canvases read; None for a model without text."""
-        encoder, model, count = self.generator.text_encoder, self.generator.model, request.count
-        asked = [*request.prompt, *filter(None, request.prompt_each)]
-        if encoder is None:
-            if asked:
-                recipe = _RECIPES["text video" if request.video else "text"]
-                hint = f"the model of {self.name} reads no text: train one that does by {recipe}"
-                raise UsageError("prompt", asked[0], hint)
-            return None
-        if request.prompt_each:
-            texts = Prompts.for_canvases(model, encoder.states, request.prompt_each, guidance=request.guidance_scale)
-            return texts if asked else dataclasses.replace(texts, guidance=1.0)
-        if not asked and not request.unprompted:
-            hint = f"the model of {self.name} reads a text: say what is to be seen, or give `unprompted`"
-            raise UsageError("prompt", "nothing", hint)
-        (height, width), (rows, columns) = order.size, self._patch
-        regions = RegionMap(
-            request.regions,
-            request.text is not None,
-            Axis(sys.maxsize if height is None else height, rows, order.origin[0]),
-            Axis(sys.maxsize if width is None else width, columns, order.origin[1]),
-        )
-        every = [region.text for region in request.regions] + ([] if request.text is None else [request.text])
-
-        def choose(patch: PatchIndex) -> tuple[int, ...]:
-            return (regions.number(patch),) * count
-
-        return Prompts(read_texts(model, encoder.states, every), choose, request.guidance_scale if every else 1.0)
+        """Return what is to be made, as if there were one canvas; see :meth:`OrderBuilder.order`."""
+        builder = OrderBuilder(self.generator, self.tokenizer, self.pixel_guided, self.name)
+        return builder.order(request, direction=direction, note=note)
 
     def _tokens(self, order: Order, renderer: InfiniteRenderer, callback: Callable[[Progress], None] | None) -> Tensor:
         """Return the tokens ``[B, T, Y, X]``."""
@@ -506,22 +397,6 @@ class NuwaInfinityPipeline:
         size, wrap = (tokens_TYX.shape[1], tokens_TYX.shape[2]), order.grid.wrap
         tiles = TileDecoder(self.tokenizer, size, read, tile=order.tile, finish=order.finish, wrap=wrap)
         yield DecodedImage(tiles, crop).rows(0, height)
-
-
-def batched(order: Order, seeds: tuple[int, ...], *, first: int = 0) -> Order:
-    """Return an order of several canvases side by side.
-
-    Args:
-        order: of one canvas, whose prompts choose for all images of the request.
-        seeds: one for each canvas.
-        first: the number of the first of them among the images of the request.
-    """
-    known = {patch: tokens.expand(len(seeds), -1, -1) for patch, tokens in order.known.items()}
-    prompts = order.prompts
-    if prompts is not None:
-        choose, last = prompts.choose, first + len(seeds)
-        prompts = dataclasses.replace(prompts, choose=lambda patch: choose(patch)[first:last])
-    return dataclasses.replace(order, seeds=seeds, known=known, prompts=prompts)
 
 
 def _shown(made: Sequence[list[Pixels]], output_type: OutputType, *, video: bool) -> Any:

@@ -25,7 +25,7 @@ from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
 from nuwa_lightning.planning.context import NearbyContextPool
 from nuwa_lightning.planning.direction import ArbitraryDirectionController
 from nuwa_lightning.planning.geometry import PatchGrid
-from nuwa_lightning.request import Expansion, InputImage, Region, Size
+from nuwa_lightning.request_fields import Expansion, InputImage, Region, Size
 from tests.text.letters import Letters
 
 
@@ -83,7 +83,7 @@ def test_seeds_make_images(pipe):
 def test_tokens_are_the_samplers_and_pixels_the_tokenizers(pipe):
     made = pipe(size=(40, 24), seed=2, top_k=5, output_type="np")
     renderer = pipe.generator.renderer(Sampling(top_k=5))
-    height, width = pipe._patch
+    height, width = (side * pipe.tokenizer.downsample_factor for side in pipe.generator.model.patch_size)
     tokens_BYX = sample_tokens(renderer, PatchGrid(1, -(-24 // height), -(-40 // width)), seeds=[2])
     assert torch.equal(made.canvases[0].tokens_TYX, tokens_BYX)
     assert torch.equal(pipe(size=(40, 24), seed=2, top_k=5, output_type="tokens").canvases[0].tokens_TYX, tokens_BYX)
@@ -101,7 +101,7 @@ def test_batches_do_not_change_images(pipe):
 def test_progress_is_told(pipe):
     told = []
     pipe(size=(32, 32), seed=0, callback=told.append)
-    height, width = pipe._patch
+    height, width = (side * pipe.tokenizer.downsample_factor for side in pipe.generator.model.patch_size)
     assert told[-1].patches == (32 // height) * (32 // width)
 
 

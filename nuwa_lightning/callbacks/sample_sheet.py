@@ -19,7 +19,8 @@ from nuwa_lightning.callbacks.reconstruction_sheet import TakesImages
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.pipeline import NuwaInfinityPipeline
-from nuwa_lightning.request import GenerationRequest, Size
+from nuwa_lightning.request import GenerationRequest
+from nuwa_lightning.request_fields import Size
 from nuwa_lightning.training.nuwa_module import NuwaInfinityModule
 
 

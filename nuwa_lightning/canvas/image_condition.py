@@ -17,7 +17,7 @@ from torch import Tensor
 from nuwa_lightning.blending import RIM, filled, meeting
 from nuwa_lightning.models.nuwa_infinity import ABSENT
 from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
-from nuwa_lightning.request import Expansion
+from nuwa_lightning.request_fields import Expansion
 from nuwa_lightning.tokenizers.base import Tokenizer
 from nuwa_lightning.tokenizers.tiling import encode_tiled
 

@@ -42,8 +42,8 @@ def _generate(request: GenerationRequest, where: RunOptions) -> int:
     run = find_run(str(where.checkpoint))
 
     # Only now what takes time to import.
+    from nuwa_lightning.canvas.order_builder import batched
     from nuwa_lightning.commands.making import make
-    from nuwa_lightning.pipeline import batched
 
     pipe = _load(where, run)
     renderer = pipe.renderer(request)

@@ -16,7 +16,8 @@ from jsonargparse.typing import register_type
 
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.hub import DEFAULT, shipped
-from nuwa_lightning.request import FRAMES, Expansion, GenerationRequest, Size
+from nuwa_lightning.request import FRAMES, GenerationRequest
+from nuwa_lightning.request_fields import Expansion, Size
 
 VIDEO_SUFFIXES: Final = (".mp4", ".gif", ".webp", ".frames")
 """Names of videos; a test holds them equal to the writers'."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.planning.geometry import PatchIndex
-from nuwa_lightning.request import Region
+from nuwa_lightning.request_fields import Region
 
 
 @dataclass(frozen=True)

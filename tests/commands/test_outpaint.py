@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.request import Expansion
+from nuwa_lightning.request_fields import Expansion
 from nuwa_lightning.writers import read_metadata
 
 

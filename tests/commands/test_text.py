@@ -18,7 +18,7 @@ from nuwa_lightning.commands.training import what_next
 from nuwa_lightning.data.token_windows import Window
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.regions import Axis
-from nuwa_lightning.request import Size, parse_prompts
+from nuwa_lightning.request_fields import Size, parse_prompts
 from nuwa_lightning.writers import read_metadata
 from tests.commands.conftest import lightning_may_warn, write_recipes
 
