@@ -29,7 +29,6 @@ from nuwa_lightning.generation.renderer import InfiniteRenderer, Rendering
 from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.hub import find_run, upload
 from nuwa_lightning.models.pixel_guided import PixelGuidedDecoder
-from nuwa_lightning.models.vqgan import VQGAN
 from nuwa_lightning.planning.direction import ArbitraryDirectionController, DirectionController
 from nuwa_lightning.request import GenerationRequest
 from nuwa_lightning.request_fields import Expansion, InputImage, Region, Size

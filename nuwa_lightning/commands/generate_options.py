@@ -49,8 +49,8 @@ class RunOptions:
     """What is said of the run, and nothing of the image.
 
     Args:
-        checkpoint: run folder of stage 2 (holds model/ and tokenizer/), OWNER/NAME on the Hugging Face hub, or the model
-            that comes with this package (default: landscape)
+        checkpoint: run folder of stage 2 (holds model/ and tokenizer/), OWNER/NAME on the Hugging Face hub, or the
+            model that comes with this package (default: landscape)
         output: .png, .jpg, .tif, .zarr or .dzi; .mp4, .gif, .webp or .frames (default: image.png or video.mp4)
         own: your pool, direction, local decoder or text encoder that the model was trained with: my_pools.MyPool; may
             be repeated

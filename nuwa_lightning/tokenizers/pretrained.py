@@ -31,9 +31,7 @@ _OWN_MODULES = ("nuwa_lightning.models.", "nuwa_lightning.tokenizers.")
 _FIRST_NAMES = {"VQGAN": class_path(VQGAN)}
 
 
-def save_tokenizer(
-    folder: str | os.PathLike[str], tokenizer: Tokenizer, *, dtype: torch.dtype = torch.float32
-) -> None:
+def save_tokenizer(folder: str | os.PathLike[str], tokenizer: Tokenizer, *, dtype: torch.dtype = torch.float32) -> None:
     """Write the folder, whole or not at all; a folder that is there is replaced.
 
     A tokenizer of any class can be saved that is made again from plain values: the fields of a dataclass, or its
