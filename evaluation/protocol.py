@@ -22,7 +22,7 @@ from nuwa_lightning.errors import UsageError
 
 FOLDER: Final = Path(__file__).parent / "protocols"
 _LOG = logging.getLogger(__name__)
-FORMAT: Final = 4
+FORMAT: Final = 5
 """Raised whenever the same protocol comes to mean other numbers; it is part of the hash."""
 
 

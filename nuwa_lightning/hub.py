@@ -12,8 +12,8 @@ from typing import Final
 
 from nuwa_lightning.errors import UsageError
 
-PARTS: Final = ("model", "tokenizer", "pixel_guided")
-"""Folders of a run; the last one is there for videos only."""
+PARTS: Final = ("model", "tokenizer", "pixel_guided", "coarse")
+"""Folders of a run; the last two are there for videos, and for coarse plans, only."""
 SHIPPED: Final = Path(__file__).parent / "shipped"
 """Trained runs that come with this package, each with a ``README.md``: what it was trained on, what it can do."""
 DEFAULT: Final = "landscape"
