@@ -20,7 +20,7 @@ Features = NDArray[np.floating[Any]]
 
 _CHUNK: Final = 2048
 _LARGEST: Final = 1000
-"""Above this many images in both sets, the spread is that of so many, scaled down."""
+"""Above this many images of a set, the spread is that of so many, scaled down."""
 
 _FEW_SPLITS: Final = 2000
 """Above this many images a floor is of five splits."""
@@ -87,13 +87,14 @@ def fid(
     rng = np.random.default_rng(seed)
     n, m = len(x_ND), len(y_MD)
     clusters = [np.arange(len(z)) if found is None else found for z, found in ((x_ND, clusters_N), (y_MD, clusters_M))]
-    if min(n, m) > _LARGEST:
-        kept = [np.sort(rng.choice(len(z), _LARGEST, replace=False)) for z in (x_ND, y_MD)]
+    if max(n, m) > _LARGEST:
+        kept = [np.sort(rng.choice(len(z), min(len(z), _LARGEST), replace=False)) for z in (x_ND, y_MD)]
         x_ND, y_MD = x_ND[kept[0]], y_MD[kept[1]]
         clusters = [found[k] for found, k in zip(clusters, kept, strict=True)]
         resamples = min(resamples, _PARTS)
     parts = [parts_of(found, resamples, rng) for found in clusters]
-    scale = float(np.sqrt(min(len(x_ND), len(y_MD)) / min(n, m)))
+    # The variance is one part that falls with 1/N and one with 1/M.
+    scale = float(np.sqrt((1 / n + 1 / m) / (1 / len(x_ND) + 1 / len(y_MD))))
     against = FidAgainst(x_ND)
     std, free = of_two_sets(lambda u_BN, v_BM: against.weighted(y_MD, u_BN, v_BM), parts[0], parts[1], rng)
     half = student_quantile(free) * std * scale
@@ -152,9 +153,18 @@ def real_floor(
     splits: int = 50,
     seed: int = 0,
 ) -> Distance:
-    """Return the distance of real images from other real images: here it is the bias at this number.
+    """Return the distance of real images from other real images at the numbers of ours: here it is the bias.
 
-    As :func:`evaluation.kid.real_floor`; above 2000 images five splits are enough.
+    N real images cannot be parted into N and n others, so parts of them are measured, and halves of these parts; a
+    power of ``1 / N + 1 / M`` through both says what there is at (N, n). With more images than features the power is
+    one, as Chong and Forsyth (2020, "Effectively unbiased FID and Inception score") found; with fewer it is less.
+
+    Args:
+        real_ND: features of real images.
+        n: how many there are of ours.
+        clusters_N: which file a real image comes from; no file is on both sides. By default each is one.
+        splits: random partings; above 2000 images five are enough.
+        seed: of the parting.
 
     Raises:
         ValueError: if there are fewer than four images.
@@ -164,14 +174,19 @@ def real_floor(
     clusters_N = np.arange(len(real_ND)) if clusters_N is None else clusters_N
     rng = np.random.default_rng(seed)
     splits = min(splits, 5) if min(n, len(real_ND) // 2) > _FEW_SPLITS else splits
-    values, sizes = np.empty(splits), []
+    values, halves, inverse, inverse_of_halves = np.empty((4, splits))
     for i in range(splits):
-        part, rest = disjoint_parts(clusters_N, n, rng)
-        sizes.append((len(rest), len(part)))
-        values[i] = frechet_distance(real_ND[rest], real_ND[part])
+        sides = disjoint_parts(clusters_N, n, rng)
+        small = [disjoint_parts(clusters_N[side], len(side), rng)[0] for side in sides]
+        small = [side[part] if len(part) > 1 else side for side, part in zip(sides, small, strict=True)]
+        values[i], halves[i] = (frechet_distance(real_ND[b], real_ND[a]) for a, b in (sides, small))
+        inverse[i], inverse_of_halves[i] = (1 / len(a) + 1 / len(b) for a, b in (sides, small))
+    growth, fewer = (float(np.log(z.mean() / y.mean())) for z, y in ((halves, values), (inverse_of_halves, inverse)))
+    power = min(1.0, max(0.0, growth / fewer)) if fewer > 0 else 0.0
+    values *= ((1 / len(real_ND) + 1 / n) / inverse) ** power
     low, high = np.percentile(values, [2.5, 97.5])
-    how = f"real against real, {splits} random splits into a part and the rest"
-    return Distance(float(values.mean()), float(values.std()), float(low), float(high), *min(sizes), how)
+    how = f"real against real, {splits} random splits by file, brought to these numbers by (1/N + 1/M)^{power:.2f}"
+    return Distance(float(values.mean()), float(values.std()), float(low), float(high), len(real_ND), n, how)
 
 
 def _mean_and_root(x_ND: Features) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -9,8 +9,8 @@ from typing import Final
 
 from nuwa_lightning.errors import UsageError
 
-PARTS: Final = ("model", "tokenizer", "pixel_guided")
-"""Folders of a run; the last one is there for videos only."""
+PARTS: Final = ("model", "tokenizer", "pixel_guided", "coarse")
+"""Folders of a run; the last two are there for videos, and for coarse plans, only."""
 FILES: Final = tuple(f"{part}/{name}" for part in PARTS for name in ("config.json", "model.safetensors"))
 
 

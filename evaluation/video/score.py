@@ -33,6 +33,7 @@ from nuwa_lightning.errors import UsageError
 
 LEAST: Final = 4
 FORMAT: Final = 3
+"""Raised whenever the same protocol comes to mean other numbers; it is part of the hash."""
 
 
 @dataclass(frozen=True)

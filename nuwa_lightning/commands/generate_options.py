@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import register_type
 
+from nuwa_lightning.commands.parsing import OneLineParser
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.request import FRAMES, GenerationRequest
 from nuwa_lightning.request_fields import Expansion, Size
@@ -79,39 +79,10 @@ OF_THE_RUN: Final = tuple(each.name for each in dataclasses.fields(RunOptions))
 ``max_pixels`` is a matter of trust)."""
 
 
-class _Parser(ArgumentParser):
-    """A parser whose errors are one line: option, value and what to do."""
-
+class _Parser(OneLineParser):
     def parse_args(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Any:  # type: ignore[override]
         """Return the options; those that may be repeated as lists."""
         return super().parse_args(_gathered(args or ()), *more, **options)
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise a UsageError."""
-        cause: BaseException | None = ex
-        while cause is not None:
-            if isinstance(cause, UsageError):
-                raise cause from None
-            cause = cause.__cause__ or cause.__context__
-        unknown = re.search(r"unrecognized arguments: (--[\w-]+)(?:[= ](?!--)(.*))?", message, re.DOTALL)
-        if unknown:
-            options = [o for action in self._actions for o in action.option_strings]
-            near = difflib.get_close_matches(unknown[1], options, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else "see generate --help"
-            raise UsageError(unknown[1], unknown[2] or "unknown", f"there is no such option; {hint}")
-        found = re.match(r"argument (--\w+): (.*?)(?:: '(.*?)'(?: \((choose from .*)\))?)?$", message)
-        if found:
-            raise UsageError(found[1], found[3] or "nothing", f"{found[4] or found[2]}; see generate --help")
-        wrong = re.match(r'Parser key "(\w+)":', message)
-        value = re.search(r"(?:Given value: |Got value: )(.*)", message)
-        if wrong and value:
-            kinds = [
-                k for k in dict.fromkeys(re.findall(r"Expected (?:a )?<class '(\w+)'>", message)) if k != "NoneType"
-            ]
-            raise UsageError(
-                f"--{wrong[1]}", value[1], f"expected {' or '.join(kinds) or 'another'}; see generate --help"
-            )
-        raise UsageError("generate", " ".join(message.split())[:300], "see generate --help")
 
 
 def parser() -> ArgumentParser:
@@ -120,7 +91,6 @@ def parser() -> ArgumentParser:
         "python -m nuwa_lightning generate",
         description="Generate an image of any size, or a video, from a trained run.",
         epilog=_EPILOG,
-        allow_abbrev=False,
     )
     p.add_argument("--config", action="config", help="a YAML file of these options; later ones win")
     p.add_class_arguments(RunOptions, skip={"overwrite", "resume", "from_file"})
@@ -134,7 +104,7 @@ def parser() -> ArgumentParser:
         " journal that is damaged",
     )
     p.add_argument("--from", dest="from_file", metavar="IMAGE", help="make an image again, by the options it holds")
-    p.add_class_arguments(GenerationRequest, skip={"image", "prompt_each", "unprompted"})
+    p.add_class_arguments(GenerationRequest, skip={"image", "plan", "prompt_each", "unprompted"})
     p.add_argument(
         "--unprompted",
         action="store_true",
@@ -143,6 +113,12 @@ def parser() -> ArgumentParser:
     p.add_argument("--image", metavar="FILE", help="the image to go on from (tasks outpaint and animate)")
     p.add_argument(
         "--mask", metavar="FILE", help="an image of the same size, white where the given one is to be generated anew"
+    )
+    p.add_argument(
+        "--plan",
+        metavar="FILE",
+        help="how the canvas is laid out: an image of any size, painted or made small, that is stretched to it (models"
+        " that read coarse plans)",
     )
     return p
 

@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.generation.coarse_plan import CoarseTokens
 from nuwa_lightning.generation.fast_transformer import DecodingTransformer, Precision
 from nuwa_lightning.generation.kv_cache import SlotCache
 from nuwa_lightning.generation.local import AutoregressiveLocalDecoder, LocalDecoder
 from nuwa_lightning.generation.patch_batch import PatchStates, RowBatch
 from nuwa_lightning.generation.patch_decoder import GuidanceBatch, PatchDecoder, neighbors_in_context
 from nuwa_lightning.generation.prompts import Prompts
-from nuwa_lightning.generation.sampling import Sampling, patch_uniforms
+from nuwa_lightning.generation.sampling import Sampling, patch_key, patch_uniforms, signed
 from nuwa_lightning.models.layout import place_tokens, read_tokens, step_tensors
 from nuwa_lightning.models.nuwa_infinity import ABSENT, PatchTransformer
 from nuwa_lightning.planning.context.base import ContextPool
@@ -85,7 +86,8 @@ class InfiniteRenderer:
             wait for a thread that is not running. Pixels are decoded with as many as torch uses elsewhere.
 
     Raises:
-        UsageError: if the model was trained for another local decoder, or there are no threads.
+        UsageError: if the model was trained for another local decoder, this one refuses the precision, or there are no
+            threads.
     """
 
     model: PatchTransformer
@@ -107,6 +109,8 @@ class InfiniteRenderer:
                 "local_decoder", self.local_decoder, f"the model is {has}: use the one it was trained with"
             )
 
+        self.local_decoder.check(self.precision)
+
     def render(
         self,
         grid: PatchGrid,
@@ -114,13 +118,14 @@ class InfiniteRenderer:
         seeds: Sequence[int],
         known: Mapping[PatchIndex, Tensor] | None = None,
         prompts: Prompts | None = None,
+        coarse: CoarseTokens | None = None,
     ) -> Iterator[RenderedPatch]:
         """Write a canvas (or several of the same grid) patch by patch; arguments as for :class:`Rendering`.
 
         Yields:
             Finished patches, in an order that respects the plan; memory is bounded by the live set.
         """
-        for wave in Rendering(self, grid, seeds=seeds, known=known, prompts=prompts):
+        for wave in Rendering(self, grid, seeds=seeds, known=known, prompts=prompts, coarse=coarse):
             yield from wave
 
 
@@ -148,6 +153,7 @@ class Rendering:
             is given in part, what is not is ``ABSENT``, for all canvases alike; it is written around what is given.
         prompts: the texts, for a model that reads text.
         decoding_state: go on from here.
+        coarse: what the model reads of a coarse plan; None for no plan.
     """
 
     def __init__(
@@ -159,8 +165,9 @@ class Rendering:
         known: Mapping[PatchIndex, Tensor] | None = None,
         prompts: Prompts | None = None,
         decoding_state: DecodingState | None = None,
+        coarse: CoarseTokens | None = None,
     ) -> None:
-        self._renderer = renderer
+        self._renderer, self._coarse = renderer, coarse if renderer.model.coarse_plan else None
         self._seeds, self._known, self._prompts = tuple(seeds), dict(known or {}), prompts
         model = renderer.model
         whole = frozenset(patch for patch, tokens_BYX in self._known.items() if not bool((tokens_BYX == ABSENT).any()))
@@ -248,10 +255,12 @@ class Rendering:
                 patch_size=self._renderer.model.patch_size,
                 token_order=self._renderer.token_order,
                 neighbors=self._renderer.model.neighbors,
+                coarse=None if self._coarse is None else [self._coarse.around(step.patch) for step in steps],
             ),
             given=self._given(steps),
             guidance=guidance,
             token_order=self._renderer.token_order,
+            keys=torch.tensor([signed(patch_key(seed, s.step.patch)) for s in steps for seed in self._seeds]),
         )
         if not steps[0].step.known:
             decoder = self._renderer.local_decoder

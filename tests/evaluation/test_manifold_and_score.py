@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -101,3 +103,16 @@ def test_a_mean_has_its_standard_error() -> None:
     found = of_mean(np.array([1.0, 2.0, 3.0, 4.0]), how="")
     assert found.std == pytest.approx(np.std([1, 2, 3, 4], ddof=1) / 2)
     assert of_mean(np.array([2.0]), how="").std == 0
+
+
+def test_memory_is_that_of_a_few_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 100,000 images a strip of rows has 64 MB: here a smaller one, beside a matrix that would have 288 MB."""
+    monkeypatch.setattr(module, "_STRIP_BYTES", 4 << 20)
+    x = np.random.default_rng(0).normal(size=(6000, 2)).astype(np.float32)
+    tracemalloc.start()
+    found = manifold(x[:3000], x)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * (4 << 20)
+    monkeypatch.undo()
+    assert manifold(x[:3000], x) == found
