@@ -31,18 +31,26 @@ _OWN_MODULES = ("nuwa_lightning.models.", "nuwa_lightning.tokenizers.")
 _FIRST_NAMES = {"VQGAN": class_path(VQGAN)}
 
 
-def save_tokenizer(folder: str | os.PathLike[str], tokenizer: Tokenizer) -> None:
+def save_tokenizer(folder: str | os.PathLike[str], tokenizer: Tokenizer, *, dtype: torch.dtype = torch.float32) -> None:
     """Write the folder, whole or not at all; a folder that is there is replaced.
 
     A tokenizer of any class can be saved that is made again from plain values: the fields of a dataclass, or its
     attribute ``config`` (keyword arguments); with the weights of the ``nn.Module`` that it is, if it is one.
+
+    Args:
+        folder: where.
+        tokenizer: what to save.
+        dtype: of the decoder of a :class:`VQGAN` on disk. What decides the tokens stays as it is.
 
     Raises:
         OSError: if it cannot be written.
         ValueError: if the tokenizer cannot be made again from plain values.
     """
     said = {**_description(tokenizer), "fingerprint": tokenizer.fingerprint()}
-    _save(folder, _state(tokenizer), {"kind": KIND, "format": FORMAT, **said})
+    state = _state(tokenizer)
+    if isinstance(tokenizer, VQGAN):
+        state |= {name: value.to(dtype) for name, value in state.items() if name.startswith("decoder.")}
+    _save(folder, state, {"kind": KIND, "format": FORMAT, **said})
 
 
 def load_tokenizer(
@@ -243,7 +251,12 @@ def _read_weights(path: Path, option: str) -> dict[str, Tensor]:
     if spoiled is not None:
         raise UsageError(option, path, f"{spoiled} holds NaN or infinity: train it again or name another")
     upgrade_state(state)
-    return state
+    return in_float32(state)
+
+
+def in_float32(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights in the numbers that we calculate with, whatever they were saved in."""
+    return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
 
 
 def _read_config(path: Path, wanted: str, option: str) -> Mapping[str, Any]:
