@@ -29,7 +29,6 @@ from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.hub import find_run, upload
 from nuwa_lightning.models.pixel_guided import PixelGuidedDecoder
-from nuwa_lightning.models.vqgan import VQGAN
 from nuwa_lightning.planning.direction import ArbitraryDirectionController, DirectionController
 from nuwa_lightning.request import GenerationRequest
 from nuwa_lightning.request_fields import Expansion, InputImage, Region, Size
@@ -141,7 +140,7 @@ class NuwaInfinityPipeline:
         Nothing that lies in these files is executed; classes outside this package are used only if they are in ``own``.
 
         Args:
-            checkpoint: the folder, or ``OWNER/NAME``.
+            checkpoint: the folder, ``landscape`` (the model that comes with this package), or ``OWNER/NAME``.
             own: pools, directions, local decoders, text encoders and tokenizers that the files may name.
             revision: a branch, tag or commit on the hub.
             token: of the hub.
@@ -167,21 +166,27 @@ class NuwaInfinityPipeline:
         coarse = load_generator(folder, own=own) if generator.plan is not None and folder.is_dir() else None
         return cls(generator, tokenizer, guided, coarse=coarse, name=name or str(run), folder=run)
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+    def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: torch.dtype = torch.float32) -> None:
         """Write ``model``, ``tokenizer`` and, if there are any, ``pixel_guided`` and ``coarse`` into a folder.
+
+        Args:
+            folder: where.
+            dtype: of the weights on disk; float16 halves the folder. They are read as float32 again, and a VQGAN's
+                encoder and codebook, which decide the tokens, stay in float32.
 
         Raises:
             UsageError: if the tokenizer is of a class that cannot be saved.
         """
-        if not isinstance(self.tokenizer, VQGAN):
-            raise UsageError("tokenizer", type(self.tokenizer).__name__, "only a VQGAN can be saved")
         Path(folder).mkdir(parents=True, exist_ok=True)
-        save_generator(Path(folder) / "model", self.generator)
-        save_tokenizer(Path(folder) / "tokenizer", self.tokenizer)
+        try:
+            save_tokenizer(Path(folder) / "tokenizer", self.tokenizer, dtype=dtype)
+        except ValueError as error:
+            raise UsageError("tokenizer", type(self.tokenizer).__name__, f"cannot be saved: {error}") from None
+        save_generator(Path(folder) / "model", self.generator, dtype=dtype)
         if self.pixel_guided is not None:
             save_pixel_guided(Path(folder) / "pixel_guided", self.pixel_guided)
         if self.coarse is not None:
-            save_generator(Path(folder) / "coarse", self.coarse)
+            save_generator(Path(folder) / "coarse", self.coarse, dtype=dtype)
 
     def push_to_hub(
         self,
