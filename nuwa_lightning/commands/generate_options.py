@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import register_type
 
+from nuwa_lightning.commands.parsing import OneLineParser
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.hub import find_run
+from nuwa_lightning.hub import DEFAULT, find_run, shipped
 from nuwa_lightning.plain_data import parse_json, parse_yaml, read_mapping, read_text
 from nuwa_lightning.request import FRAMES, GenerationRequest
 from nuwa_lightning.request_fields import Expansion, Size
@@ -24,6 +24,7 @@ VIDEO_SUFFIXES: Final = (".mp4", ".gif", ".webp", ".frames")
 """Names of videos; a test holds them equal to the writers'."""
 _EPILOG = """\
 examples
+  python -m nuwa_lightning generate --size 2048x512
   python -m nuwa_lightning generate --checkpoint runs/landscape --size 4096x512 --seed 0 --output panorama.png
   python -m nuwa_lightning generate --checkpoint runs/landscape --size 16384x1024 --output wide.tif
   python -m nuwa_lightning generate --checkpoint runs/landscape --size 4096x512 --wrap x --output around.png
@@ -39,7 +40,6 @@ Equal commands make equal images.
 What is killed goes on where it was: the same command with --resume.
 """
 _NAMES: Final = ("--checkpoint", "--output", "--preview")
-_KINDS: Final = {"int": "a whole number", "float": "a finite number"}
 _REPEATED: Final = ("--prompt", "--own")
 
 for _type in (Size, Expansion):
@@ -51,7 +51,8 @@ class RunOptions:
     """What is said of the run, and nothing of the image.
 
     Args:
-        checkpoint: run folder of stage 2 (holds model/ and tokenizer/), or OWNER/NAME on the Hugging Face hub
+        checkpoint: run folder of stage 2 (holds model/ and tokenizer/), OWNER/NAME on the Hugging Face hub, or the
+            model that comes with this package (default: landscape)
         output: .png, .jpg, .tif, .zarr or .dzi; .mp4, .gif, .webp or .frames (default: image.png or video.mp4)
         own: your pool, direction, local decoder or text encoder that the model was trained with: my_pools.MyPool; may
             be repeated
@@ -83,43 +84,10 @@ OF_THE_RUN: Final = tuple(each.name for each in dataclasses.fields(RunOptions))
 ``max_pixels`` is a matter of trust)."""
 
 
-class _Parser(ArgumentParser):
-    """A parser whose errors are one line: option, value and what to do."""
-
+class _Parser(OneLineParser):
     def parse_args(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Any:  # type: ignore[override]
         """Return the options; those that may be repeated as lists."""
         return super().parse_args(_gathered(args or ()), *more, **options)
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise a UsageError."""
-        cause: BaseException | None = ex
-        while cause is not None:
-            if isinstance(cause, UsageError):
-                raise cause from None
-            cause = cause.__cause__ or cause.__context__
-        if "arguments: --device" in message:
-            hint = 'there is no such option: images are made on the CPU; from Python use pipe.to("cuda")'
-            raise UsageError("--device", "unknown", hint)
-        unknown = re.search(r"unrecognized arguments: (--[\w-]+)(?:[= ](?!--)(.*))?", message, re.DOTALL)
-        if unknown:
-            options = [o for action in self._actions for o in action.option_strings]
-            near = difflib.get_close_matches(unknown[1], options, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else "see generate --help"
-            raise UsageError(unknown[1], unknown[2] or "unknown", f"there is no such option; {hint}")
-        found = re.match(r"argument (--\w+): (.*?)(?:: '(.*?)'(?: \((choose from .*)\))?)?$", message)
-        if found:
-            raise UsageError(found[1], found[3] or "nothing", f"{found[4] or found[2]}; see generate --help")
-        wrong = re.match(r'Parser key "(\w+)":', message)
-        value = re.search(r"(?:Given value: |Got value: )(.*)", message)
-        if wrong and value:
-            found_kinds = dict.fromkeys(re.findall(r"Expected (?:a )?<class '(\w+)'>", message))
-            kinds = [_KINDS.get(kind, kind) for kind in found_kinds if kind != "NoneType"]
-            raise UsageError(
-                f"--{wrong[1]}", value[1], f"expected {' or '.join(kinds) or 'another'}; see generate --help"
-            )
-        if wrong:
-            raise UsageError(f"--{wrong[1]}", "this value", " ".join(message.partition(":")[2].split()))
-        raise UsageError("generate", " ".join(message.split())[:300], "see generate --help")
 
 
 def parser() -> ArgumentParser:
@@ -128,7 +96,6 @@ def parser() -> ArgumentParser:
         "python -m nuwa_lightning generate",
         description="Generate an image of any size, or a video, from a trained run.",
         epilog=_EPILOG,
-        allow_abbrev=False,
     )
     p.add_argument("--config", action="config", help="a YAML file of these options; later ones win")
     p.add_class_arguments(RunOptions, skip={"overwrite", "resume", "from_file"})
@@ -142,7 +109,7 @@ def parser() -> ArgumentParser:
         " journal that is damaged",
     )
     p.add_argument("--from", dest="from_file", metavar="IMAGE", help="make an image again, by the options it holds")
-    p.add_class_arguments(GenerationRequest, skip={"image", "prompt_each", "unprompted"})
+    p.add_class_arguments(GenerationRequest, skip={"image", "plan", "prompt_each", "unprompted"})
     p.add_argument(
         "--unprompted",
         action="store_true",
@@ -151,6 +118,12 @@ def parser() -> ArgumentParser:
     p.add_argument("--image", metavar="FILE", help="the image to go on from (tasks outpaint and animate)")
     p.add_argument(
         "--mask", metavar="FILE", help="an image of the same size, white where the given one is to be generated anew"
+    )
+    p.add_argument(
+        "--plan",
+        metavar="FILE",
+        help="how the canvas is laid out: an image of any size, painted or made small, that is stretched to it (models"
+        " that read coarse plans)",
     )
     return p
 
@@ -175,7 +148,9 @@ def parsed(arguments: Sequence[str]) -> tuple[GenerationRequest, RunOptions]:
         values = _plain(p.parse_args(arguments))
     where = RunOptions(**{name: values.pop(name) for name in OF_THE_RUN})
     if where.checkpoint is None:
-        raise UsageError("checkpoint", "nothing", "name the run folder of stage 2, such as runs/landscape")
+        if DEFAULT not in shipped():
+            raise UsageError("checkpoint", "nothing", "name the run folder of stage 2, such as runs/landscape")
+        where = dataclasses.replace(where, checkpoint=DEFAULT)
     if where.max_pixels is not None and where.max_pixels < 1:
         raise UsageError("max_pixels", where.max_pixels, "must be at least 1")
     if not 0 <= where.record_every < float("inf"):
@@ -186,7 +161,7 @@ def parsed(arguments: Sequence[str]) -> tuple[GenerationRequest, RunOptions]:
     suffix = Path(where.output or "").suffix.lower()
     undecided = values["frames"] is None and values["task"] in (None, "unconditional")
     always = suffix != ".webp" or values["fps"] is not None
-    if undecided and suffix in VIDEO_SUFFIXES and (always or _makes_videos(where.checkpoint)):
+    if undecided and suffix in VIDEO_SUFFIXES and (always or _makes_videos(where.checkpoint or "")):
         values["frames"] = FRAMES
     request = GenerationRequest.from_options(values, max_pixels=where.max_pixels)
     if request.video and where.preview not in (None, "none"):
@@ -199,6 +174,9 @@ def _check_arguments(arguments: Sequence[str]) -> None:
     """Refuse what the parser would fail at: configurations that are none, and texts that are no text."""
     for name, value in zip(arguments, [*arguments[1:], ""], strict=True):
         option, equals, given = name.partition("=")
+        if option == "--device":
+            hint = 'there is no such option: images are made on the CPU; from Python use pipe.to("cuda")'
+            raise UsageError(option, given if equals else value, hint)
         if option == "--config":
             read_mapping(given if equals else value, option, example="size: 4096x512")
         if option in _REPEATED:

@@ -8,6 +8,7 @@ resumed run sees the very batches that it would have seen.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, final
 
@@ -124,7 +125,7 @@ def check_loading(batch_size: int, steps_per_epoch: int, num_workers: int) -> No
     for name, value, least, most in (
         ("data.batch_size", batch_size, 1, 1 << 16),
         ("data.steps_per_epoch", steps_per_epoch, 1, None),
-        ("data.num_workers", num_workers, 0, 512),
+        ("data.num_workers", num_workers, 0, max(4, 2 * (os.cpu_count() or 1))),
     ):
         if value < least or (most is not None and value > most):
             raise UsageError(name, value, f"give {least} or more" + (f", at most {most}" if most else ""))
