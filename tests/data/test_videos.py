@@ -178,7 +178,7 @@ def test_what_is_too_short_or_too_small_is_named_counted_and_recorded(
     assert f"leaving out 1 of 4 videos below 64 px: {small}" in told
     record = data.record()
     assert (record["too_short"], record["too_small"]) == ([str(short)], [str(small)])
-    assert [entry.video.key for entry in data.prepared("train").entries] == ["0.mp4", "1.mp4"]
+    assert [entry.sample.key for entry in data.prepared("train").entries] == ["0.mp4", "1.mp4"]
 
 
 def sound(path: Path) -> None:
@@ -219,11 +219,11 @@ def test_captions_come_from_beside_or_from_one_file(folder: Path, tmp_path: Path
     (folder / "0.txt").write_text("a temple\nand a flower\n")
     (folder / "metadata.jsonl").write_text(json.dumps({"file_name": "1.mp4", "text": "the other one"}) + "\n")
     data = module(folder, tmp_path / "cache", steps_per_epoch=3)
-    found = {v.key: v.caption for split in ("train", "val") for v in data.video_source().videos(split)}  # type: ignore[arg-type]
+    found = {v.key: v.caption for split in ("train", "val") for v in data.videos.videos(split)}  # type: ignore[arg-type]
     assert found == {"0.mp4": "a temple and a flower", "1.mp4": "the other one"}
     for split, batches in (("train", data.train_dataloader()), ("val", data.val_dataloader()[0])):
         for batch in batches:
-            keys = [data.prepared(split).entries[index].video.key for index in batch["index"]]
+            keys = [data.prepared(split).entries[index].sample.key for index in batch["index"]]
             assert batch["caption"] == [found[key] for key in keys]
 
 
