@@ -87,8 +87,8 @@ class OrderBuilder:
             seam = JointBlend((size.height, size.width), request.wrap, request.blend, factor)
             finish = seam if request.wrap and request.blend and not request.video else None
             order = Order(grid, (request.seed,), (size.height, size.width), tile=request.tile, finish=finish)
-        video = self._video(request) if request.video else None
-        return dataclasses.replace(order, video=video, prompts=self._prompts(request, order))
+        video = self.video(request) if request.video else None
+        return dataclasses.replace(order, video=video, prompts=self.prompts(request, order))
 
     @property
     def _patch(self) -> tuple[int, int]:
@@ -126,7 +126,8 @@ class OrderBuilder:
         known, origin, tile = given.known, given.origin, request.tile
         return Order(grid, (request.seed,), given.size, origin=origin, known=known, finish=given, tile=tile)
 
-    def _video(self, request: GenerationRequest) -> Video:
+    def video(self, request: GenerationRequest) -> Video:
+        """Return what decodes the frames of a request's video."""
         assert request.fps is not None
         single = SingleFrames(self.tokenizer, request.tile, request.wrap)
         if self.pixel_guided is None:
@@ -136,7 +137,7 @@ class OrderBuilder:
             raise UsageError("wrap", request.wrap, hint)
         return Video(request.fps, GuidedFrames(single, self.pixel_guided, request.tile))
 
-    def _prompts(self, request: GenerationRequest, order: Order) -> Prompts | None:
+    def prompts(self, request: GenerationRequest, order: Order) -> Prompts | None:
         """Return what the patches of each of the request's canvases read; None for a model without text."""
         encoder, model, count = self.generator.text_encoder, self.generator.model, request.count
         asked = [*request.prompt, *filter(None, request.prompt_each)]

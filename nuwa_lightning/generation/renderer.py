@@ -7,7 +7,7 @@ patch, K codes, W width.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -107,6 +107,10 @@ class InfiniteRenderer:
                 "local_decoder", self.local_decoder, f"the model is {has}: use the one it was trained with"
             )
 
+    def walk(self, grid: PatchGrid, whole: frozenset[PatchIndex]) -> Iterator[PlannedStep]:
+        """Return the steps of a canvas of which these patches are known as a whole, lazily."""
+        return walk(self.direction.plan(grid, whole), self.pool, grid, token_order=self.token_order)
+
     def render(
         self,
         grid: PatchGrid,
@@ -148,6 +152,8 @@ class Rendering:
             is given in part, what is not is ``ABSENT``, for all canvases alike; it is written around what is given.
         prompts: the texts, for a model that reads text.
         decoding_state: go on from here.
+        walked: instead of the plan of the grid, these of its steps, each after all that it sees.
+        corner: where the grid's first patch lies on the lattice ``(t, y, x)`` whose positions random numbers go by.
     """
 
     def __init__(
@@ -159,12 +165,18 @@ class Rendering:
         known: Mapping[PatchIndex, Tensor] | None = None,
         prompts: Prompts | None = None,
         decoding_state: DecodingState | None = None,
+        walked: Iterable[PlannedStep] | None = None,
+        corner: tuple[int, int, int] = (0, 0, 0),
     ) -> None:
-        self._renderer = renderer
-        self._seeds, self._known, self._prompts = tuple(seeds), dict(known or {}), prompts
+        self._renderer, self._corner = renderer, corner
+        self._seeds, self._prompts = tuple(seeds), prompts
+        self._known: Mapping[PatchIndex, Tensor] = {} if known is None else known
         model = renderer.model
-        whole = frozenset(patch for patch, tokens_BYX in self._known.items() if not bool((tokens_BYX == ABSENT).any()))
-        walked = walk(renderer.direction.plan(grid, whole), renderer.pool, grid, token_order=renderer.token_order)
+        if walked is None:
+            parts = self._known.items()
+            walked = renderer.walk(
+                grid, frozenset(patch for patch, tokens in parts if not bool((tokens == ABSENT).any()))
+            )
         attention = model.layer(0).attention
         copies = len(self._seeds) * (prompts.copies if prompts else 1)
         shape = (copies, attention.num_kv_heads, model.patch_tokens, attention.head_dim)
@@ -256,7 +268,8 @@ class Rendering:
         if not steps[0].step.known:
             decoder = self._renderer.local_decoder
             draws = decoder.draws(self._renderer.model.patch_tokens)
-            uniform_RU = torch.stack([patch_uniforms(seed, s.step.patch, draws) for s in steps for seed in self._seeds])
+            positions = [s.step.patch.shifted(self._corner) for s in steps]
+            uniform_RU = torch.stack([patch_uniforms(seed, at, draws) for at in positions for seed in self._seeds])
             decoder.decode(writer, self._renderer.sampling, uniform_RU.to(writer.tokens_RN.device))
         states = writer.states()
         for s, planned in enumerate(steps):
