@@ -57,6 +57,7 @@ from nuwa_lightning.data.token_windows import TokenWindowsModule, Window
 from nuwa_lightning.data.video_data import LandscapeClipsDataModule, VideoDataModule, VideoFolderDataModule
 from nuwa_lightning.data.videos import FolderVideos
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.generation.coarse_plan import CoarseEncoder
 from nuwa_lightning.legacy import upgraded_arguments
 from nuwa_lightning.models.vqgan import VQGAN
 from nuwa_lightning.processes import keep_freed_memory
@@ -350,6 +351,8 @@ class NuwaCLI(LightningCLI):
             self.datamodule.attach_tokenizer(tokenizer)
             if self.model.conditions.text_encoder is not None:
                 self.datamodule.attach_text_encoder(self.model.conditions.text_encoder)
+            if self.model.plan is not None:
+                self.datamodule.attach_coarse(CoarseEncoder(self.model.plan, tokenizer))
         return tokenizer
 
     def _attach_to_guided(self, *, make: bool) -> None:

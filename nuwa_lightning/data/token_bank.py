@@ -52,6 +52,17 @@ class TokenizerLike(Protocol):
         """Return a text that changes with the weights."""
 
 
+class CoarseLike(Protocol):
+    """What the bank needs of a coarse plan, which is encoded once as images are."""
+
+    @property
+    def name(self) -> str:
+        """What decides about its tokens."""
+
+    def encode(self, image_B3YX: torch.Tensor, /, *, seed: int | None) -> torch.Tensor:
+        """Return the tokens_BYX of the plan of an image, some of them wrong if there is a seed to draw which."""
+
+
 @dataclass(frozen=True)
 class BankEntry:
     """One grid: of what, how it was made, where its tokens start in the file, and its shape in tokens.

@@ -22,7 +22,7 @@ from nuwa_lightning.data.folders import cache_folder, content_key, content_keys
 from nuwa_lightning.data.photos import Photo, PhotoSource, Split
 from nuwa_lightning.data.preparing import PreparedPhotos, as_image, nothing_usable, prepare_photos, sizes_for
 from nuwa_lightning.data.reading import MAX_PIXELS, ImageReadError, image_size
-from nuwa_lightning.data.token_bank import BankEntry, Encode, TokenBank, TokenizerLike, build_bank
+from nuwa_lightning.data.token_bank import BankEntry, CoarseLike, Encode, TokenBank, TokenizerLike, build_bank
 from nuwa_lightning.data.token_windows import TokenWindowsModule, Window
 from nuwa_lightning.errors import UsageError, some_of
 
@@ -68,6 +68,7 @@ def build_token_bank(
     max_pixels: int = MAX_PIXELS,
     progress: bool = True,
     source: tuple[str, str] = ("photos", "these"),
+    coarse: CoarseLike | None = None,
 ) -> TokenBank:
     """Return the bank of ``photos``, encoding what is not on disk yet; see `build_bank`.
 
@@ -83,6 +84,7 @@ def build_token_bank(
         max_pixels: limit on the pixels of one photo.
         progress: show a bar.
         source: the option that says where the photos lie and its value, for messages.
+        coarse: keep the tokens of coarse plans of the photos instead of their own.
 
     Raises:
         UsageError: if a setting makes no sense or no photo can be used.
@@ -92,7 +94,8 @@ def build_token_bank(
     listed: list[tuple[Split, Photo]] = [(split, photo) for split, some in sorted(photos.items()) for photo in some]
     keys = content_keys([photo.path for _, photo in listed], cache=cache)
     contents = ["unreadable" if isinstance(key, OSError) else key for key in keys]
-    name = _bank_name([(split, key) for (split, _), key in zip(listed, contents, strict=True)], tokenizer, settings)
+    named = [(split, key) for (split, _), key in zip(listed, contents, strict=True)]
+    name = _bank_name(named, tokenizer, settings, coarse)
 
     def items() -> tuple[list[_PhotoItem], dict[str, list[str]]]:
         prepared = prepare_photos(
@@ -107,7 +110,9 @@ def build_token_bank(
             raise nothing_usable(*source, prepared, what="images")
         splits = {id(photo): split for split, photo in listed}
         found = [
-            _PhotoItem(prepared, index, splits[id(prepared.photo(index))], tokenizer.downsample_factor, settings)
+            _PhotoItem(
+                prepared, index, splits[id(prepared.photo(index))], tokenizer.downsample_factor, settings, coarse
+            )
             for index in range(len(prepared))
         ]
         skipped = [str(entry.path) for entry in prepared.skipped]
@@ -122,7 +127,9 @@ def build_token_bank(
     return bank
 
 
-def _bank_name(contents: list[tuple[str, str]], tokenizer: TokenizerLike, settings: BankSettings) -> str:
+def _bank_name(
+    contents: Sequence[tuple[str, str]], tokenizer: TokenizerLike, settings: BankSettings, coarse: CoarseLike | None
+) -> str:
     said = [
         _VERSION,
         tokenizer.fingerprint(),
@@ -130,6 +137,7 @@ def _bank_name(contents: list[tuple[str, str]], tokenizer: TokenizerLike, settin
         tokenizer.codebook_size,
         asdict(settings),
         contents,
+        *([coarse.name] if coarse else []),
     ]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:24]
 
@@ -144,6 +152,7 @@ class _PhotoItem:
     split: Split
     downsample_factor: int
     settings: BankSettings
+    coarse: CoarseLike | None
 
     @property
     def key(self) -> str:
@@ -180,7 +189,10 @@ class _PhotoItem:
         f = self.downsample_factor
         shift = entry.phase * f // self._variants.phases
         pixels_YX3 = pixels_YX3[shift : shift + entry.y * f, shift : shift + entry.x * f]
-        return encode(torch.from_numpy(as_image(pixels_YX3))[None])
+        image_13YX = torch.from_numpy(as_image(pixels_YX3))[None]
+        if self.coarse is None:
+            return encode(image_13YX)
+        return self.coarse.encode(image_13YX, seed=entry.start if self.split == "train" else None)
 
 
 _BANK = BankSettings()
@@ -240,6 +252,15 @@ class TokenDataModule(TokenWindowsModule):
     def open_bank(self, tokenizer: TokenizerLike, encode: Encode | None) -> TokenBank:
         """See `TokenWindowsModule.open_bank`."""
         self._set_odd_aside(tokenizer.downsample_factor)
+        return self._build(tokenizer, encode=encode)
+
+    def open_coarse_bank(self, tokenizer: TokenizerLike, coarse: CoarseLike) -> TokenBank:
+        """See `TokenWindowsModule.open_coarse_bank`."""
+        return self._build(tokenizer, coarse=coarse)
+
+    def _build(
+        self, tokenizer: TokenizerLike, *, encode: Encode | None = None, coarse: CoarseLike | None = None
+    ) -> TokenBank:
         return build_token_bank(
             {"train": self.photos.photos("train"), "val": self.photos.photos("val")},
             tokenizer,
@@ -248,6 +269,7 @@ class TokenDataModule(TokenWindowsModule):
             encode=encode,
             max_pixels=self.max_pixels,
             source=self.source_option(),
+            coarse=coarse,
         )
 
     def check_sizes(self, factor: int) -> None:

@@ -2,7 +2,7 @@
 
 Batches are dicts: ``tokens`` int64 (B, T, Y, X) and ``index`` int64 (B), the place of the photo or video in the bank.
 With a text encoder attached also ``text`` float32 (B, S, E), the token states of the captions, and ``text_seen`` bool
-(B, S), which of these are there.
+(B, S), which of these are there. With a coarse plan attached also ``coarse``, of the shape of ``tokens``.
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ from nuwa_lightning.data.streams import (
     resume_note,
     trainer_position,
 )
-from nuwa_lightning.data.token_bank import BankEntry, Encode, TokenBank, TokenizerLike, Tokens
+from nuwa_lightning.data.token_bank import BankEntry, CoarseLike, Encode, TokenBank, TokenizerLike, Tokens
 from nuwa_lightning.errors import UsageError, some_of
 
 # Legend: B windows of a batch, T frames, Y, X tokens along the axes.
 
 _LOG = logging.getLogger(__name__)
+_NAMES = ("tokens", "coarse")
 
 
 class TextsLike(Protocol):
@@ -137,6 +138,8 @@ class TokenWindowsModule(LightningDataModule, ABC):
         self._tokenizer: TokenizerLike | None = None
         self._encode: Encode | None = None
         self._bank: TokenBank | None = None
+        self._coarse: CoarseLike | None = None
+        self._coarse_bank: TokenBank | None = None
         self._text_encoder: TextEncoderLike | None = None
         self._texts: _Captions | None = None
         self._stored: dict[str, Any] = {}
@@ -152,6 +155,14 @@ class TokenWindowsModule(LightningDataModule, ABC):
         Raises:
             UsageError: if nothing can be used.
         """
+
+    def open_coarse_bank(self, tokenizer: TokenizerLike, coarse: CoarseLike) -> TokenBank:
+        """Return the bank of coarse plans, which has the entries of the token bank, built if it is not there.
+
+        Raises:
+            UsageError: if there are none of this data.
+        """
+        raise UsageError("model.plan", coarse.name, f"there are no coarse plans of {self.noun}s: give null")
 
     @abstractmethod
     def captions_by_key(self) -> Mapping[str, str]:
@@ -179,7 +190,13 @@ class TokenWindowsModule(LightningDataModule, ABC):
         """
         self._tokenizer = tokenizer
         self._encode = encode
-        self._bank = None
+        self._bank = self._coarse_bank = None
+
+    @final
+    def attach_coarse(self, coarse: CoarseLike) -> None:
+        """Let batches carry the coarse plans of windows."""
+        self._coarse = coarse
+        self._coarse_bank = None
 
     @final
     def attach_text_encoder(self, encoder: TextEncoderLike) -> None:
@@ -232,6 +249,16 @@ class TokenWindowsModule(LightningDataModule, ABC):
         return self._bank
 
     @property
+    def banks(self) -> tuple[TokenBank, ...]:
+        """The token bank and, with a coarse plan attached, that of the plans, which has the same grids."""
+        bank = self.bank
+        if self._coarse is None or self._tokenizer is None:
+            return (bank,)
+        if self._coarse_bank is None:
+            self._coarse_bank = self.open_coarse_bank(self._tokenizer, self._coarse)
+        return bank, self._coarse_bank
+
+    @property
     def smaller(self) -> list[str]:
         """The keys of photos or videos of which no grid is as large as a window."""
         bank = self.bank
@@ -242,7 +269,7 @@ class TokenWindowsModule(LightningDataModule, ABC):
         """Fetch the data and, if the tokenizer is there already, encode it; called on one process only."""
         self.prepare_source()
         if self._tokenizer is not None:
-            _ = self.bank
+            _ = self.banks
 
     def train_dataloader(self) -> BatchStream:
         """Return the stream of training batches, from the trainer's position on.
@@ -255,7 +282,7 @@ class TokenWindowsModule(LightningDataModule, ABC):
         if not choices:
             raise self.too_small(self._tokenizer.downsample_factor if self._tokenizer else 1)
         maker = _TrainWindows(
-            self.bank, choices, self.window, self.batch_size, self.seed, rank, world, self.captions, self.stills
+            self.banks, choices, self.window, self.batch_size, self.seed, rank, world, self.captions, self.stills
         )
         return BatchStream(
             maker,
@@ -266,7 +293,7 @@ class TokenWindowsModule(LightningDataModule, ABC):
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
         """Return one loader over all windows that tile the held-out grids, in fixed order; none if none is held out."""
-        windows = _FixedWindows(self.bank, [entry for some in self._fitting("val") for entry in some], self.window)
+        windows = _FixedWindows(self.banks, [entry for some in self._fitting("val") for entry in some], self.window)
         if not len(windows):
             return []
         collate = _Collate(self.captions)
@@ -338,7 +365,7 @@ class _Collate:
 class _TrainWindows:
     """Random windows; batch ``step`` is a pure function of the fields and ``step``."""
 
-    bank: TokenBank
+    banks: tuple[TokenBank, ...]
     choices: list[list[BankEntry]]
     window: Window
     batch_size: int
@@ -356,27 +383,30 @@ class _TrainWindows:
             window, size = Window(1, window.y, window.x), size * window.frames
         first = (step * self.world + self.rank) * size
         made = [self._window(window, first + place) for place in range(size)]
-        tokens_BTYX = np.stack([window_TYX for window_TYX, _ in made]).astype(np.int64)
         indices = [index for _, index in made]
-        batch = {"tokens": torch.from_numpy(tokens_BTYX), "index": torch.tensor(indices)}
+        cuts = zip(*(cuts for cuts, _ in made), strict=True)
+        batch = {
+            name: torch.from_numpy(np.stack(cut).astype(np.int64)) for name, cut in zip(_NAMES, cuts, strict=False)
+        }
+        batch["index"] = torch.tensor(indices)
         return batch if self.captions is None else {**batch, **self.captions.batch(indices)}
 
-    def _window(self, window: Window, sample: int) -> tuple[Tokens, int]:
+    def _window(self, window: Window, sample: int) -> tuple[list[Tokens], int]:
         random = generator(self.seed, 2, sample)
         choices = self.choices[photo_of_sample(self.seed, sample, len(self.choices))]
         entry = choices[int(random.integers(len(choices)))]
         y = int(random.integers(entry.y - window.y + 1))
         x = int(random.integers(entry.x - window.x + 1))
         t = int(random.integers(entry.frames - window.reach + 1))
-        return window.cut(self.bank.tokens(entry), t, y, x), entry.photo
+        return [window.cut(bank.tokens(entry), t, y, x) for bank in self.banks], entry.photo
 
 
 @final
 class _FixedWindows(Dataset[Batch]):
     """As many windows as fit side by side and one after another, centred on each grid."""
 
-    def __init__(self, bank: TokenBank, entries: list[BankEntry], window: Window) -> None:
-        self._bank = bank
+    def __init__(self, banks: tuple[TokenBank, ...], entries: list[BankEntry], window: Window) -> None:
+        self._banks = banks
         self._window = window
         self._places = [
             (entry, t, y, x)
@@ -391,8 +421,9 @@ class _FixedWindows(Dataset[Batch]):
 
     def __getitem__(self, place: int) -> dict[str, Any]:
         entry, t, y, x = self._places[place]
-        window_TYX = self._window.cut(self._bank.tokens(entry), t, y, x).astype(np.int64)
-        return {"tokens": torch.from_numpy(window_TYX), "index": entry.photo}
+        cuts = [self._window.cut(bank.tokens(entry), t, y, x).astype(np.int64) for bank in self._banks]
+        found = {name: torch.from_numpy(window_TYX) for name, window_TYX in zip(_NAMES, cuts, strict=False)}
+        return {**found, "index": entry.photo}
 
 
 def tiles(length: int, size: int) -> range:

@@ -185,6 +185,7 @@ def neighbors_in_context(
     patch_size: tuple[int, int],
     token_order: TokenOrder,
     neighbors: tuple[Neighbor, ...] = NEIGHBORS,
+    coarse: Sequence[Tensor] | None = None,
 ) -> Tensor:
     """Return the neighbors ``[R, N, K]`` of the tokens of a wave that lie in context patches, else ``ABSENT``.
 
@@ -195,16 +196,21 @@ def neighbors_in_context(
         patch_size: rows and columns.
         token_order: as in training.
         neighbors: of the model.
+        coarse: for each step the coarse plan of its patch and one token more on all sides, ``[B, rows + 2,
+            columns + 2]``; None where there is no plan.
     """
     cells = patch_size[0] * patch_size[1]
+    around = (patch_size[0] + 2) * (patch_size[1] + 2) if any(each.coarse for each in neighbors) else 0
     found = []
-    for planned in steps:
+    for s, planned in enumerate(steps):
         _, place_NK = neighbor_positions(
             planned.step.symmetry, planned.places, patch_size, token_order, neighbors=neighbors
         )
         # One more place holds ABSENT, which is where a negative index points.
-        tokens_BS = torch.full((canvases, len(planned.context) * cells + 1), ABSENT)
+        tokens_BS = torch.full((canvases, len(planned.context) * cells + around + 1), ABSENT)
         for c, number in enumerate(planned.context):
             tokens_BS[:, c * cells : (c + 1) * cells] = live[number].flatten(1)
+        if around and coarse is not None:
+            tokens_BS[:, -around - 1 : -1] = coarse[s].flatten(1)
         found.append(tokens_BS[:, place_NK])
     return torch.cat(found)

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from nuwa_lightning.atomic import atomic_folder
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.generation.coarse_plan import CoarsePlan
 from nuwa_lightning.generation.fast_transformer import Precision
 from nuwa_lightning.generation.local import AutoregressiveLocalDecoder, LocalDecoder
 from nuwa_lightning.generation.renderer import InfiniteRenderer
@@ -62,6 +63,7 @@ class Generator:
         local_decoder: how the tokens of a patch are written, as in training.
         text_encoder: what turns texts into token states; None for a model without text.
         frames: of a training sample; 1 for a model of images.
+        plan: the coarse plan that the model reads; None for a model without.
     """
 
     model: PatchTransformer
@@ -72,6 +74,7 @@ class Generator:
     local_decoder: LocalDecoder = field(default_factory=AutoregressiveLocalDecoder)
     text_encoder: TextEncoder | None = None
     frames: int = 1
+    plan: CoarsePlan | None = None
 
     def renderer(
         self,
@@ -125,6 +128,9 @@ def save_generator(folder: str | Path, generator: Generator) -> None:
         config["model"]["text_dim"] = model.text_dim
         config["text_encoder"] = _describe(generator.text_encoder)
         config["text_fingerprint"] = generator.text_encoder.fingerprint()
+    if generator.plan is not None:
+        config["model"]["coarse_plan"] = True
+        config["plan"] = dataclasses.asdict(generator.plan)
     with atomic_folder(folder, overwrite=True) as partial:
         (partial / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         state = {k: v.detach().cpu().contiguous() for k, v in generator.model.state_dict().items()}
@@ -177,6 +183,7 @@ def load_generator(
             encoder = _build(config["text_encoder"], TextEncoder, own)
         order, fingerprint = config["token_order"], config["tokenizer_fingerprint"]
         frames = int(config.get("frames", 1))
+        plan = _plan_of(config, model)
         if order not in get_args(TokenOrder):
             raise ValueError(f"token_order {order!r} is none of {', '.join(get_args(TokenOrder))}")
     except FileNotFoundError as error:
@@ -196,7 +203,14 @@ def load_generator(
         )
     if encoder is not None and encoder.fingerprint() != config["text_fingerprint"]:
         raise UsageError("checkpoint", folder, f"{encoder} is not what it was in training: install that one again")
-    return Generator(model.eval(), pool, direction, order, fingerprint, local_decoder, encoder, frames)
+    return Generator(model.eval(), pool, direction, order, fingerprint, local_decoder, encoder, frames, plan)
+
+
+def _plan_of(config: Mapping[str, Any], model: PatchTransformer) -> CoarsePlan | None:
+    plan = CoarsePlan(**config["plan"]) if "plan" in config else None
+    if (plan is not None) is not model.coarse_plan:
+        raise ValueError("whether it reads a coarse plan is said in two ways")
+    return plan
 
 
 def _describe(strategy: Strategy) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.generation.coarse_plan import CoarseTokens
 from nuwa_lightning.generation.fast_transformer import DecodingTransformer, Precision
 from nuwa_lightning.generation.kv_cache import SlotCache
 from nuwa_lightning.generation.local import AutoregressiveLocalDecoder, LocalDecoder
@@ -118,13 +119,14 @@ class InfiniteRenderer:
         seeds: Sequence[int],
         known: Mapping[PatchIndex, Tensor] | None = None,
         prompts: Prompts | None = None,
+        coarse: CoarseTokens | None = None,
     ) -> Iterator[RenderedPatch]:
         """Write a canvas (or several of the same grid) patch by patch; arguments as for :class:`Rendering`.
 
         Yields:
             Finished patches, in an order that respects the plan; memory is bounded by the live set.
         """
-        for wave in Rendering(self, grid, seeds=seeds, known=known, prompts=prompts):
+        for wave in Rendering(self, grid, seeds=seeds, known=known, prompts=prompts, coarse=coarse):
             yield from wave
 
 
@@ -152,6 +154,7 @@ class Rendering:
             is given in part, what is not is ``ABSENT``, for all canvases alike; it is written around what is given.
         prompts: the texts, for a model that reads text.
         decoding_state: go on from here.
+        coarse: what the model reads of a coarse plan; None for no plan.
         walked: instead of the plan of the grid, these of its steps, each after all that it sees.
         corner: where the grid's first patch lies on the lattice ``(t, y, x)`` whose positions random numbers go by.
     """
@@ -165,11 +168,12 @@ class Rendering:
         known: Mapping[PatchIndex, Tensor] | None = None,
         prompts: Prompts | None = None,
         decoding_state: DecodingState | None = None,
+        coarse: CoarseTokens | None = None,
         walked: Iterable[PlannedStep] | None = None,
         corner: tuple[int, int, int] = (0, 0, 0),
     ) -> None:
-        self._renderer, self._corner = renderer, corner
-        self._seeds, self._prompts = tuple(seeds), prompts
+        self._renderer, self._coarse = renderer, coarse if renderer.model.coarse_plan else None
+        self._seeds, self._prompts, self._corner = tuple(seeds), prompts, corner
         self._known: Mapping[PatchIndex, Tensor] = {} if known is None else known
         model = renderer.model
         if walked is None:
@@ -260,6 +264,7 @@ class Rendering:
                 patch_size=self._renderer.model.patch_size,
                 token_order=self._renderer.token_order,
                 neighbors=self._renderer.model.neighbors,
+                coarse=None if self._coarse is None else [self._coarse.around(step.patch) for step in steps],
             ),
             given=self._given(steps),
             guidance=guidance,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,12 +41,17 @@ def patch_cells(symmetry: Symmetry, patch_size: tuple[int, int], token_order: To
     return cells
 
 
+COARSE_PLAN: Final = -1
+"""Stands for the coarse plan, instead of the number of a context patch."""
+
+
 class NeighborSource(NamedTuple):
     """Where a neighbor comes from.
 
     Attributes:
-        context: number of the context patch, or None for the patch itself.
-        cell: ``row * columns + column`` in that context patch, or the place in writing order in the patch itself.
+        context: number of the context patch, ``COARSE_PLAN``, or None for the patch itself.
+        cell: ``row * columns + column`` in that context patch, the place in writing order in the patch itself, or the
+            place in the part of the coarse plan that is one token larger on all sides than the patch.
     """
 
     context: int | None
@@ -78,12 +83,14 @@ def neighbor_sources(
     frame = ZETA if token_order == "raster" else symmetry
 
     def source(n: int, there: Neighbor) -> NeighborSource | None:
-        dt, dy, dx, turned = there
-        if turned:
+        dt, dy, dx = there[:3]
+        if there.turned:
             # Out of the canonical frame: transpose first, then flip.
             dy, dx = (dx, dy) if frame.transpose else (dy, dx)
             dy, dx = -dy if frame.flip_y else dy, -dx if frame.flip_x else dx
         y, x = cells[n][0] + dy, cells[n][1] + dx
+        if there.coarse:
+            return NeighborSource(COARSE_PLAN, (y + 1) * (columns + 2) + x + 1)
         patch = (dt, y // rows, x // columns)
         cell = (y % rows, x % columns)
         if patch == (0, 0, 0):
@@ -106,13 +113,19 @@ def neighbor_positions(
 ) -> tuple[Tensor, Tensor]:
     """Return :func:`neighbor_sources` as two tensors ``[N, K]``, ``ABSENT`` where the other one or neither holds.
 
-    The first gives places in writing order in the patch itself, the second ``context * N + cell`` in its context.
+    The first gives places in writing order in the patch itself, the second ``context * N + cell`` in its context, after
+    which the coarse plan follows.
     """
     sources = neighbor_sources(symmetry, context, patch_size, token_order, neighbors=neighbors)
     cells = patch_size[0] * patch_size[1]
+
+    def outside(source: NeighborSource | None) -> int:
+        if source is None or source.context is None:
+            return ABSENT
+        return (len(context) if source.context == COARSE_PLAN else source.context) * cells + source.cell
+
     own = [[s.cell if s and s.context is None else ABSENT for s in row] for row in sources]
-    there = [[s.context * cells + s.cell if s and s.context is not None else ABSENT for s in row] for row in sources]
-    return torch.tensor(own), torch.tensor(there)
+    return torch.tensor(own), torch.tensor([[outside(s) for s in row] for row in sources])
 
 
 @dataclass(frozen=True)
@@ -121,7 +134,8 @@ class PlanLayout:
 
     Attributes:
         index_PN: place of every token in the flattened ``(t, y, x)`` token grid of the symmetry.
-        neighbors_PNK: place of the neighbors of every token in that grid, ``ABSENT`` where there is none.
+        neighbors_PNK: place of the neighbors of every token in that grid, ``ABSENT`` where there is none; those in the
+            coarse plan lie in a second grid of the same shape, which follows.
         symmetry_P: index of the symmetry of each step (0 throughout in raster order, which has no symmetries).
         known_P: which steps are given, not written.
         groups: which steps see which.
@@ -157,10 +171,25 @@ def lay_out(
     rows, columns = patch_size
     assert grid.y is not None
     assert grid.x is not None
-    height, width = grid.y * rows, grid.x * columns
+    frames, height, width = grid.t or 0, grid.y * rows, grid.x * columns
 
     def base(patch: PatchIndex) -> int:
         return (patch.t * height + patch.y * rows) * width + patch.x * columns
+
+    def planned_at(patch: PatchIndex, cell: int) -> int:
+        y, x = patch.y * rows + cell // (columns + 2) - 1, patch.x * columns + cell % (columns + 2) - 1
+        y, x = y % height if "y" in grid.wrap else y, x % width if "x" in grid.wrap else x
+        inside = 0 <= y < height and 0 <= x < width
+        return ((frames + patch.t) * height + y) * width + x if inside else ABSENT
+
+    def place(source: NeighborSource | None, step: Step, own: list[int], seen: list[PatchIndex]) -> int:
+        if source is None:
+            return ABSENT
+        if source.context is None:
+            return own[source.cell]
+        if source.context == COARSE_PLAN:
+            return planned_at(step.patch, source.cell)
+        return base(seen[source.context]) + source.cell // columns * width + source.cell % columns
 
     index_PN, neighbors_PNK = [], []
     for planned in table.steps:
@@ -170,19 +199,7 @@ def lay_out(
         index_PN.append(own)
         seen = [steps[n].patch for n in planned.context]
         sources = neighbor_sources(step.symmetry, planned.places, patch_size, token_order, neighbors=neighbors)
-        neighbors_PNK.append(
-            [
-                [
-                    ABSENT
-                    if s is None
-                    else own[s.cell]
-                    if s.context is None
-                    else base(seen[s.context]) + s.cell // columns * width + s.cell % columns
-                    for s in row
-                ]
-                for row in sources
-            ]
-        )
+        neighbors_PNK.append([[place(s, step, own, seen) for s in row] for row in sources])
     groups = []
     for numbers in table.groups().values():
         alike = [table.steps[n] for n in numbers]

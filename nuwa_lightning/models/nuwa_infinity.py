@@ -137,12 +137,14 @@ class Neighbor(NamedTuple):
         y: rows further down.
         x: columns further on.
         turned: rows and columns are those of the canonical frame of the step's symmetry; else of the canvas as it lies.
+        coarse: it is a token of the coarse plan, which lies on the same grid and is there as a whole.
     """
 
     t: int
     y: int
     x: int
     turned: bool = True
+    coarse: bool = False
 
 
 NEIGHBORS: Final = tuple(
@@ -171,19 +173,27 @@ MATCHED: Final = tuple(Neighbor(t, y, x) for t in (-1, -2) for y, x in _WIDER)
 `motion`."""
 
 
+COARSE: Final = tuple(Neighbor(0, y, x, coarse=True) for y, x in _AROUND)
+"""In the coarse plan: what is to be seen at the cell and around it, before anything of it is written."""
+
+
 ABSENT: Final = -1
 """Stands for a neighbor that is not written yet, not selected by the pool, or outside the canvas."""
 
 
-def neighbors(*, past: bool = False, ahead: bool = False, matched: bool = False) -> tuple[Neighbor, ...]:
+def neighbors(
+    *, past: bool = False, ahead: bool = False, coarse: bool = False, matched: bool = False
+) -> tuple[Neighbor, ...]:
     """Return the neighbors that a model reads, K of them.
 
     Args:
         past: whether its pool reaches into earlier frames.
         ahead: whether it reads :data:`AHEAD`.
+        coarse: whether it reads a coarse plan, :data:`COARSE`.
         matched: whether its copy head looks at how things move, :data:`MATCHED`, which are the last ones.
     """
-    return NEIGHBORS + (AHEAD if ahead else ()) + (PAST if past else ()) + (MATCHED if matched else ())
+    parts = ((AHEAD, ahead), (PAST, past), (COARSE, coarse), (MATCHED, matched))
+    return NEIGHBORS + tuple(itertools.chain.from_iterable(part for part, wanted in parts if wanted))
 
 
 class NeighborEmbedding(nn.Module):
@@ -191,7 +201,7 @@ class NeighborEmbedding(nn.Module):
 
     Attention has to learn from positions alone that the token on the left matters most, which takes a large share of a
     short training. This gives that away, and nothing else: only tokens of the patch itself and of patches that the pool
-    selects are fed, the others are zero.
+    selects are fed, and those of a coarse plan; the others are zero.
 
     Args:
         codebook_dim: width E of a code vector.
@@ -703,6 +713,7 @@ class PatchTransformer(nn.Module):
         text_dim: width of a text token; 0 is a model without text.
         bidirectional: a token sees all tokens of its patch and each of them may be masked, instead of earlier ones
             only. What later patches see of a patch is then what it is when nothing is masked.
+        coarse_plan: read the tokens of a coarse plan, which may be absent.
 
     Raises:
         ValueError: if sizes do not divide.
@@ -720,15 +731,16 @@ class PatchTransformer(nn.Module):
         size: TransformerConfig = TransformerConfig(),
         text_dim: int = 0,
         bidirectional: bool = False,
+        coarse_plan: bool = False,
     ) -> None:
         super().__init__()
         dim = size.dim
-        self.bidirectional = bidirectional
+        self.bidirectional, self.coarse_plan = bidirectional, coarse_plan
         self.patch_size, self.embedding_extent, self.size = patch_size, embedding_extent, size
         self.codebook_size, self.codebook_dim = codebook_size, codebook_dim
         self.register_buffer("codebook_KE", torch.zeros(codebook_size, codebook_dim))
         self.embed = nn.Linear(codebook_dim, dim)
-        read = neighbors(past=embedding_extent[0] > 0, ahead=size.ahead)
+        read = neighbors(past=embedding_extent[0] > 0, ahead=size.ahead, coarse=coarse_plan)
         self.neighbor_embedding = (
             NeighborEmbedding(codebook_dim, dim, count=len(read)) if size.neighbor_embedding else None
         )
@@ -772,7 +784,8 @@ class PatchTransformer(nn.Module):
     def neighbors(self) -> tuple[Neighbor, ...]:
         """Which neighbors of a token it reads; those in earlier frames if its pool reaches there."""
         past = self.embedding_extent[0] > 0
-        return neighbors(past=past, ahead=self.size.ahead, matched=past and self.size.copy_head)
+        matched = past and self.size.copy_head
+        return neighbors(past=past, ahead=self.size.ahead, coarse=self.coarse_plan, matched=matched)
 
     @property
     def num_layers(self) -> int:

@@ -18,6 +18,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.generation.coarse_plan import CoarsePlan
 from nuwa_lightning.generation.local import AutoregressiveLocalDecoder, LocalDecoder
 from nuwa_lightning.generation.patch_decoder import own_neighbors
 from nuwa_lightning.generation.pretrained import Generator, save_generator
@@ -56,6 +57,7 @@ _OPTIONS = {
     "embedding_extent": "--model.context_pool",
     "bidirectional": "--model.local_decoder",
     "text_dim": "--model.conditions.text_encoder",
+    "coarse_plan": "--model.plan",
 }
 
 
@@ -73,6 +75,7 @@ class NuwaInfinityModule(LightningModule):
         local_decoder: how the tokens of a patch are written, and so what is learned.
         optimize: "joint", "accumulated" or "per_patch".
         conditions: what samples are conditioned on beside their context: a text, parts of them that are given.
+        plan: the coarse plan that the model reads; None for a model without.
         lr: peak learning rate of Muon (layer matrices) and AdamW (the rest).
         descent: the rest of the optimiser's options; its weight decay is the default optimizer's.
         optimizer: another optimizer, called with groups of parameters: a class path with its arguments in a recipe. Its
@@ -98,6 +101,7 @@ class NuwaInfinityModule(LightningModule):
         local_decoder: LocalDecoder = AutoregressiveLocalDecoder(),  # noqa: B008 - frozen
         optimize: Optimize = "joint",
         conditions: Conditions = Conditions(),  # noqa: B008 - frozen
+        plan: CoarsePlan | None = None,
         lr: float = 2e-3,
         descent: OptimizerConfig = OptimizerConfig(),  # noqa: B008 - frozen
         optimizer: Callable[[Iterable[Any]], torch.optim.Optimizer] | None = None,
@@ -109,7 +113,7 @@ class NuwaInfinityModule(LightningModule):
         self.context_pool, self.direction, self.local_decoder = context_pool, direction, local_decoder
         self.token_order: TokenOrder = token_order
         self.optimize: Optimize = optimize
-        self.conditions, self.lr, self.descent = conditions, lr, descent
+        self.conditions, self.plan, self.lr, self.descent = conditions, plan, lr, descent
         if not 0 < lr < math.inf:
             raise UsageError("model.lr", lr, "must be above 0")
         try:
@@ -121,6 +125,7 @@ class NuwaInfinityModule(LightningModule):
                 size=transformer,
                 bidirectional=local_decoder.bidirectional,
                 text_dim=conditions.text_dim,
+                coarse_plan=plan is not None,
             )
         except UsageError:
             raise
@@ -187,7 +192,12 @@ class NuwaInfinityModule(LightningModule):
             raise UsageError("model.patch_size", self.transformer.patch_size, str(error)) from None
 
     def draw_plans(
-        self, tokens_BTYX: Tensor, generator: torch.Generator | None, *, text: SampleText | None = None
+        self,
+        tokens_BTYX: Tensor,
+        generator: torch.Generator | None,
+        *,
+        text: SampleText | None = None,
+        coarse_BTYX: Tensor | None = None,
     ) -> list[Written]:
         """Give each sample a plan and put samples that share all masks together.
 
@@ -195,6 +205,7 @@ class NuwaInfinityModule(LightningModule):
             tokens_BTYX: a batch.
             generator: draws plans and what is hidden; without one, samples take plans in turn (validation).
             text: of the samples.
+            coarse_BTYX: their coarse plans, ``ABSENT`` where there is none, for a model that reads them.
         """
         hiding = generator or torch.Generator().manual_seed(0)
         B, T, Y, X = tokens_BTYX.shape
@@ -207,6 +218,7 @@ class NuwaInfinityModule(LightningModule):
             read = token_noise(
                 flat, self.transformer.codebook_KE, share=self.conditions.token_noise, generator=generator
             )
+        seen = read if coarse_BTYX is None else torch.cat([read, coarse_BTYX.flatten(1)], dim=1)
         groups = []
         for members in same.values():
             chosen = [drawn[b] for b in members]
@@ -216,7 +228,7 @@ class NuwaInfinityModule(LightningModule):
             if read is not flat:
                 read_BPN = torch.stack([read[b][p.index_PN.to(device)] for b, p in zip(members, chosen, strict=True)])
             neighbors_BPNK = torch.stack(
-                [look_up(read[b], p.neighbors_PNK) for b, p in zip(members, chosen, strict=True)]
+                [look_up(seen[b], p.neighbors_PNK) for b, p in zip(members, chosen, strict=True)]
             )
             symmetry_BP = torch.stack([p.symmetry_P for p in chosen]).to(device)
             of_these = text and text.rows(members)
@@ -263,7 +275,9 @@ class NuwaInfinityModule(LightningModule):
         """Take one optimizer step (or, with ``per_patch``, one a patch) and return the mean loss."""
         seed = torch.initial_seed() ^ (self.global_step * 2654435761 + self.global_rank)
         generator = torch.Generator().manual_seed(seed & ((1 << 63) - 1))
-        groups = self.draw_plans(batch["tokens"], generator, text=self.conditions.text_of(batch, generator))
+        text = self.conditions.text_of(batch, generator)
+        coarse_BTYX = self.plan.of_batch(batch, generator) if self.plan else None
+        groups = self.draw_plans(batch["tokens"], generator, text=text, coarse_BTYX=coarse_BTYX)
         optimizer: Any = self.optimizers()
         scheduler: Any = self.lr_schedulers()
         if self.optimize == "per_patch":
@@ -348,7 +362,9 @@ class NuwaInfinityModule(LightningModule):
 
     def _log_losses(self, batch: dict[str, Tensor], stage: str) -> None:
         losses, first = [], []
-        for written in self.draw_plans(batch["tokens"], None, text=self.conditions.text_of(batch, None)):
+        text = self.conditions.text_of(batch, None)
+        coarse_BTYX = self.plan.of_batch(batch, None) if self.plan else None
+        for written in self.draw_plans(batch["tokens"], None, text=text, coarse_BTYX=coarse_BTYX):
             loss_BPN = self.loss(written)
             losses.append(loss_BPN.flatten())
             first.append(loss_BPN[:, :, : self.transformer.patch_size[0]].flatten())
@@ -396,6 +412,7 @@ class NuwaInfinityModule(LightningModule):
             "size": asdict(model.size),
             "bidirectional": model.bidirectional,
             "text_dim": model.text_dim,
+            "coarse_plan": model.coarse_plan,
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -416,7 +433,7 @@ class NuwaInfinityModule(LightningModule):
         if "patch_transformer" not in checkpoint:
             raise UsageError("--ckpt_path", name, "it is not of stage 2 (NuwaInfinityModule): name one of this stage")
         # Checkpoints from before there was a choice do not say it.
-        stored = {"bidirectional": False, "text_dim": 0, **checkpoint["patch_transformer"]}
+        stored = {"bidirectional": False, "text_dim": 0, "coarse_plan": False, **checkpoint["patch_transformer"]}
         stored["size"] = {"ahead": False, "copy_head": False, **stored["size"]}
         for key, value in self._described().items():
             if stored.get(key) != value:
@@ -452,6 +469,7 @@ class NuwaInfinityModule(LightningModule):
             self.local_decoder,
             self.conditions.text_encoder,
             self._plans.frames,
+            self.plan,
         )
 
     def save(self, folder: str | Path) -> None:

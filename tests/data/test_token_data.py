@@ -290,3 +290,41 @@ def test_command_line(photo_folder: Path) -> None:
     assert len(data.photos.photos("train")) > 5
     config = parser.parse_args(["--data.photos=LandscapePhotos", "--data.photos.kinds=[closeup]"])
     assert parser.instantiate(config).data.photos.kinds == ("closeup",)
+
+
+class Darker:
+    """A coarse plan whose tokens are those of the image, less one, and one less again with a seed."""
+
+    name = "darker"
+
+    def __init__(self) -> None:
+        self.seeds: list[int | None] = []
+
+    def encode(self, image_B3YX: torch.Tensor, *, seed: int | None) -> torch.Tensor:
+        self.seeds.append(seed)
+        return (Means().encode(image_B3YX) - (1 if seed is None else 2)).clamp_min(0)
+
+
+def test_coarse_plans_lie_where_their_windows_lie(paint: Paint, tmp_path: Path) -> None:
+    paint("photos/1.png", 42, 62), paint("photos/2.png", 60, 40, 1), paint("photos/3.png", 44, 60, 2)
+
+    def module() -> TokenDataModule:
+        photos, bank = FolderPhotos(str(tmp_path / "photos")), BankSettings((32, 40))
+        made = TokenDataModule(photos, grid=(3, 4), bank=bank, batch_size=4, cache=str(tmp_path / "cache"))
+        made.attach_tokenizer(Means())
+        return made
+
+    plain, planned, plan = module(), module(), Darker()
+    planned.attach_coarse(plan)
+    for _, a, b in zip(range(5), plain.train_dataloader(), planned.train_dataloader(), strict=False):
+        assert set(b) - set(a) == {"coarse"}
+        assert all(torch.equal(a[name], b[name]) for name in a)
+        assert torch.equal(b["coarse"], (b["tokens"] - 2).clamp_min(0))
+    for batch in planned.val_dataloader()[0]:
+        assert torch.equal(batch["coarse"], (batch["tokens"] - 1).clamp_min(0))
+    assert len({seed for seed in plan.seeds if seed is not None}) > 4  # each grid has errors of its own
+    again = Darker()
+    later = module()
+    later.attach_coarse(again)
+    next(iter(later.train_dataloader()))
+    assert again.seeds == []  # kept

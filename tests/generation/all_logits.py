@@ -34,6 +34,22 @@ class Recorder:
         return self.inner.draw(logits_RK, uniform_R)
 
 
+class Plans(NamedTuple):
+    """Coarse plans of two canvases, ``ABSENT`` where there is none; on closed axes they go round."""
+
+    tokens_BTYX: Tensor
+    wrap: str = ""
+
+    def around(self, patch: PatchIndex) -> Tensor:
+        tokens_BYX = self.tokens_BTYX[:, patch.t]
+        for axis, name in ((1, "y"), (2, "x")):
+            ends = (tokens_BYX.narrow(axis, tokens_BYX.shape[axis] - 1, 1), tokens_BYX.narrow(axis, 0, 1))
+            before, after = ends if name in self.wrap else (torch.full_like(end, -1) for end in ends)
+            tokens_BYX = torch.cat([before, tokens_BYX, after], dim=axis)
+        top, left = patch.y * PATCH[0], patch.x * PATCH[1]
+        return tokens_BYX[:, top : top + PATCH[0] + 2, left : left + PATCH[1] + 2]
+
+
 class AllLogits(NamedTuple):
     """Logits of two canvases in the order of the plan.
 
@@ -58,6 +74,7 @@ def build(
     copy_head: bool = False,
     neighbor_embedding: bool = True,
     bidirectional: bool = False,
+    coarse_plan: bool = False,
 ) -> PatchTransformer:
     """Return a model all of whose weights are random: none is zero or one, as many are in a new model."""
     torch.manual_seed(0)
@@ -67,7 +84,7 @@ def build(
     )  # fmt: skip
     model = PatchTransformer(
         16, 4, patch_size=PATCH, embedding_extent=pool.embedding_extent, size=size, text_dim=text_dim,
-        bidirectional=bidirectional,
+        bidirectional=bidirectional, coarse_plan=coarse_plan,
     )  # fmt: skip
     model.set_codes(torch.randn(16, 4))
     for parameter in model.parameters():
@@ -86,21 +103,24 @@ def all_logits(
     known: Mapping[PatchIndex, Tensor] | None = None,
     max_rows: int = 64,
     texts: tuple[str, str] | None = None,
+    coarse_BTYX: Tensor | None = None,
 ) -> AllLogits:
     """Decode two canvases of finite size, recording logits, and score their tokens otherwise."""
     rows, columns = PATCH
     prompts = Prompts.for_canvases(model, Letters().states, texts) if texts else None
     recorder = Recorder()
+    plans = None if coarse_BTYX is None else Plans(coarse_BTYX, grid.wrap)
     renderer = InfiniteRenderer(model, pool, direction, order, recorder, max_rows)  # type: ignore[arg-type]
     waves: list[tuple[PatchIndex, int]] = []
     tokens = torch.zeros(2, grid.t or 0, rows * (grid.y or 0), columns * (grid.x or 0), dtype=torch.long)
-    for done in renderer.render(grid, seeds=[5, 6], known=known, prompts=prompts):
+    for done in renderer.render(grid, seeds=[5, 6], known=known, prompts=prompts, coarse=plans):
         t, y, x = done.patch
         tokens[:, t, rows * y : rows * y + rows, columns * x : columns * x + columns] = done.tokens_BYX
         if not done.known:
             waves.append((done.patch, done.wave))
 
-    found = _scored(model, pool, list(direction.plan(grid, frozenset(known or {}))), grid, tokens, order, prompts)
+    steps = list(direction.plan(grid, frozenset(known or {})))
+    found = _scored(model, pool, steps, grid, tokens, order, prompts, coarse_BTYX=coarse_BTYX)
     decoded = torch.full_like(found.joint_BPNK, torch.nan)
     number = {step.patch: n for n, step in enumerate(found.plan)}
     calls, at = iter(recorder.calls), 0
@@ -123,12 +143,13 @@ def masked_logits(
     *,
     order: Any = "mirrored",
     texts: tuple[str, str] | None = None,
+    coarse_BTYX: Tensor | None = None,
 ) -> AllLogits:
     """Score random tokens of two canvases, half of which are masked, with a bidirectional model."""
     prompts = Prompts.for_canvases(model, Letters().states, texts) if texts else None
     tokens = torch.randint(0, 16, (2, grid.t or 0, PATCH[0] * (grid.y or 0), PATCH[1] * (grid.x or 0)))
     masked = torch.rand(2, grid.size, PATCH[0] * PATCH[1]) < 0.5
-    return _scored(model, pool, list(direction.plan(grid)), grid, tokens, order, prompts, masked)
+    return _scored(model, pool, list(direction.plan(grid)), grid, tokens, order, prompts, masked, coarse_BTYX)
 
 
 def _scored(
@@ -140,13 +161,15 @@ def _scored(
     order: Any,
     prompts: Prompts | None,
     masked: Tensor | None = None,
+    coarse_BTYX: Tensor | None = None,
 ) -> AllLogits:
     layout = lay_out(
         plan, pool, grid=grid, patch_size=PATCH, embedding=model.layer(0).embedding, token_order=order,
         neighbors=model.neighbors,
     )  # fmt: skip
     tokens_BPN = tokens.flatten(1)[:, layout.index_PN]
-    neighbors = torch.cat([tokens.flatten(1), torch.full((2, 1), -1)], dim=1)[:, layout.neighbors_PNK]
+    plans = [] if coarse_BTYX is None else [coarse_BTYX.flatten(1)]
+    neighbors = torch.cat([tokens.flatten(1), *plans, torch.full((2, 1), -1)], dim=1)[:, layout.neighbors_PNK]
     symmetry_BP = layout.symmetry_P.expand(2, -1)
     text = None if prompts is None else prompts.rows([PatchIndex(0, 0, 0)])
     mask = None

@@ -101,6 +101,12 @@ def entries(steps: Sequence[Step], turn: Sequence[Way], extent: tuple[int, int, 
     return offset_PP, relative_PP
 
 
+def planned(coarse_TYX: Tensor, cell: tuple[int, int, int], offset: tuple[int, int]) -> int:
+    """The token of the coarse plan at an offset on the canvas from a cell, -1 outside."""
+    (_, height, width), t, y, x = coarse_TYX.shape, cell[0], cell[1] + offset[0], cell[2] + offset[1]
+    return int(coarse_TYX[t, y, x]) if 0 <= y < height and 0 <= x < width else -1
+
+
 def dense_logits(
     w: dict[str, Tensor],
     canvas_TYX: Tensor,
@@ -114,6 +120,7 @@ def dense_logits(
     ahead: bool,
     text_SE: Tensor | None,
     masked_PN: Tensor | None,
+    coarse_TYX: Tensor | None = None,
 ) -> Tensor:
     """Return logits ``[P, N, K]``: the whole canvas as one masked sequence of U times BOS and N tokens.
 
@@ -131,6 +138,7 @@ def dense_logits(
         ahead: whether neighbors on the other side are fed.
         text_SE: token states of a text.
         masked_PN: which tokens are masked, for a bidirectional model.
+        coarse_TYX: the coarse plan, -1 where there is none.
     """
     P, N, codes, width = len(steps), side * side, w["codebook_KE"], len(w["bos"])
     which = [0 if raster else list(WAYS).index(name) for _, name in steps]
@@ -147,8 +155,10 @@ def dense_logits(
     # All readings of all patches; context is always seen whole.
     units = list(itertools.product(([False] if masked_PN is None else [False, True]), range(P)))
 
-    def token(i: int, n: int, offset: tuple[int, int, int], turned: bool = True, *, masked: bool = False) -> int:
+    def token(i: int, n: int, offset: tuple[int, int, int], turned: bool | str = True, *, masked: bool = False) -> int:
         """The token at an offset from token n of patch i, -1 if it cannot be seen when that is predicted."""
+        if turned == "plan":
+            return planned(coarse_TYX, cell[i, n], on_canvas(write[i], *offset[1:]))
         v = on_canvas(write[i], *offset[1:]) if turned else offset[1:]
         place = tuple(a + b for a, b in zip(cell[i, n], (offset[0], *v), strict=True))
         j, m = at.get(place, (-1, -1))
@@ -158,7 +168,9 @@ def dense_logits(
     moving, copies = extent[0] > 0, "copy_head.linear.weight" in w
     kinds = [(o, True) for o in SAME_FRAME + AHEAD * ahead]
     kinds += [((-1, y, x), False) for y, x in AROUND] * moving + [((-2, 0, 0), False)] * moving
+    kinds += [((0, y, x), "plan") for y, x in AROUND] * (coarse_TYX is not None)
     kinds += [(o, True) for o in WIDER] * (moving and copies)
+
     near = [[[token(i, n, *kind, masked=masked) for kind in kinds] for n in range(N)] for masked, i in units]
     near_UNK = torch.tensor(near)
 
@@ -230,12 +242,13 @@ def worst(
     order: str = "mirrored",
     known: dict[PatchIndex, Tensor] | None = None,
     texts: tuple[str, str] | None = None,
+    coarse_BTYX: Tensor | None = None,
 ) -> float:
     """Return the largest difference between the reference and any other way to score two canvases."""
     if model.bidirectional:
-        found = masked_logits(model, pool, direction, grid, order=order, texts=texts)
+        found = masked_logits(model, pool, direction, grid, order=order, texts=texts, coarse_BTYX=coarse_BTYX)
     else:
-        found = all_logits(model, pool, direction, grid, order=order, known=known, texts=texts)
+        found = all_logits(model, pool, direction, grid, order=order, known=known, texts=texts, coarse_BTYX=coarse_BTYX)
     steps = [(tuple(step.patch), step.symmetry.name) for step in found.plan]
     patches = [step.patch for step in found.plan]
     # Select alone: what the pool forgets must not be missed.
@@ -247,6 +260,7 @@ def worst(
             model.state_dict(), found.tokens_BTYX[b], steps, sees, side=2, heads=4, extent=pool.embedding_extent,
             raster=order == "raster", ahead=model.size.ahead, text_SE=text_SE,
             masked_PN=None if found.masked_BPN is None else found.masked_BPN[b],
+            coarse_TYX=None if coarse_BTYX is None else coarse_BTYX[b],
         )  # fmt: skip
         differences += [found.joint_BPNK[b] - dense_PNK, found.stepped_BPNK[b] - dense_PNK]
         if found.decoded_BPNK is not None:
@@ -283,6 +297,35 @@ def test_bidirectional(pool: ContextPool) -> None:
     assert worst(model, pool, Spiral(symmetries=ALL_SYMMETRIES)) < 1e-9
     model = build(pool, 1, "logit", bidirectional=True, copy_head=True, text_dim=8, ahead=True)
     assert worst(model, pool, ArbitraryDirectionController(), order="raster", texts=("lake", "")) < 1e-9
+
+
+def _plans(grid: PatchGrid) -> Tensor:
+    """One canvas has a plan with holes, the other has none."""
+    coarse_BTYX = torch.randint(-1, 16, (2, grid.t or 0, 2 * (grid.y or 0), 2 * (grid.x or 0)))
+    coarse_BTYX[1] = -1
+    return coarse_BTYX
+
+
+@pytest.mark.parametrize(
+    ("pool", "direction"),
+    [*((pool, Spiral(symmetries=ALL_SYMMETRIES)) for pool in POOLS), *((POOLS[0], each) for each in CONTROLLERS)],
+    ids=str,
+)
+def test_coarse_plan(pool: ContextPool, direction: DirectionController) -> None:
+    grid = PatchGrid(2, 2, 3)
+    model = build(pool, 2, coarse_plan=True, copy_head=True)
+    assert worst(model, pool, direction, grid=grid, coarse_BTYX=_plans(grid)) < 1e-9
+
+
+def test_coarse_plan_with_everything_else() -> None:
+    pool, grid = NearbyContextPool((2, 1, 1)), PatchGrid(3, 2, 3)
+    known = {PatchIndex(0, 1, 1): torch.arange(8).view(2, 2, 2), PatchIndex(1, 0, 2): torch.arange(8).view(2, 2, 2)}
+    model = build(pool, 1, text_dim=8, ahead=True, copy_head=True, coarse_plan=True)
+    plans, omega, texts = _plans(grid), ArbitraryDirectionController(), ("lake", "")
+    assert worst(model, pool, omega, grid=grid, known=known, texts=texts, coarse_BTYX=plans) < 1e-9
+    assert worst(model, pool, omega, grid=grid, order="raster", texts=texts, coarse_BTYX=plans) < 1e-9
+    model = build(pool, 2, "logit", bidirectional=True, copy_head=True, coarse_plan=True)
+    assert worst(model, pool, Spiral(symmetries=ALL_SYMMETRIES), grid=grid, coarse_BTYX=plans) < 1e-9
 
 
 def _sees_the_next_token(queries: int, context: int, *, start: int = 0, device: torch.device | None = None) -> Tensor:

@@ -83,7 +83,7 @@ def test_neighbours_are_those_seen_on_the_turned_canvas(symmetry, token_order, s
         neighbor_sources(symmetry, tuple(context), (side, side), token_order, neighbors=neighbors(ahead=True))
     ):
         y, x = place[cells[n]]
-        for (_, dy, dx, _), source in zip(NEIGHBORS + AHEAD, row, strict=True):
+        for (_, dy, dx, *_), source in zip(NEIGHBORS + AHEAD, row, strict=True):
             there = int(seen[y + dy, x + dx])
             allowed = there in visible or there in cells[:n]
             assert number(source) == (there if allowed else None)
@@ -111,7 +111,7 @@ def test_neighbours_in_earlier_frames_are_those_of_the_video_as_it_lies(symmetry
     ):
         y, x = cells[n]
         assert len(row) == len(NEIGHBORS) + len(PAST)
-        for (dt, dy, dx, _), source in zip(PAST, row[len(NEIGHBORS) :], strict=True):
+        for (dt, dy, dx, *_), source in zip(PAST, row[len(NEIGHBORS) :], strict=True):
             number = int(video[2 + dt, corner + y + dy, corner + x + dx])
             assert given(number) == (None if source is None else (source.context, source.cell))
         assert row[: len(NEIGHBORS)] == neighbor_sources(symmetry, context, (side, side), token_order)[n]
