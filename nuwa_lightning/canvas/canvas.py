@@ -30,23 +30,28 @@ from typing import Any, BinaryIO, Final, final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from nuwa_lightning.atomic import atomic_write, fsync_path
-from nuwa_lightning.canvas.facts import CanvasFacts, CanvasState, read_facts, read_state, told, write_facts, write_state
+from nuwa_lightning.atomic import fsync_path
+from nuwa_lightning.canvas.facts import (
+    UNWRITTEN,
+    CanvasFacts,
+    CanvasState,
+    read_facts,
+    read_state,
+    told,
+    write_facts,
+    write_state,
+)
+from nuwa_lightning.canvas.keeping import GIVEN, keep_given
 from nuwa_lightning.errors import UsageError, unwritable
-from nuwa_lightning.hashing import file_sha256
 from nuwa_lightning.planning.geometry import PatchIndex
 from nuwa_lightning.request_fields import InputImage
 from nuwa_lightning.tokenizers.tiling import Rectangle
 
-UNWRITTEN: Final = -1
-"""What stands for a token that is not there yet."""
 _KEPT: Final = 2
 _BLOCK: Final = 64
 _AT_ONCE: Final = 1 << 14
-_GIVEN: Final = ("image.png", "mask.png")
 
 
 @final
@@ -135,7 +140,7 @@ class Canvas:
         try:
             self._forget()
             if image is not None:
-                facts = replace(facts, how={**facts.how, "given": self._give(image)})
+                facts = replace(facts, how={**facts.how, "given": keep_given(self.folder, image)})
             self._say(facts)
             self._open_log("wb")
         except OSError as error:
@@ -157,28 +162,6 @@ class Canvas:
                 self._drop(self._states())
         except OSError as error:
             raise self._unwritable(error) from error
-
-    def given(self, *, max_pixels: int | None = None) -> InputImage | None:
-        """Return the given pixels that are kept here; an image of more pixels is refused (None: 200 million).
-
-        Raises:
-            UsageError: if they are damaged.
-        """
-        sums = self._facts.how.get("given")
-        if not sums:
-            return None
-        paths = {name: self.folder / name for name in _GIVEN if name in sums}
-        for name, path in paths.items():
-            if not path.is_file() or file_sha256(path) != sums[name]:
-                raise UsageError(self._option, path, "is damaged: put back the one that was there")
-        return InputImage.open(paths["image.png"], paths.get("mask.png"), max_pixels=max_pixels)
-
-    def _give(self, image: InputImage) -> dict[str, str]:
-        planes = [image.pixels_YX3] if image.holes_YX is None else [image.pixels_YX3, image.holes_YX.astype("u1") * 255]
-        for name, pixels in zip(_GIVEN, planes, strict=False):
-            with atomic_write(self.folder / name) as partial:
-                Image.fromarray(pixels).save(partial, "PNG")
-        return {name: file_sha256(self.folder / name) for name in _GIVEN[: len(planes)]}
 
     def _say(self, facts: CanvasFacts) -> None:
         self._facts, self._dtype = facts, _record_type(facts)
@@ -441,7 +424,7 @@ class Canvas:
 def _is_own(path: Path) -> bool:
     """Say whether a name in the folder is one that a canvas gives."""
     name = path.name
-    return name in ("canvas.json", "tokens.log", "lock", *_GIVEN) or name.startswith(
+    return name in ("canvas.json", "tokens.log", "lock", *GIVEN) or name.startswith(
         ("state-", ".state-", ".canvas.", ".image.", ".mask.")
     )
 

@@ -5,64 +5,30 @@ Shape legend: B images of one canvas (one a seed), T frames, Y/X rows and column
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, final
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
 from nuwa_lightning.canvas.canvas import Canvas
 from nuwa_lightning.canvas.decoding import Pixels
-from nuwa_lightning.canvas.facts import CanvasFacts, Stage
-from nuwa_lightning.canvas.image_condition import ImageCondition
-from nuwa_lightning.canvas.job import Generation, Order, Progress, Recorder, decoded, decoded_video, export
-from nuwa_lightning.canvas.joint import JointBlend
+from nuwa_lightning.canvas.facts import CanvasFacts
+from nuwa_lightning.canvas.history import CanvasMaker, History, grown
+from nuwa_lightning.canvas.job import Generation, Progress, Recorder, decoded, decoded_video, export
+from nuwa_lightning.canvas.keeping import check_hashes, hashes, kept_request
 from nuwa_lightning.canvas.memory import TokenStore
-from nuwa_lightning.canvas.order_builder import OrderBuilder, batched
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.generation.renderer import InfiniteRenderer, Rendering
-from nuwa_lightning.models.nuwa_infinity import ABSENT
-from nuwa_lightning.planning.dependents import Remake, remake
-from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
-from nuwa_lightning.planning.schedule import PlannedStep
+from nuwa_lightning.generation.renderer import Rendering
+from nuwa_lightning.planning.geometry import PatchIndex
 from nuwa_lightning.request import GenerationRequest
-from nuwa_lightning.request_fields import Expansion, InputImage
 from nuwa_lightning.tokenizers.tiling import Rectangle
 
 Box = tuple[int, int, int, int]
 """``(left, top, right, bottom)`` in pixels of the image, as Pillow's ``crop`` takes it."""
-
-
-class CanvasMaker(Protocol):
-    """What makes canvases: :class:`~nuwa_lightning.pipeline.NuwaInfinityPipeline`."""
-
-    @property
-    def builder(self) -> OrderBuilder:
-        """What requests mean for its model."""
-        ...
-
-    def renderer(self, request: GenerationRequest) -> InfiniteRenderer:
-        """Return the sampler that a request asks for."""
-        ...
-
-
-def hashes(builder: OrderBuilder) -> dict[str, str]:
-    """Return what tells a model, the tokenizer of its tokens, and what decodes them from others."""
-    model = hashlib.sha256()
-    for name, tensor in sorted(builder.generator.model.state_dict().items()):
-        model.update(name.encode())
-        model.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    tokenizer, guided = builder.tokenizer, builder.pixel_guided
-    whole: Callable[[], str] = getattr(tokenizer, "full_fingerprint", tokenizer.fingerprint)
-    decoder = "".join([whole(), "" if guided is None else guided.fingerprint()])
-    parts = {"model": model.hexdigest(), "tokenizer": tokenizer.fingerprint(), "decoder": decoder}
-    return {name: value[:32] for name, value in parts.items()} | {
-        "decoder": hashlib.sha256(decoder.encode()).hexdigest()[:32]
-    }
 
 
 @final
@@ -81,6 +47,7 @@ class FinishedCanvas:
 
     def __init__(self, store: TokenStore, maker: CanvasMaker, request: GenerationRequest) -> None:
         self._store, self._maker, self.request = store, maker, request
+        self._history = History(store, maker, request)
 
     @classmethod
     def open(
@@ -105,8 +72,8 @@ class FinishedCanvas:
         store = Canvas.open(Path(folder), option=option)
         try:
             how = store.facts.how
-            _check_hashes(Path(folder), how, maker.builder, option)
-            return cls(store, maker, _request_of(Path(folder), how, store.given(max_pixels=max_pixels), option))
+            check_hashes(store.folder, how, maker.builder, option)
+            return cls(store, maker, kept_request(store.folder, how, max_pixels=max_pixels, option=option))
         except BaseException:
             store.close()
             raise
@@ -229,7 +196,7 @@ class FinishedCanvas:
 
     def pixels(self, number: int = 0) -> Iterator[Pixels]:
         """Yield the pixels of an image, or of each frame of a video, uint8 ``[Y, X, 3]``; all of it in memory."""
-        order = self._order()
+        order = self._history.order()
         if order.video is not None:
             yield from decoded_video(self._store, order, number=number)
             return
@@ -261,7 +228,7 @@ class FinishedCanvas:
         metadata = {**facts.how["metadata"][number], "size": list(self.size)}
         if self.edits:
             metadata["edits"] = self.edits
-        tokenizer, order = self._maker.builder.tokenizer, self._order()
+        tokenizer, order = self._maker.builder.tokenizer, self._history.order()
         options: dict[str, Any] = {"number": number, "overwrite": overwrite, "progress": progress}
         export(self._store, tokenizer, order, Path(path), metadata=metadata, **options)
 
@@ -270,7 +237,7 @@ class FinishedCanvas:
     def dependents(self, box: Box, *, frames: tuple[int, int] | None = None) -> frozenset[PatchIndex]:
         """Return the patches that :meth:`redo` makes again: those that a box touches, and all that depend on them."""
         found: set[PatchIndex] = set()
-        for _ in self._remakes(self._touched(box, frames), found):
+        for _ in self._history.remakes(self._touched(box, frames), found):
             pass
         return frozenset(map(self._facts.stage.patch, found))
 
@@ -301,8 +268,8 @@ class FinishedCanvas:
         renderer, found = self._maker.renderer(self.request), set[PatchIndex]()
         seeds, patches = range(seed, seed + len(facts.seeds)), 0
         try:
-            for number, part in self._remakes(self._touched(box, frames), found):
-                stage, order = facts.stages[number], self._order(number, part=part, texts=True)
+            for number, part in self._history.remakes(self._touched(box, frames), found):
+                stage, order = facts.stages[number], self._history.order(number, part=part, texts=True)
                 rendering = Rendering(
                     renderer,
                     order.grid,
@@ -370,7 +337,7 @@ class FinishedCanvas:
         facts = self._facts
         wish = {"left": left, "right": right, "up": up, "down": down, "frames": frames}
         self._check_growth(wish)
-        stage = _grown(facts, wish)
+        stage = grown(facts, wish)
         edit = {"grow": {name: n for name, n in wish.items() if n}}
         stages = (*facts.stages, stage)
         self._store.amend(_edited(replace(facts, stages=stages, finished=False, log=self._store.length), edit))
@@ -401,9 +368,9 @@ class FinishedCanvas:
         last = len(facts.stages) - 1
         folder = store if isinstance(store, Canvas) else None
         state = folder.latest(earlier=earlier) if folder else None
-        part = remake(self._walk(last), lambda _: True, reach=self._reach)
+        part = self._history.remake(last, lambda _: True)
         renderer = self._maker.renderer(self.request)
-        order = self._order(last, part=part, texts=True)
+        order = self._history.order(last, part=part, texts=True)
         generation = Generation(order, renderer, store, state=state, walked=part.steps)
 
         def commit() -> None:
@@ -440,10 +407,6 @@ class FinishedCanvas:
 
     # -- how ----------------------------------------------------------------------------------------------------------
 
-    @property
-    def _reach(self) -> int:
-        return self._maker.builder.generator.model.num_layers + 1
-
     def _check_growth(self, wish: Mapping[str, int]) -> None:
         for name, n in wish.items():
             if n < 0:
@@ -478,184 +441,6 @@ class FinishedCanvas:
         spans = (range(first, last), down, across)
         return lambda position: all(place in span for place, span in zip(stage.patch(position), spans, strict=True))
 
-    def _remakes(self, touched: Callable[[PatchIndex], bool], found: set[PatchIndex]) -> Iterator[tuple[int, Remake]]:
-        """Yield the stages of which something has to be made again, and what; ``found`` gets the positions."""
-        for number, stage in enumerate(self._facts.stages):
-
-            def chosen(patch: PatchIndex, stage: Stage = stage) -> bool:
-                return touched(stage.position(patch))
-
-            def changed(patch: PatchIndex, stage: Stage = stage) -> bool:
-                return stage.position(patch) in found
-
-            part = remake(self._walk(number), chosen, changed=changed, reach=self._reach)
-            found.update(map(stage.position, part.patches))
-            if part.patches:
-                yield number, part
-
-    def _walk(self, number: int) -> Iterator[PlannedStep]:
-        """Yield the steps of a stage; of an endless one, until all that was kept is made."""
-        facts = self._store.facts
-        stage = facts.stages[number]
-        walked = self._maker.renderer(self.request).walk(stage.grid, self._wholes(number))
-        if not stage.grid.endless:
-            yield from walked
-            return
-        kept = facts.stages[number + 1].grid
-        missing = kept.size
-        for planned in walked:
-            yield planned
-            missing -= planned.patch in kept
-            if not missing:
-                return
-
-    def _wholes(self, number: int) -> frozenset[PatchIndex]:
-        """Return the patches of a stage that are known as a whole."""
-        stages = self._store.facts.stages
-        stage, masks = stages[number], self._masks(number)
-        if not number:
-            return frozenset(stage.patch(position) for position, mask_YX in masks.items() if bool(mask_YX.all()))
-        before, masks_before = stages[number - 1], self._masks(number - 1)
-        if before.grid.endless:
-            before = stage
-        reopened = {
-            at for at, mask_YX in masks_before.items() if at not in masks or not torch.equal(masks[at], mask_YX)
-        }
-        return frozenset(stage.patch(at) for at in map(before.position, before.grid) if at not in reopened)
-
-    def _masks(self, number: int) -> Mapping[PatchIndex, Tensor]:
-        """Return which tokens are given, by position on the lattice, in a stage."""
-        stage = self._store.facts.stages[number]
-        condition = self._condition(stage)
-        return {} if condition is None else {stage.position(patch): mask for patch, mask in condition.masks.items()}
-
-    def _condition(self, stage: Stage) -> ImageCondition | None:
-        """Return the given image on the canvas as it was in a stage."""
-        image = self.request.image
-        if image is None:
-            return None
-        facts, expand = self._store.facts, self.request.expand or Expansion()
-        first, sides, spare = facts.stages[0], facts.patch_pixels, []
-        starts = (first.origin[0] + expand.up, first.origin[1] + expand.left)
-        for axis, start in enumerate(starts):
-            corner = stage.corner[1 + axis] * sides[axis] + stage.origin[axis]
-            size = stage.size[axis]
-            assert size is not None
-            spare.append((start - corner, corner + size - start - image.pixels_YX3.shape[axis]))
-        return ImageCondition(
-            image.pixels_YX3,
-            holes_YX=image.holes_YX,
-            expansion=Expansion(left=spare[1][0], right=spare[1][1], up=spare[0][0], down=spare[0][1]),
-            tokenizer=self._maker.builder.tokenizer,
-            patch_size=facts.patch_size,
-            blend=0 if self.request.video else self.request.blend,
-            phase=(starts[0] % sides[0], starts[1] % sides[1]),
-        )
-
-    def _order(self, number: int = -1, *, part: Remake | None = None, texts: bool = False) -> Order:
-        """Return the order of a stage: how it is finished and, if wished, what is known and which texts are read."""
-        facts, request, builder = self._store.facts, self.request, self._maker.builder
-        stage, factor = facts.stages[number], self._maker.builder.tokenizer.downsample_factor
-        order = Order(
-            stage.grid,
-            facts.seeds,
-            stage.size,
-            stage.origin,
-            finish=self._condition(stage),
-            tile=request.tile,
-            video=builder.video(request) if request.video else None,
-        )
-        if request.wrap and request.blend and not request.video:
-            order = replace(order, finish=JointBlend(stage.size, request.wrap, request.blend, factor))
-        if part is not None:
-            order = replace(order, known=_Known(self._store, stage, self._masks(number), part))
-        if texts:  # by the canvas as it was begun: what was added since reads what its nearest place does
-            first = facts.stages[0]
-            begun = Order(first.grid, (request.seed,), first.size, first.origin)
-            begun = replace(begun, prompts=builder.prompts(request, begun))
-            prompts = batched(begun, facts.seeds, first=facts.seeds[0] - request.seed).prompts
-            if prompts is not None:
-                choose = prompts.choose
-                prompts = replace(prompts, choose=lambda patch: choose(stage.position(patch)))
-            order = replace(order, prompts=prompts)
-        return order
-
-
-@dataclass(frozen=True, eq=False)
-class _Known(Mapping[PatchIndex, Tensor]):
-    """The tokens of a stage's known patches, read when they are asked for; ``ABSENT`` what of them is made again.
-
-    Attributes:
-        store: the canvas as it is.
-        stage: whose patches these are.
-        masks: the given tokens, by position.
-        part: what is made again.
-    """
-
-    store: TokenStore
-    stage: Stage
-    masks: Mapping[PatchIndex, Tensor]
-    part: Remake
-
-    def __getitem__(self, patch: PatchIndex) -> Tensor:
-        """Return the tokens ``[B, rows, columns]`` of a patch.
-
-        Raises:
-            KeyError: if nothing of it is known.
-        """
-        position = self.stage.position(patch)
-        tokens_BYX = self.store.patch(self.store.facts.stage.patch(position))
-        if patch not in self.part.patches:
-            if tokens_BYX is None:
-                raise KeyError(patch)
-            return tokens_BYX
-        mask_YX = self.masks.get(position)
-        if mask_YX is None or tokens_BYX is None:
-            raise KeyError(patch)
-        return torch.where(mask_YX, tokens_BYX, ABSENT)
-
-    def __iter__(self) -> Iterator[PatchIndex]:
-        return (planned.patch for planned in self.part.steps if planned.patch in self)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
 
 def _edited(facts: CanvasFacts, edit: Mapping[str, Any]) -> CanvasFacts:
     return replace(facts, how={**facts.how, "edits": [*facts.how.get("edits", ()), edit]})
-
-
-def _grown(facts: CanvasFacts, wish: Mapping[str, int]) -> Stage:
-    """Return the stage after a growth."""
-    stage, (rows, columns) = facts.stage, facts.patch_pixels
-    corner, size, origin, patches = [stage.corner[0]], [], [], [(stage.grid.t or 1) + wish["frames"]]
-    names = (("up", "down", rows), ("left", "right", columns))
-    for axis, (before, after, side) in enumerate(names):
-        length = (stage.size[axis] or 0) + wish[before] + wish[after]
-        moved, start = divmod(stage.origin[axis] - wish[before], side)
-        corner.append(stage.corner[1 + axis] + moved)
-        size.append(length)
-        origin.append(start)
-        patches.append(-(-(start + length) // side))
-    grid = PatchGrid(*patches, wrap=stage.grid.wrap)
-    return Stage(grid, (corner[0], corner[1], corner[2]), (size[0], size[1]), (origin[0], origin[1]))
-
-
-def _check_hashes(folder: Path, how: Mapping[str, Any], builder: OrderBuilder, option: str) -> None:
-    found = hashes(builder)
-    for name in ("model", "tokenizer", "decoder"):
-        if how.get(name) != found[name]:
-            hint = f"was made with another {name} than that of {builder.name}: open it with the run that made it"
-            raise UsageError(option, folder, hint)
-
-
-def _request_of(folder: Path, how: Mapping[str, Any], image: InputImage | None, option: str) -> GenerationRequest:
-    try:
-        options = {name: v for name, v in dict(how["request"]).items() if name not in ("image", "mask")}
-        options = {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}
-        if image is not None:
-            options |= {"image": image.pixels_YX3, "mask": image.holes_YX}
-        return GenerationRequest.from_options(options)
-    except (UsageError, KeyError, TypeError, ValueError) as error:
-        hint = f"does not say how it was made ({error}): name a folder that --canvas made"
-        raise UsageError(option, folder, hint) from error

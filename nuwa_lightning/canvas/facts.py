@@ -19,6 +19,8 @@ from torch import Tensor
 from nuwa_lightning.atomic import atomic_write, write_json
 from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
 
+UNWRITTEN: Final = -1
+"""What stands for a token that is not there yet."""
 _FORMAT: Final = 2
 _LONGEST_FACTS: Final = 64 << 20
 _MAGIC: Final = b"nuwa_lightning state 1\n"

@@ -13,8 +13,7 @@ from typing import Any, Protocol, final
 import torch
 from torch import Tensor
 
-from nuwa_lightning.canvas.canvas import UNWRITTEN
-from nuwa_lightning.canvas.facts import CanvasFacts
+from nuwa_lightning.canvas.facts import UNWRITTEN, CanvasFacts
 from nuwa_lightning.planning.geometry import PatchIndex
 from nuwa_lightning.tokenizers.tiling import Rectangle
 

@@ -16,8 +16,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nuwa_lightning.canvas.canvas import UNWRITTEN, Canvas
-from nuwa_lightning.canvas.facts import CanvasFacts, CanvasState, Stage, differences
+from nuwa_lightning.canvas.canvas import Canvas
+from nuwa_lightning.canvas.facts import UNWRITTEN, CanvasFacts, CanvasState, Stage, differences
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
 from nuwa_lightning.tokenizers.tiling import Rectangle
