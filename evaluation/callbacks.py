@@ -117,9 +117,8 @@ class Scores(Callback):
             logger.log_metrics(values, step=self._step)
 
     def _sample(self, trainer: Trainer, pl_module: LightningModule, folder: Path) -> None:
-        from evaluation.sampling import PatchSampler, make_images
-        from nuwa_lightning.generation.pretrained import Generator
-        from nuwa_lightning.generation.sampling import Sampling
+        from evaluation.sampling import make_images
+        from nuwa_lightning.pipeline import NuwaInfinityPipeline
         from nuwa_lightning.tokenizers.pretrained import load_tokenizer
         from nuwa_lightning.training.nuwa_module import NuwaInfinityModule
 
@@ -130,12 +129,7 @@ class Scores(Callback):
         if (refined / "config.json").is_file():
             finished = load_tokenizer(refined)
             decoder = finished if finished.fingerprint() == decoder.fingerprint() else decoder
-        generator = Generator(
-            pl_module.transformer, pl_module.context_pool, pl_module.direction, pl_module.token_order,
-            decoder.fingerprint(), pl_module.local_decoder,
-        )  # fmt: skip
-        sampler = PatchSampler(generator, Sampling(self.spec.temperature, self.spec.top_k))
-        make_images(sampler, decoder, folder, self.spec)
+        make_images(NuwaInfinityPipeline(pl_module.generator(), decoder), folder, self.spec)
 
     def _folder(self, trainer: Trainer) -> Path:
         return Path(trainer.default_root_dir) / "scores" / f"step_{self._step:07d}"

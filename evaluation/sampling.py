@@ -1,6 +1,7 @@
 """Images of a trained run as a folder, from numbered seeds: the one place where models become images to score.
 
-A sampler writes tokens; what turns them into pixels is the same for all.
+A sampler draws tokens, ours through the pipeline; what turns them into pixels, the pipeline's decoder, is the same for
+all.
 
 Shape legend: B canvases, Y/X rows and columns of tokens.
 """
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
     from nuwa_lightning.generation.pretrained import Generator
     from nuwa_lightning.generation.sampling import Sampling
+    from nuwa_lightning.pipeline import NuwaInfinityPipeline
+    from nuwa_lightning.request import GenerationRequest
 
 TABLE = "samples.json"
 """Beside the images: how they were made, and how long it took."""
@@ -47,24 +50,51 @@ class TokenSampler(Protocol):
 
 @dataclass(frozen=True)
 class PatchSampler:
-    """The package's own sampler: patch by patch, as the model was trained."""
+    """The package's own way: patch by patch through the pipeline, as ``generate`` does."""
 
-    generator: Generator
+    pipe: NuwaInfinityPipeline
     sampling: Sampling
 
     def tokens(self, rows: int, columns: int, seeds: Sequence[int]) -> Tensor:
         """Return ``[B, Y, X]``."""
-        from nuwa_lightning.canvas.sample import sample_tokens
-        from nuwa_lightning.planning.geometry import PatchGrid
+        import torch
 
-        renderer = self.generator.renderer(self.sampling)
-        height, width = renderer.model.patch_size
-        return sample_tokens(renderer, PatchGrid(1, -(-rows // height), -(-columns // width)), seeds=seeds)
+        factor = self.pipe.tokenizer.downsample_factor
+        made = []
+        for first, count in _runs(seeds):
+            request = _request((rows * factor, columns * factor), first, count, self.sampling)
+            made += [canvas.tokens_TYX[0] for canvas in self.pipe.generate(request, output_type="tokens").canvases]
+        return torch.stack(made)
 
     @staticmethod
     def tokens_read(rows: int, columns: int, patch: tuple[int, int]) -> int:
         """Return the tokens of the canvas: each is read once."""
         return rows * columns
+
+
+def _request(pixels: tuple[int, int], seed: int, count: int, sampling: Sampling) -> GenerationRequest:
+    """Return the request for images of so many pixels, decoded in one piece."""
+    from nuwa_lightning.request import GenerationRequest
+    from nuwa_lightning.request_fields import Size
+
+    height, width = pixels
+    return GenerationRequest(
+        size=Size(width, height), seed=seed, count=count, temperature=sampling.temperature, top_k=sampling.top_k,
+        tile=max(pixels), unprompted=True,
+    )  # fmt: skip
+
+
+def _runs(seeds: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield first and number of each run of seeds that follow one another.
+
+    >>> list(_runs([3, 4, 5, 9]))
+    [(3, 3), (9, 1)]
+    """
+    first = 0
+    for end in range(1, len(seeds) + 1):
+        if end == len(seeds) or seeds[end] != seeds[end - 1] + 1:
+            yield seeds[first], end - first
+            first = end
 
 
 def sampler_class(name: str) -> Callable[[Generator, Sampling], TokenSampler]:
@@ -125,7 +155,7 @@ def sample_folder(
             made in another way.
     """
     from nuwa_lightning.generation.pretrained import load_generator
-    from nuwa_lightning.generation.sampling import Sampling
+    from nuwa_lightning.pipeline import NuwaInfinityPipeline
     from nuwa_lightning.tokenizers.pretrained import load_tokenizer
 
     if not (run / "model" / "config.json").is_file():
@@ -135,47 +165,56 @@ def sample_folder(
     if decoder.fingerprint() != generator.tokenizer_fingerprint:
         hint = "its tokens are not those that the model was trained on: name the tokenizer of the run"
         raise UsageError("--tokenizer", str(tokenizer), hint)
-    sampler = sampler_class(spec.sampler)(generator, Sampling(spec.temperature, spec.top_k))
-    return make_images(sampler, decoder, output, spec, progress=progress)
+    return make_images(NuwaInfinityPipeline(generator, decoder), output, spec, progress=progress)
 
 
 def make_images(
-    sampler: TokenSampler, decoder: Any, output: Path, spec: SampleSpec, *, progress: bool = False
+    pipe: NuwaInfinityPipeline, output: Path, spec: SampleSpec, *, progress: bool = False
 ) -> dict[str, Any]:
-    """Make the images that are not there yet with a loaded sampler and tokenizer; see :func:`sample_folder`."""
+    """Make the images that are not there yet with a loaded model; see :func:`sample_folder`."""
     from tqdm import tqdm
 
-    table = _table(output, spec, decoder.fingerprint())
+    from nuwa_lightning.generation.sampling import Sampling
+
+    sampling = Sampling(spec.temperature, spec.top_k)
+    ours = ALIASES["patches"] in (spec.sampler, ALIASES.get(spec.sampler))
+    sampler = PatchSampler(pipe, sampling) if ours else sampler_class(spec.sampler)(pipe.generator, sampling)
+    table = _table(output, spec, pipe.tokenizer.fingerprint())
     wanted = [seed for seed in spec.seeds if not _file(output, seed).is_file()]
     output.mkdir(parents=True, exist_ok=True)
     with tqdm(
         total=len(wanted), desc=f"sampling {output.name}", unit="image", disable=not progress, leave=False
     ) as bar:
         for seeds in _batches(wanted, spec.batch):
-            _make(sampler, decoder, output, spec, seeds, table)
+            _make(pipe, sampler, output, spec, seeds, table)
             bar.update(len(seeds))
     return table
 
 
 def _make(
-    sampler: TokenSampler, decoder: Any, output: Path, spec: SampleSpec, seeds: Sequence[int], table: dict[str, Any]
+    pipe: NuwaInfinityPipeline,
+    sampler: TokenSampler,
+    output: Path,
+    spec: SampleSpec,
+    seeds: Sequence[int],
+    table: dict[str, Any],
 ) -> None:
     import torch
     from PIL import Image
 
     from nuwa_lightning.atomic import atomic_write, write_json
-    from nuwa_lightning.canvas.decoding import to_uint8
+    from nuwa_lightning.generation.sampling import Sampling
 
-    height, width = spec.pixels
-    rows, columns = (-(-side // decoder.downsample_factor) for side in spec.pixels)
+    rows, columns = (-(-side // pipe.tokenizer.downsample_factor) for side in spec.pixels)
     started = time.monotonic()
     with torch.inference_mode():
         tokens_BYX = sampler.tokens(rows, columns, seeds)[:, :rows, :columns]
         written = time.monotonic()
         for seed, tokens_YX in zip(seeds, tokens_BYX, strict=True):
-            pixels = to_uint8(decoder.decode(tokens_YX[None])[0])[:height, :width]
+            request = _request(spec.pixels, seed, 1, Sampling(spec.temperature, spec.top_k))
+            (pixels_YX3,) = pipe.decode(tokens_YX[None], request)
             with atomic_write(_file(output, seed)) as partial:
-                Image.fromarray(pixels).save(partial)
+                Image.fromarray(pixels_YX3).save(partial)
     table["images"] += len(seeds)
     table["tokens"] += int(tokens_BYX.numel())
     table["seconds_tokens"] = round(table["seconds_tokens"] + written - started, 3)

@@ -17,9 +17,9 @@ from typing import Any, Final, Literal, final
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
-from nuwa_lightning.canvas.decoding import Pixels
+from nuwa_lightning.canvas.decoding import Crop, DecodedImage, Pixels, TileDecoder, decoded_frames
 from nuwa_lightning.canvas.editing import FinishedCanvas
 from nuwa_lightning.canvas.job import Generation, Order, Progress, facts_of
 from nuwa_lightning.canvas.memory import MemoryCanvas
@@ -42,6 +42,7 @@ from nuwa_lightning.tokenizers.pretrained import (
     save_pixel_guided,
     save_tokenizer,
 )
+from nuwa_lightning.tokenizers.tiling import Rectangle
 
 OutputType = Literal["pil", "np", "pt", "tokens"]
 _TYPES: Final = ("pil", "np", "pt", "tokens")
@@ -335,6 +336,23 @@ class NuwaInfinityPipeline:
         }
         versions = {"nuwa-lightning": __version__, "torch": torch.__version__}
         return {"request": options, "metadata": [metadata], "versions": versions}
+
+    def decode(self, tokens_TYX: Tensor, request: GenerationRequest) -> list[Pixels]:
+        """Return the pixels ``[Y, X, 3]`` (uint8) of an image's tokens, or of each frame's, wherever they come from."""
+        order = self.order(request)
+        (height, width), wrap = order.size, order.grid.wrap
+        if height is None or width is None:
+            raise UsageError("size", request.canvas_size, "in memory a canvas has an end: give both sides a length")
+        crop = Crop((height, width), order.origin)
+        if order.video is not None:
+            return list(decoded_frames(iter(tokens_TYX), order.video.decoder, crop, finish=order.finish))
+
+        def read(area: Rectangle) -> Tensor:
+            return tokens_TYX[0, area.top : area.bottom, area.left : area.right]
+
+        size = (tokens_TYX.shape[1], tokens_TYX.shape[2])
+        tiles = TileDecoder(self.tokenizer, size, read, tile=order.tile, finish=order.finish, wrap=wrap)
+        return [DecodedImage(tiles, crop).rows(0, height)]
 
     @staticmethod
     def batches(request: GenerationRequest) -> Iterator[tuple[int, ...]]:

@@ -235,7 +235,26 @@ def _bias(conv: nn.Conv2d) -> Tensor:
 # -- pixels to vectors and back ----------------------------------------------------------------------------------------
 
 
-class Encoder(nn.Module):
+class _Levels(nn.Module):
+    """What encoder and decoder share: a stem, and levels of residual blocks."""
+
+    def __init__(
+        self, codebook_dim: int, stem_channels: int, channels: Sequence[int], blocks: Sequence[int], cell: int
+    ) -> None:
+        super().__init__()
+        if len(channels) != len(blocks) or not channels:
+            raise ValueError(f"channels {tuple(channels)} and blocks {tuple(blocks)}: one number per level is needed")
+        self.codebook_dim = codebook_dim
+        self.cell = cell
+        self.downsample_factor: int = cell * 2 ** (len(channels) - 1)
+        self.stem = local_conv(stem_channels, channels[0], 3)
+        self.levels = nn.ModuleList(
+            nn.Sequential(*(ResidualBlock(width) for _ in range(count)))
+            for width, count in zip(channels, blocks, strict=True)
+        )
+
+
+class Encoder(_Levels):
     """Turns pixels into one vector for each square of ``factor`` pixels, with a finite receptive field (ours).
 
     Pixels are folded into channels at once, and every further level folds 2x2 cells, so that nearly all the work is
@@ -257,17 +276,7 @@ class Encoder(nn.Module):
         blocks: Sequence[int] = (2, 4),
         cell: int = 4,
     ) -> None:
-        super().__init__()
-        if len(channels) != len(blocks) or not channels:
-            raise ValueError(f"channels {tuple(channels)} and blocks {tuple(blocks)}: one number per level is needed")
-        self.codebook_dim = codebook_dim
-        self.cell = cell
-        self.downsample_factor: int = cell * 2 ** (len(channels) - 1)
-        self.stem = local_conv(3 * cell**2, channels[0], 3)
-        self.levels = nn.ModuleList(
-            nn.Sequential(*(ResidualBlock(width) for _ in range(count)))
-            for width, count in zip(channels, blocks, strict=True)
-        )
+        super().__init__(codebook_dim, 3 * cell**2, channels, blocks, cell)
         self.downs = nn.ModuleList(Pointwise(4 * fine, coarse) for fine, coarse in pairwise(channels))
         self.head = Pointwise(channels[-1], codebook_dim)
         reach = cell + sum(count * cell * 2**level for level, count in enumerate(blocks))
@@ -282,7 +291,7 @@ class Encoder(nn.Module):
         return from_chart(self.head(x))
 
 
-class Decoder(nn.Module):
+class Decoder(_Levels):
     """Turns one vector per token into pixels, with a finite receptive field (ours).
 
     Args:
@@ -300,17 +309,7 @@ class Decoder(nn.Module):
         blocks: Sequence[int] = (6, 3),
         cell: int = 4,
     ) -> None:
-        super().__init__()
-        if len(channels) != len(blocks) or not channels:
-            raise ValueError(f"channels {tuple(channels)} and blocks {tuple(blocks)}: one number per level is needed")
-        self.codebook_dim = codebook_dim
-        self.cell = cell
-        self.downsample_factor: int = cell * 2 ** (len(channels) - 1)
-        self.stem = local_conv(codebook_dim, channels[0], 3)
-        self.levels = nn.ModuleList(
-            nn.Sequential(*(ResidualBlock(width) for _ in range(count)))
-            for width, count in zip(channels, blocks, strict=True)
-        )
+        super().__init__(codebook_dim, codebook_dim, channels, blocks, cell)
         self.ups = nn.ModuleList(PixelShuffleUp(coarse, fine) for coarse, fine in pairwise(channels))
         # Kernels that overlap their neighbors' cells, so that no lattice has to remain.
         self.head = PixelShuffleUp(channels[-1], 3, factor=cell, kernel=3)

@@ -42,6 +42,7 @@ from nuwa_lightning.training.optimization import (
     check_finite,
     check_rate,
     clip_gradients,
+    cosine_schedule,
     group_options,
     prefer_options,
 )
@@ -380,18 +381,8 @@ class NuwaInfinityModule(LightningModule):
         else:
             optimizer = self._make_optimizer([{**group, "lr": self.lr} for group in groups])
             check_rate(optimizer, self.lr)
-        total = self.trainer.estimated_stepping_batches
-        last, warmup = max(1.0, float(total)), self.descent.warmup_steps
-
-        def factor(step: int) -> float:
-            if step < warmup:
-                return (step + 1) / warmup
-            if not math.isfinite(last):
-                return 1.0
-            done = (step - warmup) / max(1.0, last - warmup)
-            return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        total = float(self.trainer.estimated_stepping_batches)
+        schedule = cosine_schedule(optimizer, warmup=self.descent.warmup_steps, total=total, peak_early=True)
         self._options = group_options(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nuwa_lightning.errors import UsageError
 
@@ -80,10 +80,36 @@ def prefer_options(
     scheduler._last_lr = rates
 
 
-def cosine_factor(step: int, *, warmup: int, total: float) -> float:
-    """Return the learning rate at ``step`` over its peak: linear warm-up, then a cosine to zero at ``total``."""
+def adamw(module: nn.Module, *, lr: float, weight_decay: float) -> torch.optim.AdamW:
+    """Return AdamW of what is trained of a module; vectors (biases, gains) do not decay."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95))
+
+
+def cosine_schedule(
+    optimizer: torch.optim.Optimizer, *, warmup: int, total: float, peak_early: bool = False
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """Return the schedule of :func:`cosine_factor`."""
+    return torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: cosine_factor(step, warmup=warmup, total=total, peak_early=peak_early)
+    )
+
+
+def cosine_factor(step: int, *, warmup: int, total: float, peak_early: bool = False) -> float:
+    """Return the learning rate at ``step`` over its peak: linear warm-up, then a cosine to zero at ``total``.
+
+    Args:
+        step: from 0.
+        warmup: steps of the linear part.
+        total: steps in all; infinity stays at the peak.
+        peak_early: whether the last of the ``warmup`` steps is at the peak already, else it is the next.
+    """
     if step < warmup:
-        return (step + 1) / (warmup + 1)
+        return (step + 1) / (warmup if peak_early else warmup + 1)
     if not math.isfinite(total):
         return 1.0
     done = min(1.0, (step - warmup) / max(1.0, total - warmup))

@@ -7,29 +7,27 @@ Shapes: B clips, T frames, N pairs of frames, Y/X rows and columns.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from lightning.pytorch import Callback, LightningModule
 from torch import Tensor
 
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.models.perceptual import PerceptualLoss
 from nuwa_lightning.models.pixel_guided import PixelGuidedDecoder
 from nuwa_lightning.models.vqgan import VQGAN
-from nuwa_lightning.training.ema import SubmoduleAveraging
-from nuwa_lightning.training.losses import LossWeights, difference_terms, random_crops, weighted_sum
+from nuwa_lightning.training.losses import LossWeights, difference_terms, weighted_sum
 from nuwa_lightning.training.optimization import (
     OptimizerConfig,
+    adamw,
     check_finite,
     clip_gradients,
-    cosine_factor,
+    cosine_schedule,
     group_options,
     prefer_options,
 )
+from nuwa_lightning.training.reconstruction import ReconstructionModule, psnr
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class GuideShares:
             raise UsageError("model.guides", shares, "real, decoded and own are shares that add up to 1")
 
 
-class PixelGuidedModule(LightningModule):
+class PixelGuidedModule(ReconstructionModule):
     """Trains a :class:`PixelGuidedDecoder` on frames that follow each other; encoder and codes are frozen.
 
     Every pair of neighboring frames of a clip is a sample, in the order of time, so that a frame just made is at hand
@@ -97,7 +95,7 @@ class PixelGuidedModule(LightningModule):
         descent: OptimizerConfig = OptimizerConfig(weight_decay=0.01),  # noqa: B008 - frozen
         average_decay: float = 0.99,
     ) -> None:
-        super().__init__()
+        super().__init__("guided", loss, average_decay)
         if lr <= 0:
             raise UsageError("model.lr", lr, "must be above 0")
         if change < 0:
@@ -107,14 +105,11 @@ class PixelGuidedModule(LightningModule):
         if loss.adversarial.weight > 0:
             raise UsageError("model.loss.adversarial.weight", loss.adversarial.weight, "not used here: give 0")
         self.guide_blocks, self.add_decoder_blocks = guide_blocks, add_decoder_blocks
-        self.guides, self.loss_weights, self.change, self.slow_share = guides, loss, change, slow_share
+        self.guides, self.change, self.slow_share = guides, change, slow_share
         self.lr, self.descent = lr, descent
         self.guided: PixelGuidedDecoder | None = None
-        # In tuples they are no sub-modules: neither saved, nor averaged, nor trained.
-        self._tokenizer: tuple[VQGAN, ...] = ()
-        perceptual = loss.perceptual.build()
-        self._perceptual: tuple[PerceptualLoss, ...] = () if perceptual is None else (perceptual,)
-        self._averaging = SubmoduleAveraging("guided", average_decay) if average_decay > 0 else None
+        self._tokenizer: tuple[VQGAN, ...] = ()  # in a tuple it is no sub-module
+        self._build_perceptual()
         self._options: list[dict[str, Any]] = []
 
     def attach_tokenizer(self, tokenizer: VQGAN) -> None:
@@ -144,38 +139,22 @@ class PixelGuidedModule(LightningModule):
             raise RuntimeError("attach_tokenizer has not been called")
         return self.guided
 
-    @property
-    def perceptual(self) -> PerceptualLoss | None:
-        """The frozen network of the perceptual loss, on the module's device, if there is one."""
-        return self._perceptual[0].to(self.device) if self._perceptual else None
-
     def finished(self) -> PixelGuidedDecoder:
         """Return a copy of the decoder with averaged weights, frozen, for export."""
-        guided = copy.deepcopy(self._decoder())
-        if self._averaging is not None:
-            averages = self._averaging.averaged(self)
-            guided.load_state_dict({k.removeprefix("guided."): v for k, v in averages.items()}, strict=False)
-        return guided.eval().requires_grad_(False)
-
-    def configure_callbacks(self) -> list[Callback]:
-        """Bring the averaging of the weights along."""
-        return [] if self._averaging is None else [self._averaging]
+        made: PixelGuidedDecoder = self._finished(self._decoder())
+        return made
 
     # -- training -----------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of all pairs of neighboring frames of the clips."""
         video_BT3YX = self._clips(batch)
-        seed = torch.initial_seed() + 7919 * self.global_step + batch_idx
-        generator = torch.Generator().manual_seed(seed % (1 << 62))
+        generator = self._draws(batch_idx)
         if float(torch.rand((), generator=generator)) < self.slow_share:
             video_BT3YX = slowed(video_BT3YX, factor=self.tokenizer.downsample_factor, generator=generator)
         made_N3YX, guide_N3YX, real_N3YX, before_N3YX = self.roll(video_BT3YX, generator)
         terms = difference_terms(made_N3YX, real_N3YX, factor=self.tokenizer.downsample_factor)
-        term = self.loss_weights.perceptual
-        if self.perceptual is not None and self._progress >= term.start:
-            mine, target = random_crops(made_N3YX, real_N3YX, term, generator)
-            terms["perceptual"] = self.perceptual(mine, target).mean()
+        terms |= self._perceptual_term(made_N3YX, real_N3YX, generator)
         terms["change"] = ((made_N3YX - guide_N3YX) - (real_N3YX - before_N3YX)).abs().mean()
         total = weighted_sum(terms, self.loss_weights) + self.change * terms["change"]
         check_finite({f"the {k} loss": v for k, v in terms.items()}, step=self.global_step, lr=self.lr)
@@ -222,11 +201,6 @@ class PixelGuidedModule(LightningModule):
         before_N3YX = video_BT3YX[:, :-1].transpose(0, 1).flatten(0, 1)
         return torch.cat(made), torch.cat(guides), real_N3YX, before_N3YX
 
-    @property
-    def _progress(self) -> float:
-        total = float(self.trainer.estimated_stepping_batches)
-        return self.global_step / total if 0 < total < float("inf") else 0.0
-
     def _clips(self, batch: Mapping[str, Tensor]) -> Tensor:
         if "video" not in batch:
             raise UsageError(
@@ -249,16 +223,9 @@ class PixelGuidedModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW; linear warm-up, then a cosine to zero at the trainer's last step."""
-        trained = [p for p in self._decoder().parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.descent.weight_decay},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=(0.9, 0.95))
+        optimizer = adamw(self._decoder(), lr=self.lr, weight_decay=self.descent.weight_decay)
         total = float(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: cosine_factor(step, warmup=self.descent.warmup_steps, total=total)
-        )
+        schedule = cosine_schedule(optimizer, warmup=self.descent.warmup_steps, total=total)
         self._options = group_options(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -289,8 +256,8 @@ class PixelGuidedModule(LightningModule):
         first_B3YX = guide_N3YX[:size]
         plain_before_N3YX = torch.cat([first_B3YX, plain_N3YX[:-size]])
         found = {
-            "psnr": _psnr(made_N3YX, real_N3YX),
-            "psnr_plain": _psnr(plain_N3YX, real_N3YX),
+            "psnr": psnr(made_N3YX, real_N3YX),
+            "psnr_plain": psnr(plain_N3YX, real_N3YX),
             "change": (made_N3YX - guide_N3YX).abs().mean(),
             "change_plain": (plain_N3YX - plain_before_N3YX).abs().mean(),
             "change_real": (real_N3YX - before_N3YX).abs().mean(),
@@ -353,8 +320,3 @@ def slowed(video_BT3YX: Tensor, *, factor: int, generator: torch.Generator, fast
         windows = [first_3YX[:, y : y + sides[0], x : x + sides[1]] for y, x in zip(*places, strict=True)]
         made.append(torch.stack(windows))
     return torch.stack(made)
-
-
-def _psnr(made_N3YX: Tensor, real_N3YX: Tensor) -> Tensor:
-    error_N = ((made_N3YX - real_N3YX) / 2).square().mean(dim=(1, 2, 3)).clamp(min=1e-10)
-    return -10 * error_N.log10().mean()

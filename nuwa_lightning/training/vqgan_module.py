@@ -5,14 +5,12 @@ Shapes: B batch, N vectors, K codes, D code dimension, Y/X rows and columns.
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Literal
 
 import torch
-from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor
 from torch.nn import functional
@@ -20,12 +18,11 @@ from torch.nn import functional
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.models.dct_init import start_spectral
 from nuwa_lightning.models.discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
-from nuwa_lightning.models.perceptual import PerceptualLoss
 from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
 from nuwa_lightning.tokenizers.pretrained import load_vqgan
-from nuwa_lightning.training.ema import SubmoduleAveraging
-from nuwa_lightning.training.losses import LossWeights, difference_terms, random_crops, weighted_sum
+from nuwa_lightning.training.losses import LossWeights, difference_terms, weighted_sum
 from nuwa_lightning.training.optimization import (
+    adamw,
     check_finite,
     clip_gradients,
     cosine_factor,
@@ -35,11 +32,12 @@ from nuwa_lightning.training.optimization import (
     ramp,
     step_uncounted,
 )
+from nuwa_lightning.training.reconstruction import ReconstructionModule, psnr
 
 _LOG = logging.getLogger(__name__)
 
 
-class VQGANModule(LightningModule):
+class VQGANModule(ReconstructionModule):
     """Trains a :class:`VQGAN`, or only its decoder.
 
     Optimisation is manual, since there may be two optimizers; hence clipping and accumulation are arguments here.
@@ -86,9 +84,9 @@ class VQGANModule(LightningModule):
         accumulate_grad_batches: int = 1,
         average_decay: float = 0.99,
     ) -> None:
-        super().__init__()
+        super().__init__("vqgan", loss, average_decay)
         self.automatic_optimization = False
-        self.train_only, self.loss_weights = train_only, loss
+        self.train_only = train_only
         self.lr, self.weight_decay, self.warmup_steps = lr, weight_decay, warmup_steps
         self.unquantized_steps = unquantized_steps
         self.gradient_clip_val, self.accumulate_grad_batches = gradient_clip_val, accumulate_grad_batches
@@ -104,10 +102,7 @@ class VQGANModule(LightningModule):
             # Outside of its own step it is frozen, so DDP, which asks once, leaves it to us: it would wait for the
             # gradients of everything in every backward pass.
             self.discriminator.requires_grad_(False)
-        # In tuples they are no sub-modules: neither saved, nor averaged, nor trained.
-        perceptual = loss.perceptual.build()
-        self._perceptual: tuple[PerceptualLoss, ...] = () if perceptual is None else (perceptual,)
-        self._averaging = SubmoduleAveraging("vqgan", average_decay) if average_decay > 0 else None
+        self._build_perceptual()
         self._first_vectors: list[Tensor] = []
         self._options: list[list[dict[str, Any]]] = []
         self.register_buffer("_count_K", torch.zeros(self.vqgan.codebook_size), persistent=False)
@@ -138,36 +133,17 @@ class VQGANModule(LightningModule):
         start_spectral(vqgan.encoder, vqgan.decoder)
         return vqgan
 
-    @property
-    def perceptual(self) -> PerceptualLoss | None:
-        """The frozen network of the perceptual loss, on the module's device, if there is one."""
-        return self._perceptual[0].to(self.device) if self._perceptual else None
-
     def finished_vqgan(self) -> VQGAN:
         """Return a copy of the tokenizer with averaged weights, frozen, for export."""
-        vqgan = copy.deepcopy(self.vqgan)
-        if self._averaging is not None:
-            averages = self._averaging.averaged(self)
-            vqgan.load_state_dict({k.removeprefix("vqgan."): v for k, v in averages.items()}, strict=False)
-        return vqgan.eval().requires_grad_(False)
-
-    def configure_callbacks(self) -> list[Callback]:
-        """Bring the averaging of the weights along."""
-        return [] if self._averaging is None else [self._averaging]
+        made: VQGAN = self._finished(self.vqgan)
+        return made
 
     # -- training -----------------------------------------------------------------------------------------------------
-
-    @property
-    def progress(self) -> float:
-        """Which share of the training is done, by steps."""
-        total = float(self.trainer.estimated_stepping_batches)
-        return self.global_step / total if 0 < total < float("inf") else 0.0
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Train on one batch; returns the loss (trap: some callbacks look for it)."""
         image_B3YX = batch["image"].contiguous(memory_format=torch.channels_last)
-        seed = torch.initial_seed() + 7919 * self.global_step + batch_idx
-        generator = torch.Generator().manual_seed(seed % (1 << 62))
+        generator = self._draws(batch_idx)
         self._start_codes_if_due(generator)
         optimizers = self.optimizers()
         main, second = optimizers if isinstance(optimizers, list) else (optimizers, None)
@@ -211,10 +187,7 @@ class VQGANModule(LightningModule):
             else:
                 self._count(vqgan.quantizer.update(z_ND, tokens_BYX_.flatten(), generator))
         terms = {**difference_terms(rebuilt_B3YX, image_B3YX, factor=vqgan.downsample_factor), "commitment": commitment}
-        if self.perceptual is not None and self.progress >= self.loss_weights.perceptual.start:
-            mine, target = random_crops(rebuilt_B3YX, image_B3YX, self.loss_weights.perceptual, generator)
-            terms["perceptual"] = self.perceptual(mine, target).mean()
-        return rebuilt_B3YX, terms
+        return rebuilt_B3YX, {**terms, **self._perceptual_term(rebuilt_B3YX, image_B3YX, generator)}
 
     def _start_codes_if_due(self, generator: torch.Generator) -> None:
         quantizer = self.vqgan.quantizer
@@ -278,13 +251,7 @@ class VQGANModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW for the tokenizer and, where there is one, Adam for the discriminator."""
-        trained = [p for p in self.vqgan.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.weight_decay},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        main = torch.optim.AdamW(groups, lr=self.lr, betas=(0.9, 0.95))
-        optimizers: list[torch.optim.Optimizer] = [main]
+        optimizers: list[torch.optim.Optimizer] = [adamw(self.vqgan, lr=self.lr, weight_decay=self.weight_decay)]
         if self.discriminator is not None:
             lr = self.loss_weights.adversarial.lr
             optimizers.append(torch.optim.Adam(self.discriminator.parameters(), lr=lr, betas=(0.5, 0.9)))
@@ -347,9 +314,8 @@ class VQGANModule(LightningModule):
         image_B3YX = batch["image"]
         quantize = bool(self.vqgan.quantizer.started)
         rebuilt_B3YX = self.vqgan(image_B3YX, quantize=quantize)[0].clamp(-1, 1)
-        error_B = ((rebuilt_B3YX - image_B3YX) / 2).square().mean(dim=(1, 2, 3)).clamp(min=1e-10)
         size = len(image_B3YX)
-        self.log(f"{stage}/psnr", -10 * error_B.log10().mean(), prog_bar=True, batch_size=size, sync_dist=True)
+        self.log(f"{stage}/psnr", psnr(rebuilt_B3YX, image_B3YX), prog_bar=True, batch_size=size, sync_dist=True)
         self.log(f"{stage}/pixel", (rebuilt_B3YX - image_B3YX).abs().mean(), batch_size=size, sync_dist=True)
         if self.perceptual is not None:
             distance = self.perceptual(rebuilt_B3YX, image_B3YX).mean()

@@ -140,6 +140,21 @@ def test_what_is_missing_or_wrong_is_one_line(tmp_path, monkeypatch) -> None:
 
 
 @installed
+def test_word_pieces_are_those_that_the_model_was_trained_with() -> None:
+    (vocabulary,) = (file for file in MiniLMTextEncoder()._files() if file.name == "vocab.txt")
+    reference = importlib.import_module("tokenizers").Tokenizer.from_file(str(vocabulary.with_name("tokenizer.json")))
+    reference.no_padding()
+    reference.no_truncation()
+    for text in (
+        "Snowy LAKE, lake!",
+        'Ünïcode CAFÉ, 日本の湖 -- "quoted", don\'t (x) $3.50 ^_^',
+        "x" * 150,
+        "a\u00a0b ﬁ \0",
+    ):
+        assert minilm._word_pieces(vocabulary).encode(text).ids == reference.encode(text).ids
+
+
+@installed
 def test_a_long_caption_says_where_it_is_cut(caplog) -> None:
     MiniLMTextEncoder(max_tokens=5).encode(["snowy hill by the sea", "a lake"])
     (line,) = caplog.messages

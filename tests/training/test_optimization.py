@@ -13,13 +13,14 @@ from nuwa_lightning.errors import UsageError
 from nuwa_lightning.training.optimization import check_finite, clip_gradients, cosine_factor, ramp, step_uncounted
 
 
-@given(warmup=st.integers(0, 50), total=st.integers(60, 500))
-def test_cosine_rises_then_falls_to_zero(warmup, total):
-    factors = [cosine_factor(step, warmup=warmup, total=total) for step in range(total + 1)]
+@given(warmup=st.integers(0, 50), total=st.integers(60, 500), early=st.booleans())
+def test_cosine_rises_then_falls_to_zero(warmup, total, early):
+    factors = [cosine_factor(step, warmup=warmup, total=total, peak_early=early) for step in range(total + 1)]
     assert all(0 <= f <= 1 for f in factors)
     assert factors[: warmup + 1] == sorted(factors[: warmup + 1])
     assert factors[warmup:] == sorted(factors[warmup:], reverse=True)
     assert factors[warmup] == pytest.approx(1)
+    assert not warmup or (factors[warmup - 1] == 1) is early
     assert factors[-1] == pytest.approx(0, abs=1e-9)
     assert cosine_factor(10**6, warmup=warmup, total=math.inf) == 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import pytest
@@ -9,12 +10,14 @@ import torch
 
 from evaluation.baselines.masked_view import MaskedViewSampler, origins
 from evaluation.baselines.sliding_window import SlidingWindowSampler
-from evaluation.sampling import sampler_class
+from evaluation.sampling import PatchSampler, sampler_class
+from nuwa_lightning import NuwaInfinityPipeline
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.local import MaskedLocalDecoder
 from nuwa_lightning.generation.pretrained import Generator
 from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.models.nuwa_infinity import PatchTransformer, TransformerConfig
+from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
 from nuwa_lightning.planning.context import EmptyContextPool, NearbyContextPool
 from nuwa_lightning.planning.direction import RasterDirectionController
 
@@ -45,8 +48,13 @@ def test_windows_extend_what_is_written(generator: Generator) -> None:
 
 
 def test_the_default_sampler_uses_the_decoder_of_the_training(generator: Generator) -> None:
+    size = VQGANConfig(codebook_size=11, codebook_dim=4, encoder_channels=(8,), encoder_blocks=(1,),
+                       decoder_channels=(8,), decoder_blocks=(1,))  # fmt: skip
+    tokenizer = VQGAN.build(size)
+    generator = dataclasses.replace(generator, tokenizer_fingerprint=tokenizer.fingerprint())
     with torch.inference_mode():
-        patches = sampler_class("patches")(generator, Sampling()).tokens(4, 4, [3, 4])
+        pipe = NuwaInfinityPipeline(generator, tokenizer)
+        patches = PatchSampler(pipe, Sampling()).tokens(4, 4, [3, 4])
         window = sampler_class("masked_view")(generator, Sampling()).tokens(4, 4, [3, 4])
     assert torch.equal(patches, window)
 

@@ -1,0 +1,81 @@
+"""What the trainings of decoders (the tokenizer, the decoder of videos) share.
+
+Shapes: B images, Y/X rows and columns.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule
+from torch import Tensor, nn
+
+from nuwa_lightning.models.perceptual import PerceptualLoss
+from nuwa_lightning.training.ema import SubmoduleAveraging
+from nuwa_lightning.training.losses import LossWeights, random_crops
+
+
+class ReconstructionModule(LightningModule):
+    """A perceptual loss, averaged weights, AdamW.
+
+    Args:
+        trained: the attribute that holds what is trained and averaged.
+        loss: weights of the terms.
+        average_decay: of the moving average of the weights; 0 is off.
+    """
+
+    def __init__(self, trained: str, loss: LossWeights, average_decay: float) -> None:
+        super().__init__()
+        self._trained, self.loss_weights = trained, loss
+        self._perceptual: tuple[PerceptualLoss, ...] = ()
+        self._averaging = SubmoduleAveraging(trained, average_decay) if average_decay > 0 else None
+
+    def _build_perceptual(self) -> None:
+        """Take the network of the perceptual loss; it draws numbers, hence when is up to the module."""
+        perceptual = self.loss_weights.perceptual.build()
+        # In a tuple it is no sub-module: neither saved, nor averaged, nor trained.
+        self._perceptual = () if perceptual is None else (perceptual,)
+
+    @property
+    def perceptual(self) -> PerceptualLoss | None:
+        """The frozen network of the perceptual loss, on the module's device, if there is one."""
+        return self._perceptual[0].to(self.device) if self._perceptual else None
+
+    @property
+    def progress(self) -> float:
+        """Which share of the training is done, by steps."""
+        total = float(self.trainer.estimated_stepping_batches)
+        return self.global_step / total if 0 < total < float("inf") else 0.0
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Bring the averaging of the weights along."""
+        return [] if self._averaging is None else [self._averaging]
+
+    def _draws(self, batch_idx: int) -> torch.Generator:
+        """Return what draws for a batch, the same in a run that was resumed."""
+        seed = torch.initial_seed() + 7919 * self.global_step + batch_idx
+        return torch.Generator().manual_seed(seed % (1 << 62))
+
+    def _perceptual_term(self, made_B3YX: Tensor, real_B3YX: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return the ``perceptual`` term of the loss, once the training has come to its start."""
+        term = self.loss_weights.perceptual
+        if self.perceptual is None or self.progress < term.start:
+            return {}
+        mine, target = random_crops(made_B3YX, real_B3YX, term, generator)
+        return {"perceptual": self.perceptual(mine, target).mean()}
+
+    def _finished(self, module: nn.Module) -> Any:
+        """Return a copy of the trained module with averaged weights, frozen."""
+        made = copy.deepcopy(module)
+        if self._averaging is not None:
+            averages = self._averaging.averaged(self)
+            made.load_state_dict({k.removeprefix(f"{self._trained}."): v for k, v in averages.items()}, strict=False)
+        return made.eval().requires_grad_(False)
+
+
+def psnr(made_B3YX: Tensor, real_B3YX: Tensor) -> Tensor:
+    """Return the peak signal-to-noise ratio in dB, mean over images of pixels in [-1, 1]."""
+    error_B = ((made_B3YX - real_B3YX) / 2).square().mean(dim=(1, 2, 3)).clamp(min=1e-10)
+    return -10 * error_B.log10().mean()
