@@ -44,7 +44,7 @@ def _generate(request: GenerationRequest, where: RunOptions) -> int:
     run = find_run(str(where.checkpoint))
 
     # Only now what takes time to import.
-    from nuwa_lightning.canvas.editing import hashes
+    from nuwa_lightning.canvas.keeping import hashes
     from nuwa_lightning.canvas.order_builder import batched
     from nuwa_lightning.commands.making import make
 
