@@ -7,6 +7,7 @@ on the order of work, or on what a cache holds.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,9 +18,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from evaluation.crop_spec import CropSpec
-from nuwa_lightning.data.reading import ImageReadError, image_size, list_images, read_image
+from nuwa_lightning.data.listing import list_files, said_of
+from nuwa_lightning.data.reading import SUFFIXES, ImageReadError, image_size, read_image
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.hashing import file_sha256
+
+_LOG = logging.getLogger(__name__)
 
 Pixels = NDArray[np.uint8]
 """uint8 RGB, ``(rows, columns, 3)``."""
@@ -67,6 +71,7 @@ class ImageSet:
     ) -> None:
         self.spec, self.option, self.skip_corrupt = spec or CropSpec(), option, skip_corrupt
         self.skipped: dict[Path, str] = {}
+        self._sizes: set[tuple[int, int]] = set()
         if isinstance(where, (str, os.PathLike)):
             self.folder: Path | None = Path(where)
             self.files = image_files(self.folder, option=option)
@@ -87,6 +92,12 @@ class ImageSet:
     def __len__(self) -> int:
         """Return the number of crops, those of skipped files not counted."""
         return sum(len(cuts) for path, cuts in self.plan if path not in self.skipped)
+
+    def sizes(self) -> str:
+        """Return the size of the files in pixels, ``512x256``, or the smallest and the largest of them by area."""
+        _ = self.plan
+        ends = sorted(self._sizes, key=lambda size: (size[0] * size[1], size))
+        return " to ".join(dict.fromkeys(f"{columns}x{rows}" for rows, columns in (ends[0], ends[-1])))
 
     @property
     def plan(self) -> list[tuple[Path, list[Cut]]]:
@@ -175,6 +186,7 @@ class ImageSet:
                 self._skip(path, error)
         if not sizes:
             raise UsageError(self.option, self.where, "holds no image that can be read: give another folder")
+        self._sizes = {size for _, size in sizes}
         if self.spec.crop == "random":
             return self._random(sizes)
         found = [(path, self._cuts(size)) for path, size in sizes]
@@ -269,10 +281,12 @@ def image_files(folder: Path, *, option: str) -> list[Path]:
     """
     if not folder.is_dir():
         raise UsageError(option, str(folder), "is not a folder: give one with images")
-    files = list_images(folder)
-    if not files:
+    found = list_files(folder, SUFFIXES)
+    if not found.files:
         raise UsageError(option, str(folder), "holds no image: give a folder with PNG or JPEG files")
-    return files
+    if found.left_out:
+        _LOG.warning("%s: files that are no image: %s", folder, said_of(found.left_out))
+    return found.files
 
 
 def pixel_sha256(pixels_YX3: Pixels) -> str:

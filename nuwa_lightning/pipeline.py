@@ -26,12 +26,11 @@ from nuwa_lightning.canvas.memory import MemoryCanvas
 from nuwa_lightning.canvas.order_builder import RECIPES, OrderBuilder, batched
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.fast_transformer import Precision
-from nuwa_lightning.generation.pretrained import Generator, load_generator, save_generator
+from nuwa_lightning.generation.pretrained import Generator, load_generator, named_local_decoder, save_generator
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.hub import find_run, upload
 from nuwa_lightning.models.pixel_guided import PixelGuidedDecoder
-from nuwa_lightning.models.vqgan import VQGAN
 from nuwa_lightning.planning.direction import ArbitraryDirectionController, DirectionController
 from nuwa_lightning.request import GenerationRequest
 from nuwa_lightning.request_fields import Expansion, InputImage, Region, Size
@@ -78,6 +77,7 @@ class NuwaInfinityPipeline:
         generator: the model and how it was trained.
         tokenizer: the one whose tokens it learned.
         pixel_guided: decodes the frames of videos; None decodes each by itself.
+        coarse: writes coarse plans, for a model that reads them; without it there are those of given images only.
         name: what messages call it.
         folder: where it was loaded from.
 
@@ -91,16 +91,20 @@ class NuwaInfinityPipeline:
         tokenizer: Tokenizer,
         pixel_guided: PixelGuidedDecoder | None = None,
         *,
+        coarse: Generator | None = None,
         name: str = "this pipeline",
         folder: Path | None = None,
     ) -> None:
         if tokenizer.fingerprint() != generator.tokenizer_fingerprint:
             hint = "its tokenizer is not the one that the model was trained with: copy that one there"
             raise UsageError("checkpoint", name, hint)
+        if coarse is not None and coarse.tokenizer_fingerprint != generator.tokenizer_fingerprint:
+            hint = "its coarse model was trained with another tokenizer: copy one that was trained with this there"
+            raise UsageError("checkpoint", name, hint)
         if pixel_guided is not None:
             pixel_guided.check_tokenizer(tokenizer, option="checkpoint", value=name)
         self.generator, self.tokenizer, self.pixel_guided = generator, tokenizer, pixel_guided
-        self.name, self.folder = name, folder
+        self.coarse, self.name, self.folder = coarse, name, folder
         self._number = "float32"
         self.threads = 1
         """Of the CPU, for the many small steps of decoding tokens."""
@@ -121,7 +125,7 @@ class NuwaInfinityPipeline:
         Nothing that lies in these files is executed; classes outside this package are used only if they are in ``own``.
 
         Args:
-            checkpoint: the folder, or ``OWNER/NAME``.
+            checkpoint: the folder, ``landscape`` (the model that comes with this package), or ``OWNER/NAME``.
             own: pools, directions, local decoders, text encoders and tokenizers that the files may name.
             revision: a branch, tag or commit on the hub.
             token: of the hub.
@@ -143,21 +147,31 @@ class NuwaInfinityPipeline:
         tokenizer = load_tokenizer(run / "tokenizer", option="checkpoint", own=own)
         folder = run / "pixel_guided"
         guided = load_pixel_guided(folder, tokenizer=tokenizer, option="checkpoint") if folder.is_dir() else None
-        return cls(generator, tokenizer, guided, name=name or str(run), folder=run)
+        folder = run / "coarse"
+        coarse = load_generator(folder, own=own) if generator.plan is not None and folder.is_dir() else None
+        return cls(generator, tokenizer, guided, coarse=coarse, name=name or str(run), folder=run)
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write ``model``, ``tokenizer`` and, if there is one, ``pixel_guided`` into a folder.
+    def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: torch.dtype = torch.float32) -> None:
+        """Write ``model``, ``tokenizer`` and, if there are any, ``pixel_guided`` and ``coarse`` into a folder.
+
+        Args:
+            folder: where.
+            dtype: of the weights on disk; float16 halves the folder. They are read as float32 again, and a VQGAN's
+                encoder and codebook, which decide the tokens, stay in float32.
 
         Raises:
             UsageError: if the tokenizer is of a class that cannot be saved.
         """
-        if not isinstance(self.tokenizer, VQGAN):
-            raise UsageError("tokenizer", type(self.tokenizer).__name__, "only a VQGAN can be saved")
         Path(folder).mkdir(parents=True, exist_ok=True)
-        save_generator(Path(folder) / "model", self.generator)
-        save_tokenizer(Path(folder) / "tokenizer", self.tokenizer)
+        try:
+            save_tokenizer(Path(folder) / "tokenizer", self.tokenizer, dtype=dtype)
+        except ValueError as error:
+            raise UsageError("tokenizer", type(self.tokenizer).__name__, f"cannot be saved: {error}") from None
+        save_generator(Path(folder) / "model", self.generator, dtype=dtype)
         if self.pixel_guided is not None:
             save_pixel_guided(Path(folder) / "pixel_guided", self.pixel_guided)
+        if self.coarse is not None:
+            save_generator(Path(folder) / "coarse", self.coarse, dtype=dtype)
 
     def push_to_hub(
         self,
@@ -185,7 +199,8 @@ class NuwaInfinityPipeline:
                 raise UsageError("dtype", dtype, f"give one of {', '.join(map(str, _NUMBERS))}")
             self._number = _NUMBERS[dtype]
         if device is not None:
-            for part in (self.generator.model, self.tokenizer, self.pixel_guided):
+            coarse = self.coarse and self.coarse.model
+            for part in (self.generator.model, self.tokenizer, self.pixel_guided, coarse):
                 if isinstance(part, nn.Module):
                     part.to(device)
         return self
@@ -220,8 +235,8 @@ class NuwaInfinityPipeline:
             guidance_scale: how strongly the text pulls; 1 as trained, None for 2.
             output_type: ``pil``, ``np``, ``pt``, or ``tokens`` for no pixels.
             callback: told of the progress after each wave of patches.
-            **options: other fields of :class:`GenerationRequest`, such as ``temperature`` or
-                ``wrap``.
+            **options: other fields of :class:`GenerationRequest`, such as ``temperature``, ``wrap``, or ``plan``: any
+                image, as a file, a Pillow image or an array, that shows how the canvas is laid out.
 
         Raises:
             UsageError: naming the argument that does not fit.
@@ -234,6 +249,8 @@ class NuwaInfinityPipeline:
             given["prompt_each"] = tuple(text for text in texts for _ in range(num_images_per_prompt))
         if not texts and not regions and "unprompted" not in given:
             given["unprompted"] = True
+        if given.get("plan") is not None:
+            given["plan"] = InputImage.open(given["plan"], option="plan")
         if given.get("top_p", 1.0) is None:
             del given["top_p"]
         if seed is not None and generator is not None:
@@ -374,7 +391,10 @@ class NuwaInfinityPipeline:
         direction: DirectionController = self.generator.direction
         if request.order is not None:
             direction = ArbitraryDirectionController(request.order)  # type: ignore[arg-type]  # it checks
-        return dataclasses.replace(self.generator, direction=direction).renderer(
+        decoder = self.generator.local_decoder
+        if request.local_decoder is not None:
+            decoder = named_local_decoder(request.local_decoder)
+        return dataclasses.replace(self.generator, direction=direction, local_decoder=decoder).renderer(
             Sampling(request.temperature, request.top_k, request.top_p),
             max_rows=request.max_rows,
             precision=Precision(request.weights, request.cache),  # type: ignore[arg-type]
@@ -384,7 +404,7 @@ class NuwaInfinityPipeline:
     @property
     def builder(self) -> OrderBuilder:
         """What requests mean for its model."""
-        return OrderBuilder(self.generator, self.tokenizer, self.pixel_guided, self.name)
+        return OrderBuilder(self.generator, self.tokenizer, self.pixel_guided, self.name, self.coarse)
 
     def order(
         self,

@@ -1,7 +1,7 @@
 """Folders of clips as streams of uint8 frames ``(T, Y, X, 3)``, one clip in memory at a time (ours).
 
-A clip is a sub-folder of frames (PNG, JPEG; in the order of their names), an animated GIF, WebP or PNG, or a video file
-that PyAV reads (the extra ``video``).
+A clip is a sub-folder of frames (PNG, JPEG; in the order of their numbers), an animated GIF, WebP or PNG, or a video
+file that PyAV reads (the extra ``video``), turned upright; see `nuwa_lightning.data.video_reading`.
 """
 
 from __future__ import annotations
@@ -11,21 +11,19 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageSequence
+from PIL import Image
 
-from nuwa_lightning.data.reading import ImageReadError, list_images, read_image
+from nuwa_lightning.data.video_reading import VideoReadError, clip_files, list_clips, read_clip
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.hashing import file_sha256
 
 Clip = NDArray[np.uint8]
 """uint8 RGB, ``(frames, rows, columns, 3)``."""
 
-_ANIMATIONS: Final = {".gif": "GIF", ".webp": "WEBP", ".png": "PNG", ".apng": "PNG"}
-_VIDEOS: Final = frozenset({".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".ogv"})
 _MOST_FRAMES: Final = 100_000
 
 
@@ -79,7 +77,12 @@ class ClipSet:
         self.folder, self.spec, self.option, self.skip_corrupt = Path(folder), spec, option, skip_corrupt
         self.skipped: dict[str, str] = {}
         self.short = 0
-        self.sources = clip_sources(self.folder, option=option)
+        if not self.folder.is_dir():
+            raise UsageError(option, str(folder), "is not a folder: give one with clips")
+        self.sources = list_clips(self.folder)
+        if not self.sources:
+            hint = "holds no clip: give a folder of video files, or of folders of frames"
+            raise UsageError(option, str(folder), hint)
 
     def __iter__(self) -> Iterator[tuple[Path, Clip]]:
         """Yield each clip with its source.
@@ -102,8 +105,8 @@ class ClipSet:
         """Return the hash of all contents; the names of clips do not count, the order of frames does."""
         hashes = []
         for source in self.sources:
-            files = list_images(source) if source.is_dir() else [source]
-            hashes.append(hashlib.sha256("".join(file_sha256(file) for file in files).encode()).hexdigest())
+            files = "".join(file_sha256(file) for file in clip_files(source))
+            hashes.append(hashlib.sha256(files.encode()).hexdigest())
         return hashlib.sha256("".join(sorted(hashes)).encode()).hexdigest()
 
     def _chosen(self) -> list[Path]:
@@ -118,7 +121,9 @@ class ClipSet:
         held: list[NDArray[np.uint8]] = []
         made = 0
         try:
-            for frame in read_frames(path):
+            for number, frame in enumerate(read_clip(path)):
+                if number >= _MOST_FRAMES:
+                    raise VideoReadError(path, f"it has more than {_MOST_FRAMES} frames")
                 held.append(self._fitted(frame))
                 if len(held) == needed:
                     yield np.stack(held[:: self.spec.stride])
@@ -126,10 +131,11 @@ class ClipSet:
                     held = []
                     if not self.spec.all_parts:
                         return
-        except UsageError as error:
+        except VideoReadError as error:
             if not self.skip_corrupt:
-                raise UsageError(self.option, str(path), f"{error.hint}: replace it, or give --skip-corrupt") from error
-            self.skipped[path.name] = error.hint
+                hint = f"{error.reason}: replace it, or give --skip-corrupt"
+                raise UsageError(self.option, str(path), hint) from error
+            self.skipped[path.name] = error.reason
             return
         if not made:
             self.short += 1
@@ -144,74 +150,6 @@ class ClipSet:
         resample = Image.Resampling[self.spec.filter.upper()]
         box = (left, top, left + edge, top + edge)
         return np.asarray(Image.fromarray(frame_YX3).resize((side, side), resample, box=box), np.uint8)
-
-
-def clip_sources(folder: Path, *, option: str) -> list[Path]:
-    """Return the clips of a folder: files of moving images, and sub-folders of frames.
-
-    Raises:
-        UsageError: if the folder is missing or holds none.
-    """
-    if not folder.is_dir():
-        raise UsageError(option, str(folder), "is not a folder: give one with clips")
-    found = []
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            continue
-        suffix = path.suffix.lower()
-        if (path.is_dir() and list_images(path)) or (path.is_file() and (suffix in _VIDEOS or suffix in _ANIMATIONS)):
-            found.append(path)
-    if not found:
-        hint = "holds no clip: give a folder of video files, or of folders of frames"
-        raise UsageError(option, str(folder), hint)
-    return found
-
-
-def read_frames(path: Path) -> Iterator[NDArray[np.uint8]]:
-    """Yield the frames of one clip, uint8 RGB ``(Y, X, 3)``.
-
-    Raises:
-        UsageError: if it cannot be read.
-    """
-    if path.is_dir():
-        for file in list_images(path):
-            try:
-                yield np.asarray(read_image(file), np.uint8)
-            except ImageReadError as error:
-                raise UsageError("clip", str(path), f"{file.name}: {error.reason}") from error
-    elif path.suffix.lower() in _ANIMATIONS:
-        yield from _animation(path)
-    else:
-        yield from _video(path)
-
-
-def _animation(path: Path) -> Iterator[NDArray[np.uint8]]:
-    try:
-        with Image.open(path, formats=[_ANIMATIONS[path.suffix.lower()]]) as animation:
-            for frame in ImageSequence.Iterator(animation):
-                yield np.asarray(frame.convert("RGB"), np.uint8)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise UsageError("clip", str(path), " ".join(str(error).split())) from error
-
-
-def _video(path: Path) -> Iterator[NDArray[np.uint8]]:
-    try:
-        import av
-    except ImportError:
-        raise UsageError("clip", str(path), "needs PyAV: pip install av") from None
-    try:
-        with av.open(str(path), options={"protocol_whitelist": "file"}) as container:
-            if not container.streams.video:
-                raise UsageError("clip", str(path), "has no video stream")
-            frames: Any = container.decode(video=0)
-            for number, frame in enumerate(frames):
-                if number >= _MOST_FRAMES:
-                    raise UsageError("clip", str(path), f"has more than {_MOST_FRAMES} frames")
-                yield np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
-    except (OSError, ValueError) as error:  # PyAV's errors are both
-        if isinstance(error, UsageError):
-            raise
-        raise UsageError("clip", str(path), " ".join(str(error).split())) from error
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -22,7 +22,6 @@ from nuwa_lightning.canvas.job import Generation, Progress, Recorder, decoded, d
 from nuwa_lightning.canvas.keeping import check_hashes, hashes, kept_request
 from nuwa_lightning.canvas.memory import TokenStore
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.generation.renderer import Rendering
 from nuwa_lightning.planning.geometry import PatchIndex
 from nuwa_lightning.request import GenerationRequest
 from nuwa_lightning.tokenizers.tiling import Rectangle
@@ -265,20 +264,14 @@ class FinishedCanvas:
             UsageError: if there is nothing in the box that could be made again.
         """
         facts, store = self._facts, self._store
+        self._check_plan()
         renderer, found = self._maker.renderer(self.request), set[PatchIndex]()
         seeds, patches = range(seed, seed + len(facts.seeds)), 0
         try:
             for number, part in self._history.remakes(self._touched(box, frames), found):
                 stage, order = facts.stages[number], self._history.order(number, part=part, texts=True)
-                rendering = Rendering(
-                    renderer,
-                    order.grid,
-                    seeds=seeds,
-                    known=order.known,
-                    prompts=order.prompts,
-                    walked=part.steps,
-                    corner=stage.corner,
-                )
+                order = replace(order, seeds=tuple(seeds))
+                rendering = order.rendering(renderer, walked=part.steps, corner=stage.corner)
                 for wave in rendering:
                     store.put(
                         (facts.stage.patch(stage.position(done.patch)), done.tokens_BYX)
@@ -335,6 +328,7 @@ class FinishedCanvas:
             UsageError: if it cannot grow there.
         """
         facts = self._facts
+        self._check_plan()
         wish = {"left": left, "right": right, "up": up, "down": down, "frames": frames}
         self._check_growth(wish)
         stage = grown(facts, wish)
@@ -406,6 +400,11 @@ class FinishedCanvas:
         return self
 
     # -- how ----------------------------------------------------------------------------------------------------------
+
+    def _check_plan(self) -> None:
+        if self._maker.builder.generator.plan is not None:
+            hint = "its model reads a coarse plan of the whole canvas, which edits do not keep: generate it anew"
+            raise UsageError("canvas", self._store.folder or "in memory", hint)
 
     def _check_growth(self, wish: Mapping[str, int]) -> None:
         for name, n in wish.items():

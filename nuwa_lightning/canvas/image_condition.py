@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nuwa_lightning.blending import RIM, filled, meeting
+from nuwa_lightning.canvas.coarse import Given
 from nuwa_lightning.models.nuwa_infinity import ABSENT
 from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
 from nuwa_lightning.request_fields import Expansion
@@ -139,6 +140,14 @@ class ImageCondition:
         """Whether there is nothing to be written."""
         height, width = self._given_YX.shape
         return self.size == (height, width) and bool(self._given_YX.all())
+
+    @property
+    def given(self) -> Given:
+        """The pixels of the patches that hold the image."""
+        window_YX3, given_YX = self._window_YX3, self._window_given_YX
+        rows, columns = self._patch_size
+        corner = self._y.window[0] * rows, self._x.window[0] * columns
+        return Given(filled(window_YX3.astype(np.float32), given_YX), given_YX, corner)
 
     def finish(self, pixels_YX3: Pixels, *, y: int, x: int) -> Pixels:
         """Return decoded pixels with the image's own over them; with a margin, of which only the inside counts.

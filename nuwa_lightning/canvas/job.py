@@ -16,6 +16,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from nuwa_lightning.canvas.coarse import CoarseOrder
 from nuwa_lightning.canvas.decoding import Crop, DecodedImage, Finish, FrameDecoder, Pixels, TileDecoder, decoded_frames
 from nuwa_lightning.canvas.facts import CanvasFacts, CanvasState, Stage
 from nuwa_lightning.canvas.memory import TokenStore
@@ -59,6 +60,7 @@ class Order:
         finish: what is done to pixels before they are written; of a video to those of the first frame.
         tile: side, in tokens, of what is decoded at once.
         video: for a video; None for an image.
+        coarse: the coarse plan; None for none.
     """
 
     grid: PatchGrid
@@ -70,6 +72,13 @@ class Order:
     finish: Finish | None = None
     tile: int = 64
     video: Video | None = None
+    coarse: CoarseOrder | None = None
+
+    def rendering(self, renderer: InfiniteRenderer, **options: Any) -> Rendering:
+        """Return the canvas in the making, with its coarse plan; further arguments as for :class:`Rendering`."""
+        coarse = self.coarse and self.coarse.begin(self.grid, renderer.model.patch_size, self.seeds)
+        given = {"known": self.known, "prompts": self.prompts, "coarse": coarse, **options}
+        return Rendering(renderer, self.grid, seeds=self.seeds, **given)
 
 
 @dataclass(frozen=True)
@@ -114,15 +123,8 @@ class Generation:
         self.patches = 0 if state is None else canvas.patches if walked is None else int(state.facts["patches"])
         """How many patches of each image are finished."""
         decoding_state = _decoding_state(state, renderer, order) if state and state.waves else None
-        self._rendering = Rendering(
-            renderer,
-            order.grid,
-            seeds=order.seeds,
-            known=order.known,
-            prompts=order.prompts,
-            decoding_state=decoding_state,
-            walked=walked,
-            corner=canvas.facts.corner,
+        self._rendering = order.rendering(
+            renderer, decoding_state=decoding_state, walked=walked, corner=canvas.facts.corner
         )
         self._slabs = _Slabs(order.grid)
         for patch in canvas.written() if order.grid.endless else ():

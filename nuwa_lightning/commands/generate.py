@@ -142,10 +142,9 @@ def _check_canvas(request: GenerationRequest, where: RunOptions, outputs: Sequen
 
 
 def _files(request: GenerationRequest) -> dict[str, str]:
-    """Return the files of the request's image and mask, by option."""
-    if request.image is None:
-        return {}
-    named = {"image": request.image.source, "mask": request.image.mask_source}
+    """Return the files of the request's image, mask and plan, by option."""
+    image, plan = request.image, request.plan
+    named = {"image": image and image.source, "mask": image and image.mask_source, "plan": plan and plan.source}
     return {name: path for name, path in named.items() if path}
 
 
@@ -209,7 +208,9 @@ def _how(
     from nuwa_lightning.commands.record import versions
 
     assert pipe.folder is not None
-    parts = ["model", "tokenizer", *(["pixel_guided"] if request.video and pipe.pixel_guided is not None else [])]
+    written = order.coarse is not None and order.coarse.renderer is not None
+    used = {"pixel_guided": request.video and pipe.pixel_guided is not None, "coarse": written}
+    parts = ["model", "tokenizer", *(name for name, is_used in used.items() if is_used)]
     files = _files(request)
     said: dict[str, Any] = {name: Path(path).name for name, path in files.items()}
     if request.task == "outpaint":
@@ -255,7 +256,7 @@ def _identity(how: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_same_model(where: RunOptions, request: GenerationRequest, how: Mapping[str, Any], notes: _Notes) -> None:
     before = image_metadata(str(where.from_file))
-    for name in ("model", "tokenizer", "pixel_guided"):
+    for name in ("model", "tokenizer", "pixel_guided", "coarse"):
         if before["checkpoint"].get(name) != how["checkpoint"].get(name):
             hint = f"made by another {name} than that in {where.checkpoint}: name its run, --checkpoint RUN"
             raise UsageError("from_file", where.from_file, hint)

@@ -226,15 +226,16 @@ def _decode(video: Video, settings: ClipSettings, reader: FrameReader, file: Pat
     """Write the frames at the wanted speed as an array; return which of them begin a shot."""
     changes: list[Change] = []
     before: Thumbnail | None = None
+    count = 0
     sources: list[int] = []
 
     def watched() -> Iterator[tuple[int, float, Frame]]:
-        nonlocal before
+        nonlocal before, count
         for number, (time, frame_YX3) in enumerate(video.frames(reader)):
             small = thumbnail(frame_YX3)
             if before is not None:
                 changes.append(change(before, small))
-            before = small
+            before, count = small, number + 1
             yield number, time, frame_YX3
 
     with atomic_write(file) as partial, partial.open("r+b") as raw:
@@ -245,7 +246,8 @@ def _decode(video: Video, settings: ClipSettings, reader: FrameReader, file: Pat
                 _write_header(raw, 0, shape)
             raw.write(_shrink(frame_YX3, shape).tobytes())
             sources.append(number)
-        assert shape is not None
+        if shape is None or count < 2:
+            raise VideoReadError(video.path, f"it has {count} frame{'' if count == 1 else 's'}, no video")
         raw.seek(0)
         _write_header(raw, len(sources), shape)
     cuts = find_cuts(changes)

@@ -28,19 +28,16 @@ class Listing:
     left_out: Counter[str]
 
 
-def list_files(
-    folder: str | os.PathLike[str], suffixes: Collection[str], *, natural: bool = False, ours: bool = True
-) -> Listing:
+def list_files(folder: str | os.PathLike[str], suffixes: Collection[str], *, natural: bool = False) -> Listing:
     """Return every file below ``folder`` that has one of ``suffixes`` (in lower case), and count the others.
 
-    Sub-folders and linked folders are included, hidden ones (name starting with a dot) are not; a folder that is linked
-    into itself is visited once.
+    Sub-folders and linked folders are included, hidden ones (name starting with a dot) and what this program writes
+    beside images (`own_kind`) are not; a folder that is linked into itself is visited once.
 
     Args:
         folder: the folder.
         suffixes: those of the samples.
         natural: sort 2 before 10, as frames of a video want it, instead of by path.
-        ours: leave out what this program writes beside images: previews and the tiles of a Deep Zoom image.
 
     Raises:
         FileNotFoundError: if ``folder`` is missing.
@@ -60,24 +57,35 @@ def list_files(
             folders.clear()
             continue
         seen.add(real)
-        tiles = {f"{Path(name).stem}_files" for name in files if name.endswith(".dzi")} if ours else set()
-        left_out["Deep Zoom"] += len(tiles & set(folders))
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in tiles)
+        own = {name: kind for name in folders if (kind := own_kind(name, files))}
+        left_out.update(own.values())
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in own)
         for name in files:
-            if name.startswith("."):
-                continue
             suffix = os.path.splitext(name)[1].lower()
-            if suffix in _TEXTS:
+            if name.startswith(".") or suffix in _TEXTS:
                 continue
+            path = Path(parent, name)
             if suffix not in suffixes:
                 left_out[suffix or "no suffix"] += 1
-            elif ours and name.endswith(".preview.png"):
-                left_out["preview"] += 1
-            elif _is_special(path := Path(parent, name)):
-                left_out["pipe, socket or device"] += 1
+            elif kind := own_kind(name, files) or ("pipe, socket or device" if _is_special(path) else None):
+                left_out[kind] += 1
             else:
                 found.append(path)
-    return Listing(sorted(found, key=natural_key) if natural else sorted(found), +left_out)
+    return Listing(sorted(found, key=natural_key) if natural else sorted(found), left_out)
+
+
+def own_kind(name: str, beside: Collection[str]) -> str | None:
+    """Return what a file or folder is that no sample is made of, though image files are in it or its name says so.
+
+    Args:
+        name: its name.
+        beside: the names of the files beside it.
+    """
+    if name.endswith(".preview.png"):
+        return "preview"
+    if name.endswith("_files") and f"{name.removesuffix('_files')}.dzi" in beside:
+        return "Deep Zoom"
+    return ".zarr" if name.endswith(".zarr") else None
 
 
 def natural_key(path: Path) -> list[tuple[int, int, str]]:

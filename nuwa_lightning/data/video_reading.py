@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 from collections import deque
 from collections.abc import Iterator
@@ -12,8 +13,11 @@ from typing import Any, Final, Literal, Protocol, final
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image, ImageSequence
 
 from nuwa_lightning.data.folders import regular_stat
+from nuwa_lightning.data.listing import natural_key, own_kind
+from nuwa_lightning.data.reading import ImageReadError, list_images, read_image
 from nuwa_lightning.data.video_damage import find_damage, length_bytes
 from nuwa_lightning.errors import UsageError
 
@@ -28,6 +32,12 @@ SUFFIXES: Final = frozenset(
     {".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".ogv", ".ts", ".wmv", ".flv", ".3gp"}
 )
 """File name endings, in lower case, that a folder is searched for."""
+
+ANIMATIONS: Final = {".gif": "GIF", ".webp": "WEBP", ".png": "PNG", ".apng": "PNG"}
+"""File name endings of moving images, and what Pillow calls their formats."""
+
+_MOVING: Final = SUFFIXES | ANIMATIONS.keys()
+_LOG = logging.getLogger(__name__)
 
 _EXTRA: Final = "pip install 'nuwa-lightning[video]'"
 
@@ -137,7 +147,8 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
 
     try:
         regular_stat(path)
-        with av.open(str(path)) as container:
+        # What a playlist names elsewhere is not fetched.
+        with av.open(str(path), options={"protocol_whitelist": "file"}) as container:
             if not container.streams.video:
                 raise VideoReadError(path, "it holds no video stream")
             yield container, container.streams.video[0]
@@ -159,6 +170,45 @@ def _whole_packets(path: Path, container: Any, stream: Any) -> Iterator[Any]:
         yield packet
 
 
+def list_clips(folder: Path) -> list[Path]:
+    """Return what lies in a folder and moves, by name: videos, animations, and sub-folders of frames."""
+    paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    names = [path.name for path in paths]
+    own = [path for path in paths if own_kind(path.name, names)]
+    if left_out := [path.name for path in own if path.suffix == ".zarr"]:
+        _LOG.warning("%s: not read: %s", folder, ", ".join(left_out))
+    others = (path for path in paths if path not in own)
+    return [path for path in others if (list_images(path) if path.is_dir() else path.suffix.lower() in _MOVING)]
+
+
+def clip_files(clip: Path) -> list[Path]:
+    """Return the files of a clip that `list_clips` found: one, or the frames in the order of their numbers."""
+    return sorted(list_images(clip), key=natural_key) if clip.is_dir() else [clip]
+
+
+def read_clip(clip: Path) -> Iterator[Frame]:
+    """Yield the frames of a clip that `list_clips` found, in the order of showing; videos are read by PyAV.
+
+    Raises:
+        VideoReadError: if it cannot be read.
+    """
+    if clip.is_dir():
+        for file in clip_files(clip):
+            try:
+                yield np.array(read_image(file), np.uint8)
+            except ImageReadError as error:
+                raise VideoReadError(clip, f"{file.name}: {error.reason}") from error
+    elif (form := ANIMATIONS.get(clip.suffix.lower())) is not None:
+        try:
+            with Image.open(clip, formats=[form]) as animation:
+                for frame in ImageSequence.Iterator(animation):
+                    yield np.array(frame.convert("RGB"), np.uint8)
+        except (OSError, ValueError, SyntaxError) as error:
+            raise VideoReadError(clip, " ".join(str(error).split())) from error
+    else:
+        yield from (frame_YX3 for _, frame_YX3 in PyAvReader().frames(clip))
+
+
 def make_reader(name: ReaderName) -> FrameReader:
     """Return the reader of that name.
 
@@ -173,20 +223,17 @@ def make_reader(name: ReaderName) -> FrameReader:
 
 
 def _in_time(path: Path, decoded: Iterator[tuple[float | None, Frame]]) -> Iterator[tuple[float, Frame]]:
-    """Yield frames whose times count from 0 and grow; refuse a change of size, and a video of one frame."""
-    first, last, shape, count = 0.0, -1.0, (0, 0, 0), 0
-    for time, frame_YX3 in decoded:
+    """Yield frames whose times count from 0 and grow; refuse a change of size."""
+    first, last, shape = 0.0, -1.0, (0, 0, 0)
+    for number, (time, frame_YX3) in enumerate(decoded):
         if time is None:
             raise VideoReadError(path, "a frame has no time")
-        if count == 0:
+        if number == 0:
             first, shape = time, frame_YX3.shape
         if frame_YX3.shape != shape:
             sizes = " to ".join(f"{s[1]}x{s[0]}" for s in (shape, frame_YX3.shape))
             raise VideoReadError(path, f"its frames change their size from {sizes}")
         if time - first <= last:
-            raise VideoReadError(path, f"times run backwards at frame {count}")
+            raise VideoReadError(path, f"times run backwards at frame {number}")
         last = time - first
-        count += 1
         yield last, frame_YX3
-    if count < 2:
-        raise VideoReadError(path, f"it has {count} frame{'' if count == 1 else 's'}, no video")

@@ -195,7 +195,6 @@ def sound(path: Path) -> None:
     ("make", "message"),
     [
         (sound, "no video stream"),
-        (lambda path: video_file(path, [np.zeros((32, 32, 3), np.uint8)]), "1 frame"),
         (lambda path: None, "No such file"),
     ],
 )

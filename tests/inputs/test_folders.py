@@ -13,6 +13,7 @@ import pytest
 import tifffile
 import torch
 
+from evaluation.images import ImageSet
 from nuwa_lightning.atomic import write_json
 from nuwa_lightning.data import FolderPhotos, FolderVideos, ImageFolderDataModule, TokenDataModule
 from nuwa_lightning.data.crops import CropSettings
@@ -116,14 +117,19 @@ def test_what_is_left_out_is_counted(photo_folder: Path, caplog: pytest.LogCaptu
     shutil.copy(photo_folder / "a" / "00.png", photo_folder / "a" / "wide.png.preview.png")
     (photo_folder / "zoom.dzi").write_text("<Image/>")
     (photo_folder / "zoom_files" / "9").mkdir(parents=True)
-    shutil.copy(photo_folder / "a" / "00.png", photo_folder / "zoom_files" / "9" / "0_0.png")
+    (photo_folder / "wide.zarr" / "0").mkdir(parents=True)
+    for tile in ("zoom_files/9/0_0.png", "wide.zarr/0/0.png"):
+        shutil.copy(photo_folder / "a" / "00.png", photo_folder / tile)
     with caplog.at_level(logging.WARNING):
         source = FolderPhotos(str(photo_folder))
         source.prepare()
-    kinds = {".psd": 2, "no suffix": 1, "pipe, socket or device": 1, "preview": 1, "Deep Zoom": 1}
+    kinds = {".psd": 2, "no suffix": 1, "pipe, socket or device": 1, "preview": 1, "Deep Zoom": 1, ".zarr": 1}
     assert source.record()["left_out"] == kinds
-    assert "files that are no image: 2 .psd, 1 Deep Zoom, 1 no suffix, 1 pipe, socket or device, 1 pre" in caplog.text
+    assert "files that are no image: 2 .psd, 1 .zarr, 1 Deep Zoom, 1 no suffix, 1 pipe, socket or device" in caplog.text
     assert len(source.photos("train")) + len(source.photos("val")) == 12
+    caplog.clear()
+    assert len(ImageSet(photo_folder).files) == 12  # those that are scored
+    assert "files that are no image: 2 .psd, 1 .zarr, 1 Deep Zoom" in caplog.text
 
 
 def test_an_empty_folder_tells_what_lies_there(tmp_path: Path) -> None:

@@ -6,18 +6,21 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("av")
 
 import av
 
+from evaluation.video.clips import Clips, ClipSet
 from nuwa_lightning.data.clips import ClipSettings, prepare_videos
-from nuwa_lightning.data.video_reading import PyAvReader, VideoReadError
+from nuwa_lightning.data.video_reading import SUFFIXES, PyAvReader, VideoReadError, list_clips, read_clip
 from nuwa_lightning.data.videos import FolderVideos, Video
 from tests.data.conftest import painted
 
@@ -37,14 +40,14 @@ KINDS: dict[str, tuple[str, str, dict[str, str]]] = {
 }
 
 
-def written(path: Path, codec: str, options: dict[str, str]) -> Path:
+def written(path: Path, codec: str, options: dict[str, str], frames: Sequence[Any] = FRAMES) -> Path:
     with av.open(str(path), "w") as made:
         stream = made.add_stream(codec, rate=10)
         stream.width, stream.height = 96, 64
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         stream.bit_rate = 4_000_000
         stream.options = options
-        for frame in FRAMES:
+        for frame in frames:
             made.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         made.mux(stream.encode())
     return path
@@ -58,6 +61,68 @@ def test_frames(tmp_path: Path, kind: str) -> None:
     for number, (_, frame) in enumerate(read):
         errors = [np.abs(frame.astype(int) - other).mean() for other in FRAMES]
         assert int(np.argmin(errors)) == number
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_scored_frames(tmp_path: Path, kind: str) -> None:
+    name, codec, options = KINDS[kind]
+    written(tmp_path / name, codec, options)
+    ((_, clip_TYX3),) = ClipSet(tmp_path, Clips(frames=20))
+    errors = [[np.abs(frame.astype(int) - other).mean() for other in FRAMES] for frame in clip_TYX3]
+    assert np.argmin(errors, axis=1).tolist() == list(range(20))
+
+
+def test_turned_videos_are_upright(tmp_path: Path) -> None:
+    """The header of a telephone's video says that it was held upright."""
+    path = written(tmp_path / "a.mp4", "libx264", {"qp": "4"})
+    identity, quarter = (
+        b"".join(number.to_bytes(4, "big", signed=True) for number in matrix)
+        for matrix in ((1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30), (0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30))
+    )
+    raw = path.read_bytes()
+    at = raw.index(identity, raw.index(b"tkhd"))
+    path.write_bytes(raw[:at] + quarter + raw[at + len(identity) :])
+    trained = [frame for _, frame in PyAvReader().frames(path)]
+    ((_, scored_TYX3),) = ClipSet(tmp_path, Clips(frames=20))
+    np.testing.assert_array_equal(scored_TYX3, trained)
+    upright = np.asarray(Image.fromarray(FRAMES[0]).transpose(Image.Transpose.ROTATE_270))  # clockwise
+    assert scored_TYX3[0].shape == upright.shape
+    assert np.abs(scored_TYX3[0].astype(int) - upright).mean() < 6
+
+
+def test_frames_are_scored_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    (tmp_path / "clip").mkdir()
+    for number in range(12):
+        Image.fromarray(np.full((8, 8, 3), 20 * number, np.uint8)).save(tmp_path / "clip" / f"{number}.png")
+    assert [int(frame[0, 0, 0]) for frame in read_clip(tmp_path / "clip")] == list(range(0, 240, 20))
+    before = ClipSet(tmp_path, Clips(frames=12)).sha256()
+    (tmp_path / "clip" / "0.png").rename(tmp_path / "clip" / "99.png")
+    assert ClipSet(tmp_path, Clips(frames=12)).sha256() != before
+
+
+def test_every_ending_that_trains_is_scored(tmp_path: Path) -> None:
+    for suffix in SUFFIXES:
+        (tmp_path / f"{suffix[1:]}{suffix.upper()}").touch()
+    assert {path.suffix.lower() for path in ClipSet(tmp_path, Clips(frames=2)).sources} == SUFFIXES
+
+
+def test_own_files_are_no_clips(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    written(tmp_path / "a.mp4", "libx264", {})
+    Image.fromarray(FRAMES[0]).save(tmp_path / "a.mp4.preview.png")
+    (tmp_path / "b.dzi").write_text("<Image/>")
+    for tile in ("b_files/9/0_0.png", "c.zarr/0/tile.png", "own_files/0.png"):
+        (tmp_path / tile).parent.mkdir(parents=True)
+        Image.fromarray(FRAMES[0]).save(tmp_path / tile)
+    assert [path.name for path in list_clips(tmp_path)] == ["a.mp4", "own_files"]
+    assert "not read: c.zarr" in caplog.text
+
+
+def test_one_frame_is_no_video(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.mp4", "libx264", {}, FRAMES[:1])
+    found = prepare_videos([Video(path, "a")], ClipSettings(), reader=PyAvReader(), cache=tmp_path, progress=False)
+    assert [entry.reason for entry in found.skipped] == ["it has 1 frame, no video"]
+    scored = ClipSet(tmp_path, Clips(frames=2))
+    assert (list(scored), scored.short) == ([], 1)
 
 
 def test_names_that_are_no_text(tmp_path: Path) -> None:

@@ -13,10 +13,11 @@ from PIL import Image
 from evaluation.__main__ import main
 from evaluation.fid import frechet_distance
 from evaluation.record import read_report
-from evaluation.video.clips import Clips, ClipSet, read_frames
+from evaluation.video.clips import Clips, ClipSet
 from evaluation.video.extractors import Lite0Clips, make_clip_extractor
 from evaluation.video.measures import flicker, frame_difference, motion
 from evaluation.video.score import load_video_protocol
+from nuwa_lightning.data.video_reading import read_clip
 from nuwa_lightning.errors import UsageError
 from tests.evaluation.toys import ToyClips
 
@@ -134,12 +135,12 @@ def test_a_video_file_by_pyav(tmp_path: Path, sample_photos: Photos) -> None:
                 container.mux(packet)
         for packet in stream.encode():
             container.mux(packet)
-    found = np.stack(list(read_frames(tmp_path / "a.mp4")))
+    found = np.stack(list(read_clip(tmp_path / "a.mp4")))
     assert found.shape == clip.shape
     assert np.abs(found.astype(int) - clip).mean() < 12
     (tmp_path / "b.mp4").write_bytes((tmp_path / "a.mp4").read_bytes()[:300])
     with pytest.raises(UsageError, match=r"b\.mp4"):
-        list(read_frames(tmp_path / "b.mp4"))
+        list(read_clip(tmp_path / "b.mp4"))
 
 
 def test_spoilt_clips_are_farther_and_flicker(folders: dict[str, Path], tmp_path: Path, capsys: Any) -> None:
