@@ -1,4 +1,4 @@
-"""CLIP score of images and their captions (Hessel et al. 2021), by torchmetrics, with any CLIP folder on disk.
+"""CLIP score of images and their captions (Hessel et al. 2021) with any CLIP folder on disk.
 
 The number depends on the network: its name and the hash of its weights stand in the metric's name and in the report.
 Captions lie beside the images, as ``NAME.txt`` or in one ``captions.json`` (image's file name or stem to caption).
@@ -55,43 +55,32 @@ class ClipScore:
             raise UsageError("--clip", str(folder), hint) from error
         if not callable(getattr(model, "get_image_features", None)):
             raise UsageError("--clip", str(folder), f"is a {type(model).__name__}: give a CLIP model")
-        self._model: Any = _PlainFeatures(model.eval().to(device))
+        self._model: Any = model.eval().to(device)
         self._device = device
+        self._most = int(model.config.text_config.max_position_embeddings)
         digests = {path.name: file_sha256(path) for path in weights}
         self.name = f"CLIP-score[{folder.resolve().name}-{next(iter(digests.values()))[:8]}]"
-        self.protocol: dict[str, Any] = {"model": type(model).__name__, "weights_sha256": digests}
+        self.protocol: dict[str, Any] = {
+            "model": type(model).__name__,
+            "weights_sha256": digests,
+            "captions": f"the first {self._most} tokens, begin and end included",
+        }
 
     def __call__(self, image_YX3: Pixels, caption: str) -> float:
-        """Return 100 times the cosine of image and caption, at least 0."""
+        """Return 100 times the cosine of image and caption, at least 0; of a long caption, of what fits of it."""
         import torch
-        from torchmetrics.functional.multimodal import clip_score
+        from PIL import Image
 
-        image_3YX = torch.from_numpy(np.array(image_YX3)).permute(2, 0, 1).to(self._device)
+        # The tokenizer cuts before the token that ends a text, at which CLIP reads it.
+        texts = {"truncation": True, "max_length": self._most}
+        given = self._processor(text=[caption], images=[Image.fromarray(image_YX3)], return_tensors="pt", **texts)
         with torch.inference_mode():
-            return float(clip_score(image_3YX, caption, lambda: (self._model, self._processor)))
+            found = self._model(**given.to(self._device))
+        return max(0.0, 100 * float(torch.cosine_similarity(found.image_embeds, found.text_embeds)))
 
-
-class _PlainFeatures:
-    """torchmetrics wants features as tensors; newer transformers wrap them."""
-
-    def __init__(self, model: Any) -> None:
-        self._model = model
-        self.config = model.config
-
-    def to(self, device: Any) -> _PlainFeatures:
-        """Move the model."""
-        self._model.to(device)
-        return self
-
-    def get_image_features(self, pixels: Any) -> Any:
-        """Return ``[B, D]``."""
-        found = self._model.get_image_features(pixels)
-        return getattr(found, "pooler_output", found)
-
-    def get_text_features(self, tokens: Any, mask: Any) -> Any:
-        """Return ``[B, D]``."""
-        found = self._model.get_text_features(tokens, mask)
-        return getattr(found, "pooler_output", found)
+    def is_cut(self, caption: str) -> bool:
+        """Say whether a caption has more tokens than the model reads."""
+        return len(self._processor.tokenizer(caption, verbose=False)["input_ids"]) > self._most
 
 
 def captions_of(files: list[Path], *, option: str) -> list[tuple[Path, str]]:
@@ -131,4 +120,6 @@ def _table(path: Path, option: str) -> dict[str, str]:
 def clip_score(scorer: ClipScore, captions: list[tuple[Path, str]]) -> Estimate:
     """Return the mean score of whole images and their captions with the interval of its standard error."""
     values = [scorer(np.asarray(read_image(path), np.uint8), caption) for path, caption in captions]
-    return of_mean(np.array(values), how="mean over images; interval: standard error")
+    cut = sum(scorer.is_cut(caption) for _, caption in captions)
+    said = f"; {cut} captions are longer than the model reads: of these, their beginning" if cut else ""
+    return of_mean(np.array(values), how=f"mean over images; interval: Student's t{said}")

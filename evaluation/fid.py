@@ -3,7 +3,7 @@
 Biased upwards by the sample size: below some thousand images prefer the kernel distance. With other features than
 those of the 2015 Inception network it is not FID and must not be called so.
 
-Shape legend: N, M members of the sets, D features, B resamples.
+Shape legend: N, M members of the sets, D features, B distances asked for at once.
 """
 
 from __future__ import annotations
@@ -13,13 +13,20 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.estimates import Z95, Distance, disjoint_parts, resampled_times
+from evaluation.estimates import Distance, disjoint_parts, student_quantile
+from evaluation.jackknife import of_two_sets, parts_of
 
 Features = NDArray[np.floating[Any]]
 
 _CHUNK: Final = 2048
-_LARGEST_BOOTSTRAP: Final = 2000
-"""Above this many images in both sets, resamples are of this many, and their spread is scaled down."""
+_LARGEST: Final = 1000
+"""Above this many images of a set, the spread is that of so many, scaled down."""
+
+_FEW_SPLITS: Final = 2000
+"""Above this many images a floor is of five splits."""
+
+_PARTS: Final = 50
+"""How many parts of such sets are left out in turn."""
 
 
 def frechet_distance(x_ND: Features, y_MD: Features) -> float:
@@ -62,16 +69,16 @@ def fid(
 ) -> Distance:
     """Return the Frechet distance of two sets of features with an interval.
 
-    The interval is the value, give or take 1.96 standard deviations over bootstrap resamples of the images: a
-    resample holds fewer different images and so lies above the value itself, which only its spread may ignore.
+    The interval is of the expectation of this number at these two numbers of images, not of the distance of the two
+    distributions, from which the number itself is away. It is Student's, by leaving out canvases and pairs of them.
 
     Args:
         x_ND: features of the first set.
         y_MD: features of the second set.
-        clusters_N: which canvas a member of the first set comes from; canvases are resampled. By default each is one.
+        clusters_N: which canvas a member of the first set comes from; canvases are independent. By default each is one.
         clusters_M: the same for the second set.
-        resamples: bootstrap resamples.
-        seed: of the resampling.
+        resamples: at most so many parts of a set are left out in turn.
+        seed: of the parts and the pairs.
 
     Raises:
         ValueError: if a set has fewer than two members, or the feature lengths differ.
@@ -80,17 +87,20 @@ def fid(
     rng = np.random.default_rng(seed)
     n, m = len(x_ND), len(y_MD)
     clusters = [np.arange(len(z)) if found is None else found for z, found in ((x_ND, clusters_N), (y_MD, clusters_M))]
-    if min(n, m) > _LARGEST_BOOTSTRAP:
-        kept = [np.sort(rng.choice(len(z), _LARGEST_BOOTSTRAP, replace=False)) for z in (x_ND, y_MD)]
+    if max(n, m) > _LARGEST:
+        kept = [np.sort(rng.choice(len(z), min(len(z), _LARGEST), replace=False)) for z in (x_ND, y_MD)]
         x_ND, y_MD = x_ND[kept[0]], y_MD[kept[1]]
         clusters = [found[k] for found, k in zip(clusters, kept, strict=True)]
-        resamples = min(resamples, 50)
-    times = [resampled_times(found, resamples, rng) for found in clusters]
-    scale = float(np.sqrt(min(len(x_ND), len(y_MD)) / min(n, m)))
-    std = float(np.std(FidAgainst(x_ND).bootstrap(y_MD, times[0], times[1]))) * scale
-    low, high = value - Z95 * std, value + Z95 * std
-    how = f"all images; interval: 1.96 standard deviations of {resamples} bootstrap resamples over images"
-    return Distance(value, std, low, high, n, m, how if scale == 1 else f"{how}, of {_LARGEST_BOOTSTRAP}, scaled")
+        resamples = min(resamples, _PARTS)
+    parts = [parts_of(found, resamples, rng) for found in clusters]
+    # The variance is one part that falls with 1/N and one with 1/M.
+    scale = float(np.sqrt((1 / n + 1 / m) / (1 / len(x_ND) + 1 / len(y_MD))))
+    against = FidAgainst(x_ND)
+    std, free = of_two_sets(lambda u_BN, v_BM: against.weighted(y_MD, u_BN, v_BM), parts[0], parts[1], rng)
+    half = student_quantile(free) * std * scale
+    how = "all images; interval: of the expectation at these numbers of images, over canvases"
+    how = how if scale == 1 else f"{how}, of {_LARGEST}, scaled"
+    return Distance(value, std * scale, value - half, value + half, n, m, how)
 
 
 class FidAgainst:
@@ -110,12 +120,12 @@ class FidAgainst:
         shared = np.linalg.svd(self._root @ root.T, compute_uv=False).sum()
         return float(((self._mean - mean) ** 2).sum() + (self._root**2).sum() + (root**2).sum() - 2 * shared)
 
-    def bootstrap(
+    def weighted(
         self, y_MD: Features, times_BN: NDArray[np.float64], times_BM: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """Return the distance of each resample; ``times`` say how often each member was drawn.
+        """Return the distances where members count so often as ``times`` say.
 
-        Only inner products enter, so each resample costs one product of the two sets' sizes.
+        Only inner products enter, so each costs one product of the two sets' sizes.
         """
         # Only differences count: near the origin less is lost to rounding.
         x_ND, y_MD = (np.asarray(z, np.float64) - self._mean for z in (self._x_ND, y_MD))
@@ -143,9 +153,18 @@ def real_floor(
     splits: int = 50,
     seed: int = 0,
 ) -> Distance:
-    """Return the distance of real images from other real images: here it is the bias at this number.
+    """Return the distance of real images from other real images at the numbers of ours: here it is the bias.
 
-    As :func:`evaluation.kid.real_floor`; above 2000 images five splits are enough.
+    N real images cannot be parted into N and n others, so parts of them are measured, and halves of these parts; a
+    power of ``1 / N + 1 / M`` through both says what there is at (N, n). With more images than features the power is
+    one, as Chong and Forsyth (2020, "Effectively unbiased FID and Inception score") found; with fewer it is less.
+
+    Args:
+        real_ND: features of real images.
+        n: how many there are of ours.
+        clusters_N: which file a real image comes from; no file is on both sides. By default each is one.
+        splits: random partings; above 2000 images five are enough.
+        seed: of the parting.
 
     Raises:
         ValueError: if there are fewer than four images.
@@ -154,15 +173,20 @@ def real_floor(
         raise ValueError(f"{len(real_ND)} real images: at least 4 are needed for two parts")
     clusters_N = np.arange(len(real_ND)) if clusters_N is None else clusters_N
     rng = np.random.default_rng(seed)
-    splits = min(splits, 5) if min(n, len(real_ND) // 2) > _LARGEST_BOOTSTRAP else splits
-    values, sizes = np.empty(splits), []
+    splits = min(splits, 5) if min(n, len(real_ND) // 2) > _FEW_SPLITS else splits
+    values, halves, inverse, inverse_of_halves = np.empty((4, splits))
     for i in range(splits):
-        part, rest = disjoint_parts(clusters_N, n, rng)
-        sizes.append((len(rest), len(part)))
-        values[i] = frechet_distance(real_ND[rest], real_ND[part])
+        sides = disjoint_parts(clusters_N, n, rng)
+        small = [disjoint_parts(clusters_N[side], len(side), rng)[0] for side in sides]
+        small = [side[part] if len(part) > 1 else side for side, part in zip(sides, small, strict=True)]
+        values[i], halves[i] = (frechet_distance(real_ND[b], real_ND[a]) for a, b in (sides, small))
+        inverse[i], inverse_of_halves[i] = (1 / len(a) + 1 / len(b) for a, b in (sides, small))
+    growth, fewer = (float(np.log(z.mean() / y.mean())) for z, y in ((halves, values), (inverse_of_halves, inverse)))
+    power = min(1.0, max(0.0, growth / fewer)) if fewer > 0 else 0.0
+    values *= ((1 / len(real_ND) + 1 / n) / inverse) ** power
     low, high = np.percentile(values, [2.5, 97.5])
-    how = f"real against real, {splits} random splits into a part and the rest"
-    return Distance(float(values.mean()), float(values.std()), float(low), float(high), *min(sizes), how)
+    how = f"real against real, {splits} random splits by file, brought to these numbers by (1/N + 1/M)^{power:.2f}"
+    return Distance(float(values.mean()), float(values.std()), float(low), float(high), len(real_ND), n, how)
 
 
 def _mean_and_root(x_ND: Features) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -20,6 +20,8 @@ from evaluation.estimates import Estimate, of_mean, of_share
 Features = NDArray[np.floating[Any]]
 
 _STRIP: Final = 256
+_STRIP_BYTES: Final = 64 << 20
+"""The most of one strip: 100,000 images against as many take four of these beside their features."""
 _COLUMNS: Final = 8192
 
 
@@ -97,14 +99,15 @@ def nearest_distances(x_MD: Features, y_ND: Features) -> NDArray[np.float64]:
 
 def _strips(x_ND: Features, y_MD: Features) -> Iterator[tuple[slice, NDArray[np.float64]]]:
     """Yield strips of the squared distances of all pairs."""
-    for i in range(0, len(x_ND), _STRIP):
-        part = np.asarray(x_ND[i : i + _STRIP], np.float64)
+    rows = max(1, min(_STRIP, _STRIP_BYTES // (8 * len(y_MD))))
+    for i in range(0, len(x_ND), rows):
+        part = np.asarray(x_ND[i : i + rows], np.float64)
         norm_S1 = (part**2).sum(1)[:, None]
         d_SM = np.empty((len(part), len(y_MD)))
         for j in range(0, len(y_MD), _COLUMNS):
             other = np.asarray(y_MD[j : j + _COLUMNS], np.float64)
             d_SM[:, j : j + _COLUMNS] = norm_S1 + (other**2).sum(1) - 2 * part @ other.T
-        yield slice(i, i + len(part)), np.clip(d_SM, 0, None)
+        yield slice(i, i + len(part)), np.maximum(d_SM, 0, out=d_SM)
 
 
 def _radii(x_ND: Features, neighbors: tuple[int, ...]) -> list[NDArray[np.float64]]:

@@ -22,7 +22,7 @@ from nuwa_lightning.errors import UsageError
 
 FOLDER: Final = Path(__file__).parent / "protocols"
 _LOG = logging.getLogger(__name__)
-FORMAT: Final = 4
+FORMAT: Final = 5
 """Raised whenever the same protocol comes to mean other numbers; it is part of the hash."""
 
 
@@ -53,6 +53,14 @@ class Fid:
     """Frechet distance. With fewer images than features it is far off: refused, or stated beside its floor."""
 
     low_rank: Literal["refuse", "state"] = "refuse"
+
+
+@dataclass(frozen=True)
+class Mind:
+    """Sliced Wasserstein distance along ``projections`` random directions of ``seed``; both move the number."""
+
+    projections: int = 1000
+    seed: int = 2020
 
 
 @dataclass(frozen=True)
@@ -120,6 +128,7 @@ class Metrics:
 
     kid: Kid | None = None
     fid: Fid | None = None
+    mind: Mind | None = None
     inception_score: InceptionScore | None = None
     manifold: Manifold | None = None
     diversity: Diversity | None = None
@@ -152,7 +161,7 @@ class Protocol:
         perceptual: "stlpips" (a package carries it), "lpips-alex" or "lpips-vgg" (their trunks' weights on disk).
         metrics: which metrics.
         reconstruction: which metrics of pairs.
-        resamples: bootstrap resamples of each interval.
+        resamples: at most so many parts of a set are left out in turn for an interval.
         splits: splits of the real images for each floor.
         seed: of all resampling and of random pairs.
         color: said, and fixed.

@@ -14,7 +14,7 @@ from evaluation.images import Pixels, image_files
 from evaluation.perceptual import PerceptualDistance, of_pairs
 from evaluation.protocol import Reconstruction
 from evaluation.psnr import psnr
-from evaluation.ssim import ssim
+from evaluation.ssim import DEFINITION, ssim
 from nuwa_lightning.data.reading import ImageReadError, read_image
 from nuwa_lightning.errors import UsageError
 
@@ -92,7 +92,7 @@ def score_pairs(pairs: Pairs, wanted: Reconstruction, distance: PerceptualDistan
         left = f"; {pairs.equal} equal pairs, of infinite PSNR, left out" if pairs.equal else ""
         found["PSNR"] = of_mean(np.array(differ), how=how + left)
     if wanted.ssim:
-        found["SSIM"] = of_mean(np.array([value for _, value in values]), how=how)
+        found["SSIM"] = of_mean(np.array([value for _, value in values]), how=f"{DEFINITION}; {how}")
     if wanted.lpips and distance is not None:
         found[distance.name] = of_pairs(distance, pairs, how="mean over images")
     return found

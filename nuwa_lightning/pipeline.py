@@ -20,16 +20,17 @@ from PIL import Image
 from torch import Tensor, nn
 
 from nuwa_lightning.canvas.decoding import Crop, DecodedImage, Pixels, TileDecoder, decoded_frames
-from nuwa_lightning.canvas.job import Order, Progress
+from nuwa_lightning.canvas.editing import FinishedCanvas
+from nuwa_lightning.canvas.job import Generation, Order, Progress, facts_of
+from nuwa_lightning.canvas.memory import MemoryCanvas
 from nuwa_lightning.canvas.order_builder import RECIPES, OrderBuilder, batched
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.fast_transformer import Precision
-from nuwa_lightning.generation.pretrained import Generator, load_generator, save_generator
-from nuwa_lightning.generation.renderer import InfiniteRenderer, Rendering
+from nuwa_lightning.generation.pretrained import Generator, load_generator, named_local_decoder, save_generator
+from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.hub import find_run, upload
 from nuwa_lightning.models.pixel_guided import PixelGuidedDecoder
-from nuwa_lightning.models.vqgan import VQGAN
 from nuwa_lightning.planning.direction import ArbitraryDirectionController, DirectionController
 from nuwa_lightning.request import GenerationRequest
 from nuwa_lightning.request_fields import Expansion, InputImage, Region, Size
@@ -48,23 +49,6 @@ _NUMBERS: Final = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.i
 
 
 @dataclass(frozen=True, eq=False)
-class TokenCanvas:
-    """A finished canvas in memory.
-
-    Attributes:
-        tokens_TYX: its tokens, of the whole grid of patches.
-        origin: pixel row and column of that grid at which the image begins.
-        request: how it was made.
-        seed: its own seed.
-    """
-
-    tokens_TYX: Tensor
-    origin: tuple[int, int]
-    request: GenerationRequest
-    seed: int
-
-
-@dataclass(frozen=True, eq=False)
 class PipelineOutput:
     """What a call made.
 
@@ -72,12 +56,12 @@ class PipelineOutput:
         images: a Pillow image each (``output_type="pil"``), ``[N, Y, X, 3]`` in 0..1 (``"np"``), ``[N, 3, Y, X]`` in
             0..1 (``"pt"``); empty for videos and for ``"tokens"``.
         frames: of videos: Pillow images, a list for each, ``[N, T, Y, X, 3]``, or ``[N, T, 3, Y, X]``.
-        canvases: the tokens of each.
+        canvases: the tokens of each; they can be exported, grown and made again in part.
     """
 
     images: Any
     frames: Any
-    canvases: tuple[TokenCanvas, ...]
+    canvases: tuple[FinishedCanvas, ...]
 
 
 @final
@@ -93,6 +77,7 @@ class NuwaInfinityPipeline:
         generator: the model and how it was trained.
         tokenizer: the one whose tokens it learned.
         pixel_guided: decodes the frames of videos; None decodes each by itself.
+        coarse: writes coarse plans, for a model that reads them; without it there are those of given images only.
         name: what messages call it.
         folder: where it was loaded from.
 
@@ -106,16 +91,20 @@ class NuwaInfinityPipeline:
         tokenizer: Tokenizer,
         pixel_guided: PixelGuidedDecoder | None = None,
         *,
+        coarse: Generator | None = None,
         name: str = "this pipeline",
         folder: Path | None = None,
     ) -> None:
         if tokenizer.fingerprint() != generator.tokenizer_fingerprint:
             hint = "its tokenizer is not the one that the model was trained with: copy that one there"
             raise UsageError("checkpoint", name, hint)
+        if coarse is not None and coarse.tokenizer_fingerprint != generator.tokenizer_fingerprint:
+            hint = "its coarse model was trained with another tokenizer: copy one that was trained with this there"
+            raise UsageError("checkpoint", name, hint)
         if pixel_guided is not None:
             pixel_guided.check_tokenizer(tokenizer, option="checkpoint", value=name)
         self.generator, self.tokenizer, self.pixel_guided = generator, tokenizer, pixel_guided
-        self.name, self.folder = name, folder
+        self.coarse, self.name, self.folder = coarse, name, folder
         self._number = "float32"
         self.threads = 1
         """Of the CPU, for the many small steps of decoding tokens."""
@@ -136,7 +125,7 @@ class NuwaInfinityPipeline:
         Nothing that lies in these files is executed; classes outside this package are used only if they are in ``own``.
 
         Args:
-            checkpoint: the folder, or ``OWNER/NAME``.
+            checkpoint: the folder, ``landscape`` (the model that comes with this package), or ``OWNER/NAME``.
             own: pools, directions, local decoders, text encoders and tokenizers that the files may name.
             revision: a branch, tag or commit on the hub.
             token: of the hub.
@@ -158,21 +147,31 @@ class NuwaInfinityPipeline:
         tokenizer = load_tokenizer(run / "tokenizer", option="checkpoint", own=own)
         folder = run / "pixel_guided"
         guided = load_pixel_guided(folder, tokenizer=tokenizer, option="checkpoint") if folder.is_dir() else None
-        return cls(generator, tokenizer, guided, name=name or str(run), folder=run)
+        folder = run / "coarse"
+        coarse = load_generator(folder, own=own) if generator.plan is not None and folder.is_dir() else None
+        return cls(generator, tokenizer, guided, coarse=coarse, name=name or str(run), folder=run)
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write ``model``, ``tokenizer`` and, if there is one, ``pixel_guided`` into a folder.
+    def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: torch.dtype = torch.float32) -> None:
+        """Write ``model``, ``tokenizer`` and, if there are any, ``pixel_guided`` and ``coarse`` into a folder.
+
+        Args:
+            folder: where.
+            dtype: of the weights on disk; float16 halves the folder. They are read as float32 again, and a VQGAN's
+                encoder and codebook, which decide the tokens, stay in float32.
 
         Raises:
             UsageError: if the tokenizer is of a class that cannot be saved.
         """
-        if not isinstance(self.tokenizer, VQGAN):
-            raise UsageError("tokenizer", type(self.tokenizer).__name__, "only a VQGAN can be saved")
         Path(folder).mkdir(parents=True, exist_ok=True)
-        save_generator(Path(folder) / "model", self.generator)
-        save_tokenizer(Path(folder) / "tokenizer", self.tokenizer)
+        try:
+            save_tokenizer(Path(folder) / "tokenizer", self.tokenizer, dtype=dtype)
+        except ValueError as error:
+            raise UsageError("tokenizer", type(self.tokenizer).__name__, f"cannot be saved: {error}") from None
+        save_generator(Path(folder) / "model", self.generator, dtype=dtype)
         if self.pixel_guided is not None:
             save_pixel_guided(Path(folder) / "pixel_guided", self.pixel_guided)
+        if self.coarse is not None:
+            save_generator(Path(folder) / "coarse", self.coarse, dtype=dtype)
 
     def push_to_hub(
         self,
@@ -200,7 +199,8 @@ class NuwaInfinityPipeline:
                 raise UsageError("dtype", dtype, f"give one of {', '.join(map(str, _NUMBERS))}")
             self._number = _NUMBERS[dtype]
         if device is not None:
-            for part in (self.generator.model, self.tokenizer, self.pixel_guided):
+            coarse = self.coarse and self.coarse.model
+            for part in (self.generator.model, self.tokenizer, self.pixel_guided, coarse):
                 if isinstance(part, nn.Module):
                     part.to(device)
         return self
@@ -235,8 +235,8 @@ class NuwaInfinityPipeline:
             guidance_scale: how strongly the text pulls; 1 as trained, None for 2.
             output_type: ``pil``, ``np``, ``pt``, or ``tokens`` for no pixels.
             callback: told of the progress after each wave of patches.
-            **options: other fields of :class:`GenerationRequest`, such as ``temperature`` or
-                ``wrap``.
+            **options: other fields of :class:`GenerationRequest`, such as ``temperature``, ``wrap``, or ``plan``: any
+                image, as a file, a Pillow image or an array, that shows how the canvas is laid out.
 
         Raises:
             UsageError: naming the argument that does not fit.
@@ -249,6 +249,8 @@ class NuwaInfinityPipeline:
             given["prompt_each"] = tuple(text for text in texts for _ in range(num_images_per_prompt))
         if not texts and not regions and "unprompted" not in given:
             given["unprompted"] = True
+        if given.get("plan") is not None:
+            given["plan"] = InputImage.open(given["plan"], option="plan")
         if given.get("top_p", 1.0) is None:
             del given["top_p"]
         if seed is not None and generator is not None:
@@ -309,20 +311,65 @@ class NuwaInfinityPipeline:
         order = self.order(request, direction=renderer.direction)
         if order.grid.endless:
             raise UsageError("size", request.canvas_size, "in memory a canvas has an end: give both sides a length")
-        canvases: list[TokenCanvas] = []
-        pixels: list[list[Pixels]] = []
+        how = self._how(request, order)
+        canvases: list[FinishedCanvas] = []
         for seeds in self.batches(request):
             batch = batched(order, seeds, first=seeds[0] - request.seed)
-            for seed, tokens_TYX in zip(seeds, self._tokens(batch, renderer, callback), strict=True):
-                canvases.append(TokenCanvas(tokens_TYX, order.origin, request, seed))
-                if output_type != "tokens":
-                    pixels.append(list(self._frames(order, tokens_TYX)))
+            store = MemoryCanvas(facts_of(batch, renderer, self.tokenizer, {}))
+            for progress in Generation(batch, renderer, store):
+                if callback is not None:
+                    callback(progress)
+            for number, seed in enumerate(seeds):
+                one = {**how, "metadata": [{**metadata, "seed": seed} for metadata in how["metadata"]]}
+                canvases.append(FinishedCanvas(store.split(number, how=one), self, request))
+        pixels = [] if output_type == "tokens" else [list(canvas.pixels()) for canvas in canvases]
         shown = _shown(pixels, output_type, video=request.video) if pixels else []
         return PipelineOutput([] if request.video else shown, shown if request.video else [], tuple(canvases))
 
-    def decode(self, canvas: TokenCanvas) -> list[Pixels]:
-        """Return the pixels ``[Y, X, 3]`` (uint8) of a canvas, of each frame of a video."""
-        return list(self._frames(self.order(canvas.request), canvas.tokens_TYX))
+    def grow(
+        self, canvas: FinishedCanvas, *, left: int = 0, right: int = 0, up: int = 0, down: int = 0, **options: Any
+    ) -> FinishedCanvas:
+        """Make a canvas larger, and return it; see :meth:`FinishedCanvas.grow`."""
+        return canvas.grow(left=left, right=right, up=up, down=down, **options)
+
+    def open_canvas(self, folder: str | os.PathLike[str], *, max_pixels: int | None = None) -> FinishedCanvas:
+        """Return the canvas that ``generate --canvas`` or :meth:`FinishedCanvas.save` kept in a folder."""
+        return FinishedCanvas.open(folder, self, max_pixels=max_pixels)
+
+    def _how(self, request: GenerationRequest, order: Order) -> dict[str, Any]:
+        """Return how an image of a request is made, for its canvas and the metadata of its files."""
+        from nuwa_lightning import __version__
+
+        options = request.to_options()
+        metadata = {
+            "program": "nuwa_lightning",
+            "version": __version__,
+            "task": request.task,
+            "size": [order.size[1], order.size[0]],
+            "seed": request.seed,
+            "options": options,
+            "checkpoint": {"path": self.name},
+            "tokenizer": self.generator.tokenizer_fingerprint,
+        }
+        versions = {"nuwa-lightning": __version__, "torch": torch.__version__}
+        return {"request": options, "metadata": [metadata], "versions": versions}
+
+    def decode(self, tokens_TYX: Tensor, request: GenerationRequest) -> list[Pixels]:
+        """Return the pixels ``[Y, X, 3]`` (uint8) of an image's tokens, or of each frame's, wherever they come from."""
+        order = self.order(request)
+        (height, width), wrap = order.size, order.grid.wrap
+        if height is None or width is None:
+            raise UsageError("size", request.canvas_size, "in memory a canvas has an end: give both sides a length")
+        crop = Crop((height, width), order.origin)
+        if order.video is not None:
+            return list(decoded_frames(iter(tokens_TYX), order.video.decoder, crop, finish=order.finish))
+
+        def read(area: Rectangle) -> Tensor:
+            return tokens_TYX[0, area.top : area.bottom, area.left : area.right]
+
+        size = (tokens_TYX.shape[1], tokens_TYX.shape[2])
+        tiles = TileDecoder(self.tokenizer, size, read, tile=order.tile, finish=order.finish, wrap=wrap)
+        return [DecodedImage(tiles, crop).rows(0, height)]
 
     @staticmethod
     def batches(request: GenerationRequest) -> Iterator[tuple[int, ...]]:
@@ -344,12 +391,20 @@ class NuwaInfinityPipeline:
         direction: DirectionController = self.generator.direction
         if request.order is not None:
             direction = ArbitraryDirectionController(request.order)  # type: ignore[arg-type]  # it checks
-        return dataclasses.replace(self.generator, direction=direction).renderer(
+        decoder = self.generator.local_decoder
+        if request.local_decoder is not None:
+            decoder = named_local_decoder(request.local_decoder)
+        return dataclasses.replace(self.generator, direction=direction, local_decoder=decoder).renderer(
             Sampling(request.temperature, request.top_k, request.top_p),
             max_rows=request.max_rows,
             precision=Precision(request.weights, request.cache),  # type: ignore[arg-type]
             threads=self.threads,
         )
+
+    @property
+    def builder(self) -> OrderBuilder:
+        """What requests mean for its model."""
+        return OrderBuilder(self.generator, self.tokenizer, self.pixel_guided, self.name, self.coarse)
 
     def order(
         self,
@@ -359,42 +414,7 @@ class NuwaInfinityPipeline:
         note: Callable[[str], None] = lambda _: None,
     ) -> Order:
         """Return what is to be made, as if there were one canvas; see :meth:`OrderBuilder.order`."""
-        builder = OrderBuilder(self.generator, self.tokenizer, self.pixel_guided, self.name)
-        return builder.order(request, direction=direction, note=note)
-
-    def _tokens(self, order: Order, renderer: InfiniteRenderer, callback: Callable[[Progress], None] | None) -> Tensor:
-        """Return the tokens ``[B, T, Y, X]``."""
-        (rows, columns), grid = renderer.model.patch_size, order.grid
-        assert grid.t is not None
-        assert grid.y is not None
-        assert grid.x is not None
-        tokens_BTYX = torch.zeros(len(order.seeds), grid.t, grid.y * rows, grid.x * columns, dtype=torch.long)
-        patches = 0
-        for wave in Rendering(renderer, grid, seeds=order.seeds, known=order.known, prompts=order.prompts):
-            for done in wave:
-                t, y, x = done.patch
-                tokens_BTYX[:, t, y * rows : (y + 1) * rows, x * columns : (x + 1) * columns] = done.tokens_BYX
-            patches += len(wave)
-            if callback is not None:
-                callback(Progress(patches, wave[-1].wave * len(order.seeds), wave[-1].live))
-        return tokens_BTYX
-
-    def _frames(self, order: Order, tokens_TYX: Tensor) -> Iterator[Pixels]:
-        """Yield the pixels of an image, or of each frame of a video."""
-        height, width = order.size
-        assert height is not None
-        assert width is not None
-        crop = Crop((height, width), order.origin)
-        if order.video is not None:
-            yield from decoded_frames(iter(tokens_TYX), order.video.decoder, crop, finish=order.finish)
-            return
-
-        def read(area: Rectangle) -> Tensor:
-            return tokens_TYX[0, area.top : area.bottom, area.left : area.right]
-
-        size, wrap = (tokens_TYX.shape[1], tokens_TYX.shape[2]), order.grid.wrap
-        tiles = TileDecoder(self.tokenizer, size, read, tile=order.tile, finish=order.finish, wrap=wrap)
-        yield DecodedImage(tiles, crop).rows(0, height)
+        return self.builder.order(request, direction=direction, note=note)
 
 
 def _shown(made: Sequence[list[Pixels]], output_type: OutputType, *, video: bool) -> Any:

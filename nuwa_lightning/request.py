@@ -44,6 +44,8 @@ class GenerationRequest:
         max_rows: patches generated side by side at most
         weights: float32, bfloat16 or int8: how matrices are kept
         cache: float32, bfloat16 or int8: how finished patches are kept
+        local_decoder: how the tokens of a patch are written, if not as in training: JacobiLocalDecoder writes several a
+            step, by any model whose tokens see earlier ones only
         tile: tokens a side of what becomes pixels at once
         waves: stop an endless canvas by itself, after so many waves
         image: the image to go on from; its pixels stay as they are in a lossless file
@@ -57,6 +59,8 @@ class GenerationRequest:
         guidance: how strongly the text pulls: 1 as trained, more exaggerates, at twice the work (default: 2)
         frames: how many frames of a video (default: 40)
         fps: frames a second (default: 8)
+        plan: how the canvas is laid out: an image of any size, painted or made small, that is stretched to it; for a
+            model that reads coarse plans
 
     Raises:
         UsageError: naming the field that is missing, too much or out of range.
@@ -74,6 +78,7 @@ class GenerationRequest:
     max_rows: int = 64
     weights: str = "float32"
     cache: str = "float32"
+    local_decoder: str | None = None
     tile: int = 64
     waves: int | None = None
     image: InputImage | None = None
@@ -85,6 +90,7 @@ class GenerationRequest:
     guidance: float | None = None
     frames: int | None = None
     fps: float | None = None
+    plan: InputImage | None = None
     regions: tuple[Region, ...] = field(init=False, default=(), compare=False, repr=False)
     text: str | None = field(init=False, default=None, compare=False, repr=False)
 
@@ -132,7 +138,7 @@ class GenerationRequest:
             if not each.init or value is None or (each.name == "prompt_each" and not value):
                 continue
             if isinstance(value, InputImage):
-                said["image"] = value.source
+                said[each.name] = value.source
                 if value.mask_source:
                     said["mask"] = value.mask_source
             elif isinstance(value, Size | Expansion):
@@ -161,6 +167,8 @@ class GenerationRequest:
                 values[name] = kind.parse(values[name])
         if image is not None:
             values["image"] = InputImage.open(image, mask, max_pixels=max_pixels)
+        if values.get("plan") is not None:
+            values["plan"] = InputImage.open(values["plan"], option="plan", max_pixels=max_pixels)
         return cls(**values)
 
     def _task(self) -> str:

@@ -164,18 +164,19 @@ class InputImage:
     transparent: bool = False
 
     @classmethod
-    def open(cls, image: Any, mask: Any = None, *, max_pixels: int | None = None) -> InputImage:
+    def open(cls, image: Any, mask: Any = None, *, max_pixels: int | None = None, option: str = "image") -> InputImage:
         """Read an image and its mask, each once.
 
         Args:
             image: a file, a Pillow image, or an array ``[Y, X, 3]`` (uint8).
             mask: likewise, of the same size; white where the image is to be generated anew.
             max_pixels: refuse a file of more pixels; None for 200 million.
+            option: the option to name in errors.
 
         Raises:
             UsageError: if one of them cannot be read, or they do not fit.
         """
-        pixels_YX3, source, transparent = _read("image", image, max_pixels)
+        pixels_YX3, source, transparent = _read(option, image, max_pixels)
         if mask is None:
             return cls(pixels_YX3, None, source, "", transparent)
         mask_YX3, mask_source, mask_transparent = _read("mask", mask, max_pixels)

@@ -12,11 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, final
 
+from nuwa_lightning.canvas.coarse import CoarseOrder, coarse_grid, known_of_image, known_of_sketch
 from nuwa_lightning.canvas.frame_decoder import GuidedFrames, SingleFrames
 from nuwa_lightning.canvas.image_condition import ImageCondition
 from nuwa_lightning.canvas.job import Order, Video
 from nuwa_lightning.canvas.joint import JointBlend
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.generation.fast_transformer import Precision
 from nuwa_lightning.generation.pretrained import Generator
 from nuwa_lightning.generation.prompts import Prompts, read_texts
 from nuwa_lightning.generation.regions import Axis, RegionMap
@@ -30,6 +32,7 @@ from nuwa_lightning.tokenizers.base import Tokenizer
 RECIPES: Final = {
     "text": "recipes/landscape_text.yaml",
     "video": "recipes/landscape_video.yaml",
+    "plan": "recipes/plan/coarse.yaml",
     "text video": "recipes/landscape_text_video.yaml",
 }
 
@@ -44,12 +47,16 @@ class OrderBuilder:
         tokenizer: the one whose tokens it learned.
         pixel_guided: decodes the frames of videos; None decodes each by itself.
         name: what messages call it.
+        coarse: what writes coarse plans; None where there are those of given images only.
+        scale: how many times smaller than the canvas it is what is made.
     """
 
     generator: Generator
     tokenizer: Tokenizer
     pixel_guided: PixelGuidedDecoder | None
     name: str
+    coarse: Generator | None = None
+    scale: int = 1
 
     def order(
         self,
@@ -87,14 +94,67 @@ class OrderBuilder:
             seam = JointBlend((size.height, size.width), request.wrap, request.blend, factor)
             finish = seam if request.wrap and request.blend and not request.video else None
             order = Order(grid, (request.seed,), (size.height, size.width), tile=request.tile, finish=finish)
-        video = self._video(request) if request.video else None
-        return dataclasses.replace(order, video=video, prompts=self._prompts(request, order))
+        video = self.video(request) if request.video else None
+        order = dataclasses.replace(order, video=video, prompts=self.prompts(request, order))
+        return dataclasses.replace(order, coarse=self.coarse_order(request, order, note=note))
+
+    def coarse_order(
+        self, request: GenerationRequest, order: Order, *, note: Callable[[str], None] = lambda _: None
+    ) -> CoarseOrder | None:
+        """Return what is to be made of the coarse plan of an order; None for a model that reads none.
+
+        Args:
+            request: what is asked for.
+            order: of the canvas itself.
+            note: told where there is no plan.
+
+        Raises:
+            UsageError: if there is no such plan.
+        """
+        plan, sketch, patch_size = self.generator.plan, request.plan, self.generator.model.patch_size
+        if plan is None:
+            if sketch is not None:
+                hint = f"the model of {self.name} reads no plan: train one that does by {RECIPES['plan']}"
+                raise UsageError("plan", sketch.source or "this one", hint)
+            return None
+        if any(side % plan.scale for side in patch_size):
+            hint = f"a patch of {patch_size} tokens is no multiple of the plan's scale {plan.scale}"
+            raise UsageError("checkpoint", self.name, hint)
+        if sketch is not None:
+            if order.grid.endless:
+                raise UsageError(
+                    "plan", sketch.source or "this one", "an endless canvas has no such plan: give a `size`"
+                )
+            cells = (patch_size[0] // plan.scale, patch_size[1] // plan.scale)
+            coarse = CoarseOrder(plan, self.tokenizer, coarse_grid(order.grid, patch_size, plan, cells), cells)
+            height, width = order.size
+            assert height is not None
+            assert width is not None
+            known = known_of_sketch(sketch.pixels_YX3, coarse, size=(height, width), origin=order.origin)
+            return dataclasses.replace(coarse, known=known)
+        if self.coarse is None:
+            note(f"note: there is no model of coarse plans in {self.name}: what is generated has none")
+            return None
+        cells = self.coarse.model.patch_size
+        grid = coarse_grid(order.grid, patch_size, plan, cells)
+        if grid.endless and not self.coarse.direction.supports_endless(grid):
+            hint = f"{self.coarse.direction!r} of the coarse model cannot fill it: give that side a length"
+            raise UsageError("size", request.size, hint)
+        precision = Precision(request.weights, request.cache)  # type: ignore[arg-type]
+        renderer = self.coarse.renderer(plan.sampling, max_rows=request.max_rows, precision=precision)
+        known = {}
+        if isinstance(order.finish, ImageCondition):
+            known = known_of_image(order.finish.given, plan, self.tokenizer, cells)
+        writer = dataclasses.replace(self, generator=self.coarse, scale=plan.scale)
+        prompts = writer.prompts(request, order) if self.coarse.text_encoder else None
+        return CoarseOrder(plan, self.tokenizer, grid, cells, renderer, known, prompts)
 
     @property
     def _patch(self) -> tuple[int, int]:
         """Height and width of a patch in pixels."""
         height, width = self.generator.model.patch_size
-        return height * self.tokenizer.downsample_factor, width * self.tokenizer.downsample_factor
+        token = self.tokenizer.downsample_factor * self.scale
+        return height * token, width * token
 
     def _check_side(
         self, request: GenerationRequest, name: str, length: int, side: int, note: Callable[[str], None]
@@ -126,7 +186,8 @@ class OrderBuilder:
         known, origin, tile = given.known, given.origin, request.tile
         return Order(grid, (request.seed,), given.size, origin=origin, known=known, finish=given, tile=tile)
 
-    def _video(self, request: GenerationRequest) -> Video:
+    def video(self, request: GenerationRequest) -> Video:
+        """Return what decodes the frames of a request's video."""
         assert request.fps is not None
         single = SingleFrames(self.tokenizer, request.tile, request.wrap)
         if self.pixel_guided is None:
@@ -136,7 +197,7 @@ class OrderBuilder:
             raise UsageError("wrap", request.wrap, hint)
         return Video(request.fps, GuidedFrames(single, self.pixel_guided, request.tile))
 
-    def _prompts(self, request: GenerationRequest, order: Order) -> Prompts | None:
+    def prompts(self, request: GenerationRequest, order: Order) -> Prompts | None:
         """Return what the patches of each of the request's canvases read; None for a model without text."""
         encoder, model, count = self.generator.text_encoder, self.generator.model, request.count
         asked = [*request.prompt, *filter(None, request.prompt_each)]
@@ -176,8 +237,12 @@ def batched(order: Order, seeds: tuple[int, ...], *, first: int = 0) -> Order:
         first: the number of the first of them among the images of the request.
     """
     known = {patch: tokens.expand(len(seeds), -1, -1) for patch, tokens in order.known.items()}
-    prompts = order.prompts
-    if prompts is not None:
+
+    def some(prompts: Prompts | None) -> Prompts | None:
+        if prompts is None:
+            return None
         choose, last = prompts.choose, first + len(seeds)
-        prompts = dataclasses.replace(prompts, choose=lambda patch: choose(patch)[first:last])
-    return dataclasses.replace(order, seeds=seeds, known=known, prompts=prompts)
+        return dataclasses.replace(prompts, choose=lambda patch: choose(patch)[first:last])
+
+    coarse = order.coarse and dataclasses.replace(order.coarse, prompts=some(order.coarse.prompts))
+    return dataclasses.replace(order, seeds=seeds, known=known, prompts=some(order.prompts), coarse=coarse)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib
 import sys
@@ -39,9 +40,11 @@ def generate(arguments: Sequence[str]) -> int:
 def _generate(request: GenerationRequest, where: RunOptions) -> int:
     outputs, notes = _outputs(request, where), _Notes()
     _check_formats(request, outputs, notes)
+    _check_canvas(request, where, outputs)
     run = find_run(str(where.checkpoint))
 
     # Only now what takes time to import.
+    from nuwa_lightning.canvas.keeping import hashes
     from nuwa_lightning.canvas.order_builder import batched
     from nuwa_lightning.commands.making import make
 
@@ -55,6 +58,9 @@ def _generate(request: GenerationRequest, where: RunOptions) -> int:
         first = seeds[0] - request.seed
         picks = {number: outputs[number] for number in range(first, first + len(seeds))}
         job = _job(request, where, batched(order, seeds, first=first), how, picks, notes)
+        if where.canvas is not None:
+            kept = {"request": request.to_options(), **hashes(pipe.builder)}
+            job = dataclasses.replace(job, canvas=Path(where.canvas), kept=kept, image=request.image)
         started = time.monotonic()
         height, width = renderer.model.patch_size
         total = None if order.grid.endless else order.grid.size * len(seeds)
@@ -119,11 +125,26 @@ def _outputs(request: GenerationRequest, where: RunOptions) -> list[Path]:
     return outputs
 
 
+def _check_canvas(request: GenerationRequest, where: RunOptions, outputs: Sequence[Path]) -> None:
+    """Refuse a canvas that cannot be kept where it shall be."""
+    if where.canvas is None:
+        return
+    folder = Path(where.canvas)
+    if not where.canvas or not folder.absolute().parent.is_dir():
+        raise UsageError("canvas", where.canvas or "''", "name a folder, inside one that is there")
+    if folder.absolute() in [output.absolute() for output in outputs]:
+        raise UsageError("canvas", folder, "is the output: give them two names")
+    if request.count > request.max_rows:
+        hint = (
+            f"holds what is generated side by side, here {request.max_rows} images: raise `max_rows`, or ask for fewer"
+        )
+        raise UsageError("canvas", folder, hint)
+
+
 def _files(request: GenerationRequest) -> dict[str, str]:
-    """Return the files of the request's image and mask, by option."""
-    if request.image is None:
-        return {}
-    named = {"image": request.image.source, "mask": request.image.mask_source}
+    """Return the files of the request's image, mask and plan, by option."""
+    image, plan = request.image, request.plan
+    named = {"image": image and image.source, "mask": image and image.mask_source, "plan": plan and plan.source}
     return {name: path for name, path in named.items() if path}
 
 
@@ -187,7 +208,9 @@ def _how(
     from nuwa_lightning.commands.record import versions
 
     assert pipe.folder is not None
-    parts = ["model", "tokenizer", *(["pixel_guided"] if request.video and pipe.pixel_guided is not None else [])]
+    written = order.coarse is not None and order.coarse.renderer is not None
+    used = {"pixel_guided": request.video and pipe.pixel_guided is not None, "coarse": written}
+    parts = ["model", "tokenizer", *(name for name, is_used in used.items() if is_used)]
     files = _files(request)
     said: dict[str, Any] = {name: Path(path).name for name, path in files.items()}
     if request.task == "outpaint":
@@ -233,7 +256,7 @@ def _identity(how: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_same_model(where: RunOptions, request: GenerationRequest, how: Mapping[str, Any], notes: _Notes) -> None:
     before = image_metadata(str(where.from_file))
-    for name in ("model", "tokenizer", "pixel_guided"):
+    for name in ("model", "tokenizer", "pixel_guided", "coarse"):
         if before["checkpoint"].get(name) != how["checkpoint"].get(name):
             hint = f"made by another {name} than that in {where.checkpoint}: name its run, --checkpoint RUN"
             raise UsageError("from_file", where.from_file, hint)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import register_type
 
+from nuwa_lightning.commands.parsing import OneLineParser
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.hub import DEFAULT, shipped
 from nuwa_lightning.request import FRAMES, GenerationRequest
 from nuwa_lightning.request_fields import Expansion, Size
 
@@ -22,6 +23,7 @@ VIDEO_SUFFIXES: Final = (".mp4", ".gif", ".webp", ".frames")
 """Names of videos; a test holds them equal to the writers'."""
 _EPILOG = """\
 examples
+  python -m nuwa_lightning generate --size 2048x512
   python -m nuwa_lightning generate --checkpoint runs/landscape --size 4096x512 --seed 0 --output panorama.png
   python -m nuwa_lightning generate --checkpoint runs/landscape --size 16384x1024 --output wide.tif
   python -m nuwa_lightning generate --checkpoint runs/landscape --size 4096x512 --wrap x --output around.png
@@ -29,6 +31,7 @@ examples
   python -m nuwa_lightning generate --checkpoint runs/landscape --image in.jpg --expand left=512,down=256
   python -m nuwa_lightning generate --checkpoint runs/landscape_text --prompt "snowy mountains at dusk"
   python -m nuwa_lightning generate --from panorama.png --output again.png
+  python -m nuwa_lightning generate --checkpoint runs/landscape --size 4096x512 --canvas wide.canvas --output wide.tif
   python -m nuwa_lightning generate --checkpoint runs/landscape_video --image in.jpg --frames 40 --output video.mp4
   python -m nuwa_lightning generate --checkpoint runs/landscape_video --size 256x256 --frames 40 --output video.mp4
 The suffix picks the format: .png, .jpg, and for anything large .tif (BigTIFF), .zarr (OME-Zarr) or .dzi (Deep Zoom);
@@ -47,8 +50,10 @@ class RunOptions:
     """What is said of the run, and nothing of the image.
 
     Args:
-        checkpoint: run folder of stage 2 (holds model/ and tokenizer/), or OWNER/NAME on the Hugging Face hub
+        checkpoint: run folder of stage 2 (holds model/ and tokenizer/), OWNER/NAME on the Hugging Face hub, or the
+            model that comes with this package (default: landscape)
         output: .png, .jpg, .tif, .zarr or .dzi; .mp4, .gif, .webp or .frames (default: image.png or video.mp4)
+        canvas: a folder that keeps the canvas, to be exported, grown and made again in part: see canvas --help
         own: your pool, direction, local decoder or text encoder that the model was trained with: my_pools.MyPool; may
             be repeated
         preview: a small .png that grows with the image; none for none (default: beside the output, from 16 megapixels
@@ -64,6 +69,7 @@ class RunOptions:
 
     checkpoint: str | None = None
     output: str | None = None
+    canvas: str | None = None
     own: tuple[str, ...] = ()
     preview: str | None = None
     threads: int = 1
@@ -79,39 +85,10 @@ OF_THE_RUN: Final = tuple(each.name for each in dataclasses.fields(RunOptions))
 ``max_pixels`` is a matter of trust)."""
 
 
-class _Parser(ArgumentParser):
-    """A parser whose errors are one line: option, value and what to do."""
-
+class _Parser(OneLineParser):
     def parse_args(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Any:  # type: ignore[override]
         """Return the options; those that may be repeated as lists."""
         return super().parse_args(_gathered(args or ()), *more, **options)
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise a UsageError."""
-        cause: BaseException | None = ex
-        while cause is not None:
-            if isinstance(cause, UsageError):
-                raise cause from None
-            cause = cause.__cause__ or cause.__context__
-        unknown = re.search(r"unrecognized arguments: (--[\w-]+)(?:[= ](?!--)(.*))?", message, re.DOTALL)
-        if unknown:
-            options = [o for action in self._actions for o in action.option_strings]
-            near = difflib.get_close_matches(unknown[1], options, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else "see generate --help"
-            raise UsageError(unknown[1], unknown[2] or "unknown", f"there is no such option; {hint}")
-        found = re.match(r"argument (--\w+): (.*?)(?:: '(.*?)'(?: \((choose from .*)\))?)?$", message)
-        if found:
-            raise UsageError(found[1], found[3] or "nothing", f"{found[4] or found[2]}; see generate --help")
-        wrong = re.match(r'Parser key "(\w+)":', message)
-        value = re.search(r"(?:Given value: |Got value: )(.*)", message)
-        if wrong and value:
-            kinds = [
-                k for k in dict.fromkeys(re.findall(r"Expected (?:a )?<class '(\w+)'>", message)) if k != "NoneType"
-            ]
-            raise UsageError(
-                f"--{wrong[1]}", value[1], f"expected {' or '.join(kinds) or 'another'}; see generate --help"
-            )
-        raise UsageError("generate", " ".join(message.split())[:300], "see generate --help")
 
 
 def parser() -> ArgumentParser:
@@ -120,7 +97,6 @@ def parser() -> ArgumentParser:
         "python -m nuwa_lightning generate",
         description="Generate an image of any size, or a video, from a trained run.",
         epilog=_EPILOG,
-        allow_abbrev=False,
     )
     p.add_argument("--config", action="config", help="a YAML file of these options; later ones win")
     p.add_class_arguments(RunOptions, skip={"overwrite", "resume", "from_file"})
@@ -134,7 +110,7 @@ def parser() -> ArgumentParser:
         " journal that is damaged",
     )
     p.add_argument("--from", dest="from_file", metavar="IMAGE", help="make an image again, by the options it holds")
-    p.add_class_arguments(GenerationRequest, skip={"image", "prompt_each", "unprompted"})
+    p.add_class_arguments(GenerationRequest, skip={"image", "plan", "prompt_each", "unprompted"})
     p.add_argument(
         "--unprompted",
         action="store_true",
@@ -143,6 +119,12 @@ def parser() -> ArgumentParser:
     p.add_argument("--image", metavar="FILE", help="the image to go on from (tasks outpaint and animate)")
     p.add_argument(
         "--mask", metavar="FILE", help="an image of the same size, white where the given one is to be generated anew"
+    )
+    p.add_argument(
+        "--plan",
+        metavar="FILE",
+        help="how the canvas is laid out: an image of any size, painted or made small, that is stretched to it (models"
+        " that read coarse plans)",
     )
     return p
 
@@ -166,7 +148,9 @@ def parsed(arguments: Sequence[str]) -> tuple[GenerationRequest, RunOptions]:
         values = _plain(p.parse_args(arguments))
     where = RunOptions(**{name: values.pop(name) for name in OF_THE_RUN})
     if where.checkpoint is None:
-        raise UsageError("checkpoint", "nothing", "name the run folder of stage 2, such as runs/landscape")
+        if DEFAULT not in shipped():
+            raise UsageError("checkpoint", "nothing", "name the run folder of stage 2, such as runs/landscape")
+        where = dataclasses.replace(where, checkpoint=DEFAULT)
     if where.max_pixels is not None and where.max_pixels < 1:
         raise UsageError("max_pixels", where.max_pixels, "must be at least 1")
     if not 0 <= where.record_every < float("inf"):
@@ -242,6 +226,9 @@ def image_metadata(path: str) -> Mapping[str, Any]:
         metadata = read_metadata(path)
     except UsageError as error:
         raise UsageError("from_file", path, error.hint) from None
+    if metadata.get("edits"):
+        hint = "it was edited on a canvas, which one command cannot repeat: export it from that canvas"
+        raise UsageError("from_file", path, hint)
     options, checkpoint = metadata.get("options"), metadata.get("checkpoint")
     if not isinstance(options, Mapping) or not isinstance(checkpoint, Mapping) or "path" not in checkpoint:
         raise UsageError("from_file", path, "it does not say how it was made: name an image that generate made")

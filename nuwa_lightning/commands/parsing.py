@@ -8,41 +8,40 @@ that only gets a longer name on its way out.
 from __future__ import annotations
 
 import difflib
-import inspect
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn
 
-from jsonargparse import set_parsing_settings
-from lightning.pytorch.cli import LightningArgumentParser
+from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse._typehints import get_all_subclass_paths
 
 from nuwa_lightning.errors import UsageError
 
 _DENIED = ("torch.load", "torch.hub", "numpy.load", "joblib", "pickle", "cloudpickle", "dill")
 
-# What jsonargparse calls an option that it does not know; the value is there in the first only.
-_UNKNOWN = (
-    re.compile(r"^unrecognized arguments: --(?P<name>[\w.\-]+)(?:[= ](?P<value>.*))?", re.DOTALL),
-    re.compile(r"Subcommand '\w+' does not accept option '(?P<name>[\w.\-]+)'"),
-    re.compile(r"Group '(?P<group>[\w.]*)' does not accept option '(?P<name>[\w.\-]+)'"),
-    re.compile(r"Option '(?P<name>[\w.\-]+)' is not accepted"),
+# The parser's words for an option that it does not know, for a class that does not fit, and for a wrong value.
+_UNKNOWN = re.compile(
+    r"(?:^unrecognized arguments: --|Group '(?P<group>[\w.]*)' does not accept option '|does not accept option '"
+    r"|^Option ')(?P<name>[\w.\-]+)(?:[= ](?!--)(?P<value>.*))?",
+    re.DOTALL,
+)
+_CLASS = re.compile(
+    r"Expected (?:a dot import path string: |an instantiatable class, but )(?P<name>[\w.]+)(?P<abstract> is abstract)?"
 )
 _KEY = re.compile(r'^Parser key "(?P<key>[\w.]*)"[^:]*:(?P<rest>.*)', re.DOTALL)
-_NO_CLASS = re.compile(r"^Expected a dot import path string: (?P<name>.*)")
-_ABSTRACT = re.compile(r"^Expected an instantiatable class, but (?P<name>[\w.]+) is abstract")
+_VALUE = re.compile(r"Got value: (.*)|class_path '(.*)':$|Given value: (.*)", re.MULTILINE)
 _ARGUMENT = re.compile(
-    r"^argument (?:[\w-]+/)*(?P<option>--[\w.]+)(?:/\S+)?: (?P<reason>.*?)(?:: '(?P<value>.*)')?$", re.DOTALL
+    r"^argument (?:[\w-]+/)*(?P<option>--[\w.]+)(?:/\S+)?: (?P<reason>.*?)"
+    r"(?:: '(?P<value>.*?)'(?: \((?P<choice>choose from .*)\))?)?$",
+    re.DOTALL,
 )
-_IMPORTED = re.compile(r"^Problem with given class_path '(?P<name>.*)':$")
 # Wrapping that tells nothing to a user.
-_NOISE = (
-    "Does not validate against",
-    "Subtypes:",
-    "Errors:",
-    "Given value",
-    "Expected a path but",
-    "Expected a <class 'NoneType'>",
+_NOISE = re.compile(
+    r"^\W*(?:Does not validate|Subtypes:|Errors:|Given value|Expected a path but|Expected a <class 'NoneType'>"
+    r"|Problem with given class_path).*|[.] (?:Got value:|Add the import path) .*|^\W+|<class '(?:builtins[.])?|'>"
+    r"|(?<=Expected )an? (?:typing[.]Literal)?",
+    re.MULTILINE,
 )
 
 
@@ -58,10 +57,8 @@ class _Fault(UsageError):
     """An error below some option: ``name`` is relative to the parser that found it."""
 
     def __init__(self, name: str, value: object, hint: str, near: str | None = None) -> None:
-        self.name, self.near = name, near
-        suggestion = f"{hint}; did you mean --{near}?" if near else hint
-        super().__init__(f"--{name}", value, suggestion)
-        self.plain_hint = hint
+        self.name, self.near, self.plain_hint = name, near, hint
+        super().__init__(f"--{name}", value, f"{hint}; did you mean --{near}?" if near else hint)
 
     def below(self, key: str) -> _Fault:
         """Return the same fault as seen from the parser that holds this one as ``key``."""
@@ -69,13 +66,12 @@ class _Fault(UsageError):
         return _Fault(f"{key}.{self.name}", self.value, self.plain_hint, near)
 
 
-class OneLineParser(LightningArgumentParser):
-    """A parser whose errors are :class:`UsageError`: one line, naming option, value and cure."""
+class OneLineParser(ArgumentParser):
+    """A parser whose errors are :class:`UsageError`: one line, naming option, value and hint."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # Otherwise --data.bank.phase would quietly set phases.
-        kwargs["allow_abbrev"] = False
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **{**kwargs, "allow_abbrev": False})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise the message in one line, with the nearest right name where a name is unknown."""
@@ -83,19 +79,19 @@ class OneLineParser(LightningArgumentParser):
         inner = next((e for e in _chain(ex) if isinstance(e, UsageError)), None)
         key = _KEY.match(text)
         if isinstance(inner, _Fault) and key:
-            raise inner.below(key["key"]) from None
-        if inner is not None:
-            raise inner from None
-        raise self._fault(text, key) from None
+            inner = inner.below(key["key"])
+        raise inner or self._fault(text, key) from None
+
+    def known(self) -> set[str]:
+        """Return the names of options, those that a typo may have meant."""
+        return {a.dest for a in self._all_actions()} - {"subcommand", "print_config"}
 
     def _fault(self, text: str, key: re.Match[str] | None) -> UsageError:
-        for pattern in _UNKNOWN:
-            found = pattern.search(text)
-            if found:
-                parts = found.groupdict()
-                name = ".".join(part for part in (parts.get("group"), parts["name"]) if part)
-                hint = "there is no such option"
-                return _Fault(name, (parts.get("value") or "").strip() or "unknown", hint, self._nearest(name))
+        unknown, argument = _UNKNOWN.search(text), _ARGUMENT.match(text)
+        if unknown:
+            name = ".".join(part for part in (unknown["group"], unknown["name"]) if part)
+            near = nearest(name, self.known())
+            return _Fault(name, (unknown["value"] or "").strip() or "unknown", "there is no such option", near)
         if text.startswith("unrecognized arguments:"):
             stray = text.partition(":")[2].strip()
             return UsageError("option", stray, "belongs to no option: write --NAME VALUE, see --help")
@@ -106,49 +102,34 @@ class OneLineParser(LightningArgumentParser):
                 return _Fault(name, "missing", f"there is no default: give it a value{also}")
             hint = "give a recipe: --config recipes/landscape.yaml, or those options themselves"
             return UsageError("--config", "missing", f"{re.sub(r'[a-z]+[.](?=[a-z])', '--', text)}; {hint}")
-        argument = _ARGUMENT.match(text)
         if argument:
-            return UsageError(argument["option"], argument["value"] or "nothing", argument["reason"])
+            hint = argument["choice"] or argument["reason"]
+            return UsageError(argument["option"], argument["value"] or "nothing", hint)
         if key:
             return self._wrong_value(key["key"], key["rest"])
         return UsageError("option", " ".join(text.split())[:400], "see --help")
 
     def _wrong_value(self, name: str, text: str) -> UsageError:
         """Explain why a value was refused."""
-        reasons, value = _reasons(text)
-        accepted = _class_names(self._typehint(name))
-        for reason in reasons:
-            no_class, abstract = _NO_CLASS.match(reason), _ABSTRACT.match(reason)
-            if no_class or abstract:
-                found = (no_class or abstract)["name"].strip()  # type: ignore[index]
-                near = difflib.get_close_matches(found, accepted, n=1, cutoff=0.5) if no_class else []
-                what = "is no class known here" if no_class else "is abstract"
-                guess = f"; did you mean {near[0]}?" if near else ""
-                choice = f"give {', '.join(accepted)} or the import path of your own" if accepted else "give another"
-                return _Fault(name, found, f"{what}{guess} ({choice})" if guess else f"{what}: {choice}")
-        hint = " or ".join(dict.fromkeys(map(_plain, reasons))) or "see --help"
-        return _Fault(name, value or "this value", hint[:500])
-
-    def _typehint(self, name: str) -> Any:
-        return next((getattr(a, "_typehint", None) for a in self._all_actions() if a.dest == name), None)
+        of_class = _CLASS.search(text)
+        if of_class:
+            hint = "is abstract" if of_class["abstract"] else "is no class known here"
+            kind = next((getattr(a, "_typehint", None) for a in self._all_actions() if a.dest == name), None)
+            paths = get_all_subclass_paths(kind) if kind else []
+            accepted = [path.rpartition(".")[2] for path in paths if path.startswith("nuwa_lightning.")]
+            if accepted:
+                hint += f": give {', '.join(accepted)} or the import path of your own"
+            near = [] if of_class["abstract"] else difflib.get_close_matches(of_class["name"], accepted, 1, 0.5)
+            return _Fault(name, of_class["name"], hint + (f"; did you mean {near[0]}?" if near else ""))
+        value = next(("".join(found) for found in _VALUE.findall(text)), "this value")
+        reasons = dict.fromkeys(line.strip() for line in _NOISE.sub("", text).splitlines() if line.strip())
+        return _Fault(name, value, " or ".join(reasons)[:500] or "see --help")
 
     def _all_actions(self) -> Iterator[Any]:
         yield from self._actions
         for action in self._actions:
             for parser in (getattr(action, "_name_parser_map", None) or {}).values():
                 yield from parser._actions
-
-    def _nearest(self, name: str) -> str | None:
-        dests = {action.dest for action in self._all_actions()}
-        known = {d for d in dests if d not in ("subcommand", "print_config") and d.rpartition(".")[2] != "help"}
-        if "model" in known:  # the outermost: options of classes are parsed further in
-            known.add("help")
-            from nuwa_lightning.commands.training import known_classes
-
-            for prefix, classes in known_classes().items():
-                for cls in classes:
-                    known.update(f"{prefix}.{argument}" for argument in inspect.signature(cls).parameters)
-        return nearest(name, known)
 
 
 def nearest(name: str, known: Collection[str]) -> str | None:
@@ -265,54 +246,3 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
-
-
-def _reasons(text: str) -> tuple[list[str], str]:
-    """Split a message into what tells a user something, and the value it is about."""
-    reasons: list[str] = []
-    value = ""
-    for line in text.splitlines():
-        bare = line.strip().removeprefix("- ").strip()
-        if bare.startswith("Given value: "):
-            value = value or bare.removeprefix("Given value: ")
-        if not bare or bare.startswith(_NOISE):
-            continue
-        named = _IMPORTED.match(bare)
-        if named:
-            value = named["name"]
-            continue
-        reason, got, found = bare.partition(". Got value: ")
-        if got:
-            value = found
-        reasons.append(reason)
-    return reasons, value
-
-
-def _plain(reason: str) -> str:
-    """Say it without the names of Python's typing."""
-    reason = re.sub(r"<class '(?:builtins\.)?([\w.]+)'>", r"\1", reason)
-    reason = re.sub(r"(?:Expected a )?typing\.Literal\[(.*)\]", r"give one of \1", reason)
-    reason = re.sub(r"\. Add the import path to .*", ": name another class", reason)
-    return re.sub(r"^Expected an? ", "give a value of type ", reason)
-
-
-def _class_names(typehint: Any) -> list[str]:
-    """Return the names of our classes that an option of this type takes."""
-    names: dict[str, None] = {}
-    for base in _bases(typehint):
-        for cls in (base, *_subclasses(base)):
-            if cls.__module__.startswith("nuwa_lightning.") and not inspect.isabstract(cls):
-                names[cls.__name__] = None
-    return list(names)
-
-
-def _bases(typehint: Any) -> Iterable[type[Any]]:
-    if inspect.isclass(typehint) and not get_args(typehint):
-        return [typehint] if typehint not in (type(None), str, int, float, bool, dict, list) else []
-    return [base for part in get_args(typehint) for base in _bases(part)]
-
-
-def _subclasses(base: type[Any]) -> Iterator[type[Any]]:
-    for cls in type.__subclasses__(base):
-        yield cls
-        yield from _subclasses(cls)

@@ -19,6 +19,7 @@ import yaml
 
 from nuwa_lightning.callbacks.run_checkpoint import STOPPED, Stopped
 from nuwa_lightning.errors import ToldError, UsageError
+from nuwa_lightning.generation.pretrained import load_generator
 from nuwa_lightning.models.pixel_guided import PixelGuidedDecoder
 from nuwa_lightning.models.vqgan import VQGANConfig
 from nuwa_lightning.processes import die_with_parent
@@ -69,6 +70,42 @@ class TokenizerSource:
     def is_there(self) -> bool:
         """Whether nothing has to be trained first."""
         return self.is_class or (Path(self.path) / "config.json").exists()
+
+
+@dataclass(frozen=True)
+class CoarseSource:
+    """Where the model that writes coarse plans comes from.
+
+    Args:
+        path: folder of the trained model.
+        recipe: recipe that makes it when it is missing; its run folder must be the parent of ``path``.
+    """
+
+    path: str
+    recipe: str | None = None
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it is trained."""
+        return (Path(self.path) / "config.json").exists()
+
+
+def provide_coarse(source: CoarseSource, tokenizer: TokenizerSource) -> None:
+    """Train the model that writes coarse plans if it is not there.
+
+    Raises:
+        UsageError: if it is missing and no recipe makes it, its training fails, or it is of another tokenizer.
+    """
+    if not source.is_there:
+        if source.recipe is None:
+            hint = "there is no model of coarse plans; train it first: --config recipes/plan/coarse_model.yaml"
+            raise UsageError("--coarse.path", source.path, hint)
+        _LOG.info("training the model of coarse plans %s by %s", source.path, source.recipe)
+        command = _fit(source.recipe, Path(source.path).parent, "--tokenizer.path", tokenizer.path)
+        _make(source.path, command, "--coarse.recipe", source.recipe)
+    if load_generator(source.path).tokenizer_fingerprint != open_tokenizer(tokenizer).fingerprint():
+        hint = "was trained with another tokenizer: name the one made with this, a new folder, or null"
+        raise UsageError("--coarse.path", source.path, hint)
 
 
 def open_tokenizer(source: TokenizerSource) -> Tokenizer:

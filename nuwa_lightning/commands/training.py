@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import shlex
@@ -29,6 +30,7 @@ from nuwa_lightning.commands.parsing import OneLineParser, check_configs, deny_i
 from nuwa_lightning.commands.record import check_run_folder, run_record
 from nuwa_lightning.commands.resuming import check_checkpoint, find_checkpoint
 from nuwa_lightning.commands.tokenizer import (
+    CoarseSource,
     Refinement,
     TokenizerSource,
     check_guided,
@@ -36,6 +38,7 @@ from nuwa_lightning.commands.tokenizer import (
     expected_factor,
     find_refined,
     open_tokenizer,
+    provide_coarse,
     provide_guided,
     provide_tokenizer,
 )
@@ -58,6 +61,7 @@ from nuwa_lightning.data.video_data import LandscapeClipsDataModule, VideoFolder
 from nuwa_lightning.data.videos import FolderVideos
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.coarse_plan import CoarseEncoder
+from nuwa_lightning.generation.pretrained import load_generator, save_generator
 from nuwa_lightning.legacy import upgraded_arguments
 from nuwa_lightning.models.vqgan import VQGAN
 from nuwa_lightning.processes import keep_freed_memory
@@ -92,6 +96,7 @@ def known_classes() -> dict[str, list[type[Any]]]:
         "data.videos": [FolderVideos, LandscapeClips, SyntheticVideos],
         "model.conditions.text_encoder": [MiniLMTextEncoder, ClipTextEncoder, HuggingFaceTextEncoder],
         "tokenizer": [TokenizerSource],
+        "coarse": [CoarseSource],
         "trainer.callbacks": [SampleSheet, ReconstructionSheet],
     }
 
@@ -121,6 +126,16 @@ class Draws(Protocol):
         """Draw now."""
 
 
+class _Parser(OneLineParser, LightningArgumentParser):
+    def known(self) -> set[str]:
+        """Options of classes are parsed further in; the outermost parser, where a typo may be of any, adds ours."""
+        known = super().known()
+        if "model" in known:
+            for prefix, classes in known_classes().items():
+                known |= {f"{prefix}.{name}" for cls in classes for name in inspect.signature(cls).parameters}
+        return known
+
+
 class NuwaCLI(LightningCLI):
     """LightningCLI with a run folder, a tokenizer made on demand, and resumption that obeys the command line."""
 
@@ -142,6 +157,12 @@ class NuwaCLI(LightningCLI):
             type=TokenizerSource | None,
             default=None,
             help="stage 2 and videos: the tokenizer, made if missing",
+        )
+        parser.add_argument(
+            "--coarse",
+            type=CoarseSource | None,
+            default=None,
+            help="stage 2 with a coarse plan: the model that writes it, made if missing",
         )
 
     def _parse_ckpt_path(self) -> None:
@@ -290,7 +311,7 @@ class NuwaCLI(LightningCLI):
             return
         if isinstance(self.model, VQGANModule):
             folder = self.run_folder / "tokenizer"
-            save_tokenizer(folder, self.model.finished_vqgan())
+            save_tokenizer(folder, self.model.finished())
             _LOG.info("tokenizer: %s", folder)
         if isinstance(self.model, PixelGuidedModule):
             folder = self.run_folder / "pixel_guided"
@@ -303,6 +324,9 @@ class NuwaCLI(LightningCLI):
             save_tokenizer(self.run_folder / "tokenizer", tokenizer)
             self.model.attach_tokenizer(tokenizer)
             self.model.save(self.run_folder / "model")
+            coarse = self._get(self.config_init, "coarse")
+            if coarse is not None and self.model.plan is not None:
+                save_generator(self.run_folder / "coarse", load_generator(coarse.path))
             guided = provide_guided(self._source(), tokenizer, self._source().refined if refined else None)
             if guided is not None:
                 save_pixel_guided(self.run_folder / "pixel_guided", guided)
@@ -347,6 +371,9 @@ class NuwaCLI(LightningCLI):
             provide_tokenizer(source, fast_dev_run=self._trial)
         tokenizer = open_tokenizer(source)
         check_guided(source, tokenizer)
+        coarse = self._get(self.config_init, "coarse")
+        if make and coarse is not None and self.model.plan is not None and not self._trial:
+            provide_coarse(coarse, source)
         self.model.attach_tokenizer(tokenizer)
         if isinstance(self.datamodule, TokenWindowsModule):
             self.datamodule.attach_tokenizer(tokenizer)
@@ -431,7 +458,7 @@ def train(arguments: list[str]) -> int:
                 signals=signals,
                 subclass_mode_model=True,
                 subclass_mode_data=True,
-                parser_class=OneLineParser,
+                parser_class=_Parser,
                 auto_configure_optimizers=False,
                 save_config_callback=None,
                 seed_everything_default=0,

@@ -104,7 +104,9 @@ class CoarsePlan:
 
     def read_tokens(self, tokenizer: Tokenizer, coarse_Byx: Tensor) -> Tensor:
         """Return what a model reads of coarse tokens ``[B, y * scale, x * scale]``, on the grid of the canvas."""
-        return encode_tiled(tokenizer, self.enlarged(decode_tiled(tokenizer, coarse_Byx)))
+        # Rounded to 8 bits, as pixels are everywhere else.
+        image_B3yx = (decode_tiled(tokenizer, coarse_Byx).clamp(-1, 1) + 1).mul(127.5).round().div(127.5) - 1
+        return encode_tiled(tokenizer, self.enlarged(image_B3yx))
 
     @torch.no_grad()
     def of_image(self, tokenizer: Tokenizer, image_B3YX: Tensor, *, seed: int | None = None) -> Tensor:

@@ -7,7 +7,7 @@ patch, K codes, W width.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -22,7 +22,7 @@ from nuwa_lightning.generation.local import AutoregressiveLocalDecoder, LocalDec
 from nuwa_lightning.generation.patch_batch import PatchStates, RowBatch
 from nuwa_lightning.generation.patch_decoder import GuidanceBatch, PatchDecoder, neighbors_in_context
 from nuwa_lightning.generation.prompts import Prompts
-from nuwa_lightning.generation.sampling import Sampling, patch_uniforms
+from nuwa_lightning.generation.sampling import Sampling, patch_key, patch_uniforms, signed
 from nuwa_lightning.models.layout import place_tokens, read_tokens, step_tensors
 from nuwa_lightning.models.nuwa_infinity import ABSENT, PatchTransformer
 from nuwa_lightning.planning.context.base import ContextPool
@@ -86,7 +86,8 @@ class InfiniteRenderer:
             wait for a thread that is not running. Pixels are decoded with as many as torch uses elsewhere.
 
     Raises:
-        UsageError: if the model was trained for another local decoder, or there are no threads.
+        UsageError: if the model was trained for another local decoder, this one refuses the precision, or there are no
+            threads.
     """
 
     model: PatchTransformer
@@ -107,6 +108,12 @@ class InfiniteRenderer:
             raise UsageError(
                 "local_decoder", self.local_decoder, f"the model is {has}: use the one it was trained with"
             )
+
+        self.local_decoder.check(self.precision)
+
+    def walk(self, grid: PatchGrid, whole: frozenset[PatchIndex]) -> Iterator[PlannedStep]:
+        """Return the steps of a canvas of which these patches are known as a whole, lazily."""
+        return walk(self.direction.plan(grid, whole), self.pool, grid, token_order=self.token_order)
 
     def render(
         self,
@@ -151,6 +158,8 @@ class Rendering:
         prompts: the texts, for a model that reads text.
         decoding_state: go on from here.
         coarse: what the model reads of a coarse plan; None for no plan.
+        walked: instead of the plan of the grid, these of its steps, each after all that it sees.
+        corner: where the grid's first patch lies on the lattice ``(t, y, x)`` whose positions random numbers go by.
     """
 
     def __init__(
@@ -163,12 +172,18 @@ class Rendering:
         prompts: Prompts | None = None,
         decoding_state: DecodingState | None = None,
         coarse: CoarseTokens | None = None,
+        walked: Iterable[PlannedStep] | None = None,
+        corner: tuple[int, int, int] = (0, 0, 0),
     ) -> None:
         self._renderer, self._coarse = renderer, coarse if renderer.model.coarse_plan else None
-        self._seeds, self._known, self._prompts = tuple(seeds), dict(known or {}), prompts
+        self._seeds, self._prompts, self._corner = tuple(seeds), prompts, corner
+        self._known: Mapping[PatchIndex, Tensor] = {} if known is None else known
         model = renderer.model
-        whole = frozenset(patch for patch, tokens_BYX in self._known.items() if not bool((tokens_BYX == ABSENT).any()))
-        walked = walk(renderer.direction.plan(grid, whole), renderer.pool, grid, token_order=renderer.token_order)
+        if walked is None:
+            parts = self._known.items()
+            walked = renderer.walk(
+                grid, frozenset(patch for patch, tokens in parts if not bool((tokens == ABSENT).any()))
+            )
         attention = model.layer(0).attention
         copies = len(self._seeds) * (prompts.copies if prompts else 1)
         shape = (copies, attention.num_kv_heads, model.patch_tokens, attention.head_dim)
@@ -257,11 +272,13 @@ class Rendering:
             given=self._given(steps),
             guidance=guidance,
             token_order=self._renderer.token_order,
+            keys=torch.tensor([signed(patch_key(seed, s.step.patch)) for s in steps for seed in self._seeds]),
         )
         if not steps[0].step.known:
             decoder = self._renderer.local_decoder
             draws = decoder.draws(self._renderer.model.patch_tokens)
-            uniform_RU = torch.stack([patch_uniforms(seed, s.step.patch, draws) for s in steps for seed in self._seeds])
+            positions = [s.step.patch.shifted(self._corner) for s in steps]
+            uniform_RU = torch.stack([patch_uniforms(seed, at, draws) for at in positions for seed in self._seeds])
             decoder.decode(writer, self._renderer.sampling, uniform_RU.to(writer.tokens_RN.device))
         states = writer.states()
         for s, planned in enumerate(steps):

@@ -6,6 +6,7 @@ Shapes: B images, Y/X rows and columns.
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from nuwa_lightning.training.ema import SubmoduleAveraging
 from nuwa_lightning.training.losses import LossWeights, random_crops
 
 
-class ReconstructionModule(LightningModule):
+class ReconstructionModule(LightningModule, ABC):
     """A perceptual loss, averaged weights, AdamW.
 
     Args:
@@ -65,6 +66,10 @@ class ReconstructionModule(LightningModule):
             return {}
         mine, target = random_crops(made_B3YX, real_B3YX, term, generator)
         return {"perceptual": self.perceptual(mine, target).mean()}
+
+    @abstractmethod
+    def finished(self) -> nn.Module:
+        """Return a copy of what is trained, with averaged weights, frozen, for export."""
 
     def _finished(self, module: nn.Module) -> Any:
         """Return a copy of the trained module with averaged weights, frozen."""

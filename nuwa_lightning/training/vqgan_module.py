@@ -133,7 +133,7 @@ class VQGANModule(ReconstructionModule):
         start_spectral(vqgan.encoder, vqgan.decoder)
         return vqgan
 
-    def finished_vqgan(self) -> VQGAN:
+    def finished(self) -> VQGAN:
         """Return a copy of the tokenizer with averaged weights, frozen, for export."""
         made: VQGAN = self._finished(self.vqgan)
         return made

@@ -42,7 +42,7 @@ def test_a_resample_is_the_distance_of_the_drawn_images(n: int, m: int, dim: int
     x, y = correlated(n, dim, 1), correlated(m, dim, 2, 0.5)
     rng = np.random.default_rng(0)
     u, v = rng.multinomial(n, np.full(n, 1 / n), size=3), rng.multinomial(m, np.full(m, 1 / m), size=3)
-    found = FidAgainst(x).bootstrap(y, u.astype(float), v.astype(float))
+    found = FidAgainst(x).weighted(y, u.astype(float), v.astype(float))
     for value, a, b in zip(found, u, v, strict=True):
         drawn = np.repeat(x, a, axis=0), np.repeat(y, b, axis=0)
         assert value == pytest.approx(frechet_distance(*drawn), rel=1e-6)
@@ -69,27 +69,56 @@ def test_interval_has_the_spread_of_new_draws() -> None:
     assert np.mean([one.std for one in found]) == pytest.approx(spread, rel=0.35)
 
 
-def test_large_sets_are_resampled_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_sets_have_the_spread_of_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = correlated(400, 6, 5), correlated(400, 6, 6, 0.3)
     full = fid(x, y)
-    monkeypatch.setattr(module, "_LARGEST_BOOTSTRAP", 200)
+    monkeypatch.setattr(module, "_LARGEST", 200)
     part = fid(x, y)
     assert part.value == full.value
     assert part.std == pytest.approx(full.std, rel=0.6)
     assert "of 200, scaled" in part.how
 
 
-def test_floor_is_the_bias_at_that_number() -> None:
-    x = correlated(200, 10, 7)
-    few, many = real_floor(x, 15), real_floor(x, 100)
-    assert few.value > 3 * many.value > 0
-    assert [(one.n_x, one.n_y) for one in (few, many)] == [(185, 15), (100, 100)]
-    # What a perfect generator gets against all real images, not against as few as it made itself.
-    both = correlated(500, 10, 7)
-    fresh = [both[i : i + 15] for i in range(200, 500, 15)]
-    perfect = np.mean([frechet_distance(both[:200], one) for one in fresh])
-    against_few = np.mean([frechet_distance(one, other) for one, other in zip(fresh[::2], fresh[1::2], strict=True)])
-    assert real_floor(both[:200], 15).value == pytest.approx(perfect, rel=0.15)
-    assert against_few > 1.3 * perfect
+@pytest.mark.parametrize(
+    ("dim", "n", "m", "tolerance"),
+    [(10, 200, 15, 0.15), (10, 200, 200, 0.15), (120, 100, 100, 0.2), (120, 100, 20, 0.1)],
+)
+def test_floor_is_the_bias_at_these_numbers(dim: int, n: int, m: int, tolerance: float) -> None:
+    """What a perfect generator gets with m images against n real ones, few images against many features included."""
+    rng = np.random.default_rng(7)
+    scale = np.arange(1, dim + 1) ** -0.5
+
+    def draw(count: int) -> Any:
+        return rng.normal(size=(count, dim)) * scale
+
+    perfect = np.mean([frechet_distance(draw(n), draw(m)) for _ in range(20)])
+    floors = [real_floor(draw(n), m, splits=5, seed=seed) for seed in range(10)]
+    assert np.mean([floor.value for floor in floors]) == pytest.approx(perfect, rel=tolerance)
+    assert {(floor.n_x, floor.n_y) for floor in floors} == {(n, m)}
+
+
+def test_floor_keeps_files_apart() -> None:
+    few = correlated(6, 10, 7)
+    crops = np.repeat(few, 8, axis=0) + 1e-3 * np.random.default_rng(0).normal(size=(48, 10))
+    apart = real_floor(crops, 16, clusters_N=np.repeat(np.arange(6), 8))
+    assert apart.value > 5 * real_floor(crops, 16).value
     with pytest.raises(ValueError, match="at least 4"):
-        real_floor(x[:3], 2)
+        real_floor(crops[:3], 2)
+
+
+def test_many_real_images_have_the_spread_of_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bound holds for the larger set, and the spread stays that of all of it."""
+    monkeypatch.setattr(module, "_LARGEST", 100)
+    shapes: list[tuple[int, int]] = []
+    whole = FidAgainst.weighted
+
+    def watched(self: FidAgainst, y: Any, u: Any, v: Any) -> Any:
+        shapes.append((u.shape[1], v.shape[1]))
+        return whole(self, y, u, v)
+
+    monkeypatch.setattr(FidAgainst, "weighted", watched)
+    rng = np.random.default_rng(3)
+    found = fid(rng.normal(size=(2000, 6)), rng.normal(size=(50, 6)) + 1)
+    assert set(shapes) == {(100, 50)}
+    spread = np.std([frechet_distance(rng.normal(size=(2000, 6)), rng.normal(size=(50, 6)) + 1) for _ in range(60)])
+    assert found.std == pytest.approx(spread, rel=0.5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -74,14 +76,14 @@ def test_inception_score_of_known_classes() -> None:
         inception_score(sure[:2], splits=3)
 
 
-def test_inception_score_in_chunks_and_of_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inception_score_in_chunks_and_weighted(monkeypatch: pytest.MonkeyPatch) -> None:
     x = np.random.default_rng(1).normal(size=(50, 6))
     whole = inception_score(x)
     monkeypatch.setattr(scores, "_CHUNK", 7)
     assert inception_score(x).value == pytest.approx(whole.value, rel=1e-12)
     times = np.random.default_rng(2).multinomial(50, np.full(50, 0.02), size=1)
     drawn = np.repeat(x, times[0], axis=0)
-    assert scores._bootstrap(x, times.astype(float))[0] == pytest.approx(inception_score(drawn).value, rel=1e-9)
+    assert scores._weighted(x, times.astype(float))[0] == pytest.approx(inception_score(drawn).value, rel=1e-9)
 
 
 def test_parts_share_no_canvas() -> None:
@@ -101,3 +103,16 @@ def test_a_mean_has_its_standard_error() -> None:
     found = of_mean(np.array([1.0, 2.0, 3.0, 4.0]), how="")
     assert found.std == pytest.approx(np.std([1, 2, 3, 4], ddof=1) / 2)
     assert of_mean(np.array([2.0]), how="").std == 0
+
+
+def test_memory_is_that_of_a_few_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 100,000 images a strip of rows has 64 MB: here a smaller one, beside a matrix that would have 288 MB."""
+    monkeypatch.setattr(module, "_STRIP_BYTES", 4 << 20)
+    x = np.random.default_rng(0).normal(size=(6000, 2)).astype(np.float32)
+    tracemalloc.start()
+    found = manifold(x[:3000], x)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * (4 << 20)
+    monkeypatch.undo()
+    assert manifold(x[:3000], x) == found

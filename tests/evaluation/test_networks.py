@@ -177,6 +177,19 @@ def test_clip_score_is_the_cosine(clip_folder: Path, tmp_path: Path) -> None:
         captions_of(sorted(tmp_path.glob("*.png")), option="--generated")
 
 
+def test_long_captions_keep_their_end(clip_folder: Path, tmp_path: Path) -> None:
+    """Of 24 tokens, 22 are letters: what comes after them changes nothing, and that it is left out is said."""
+    scorer = ClipScore(clip_folder)
+    image = random_images(1, 20)[0]
+    fits, longer = " ".join("abcdefghijklmnopqrstuv"), " ".join("abcdefghijklmnopqrstuvwxyzabc")
+    assert not scorer.is_cut(fits)
+    assert scorer.is_cut(longer)
+    assert scorer(image, longer) == pytest.approx(scorer(image, fits), abs=1e-4)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    found = clip_score(scorer, [(tmp_path / "a.png", fits), (tmp_path / "a.png", longer)])
+    assert "; 1 captions are longer" in found.how
+
+
 def test_other_folders_are_no_clip(clip_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"")
     with pytest.raises(UsageError, match="cannot be read as a CLIP model"):

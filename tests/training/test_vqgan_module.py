@@ -131,7 +131,7 @@ def test_checkpoint_holds_averages_and_neither_perceptual_network_nor_copies(tmp
     assert not torch.equal(saved["state_dict"][name], saved["current_model_state"][name])
     # What training leaves behind, and what is exported, are the averages.
     assert torch.equal(model.state_dict()[name], saved["state_dict"][name])
-    assert torch.equal(model.finished_vqgan().decoder.head.conv.weight, saved["state_dict"][name])
+    assert torch.equal(model.finished().decoder.head.conv.weight, saved["state_dict"][name])
 
 
 def test_averages_follow_the_textbook_rule(tmp_path):
@@ -155,7 +155,7 @@ def test_validation_sees_the_averages_and_logs_psnr(tmp_path):
     sheet = ReconstructionSheet(3, columns=2)
     run = trainer(tmp_path, max_steps=4, limit_val_batches=2, val_check_interval=4, callbacks=[sheet])
     run.fit(model, loader(100), loader(4))
-    vqgan = model.finished_vqgan()
+    vqgan = model.finished()
     images = torch.stack([Images(4)[i]["image"] for i in range(4)])
     error_B = ((vqgan.decode(vqgan.encode(images)) - images) / 2).square().mean(dim=(1, 2, 3))
     assert run.logged_metrics["val/psnr"].item() == pytest.approx(-10 * error_B.log10().mean().item(), rel=1e-4)
@@ -175,12 +175,12 @@ def test_sheet_places_reconstructions_below_originals():
 def test_refining_the_decoder_keeps_the_tokens(tmp_path):
     first = module()
     trainer(tmp_path).fit(first, loader(100))
-    save_tokenizer(tmp_path / "tokenizer", first.finished_vqgan())
+    save_tokenizer(tmp_path / "tokenizer", first.finished())
     second = module(start_from=str(tmp_path / "tokenizer"), train_only="decoder", add_decoder_blocks=(1, 0))
     assert second.vqgan.size.decoder_blocks == (2, 1)
     run = trainer(tmp_path, limit_val_batches=1, val_check_interval=8)
     run.fit(second, loader(100), loader(2))
-    old, new = load_tokenizer(tmp_path / "tokenizer"), second.finished_vqgan()
+    old, new = load_tokenizer(tmp_path / "tokenizer"), second.finished()
     assert old.fingerprint() == new.fingerprint()
     assert old.full_fingerprint() != new.full_fingerprint()
     image = Images(1)[0]["image"][None]
@@ -296,7 +296,7 @@ def test_a_collapse_is_told_while_there_is_time_but_not_of_a_few_tokens(tmp_path
 
     first = module()
     trainer(tmp_path).fit(first, loader(100))
-    save_tokenizer(tmp_path / "tokenizer", first.finished_vqgan())
+    save_tokenizer(tmp_path / "tokenizer", first.finished())
     grey = DataLoader(Grey(100, side=32), batch_size=1)
     options = {"val_check_interval": 2, "limit_val_batches": 1, "max_steps": 4, "max_epochs": -1}
     refining = module(start_from=str(tmp_path / "tokenizer"), train_only="decoder")
@@ -315,7 +315,7 @@ def test_a_checkpoint_that_refines_another_tokenizer_is_refused(tmp_path):
         first = module()
         if place == "b":
             first.vqgan.quantizer.codebook_KD[0] *= -1
-        save_tokenizer(tmp_path / place, first.finished_vqgan())
+        save_tokenizer(tmp_path / place, first.finished())
     keep = ModelCheckpoint(tmp_path, save_last=True)
     mine = module(start_from=str(tmp_path / "a"), train_only="decoder")
     trainer(tmp_path, max_steps=2, enable_checkpointing=True, callbacks=[keep]).fit(mine, loader(100))
