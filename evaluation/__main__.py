@@ -17,6 +17,7 @@ COMMANDS = ("score", "score_videos", "crops", "sample", "ablate", "report", "ben
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return 0, or 2 after one line on standard error about what the user can mend."""
     options = _parser().parse_args(arguments)
+    options.arguments = list(sys.argv[1:] if arguments is None else arguments)
     # Half of the time that features take on a CPU went into giving memory back and fetching it again.
     keep_freed_memory()
     try:

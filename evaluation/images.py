@@ -71,6 +71,7 @@ class ImageSet:
     ) -> None:
         self.spec, self.option, self.skip_corrupt = spec or CropSpec(), option, skip_corrupt
         self.skipped: dict[Path, str] = {}
+        self._sizes: set[tuple[int, int]] = set()
         if isinstance(where, (str, os.PathLike)):
             self.folder: Path | None = Path(where)
             self.files = image_files(self.folder, option=option)
@@ -91,6 +92,12 @@ class ImageSet:
     def __len__(self) -> int:
         """Return the number of crops, those of skipped files not counted."""
         return sum(len(cuts) for path, cuts in self.plan if path not in self.skipped)
+
+    def sizes(self) -> str:
+        """Return the size of the files in pixels, ``512x256``, or the smallest and the largest of them by area."""
+        _ = self.plan
+        ends = sorted(self._sizes, key=lambda size: (size[0] * size[1], size))
+        return " to ".join(dict.fromkeys(f"{columns}x{rows}" for rows, columns in (ends[0], ends[-1])))
 
     @property
     def plan(self) -> list[tuple[Path, list[Cut]]]:
@@ -179,6 +186,7 @@ class ImageSet:
                 self._skip(path, error)
         if not sizes:
             raise UsageError(self.option, self.where, "holds no image that can be read: give another folder")
+        self._sizes = {size for _, size in sizes}
         if self.spec.crop == "random":
             return self._random(sizes)
         found = [(path, self._cuts(size)) for path, size in sizes]

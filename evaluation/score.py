@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import time
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from evaluation.protocol import Protocol
 from evaluation.real_images import real_images
 from evaluation.reconstruction import Pairs, score_pairs
 from evaluation.record import finish_report
+from evaluation.sampling import TABLE
 from nuwa_lightning.errors import UsageError
 
 Where = str | os.PathLike[str]
@@ -161,7 +163,10 @@ def score(
     settings = protocol.settings() | {"extractor": identity(extractor)}
     settings |= {"perceptual_network": distance.protocol} if distance else {}
     settings |= {"clip_network": clip.protocol} if clip else {}
-    return finish_report(report, settings, seconds=time.monotonic() - started, device=networks.device)
+    report = finish_report(report, settings, seconds=time.monotonic() - started, device=networks.device)
+    if generated is not None and (Path(generated) / TABLE).is_file():
+        report["run"]["sampling"] = json.loads((Path(generated) / TABLE).read_text(encoding="utf-8"))
+    return report
 
 
 def _rows(scoring: Scoring, distance: PerceptualDistance | None, pairs: Pairs | None) -> list[dict[str, Any]]:
@@ -261,6 +266,7 @@ def _described(images: ImageSet, features: FeatureSet) -> dict[str, Any]:
     return {
         "folder": images.label,
         "files": len(images.files),
+        "sizes": images.sizes(),
         "crops": len(features),
         "skipped": sorted(path.name for path in images.skipped),
         "sha256": images.sha256(),

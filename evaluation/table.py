@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
+
+LOW_RANK: Final = "Frechet distances are of fewer images than features: read them beside their floor only"
 
 
 def text_table(report: Mapping[str, Any]) -> str:
@@ -13,8 +15,11 @@ def text_table(report: Mapping[str, Any]) -> str:
     about = report["protocol"]
     foot = [f"protocol {about['name']} version {about['version']}, sha256 {about['sha256'][:12]}"]
     for name, found in report["sets"].items():
+        sizes = f" of {found['sizes']} pixels" if "sizes" in found else ""
         skipped = f", {len(found['skipped'])} skipped as unreadable" if found["skipped"] else ""
-        foot.append(f"{name}: {found['folder']}, {found['crops']} crops of {found['files']} files{skipped}")
+        foot.append(f"{name}: {found['folder']}, {found['crops']} crops of {found['files']} files{sizes}{skipped}")
+    if any(row.get("low_rank") for row in report["metrics"]):
+        foot.append(LOW_RANK)
     foot.append(f"digest {report['digest'][:12]} (equal images, protocol, code and machine give an equal one)")
     return "\n".join([*aligned(lines), "", *foot])
 

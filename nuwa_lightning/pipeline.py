@@ -24,7 +24,7 @@ from nuwa_lightning.canvas.job import Order, Progress
 from nuwa_lightning.canvas.order_builder import RECIPES, OrderBuilder, batched
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.fast_transformer import Precision
-from nuwa_lightning.generation.pretrained import Generator, load_generator, save_generator
+from nuwa_lightning.generation.pretrained import Generator, load_generator, named_local_decoder, save_generator
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.hub import find_run, upload
@@ -356,7 +356,10 @@ class NuwaInfinityPipeline:
         direction: DirectionController = self.generator.direction
         if request.order is not None:
             direction = ArbitraryDirectionController(request.order)  # type: ignore[arg-type]  # it checks
-        return dataclasses.replace(self.generator, direction=direction).renderer(
+        decoder = self.generator.local_decoder
+        if request.local_decoder is not None:
+            decoder = named_local_decoder(request.local_decoder)
+        return dataclasses.replace(self.generator, direction=direction, local_decoder=decoder).renderer(
             Sampling(request.temperature, request.top_k, request.top_p),
             max_rows=request.max_rows,
             precision=Precision(request.weights, request.cache),  # type: ignore[arg-type]

@@ -44,6 +44,8 @@ class GenerationRequest:
         max_rows: patches generated side by side at most
         weights: float32, bfloat16 or int8: how matrices are kept
         cache: float32, bfloat16 or int8: how finished patches are kept
+        local_decoder: how the tokens of a patch are written, if not as in training: JacobiLocalDecoder writes several a
+            step, by any model whose tokens see earlier ones only
         tile: tokens a side of what becomes pixels at once
         waves: stop an endless canvas by itself, after so many waves
         image: the image to go on from; its pixels stay as they are in a lossless file
@@ -76,6 +78,7 @@ class GenerationRequest:
     max_rows: int = 64
     weights: str = "float32"
     cache: str = "float32"
+    local_decoder: str | None = None
     tile: int = 64
     waves: int | None = None
     image: InputImage | None = None

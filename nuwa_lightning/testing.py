@@ -1,37 +1,15 @@
-"""The laws of the plug-ins, to be run on a class of one's own; nothing but the package is needed.
-
-A pool that sees the patch to its left, in ten lines, and its test:
-
-    >>> from nuwa_lightning.planning.context import ContextPool
-    >>> class LeftContextPool(ContextPool):
-    ...     embedding_extent = (0, 0, 1)
-    ...
-    ...     def select(self, patch, live):
-    ...         return [other for other in live if other == patch.shifted((0, 0, -1))]
-    ...
-    ...     def remove(self, live, grid, finished):
-    ...         users = {patch: patch.shifted((0, 0, 1)) for patch in live}
-    ...         return [patch for patch, user in users.items() if user not in grid or finished(user)]
-    >>> check_context_pool(LeftContextPool())
-
-One that forgets too early:
-
-    >>> class HastyContextPool(LeftContextPool):
-    ...     def remove(self, live, grid, finished):
-    ...         return list(live)
-    >>> check_context_pool(HastyContextPool())
-    Traceback (most recent call last):
-    AssertionError: HastyContextPool: remove drops nothing that a later select returns: grid (1, 1, 4), patch (0, 0, 1)
-"""
+"""The laws of the plug-ins, to be run on a class of one's own; the pages of ``docs/how-to`` show each."""
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -44,6 +22,11 @@ from nuwa_lightning.planning.geometry import OMEGA, SYMMETRIES, ZETA, PatchGrid,
 from nuwa_lightning.planning.schedule import ContextTable, walk
 from nuwa_lightning.tokenizers.base import Tokenizer
 from nuwa_lightning.writers.base import ImageWriter, Pixels, VideoWriter
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from nuwa_lightning.generation.local.base import LocalDecoder
 
 GRIDS: tuple[PatchGrid, ...] = tuple(
     PatchGrid(*shape)
@@ -348,6 +331,76 @@ class ArraySource:
         return self._pixels_YX3[start:stop]
 
 
+def _hold(part: object, law: str, holds: bool) -> None:
+    if not holds:
+        raise AssertionError(f"{type(part).__name__}: {law}")
+
+
+def check_local_decoder(decoder: LocalDecoder, *, seed: int = 0) -> None:
+    """Hold ``decoder`` to the laws of :class:`LocalDecoder` on small canvases of a model with random weights.
+
+    Args:
+        decoder: an object of the class to be tested.
+        seed: of the model and of what is drawn.
+
+    Raises:
+        AssertionError: naming the class and the law.
+    """
+    import torch
+
+    from nuwa_lightning.canvas.sample import sample_tokens
+    from nuwa_lightning.generation.renderer import InfiniteRenderer
+    from nuwa_lightning.models.nuwa_infinity import ABSENT, PatchTransformer, TransformerConfig
+    from nuwa_lightning.planning.context import NearbyContextPool
+    from nuwa_lightning.planning.direction import RasterDirectionController
+
+    hold = functools.partial(_hold, decoder)
+    pool, grid, (rows, columns), K = NearbyContextPool((0, 1, 1)), PatchGrid(1, 2, 3), (2, 2), 16
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = PatchTransformer(
+            K,
+            4,
+            patch_size=(rows, columns),
+            embedding_extent=pool.embedding_extent,
+            size=TransformerConfig(16, 1, num_heads=2, num_kv_heads=2, layer_scale=1.0),
+            bidirectional=decoder.bidirectional,
+        )
+        model.set_codes(torch.randn(K, 4))
+        torch.nn.init.normal_(model.head.weight, std=0.5)
+    model = model.double().eval()  # rows side by side are the same in it but for the last bits
+
+    def sampled(seeds: Sequence[int], known: Mapping[PatchIndex, Tensor] | None = None, max_rows: int = 64) -> Tensor:
+        renderer = InfiniteRenderer(
+            model, pool, RasterDirectionController(), "mirrored", max_rows=max_rows, local_decoder=decoder
+        )
+        try:
+            return sample_tokens(renderer, grid, seeds=seeds, known=known)
+        except RuntimeError as error:
+            raise AssertionError(f"{type(decoder).__name__}: decode sets all tokens: {error}") from error
+
+    seeds = [seed, seed + 1, seed + 2]
+    tokens_BYX = sampled(seeds)
+    hold("tokens are from 0 to K - 1", bool(((tokens_BYX >= 0) & (tokens_BYX < K)).all()))
+    hold("decode is deterministic", torch.equal(sampled(seeds), tokens_BYX))
+    apart_BYX = torch.cat([sampled([one], max_rows=1) for one in seeds])
+    hold("a patch does not depend on patches beside it", torch.equal(apart_BYX, tokens_BYX))
+    given_BYX = tokens_BYX[:, :rows, columns : 2 * columns].flip(0).clone()
+    given_BYX[:, 0, 1] = ABSENT
+    made_BYX = sampled(seeds, {PatchIndex(0, 0, 1): given_BYX})[:, :rows, columns : 2 * columns]
+    hold("tokens that are given stay", bool(((made_BYX == given_BYX) | (given_BYX == ABSENT)).all()))
+    for shape in ((1, 1, 1), (2, 3, 4), (3, 1, 64)):
+        masks = [decoder.training_mask(shape, torch.Generator().manual_seed(seed)) for _ in range(2)]
+        mask_BPN, again_BPN = masks
+        if mask_BPN is None or again_BPN is None:
+            hold("a bidirectional decoder hides tokens in training", not decoder.bidirectional)
+            continue
+        fits = mask_BPN.shape == shape and mask_BPN.dtype == torch.bool
+        hold("training_mask is boolean [B, P, N]", fits)
+        hold("training_mask hides something of each patch", bool(mask_BPN.any(dim=-1).all()))
+        hold("training_mask draws by the generator alone", torch.equal(mask_BPN, again_BPN))
+
+
 def check_tokenizer(tokenizer: Tokenizer, *, seed: int = 0, tolerance: float = 1e-4) -> None:
     """Hold ``tokenizer`` to the laws of :class:`Tokenizer` on small images.
 
@@ -363,10 +416,7 @@ def check_tokenizer(tokenizer: Tokenizer, *, seed: int = 0, tolerance: float = 1
 
     from nuwa_lightning.tokenizers.tiling import decode_tiled, encode_tiled
 
-    def hold(law: str, holds: bool) -> None:
-        if not holds:
-            raise AssertionError(f"{type(tokenizer).__name__}: {law}")
-
+    hold = functools.partial(_hold, tokenizer)
     hold("it has all members of a Tokenizer", isinstance(tokenizer, Tokenizer))
     size, factor = tokenizer.codebook_size, tokenizer.downsample_factor
     hold("codebook_KD holds K vectors of D numbers", tokenizer.codebook_KD.shape == (size, tokenizer.codebook_dim))

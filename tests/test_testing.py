@@ -5,11 +5,14 @@ from __future__ import annotations
 import random
 
 import pytest
+import torch
 
+from nuwa_lightning.generation.local import LocalDecoder, MaskedLocalDecoder, ParallelLocalDecoder
 from nuwa_lightning.planning.context import ContextPool, NearbyContextPool
 from nuwa_lightning.planning.direction import DirectionController, Step
 from nuwa_lightning.planning.geometry import OMEGA, ZETA, PatchGrid, PatchIndex, Symmetry
-from nuwa_lightning.testing import check_context_pool, check_direction_controller
+from nuwa_lightning.testing import check_context_pool, check_direction_controller, check_local_decoder
+from tests.strategies import package_classes
 
 NEARBY = NearbyContextPool((0, 1, 1))
 
@@ -241,3 +244,50 @@ def test_a_good_controller_passes():
 def test_broken_controllers_are_found_out(controller, law):
     with pytest.raises(AssertionError, match=f"^{controller.__name__}: .*{law}"):
         check_direction_controller(controller())
+
+
+class Beside(ParallelLocalDecoder):
+    def decode(self, patches, sampling, uniform_RU):
+        super().decode(patches, sampling, uniform_RU.mean(dim=0, keepdim=True).expand_as(uniform_RU))
+
+
+class Half(ParallelLocalDecoder):
+    def decode(self, patches, sampling, uniform_RU):
+        places = range(uniform_RU.shape[1] // 2)
+        drawn_M = sampling.draw(patches.logits(places).flatten(0, 1), uniform_RU[:, list(places)].flatten())
+        patches.set_tokens(places, drawn_M.view(len(uniform_RU), -1))
+
+
+class Restless(ParallelLocalDecoder):
+    def decode(self, patches, sampling, uniform_RU):
+        super().decode(patches, sampling, torch.rand(uniform_RU.shape, dtype=uniform_RU.dtype))
+
+
+class Open(ParallelLocalDecoder):
+    def training_mask(self, shape, generator):
+        return torch.zeros(shape, dtype=torch.bool)
+
+
+class Unasked(ParallelLocalDecoder):
+    def training_mask(self, shape, generator):
+        return torch.rand(shape) < 2 + torch.rand(()) if shape[0] == 1 else torch.rand(shape).argsort(-1) > 0
+
+
+@pytest.mark.parametrize("decoder", [*(cls() for cls in package_classes(LocalDecoder)), MaskedLocalDecoder(steps=2)])
+def test_local_decoders_of_the_package(decoder):
+    check_local_decoder(decoder)
+
+
+@pytest.mark.parametrize(
+    ("decoder", "law"),
+    [
+        (Beside(), "a patch does not depend on patches beside it"),
+        (Half(), "decode sets all tokens"),
+        (Restless(), "decode is deterministic"),
+        (Open(), "hides something"),
+        (Unasked(), "by the generator alone"),
+    ],
+)
+def test_local_decoders_that_break_a_law(decoder, law):
+    with pytest.raises(AssertionError, match=f"{type(decoder).__name__}: .*{law}"):
+        check_local_decoder(decoder)

@@ -1,6 +1,7 @@
 """What an ablation will cost: every cell's options are read as ``fit`` reads them, and its work is counted.
 
-Times are rough: they come from the finished cells where there are some, else from this machine's matrix product.
+Times of training, sampling and scoring are those of finished cells for the same work; before there are some, they are
+guessed from this machine's matrix product, which may be off by a factor of three.
 """
 
 from __future__ import annotations
@@ -8,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import statistics
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +27,9 @@ _TRAINING_SHARE: Final = 0.35
 _PATCH_SHARE: Final = 0.12
 _WINDOW_SHARE: Final = 0.5
 """Share of the matrix product's speed that training, patch by patch sampling, and the sliding window reach on a CPU."""
+_SECONDS_A_REPORT: Final = 15.0
+_SECONDS_A_MEGAPIXEL: Final = {"decoding": 0.3, "scoring": 1.5}
+"""Of a CPU core; a report resamples and reads real images, too."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +40,15 @@ class Cost:
         parameters: of the model.
         training: floating-point operations of training, in units of 1e12.
         sampling: of sampling all of its images.
-        minutes: of both, estimated; what it really took where the cell is finished.
+        scored: megapixels that are decoded and scored.
+        minutes: of all three, estimated; what it really took where the cell is finished.
         done: whether it is finished.
     """
 
     parameters: int
     training: float
     sampling: float
+    scored: float
     minutes: float
     done: bool
 
@@ -79,24 +86,65 @@ def estimate(ablation: Ablation, output: Path, tokenizer: Tokenizer) -> dict[str
     Raises:
         UsageError: if ``fit`` refuses the options of one.
     """
-    counted = {cell.label: (cell, *count(resolve(cell, tokenizer), cell)) for cell in ablation.grid()}
-    ours = {label: finished(cell, output) for label, (cell, *_) in counted.items()}
-    speed = measured_speed()
-    training_speed, sampling_speed = speed * _TRAINING_SHARE, speed * _PATCH_SHARE
-    spent = [(counted[label], told) for label, told in ours.items() if told]
-    if spent:
-        training_speed = sum(c[2] for c, _ in spent) / max(1e-9, sum(t["training_seconds"] for _, t in spent))
+    cells = {cell.label: cell for cell in ablation.grid()}
+    work = {label: count(resolve(cell, tokenizer), cell) for label, cell in cells.items()}
+    ours = {label: told for label, cell in cells.items() if (told := finished(cell, output))}
+    pace = Pace.of([(cells[label].variant.sampler, *work[label][1:], told) for label, told in ours.items()])
+    scored = sum(s.count * s.pixels[0] * s.pixels[1] for s in ablation.samples.values()) / 1e6
     found = {}
-    for label, (cell, size, training, sampling) in counted.items():
-        told = ours[label]
-        share = speed * _WINDOW_SHARE if cell.variant.sampler not in ("patches", ALIASES["patches"]) else sampling_speed
-        seconds = training / training_speed + sampling / share
-        if told is not None:
-            seconds = told["training_seconds"] + sum(
-                s["seconds_tokens"] + s["seconds_pixels"] for s in told["sampling"].values()
-            )
-        found[label] = Cost(size, training, sampling, seconds / 60, told is not None)
+    for label, (weights, training, sampling) in work.items():
+        seconds = pace.seconds(ablation, cells[label].variant.sampler, training, sampling)
+        if label in ours:
+            seconds = sum(_spent(ours[label]))
+        found[label] = Cost(weights, training, sampling, scored, seconds / 60, label in ours)
     return found
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long work takes here.
+
+    Attributes:
+        training: seconds for 1e12 operations.
+        sampling: the same of a sampler, for those that a finished cell has used.
+        after: seconds of decoding and scoring a cell's images; None if no cell is finished.
+        speed: of the matrix product, in units of 1e12 operations a second.
+    """
+
+    training: float
+    sampling: dict[str, float]
+    after: float | None
+    speed: float
+
+    @classmethod
+    def of(cls, done: Sequence[tuple[str, float, float, dict[str, Any]]]) -> Pace:
+        """Return the pace of finished cells: sampler, operations of training and of sampling, and what each says."""
+        speed, spent = measured_speed(), [_spent(told) for *_, told in done]
+        if not done:
+            return cls(1 / (speed * _TRAINING_SHARE), {}, None, speed)
+        training = sum(seconds[0] for seconds in spent) / sum(work for _, work, *_ in done)
+        sampling = {}
+        for name in {sampler for sampler, *_ in done}:
+            pairs = [(seconds[1], each[2]) for seconds, each in zip(spent, done, strict=True) if each[0] == name]
+            sampling[name] = sum(seconds for seconds, _ in pairs) / sum(work for _, work in pairs)
+        # Every cell scores as many images of the same sizes; the first one reads the real ones, too.
+        return cls(training, sampling, statistics.median(seconds[2] for seconds in spent), speed)
+
+    def seconds(self, ablation: Ablation, sampler: str, training: float, sampling: float) -> float:
+        """Return what a cell takes."""
+        share = _PATCH_SHARE if sampler in ("patches", ALIASES["patches"]) else _WINDOW_SHARE
+        after = self.after
+        if after is None:
+            pixels = sum(s.count * s.pixels[0] * s.pixels[1] for s in ablation.samples.values()) / 1e6
+            after = _SECONDS_A_REPORT * len(ablation.samples) + pixels * sum(_SECONDS_A_MEGAPIXEL.values())
+        return training * self.training + sampling * self.sampling.get(sampler, 1 / (self.speed * share)) + after
+
+
+def _spent(told: Mapping[str, Any]) -> tuple[float, float, float]:
+    """Return the seconds that a finished cell trained, sampled tokens, and decoded and scored."""
+    sets = told["sampling"].values()
+    after = sum(s["seconds_pixels"] for s in sets) + sum(told.get("scoring_seconds", {}).values())
+    return float(told["training_seconds"]), float(sum(s["seconds_tokens"] for s in sets)), float(after)
 
 
 def count(config: dict[str, Any], cell: Cell) -> tuple[int, float, float]:
@@ -142,18 +190,21 @@ def measured_speed(seconds: float = 0.5) -> float:
 
 def plan_table(costs: dict[str, Cost], cells: Sequence[Cell], *, jobs: int = 1) -> list[list[str]]:
     """Return the grid as rows of cells of text, with a sum, and what it comes to with several cells at a time."""
-    head = ["cell", "seed", "state", "parameters", "training TFLOP", "sampling TFLOP", "minutes (rough)"]
+    how = "as finished cells" if any(cost.done for cost in costs.values()) else "a guess"
+    work = ["training TFLOP", "sampling TFLOP", "scoring megapixels"]
+    head = ["cell", "seed", "state", "parameters", *work, f"minutes ({how})"]
     lines = [head]
     for cell in cells:
         cost = costs[cell.label]
         state = "done" if cost.done else "to do"
         numbers = [f"{cost.parameters / 1e6:.2f} M", f"{cost.training:.0f}", f"{cost.sampling:.0f}"]
+        numbers.append(f"{cost.scored:.0f}")
         lines.append([cell.name, str(cell.seed), state, *numbers, f"{cost.minutes:.1f}"])
     left = sum(costs[cell.label].minutes for cell in cells if not costs[cell.label].done)
-    lines.append(["left to do", "", "", "", "", "", f"{left:.0f}"])
+    lines.append(["left to do", "", "", "", "", "", "", f"{left:.0f}"])
     if jobs > 1:
         longest = max((costs[cell.label].minutes for cell in cells if not costs[cell.label].done), default=0.0)
-        lines.append([f"{jobs} at a time", "", "", "", "", "", f"{max(longest, left / jobs):.0f}"])
+        lines.append([f"{jobs} at a time", "", "", "", "", "", "", f"{max(longest, left / jobs):.0f}"])
     return lines
 
 

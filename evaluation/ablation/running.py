@@ -167,6 +167,7 @@ def run_cell(cell: Cell, output: Path, tokenizer: Tokenizer, *, work: Work) -> d
             "training_seconds": training_seconds(run / "tensorboard"),
             "sampling": sampling,
             "scores": {name: report["protocol"]["sha256"] for name, report in scores.items()},
+            "scoring_seconds": {name: report["run"]["wall_seconds"] for name, report in scores.items()},
             "commit": commit(),
             "machine": machine() | {"threads": torch.get_num_threads()},
         }
@@ -196,6 +197,9 @@ def _score(cell: Cell, folder: Path, name: str, work: Work) -> dict[str, Any]:
         return read_report(path)
     protocol = load_protocol(cell.ablation.samples[name].protocol)
     report = score(protocol, cell.ablation.real, generated=folder / name, work=work)
+    command = ["score", "--real", cell.ablation.real, "--generated", str(folder / name)]
+    command += ["--protocol", cell.ablation.samples[name].protocol]
+    report["run"]["command"] = shlex.join(["python", "-m", "evaluation", *command])
     path.parent.mkdir(exist_ok=True)
     write_report(path, report)
     return report

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,7 @@ def run(options: argparse.Namespace) -> int:
         networks=Networks(options.weights, options.lpips_weights, options.clip, options.device),
         work=Work(options.cache, not options.no_cache, options.skip_corrupt, sys.stderr.isatty()),
     )
+    report["run"]["command"] = shlex.join(["python", "-m", "evaluation", *options.arguments])
     if options.output is not None and not write_report(options.output, report):
         sys.stderr.write(f"{options.output} says so already and stays as it is\n")
     sys.stdout.write(text_table(report) + "\n")

@@ -10,6 +10,7 @@ from typing import Any
 from evaluation.report.figures import learning_curves, quality_against_cost
 from evaluation.report.image_grids import Strip, strips_of
 from evaluation.report.study import Line, Number, Study, lines_of, seconds_of_canvas, student
+from evaluation.table import LOW_RANK
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def blocks_of(study: Study) -> Iterator[Block]:
     for samples in study.sample_sets():
         strips = strips_of(study, samples)
         if strips:
-            yield Heading(f"Samples of {samples}, at the same seeds")
+            yield Heading(f"Samples of {samples}, at the same seeds of each training seed")
             yield ImageStrips(f"samples_{samples}", strips)
     yield from _how(study)
 
@@ -178,18 +179,19 @@ def _rate(told: Any, samples: str) -> float:
 
 def _about(study: Study, samples: str) -> str:
     results = [r for e in study.entries for r in e.results if samples in r.reports]
-    report = results[0].reports[samples]
-    about, sets = report["protocol"], report["sets"]
+    reports = [r.reports[samples] for r in results]
+    about, sets = reports[0]["protocol"], reports[0]["sets"]
     lines = [f"Protocol {about['name']} version {about['version']} (sha256 {about['sha256'][:12]})"]
     for name, found in sets.items():
         crops = found.get("crops", found.get("squares"))
-        lines.append(f"{name}: {found['folder']}, {crops} crops of {found['files']} files")
-    table = results[0].told.get("sampling", {}).get(samples)
-    if table:
-        lines.append(f"sampled at {table['size']}, temperature {table['temperature']}, top-k {table['top_k']}")
+        sizes = f" of {found['sizes']} pixels" if "sizes" in found else ""
+        lines.append(f"{name}: {found['folder']}, {crops} crops of {found['files']} files{sizes}")
+    tables = [r.told.get("sampling", {}).get(samples) or r.reports[samples]["run"].get("sampling") for r in results]
+    for size, temperature, top_k in dict.fromkeys((t["size"], t["temperature"], t["top_k"]) for t in tables if t):
+        lines.append(f"sampled at {size}, temperature {temperature}, top-k {top_k}")
     text = "; ".join(lines) + "."
-    if any(row.get("low_rank") for row in report["metrics"]):
-        text += " Frechet distances are of fewer images than features: read them beside their floor only."
+    if any(row.get("low_rank") for report in reports for row in report["metrics"]):
+        text += f" {LOW_RANK}."
     return text
 
 
@@ -218,3 +220,7 @@ def _how(study: Study) -> Iterator[Block]:
     if told:
         yield Paragraph("Each cell was trained by")
         yield Commands([t["command"] for t in told])
+    scored = [command for report in reports if (command := report["run"].get("command"))]
+    if scored:
+        yield Paragraph("Images were scored by")
+        yield Commands(scored)

@@ -36,19 +36,23 @@ class Strip:
 
 
 def strips_of(study: Study, samples: str) -> list[Strip]:
-    """Return a strip for each entry whose images are there, of the files that all of them have."""
-    folders = {
-        entry.name: entry.results[0].folders[samples]
-        for entry in study.entries
-        if samples in entry.results[0].folders and entry.results[0].folders[samples].is_dir()
-    }
-    if not folders:
-        return []
-    names = [{path.name: path for path in list_images(folder)} for folder in folders.values()]
-    shared = sorted(set.intersection(*(set(found) for found in names)))
-    if not shared:
-        return []
-    return [_strip(entry, [found[name] for name in shared]) for entry, found in zip(folders, names, strict=True)]
+    """Return a strip of each entry at each training seed, of the files that all entries of that seed have."""
+    strips = []
+    for seed in dict.fromkeys(result.seed for entry in study.entries for result in entry.results):
+        folders = {
+            entry.name: result.folders[samples]
+            for entry in study.entries
+            for result in entry.results
+            if result.seed == seed and samples in result.folders and result.folders[samples].is_dir()
+        }
+        names = [{path.name: path for path in list_images(folder)} for folder in folders.values()]
+        shared = sorted(set.intersection(*map(set, names))) if names else []
+        if shared:
+            strips += [
+                _strip(f"{entry}, training seed {seed}", [found[name] for name in shared])
+                for entry, found in zip(folders, names, strict=True)
+            ]
+    return strips
 
 
 def _strip(name: str, paths: list[Path]) -> Strip:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from nuwa_lightning.generation.patch_batch import PatchStates, RowBatch
 from nuwa_lightning.generation.prompts import Prompts
+from nuwa_lightning.generation.sampling import place_keys
 from nuwa_lightning.models.layout import neighbor_positions
 from nuwa_lightning.models.nuwa_infinity import ABSENT, NEIGHBORS, Neighbor
 from nuwa_lightning.planning.geometry import OMEGA
@@ -34,10 +35,19 @@ class PatchDecoder:
         given: tokens that are given and never changed ``[R, N]``, else ``ABSENT``.
         guidance: rows with and without text.
         token_order: as in training.
+        keys: of the noise of each patch ``[R]``, see :func:`nuwa_lightning.generation.sampling.patch_key`; zeros if
+            they are left out.
     """
 
     def __init__(
-        self, rows: RowBatch, *, neighbors: Tensor, given: Tensor, guidance: GuidanceBatch, token_order: TokenOrder
+        self,
+        rows: RowBatch,
+        *,
+        neighbors: Tensor,
+        given: Tensor,
+        guidance: GuidanceBatch,
+        token_order: TokenOrder,
+        keys: Tensor | None = None,
     ) -> None:
         self._rows, self._guidance = rows, guidance
         device = rows.symmetry_R.device
@@ -56,11 +66,22 @@ class PatchDecoder:
         self._neighbors_RNK = self._inputs_RLJ[:, 1:, 1:] if self._bidirectional else self._inputs_RLJ[:, :-1, 1:]
         self._neighbors_RNK.copy_(neighbors)
         self._fresh = not self._partly
+        self._key_R = torch.zeros(R, dtype=torch.long) if keys is None else keys
+
+    @functools.cached_property
+    def keys_RN(self) -> Tensor:
+        """Key of the noise of each token."""
+        return place_keys(self._key_R, self.tokens_RN.shape[1]).to(self.tokens_RN.device)
 
     @property
     def rows(self) -> int:
         """How many patches."""
         return len(self.tokens_RN)
+
+    @property
+    def side(self) -> int:
+        """The shorter side of a patch, in tokens."""
+        return min(self._rows.model.model.patch_size)
 
     def logits(self, places: Sequence[int]) -> Tensor:
         """Return logits over codes ``[R, n, K]`` of the tokens at ``places``, which are the same for all patches.
@@ -77,6 +98,12 @@ class PatchDecoder:
             neighbors_MK = self._guidance.both(self._neighbors_RNK[:, list(places)]).flatten(0, 1)
         logits_MK = self._rows.model.logits(x_RlW.flatten(0, 1), neighbors_MK)
         return self._guidance.one(torch.unflatten(logits_MK, 0, (-1, len(places))))
+
+    def neighbors(self, places: Sequence[int]) -> Tensor:
+        """Return the neighbors ``[R, n, K]`` of the tokens at ``places``, ``ABSENT`` where nothing is written."""
+        if not self._fresh:
+            self._refresh()
+        return self._neighbors_RNK[:, list(places)]
 
     def set_tokens(self, places: Sequence[int], tokens_Rn: Tensor) -> None:
         """Write tokens, or overwrite them; what is given stays.

@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Final, TypeVar, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -48,6 +48,7 @@ _HOMES: dict[type[Any], str] = {
     TextEncoder: "nuwa_lightning.text",
 }
 """Where a bare class name is looked up, as the first version wrote it."""
+_HOME: Final = "nuwa_lightning."
 
 
 @dataclass(frozen=True)
@@ -211,6 +212,19 @@ def _plan_of(config: Mapping[str, Any], model: PatchTransformer) -> CoarsePlan |
     if (plan is not None) is not model.coarse_plan:
         raise ValueError("whether it reads a coarse plan is said in two ways")
     return plan
+
+
+def named_local_decoder(name: str) -> LocalDecoder:
+    """Return a local decoder of this package, as it is by default.
+
+    Raises:
+        UsageError: if there is none of that name.
+    """
+    known = {each.__name__: each for each in LocalDecoder.__subclasses__() if each.__module__.startswith(_HOME)}
+    found = known.get(name.rpartition(".")[2])
+    if found is None:
+        raise UsageError("local_decoder", name, f"choose {', '.join(sorted(known))}")
+    return found()
 
 
 def _describe(strategy: Strategy) -> dict[str, Any]:

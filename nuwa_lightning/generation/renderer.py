@@ -22,7 +22,7 @@ from nuwa_lightning.generation.local import AutoregressiveLocalDecoder, LocalDec
 from nuwa_lightning.generation.patch_batch import PatchStates, RowBatch
 from nuwa_lightning.generation.patch_decoder import GuidanceBatch, PatchDecoder, neighbors_in_context
 from nuwa_lightning.generation.prompts import Prompts
-from nuwa_lightning.generation.sampling import Sampling, patch_uniforms
+from nuwa_lightning.generation.sampling import Sampling, patch_key, patch_uniforms, signed
 from nuwa_lightning.models.layout import place_tokens, read_tokens, step_tensors
 from nuwa_lightning.models.nuwa_infinity import ABSENT, PatchTransformer
 from nuwa_lightning.planning.context.base import ContextPool
@@ -86,7 +86,8 @@ class InfiniteRenderer:
             wait for a thread that is not running. Pixels are decoded with as many as torch uses elsewhere.
 
     Raises:
-        UsageError: if the model was trained for another local decoder, or there are no threads.
+        UsageError: if the model was trained for another local decoder, this one refuses the precision, or there are no
+            threads.
     """
 
     model: PatchTransformer
@@ -107,6 +108,8 @@ class InfiniteRenderer:
             raise UsageError(
                 "local_decoder", self.local_decoder, f"the model is {has}: use the one it was trained with"
             )
+
+        self.local_decoder.check(self.precision)
 
     def render(
         self,
@@ -257,6 +260,7 @@ class Rendering:
             given=self._given(steps),
             guidance=guidance,
             token_order=self._renderer.token_order,
+            keys=torch.tensor([signed(patch_key(seed, s.step.patch)) for s in steps for seed in self._seeds]),
         )
         if not steps[0].step.known:
             decoder = self._renderer.local_decoder

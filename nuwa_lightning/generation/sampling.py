@@ -1,6 +1,6 @@
 """Which token comes next: filters, and random numbers that depend on the seed and the patch alone.
 
-Shape legend: R rows, K codes, N tokens per patch.
+Shape legend: R rows, K codes, N tokens per patch, k candidates, n places.
 """
 
 from __future__ import annotations
@@ -67,6 +67,30 @@ class Sampling:
             place_R1 = torch.minimum(place_R1, keep_RK.sum(dim=-1, keepdim=True) - 1)
         return token_RK.gather(-1, place_R1).squeeze(-1)
 
+    def draw_frozen(self, logits_RK: Tensor, key_R: Tensor) -> Tensor:
+        """Draw one token a row, the best after Gumbel noise of each code that takes part was added.
+
+        The distribution is that of :meth:`draw` (Gumbel, 1954). The noise belongs to the code, so scores that differ
+        little mostly give the same token.
+
+        Args:
+            logits_RK: scores.
+            key_R: of each row's noise, see :func:`place_keys`.
+
+        Returns:
+            ``[R]`` tokens.
+        """
+        if self.temperature == 0:
+            return logits_RK.argmax(dim=-1)
+        k = min(self.top_k, logits_RK.shape[-1]) if self.top_k else logits_RK.shape[-1]
+        best_Rk, token_Rk = logits_RK.topk(k, dim=-1)
+        score_Rk = best_Rk.double() / self.temperature
+        noisy_Rk = score_Rk + gumbel(key_R[:, None], token_Rk)
+        if self.top_p < 1:
+            p_Rk = score_Rk.softmax(dim=-1)
+            noisy_Rk = noisy_Rk.masked_fill(p_Rk.cumsum(dim=-1) - p_Rk >= self.top_p, float("-inf"))
+        return token_Rk.gather(-1, noisy_Rk.argmax(dim=-1, keepdim=True)).squeeze(-1)
+
 
 _MASK = (1 << 64) - 1
 
@@ -79,10 +103,48 @@ def _mix(value: int) -> int:
     return value ^ (value >> 31)
 
 
-def patch_uniforms(seed: int, patch: PatchIndex, count: int) -> Tensor:
-    """Return ``count`` float64 numbers in [0, 1) that depend on seed and patch alone (always drawn on the CPU)."""
+def patch_key(seed: int, patch: PatchIndex) -> int:
+    """Return the 64 bits that a patch's random numbers come from."""
     key = _mix(seed & _MASK)
     for part in patch:
         key = _mix(key ^ (part & _MASK))
-    generator = torch.Generator().manual_seed(key & ((1 << 63) - 1))
+    return key
+
+
+def patch_uniforms(seed: int, patch: PatchIndex, count: int) -> Tensor:
+    """Return ``count`` float64 numbers in [0, 1) that depend on seed and patch alone (always drawn on the CPU)."""
+    generator = torch.Generator().manual_seed(patch_key(seed, patch) & ((1 << 63) - 1))
     return torch.rand(count, dtype=torch.float64, generator=generator)
+
+
+def place_keys(key_R: Tensor, tokens: int) -> Tensor:
+    """Return the keys ``[R, N]`` of the places of patches with keys ``key_R`` (of :func:`patch_key`, as int64)."""
+    return _mix_all(key_R[:, None] ^ torch.arange(1, tokens + 1, device=key_R.device))
+
+
+def gumbel(key: Tensor, code: Tensor) -> Tensor:
+    """Return the Gumbel noise of codes, float64: a hash of key and code, computed where it is asked for.
+
+    Whole numbers until the last step, so it is the same (but for the last bit of a logarithm) on every device and in
+    every release.
+
+    Args:
+        key: of :func:`place_keys`.
+        code: codes; of a shape that goes together with that of the keys.
+    """
+    # 53 of the 64 bits, and a half: neither 0 nor 1.
+    uniform = ((_mix_all(key ^ code) >> 11 & (1 << 53) - 1).double() + 0.5) * 2.0**-53
+    return -(-uniform.log()).log()
+
+
+def signed(bits: int) -> int:
+    """Return 64 bits as the int64 that has them."""
+    return bits - (1 << 64) if bits >> 63 else bits
+
+
+def _mix_all(value: Tensor) -> Tensor:
+    """SplitMix64 of int64 numbers, whose products wrap and whose shifts bring in the sign: that is taken off."""
+    value = value + signed(0x9E3779B97F4A7C15)
+    value = (value ^ (value >> 30 & (1 << 34) - 1)) * signed(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> 27 & (1 << 37) - 1)) * signed(0x94D049BB133111EB)
+    return value ^ (value >> 31 & (1 << 33) - 1)

@@ -334,7 +334,7 @@ def test_the_check_bites() -> None:
 
 
 def test_the_writer_in_the_docs(tmp_path: Path) -> None:
-    code = (Path(__file__).parents[2] / "docs" / "formats.md").read_text(encoding="utf-8").split("```")[1]
+    code = (Path(__file__).parents[2] / "docs/how-to/writer.md").read_text(encoding="utf-8").split("```")[1]
     names: dict[str, Any] = {}
     exec(code.removeprefix("python\n"), names)
     canvas = Canvas(noise(31, 17))

@@ -2,7 +2,14 @@
 
 from nuwa_lightning.generation.local.autoregressive import AutoregressiveLocalDecoder
 from nuwa_lightning.generation.local.base import LocalDecoder
+from nuwa_lightning.generation.local.jacobi import JacobiLocalDecoder
 from nuwa_lightning.generation.local.masked import MaskedLocalDecoder
 from nuwa_lightning.generation.local.parallel import ParallelLocalDecoder
 
-__all__ = ["AutoregressiveLocalDecoder", "LocalDecoder", "MaskedLocalDecoder", "ParallelLocalDecoder"]
+__all__ = [
+    "AutoregressiveLocalDecoder",
+    "JacobiLocalDecoder",
+    "LocalDecoder",
+    "MaskedLocalDecoder",
+    "ParallelLocalDecoder",
+]

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from nuwa_lightning.generation.fast_transformer import Precision
 from nuwa_lightning.generation.patch_decoder import PatchDecoder
 from nuwa_lightning.generation.sampling import Sampling
 
@@ -41,6 +42,13 @@ class LocalDecoder(ABC):
             patches: what to write; tokens may be given in part.
             sampling: how a token is drawn from its scores.
             uniform_RU: random numbers in [0, 1), as many as :meth:`draws` says.
+        """
+
+    def check(self, precision: Precision) -> None:  # noqa: B027 - most refuse none
+        """Refuse numbers that are kept in a way in which this decoder does not do what it says.
+
+        Raises:
+            UsageError: naming the option.
         """
 
     @abstractmethod

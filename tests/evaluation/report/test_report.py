@@ -57,7 +57,7 @@ def test_the_page_needs_nothing_else(place: Path) -> None:
     assert "script" not in page.tags
     assert all(link.startswith("data:") for link in page.links)
     assert len([link for link in page.links if link.startswith("data:image/svg")]) >= 2
-    assert len([link for link in page.links if link.startswith("data:image/jpeg")]) == 3  # a strip for each entry
+    assert len([link for link in page.links if link.startswith("data:image/jpeg")]) == 4  # each entry at each seed
     assert "default-src &#x27;none&#x27;" in text
     for said in (
         "Does it run?",
@@ -67,6 +67,10 @@ def test_the_page_needs_nothing_else(place: Path) -> None:
         "seconds a canvas",
         "of a single seed over",
         "python -m evaluation report runs/ablations/toy",
+        "python -m evaluation score --real photos --generated runs/ablations/toy/cells/nearby/seed_1/views --protocol",
+        "nearby, training seed 1",
+        "10 crops of 10 files of 64x64 pixels",
+        "sampled at 64x64, temperature 1.0, top-k 50",
     ):
         assert said in text, said
 
