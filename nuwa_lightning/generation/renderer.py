@@ -7,7 +7,7 @@ patch, K codes, W width.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -111,6 +111,10 @@ class InfiniteRenderer:
 
         self.local_decoder.check(self.precision)
 
+    def walk(self, grid: PatchGrid, whole: frozenset[PatchIndex]) -> Iterator[PlannedStep]:
+        """Return the steps of a canvas of which these patches are known as a whole, lazily."""
+        return walk(self.direction.plan(grid, whole), self.pool, grid, token_order=self.token_order)
+
     def render(
         self,
         grid: PatchGrid,
@@ -155,6 +159,8 @@ class Rendering:
         decoding_state: go on from here.
         coarse: what the model reads of a coarse plan; None for no plan.
         plan_guidance: how strongly the plan pulls; 1 as trained, more exaggerates, at twice the work.
+        walked: instead of the plan of the grid, these of its steps, each after all that it sees.
+        corner: where the grid's first patch lies on the lattice ``(t, y, x)`` whose positions random numbers go by.
 
     Raises:
         UsageError: if plan and text are both to pull.
@@ -170,6 +176,8 @@ class Rendering:
         prompts: Prompts | None = None,
         decoding_state: DecodingState | None = None,
         coarse: CoarseTokens | None = None,
+        walked: Iterable[PlannedStep] | None = None,
+        corner: tuple[int, int, int] = (0, 0, 0),
         plan_guidance: float = 1.0,
     ) -> None:
         self._renderer, self._coarse = renderer, coarse if renderer.model.coarse_plan else None
@@ -177,13 +185,17 @@ class Rendering:
         if self._plan_guidance != 1 and prompts is not None and prompts.copies != 1:
             hint = "the text pulls already: give `guidance` 1, or leave this out"
             raise UsageError("plan_guidance", plan_guidance, hint)
-        self._seeds, self._known, self._prompts = tuple(seeds), dict(known or {}), prompts
+        self._seeds, self._prompts, self._corner = tuple(seeds), prompts, corner
+        self._known: Mapping[PatchIndex, Tensor] = {} if known is None else known
         model = renderer.model
         self._guidance = GuidanceBatch(
             prompts, len(self._seeds), plan=self._plan_guidance, neighbors=renderer.model.neighbors
         )
-        whole = frozenset(patch for patch, tokens_BYX in self._known.items() if not bool((tokens_BYX == ABSENT).any()))
-        walked = walk(renderer.direction.plan(grid, whole), renderer.pool, grid, token_order=renderer.token_order)
+        if walked is None:
+            parts = self._known.items()
+            walked = renderer.walk(
+                grid, frozenset(patch for patch, tokens in parts if not bool((tokens == ABSENT).any()))
+            )
         attention = model.layer(0).attention
         copies = len(self._seeds) * self._guidance.count
         shape = (copies, attention.num_kv_heads, model.patch_tokens, attention.head_dim)
@@ -276,7 +288,8 @@ class Rendering:
         if not steps[0].step.known:
             decoder = self._renderer.local_decoder
             draws = decoder.draws(self._renderer.model.patch_tokens)
-            uniform_RU = torch.stack([patch_uniforms(seed, s.step.patch, draws) for s in steps for seed in self._seeds])
+            positions = [s.step.patch.shifted(self._corner) for s in steps]
+            uniform_RU = torch.stack([patch_uniforms(seed, at, draws) for at in positions for seed in self._seeds])
             decoder.decode(writer, self._renderer.sampling, uniform_RU.to(writer.tokens_RN.device))
         states = writer.states()
         for s, planned in enumerate(steps):
