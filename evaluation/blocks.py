@@ -10,18 +10,20 @@ is compared with all real blocks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.estimates import Distance, disjoint_parts, normal, resampled_times
+from evaluation.estimates import Distance, disjoint_parts, student_quantile
 from evaluation.feature_cache import FeatureCache, FeatureSet
 from evaluation.fid import FidAgainst, fid
 from evaluation.images import Pixels
-from evaluation.kid import LARGEST_FULL, KidAgainst, kid
+from evaluation.jackknife import Times, of_two_sets, parts_of
+from evaluation.kid import LARGEST_FULL, KidAgainst, Terms, kid
 
 Kind = Literal["kid", "fid"]
 Place = tuple[int, int]
@@ -100,49 +102,83 @@ def block_set(
 
 def pooled(real: BlockSet, ours: BlockSet, kind: Kind, *, resamples: int, seed: int) -> Distance:
     """Return the distance of all blocks of ``ours`` from all of ``real``; canvases are resampled, not blocks."""
-    measure = kid if kind == "kid" else fid
-    return measure(
-        real.features.features_ND,
-        ours.features.features_ND,
-        clusters_N=real.features.clusters_N,
-        clusters_M=ours.features.clusters_N,
-        resamples=resamples,
-        seed=seed,
-    )
+    own = {"clusters_N": real.features.clusters_N, "clusters_M": ours.features.clusters_N, "seed": seed}
+    if kind == "kid":
+        return kid(real.features.features_ND, ours.features.features_ND, **own)  # type: ignore[arg-type]
+    return fid(real.features.features_ND, ours.features.features_ND, resamples=resamples, **own)  # type: ignore[arg-type]
 
 
 def by_position(
     real: BlockSet, ours: BlockSet, kind: Kind, *, against: Literal["position", "pooled"], resamples: int, seed: int
 ) -> Distance:
-    """Return the mean over positions of the distance there; canvases are resampled, at all positions alike.
+    """Return the mean over positions of the distance there; canvases are left out, at all positions alike.
+
+    Args:
+        real: the real blocks.
+        ours: the others.
+        kind: which distance.
+        against: real blocks of the same position, or all of them.
+        resamples: at most so many parts are left out for a Frechet distance; 0 makes no interval.
+        seed: of the parts.
 
     Raises:
         ValueError: if a position of ``ours`` is not there in ``real`` (compare with ``against="pooled"``), or a
             position has fewer than two blocks.
     """
-    rng = np.random.default_rng(seed)
     x, y = real.features, ours.features
-    times_x = resampled_times(x.clusters_N, resamples, rng)
-    times_y = resampled_times(y.clusters_N, resamples, rng)
-    values, spread, sizes = [], np.zeros(resamples), []
-    against_all = _against(x.features_ND, x.clusters_N, kind) if against == "pooled" else None
     positions = ours.positions()
-    for place in positions:
-        theirs = real.at(place) if against == "position" else np.arange(len(x))
-        mine = ours.at(place)
+    chosen = [(real.at(p) if against == "position" else np.arange(len(x)), ours.at(p)) for p in positions]
+    for place, (theirs, mine) in zip(positions, chosen, strict=True):
         if min(len(theirs), len(mine)) < 2:
             raise ValueError(f"block {place} is in {len(theirs)} real and {len(mine)} other canvases, two are needed")
-        measure, b = against_all or _against(x.features_ND[theirs], x.clusters_N[theirs], kind), y.features_ND[mine]
-        own: Any = {"clusters_M": y.clusters_N[mine]} if isinstance(measure, KidAgainst) else {}
-        values.append(measure.value(b, **own))
-        if resamples:
-            drawn = _at_least_two(times_x[:, theirs]), _at_least_two(times_y[:, mine])
-            spread += measure.bootstrap(b, *drawn, **own) / len(positions)
-        sizes.append((len(theirs), len(mine)))
-    value = float(np.mean(values))
-    std, low, high = normal(value, spread) if resamples else (0.0, value, value)
-    how = f"mean over {len(positions)} positions; interval: {resamples} bootstrap resamples over canvases"
-    return Distance(value, std, low, high, min(n for n, _ in sizes), min(m for _, m in sizes), how)
+    sizes = (min(len(theirs) for theirs, _ in chosen), min(len(mine) for _, mine in chosen))
+    how = f"mean over {len(positions)} positions"
+    everything = _against(x.features_ND, x.clusters_N, kind) if against == "pooled" else None
+    measures = [everything or _against(x.features_ND[at], x.clusters_N[at], kind) for at, _ in chosen]
+    value = float(
+        np.mean(
+            [
+                one.value(y.features_ND[mine], clusters_M=y.clusters_N[mine])
+                if isinstance(one, KidAgainst)
+                else one.value(y.features_ND[mine])
+                for one, (_, mine) in zip(measures, chosen, strict=True)
+            ]
+        )
+    )
+    if not resamples:
+        return Distance(value, 0.0, value, value, *sizes, how)
+    if kind == "kid":
+        same = all(
+            np.array_equal(np.unique(z.clusters_N[at[side]]), np.unique(z.clusters_N))
+            for at in chosen
+            for side, z in enumerate((x, y))
+        )
+        if not same:
+            # No interval: canvases that lie at some positions only weigh differently at each.
+            return Distance(
+                value, math.nan, math.nan, math.nan, *sizes, f"{how}; no interval: canvases of unequal size"
+            )
+        terms = [
+            one.terms(y.features_ND[mine], clusters_M=y.clusters_N[mine])
+            for one, (_, mine) in zip(measures, chosen, strict=True)
+            if isinstance(one, KidAgainst)
+        ]
+        _, std, low, high = Terms.mean(terms).interval()
+        return Distance(value, std, low, high, *sizes, f"{how}; interval: of the two distributions, over canvases")
+
+    def mean(times_BN: Times, times_BM: Times) -> NDArray[np.float64]:
+        found = np.zeros(len(times_BN))
+        for one, (theirs, mine) in zip(measures, chosen, strict=True):
+            assert isinstance(one, FidAgainst)
+            drawn = _at_least_two(times_BN[:, theirs]), _at_least_two(times_BM[:, mine])
+            found += one.weighted(y.features_ND[mine], *drawn) / len(positions)
+        return found
+
+    rng = np.random.default_rng(seed)
+    std, free = of_two_sets(mean, parts_of(x.clusters_N, resamples, rng), parts_of(y.clusters_N, resamples, rng), rng)
+    half = student_quantile(free) * std
+    how += "; interval: of the expectation at these numbers of images, over canvases"
+    return Distance(value, std, value - half, value + half, *sizes, how)
 
 
 def _against(x_ND: NDArray[np.float32], clusters_N: NDArray[np.intp], kind: Kind) -> KidAgainst | FidAgainst:
@@ -185,7 +221,7 @@ def _of_canvases(blocks: BlockSet, names: NDArray[np.intp]) -> BlockSet:
 
 
 def _at_least_two(times_BN: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Replace resamples that drew fewer than two different members by the whole set; rare unless the set is tiny."""
+    """Replace what leaves fewer than two members by the whole set; rare unless the set is tiny."""
     few = (times_BN > 0).sum(1) < 2
     times_BN = times_BN.copy()
     times_BN[few] = 1.0

@@ -52,16 +52,6 @@ class Distance:
     how: str
 
 
-def normal(value: float, resampled: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Return ``(std, low, high)``: the value, give or take 1.96 standard deviations of its resamples.
-
-    For statistics that resampling itself shifts (a resample holds fewer different images), where percentiles would
-    lie beside the value.
-    """
-    std = float(np.nanstd(resampled))
-    return std, value - Z95 * std, value + Z95 * std
-
-
 def of_mean(values: NDArray[np.float64], *, how: str, clusters_N: NDArray[np.intp] | None = None) -> Estimate:
     """Return the mean with Student's 95 % interval of its standard error.
 
@@ -111,29 +101,21 @@ def standard_error(values: NDArray[np.float64], clusters_N: NDArray[np.intp] | N
     return float(np.sqrt((off_C**2).sum() * canvases / (canvases - 1)) / n), canvases
 
 
-def student_quantile(freedom: int) -> float:
+def student_quantile(freedom: float) -> float:
     """Return the 97.5 % quantile of Student's t."""
     from scipy.stats import t
 
     return float(t.ppf(0.975, freedom))
 
 
-def of_median(values_N: NDArray[np.float64], clusters_N: NDArray[np.intp], seed: int, how: str) -> Estimate:
-    """Return the median with the percentiles of bootstrap medians over canvases."""
-    names = np.unique(clusters_N)
-    each = [values_N[clusters_N == name] for name in names]
-    rng = np.random.default_rng(seed)
-    drawn = [np.median(np.concatenate([each[i] for i in rng.integers(len(each), size=len(each))])) for _ in range(200)]
-    value, (low, high) = float(np.median(values_N)), np.percentile(drawn, [2.5, 97.5])
-    return Estimate(value, float(np.std(drawn)), min(value, float(low)), max(value, float(high)), len(values_N), how)
-
-
-def resampled_times(clusters_N: NDArray[np.intp], resamples: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Return how often each crop is drawn in each resample of canvases, ``[B, N]``."""
-    names, index_N = np.unique(clusters_N, return_inverse=True)
-    count = len(names)
-    times_BC = rng.multinomial(count, np.full(count, 1 / count), size=resamples)
-    return np.asarray(times_BC[:, index_N], np.float64)
+def of_median(values_N: NDArray[np.float64], clusters_N: NDArray[np.intp], how: str) -> Estimate:
+    """Return the median with Woodruff's 95 % interval (1952): the quantiles at the ends of that of the share below."""
+    value = float(np.median(values_N))
+    below = of_share((values_N <= value).astype(np.float64), how=how, clusters_N=clusters_N)
+    share = min(max(below.value, 1e-9), 1 - 1e-9)
+    low, high = np.quantile(values_N, [below.low + 0.5 - share, min(1.0, below.high + 0.5 - share)], method="hazen")
+    return Estimate(value, float(high - low) / (2 * Z95), min(value, float(low)), max(value, float(high)),
+                    len(values_N), how)  # fmt: skip
 
 
 def disjoint_parts(

@@ -3,7 +3,7 @@
 Biased upwards by the sample size: below some thousand images prefer the kernel distance. With other features than
 those of the 2015 Inception network it is not FID and must not be called so.
 
-Shape legend: N, M members of the sets, D features, B resamples.
+Shape legend: N, M members of the sets, D features, B distances asked for at once.
 """
 
 from __future__ import annotations
@@ -13,13 +13,20 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.estimates import Z95, Distance, disjoint_parts, resampled_times
+from evaluation.estimates import Distance, disjoint_parts, student_quantile
+from evaluation.jackknife import of_two_sets, parts_of
 
 Features = NDArray[np.floating[Any]]
 
 _CHUNK: Final = 2048
-_LARGEST_BOOTSTRAP: Final = 2000
-"""Of a set of more images than this, resamples are of this many, and their spread is scaled down."""
+_LARGEST: Final = 1000
+"""Above this many images of a set, the spread is that of so many, scaled down."""
+
+_FEW_SPLITS: Final = 2000
+"""Above this many images a floor is of five splits."""
+
+_PARTS: Final = 50
+"""How many parts of such sets are left out in turn."""
 
 
 def frechet_distance(x_ND: Features, y_MD: Features) -> float:
@@ -62,16 +69,16 @@ def fid(
 ) -> Distance:
     """Return the Frechet distance of two sets of features with an interval.
 
-    The interval is the value, give or take 1.96 standard deviations over bootstrap resamples of the images: a
-    resample holds fewer different images and so lies above the value itself, which only its spread may ignore.
+    The interval is of the expectation of this number at these two numbers of images, not of the distance of the two
+    distributions, from which the number itself is away. It is Student's, by leaving out canvases and pairs of them.
 
     Args:
         x_ND: features of the first set.
         y_MD: features of the second set.
-        clusters_N: which canvas a member of the first set comes from; canvases are resampled. By default each is one.
+        clusters_N: which canvas a member of the first set comes from; canvases are independent. By default each is one.
         clusters_M: the same for the second set.
-        resamples: bootstrap resamples.
-        seed: of the resampling.
+        resamples: at most so many parts of a set are left out in turn.
+        seed: of the parts and the pairs.
 
     Raises:
         ValueError: if a set has fewer than two members, or the feature lengths differ.
@@ -80,18 +87,20 @@ def fid(
     rng = np.random.default_rng(seed)
     n, m = len(x_ND), len(y_MD)
     clusters = [np.arange(len(z)) if found is None else found for z, found in ((x_ND, clusters_N), (y_MD, clusters_M))]
-    if max(n, m) > _LARGEST_BOOTSTRAP:
-        kept = [np.sort(rng.choice(len(z), min(len(z), _LARGEST_BOOTSTRAP), replace=False)) for z in (x_ND, y_MD)]
+    if max(n, m) > _LARGEST:
+        kept = [np.sort(rng.choice(len(z), min(len(z), _LARGEST), replace=False)) for z in (x_ND, y_MD)]
         x_ND, y_MD = x_ND[kept[0]], y_MD[kept[1]]
         clusters = [found[k] for found, k in zip(clusters, kept, strict=True)]
-        resamples = min(resamples, 50)
-    times = [resampled_times(found, resamples, rng) for found in clusters]
+        resamples = min(resamples, _PARTS)
+    parts = [parts_of(found, resamples, rng) for found in clusters]
     # The variance is one part that falls with 1/N and one with 1/M.
     scale = float(np.sqrt((1 / n + 1 / m) / (1 / len(x_ND) + 1 / len(y_MD))))
-    std = float(np.std(FidAgainst(x_ND).bootstrap(y_MD, times[0], times[1]))) * scale
-    low, high = value - Z95 * std, value + Z95 * std
-    how = f"all images; interval: 1.96 standard deviations of {resamples} bootstrap resamples over images"
-    return Distance(value, std, low, high, n, m, how if scale == 1 else f"{how}, of {_LARGEST_BOOTSTRAP}, scaled")
+    against = FidAgainst(x_ND)
+    std, free = of_two_sets(lambda u_BN, v_BM: against.weighted(y_MD, u_BN, v_BM), parts[0], parts[1], rng)
+    half = student_quantile(free) * std * scale
+    how = "all images; interval: of the expectation at these numbers of images, over canvases"
+    how = how if scale == 1 else f"{how}, of {_LARGEST}, scaled"
+    return Distance(value, std * scale, value - half, value + half, n, m, how)
 
 
 class FidAgainst:
@@ -111,12 +120,12 @@ class FidAgainst:
         shared = np.linalg.svd(self._root @ root.T, compute_uv=False).sum()
         return float(((self._mean - mean) ** 2).sum() + (self._root**2).sum() + (root**2).sum() - 2 * shared)
 
-    def bootstrap(
+    def weighted(
         self, y_MD: Features, times_BN: NDArray[np.float64], times_BM: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """Return the distance of each resample; ``times`` say how often each member was drawn.
+        """Return the distances where members count so often as ``times`` say.
 
-        Only inner products enter, so each resample costs one product of the two sets' sizes.
+        Only inner products enter, so each costs one product of the two sets' sizes.
         """
         # Only differences count: near the origin less is lost to rounding.
         x_ND, y_MD = (np.asarray(z, np.float64) - self._mean for z in (self._x_ND, y_MD))
@@ -164,7 +173,7 @@ def real_floor(
         raise ValueError(f"{len(real_ND)} real images: at least 4 are needed for two parts")
     clusters_N = np.arange(len(real_ND)) if clusters_N is None else clusters_N
     rng = np.random.default_rng(seed)
-    splits = min(splits, 5) if min(n, len(real_ND) // 2) > _LARGEST_BOOTSTRAP else splits
+    splits = min(splits, 5) if min(n, len(real_ND) // 2) > _FEW_SPLITS else splits
     values, halves, inverse, inverse_of_halves = np.empty((4, splits))
     for i in range(splits):
         sides = disjoint_parts(clusters_N, n, rng)

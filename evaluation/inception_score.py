@@ -1,6 +1,6 @@
 """Inception score (Salimans et al. 2016) of class scores, in float64 and bounded memory; torch-fidelity's to 1e-9.
 
-Shape legend: N images, K classes, B resamples.
+Shape legend: N images, K classes, B scores asked for at once.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.estimates import Estimate, normal, resampled_times
+from evaluation.estimates import Estimate
+from evaluation.jackknife import of_left_out, parts_of, without
 
 Scores = NDArray[np.floating[Any]]
 
@@ -32,9 +33,9 @@ def inception_score(
     Args:
         scores_NK: class scores before the softmax.
         splits: the mean is taken over this many parts of the images, in torch-fidelity's random order.
-        clusters_N: which canvas an image comes from; canvases are resampled. By default each is one.
-        resamples: bootstrap resamples.
-        seed: of the resampling.
+        clusters_N: which canvas an image comes from; canvases are left out. By default each is one.
+        resamples: at most so many parts are left out in turn.
+        seed: of the parts.
 
     Raises:
         ValueError: if there are fewer images than parts.
@@ -46,10 +47,9 @@ def inception_score(
     parts = [order[i * n // splits : (i + 1) * n // splits] for i in range(splits)]
     value = float(np.mean([_score(scores_NK, part) for part in parts]))
     clusters_N = np.arange(n) if clusters_N is None else clusters_N
-    times_BN = resampled_times(clusters_N, resamples, np.random.default_rng(seed))
-    std, low, high = normal(value, _bootstrap(scores_NK, times_BN))
-    how = f"mean over {splits} part(s); interval: 1.96 standard deviations of {resamples} bootstrap resamples"
-    return Estimate(value, std, low, high, n, how)
+    parts_N = parts_of(clusters_N, resamples, np.random.default_rng(seed))
+    how = f"mean over {splits} part(s); interval: of the expectation at this number of images, over canvases"
+    return of_left_out(value, _weighted(scores_NK, without(parts_N)), n=n, how=how, log=True)
 
 
 def _score(scores_NK: Scores, chosen: NDArray[np.intp]) -> float:
@@ -63,7 +63,7 @@ def _score(scores_NK: Scores, chosen: NDArray[np.intp]) -> float:
     return float(np.exp(total / len(chosen) - (marginal_K * np.log(marginal_K)).sum()))
 
 
-def _bootstrap(scores_NK: Scores, times_BN: NDArray[np.float64]) -> NDArray[np.float64]:
+def _weighted(scores_NK: Scores, times_BN: NDArray[np.float64]) -> NDArray[np.float64]:
     marginal_BK = np.zeros((len(times_BN), scores_NK.shape[1]))
     negative_B = np.zeros(len(times_BN))
     for i in range(0, len(scores_NK), _CHUNK):

@@ -6,6 +6,7 @@ ST-LPIPS (Ghildyal and Liu 2022), whose trunk a package carries: a metric of its
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.estimates import Estimate, of_mean
+from evaluation.estimates import Estimate, of_mean, student_quantile
 from evaluation.images import ImageSet, Pixels
 from evaluation.weights import checked_weights
 from nuwa_lightning.hashing import file_sha256
@@ -130,11 +131,24 @@ def diversity(distance: PerceptualDistance, images: ImageSet, *, pairs: int, see
     wanted = {i for pair in chosen for i in pair}
     held = {i: crop for i, crop in enumerate(images.crops()) if i in wanted}
     values = [value for part in _parts(chosen) for value in _of(distance, part, held)]
-    # Pairs share images: the images are what is independent.
-    found = of_mean(np.array(values), how=f"{len(chosen)} random pairs; interval: standard error over images")
-    widen = float(np.sqrt(max(1.0, len(chosen) / (len(wanted) / 2))))
-    half = (found.high - found.value) * widen
-    return Estimate(found.value, found.std * widen, found.value - half, found.value + half, found.n, found.how)
+    how = f"{len(chosen)} random pairs; interval: Student's t, of the mean over all pairs, over canvases"
+    return _of_pairs_that_share(np.array(values), clusters[np.array(chosen)], how)
+
+
+def _of_pairs_that_share(values_P: NDArray[np.float64], canvases_P2: NDArray[np.intp], how: str) -> Estimate:
+    """Return the mean over pairs with an interval that knows that pairs share canvases (Aronow et al. 2015)."""
+    mean = float(values_P.mean())
+    off_P = values_P - mean
+    names, index_P2 = np.unique(canvases_P2, return_inverse=True)
+    index_P2 = index_P2.reshape(canvases_P2.shape)
+    at_C = np.bincount(index_P2.ravel(), np.repeat(off_P, 2))
+    # A pair that was drawn twice shares both: its product stands in the sums of both its canvases.
+    _, same_P = np.unique(np.sort(index_P2, axis=1), axis=0, return_inverse=True)
+    both = np.bincount(same_P.ravel(), off_P)
+    variance = (float((at_C**2).sum()) - float((both**2).sum())) / len(values_P) ** 2
+    std = math.sqrt(max(variance, float((off_P**2).mean()) / len(values_P)))
+    half = student_quantile(len(names) - 1) * std
+    return Estimate(mean, std, mean - half, mean + half, len(values_P), how)
 
 
 def _parts(pairs: list[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:

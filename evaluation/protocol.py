@@ -56,6 +56,14 @@ class Fid:
 
 
 @dataclass(frozen=True)
+class Mind:
+    """Sliced Wasserstein distance along ``projections`` random directions of ``seed``; both move the number."""
+
+    projections: int = 1000
+    seed: int = 2020
+
+
+@dataclass(frozen=True)
 class InceptionScore:
     """Inception score, as the mean over ``splits`` parts."""
 
@@ -120,6 +128,7 @@ class Metrics:
 
     kid: Kid | None = None
     fid: Fid | None = None
+    mind: Mind | None = None
     inception_score: InceptionScore | None = None
     manifold: Manifold | None = None
     diversity: Diversity | None = None
@@ -152,7 +161,7 @@ class Protocol:
         perceptual: "stlpips" (a package carries it), "lpips-alex" or "lpips-vgg" (their trunks' weights on disk).
         metrics: which metrics.
         reconstruction: which metrics of pairs.
-        resamples: bootstrap resamples of each interval.
+        resamples: at most so many parts of a set are left out in turn for an interval.
         splits: splits of the real images for each floor.
         seed: of all resampling and of random pairs.
         color: said, and fixed.

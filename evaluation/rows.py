@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from evaluation import blocks as block_distances
 from evaluation import fid as frechet
 from evaluation import kid as kernel
+from evaluation import mind as monge
 from evaluation.blocks import BlockSet, block_set, blocks_of
 from evaluation.collapse import collapse
-from evaluation.estimates import Z95, Distance, Estimate, disjoint_parts, of_median, of_share
+from evaluation.estimates import Distance, Estimate, disjoint_parts, of_median, of_share
 from evaluation.feature_cache import FeatureCache, FeatureSet
 from evaluation.images import ImageSet
 from evaluation.inception_score import inception_score
@@ -38,17 +39,23 @@ def of_estimate(name: str, which: str, found: Estimate, *, better: str, floor: E
     }  # fmt: skip
     if floor is not None:
         row |= {"floor": floor.value, "floor_std": floor.std, "floor_n": floor.n}
-    return row
+    return _plain(row)
+
+
+def _plain(row: Row) -> Row:
+    """Return a row in which an interval that there is none of is None."""
+    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
 
 
 def of_distance(name: str, which: str, found: Distance, floor: Distance, *, better: str = "lower") -> Row:
     """Return the row of a distance of a set from the real images."""
-    return {
+    row: Row = {
         "name": name, "set": which, "value": found.value, "std": found.std, "low": found.low, "high": found.high,
         "n": found.n_y, "n_real": found.n_x, "better": better, "how": found.how,
         "floor": floor.value, "floor_std": floor.std, "floor_n": floor.n_y, "floor_n_real": floor.n_x,
         "floor_how": floor.how,
     }  # fmt: skip
+    return _plain(row)
 
 
 def distances(
@@ -70,10 +77,19 @@ def distances(
             real.features_ND, len(ours), clusters_N=real.clusters_N, splits=protocol.splits, seed=protocol.seed
         )
         value = kernel.kid(
-            real.features_ND, ours.features_ND, **shared, resamples=protocol.resamples, seed=protocol.seed,
+            real.features_ND, ours.features_ND, **shared, seed=protocol.seed,
             subset_size=wanted.subset_size, subsets=wanted.subsets,
         )  # fmt: skip
         found.append(of_distance(f"{prefix}KID", which, value, floor))
+    if protocol.metrics.mind is not None:
+        along, looked = protocol.metrics.mind, protocol.metrics.mind.projections
+        value = monge.mind(real.features_ND, ours.features_ND, **shared, projections=looked, seed=along.seed)
+        floor = monge.real_floor(
+            real.features_ND, len(ours), clusters_N=real.clusters_N, splits=protocol.splits, projections=looked,
+            directions_seed=along.seed, seed=protocol.seed,
+        )  # fmt: skip
+        row = of_distance(f"{prefix}MIND", which, value, floor)
+        found.append({**row, "projections": looked, "projections_seed": along.seed})
     if protocol.metrics.fid is not None:
         value = frechet.fid(
             real.features_ND, ours.features_ND, **shared, resamples=protocol.resamples, seed=protocol.seed
@@ -132,11 +148,11 @@ def nearest(prefix: str, features: dict[str, FeatureSet], seed: int) -> list[Row
     # Both look for their nearest among equally many.
     against = nearest_distances(ours.features_ND, real.features_ND[rest])
     floor = nearest_distances(real.features_ND[part], real.features_ND[rest])
-    how = "median; interval: 2.5 and 97.5 % of bootstrap medians over canvases; far below the floor: copies"
+    how = "median; interval: Woodruff, over canvases, the real images held fixed; far below the floor: copies"
     return [
         of_estimate(
-            f"{prefix or 'inception-'}nearest real", "generated", of_median(against, ours.clusters_N, seed, how),
-            better="as real", floor=of_median(floor, real.clusters_N[part], seed, how),
+            f"{prefix or 'inception-'}nearest real", "generated", of_median(against, ours.clusters_N, how),
+            better="as real", floor=of_median(floor, real.clusters_N[part], how),
         )
     ]  # fmt: skip
 
@@ -195,15 +211,17 @@ def blocks(
     return report
 
 
-def seams(sets: dict[str, ImageSet], which: str, wanted: Seams, protocol: Protocol) -> list[Row]:
+def seams(sets: dict[str, ImageSet], which: str, wanted: Seams) -> list[Row]:
     """Return the row of the seam ratio, or none where images are of flat color inside every patch.
 
     Raises:
         UsageError: if no image is larger than a patch.
     """
-    options = {"patch": wanted.patch, "token": wanted.token, "seed": protocol.seed, "resamples": protocol.resamples}
     try:
-        found, floor = (seam_ratio(sets[name].canvases(), **options) for name in (which, "real"))  # type: ignore[arg-type]
+        found, floor = (
+            seam_ratio(one.canvases(), patch=wanted.patch, token=wanted.token, clusters=one.canvas_files)
+            for one in (sets[which], sets["real"])
+        )
     except UsageError:
         raise  # of a file that cannot be read
     except ValueError as error:
@@ -217,16 +235,16 @@ def seams(sets: dict[str, ImageSet], which: str, wanted: Seams, protocol: Protoc
         if a is None or b is None or not math.isfinite(a.value):
             continue
         sides = {"across_x": a.across_x, "across_y": a.across_y}
-        how = f"steps every {side} px over those between; interval: 1.96 standard deviations over bootstrapped canvases"
+        how = f"steps every {side} px over those between; interval: Student's t of the logarithm, over canvases"
         report.append(
             {
-                "name": name, "set": which, "value": a.value, "std": a.std, "low": a.value - Z95 * a.std,
-                "high": a.value + Z95 * a.std, "n": a.n, "better": "as real", "how": how,
+                "name": name, "set": which, "value": a.value, "std": a.std, "low": a.low, "high": a.high, "n": a.n,
+                "better": "as real", "how": how,
                 "floor": b.value, "floor_std": b.std, "floor_n": b.n,
                 **{key: value for key, value in sides.items() if math.isfinite(value)},
             }
         )  # fmt: skip
-    return report
+    return [_plain(row) for row in report]
 
 
 def collapsed(sets: dict[str, ImageSet], wanted: Collapse) -> list[Row]:
@@ -239,7 +257,7 @@ def collapsed(sets: dict[str, ImageSet], wanted: Collapse) -> list[Row]:
         raise  # of a file that cannot be read
     except ValueError:
         return []
-    how = "share of windows that are flat; interval: Wilson, over canvases"
+    how = "share of windows flatter than 95 % of these real ones; interval: Wilson, over canvases"
     share = of_share(found.flat_N.astype(np.float64), how=how, clusters_N=found.canvas_N)
     real = of_share(found.real_flat_N.astype(np.float64), how=how)
     row = of_estimate(f"collapsed ({wanted.window} px)", "generated", share, better="lower", floor=real)

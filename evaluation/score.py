@@ -175,7 +175,7 @@ def _rows(scoring: Scoring, distance: PerceptualDistance | None, pairs: Pairs | 
     # What is quick goes first, so that a mistake shows before the minutes that features may take.
     late: list[dict[str, Any]] = []
     for name in others:
-        late += rows.seams(scoring.sets, name, metrics.seams, protocol) if metrics.seams else []
+        late += rows.seams(scoring.sets, name, metrics.seams) if metrics.seams else []
     if metrics.collapse and "generated" in others:
         late += rows.collapsed(scoring.sets, metrics.collapse)
     if pairs is not None:

@@ -7,11 +7,14 @@ ratio is that of the tokenizer's own reconstructions, and near 1 for photographs
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+
+from evaluation.jackknife import of_left_out, parts_of, without
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,9 @@ class SeamResult:
         value: both directions pooled.
         across_x: borders between left and right neighbors (vertical lines).
         across_y: borders between upper and lower neighbors (horizontal lines).
-        std: standard deviation of ``value`` over bootstrap resamples of the images.
+        std: standard error of ``value`` over images.
+        low: lower end of the 95 % interval over images, of the logarithm.
+        high: upper end.
         n: number of images.
         lattice: the same of the token grid: steps on it, off patch borders, over steps inside tokens; None in itself.
     """
@@ -31,6 +36,8 @@ class SeamResult:
     across_x: float
     across_y: float
     std: float
+    low: float
+    high: float
     n: int
     lattice: SeamResult | None = None
 
@@ -41,8 +48,7 @@ def seam_ratio(
     patch: int = 64,
     token: int = 8,
     origin: tuple[int, int] = (0, 0),
-    resamples: int = 200,
-    seed: int = 0,
+    clusters: Callable[[], NDArray[np.intp]] | None = None,
 ) -> SeamResult:
     """Return the mean step across patch borders over the mean step inside patches, off the token grid.
 
@@ -51,8 +57,7 @@ def seam_ratio(
         patch: side of a patch in pixels.
         token: side of a token in pixels.
         origin: pixel ``(y, x)`` of a corner of a patch, where the grid does not begin in the image's corner.
-        resamples: bootstrap resamples for ``std``.
-        seed: of the resampling.
+        clusters: tells, after the images were read, which canvas each is of; by default each is one.
 
     A direction in which no border lies has the ratio nan.
 
@@ -64,16 +69,22 @@ def seam_ratio(
     sums_N26 = np.array([_sums(np.asarray(image), patch, token, origin) for image in images])
     if not sums_N26.size or not sums_N26[:, :, 1].sum():
         raise ValueError(f"no image is larger than a patch of {patch} pixels")
-    lattice = _result(sums_N26[:, :, [4, 5, 2, 3]], resamples, seed) if patch > token else None
-    return replace(_result(sums_N26[:, :, :4], resamples, seed), lattice=lattice)
+    own_N = np.arange(len(sums_N26)) if clusters is None else clusters()
+    lattice = _result(sums_N26[:, :, [4, 5, 2, 3]], own_N) if patch > token else None
+    return replace(_result(sums_N26[:, :, :4], own_N), lattice=lattice)
 
 
-def _result(sums_N24: NDArray[np.float64], resamples: int, seed: int) -> SeamResult:
-    n = len(sums_N24)
-    times_BN = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
-    spread = np.array([_ratio(sums) for sums in np.einsum("bn,nij->bij", times_BN, sums_N24).sum(1)])
+def _result(sums_N24: NDArray[np.float64], own_N: NDArray[np.intp]) -> SeamResult:
+    n, value = len(sums_N24), _ratio(sums_N24.sum((0, 1)))
     across_y, across_x = (_ratio(sums) for sums in sums_N24.sum(0))
-    return SeamResult(_ratio(sums_N24.sum((0, 1))), across_x, across_y, float(np.nanstd(spread)), n)
+    keep_GN = without(parts_of(own_N, n, np.random.default_rng()))
+    left_out_G = np.array([_ratio(sums) for sums in np.einsum("gn,nij->gj", keep_GN, sums_N24)])
+    usable = np.isfinite(left_out_G) & (left_out_G > 0)
+    if len(left_out_G) < 2 or not usable.all() or not (0 < value < math.inf):
+        # One image says nothing of others, and a ratio of nothing has no logarithm.
+        return SeamResult(value, across_x, across_y, math.nan, math.nan, math.nan, n)
+    found = of_left_out(value, left_out_G, n=n, how="", log=True)
+    return SeamResult(value, across_x, across_y, found.std, found.low, found.high, n)
 
 
 def _sums(image_YX3: NDArray[np.uint8], patch: int, token: int, origin: tuple[int, int]) -> list[list[float]]:

@@ -31,8 +31,9 @@ def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _line(row: Mapping[str, Any]) -> list[str]:
-    interval = f"{number(row['low'])} .. {number(row['high'])}"
-    floor = f"{number(row['floor'])} +-{number(row['floor_std'])}" if "floor" in row else ""
+    interval = "none" if row["low"] is None else f"{number(row['low'])} .. {number(row['high'])}"
+    spread = "" if row.get("floor_std") is None else f" +-{number(row['floor_std'])}"
+    floor = f"{number(row['floor'])}{spread}" if "floor" in row else ""
     return [row["name"], row["set"], number(row["value"]), interval, floor, str(row["n"]), row["better"]]
 
 

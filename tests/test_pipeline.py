@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import subprocess
 import sys
 from pathlib import Path
@@ -165,6 +166,32 @@ def test_a_folder_comes_back(pipe, tmp_path):
     assert bytes_of(again(size=(24, 24), seed=1).images[0]) == bytes_of(pipe(size=(24, 24), seed=1).images[0])
     name = json.loads((tmp_path / "saved" / "model" / "config.json").read_text())["context_pool"]["name"]
     assert name == "nuwa_lightning.planning.context.nearby.NearbyContextPool"
+
+
+def test_a_folder_of_half_the_size(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "whole")
+    pipe.save_pretrained(tmp_path / "half", dtype=torch.float16)
+    sizes = [(tmp_path / name / "model" / "model.safetensors").stat().st_size for name in ("whole", "half")]
+    assert sizes[1] < 0.7 * sizes[0]
+    assert len({path.stat().st_mode for path in (tmp_path / "half").glob("*/*.*")}) == 1
+    half = NuwaInfinityPipeline.from_pretrained(tmp_path / "half")
+    assert half.tokenizer.fingerprint() == pipe.tokenizer.fingerprint()
+    for part in ("generator.model", "tokenizer.decoder"):
+        whole, rounded = (operator.attrgetter(part)(each).state_dict() for each in (pipe, half))
+        assert all(torch.equal(value.half().float(), rounded[name]) for name, value in whole.items())
+
+
+def test_models_of_the_package(pipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("nuwa_lightning.hub.SHIPPED", tmp_path / "package")
+    pipe.save_pretrained(tmp_path / "package" / "hills")
+    assert NuwaInfinityPipeline.from_pretrained("hills").folder == tmp_path / "package" / "hills"
+    Path("hills").mkdir()  # of photographs, say
+    assert NuwaInfinityPipeline.from_pretrained("hills").folder == tmp_path / "package" / "hills"
+    pipe.save_pretrained("hills")
+    assert NuwaInfinityPipeline.from_pretrained("hills").folder == Path("hills")
+    with pytest.raises(UsageError, match="or hills"):
+        NuwaInfinityPipeline.from_pretrained("mountains")
 
 
 def test_numbers_of_bfloat16(pipe, tmp_path):

@@ -140,6 +140,8 @@ def shown(number: Number) -> str:
     >>> shown(Number(0.1234, 0.12, 0.13, ()))
     '0.123 [0.120, 0.130]'
     """
+    if math.isnan(number.low):
+        return short(number.value)
     value, low, high = (_rounded(x, _digits(number.value)) for x in (number.value, number.low, number.high))
     return f"{value} [{low}, {high}]"
 

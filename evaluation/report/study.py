@@ -168,14 +168,20 @@ def over_seeds(rows: Sequence[Mapping[str, Any]]) -> Number:
     """Return the mean over seeds with Student's interval; of one seed, its own interval over images."""
     values = [float(row["value"]) for row in rows]
     if len(values) == 1:
-        return Number(values[0], float(rows[0]["low"]), float(rows[0]["high"]), (values[0],))
+        return Number(values[0], *_interval(rows[0]), (values[0],))
     found = student(values)
     low, high = found.low, found.high
     if low == high:  # seeds that agree by chance say nothing of the next one: the interval over images stays
-        low, high = min(float(row["low"]) for row in rows), max(float(row["high"]) for row in rows)
+        ends = [_interval(row) for row in rows]
+        low, high = min(end for end, _ in ends), max(end for _, end in ends)
     if rows[0].get("share"):
         low, high = max(0.0, low), min(1.0, high)
     return Number(found.value, low, high, found.seeds)
+
+
+def _interval(row: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the ends of a row's interval, nan where it has none."""
+    return (math.nan, math.nan) if row["low"] is None else (float(row["low"]), float(row["high"]))
 
 
 def student(values: Sequence[float]) -> Number:

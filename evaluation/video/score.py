@@ -196,11 +196,15 @@ def _distances(protocol: VideoProtocol, sides: Mapping[str, _Side], prefix: str)
     for kind in protocol.distances:
         if kind not in ("fvd", "kvd"):
             raise UsageError("protocol.distances", kind, "choose of fvd, kvd")
-        measure, floor = (frechet.fid, frechet.real_floor) if kind == "fvd" else (kernel.kid, kernel.real_floor)
-        value = measure(
-            real, ours, resamples=protocol.resamples, clusters_N=np.array(sides["real"].sources, np.intp),
-            clusters_M=np.array(sides["generated"].sources, np.intp), seed=protocol.seed,
-        )  # fmt: skip
+        floor = frechet.real_floor if kind == "fvd" else kernel.real_floor
+        files_N, files_M = (np.array(sides[name].sources, np.intp) for name in ("real", "generated"))
+        value = (
+            frechet.fid(
+                real, ours, clusters_N=files_N, clusters_M=files_M, resamples=protocol.resamples, seed=protocol.seed
+            )
+            if kind == "fvd"
+            else kernel.kid(real, ours, clusters_N=files_N, clusters_M=files_M, seed=protocol.seed)
+        )
         lowest = floor(
             real,
             len(ours),
@@ -245,9 +249,10 @@ def _blocks(protocol: VideoProtocol, sides: Mapping[str, _Side], prefix: str) ->
 
 
 def _measured(name: str, sides: Mapping[str, _Side]) -> Row:
-    how = "mean over clips; interval: standard error; good is what real clips have"
+    how = "mean over clips; interval: Student's t, over files; good is what real clips have"
 
     def mean(which: str) -> Estimate:
-        return of_mean(np.array(sides[which].measures[name]), how=how)
+        side = sides[which]
+        return of_mean(np.array(side.measures[name]), how=how, clusters_N=np.array(side.sources, np.intp))
 
     return of_estimate(name, "generated", mean("generated"), better="as real", floor=mean("real"))

@@ -15,6 +15,7 @@ from jsonargparse.typing import register_type
 
 from nuwa_lightning.commands.parsing import OneLineParser
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.hub import DEFAULT, shipped
 from nuwa_lightning.request import FRAMES, GenerationRequest
 from nuwa_lightning.request_fields import Expansion, Size
 
@@ -22,6 +23,7 @@ VIDEO_SUFFIXES: Final = (".mp4", ".gif", ".webp", ".frames")
 """Names of videos; a test holds them equal to the writers'."""
 _EPILOG = """\
 examples
+  python -m nuwa_lightning generate --size 2048x512
   python -m nuwa_lightning generate --checkpoint runs/landscape --size 4096x512 --seed 0 --output panorama.png
   python -m nuwa_lightning generate --checkpoint runs/landscape --size 16384x1024 --output wide.tif
   python -m nuwa_lightning generate --checkpoint runs/landscape --size 4096x512 --wrap x --output around.png
@@ -29,6 +31,7 @@ examples
   python -m nuwa_lightning generate --checkpoint runs/landscape --image in.jpg --expand left=512,down=256
   python -m nuwa_lightning generate --checkpoint runs/landscape_text --prompt "snowy mountains at dusk"
   python -m nuwa_lightning generate --from panorama.png --output again.png
+  python -m nuwa_lightning generate --checkpoint runs/landscape --size 4096x512 --canvas wide.canvas --output wide.tif
   python -m nuwa_lightning generate --checkpoint runs/landscape_video --image in.jpg --frames 40 --output video.mp4
   python -m nuwa_lightning generate --checkpoint runs/landscape_video --size 256x256 --frames 40 --output video.mp4
 The suffix picks the format: .png, .jpg, and for anything large .tif (BigTIFF), .zarr (OME-Zarr) or .dzi (Deep Zoom);
@@ -47,8 +50,10 @@ class RunOptions:
     """What is said of the run, and nothing of the image.
 
     Args:
-        checkpoint: run folder of stage 2 (holds model/ and tokenizer/), or OWNER/NAME on the Hugging Face hub
+        checkpoint: run folder of stage 2 (holds model/ and tokenizer/), OWNER/NAME on the Hugging Face hub, or the
+            model that comes with this package (default: landscape)
         output: .png, .jpg, .tif, .zarr or .dzi; .mp4, .gif, .webp or .frames (default: image.png or video.mp4)
+        canvas: a folder that keeps the canvas, to be exported, grown and made again in part: see canvas --help
         own: your pool, direction, local decoder or text encoder that the model was trained with: my_pools.MyPool; may
             be repeated
         preview: a small .png that grows with the image; none for none (default: beside the output, from 16 megapixels
@@ -64,6 +69,7 @@ class RunOptions:
 
     checkpoint: str | None = None
     output: str | None = None
+    canvas: str | None = None
     own: tuple[str, ...] = ()
     preview: str | None = None
     threads: int = 1
@@ -142,7 +148,9 @@ def parsed(arguments: Sequence[str]) -> tuple[GenerationRequest, RunOptions]:
         values = _plain(p.parse_args(arguments))
     where = RunOptions(**{name: values.pop(name) for name in OF_THE_RUN})
     if where.checkpoint is None:
-        raise UsageError("checkpoint", "nothing", "name the run folder of stage 2, such as runs/landscape")
+        if DEFAULT not in shipped():
+            raise UsageError("checkpoint", "nothing", "name the run folder of stage 2, such as runs/landscape")
+        where = dataclasses.replace(where, checkpoint=DEFAULT)
     if where.max_pixels is not None and where.max_pixels < 1:
         raise UsageError("max_pixels", where.max_pixels, "must be at least 1")
     if not 0 <= where.record_every < float("inf"):
@@ -218,6 +226,9 @@ def image_metadata(path: str) -> Mapping[str, Any]:
         metadata = read_metadata(path)
     except UsageError as error:
         raise UsageError("from_file", path, error.hint) from None
+    if metadata.get("edits"):
+        hint = "it was edited on a canvas, which one command cannot repeat: export it from that canvas"
+        raise UsageError("from_file", path, hint)
     options, checkpoint = metadata.get("options"), metadata.get("checkpoint")
     if not isinstance(options, Mapping) or not isinstance(checkpoint, Mapping) or "path" not in checkpoint:
         raise UsageError("from_file", path, "it does not say how it was made: name an image that generate made")

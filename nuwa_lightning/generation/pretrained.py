@@ -18,9 +18,8 @@ from typing import Any, Final, TypeVar, get_args
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from nuwa_lightning.atomic import atomic_folder
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.coarse_plan import CoarsePlan
 from nuwa_lightning.generation.fast_transformer import Precision
@@ -33,7 +32,7 @@ from nuwa_lightning.planning.context.base import ContextPool
 from nuwa_lightning.planning.direction.base import DirectionController
 from nuwa_lightning.planning.schedule import TokenOrder
 from nuwa_lightning.text import TextEncoder
-from nuwa_lightning.tokenizers.pretrained import first_not_finite
+from nuwa_lightning.tokenizers.pretrained import first_not_finite, in_float32, save_folder
 
 Strategy = ContextPool | DirectionController | LocalDecoder | TextEncoder
 S = TypeVar("S", ContextPool, DirectionController, LocalDecoder, TextEncoder)
@@ -99,12 +98,13 @@ class Generator:
         )
 
 
-def save_generator(folder: str | Path, generator: Generator) -> None:
+def save_generator(folder: str | Path, generator: Generator, *, dtype: torch.dtype = torch.float32) -> None:
     """Write the folder, whole or not at all.
 
     Args:
         folder: where; replaced if it is there.
         generator: what to save.
+        dtype: of the weights on disk; they are read as float32 again.
     """
     model = generator.model
     config: dict[str, Any] = {
@@ -132,10 +132,7 @@ def save_generator(folder: str | Path, generator: Generator) -> None:
     if generator.plan is not None:
         config["model"]["coarse_plan"] = True
         config["plan"] = dataclasses.asdict(generator.plan)
-    with atomic_folder(folder, overwrite=True) as partial:
-        (partial / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        state = {k: v.detach().cpu().contiguous() for k, v in generator.model.state_dict().items()}
-        save_file(state, partial / "model.safetensors")
+    save_folder(folder, {name: value.to(dtype) for name, value in generator.model.state_dict().items()}, config)
 
 
 def load_generator(
@@ -171,7 +168,7 @@ def load_generator(
         if spoiled is not None:
             raise ValueError(f"{spoiled} holds NaN or infinity")
         upgrade_state(state)
-        model.load_state_dict(state, strict=True, assign=True)
+        model.load_state_dict(in_float32(state), strict=True, assign=True)
         pool = _build(config["context_pool"], ContextPool, own)
         direction = direction or _build(config["direction"], DirectionController, own)
         # Folders from before there was a choice do not say it.

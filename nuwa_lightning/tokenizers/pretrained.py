@@ -10,6 +10,7 @@ import dataclasses
 import importlib
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -31,18 +32,26 @@ _OWN_MODULES = ("nuwa_lightning.models.", "nuwa_lightning.tokenizers.")
 _FIRST_NAMES = {"VQGAN": class_path(VQGAN)}
 
 
-def save_tokenizer(folder: str | os.PathLike[str], tokenizer: Tokenizer) -> None:
+def save_tokenizer(folder: str | os.PathLike[str], tokenizer: Tokenizer, *, dtype: torch.dtype = torch.float32) -> None:
     """Write the folder, whole or not at all; a folder that is there is replaced.
 
     A tokenizer of any class can be saved that is made again from plain values: the fields of a dataclass, or its
     attribute ``config`` (keyword arguments); with the weights of the ``nn.Module`` that it is, if it is one.
+
+    Args:
+        folder: where.
+        tokenizer: what to save.
+        dtype: of the decoder of a :class:`VQGAN` on disk. What decides the tokens stays as it is.
 
     Raises:
         OSError: if it cannot be written.
         ValueError: if the tokenizer cannot be made again from plain values.
     """
     said = {**_description(tokenizer), "fingerprint": tokenizer.fingerprint()}
-    _save(folder, _state(tokenizer), {"kind": KIND, "format": FORMAT, **said})
+    state = _state(tokenizer)
+    if isinstance(tokenizer, VQGAN):
+        state |= {name: value.to(dtype) for name, value in state.items() if name.startswith("decoder.")}
+    save_folder(folder, state, {"kind": KIND, "format": FORMAT, **said})
 
 
 def load_tokenizer(
@@ -170,7 +179,7 @@ def save_pixel_guided(folder: str | os.PathLike[str], guided: PixelGuidedDecoder
         OSError: if it cannot be written.
     """
     said = {"size": guided.size.as_dict(), "tokenizer_fingerprint": guided.fingerprint()}
-    _save(folder, guided.state_dict(), {"kind": GUIDED_KIND, "format": FORMAT, **said})
+    save_folder(folder, guided.state_dict(), {"kind": GUIDED_KIND, "format": FORMAT, **said})
 
 
 def load_pixel_guided(
@@ -220,13 +229,16 @@ def _inside(folder: str | os.PathLike[str], name: str) -> Path:
     return path
 
 
-def _save(folder: str | os.PathLike[str], state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+def save_folder(folder: str | os.PathLike[str], state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Write ``config.json`` and ``model.safetensors``, both or neither; a folder that is there is replaced."""
     from safetensors.torch import save_file
 
     Path(folder).parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(folder, overwrite=True) as partial:
         (partial / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, partial / "model.safetensors")
+        # safetensors lets only the owner read its files; whom a model is shared with is the umask's to say.
+        shutil.copymode(partial / "config.json", partial / "model.safetensors")
 
 
 def _read_weights(path: Path, option: str) -> dict[str, Tensor]:
@@ -243,7 +255,12 @@ def _read_weights(path: Path, option: str) -> dict[str, Tensor]:
     if spoiled is not None:
         raise UsageError(option, path, f"{spoiled} holds NaN or infinity: train it again or name another")
     upgrade_state(state)
-    return state
+    return in_float32(state)
+
+
+def in_float32(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights in the numbers that we calculate with, whatever they were saved in."""
+    return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
 
 
 def _read_config(path: Path, wanted: str, option: str) -> Mapping[str, Any]:

@@ -76,14 +76,14 @@ def test_inception_score_of_known_classes() -> None:
         inception_score(sure[:2], splits=3)
 
 
-def test_inception_score_in_chunks_and_of_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inception_score_in_chunks_and_weighted(monkeypatch: pytest.MonkeyPatch) -> None:
     x = np.random.default_rng(1).normal(size=(50, 6))
     whole = inception_score(x)
     monkeypatch.setattr(scores, "_CHUNK", 7)
     assert inception_score(x).value == pytest.approx(whole.value, rel=1e-12)
     times = np.random.default_rng(2).multinomial(50, np.full(50, 0.02), size=1)
     drawn = np.repeat(x, times[0], axis=0)
-    assert scores._bootstrap(x, times.astype(float))[0] == pytest.approx(inception_score(drawn).value, rel=1e-9)
+    assert scores._weighted(x, times.astype(float))[0] == pytest.approx(inception_score(drawn).value, rel=1e-9)
 
 
 def test_parts_share_no_canvas() -> None:
