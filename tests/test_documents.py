@@ -115,6 +115,16 @@ def test_commands_name_files_and_options_that_exist(repository: Path, readme: st
     assert {"fit", "generate", "score"} <= seen
 
 
+def test_every_promise_names_a_test_that_is_there(repository: Path) -> None:
+    text = (repository / "docs" / "reliability.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| promise")]
+    assert len(rows) >= 30
+    for row in rows:
+        found = re.search(r"`(tests/[\w/]+\.py)::(test_\w+)`", row)
+        assert found, row
+        assert f"\ndef {found[2]}(" in (repository / found[1]).read_text(encoding="utf-8"), row
+
+
 HOW_TOS = sorted(path.name for path in Path(__file__).parents[1].glob("docs/how-to/*.md"))
 
 
