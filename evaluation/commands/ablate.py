@@ -43,7 +43,7 @@ class Options:
     config: Path
     output: Path | None = None
     dry_run: bool = False
-    only: tuple[str, ...] | None = None
+    only: tuple[str, ...] = ()
     jobs: int = 1
     index: int | None = None
     merge: tuple[Path, ...] = ()
@@ -66,7 +66,7 @@ def run(options: Options, command: str) -> int:
     check_jobs(options.jobs)
     ablation = load_ablation(options.config)
     output = output_folder(ablation, options.output)
-    cells = chosen(ablation.grid(), options.only, options.index)
+    cells = chosen(ablation.grid(), options.only or None, options.index)
     if options.dry_run:
         costs = estimate(ablation, output, _named_tokenizer(ablation))
         sys.stdout.write("\n".join(aligned(plan_table(costs, cells, jobs=options.jobs))) + "\n")

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 from collections.abc import Sequence
 from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
+from jsonargparse import DefaultHelpFormatter
+
 from nuwa_lightning.commands.parsing import OneLineParser
 from nuwa_lightning.errors import UsageError
 
 T = TypeVar("T")
+
+
+class _Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of what a command does and of its examples."""
 
 
 class _Parser(OneLineParser):
@@ -23,7 +30,13 @@ class _Parser(OneLineParser):
 
 
 def parse(
-    cls: type[T], name: str, arguments: Sequence[str], *, about: str, examples: str = "", positional: str | None = None
+    cls: type[T],
+    name: str,
+    arguments: Sequence[str],
+    *,
+    about: str,
+    examples: str = "  ",
+    positional: str | None = None,
 ) -> T:
     """Return the options of a command.
 
@@ -39,7 +52,12 @@ def parse(
     Raises:
         UsageError: naming the option, the value and what to do.
     """
-    p = _Parser(f"python -m evaluation {name}", description=about, epilog=f"examples\n{examples}" if examples else None)
+    p = _Parser(
+        f"python -m evaluation {name}",
+        description=about,
+        epilog=f"Options that are true or false need no value; --no-cache is --no_cache.\n\nexamples\n{examples}",
+        formatter_class=_Help,
+    )
     hints = get_type_hints(cls)
     if "config" not in hints:
         p.add_argument("--config", action="config", help="a YAML file of these options; what follows it wins")
