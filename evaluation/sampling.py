@@ -204,7 +204,6 @@ def _make(
 
     from nuwa_lightning.atomic import atomic_write, write_json
     from nuwa_lightning.generation.sampling import Sampling
-    from nuwa_lightning.pipeline import TokenCanvas
 
     rows, columns = (-(-side // pipe.tokenizer.downsample_factor) for side in spec.pixels)
     started = time.monotonic()
@@ -213,7 +212,7 @@ def _make(
         written = time.monotonic()
         for seed, tokens_YX in zip(seeds, tokens_BYX, strict=True):
             request = _request(spec.pixels, seed, 1, Sampling(spec.temperature, spec.top_k))
-            (pixels_YX3,) = pipe.decode(TokenCanvas(tokens_YX[None], (0, 0), request, seed))
+            (pixels_YX3,) = pipe.decode(tokens_YX[None], request)
             with atomic_write(_file(output, seed)) as partial:
                 Image.fromarray(pixels_YX3).save(partial)
     table["images"] += len(seeds)

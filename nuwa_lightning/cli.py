@@ -21,6 +21,7 @@ Images of any size by autoregressive over autoregressive generation (NUWA-Infini
 commands
   fit        train: python -m nuwa_lightning fit --config recipes/landscape.yaml
   generate   make an image of any size: python -m nuwa_lightning generate --checkpoint runs/landscape --size 4096x512
+  canvas     export, grow and partly redo what generate --canvas kept: python -m nuwa_lightning canvas --help
   validate   score a checkpoint on held-out data: ... validate --config RUN/config.yaml --ckpt_path last
   test, predict   as Lightning users know them
 
@@ -84,6 +85,10 @@ def main(args: Sequence[str] | None = None) -> int:
             from nuwa_lightning.commands.generate import generate
 
             return generate(rest)
+        if command == "canvas":
+            from nuwa_lightning.commands.canvas import canvas
+
+            return canvas(rest)
         if command in _TRAINING:
             if rest in (["-h"], ["--help"]):
                 sys.stdout.write(_FIT_HELP.format(command=command))
@@ -112,6 +117,6 @@ def _line(error: UsageError | OSError) -> str:
 
 
 def _did_you_mean(word: str) -> str:
-    commands = [*_TRAINING, "generate"]
+    commands = [*_TRAINING, "generate", "canvas"]
     near = difflib.get_close_matches(word, [*commands, "--help", "--version"], n=1, cutoff=0.5)
     return f"did you mean {near[0]}?" if near else f"choose one of {', '.join(commands)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib
 import sys
@@ -39,9 +40,11 @@ def generate(arguments: Sequence[str]) -> int:
 def _generate(request: GenerationRequest, where: RunOptions) -> int:
     outputs, notes = _outputs(request, where), _Notes()
     _check_formats(request, outputs, notes)
+    _check_canvas(request, where, outputs)
     run = find_run(str(where.checkpoint))
 
     # Only now what takes time to import.
+    from nuwa_lightning.canvas.keeping import hashes
     from nuwa_lightning.canvas.order_builder import batched
     from nuwa_lightning.commands.making import make
 
@@ -55,6 +58,9 @@ def _generate(request: GenerationRequest, where: RunOptions) -> int:
         first = seeds[0] - request.seed
         picks = {number: outputs[number] for number in range(first, first + len(seeds))}
         job = _job(request, where, batched(order, seeds, first=first), how, picks, notes)
+        if where.canvas is not None:
+            kept = {"request": request.to_options(), **hashes(pipe.builder)}
+            job = dataclasses.replace(job, canvas=Path(where.canvas), kept=kept, image=request.image)
         started = time.monotonic()
         height, width = renderer.model.patch_size
         total = None if order.grid.endless else order.grid.size * len(seeds)
@@ -117,6 +123,22 @@ def _outputs(request: GenerationRequest, where: RunOptions) -> list[Path]:
                 raise UsageError("output", each, f"is the file of --{name} itself: give another name")
         check_output(each, overwrite=where.overwrite or where.resume is not None, video=request.video)
     return outputs
+
+
+def _check_canvas(request: GenerationRequest, where: RunOptions, outputs: Sequence[Path]) -> None:
+    """Refuse a canvas that cannot be kept where it shall be."""
+    if where.canvas is None:
+        return
+    folder = Path(where.canvas)
+    if not where.canvas or not folder.absolute().parent.is_dir():
+        raise UsageError("canvas", where.canvas or "''", "name a folder, inside one that is there")
+    if folder.absolute() in [output.absolute() for output in outputs]:
+        raise UsageError("canvas", folder, "is the output: give them two names")
+    if request.count > request.max_rows:
+        hint = (
+            f"holds what is generated side by side, here {request.max_rows} images: raise `max_rows`, or ask for fewer"
+        )
+        raise UsageError("canvas", folder, hint)
 
 
 def _files(request: GenerationRequest) -> dict[str, str]:

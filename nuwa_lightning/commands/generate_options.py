@@ -31,6 +31,7 @@ examples
   python -m nuwa_lightning generate --checkpoint runs/landscape --image in.jpg --expand left=512,down=256
   python -m nuwa_lightning generate --checkpoint runs/landscape_text --prompt "snowy mountains at dusk"
   python -m nuwa_lightning generate --from panorama.png --output again.png
+  python -m nuwa_lightning generate --checkpoint runs/landscape --size 4096x512 --canvas wide.canvas --output wide.tif
   python -m nuwa_lightning generate --checkpoint runs/landscape_video --image in.jpg --frames 40 --output video.mp4
   python -m nuwa_lightning generate --checkpoint runs/landscape_video --size 256x256 --frames 40 --output video.mp4
 The suffix picks the format: .png, .jpg, and for anything large .tif (BigTIFF), .zarr (OME-Zarr) or .dzi (Deep Zoom);
@@ -52,6 +53,7 @@ class RunOptions:
         checkpoint: run folder of stage 2 (holds model/ and tokenizer/), OWNER/NAME on the Hugging Face hub, or the
             model that comes with this package (default: landscape)
         output: .png, .jpg, .tif, .zarr or .dzi; .mp4, .gif, .webp or .frames (default: image.png or video.mp4)
+        canvas: a folder that keeps the canvas, to be exported, grown and made again in part: see canvas --help
         own: your pool, direction, local decoder or text encoder that the model was trained with: my_pools.MyPool; may
             be repeated
         preview: a small .png that grows with the image; none for none (default: beside the output, from 16 megapixels
@@ -67,6 +69,7 @@ class RunOptions:
 
     checkpoint: str | None = None
     output: str | None = None
+    canvas: str | None = None
     own: tuple[str, ...] = ()
     preview: str | None = None
     threads: int = 1
@@ -223,6 +226,9 @@ def image_metadata(path: str) -> Mapping[str, Any]:
         metadata = read_metadata(path)
     except UsageError as error:
         raise UsageError("from_file", path, error.hint) from None
+    if metadata.get("edits"):
+        hint = "it was edited on a canvas, which one command cannot repeat: export it from that canvas"
+        raise UsageError("from_file", path, hint)
     options, checkpoint = metadata.get("options"), metadata.get("checkpoint")
     if not isinstance(options, Mapping) or not isinstance(checkpoint, Mapping) or "path" not in checkpoint:
         raise UsageError("from_file", path, "it does not say how it was made: name an image that generate made")
