@@ -35,7 +35,7 @@ def parse(
     arguments: Sequence[str],
     *,
     about: str,
-    examples: str = "  ",
+    examples: str = "",
     positional: str | None = None,
 ) -> T:
     """Return the options of a command.
