@@ -175,6 +175,9 @@ class NuwaCLI(LightningCLI):
         self.run_folder = Path(self.options.run)
         if not self._trial:
             check_run_folder(self.run_folder)
+        if self.options.get("weights_only") is None:
+            # AtomicCheckpointIO never runs anything in a file; without this, Lightning says that it would.
+            self.options.weights_only = True
         if "ckpt_path" in self.options:
             needed = self.subcommand != "fit"
             self.options.ckpt_path = find_checkpoint(self.options.ckpt_path, self.run_folder, needed=needed)
