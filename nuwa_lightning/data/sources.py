@@ -296,4 +296,7 @@ def prepared_splits(source: Source, prepare: Callable[[Split], P]) -> dict[Split
 
 
 def _as_paths(root: str | list[str]) -> list[Path]:
-    return [Path(name).expanduser() for name in ([root] if isinstance(root, str) else root)]
+    names = [root] if isinstance(root, str) else root
+    if not names or "" in names:
+        raise UsageError("root", repr(root), "is no name: give a folder, or . for this one")
+    return [Path(name).expanduser() for name in names]
