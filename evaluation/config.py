@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.plain_data import parse_yaml, read_mapping
 
 T = TypeVar("T")
 
@@ -20,20 +21,7 @@ def read_yaml(path: Path, option: str) -> dict[str, Any]:
     Raises:
         UsageError: if it is missing, no YAML, or no mapping.
     """
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError):
-        others = [str(p) for p in sorted(path.parent.glob("*.yaml"))] if path.parent.is_dir() else []
-        near = difflib.get_close_matches(str(path), others, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else "give the path of a YAML file"
-        raise UsageError(option, str(path), f"there is no such file; {hint}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(option, str(path), f"is no YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise UsageError(option, str(path), "holds no settings: write lines such as 'name: mine'")
-    return content
+    return read_mapping(path, option, example="name: mine")
 
 
 def build(cls: type[T], content: object, where: str) -> T:
@@ -102,8 +90,6 @@ def set_option(content: dict[str, Any], text: str, option: str = "--set") -> Non
     Raises:
         UsageError: if it is not of that form.
     """
-    import yaml
-
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise UsageError(option, text, "write NAME=VALUE, such as real.count=50")
@@ -114,9 +100,9 @@ def set_option(content: dict[str, Any], text: str, option: str = "--set") -> Non
             inner = content[part] = {}
         content = inner
     try:
-        content[last] = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise UsageError(option, text, "the value is no YAML: quote it") from None
+        content[last] = parse_yaml(value)
+    except ValueError as error:
+        raise UsageError(option, text, f"the value is no YAML ({error}): quote it") from None
 
 
 def flat(value: object, prefix: str = "") -> dict[str, Any]:

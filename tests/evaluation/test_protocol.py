@@ -90,7 +90,7 @@ def test_wrong_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is no YAML"):
         load_protocol(path)
     path.write_text("3", encoding="utf-8")
-    with pytest.raises(UsageError, match="holds no settings"):
+    with pytest.raises(UsageError, match="holds no options"):
         load_protocol(path)
     with pytest.raises(UsageError, match="write NAME=VALUE"):
         load_protocol("landscape", ["seed"])
