@@ -77,4 +77,4 @@ def unwritable(path: Path, error: OSError, *, what: str = "", full: str = "make 
     """
     hint = full if error.errno in _FULL else "name a file in a folder that can be written to"
     subject = f"{what} " if what else ""
-    return UsageError("--output", path, f"{subject}cannot be written ({error.strerror or error}): {hint}")
+    return UsageError("output", path, f"{subject}cannot be written ({error.strerror or error}): {hint}")

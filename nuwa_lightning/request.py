@@ -61,6 +61,7 @@ class GenerationRequest:
         fps: frames a second (default: 8)
         plan: how the canvas is laid out: an image of any size, painted or made small, that is stretched to it; for a
             model that reads coarse plans
+        plan_guidance: how strongly a coarse plan pulls: 1 as trained, more exaggerates, at twice the work
 
     Raises:
         UsageError: naming the field that is missing, too much or out of range.
@@ -91,6 +92,7 @@ class GenerationRequest:
     frames: int | None = None
     fps: float | None = None
     plan: InputImage | None = None
+    plan_guidance: float = 1.0
     regions: tuple[Region, ...] = field(init=False, default=(), compare=False, repr=False)
     text: str | None = field(init=False, default=None, compare=False, repr=False)
 
@@ -255,6 +257,9 @@ class GenerationRequest:
             if not 0 <= self.guidance <= STRONGEST_GUIDANCE:
                 hint = f"give a number from 0 to {STRONGEST_GUIDANCE:g}; 1 is as trained, 2 to 5 is usual"
                 raise UsageError("guidance", self.guidance, hint)
+        if not 0 <= self.plan_guidance <= STRONGEST_GUIDANCE:
+            hint = f"give a number from 0 to {STRONGEST_GUIDANCE:g}; 1 is as trained"
+            raise UsageError("plan_guidance", self.plan_guidance, hint)
         regions, text = parse_prompts(self.prompt)
         self._set(regions=regions, text=text)
 

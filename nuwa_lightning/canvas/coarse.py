@@ -51,6 +51,7 @@ class CoarseOrder:
         renderer: what writes it; None where everything is given.
         known: given patches ``[1, rows, columns]``, ``ABSENT`` where one is given in part.
         prompts: the texts, for a coarse model that reads text.
+        guidance: how strongly the canvas is pulled towards it.
     """
 
     plan: CoarsePlan
@@ -60,6 +61,7 @@ class CoarseOrder:
     renderer: InfiniteRenderer | None = None
     known: Mapping[PatchIndex, Tensor] = field(default_factory=dict)
     prompts: Prompts | None = None
+    guidance: float = 1.0
 
     def begin(self, grid: PatchGrid, patch_size: tuple[int, int], seeds: Sequence[int]) -> CoarseCanvas:
         """Return the coarse canvas of a canvas that is to be read.

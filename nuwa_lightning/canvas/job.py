@@ -78,7 +78,16 @@ class Order:
         """Return the canvas in the making, with its coarse plan; further arguments as for :class:`Rendering`."""
         coarse = self.coarse and self.coarse.begin(self.grid, renderer.model.patch_size, self.seeds)
         given = {"known": self.known, "prompts": self.prompts, "coarse": coarse, **options}
-        return Rendering(renderer, self.grid, seeds=self.seeds, **given)
+        return Rendering(renderer, self.grid, seeds=self.seeds, plan_guidance=self._plan_guidance, **given)
+
+    @property
+    def _plan_guidance(self) -> float:
+        return 1.0 if self.coarse is None else self.coarse.guidance
+
+    @property
+    def copies(self) -> int:
+        """How many rows a canvas takes under guidance."""
+        return 2 if self._plan_guidance != 1 else self.prompts.copies if self.prompts else 1
 
 
 @dataclass(frozen=True)
@@ -318,7 +327,7 @@ def _decoding_state(state: CanvasState, renderer: InfiniteRenderer, order: Order
     """
     model, tensors = renderer.model, state.tensors
     attention = model.layer(0).attention
-    copies = len(order.seeds) * (order.prompts.copies if order.prompts else 1)
+    copies = len(order.seeds) * order.copies
     shape = (copies, attention.num_kv_heads, model.patch_tokens, attention.head_dim)
     try:
         numbers = tensors["pool.numbers"].tolist()

@@ -131,7 +131,7 @@ class OrderBuilder:
             assert height is not None
             assert width is not None
             known = known_of_sketch(sketch.pixels_YX3, coarse, size=(height, width), origin=order.origin)
-            return dataclasses.replace(coarse, known=known)
+            return dataclasses.replace(coarse, known=known, guidance=request.plan_guidance)
         if self.coarse is None:
             note(f"note: there is no model of coarse plans in {self.name}: what is generated has none")
             return None
@@ -147,7 +147,7 @@ class OrderBuilder:
             known = known_of_image(order.finish.given, plan, self.tokenizer, cells)
         writer = dataclasses.replace(self, generator=self.coarse, scale=plan.scale)
         prompts = writer.prompts(request, order) if self.coarse.text_encoder else None
-        return CoarseOrder(plan, self.tokenizer, grid, cells, renderer, known, prompts)
+        return CoarseOrder(plan, self.tokenizer, grid, cells, renderer, known, prompts, request.plan_guidance)
 
     @property
     def _patch(self) -> tuple[int, int]:

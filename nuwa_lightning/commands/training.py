@@ -42,9 +42,9 @@ from nuwa_lightning.commands.tokenizer import (
     provide_guided,
     provide_tokenizer,
 )
+from nuwa_lightning.data.data_module import StreamingDataModule
 from nuwa_lightning.data.giant_image import GiantImage
 from nuwa_lightning.data.image_folder import (
-    ImageDataModule,
     ImageFolderDataModule,
     LandscapeDataModule,
     PhotosDataModule,
@@ -57,7 +57,7 @@ from nuwa_lightning.data.synthetic_videos import SyntheticVideos
 from nuwa_lightning.data.token_clips import TokenClipsDataModule
 from nuwa_lightning.data.token_data import TokenDataModule
 from nuwa_lightning.data.token_windows import TokenWindowsModule, Window
-from nuwa_lightning.data.video_data import LandscapeClipsDataModule, VideoDataModule, VideoFolderDataModule
+from nuwa_lightning.data.video_data import LandscapeClipsDataModule, VideoFolderDataModule, VideosDataModule
 from nuwa_lightning.data.videos import FolderVideos
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.coarse_plan import CoarseEncoder
@@ -90,6 +90,7 @@ def known_classes() -> dict[str, list[type[Any]]]:
             PhotosDataModule,
             VideoFolderDataModule,
             LandscapeClipsDataModule,
+            VideosDataModule,
         ],
         "data.photos": [FolderPhotos, LandscapePhotos, SyntheticLandscapes, GiantImage],
         "data.videos": [FolderVideos, LandscapeClips, SyntheticVideos],
@@ -174,6 +175,9 @@ class NuwaCLI(LightningCLI):
         self.run_folder = Path(self.options.run)
         if not self._trial:
             check_run_folder(self.run_folder)
+        if self.options.get("weights_only") is None:
+            # AtomicCheckpointIO never runs anything in a file; without this, Lightning says that it would.
+            self.options.weights_only = True
         if "ckpt_path" in self.options:
             needed = self.subcommand != "fit"
             self.options.ckpt_path = find_checkpoint(self.options.ckpt_path, self.run_folder, needed=needed)
@@ -233,7 +237,7 @@ class NuwaCLI(LightningCLI):
                 check_recipes(source)
             if isinstance(self.datamodule, TokenWindowsModule):
                 self.model.layouts(self.datamodule.window.shape)
-                self.datamodule.prepare_source()
+                self.datamodule.source.prepare()
             self._check_sizes(expected_factor(source))
             tokenizer = self._attach_tokenizer(make=True)
             self._check_sizes(self.model.tokenizer.downsample_factor)
@@ -241,7 +245,7 @@ class NuwaCLI(LightningCLI):
                 self.refinement = Refinement.start(source, tokenizer, self.run_folder)
         if isinstance(self.model, PixelGuidedModule):
             self._attach_to_guided(make=True)
-        if isinstance(self.datamodule, (ImageDataModule, VideoDataModule, TokenWindowsModule)):
+        if isinstance(self.datamodule, StreamingDataModule):
             # Data that cannot be used must not write over what the folder says of an earlier run.
             self.datamodule.prepare_data()
             self.datamodule.train_dataloader()
@@ -254,9 +258,9 @@ class NuwaCLI(LightningCLI):
         """Refuse data of another stage; what a data module of the user's own gives is not known here."""
         for module, data, hint in (
             (NuwaInfinityModule, TokenWindowsModule, "TokenDataModule or TokenClipsDataModule"),
-            (VQGANModule, ImageDataModule, "ImageFolderDataModule, PhotosDataModule or LandscapeDataModule"),
+            (VQGANModule, PhotosDataModule, "ImageFolderDataModule, PhotosDataModule or LandscapeDataModule"),
         ):
-            ours = isinstance(self.datamodule, (ImageDataModule, VideoDataModule, TokenWindowsModule))
+            ours = isinstance(self.datamodule, StreamingDataModule)
             if isinstance(self.model, module) and ours and not isinstance(self.datamodule, data):
                 name = type(self.datamodule).__name__
                 raise UsageError("--data", name, f"{module.__name__} learns from other data: give {hint}")
@@ -385,7 +389,7 @@ class NuwaCLI(LightningCLI):
     def _attach_to_guided(self, *, make: bool) -> None:
         assert isinstance(self.model, PixelGuidedModule)
         source = self._source()
-        if not isinstance(self.datamodule, VideoDataModule):
+        if not isinstance(self.datamodule, VideosDataModule):
             hint = "clips of videos are needed: LandscapeClipsDataModule or VideoFolderDataModule"
             raise UsageError("--data", type(self.datamodule).__name__, hint)
         if make:

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from nuwa_lightning.data.crops import CropSettings
     from nuwa_lightning.data.giant_image import GiantImage
     from nuwa_lightning.data.image_folder import (
-        ImageDataModule,
         ImageFolderDataModule,
         LandscapeDataModule,
         PhotosDataModule,
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from nuwa_lightning.data.token_bank import TokenBank
     from nuwa_lightning.data.token_clips import TokenClipsDataModule
     from nuwa_lightning.data.token_data import TokenDataModule, build_token_bank
-    from nuwa_lightning.data.video_data import LandscapeClipsDataModule, VideoDataModule, VideoFolderDataModule
+    from nuwa_lightning.data.video_data import LandscapeClipsDataModule, VideoFolderDataModule, VideosDataModule
     from nuwa_lightning.data.videos import FolderVideos, Video, VideoSource
 
 __all__ = [
@@ -35,7 +34,6 @@ __all__ = [
     "FolderPhotos",
     "FolderVideos",
     "GiantImage",
-    "ImageDataModule",
     "ImageFolderDataModule",
     "ImageReadError",
     "IterablePhotos",
@@ -52,9 +50,9 @@ __all__ = [
     "TokenClipsDataModule",
     "TokenDataModule",
     "Video",
-    "VideoDataModule",
     "VideoFolderDataModule",
     "VideoSource",
+    "VideosDataModule",
     "build_token_bank",
     "list_images",
     "read_image",
@@ -62,7 +60,7 @@ __all__ = [
 
 _HOMES: Final = {
     "giant_image": ("GiantImage",),
-    "image_folder": ("ImageDataModule", "ImageFolderDataModule", "LandscapeDataModule", "PhotosDataModule"),
+    "image_folder": ("ImageFolderDataModule", "LandscapeDataModule", "PhotosDataModule"),
     "iterable_photos": ("IterablePhotos",),
     "landscape_clips": ("LandscapeClips",),
     "landscape_photos": ("LandscapePhotos",),
@@ -73,7 +71,7 @@ _HOMES: Final = {
     "token_bank": ("TokenBank",),
     "token_clips": ("TokenClipsDataModule",),
     "token_data": ("TokenDataModule", "build_token_bank"),
-    "video_data": ("LandscapeClipsDataModule", "VideoDataModule", "VideoFolderDataModule"),
+    "video_data": ("LandscapeClipsDataModule", "VideoFolderDataModule", "VideosDataModule"),
     "videos": ("FolderVideos", "Video", "VideoSource"),
     "crops": ("CropSettings",),
 }

@@ -54,11 +54,11 @@ detached context. ``per_patch``: an optimizer step after every patch, the paper'
 
 _NO_TARGET = -100
 _OPTIONS = {
-    "size": "--model.transformer",
-    "embedding_extent": "--model.context_pool",
-    "bidirectional": "--model.local_decoder",
-    "text_dim": "--model.conditions.text_encoder",
-    "coarse_plan": "--model.plan",
+    "size": "model.transformer",
+    "embedding_extent": "model.context_pool",
+    "bidirectional": "model.local_decoder",
+    "text_dim": "model.conditions.text_encoder",
+    "coarse_plan": "model.plan",
 }
 
 
@@ -422,7 +422,7 @@ class NuwaInfinityModule(LightningModule):
             UsageError: if it is of another stage, another shape or another tokenizer.
         """
         if "patch_transformer" not in checkpoint:
-            raise UsageError("--ckpt_path", name, "it is not of stage 2 (NuwaInfinityModule): name one of this stage")
+            raise UsageError("ckpt_path", name, "it is not of stage 2 (NuwaInfinityModule): name one of this stage")
         # Checkpoints from before there was a choice do not say it.
         stored = {"bidirectional": False, "text_dim": 0, "coarse_plan": False, **checkpoint["patch_transformer"]}
         stored["size"] = {"ahead": False, "copy_head": False, **stored["size"]}
@@ -434,7 +434,7 @@ class NuwaInfinityModule(LightningModule):
             return
         if checkpoint["tokenizer_fingerprint"] != self.tokenizer.fingerprint():
             hint = f"the checkpoint {name} was trained with another one: name that, or start anew"
-            raise UsageError("--tokenizer.path", "this tokenizer", hint)
+            raise UsageError("tokenizer.path", "this tokenizer", hint)
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 

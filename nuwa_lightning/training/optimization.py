@@ -125,7 +125,7 @@ def check_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     parameter = inspect.signature(type(optimizer)).parameters.get("lr")
     own = optimizer.defaults.get("lr", lr)
     if own != lr and (parameter is None or own != parameter.default):
-        raise UsageError("model.optimizer.lr", own, f"the learning rate is --model.lr ({lr}): give it there")
+        raise UsageError("model.optimizer.lr", own, f"the learning rate is model.lr ({lr}): give it there")
 
 
 def ramp(progress: float, *, start: float, length: float) -> float:

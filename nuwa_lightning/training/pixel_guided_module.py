@@ -203,9 +203,7 @@ class PixelGuidedModule(ReconstructionModule):
 
     def _clips(self, batch: Mapping[str, Tensor]) -> Tensor:
         if "video" not in batch:
-            raise UsageError(
-                "--data", sorted(batch), "clips of videos are needed: LandscapeClipsDataModule, for example"
-            )
+            raise UsageError("data", sorted(batch), "clips of videos are needed: LandscapeClipsDataModule, for example")
         video_BT3YX = batch["video"]
         factor = self._decoder().downsample_factor
         if video_BT3YX.shape[1] < 2:
@@ -284,16 +282,16 @@ class PixelGuidedModule(ReconstructionModule):
             UsageError: if it is of another stage, another size or another tokenizer.
         """
         if "pixel_guided" not in checkpoint:
-            raise UsageError("--ckpt_path", name, "it is not of a PixelGuidedModule: name one of this stage")
+            raise UsageError("ckpt_path", name, "it is not of a PixelGuidedModule: name one of this stage")
         if self.guided is None:
             return
         stored = checkpoint["pixel_guided"]
         if stored["size"] != self.guided.size.as_dict():
             hint = f"the checkpoint {name} has {stored['size']}: use that, or start anew"
-            raise UsageError("--model.guide_blocks", self.guided.size, hint)
+            raise UsageError("model.guide_blocks", self.guided.size, hint)
         if stored["tokenizer"] != self.guided.fingerprint():
             hint = f"the checkpoint {name} was trained with another one: name that, or start anew"
-            raise UsageError("--tokenizer.path", "this tokenizer", hint)
+            raise UsageError("tokenizer.path", "this tokenizer", hint)
 
 
 def slowed(video_BT3YX: Tensor, *, factor: int, generator: torch.Generator, fastest: int = 2) -> Tensor:

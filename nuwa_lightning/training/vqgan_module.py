@@ -121,7 +121,7 @@ class VQGANModule(ReconstructionModule):
     @staticmethod
     def _make_vqgan(size: VQGANConfig, start_from: str | None, added: tuple[int, ...] | None) -> VQGAN:
         if start_from is not None:
-            vqgan = load_vqgan(start_from, option="--model.start_from")
+            vqgan = load_vqgan(start_from, option="model.start_from")
             try:
                 vqgan = vqgan if added is None else vqgan.deepened(added)
             except ValueError as error:
@@ -350,14 +350,14 @@ class VQGANModule(ReconstructionModule):
             UsageError: if it is of another stage, of a tokenizer of another size, or refines another tokenizer.
         """
         if "vqgan_size" not in checkpoint:
-            raise UsageError("--ckpt_path", name, "it is not of a VQGANModule (stage 1): name one of this stage")
+            raise UsageError("ckpt_path", name, "it is not of a VQGANModule (stage 1): name one of this stage")
         if checkpoint["vqgan_size"] != self.vqgan.size.as_dict():
-            raise UsageError("--model.vqgan", self.vqgan.size, f"the checkpoint {name} has {checkpoint['vqgan_size']}")
+            raise UsageError("model.vqgan", self.vqgan.size, f"the checkpoint {name} has {checkpoint['vqgan_size']}")
         if self.train_only == "decoder":
             theirs_KD, codebook_KD = checkpoint["state_dict"]["vqgan.quantizer.codebook_KD"], self.vqgan.codebook_KD
             if not torch.equal(theirs_KD, codebook_KD.to(theirs_KD.device)):
-                hint = "refines another tokenizer than model.start_from names: name that one, or another --run"
-                raise UsageError("--ckpt_path", name, hint)
+                hint = "refines another tokenizer than model.start_from names: name that one, or another run folder"
+                raise UsageError("ckpt_path", name, hint)
 
 
 def codebook_use(count_K: Tensor) -> tuple[float, float]:

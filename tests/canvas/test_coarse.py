@@ -227,3 +227,27 @@ def test_pipeline_with_a_plan_comes_back(tmp_path: Path) -> None:
     other = dataclasses.replace(pipe.coarse, tokenizer_fingerprint="0" * 64)
     with pytest.raises(UsageError, match="coarse model"):
         NuwaInfinityPipeline(pipe.generator, pipe.tokenizer, coarse=other)
+
+
+@pytest.mark.parametrize("guidance", [0.0, 3.0])
+def test_guidance_is_against_the_absence_of_a_plan(guidance: float) -> None:
+    """At 0 it is a canvas without a plan, at 3 another one; waves and kills change nothing here either."""
+    pipe = planned()
+    pipe.generator.model.double()
+    request = GenerationRequest(size=Size(48, 48), seed=5, plan_guidance=guidance, top_k=0)
+    renderer, order = pipe.renderer(request), pipe.order(request)
+
+    def all_of(rendering: Any) -> dict[PatchIndex, Tensor]:
+        return {done.patch: done.tokens_BYX for wave in rendering for done in wave}
+
+    found = all_of(order.rendering(renderer))
+    broken = order.rendering(dataclasses.replace(renderer, max_rows=1))
+    found_one = {done.patch: done.tokens_BYX for _ in range(3) for done in next(broken)}
+    found_one |= all_of(
+        order.rendering(dataclasses.replace(renderer, max_rows=1), decoding_state=broken.decoding_state())
+    )
+    without = all_of(dataclasses.replace(order, coarse=None).rendering(renderer))
+    as_trained = all_of(pipe.order(dataclasses.replace(request, plan_guidance=1.0)).rendering(renderer))
+    assert all(torch.equal(found[patch], found_one[patch]) for patch in found)
+    assert all(torch.equal(found[patch], without[patch]) for patch in found) is (guidance == 0)
+    assert any(not torch.equal(found[patch], as_trained[patch]) for patch in found)
