@@ -131,6 +131,12 @@ class NuwaCLI(LightningCLI):
             help="stage 2 with a coarse plan: the model that writes it, made if missing",
         )
 
+    def _set_seed(self) -> None:
+        seed = self._get(self.config, "seed_everything")
+        if not isinstance(seed, bool) and seed is not None and not 0 <= seed < 1 << 32:
+            raise UsageError("--seed_everything", seed, f"give a whole number from 0 to {(1 << 32) - 1}")
+        super()._set_seed()
+
     def _parse_ckpt_path(self) -> None:
         # Lightning lets hyper-parameters of the checkpoint win over YAML and flags, silently. Here the user wins.
         return
@@ -138,9 +144,18 @@ class NuwaCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Let results go to the run folder, and find the checkpoint to go on from there."""
         self.options = self.config[self.subcommand]
+        if not self.options.run or "\0" in self.options.run:
+            raise UsageError("--run", repr(self.options.run), "is no name of a folder: give one, such as runs/mine")
+        devices, cores = self.options.trainer.devices, os.cpu_count() or 1
+        if self.options.trainer.accelerator == "cpu" and str(devices).isdecimal() and int(devices) > cores:
+            hint = f"the machine has {cores} cores, and each process needs one: give at most as many"
+            raise UsageError("--trainer.devices", devices, hint)
         self.run_folder = Path(self.options.run)
         if not self._trial:
             check_run_folder(self.run_folder)
+        if self.options.get("weights_only") is None:
+            # AtomicCheckpointIO never runs anything in a file; without this, Lightning says that it would.
+            self.options.weights_only = True
         if "ckpt_path" in self.options:
             needed = self.subcommand != "fit"
             self.options.ckpt_path = find_checkpoint(self.options.ckpt_path, self.run_folder, needed=needed)
@@ -153,7 +168,7 @@ class NuwaCLI(LightningCLI):
         """
         try:
             super().instantiate_classes()
-        except (ValueError, TypeError, MisconfigurationException) as error:
+        except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
             raise usage_error(error, "--trainer") from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
