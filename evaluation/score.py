@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import time
 from dataclasses import dataclass, field
@@ -23,8 +22,7 @@ from evaluation.perceptual import PerceptualDistance
 from evaluation.protocol import Protocol
 from evaluation.real_images import real_images
 from evaluation.reconstruction import Pairs, score_pairs
-from evaluation.record import finish_report
-from evaluation.sampling import TABLE
+from evaluation.record import SAMPLES, finish_report, samples_of
 from nuwa_lightning.errors import UsageError
 
 Where = str | os.PathLike[str]
@@ -166,8 +164,8 @@ def score(
     settings |= {"perceptual_network": distance.protocol} if distance else {}
     settings |= {"clip_network": clip.protocol} if clip else {}
     report = finish_report(report, settings, seconds=time.monotonic() - started, device=networks.device)
-    if generated is not None and (Path(generated) / TABLE).is_file():
-        report["run"]["sampling"] = json.loads((Path(generated) / TABLE).read_text(encoding="utf-8"))
+    if generated is not None and (Path(generated) / SAMPLES).is_file():
+        report["run"]["sampling"] = samples_of(Path(generated))
     return report
 
 

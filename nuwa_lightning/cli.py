@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from nuwa_lightning.errors import ToldError, UsageError
+from nuwa_lightning.errors import ToldError, UsageError, shortened
 
 _TRAINING = ("fit", "validate", "test", "predict")
 _HELP = """\
@@ -21,6 +21,7 @@ Images of any size by autoregressive over autoregressive generation (NUWA-Infini
 commands
   fit        train: python -m nuwa_lightning fit --config recipes/landscape.yaml
   generate   make an image of any size: python -m nuwa_lightning generate --checkpoint runs/landscape --size 4096x512
+  canvas     export, grow and partly redo what generate --canvas kept: python -m nuwa_lightning canvas --help
   validate   score a checkpoint on held-out data: ... validate --config RUN/config.yaml --ckpt_path last
   test, predict   as Lightning users know them
 
@@ -84,6 +85,10 @@ def main(args: Sequence[str] | None = None) -> int:
             from nuwa_lightning.commands.generate import generate
 
             return generate(rest)
+        if command == "canvas":
+            from nuwa_lightning.commands.canvas import canvas
+
+            return canvas(rest)
         if command in _TRAINING:
             if rest in (["-h"], ["--help"]):
                 sys.stdout.write(_FIT_HELP.format(command=command))
@@ -96,7 +101,7 @@ def main(args: Sequence[str] | None = None) -> int:
         if os.environ.get("NUWA_LIGHTNING_TRACEBACK"):
             raise
         if not isinstance(error, ToldError):
-            sys.stderr.write(f"error: {' '.join(_line(error).split())}\n")
+            sys.stderr.write(f"error: {_printable(' '.join(_line(error).split()))}\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")
@@ -108,10 +113,15 @@ def _line(error: UsageError | OSError) -> str:
         return str(error)
     # Of the machine rather than of an option: a full disk, a folder without permission, no network.
     hint = "see to it and try again (NUWA_LIGHTNING_TRACEBACK=1 shows where it comes from)"
-    return f"{error.filename or type(error).__name__}: {error.strerror or error}: {hint}"
+    return f"{shortened(error.filename or type(error).__name__)}: {error.strerror or error}: {hint}"
+
+
+def _printable(line: str) -> str:
+    """Return a line that does nothing to a terminal: names may hold anything but a zero byte, and values that, too."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
 def _did_you_mean(word: str) -> str:
-    commands = [*_TRAINING, "generate"]
+    commands = [*_TRAINING, "generate", "canvas"]
     near = difflib.get_close_matches(word, [*commands, "--help", "--version"], n=1, cutoff=0.5)
     return f"did you mean {near[0]}?" if near else f"choose one of {', '.join(commands)}"

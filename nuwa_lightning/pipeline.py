@@ -20,7 +20,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from nuwa_lightning.canvas.decoding import Crop, DecodedImage, Pixels, TileDecoder, decoded_frames
-from nuwa_lightning.canvas.job import Order, Progress
+from nuwa_lightning.canvas.editing import FinishedCanvas
+from nuwa_lightning.canvas.job import Generation, Order, Progress, facts_of
+from nuwa_lightning.canvas.memory import MemoryCanvas
 from nuwa_lightning.canvas.order_builder import RECIPES, OrderBuilder, batched
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.fast_transformer import Precision
@@ -47,23 +49,6 @@ _NUMBERS: Final = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.i
 
 
 @dataclass(frozen=True, eq=False)
-class TokenCanvas:
-    """A finished canvas in memory.
-
-    Attributes:
-        tokens_TYX: its tokens, of the whole grid of patches.
-        origin: pixel row and column of that grid at which the image begins.
-        request: how it was made.
-        seed: its own seed.
-    """
-
-    tokens_TYX: Tensor
-    origin: tuple[int, int]
-    request: GenerationRequest
-    seed: int
-
-
-@dataclass(frozen=True, eq=False)
 class PipelineOutput:
     """What a call made.
 
@@ -71,12 +56,12 @@ class PipelineOutput:
         images: a Pillow image each (``output_type="pil"``), ``[N, Y, X, 3]`` in 0..1 (``"np"``), ``[N, 3, Y, X]`` in
             0..1 (``"pt"``); empty for videos and for ``"tokens"``.
         frames: of videos: Pillow images, a list for each, ``[N, T, Y, X, 3]``, or ``[N, T, 3, Y, X]``.
-        canvases: the tokens of each.
+        canvases: the tokens of each; they can be exported, grown and made again in part.
     """
 
     images: Any
     frames: Any
-    canvases: tuple[TokenCanvas, ...]
+    canvases: tuple[FinishedCanvas, ...]
 
 
 @final
@@ -217,7 +202,11 @@ class NuwaInfinityPipeline:
             coarse = self.coarse and self.coarse.model
             for part in (self.generator.model, self.tokenizer, self.pixel_guided, coarse):
                 if isinstance(part, nn.Module):
-                    part.to(device)
+                    try:
+                        part.to(device)
+                    except (RuntimeError, AssertionError, NotImplementedError) as error:
+                        hint = f"cannot compute here ({str(error).splitlines()[0]}): give cpu, or one that is there"
+                        raise UsageError("device", device, hint) from None
         return self
 
     # -- what is asked for --------------------------------------------------------------------------------------------
@@ -326,20 +315,65 @@ class NuwaInfinityPipeline:
         order = self.order(request, direction=renderer.direction)
         if order.grid.endless:
             raise UsageError("size", request.canvas_size, "in memory a canvas has an end: give both sides a length")
-        canvases: list[TokenCanvas] = []
-        pixels: list[list[Pixels]] = []
+        how = self._how(request, order)
+        canvases: list[FinishedCanvas] = []
         for seeds in self.batches(request):
             batch = batched(order, seeds, first=seeds[0] - request.seed)
-            for seed, tokens_TYX in zip(seeds, self._tokens(batch, renderer, callback), strict=True):
-                canvases.append(TokenCanvas(tokens_TYX, order.origin, request, seed))
-                if output_type != "tokens":
-                    pixels.append(list(self._frames(order, tokens_TYX)))
+            store = MemoryCanvas(facts_of(batch, renderer, self.tokenizer, {}))
+            for progress in Generation(batch, renderer, store):
+                if callback is not None:
+                    callback(progress)
+            for number, seed in enumerate(seeds):
+                one = {**how, "metadata": [{**metadata, "seed": seed} for metadata in how["metadata"]]}
+                canvases.append(FinishedCanvas(store.split(number, how=one), self, request))
+        pixels = [] if output_type == "tokens" else [list(canvas.pixels()) for canvas in canvases]
         shown = _shown(pixels, output_type, video=request.video) if pixels else []
         return PipelineOutput([] if request.video else shown, shown if request.video else [], tuple(canvases))
 
-    def decode(self, canvas: TokenCanvas) -> list[Pixels]:
-        """Return the pixels ``[Y, X, 3]`` (uint8) of a canvas, of each frame of a video."""
-        return list(self._frames(self.order(canvas.request), canvas.tokens_TYX))
+    def grow(
+        self, canvas: FinishedCanvas, *, left: int = 0, right: int = 0, up: int = 0, down: int = 0, **options: Any
+    ) -> FinishedCanvas:
+        """Make a canvas larger, and return it; see :meth:`FinishedCanvas.grow`."""
+        return canvas.grow(left=left, right=right, up=up, down=down, **options)
+
+    def open_canvas(self, folder: str | os.PathLike[str], *, max_pixels: int | None = None) -> FinishedCanvas:
+        """Return the canvas that ``generate --canvas`` or :meth:`FinishedCanvas.save` kept in a folder."""
+        return FinishedCanvas.open(folder, self, max_pixels=max_pixels)
+
+    def _how(self, request: GenerationRequest, order: Order) -> dict[str, Any]:
+        """Return how an image of a request is made, for its canvas and the metadata of its files."""
+        from nuwa_lightning import __version__
+
+        options = request.to_options()
+        metadata = {
+            "program": "nuwa_lightning",
+            "version": __version__,
+            "task": request.task,
+            "size": [order.size[1], order.size[0]],
+            "seed": request.seed,
+            "options": options,
+            "checkpoint": {"path": self.name},
+            "tokenizer": self.generator.tokenizer_fingerprint,
+        }
+        versions = {"nuwa-lightning": __version__, "torch": torch.__version__}
+        return {"request": options, "metadata": [metadata], "versions": versions}
+
+    def decode(self, tokens_TYX: Tensor, request: GenerationRequest) -> list[Pixels]:
+        """Return the pixels ``[Y, X, 3]`` (uint8) of an image's tokens, or of each frame's, wherever they come from."""
+        order = self.order(request)
+        (height, width), wrap = order.size, order.grid.wrap
+        if height is None or width is None:
+            raise UsageError("size", request.canvas_size, "in memory a canvas has an end: give both sides a length")
+        crop = Crop((height, width), order.origin)
+        if order.video is not None:
+            return list(decoded_frames(iter(tokens_TYX), order.video.decoder, crop, finish=order.finish))
+
+        def read(area: Rectangle) -> Tensor:
+            return tokens_TYX[0, area.top : area.bottom, area.left : area.right]
+
+        size = (tokens_TYX.shape[1], tokens_TYX.shape[2])
+        tiles = TileDecoder(self.tokenizer, size, read, tile=order.tile, finish=order.finish, wrap=wrap)
+        return [DecodedImage(tiles, crop).rows(0, height)]
 
     @staticmethod
     def batches(request: GenerationRequest) -> Iterator[tuple[int, ...]]:
@@ -371,6 +405,11 @@ class NuwaInfinityPipeline:
             threads=self.threads,
         )
 
+    @property
+    def builder(self) -> OrderBuilder:
+        """What requests mean for its model."""
+        return OrderBuilder(self.generator, self.tokenizer, self.pixel_guided, self.name, self.coarse)
+
     def order(
         self,
         request: GenerationRequest,
@@ -379,42 +418,7 @@ class NuwaInfinityPipeline:
         note: Callable[[str], None] = lambda _: None,
     ) -> Order:
         """Return what is to be made, as if there were one canvas; see :meth:`OrderBuilder.order`."""
-        builder = OrderBuilder(self.generator, self.tokenizer, self.pixel_guided, self.name, self.coarse)
-        return builder.order(request, direction=direction, note=note)
-
-    def _tokens(self, order: Order, renderer: InfiniteRenderer, callback: Callable[[Progress], None] | None) -> Tensor:
-        """Return the tokens ``[B, T, Y, X]``."""
-        (rows, columns), grid = renderer.model.patch_size, order.grid
-        assert grid.t is not None
-        assert grid.y is not None
-        assert grid.x is not None
-        tokens_BTYX = torch.zeros(len(order.seeds), grid.t, grid.y * rows, grid.x * columns, dtype=torch.long)
-        patches = 0
-        for wave in order.rendering(renderer):
-            for done in wave:
-                t, y, x = done.patch
-                tokens_BTYX[:, t, y * rows : (y + 1) * rows, x * columns : (x + 1) * columns] = done.tokens_BYX
-            patches += len(wave)
-            if callback is not None:
-                callback(Progress(patches, wave[-1].wave * len(order.seeds), wave[-1].live))
-        return tokens_BTYX
-
-    def _frames(self, order: Order, tokens_TYX: Tensor) -> Iterator[Pixels]:
-        """Yield the pixels of an image, or of each frame of a video."""
-        height, width = order.size
-        assert height is not None
-        assert width is not None
-        crop = Crop((height, width), order.origin)
-        if order.video is not None:
-            yield from decoded_frames(iter(tokens_TYX), order.video.decoder, crop, finish=order.finish)
-            return
-
-        def read(area: Rectangle) -> Tensor:
-            return tokens_TYX[0, area.top : area.bottom, area.left : area.right]
-
-        size, wrap = (tokens_TYX.shape[1], tokens_TYX.shape[2]), order.grid.wrap
-        tiles = TileDecoder(self.tokenizer, size, read, tile=order.tile, finish=order.finish, wrap=wrap)
-        yield DecodedImage(tiles, crop).rows(0, height)
+        return self.builder.order(request, direction=direction, note=note)
 
 
 def _shown(made: Sequence[list[Pixels]], output_type: OutputType, *, video: bool) -> Any:

@@ -18,6 +18,7 @@ GUIDANCE: Final = 2.0
 BLEND: Final = 16
 WIDEST_BLEND: Final = 1024
 """The most pixels of ``blend``: every tile is decoded with as many around it."""
+MOST_IMAGES: Final = 100_000
 STRONGEST_GUIDANCE: Final = 1000.0
 """Beyond it hardly anything changes, and far beyond it logits overflow."""
 IMAGE_SIZE: Final = Size(1024, 512)
@@ -61,6 +62,7 @@ class GenerationRequest:
         fps: frames a second (default: 8)
         plan: how the canvas is laid out: an image of any size, painted or made small, that is stretched to it; for a
             model that reads coarse plans
+        plan_guidance: how strongly a coarse plan pulls: 1 as trained, more exaggerates, at twice the work
 
     Raises:
         UsageError: naming the field that is missing, too much or out of range.
@@ -91,6 +93,7 @@ class GenerationRequest:
     frames: int | None = None
     fps: float | None = None
     plan: InputImage | None = None
+    plan_guidance: float = 1.0
     regions: tuple[Region, ...] = field(init=False, default=(), compare=False, repr=False)
     text: str | None = field(init=False, default=None, compare=False, repr=False)
 
@@ -104,6 +107,8 @@ class GenerationRequest:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(name, value, "must be at least 1")
+        if self.count > MOST_IMAGES:
+            raise UsageError("count", self.count, f"give at most {MOST_IMAGES} at once, and the others by their `seed`")
         self._check_canvas()
 
     def _set(self, **values: object) -> None:
@@ -255,6 +260,9 @@ class GenerationRequest:
             if not 0 <= self.guidance <= STRONGEST_GUIDANCE:
                 hint = f"give a number from 0 to {STRONGEST_GUIDANCE:g}; 1 is as trained, 2 to 5 is usual"
                 raise UsageError("guidance", self.guidance, hint)
+        if not 0 <= self.plan_guidance <= STRONGEST_GUIDANCE:
+            hint = f"give a number from 0 to {STRONGEST_GUIDANCE:g}; 1 is as trained"
+            raise UsageError("plan_guidance", self.plan_guidance, hint)
         regions, text = parse_prompts(self.prompt)
         self._set(regions=regions, text=text)
 

@@ -173,6 +173,7 @@ def test_a_folder_of_half_the_size(pipe, tmp_path):
     pipe.save_pretrained(tmp_path / "half", dtype=torch.float16)
     sizes = [(tmp_path / name / "model" / "model.safetensors").stat().st_size for name in ("whole", "half")]
     assert sizes[1] < 0.7 * sizes[0]
+    assert len({path.stat().st_mode for path in (tmp_path / "half").glob("*/*.*")}) == 1
     half = NuwaInfinityPipeline.from_pretrained(tmp_path / "half")
     assert half.tokenizer.fingerprint() == pipe.tokenizer.fingerprint()
     for part in ("generator.model", "tokenizer.decoder"):

@@ -10,6 +10,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +27,7 @@ from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
 from nuwa_lightning.planning.context import NearbyContextPool
 from nuwa_lightning.planning.direction import ArbitraryDirectionController
 from nuwa_lightning.planning.geometry import PatchGrid
+from nuwa_lightning.processes import die_with_parent
 from nuwa_lightning.tokenizers.pretrained import save_tokenizer
 
 RECIPE: Final = Size("recipe", 4, 128, 2)
@@ -111,6 +114,15 @@ sys.exit(status)
 """
 
 
+_SPIN: Final = """
+import os
+if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, range(os.cpu_count()))
+while True:
+    pass
+"""
+
+
 def generate(run: Path, output: Path, size: str, *options: str) -> tuple[float, float]:
     """Run ``generate`` as a process of its own, on all cores; return its seconds and its peak memory in megabytes."""
     command = [sys.executable, "-m", "nuwa_lightning", "generate", "--checkpoint", str(run), "--size", size]
@@ -142,6 +154,29 @@ def peak_memory(widths: tuple[int, int], *, height: int, rounds: int) -> tuple[f
 
         pairs = [(peak(widths[0], turn), peak(widths[1], turn)) for turn in range(rounds)]
         return statistics.median(narrow for narrow, _ in pairs), statistics.median(wide for _, wide in pairs)
+
+
+@contextmanager
+def busy_process() -> Iterator[int]:
+    """Keep one process busy on any core meanwhile; yields its id."""
+    before = None if sys.platform == "win32" else die_with_parent
+    with subprocess.Popen([sys.executable, "-c", _SPIN], preexec_fn=before) as process:
+        try:
+            yield process.pid
+        finally:
+            process.kill()
+
+
+def beside_a_busy_process(size: str, *, rounds: int) -> list[tuple[float, float]]:
+    """Return the seconds of ``generate`` with its default threads and with one, by turns, beside a busy process."""
+    with tempfile.TemporaryDirectory() as name, busy_process():
+        folder = Path(name)
+        write_run(folder / "run")
+
+        def seconds(turn: int, *options: str) -> float:
+            return generate(folder / "run", folder / f"{turn}{len(options)}.png", size, *options)[0]
+
+        return [(seconds(turn), seconds(turn, "--threads", "1")) for turn in range(rounds)]
 
 
 def paper_canvas(run: Path, size: str = PAPER) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -215,8 +216,25 @@ def canvases(settings: Settings, say: Say) -> list[Figure]:
             at_least=False,
             note=f"medians of {small:.0f} and {large:.0f} MB, 256 rows of pixels, BigTIFF",
         ),
+        threads(settings, say),
         *paper(settings, say),
     ]
+
+
+def threads(settings: Settings, say: Say) -> Figure:
+    """Generate's default threads against one, beside a process that keeps a core busy."""
+    size = f"{max(64, 1024 // settings.shrink)}x512"
+    pairs = canvas.beside_a_busy_process(size, rounds=3 if settings.shrink == 1 else 1)
+    for default, one in pairs:
+        say(f"{size} beside a busy process: {default:.1f} s, with one thread {one:.1f} s")
+    default, one = (statistics.median(seconds) for seconds in zip(*pairs, strict=True))
+    return Figure(
+        f"recipe: generate {size} beside one busy process, seconds by default / with one thread",
+        statistics.median(default / one for default, one in pairs),
+        1.1,
+        at_least=False,
+        note=f"medians of {default:.1f} and {one:.1f} s, {os.cpu_count()} cores",
+    )
 
 
 def paper(settings: Settings, say: Say) -> list[Figure]:
@@ -236,7 +254,7 @@ def paper(settings: Settings, say: Say) -> list[Figure]:
     ]
 
 
-def run(settings: Settings, say: Say) -> tuple[list[Figure], dict[str, Mapping[str, Times]]]:
+def measure(settings: Settings, say: Say) -> tuple[list[Figure], dict[str, Mapping[str, Times]]]:
     """Measure everything."""
     figures: list[Figure] = []
     times: dict[str, Mapping[str, Times]] = {}

@@ -2,89 +2,56 @@
 
 ===================  ===================================================================================================
 ``canvas.json``      what the canvas is and how it was made, with a checksum
+``image.png``        the given pixels of an outpainting, ``mask.png`` where they are to be made anew; kept canvases only
 ``tokens.log``       one record of fixed size a patch, appended; of two at one position the later one holds
 ``state-000000012``  where generation stood after 12 waves: JSON and tensors under a checksum; the last two are kept
 ``lock``             held by the one process that has the canvas open
 ===================  ===================================================================================================
 
 A record of the log is the position (t, y, x) as int32, the tokens ``[B, rows, columns]`` as uint16 or uint32, and a
-CRC-32 of both that begins with the number of the record; all little-endian. A folder of a stranger runs no code: JSON,
-plain arrays and safetensors are all that is read, each checked before it is used.
+CRC-32 of both that begins with the number of the record; all little-endian. A finished canvas is the first records of
+the log, as many as ``canvas.json`` says: what is edited is appended first, and counts when that file is replaced. A
+folder of a stranger runs no code: JSON, plain arrays, PNG and safetensors are all that is read, each checked before it
+is used.
 
 Shape legend: B images of one canvas (one a seed), Y/X rows and columns.
 """
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 import os
-import struct
 import zlib
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, Final, final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load, save
 from torch import Tensor
 
-from nuwa_lightning.atomic import atomic_write, fsync_path, write_json
+from nuwa_lightning.atomic import fsync_path
+from nuwa_lightning.canvas.facts import (
+    UNWRITTEN,
+    CanvasFacts,
+    CanvasState,
+    read_facts,
+    read_state,
+    told,
+    write_facts,
+    write_state,
+)
+from nuwa_lightning.canvas.keeping import GIVEN, keep_given
 from nuwa_lightning.errors import UsageError, unwritable
-from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
+from nuwa_lightning.planning.geometry import PatchIndex
+from nuwa_lightning.request_fields import InputImage
 from nuwa_lightning.tokenizers.tiling import Rectangle
 
-UNWRITTEN: Final = -1
-"""What stands for a token that is not there yet."""
-_FORMAT = 1
-_LONGEST_FACTS = 64 << 20
-_MAGIC = b"nuwa_lightning state 1\n"
-_DIGEST = 32
-_KEPT = 2
-_BLOCK = 64
-_AT_ONCE = 1 << 14
-
-
-@dataclass(frozen=True)
-class CanvasFacts:
-    """What a canvas is.
-
-    Attributes:
-        grid: its shape in patches; one axis may be endless, others closed.
-        seeds: one for each of its B images.
-        patch_size: tokens of a patch, rows and columns.
-        codebook_size: how many tokens there are.
-        downsample_factor: pixels of a token along an axis.
-        corner: position in the log of the grid's first patch; it moves when the canvas grows to the left or upward.
-        how: how it is made, plain JSON: what must not change while it grows, versions, hashes, metadata.
-    """
-
-    grid: PatchGrid
-    seeds: tuple[int, ...]
-    patch_size: tuple[int, int]
-    codebook_size: int
-    downsample_factor: int
-    corner: tuple[int, int, int] = (0, 0, 0)
-    how: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class CanvasState:
-    """Where generation stands between two waves.
-
-    Attributes:
-        waves: how many are finished.
-        facts: plain JSON.
-        tensors: the live states.
-    """
-
-    waves: int
-    facts: Mapping[str, Any]
-    tensors: Mapping[str, Tensor]
+_KEPT: Final = 2
+_BLOCK: Final = 64
+_AT_ONCE: Final = 1 << 14
 
 
 @final
@@ -155,34 +122,64 @@ class Canvas:
         """What it is."""
         return self._facts
 
-    def begin(self, facts: CanvasFacts) -> None:
+    @property
+    def length(self) -> int:
+        """How many records the log has."""
+        return self._length
+
+    def begin(self, facts: CanvasFacts, image: InputImage | None = None) -> None:
         """Begin a canvas, and forget what was there.
+
+        Args:
+            facts: what it is.
+            image: the given pixels, for a canvas that is kept.
 
         Raises:
             UsageError: if the disk is full or fails.
         """
         try:
             self._forget()
-            self.set_facts(facts)
+            if image is not None:
+                facts = replace(facts, how={**facts.how, "given": keep_given(self.folder, image)})
+            self._say(facts)
             self._open_log("wb")
         except OSError as error:
             raise self._unwritable(error) from error
 
-    def set_facts(self, facts: CanvasFacts) -> None:
-        """Say anew what the canvas is; its tokens stay."""
-        self._facts = facts
-        self._dtype = _record_type(facts)
-        content = {"format": _FORMAT, **asdict(facts)}
-        write_json(self.folder / "canvas.json", {"canvas": content, "sha256": _sum_of(content)})
+    def amend(self, facts: CanvasFacts) -> None:
+        """Say anew what the canvas is, in one step, of whose log ``facts.log`` records count; states before it go.
+
+        Raises:
+            UsageError: if the disk is full or fails; the canvas is what it was.
+        """
+        assert self._log is not None
+        try:
+            os.fsync(self._log.fileno())
+            if self._facts.finished:
+                self._drop(self._states())
+            self._say(facts)
+            if facts.finished:
+                self._drop(self._states())
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _say(self, facts: CanvasFacts) -> None:
+        self._facts, self._dtype = facts, _record_type(facts)
+        write_facts(self.folder / "canvas.json", facts)
+
+    @staticmethod
+    def _drop(paths: Iterable[Path]) -> None:
+        for path in paths:
+            path.unlink(missing_ok=True)
 
     def load(self) -> None:
-        """Read what is in the folder; of the log a torn tail is cut off, which no state counts on.
+        """Read what is in the folder; of the log is cut off what nothing counts on, such as a torn tail.
 
         Raises:
             UsageError: if it does not say what canvas it is.
         """
         try:
-            self._facts = _read_facts(self.folder / "canvas.json")
+            self._facts = read_facts(self.folder / "canvas.json")
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             hint = "does not say what is made there: choose overwrite to start again"
             raise UsageError(self._option, self.folder, hint) from None
@@ -193,6 +190,8 @@ class Canvas:
             while self._load_some():
                 pass
             self._cut_log(self._length)
+            if self._facts.finished and self._length > self._facts.log:
+                self._cut(self._facts.log)
         except OSError as error:
             raise self._unwritable(error) from error
 
@@ -202,8 +201,12 @@ class Canvas:
         Raises:
             UsageError: naming the record.
         """
-        states = [found for path in self._states() if (found := _read_state(path)) is not None]
-        if states and states[0].facts["log"] > self._length:
+        if self._length < self._facts.log:
+            hint = f"record {self._length} is damaged, and so is the canvas: put back a copy of the folder"
+            raise UsageError(self._option, self.folder / "tokens.log", hint)
+        states = [] if self._facts.finished else map(read_state, self._states())
+        newest = next((found for found in states if found is not None), None)
+        if newest is not None and newest.facts["log"] > self._length:
             hint = f"record {self._length} is damaged: choose resume earlier"
             raise UsageError(self._option, self.folder / "tokens.log", hint)
 
@@ -218,21 +221,20 @@ class Canvas:
         """
         damaged: list[Path] = []
         for path in self._states():
-            found = _read_state(path)
+            found = read_state(path)
             if found is None or found.facts["log"] > self._length:
                 damaged.append(path)
                 continue
             if damaged and not earlier:
                 hint = f"is damaged; the state before it ({told(found.facts)}) is good: choose resume earlier"
                 raise UsageError("resume", damaged[0], hint)
-            for other in damaged:  # or they would count among the two that are kept
-                other.unlink(missing_ok=True)
+            self._drop(damaged)  # or they would count among the two that are kept
             self._cut(found.facts["log"])
             return found
         if damaged:
             hint = "is damaged, and there is no good one: choose overwrite to start again"
             raise UsageError("resume", damaged[0], hint)
-        self._cut(0)
+        self._cut(self._facts.log)
         return None
 
     def put(self, patches: Iterable[tuple[PatchIndex, Tensor]]) -> None:
@@ -245,7 +247,7 @@ class Canvas:
         positions, data = [], bytearray()
         for number, (patch, tokens_BYX) in enumerate(patches, start=self._length):
             record = np.zeros((), self._dtype)
-            record["at"] = position = tuple(a + b for a, b in zip(patch, self._facts.corner, strict=True))
+            record["at"] = position = self._facts.stage.position(patch)
             record["tokens"] = tokens_BYX.numpy()
             record["sum"] = _sum_of_record(record.tobytes()[:-4], number)
             positions.append(position)
@@ -268,17 +270,12 @@ class Canvas:
             UsageError: if the disk is full or fails; the states before stay.
         """
         assert self._log is not None
-        facts = json.dumps({"waves": state.waves, **state.facts, "log": self._length})
-        data = save({name: tensor.contiguous() for name, tensor in state.tensors.items()}, metadata={"facts": facts})
         try:
             os.fsync(self._log.fileno())
-            with atomic_write(self.folder / f"state-{state.waves:012d}") as partial, partial.open("wb") as file:
-                file.write(_MAGIC + hashlib.sha256(data).digest())
-                file.write(data)
+            write_state(self.folder / f"state-{state.waves:012d}", state, log=self._length)
         except OSError as error:
             raise self._unwritable(error) from error
-        for path in self._states()[_KEPT:]:
-            path.unlink(missing_ok=True)
+        self._drop(self._states()[_KEPT:])
 
     def read(self, area: Rectangle, *, t: int = 0, number: int = 0) -> Tensor:
         """Return the tokens of an area of one image (or frame), int64 ``[Y, X]``; ``UNWRITTEN`` where there are none.
@@ -289,12 +286,8 @@ class Canvas:
             number: which of the B images.
         """
         rows, columns = self._facts.patch_size
-        top, left, bottom, right = (
-            area.top // rows,
-            area.left // columns,
-            -(-area.bottom // rows),
-            -(-area.right // columns),
-        )
+        top, left = area.top // rows, area.left // columns
+        bottom, right = -(-area.bottom // rows), -(-area.right // columns)
         corner = self._facts.corner
         numbers_YX = self._numbers(t + corner[0], (top + corner[1], left + corner[2]), (bottom - top, right - left))
         tokens_YXyx = np.full((*numbers_YX.shape, rows, columns), UNWRITTEN, np.int64)
@@ -308,7 +301,7 @@ class Canvas:
 
     def patch(self, patch: PatchIndex) -> Tensor | None:
         """Return the tokens ``[B, rows, columns]`` of a patch, if it is there."""
-        t, y, x = (a + b for a, b in zip(patch, self._facts.corner, strict=True))
+        t, y, x = self._facts.stage.position(patch)
         number = int(self._numbers(t, (y, x), (1, 1))[0, 0])
         if not number:
             return None
@@ -317,10 +310,9 @@ class Canvas:
 
     def written(self) -> Iterable[PatchIndex]:
         """Yield the patches that are there."""
-        corner = self._facts.corner
         for (t, row, column), block_YX in sorted(self._index.items()):
             for y, x in np.argwhere(block_YX).tolist():
-                yield PatchIndex(t - corner[0], row * _BLOCK + y - corner[1], column * _BLOCK + x - corner[2])
+                yield self._facts.stage.patch(PatchIndex(t, row * _BLOCK + y, column * _BLOCK + x))
 
     def remove(self) -> None:
         """Remove the canvas; killed on the way, it is one that never began. Nothing but its own files goes."""
@@ -344,9 +336,7 @@ class Canvas:
         if self._log is not None:
             self._log.close()
             self._log = None
-        for path in self.folder.iterdir():
-            if path.name != "lock" and _is_own(path):
-                path.unlink(missing_ok=True)
+        self._drop(path for path in self.folder.iterdir() if path.name != "lock" and _is_own(path))
         self._index, self._length, self.patches = {}, 0, 0
 
     def _states(self) -> list[Path]:
@@ -372,21 +362,19 @@ class Canvas:
         self._log.seek(self._length * size)
         data = self._log.read(_AT_ONCE * size)
         records = np.frombuffer(data[: len(data) // size * size], self._dtype)
-        shape, corner = self._facts.grid.shape, self._facts.corner
         for n, record in enumerate(records):
             raw = memoryview(data)[n * size : (n + 1) * size - 4]
-            position = tuple(int(place) for place in record["at"])
-            inside = all(0 <= p - c < (s or 2**31) for p, c, s in zip(position, corner, shape, strict=True))
+            position = PatchIndex(*map(int, record["at"]))
             if (
                 _sum_of_record(raw, self._length) != record["sum"]
-                or not inside
+                or not self._facts.holds(position)
                 or int(record["tokens"].max()) >= self._facts.codebook_size
             ):
                 return False
             self._note(position)
         return len(records) == _AT_ONCE
 
-    def _note(self, position: tuple[int, ...]) -> None:
+    def _note(self, position: PatchIndex) -> None:
         t, y, x = position
         block_YX = self._index.get((t, y // _BLOCK, x // _BLOCK))
         if block_YX is None:
@@ -433,31 +421,12 @@ class Canvas:
         return UsageError(self._option, self.folder, found.hint)
 
 
-def told(facts: Mapping[str, Any]) -> str:
-    """Return how far a state is, for messages."""
-    of = f" of {facts['patches_of']}" if facts.get("patches_of") else ""
-    return f"{facts.get('patches', 0)}{of} patches"
-
-
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return one phrase for each thing in which two canvases differ."""
-    names = [name for name in (*before, *(n for n in now if n not in before)) if before.get(name) != now.get(name)]
-    return [f"{name} was {_short(before.get(name))}, now {_short(now.get(name))}" for name in names]
-
-
-def _short(value: object) -> str:
-    text = "not given" if value is None else json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
 def _is_own(path: Path) -> bool:
     """Say whether a name in the folder is one that a canvas gives."""
     name = path.name
-    return name in ("canvas.json", "tokens.log", "lock") or name.startswith(("state-", ".state-", ".canvas."))
-
-
-def _sum_of(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return name in ("canvas.json", "tokens.log", "lock", *GIVEN) or name.startswith(
+        ("state-", ".state-", ".canvas.", ".image.", ".mask.")
+    )
 
 
 def _sum_of_record(data: bytes | memoryview, number: int) -> int:
@@ -467,48 +436,6 @@ def _sum_of_record(data: bytes | memoryview, number: int) -> int:
 def _record_type(facts: CanvasFacts) -> np.dtype[Any]:
     tokens = "<u2" if facts.codebook_size <= 2**16 else "<u4"
     return np.dtype([("at", "<i4", 3), ("tokens", tokens, (len(facts.seeds), *facts.patch_size)), ("sum", "<u4")])
-
-
-def _read_facts(path: Path) -> CanvasFacts:
-    """Return what a canvas says about itself.
-
-    Raises:
-        ValueError: (or KeyError, TypeError) if it makes no sense.
-    """
-    with path.open("rb") as file:
-        found = json.loads(file.read(_LONGEST_FACTS))
-    content = dict(found["canvas"])
-    if found["sha256"] != _sum_of(content) or content.pop("format") != _FORMAT:
-        raise ValueError("checksum or format")
-    grid = PatchGrid(**content.pop("grid"))
-    names = ("seeds", "patch_size", "corner")
-    kept: dict[str, Any] = {name: tuple(v) if name in names else v for name, v in content.items()}
-    facts = CanvasFacts(grid=grid, **kept)
-    known = [length for length in grid.shape if length is not None]
-    lengths = (*facts.patch_size, facts.codebook_size, facts.downsample_factor, *known)
-    plain = all(type(n) is int for n in (*lengths, *facts.seeds, *facts.corner)) and isinstance(facts.how, dict)
-    sound = len(facts.patch_size) == 2 and len(facts.corner) == 3 and 0 < len(facts.seeds) <= 1 << 16
-    if not (plain and sound and all(0 < n < 2**31 for n in lengths) and max(facts.patch_size) <= 1 << 12):
-        raise ValueError("a number is out of range")
-    return replace(facts)
-
-
-def _read_state(path: Path) -> CanvasState | None:
-    """Return the state in a file, or None if the file is damaged."""
-    try:
-        content = path.read_bytes()
-        start = len(_MAGIC) + _DIGEST
-        data = content[start:]
-        if content[:start] != _MAGIC + hashlib.sha256(data).digest():
-            return None
-        (length,) = struct.unpack_from("<Q", data)
-        facts = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["facts"])
-        waves = facts.pop("waves")
-        if type(waves) is not int or type(facts["log"]) is not int or min(waves, facts["log"]) < 0:
-            return None
-        return CanvasState(waves, facts, load(data))
-    except Exception:  # of a parser that meets what anybody may have written
-        return None
 
 
 def _locked(path: Path) -> BinaryIO:

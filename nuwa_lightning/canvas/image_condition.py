@@ -8,6 +8,7 @@ Shape legend: Y/X rows and columns in pixels.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -42,10 +43,12 @@ class _Axis:
     window: tuple[int, int]
 
 
-def _lay_axis(length: int, before: int, after: int, patch: int) -> _Axis:
+def _lay_axis(length: int, before: int, after: int, patch: int, phase: int | None) -> _Axis:
     # The grid starts where a border of the image that is built upon is a border of patches. With both built upon,
     # the first one; the patches on the other are then known in part.
-    start = -before % patch if before else -length % patch if after else 0
+    if phase is None:
+        phase = 0 if before else -length % patch if after else 0
+    start = (phase - before) % patch
     image = start + before
     patches = -(-(image + length + after) // patch)
     return _Axis(start, image, patches, (image // patch, -(-(image + length) // patch)))
@@ -65,6 +68,7 @@ class ImageCondition:
         tokenizer: turns pixels into tokens and back.
         patch_size: tokens of a patch, rows and columns.
         blend: over how many pixels beyond the border that fades; 0 leaves what is decoded as it is.
+        phase: row and column of a patch, in pixels, at which the image begins; by default its borders are patches' own.
 
     Raises:
         ValueError: if the holes have another size, or nothing is known.
@@ -79,6 +83,7 @@ class ImageCondition:
         tokenizer: Tokenizer,
         patch_size: tuple[int, int],
         blend: int = 16,
+        phase: tuple[int, int] | tuple[None, None] = (None, None),
     ) -> None:
         height, width = image_YX3.shape[:2]
         if holes_YX is None:
@@ -88,24 +93,47 @@ class ImageCondition:
         if holes_YX.all():
             raise ValueError("no pixel is known")
         self._image_YX3, self._given_YX = image_YX3, ~holes_YX
-        self._factor, self._patch_size = tokenizer.downsample_factor, patch_size
+        self._tokenizer, self._factor, self._patch_size = tokenizer, tokenizer.downsample_factor, patch_size
         sides = tuple(cells * tokenizer.downsample_factor for cells in patch_size)
-        self._y = _lay_axis(height, expansion.up, expansion.down, sides[0])
-        self._x = _lay_axis(width, expansion.left, expansion.right, sides[1])
+        self._y = _lay_axis(height, expansion.up, expansion.down, sides[0], phase[0])
+        self._x = _lay_axis(width, expansion.left, expansion.right, sides[1], phase[1])
         self.size = (height + expansion.up + expansion.down, width + expansion.left + expansion.right)
         """Height and width of the canvas in pixels."""
         self.grid = PatchGrid(1, self._y.patches, self._x.patches)
         """The patches that cover it."""
         self.origin = (self._y.start, self._x.start)
         """Where the canvas begins on the grid, in pixels."""
-        window_YX3, given_YX = self._window(expansion, sides)
-        self._tokens_YX = _encode(tokenizer, filled(window_YX3.astype(np.float32), given_YX))
-        self.known = self._known(given_YX)
-        """Known tokens by patch ``[1, rows, columns]``; ``ABSENT`` where a patch is known in part."""
-        self._window_YX3, self._window_given_YX = window_YX3, given_YX
+        self._window_YX3, self._window_given_YX = self._window(expansion, sides)
         self._blend = blend
         self.margin = -(-(blend + RIM) // tokenizer.downsample_factor) if blend else 0
         """How many tokens around what is to be finished :meth:`finish` has to see."""
+
+    @cached_property
+    def masks(self) -> dict[PatchIndex, Tensor]:
+        """Which tokens of a patch are known, bool ``[rows, columns]``; patches of which none is are left out."""
+        f, (rows, columns), given_YX = self._factor, self._patch_size, self._window_given_YX
+        whole_YX = torch.from_numpy(
+            given_YX.reshape(given_YX.shape[0] // f, f, given_YX.shape[1] // f, f).all(axis=(1, 3))
+        )
+        found = {}
+        for y, row in enumerate(range(*self._y.window)):
+            for x, column in enumerate(range(*self._x.window)):
+                mask_YX = whole_YX[y * rows : (y + 1) * rows, x * columns : (x + 1) * columns]
+                if bool(mask_YX.any()):
+                    found[PatchIndex(0, row, column)] = mask_YX
+        return found
+
+    @cached_property
+    def known(self) -> dict[PatchIndex, Tensor]:
+        """Known tokens by patch ``[1, rows, columns]``; ``ABSENT`` where a patch is known in part."""
+        rows, columns = self._patch_size
+        tokens_YX = _encode(self._tokenizer, filled(self._window_YX3.astype(np.float32), self._window_given_YX))
+        found = {}
+        for patch, mask_YX in self.masks.items():
+            top, left = (patch.y - self._y.window[0]) * rows, (patch.x - self._x.window[0]) * columns
+            patch_YX = tokens_YX[top : top + rows, left : left + columns]
+            found[patch] = torch.where(mask_YX, patch_YX, ABSENT)[None]
+        return found
 
     @property
     def complete(self) -> bool:
@@ -164,19 +192,6 @@ class ImageCondition:
                 cut[axis_number] = slice(given_YX.shape[axis_number] - pads[1], None)
                 given_YX[tuple(cut)] = False
         return window_YX3, given_YX
-
-    def _known(self, given_YX: NDArray[np.bool_]) -> dict[PatchIndex, Tensor]:
-        f, (rows, columns) = self._factor, self._patch_size
-        whole_YX = given_YX.reshape(given_YX.shape[0] // f, f, given_YX.shape[1] // f, f).all(axis=(1, 3))
-        tokens_YX = torch.where(torch.from_numpy(whole_YX), self._tokens_YX, ABSENT)
-        known = {}
-        for y in range(*self._y.window):
-            for x in range(*self._x.window):
-                top, left = (y - self._y.window[0]) * rows, (x - self._x.window[0]) * columns
-                patch_YX = tokens_YX[top : top + rows, left : left + columns]
-                if bool((patch_YX != ABSENT).any()):
-                    known[PatchIndex(0, y, x)] = patch_YX[None]
-        return known
 
 
 def _encode(tokenizer: Tokenizer, pixels_YX3: NDArray[np.float32]) -> Tensor:

@@ -6,22 +6,31 @@ Shape legend: B canvases side by side, Y/X rows and columns.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
-from nuwa_lightning.canvas.canvas import Canvas, CanvasFacts, CanvasState
 from nuwa_lightning.canvas.coarse import CoarseOrder
 from nuwa_lightning.canvas.decoding import Crop, DecodedImage, Finish, FrameDecoder, Pixels, TileDecoder, decoded_frames
+from nuwa_lightning.canvas.facts import CanvasFacts, CanvasState, Stage
+from nuwa_lightning.canvas.memory import TokenStore
 from nuwa_lightning.generation.patch_batch import PatchStates
 from nuwa_lightning.generation.prompts import Prompts
 from nuwa_lightning.generation.renderer import DecodingState, InfiniteRenderer, Rendering
 from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
+from nuwa_lightning.planning.schedule import PlannedStep
 from nuwa_lightning.tokenizers.base import Tokenizer
 from nuwa_lightning.tokenizers.tiling import Rectangle
+from nuwa_lightning.writers import write_image, write_video
+
+_SHARE: Final = 50
+"""A state is stored when this many times the time that the last one took has gone by: 2 % of the time at most."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +78,16 @@ class Order:
         """Return the canvas in the making, with its coarse plan; further arguments as for :class:`Rendering`."""
         coarse = self.coarse and self.coarse.begin(self.grid, renderer.model.patch_size, self.seeds)
         given = {"known": self.known, "prompts": self.prompts, "coarse": coarse, **options}
-        return Rendering(renderer, self.grid, seeds=self.seeds, **given)
+        return Rendering(renderer, self.grid, seeds=self.seeds, plan_guidance=self._plan_guidance, **given)
+
+    @property
+    def _plan_guidance(self) -> float:
+        return 1.0 if self.coarse is None else self.coarse.guidance
+
+    @property
+    def copies(self) -> int:
+        """How many rows a canvas takes under guidance."""
+        return 2 if self._plan_guidance != 1 else self.prompts.copies if self.prompts else 1
 
 
 @dataclass(frozen=True)
@@ -95,19 +113,28 @@ class Generation:
         renderer: the sampler.
         canvas: where the tokens go; as it was when the state was committed.
         state: what :meth:`state` returned for the same order: go on from there.
+        walked: for a canvas that holds tokens, the steps to be gone through; of known ones nothing is stored.
 
     Raises:
         ValueError: if the state is that of another canvas.
     """
 
     def __init__(
-        self, order: Order, renderer: InfiniteRenderer, canvas: Canvas, *, state: CanvasState | None = None
+        self,
+        order: Order,
+        renderer: InfiniteRenderer,
+        canvas: TokenStore,
+        *,
+        state: CanvasState | None = None,
+        walked: Iterable[PlannedStep] | None = None,
     ) -> None:
-        self.order, self.canvas = order, canvas
-        self.patches = canvas.patches if state else 0
+        self.order, self.canvas, self._stores_known = order, canvas, walked is None
+        self.patches = 0 if state is None else canvas.patches if walked is None else int(state.facts["patches"])
         """How many patches of each image are finished."""
         decoding_state = _decoding_state(state, renderer, order) if state and state.waves else None
-        self._rendering = order.rendering(renderer, decoding_state=decoding_state)
+        self._rendering = order.rendering(
+            renderer, decoding_state=decoding_state, walked=walked, corner=canvas.facts.corner
+        )
         self._slabs = _Slabs(order.grid)
         for patch in canvas.written() if order.grid.endless else ():
             self._slabs.add(patch)
@@ -125,7 +152,7 @@ class Generation:
     def __iter__(self) -> Iterator[Progress]:
         """Generate wave after wave."""
         for wave in self._rendering:
-            self.canvas.put((done.patch, done.tokens_BYX) for done in wave)
+            self.canvas.put((done.patch, done.tokens_BYX) for done in wave if self._stores_known or not done.known)
             for done in wave if self.order.grid.endless else ():
                 self._slabs.add(done.patch)
             self.patches += len(wave)
@@ -135,6 +162,28 @@ class Generation:
         """Return where this stands, for :meth:`Canvas.commit`, with facts of the caller's."""
         tensors = _flattened(self._rendering.decoding_state()) if self.waves else {}
         return CanvasState(self.waves, dict(facts), tensors)
+
+
+class Recorder:
+    """Stores a state now and then, so that it takes little of the time.
+
+    Args:
+        every: seconds between two at least; 0 stores one each time.
+        commit: stores one.
+    """
+
+    def __init__(self, every: float, commit: Callable[[], None]) -> None:
+        self._least = self._every = every
+        self._commit, self._last = commit, time.monotonic()
+
+    def __call__(self) -> None:
+        """Store one if it is time."""
+        before = time.monotonic()
+        if before - self._last < self._every:
+            return
+        self._commit()
+        self._last = time.monotonic()
+        self._every = max(self._least, _SHARE * (self._last - before)) if self._least else 0
 
 
 class _Slabs:
@@ -156,7 +205,7 @@ class _Slabs:
 def facts_of(order: Order, renderer: InfiniteRenderer, tokenizer: Tokenizer, how: Mapping[str, Any]) -> CanvasFacts:
     """Return what the canvas of an order says about itself."""
     return CanvasFacts(
-        order.grid,
+        (Stage(order.grid, size=order.size, origin=order.origin),),
         order.seeds,
         renderer.model.patch_size,
         tokenizer.codebook_size,
@@ -165,42 +214,92 @@ def facts_of(order: Order, renderer: InfiniteRenderer, tokenizer: Tokenizer, how
     )
 
 
-def tiles_of(canvas: Canvas, tokenizer: Tokenizer, order: Order, grid: PatchGrid, *, number: int = 0) -> TileDecoder:
-    """Return what decodes the tiles of an image of a canvas; the grid has no endless axis."""
+def cut_order(order: Order, length: int, patch_pixels: tuple[int, int]) -> Order | None:
+    """Return the order of an endless canvas that was stopped after so many slabs; None if no pixel is complete."""
+    sides = zip(order.size, patch_pixels, order.origin, strict=True)
+    height, width = (length * side - start if size is None else size for size, side, start in sides)
+    if min(height, width) < 1:
+        return None
+    down, across = (
+        -(-(n + start) // side) for n, start, side in zip((height, width), order.origin, patch_pixels, strict=True)
+    )
+    grid = order.grid
+    grid = PatchGrid(grid.t, grid.y or down, grid.x or across, wrap=grid.wrap)
+    return replace(order, grid=grid, size=(height, width))
 
-    def read(area: Rectangle) -> Tensor:
-        return canvas.read(area, number=number)
 
-    size = _tokens(canvas, grid)
-    return TileDecoder(tokenizer, size, read, tile=order.tile, finish=order.finish, wrap=grid.wrap)
-
-
-def decoded_image(
-    canvas: Canvas, tokenizer: Tokenizer, order: Order, grid: PatchGrid, crop: Crop, *, number: int = 0
-) -> DecodedImage:
+def decoded(canvas: TokenStore, tokenizer: Tokenizer, order: Order, *, number: int = 0) -> DecodedImage:
     """Return the pixels of an image of a canvas, as a writer takes them.
 
     Args:
         canvas: the tokens.
         tokenizer: what decodes.
-        order: how it is tiled and finished.
-        grid: its shape in patches, without an endless axis.
-        crop: which part of the grid is the image.
+        order: its shape, without an endless axis, and how it is tiled and finished.
         number: which of the images.
     """
-    return DecodedImage(tiles_of(canvas, tokenizer, order, grid, number=number), crop, folder=canvas.folder)
+
+    def read(area: Rectangle) -> Tensor:
+        return canvas.read(area, number=number)
+
+    size = _tokens(canvas, order.grid)
+    tiles = TileDecoder(tokenizer, size, read, tile=order.tile, finish=order.finish, wrap=order.grid.wrap)
+    return DecodedImage(tiles, _crop(order), folder=canvas.folder)
 
 
-def decoded_video(canvas: Canvas, order: Order, crop: Crop, *, number: int = 0) -> Iterator[Pixels]:
-    """Yield the frames of a video of a canvas; arguments as for :func:`decoded_image`."""
+def decoded_video(canvas: TokenStore, order: Order, *, number: int = 0) -> Iterator[Pixels]:
+    """Yield the frames of a video of a canvas; arguments as for :func:`decoded`."""
     assert order.video is not None
     height, width = _tokens(canvas, order.grid)
     frames = range(order.grid.t or 0)
     tokens = (canvas.read(Rectangle(0, 0, height, width), t=t, number=number) for t in frames)
-    return decoded_frames(tokens, order.video.decoder, crop, finish=order.finish)
+    return decoded_frames(tokens, order.video.decoder, _crop(order), finish=order.finish)
 
 
-def _tokens(canvas: Canvas, grid: PatchGrid) -> tuple[int, int]:
+def export(
+    canvas: TokenStore,
+    tokenizer: Tokenizer,
+    order: Order,
+    path: Path,
+    *,
+    metadata: Mapping[str, Any],
+    number: int = 0,
+    overwrite: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Write an image or a video of a canvas to a file, in memory for a few tiles or frames; see :func:`decoded`.
+
+    Args:
+        canvas: see there.
+        tokenizer: see there.
+        order: see there.
+        path: the file.
+        metadata: as for the writers.
+        number: which of the images.
+        overwrite: as for the writers.
+        progress: told how many rows (frames) were taken.
+
+    Raises:
+        UsageError: if the format cannot hold it or the file cannot be written.
+    """
+    if order.video is None:
+        with closing(decoded(canvas, tokenizer, order, number=number)) as image:
+            write_image(image, path, metadata=metadata, overwrite=overwrite, progress=progress)
+        return
+    (height, width), fps = _crop(order).size, order.video.fps
+    frames = decoded_video(canvas, order, number=number)
+    write_video(
+        frames, path, width=width, height=height, fps=fps, metadata=metadata, overwrite=overwrite, progress=progress
+    )
+
+
+def _crop(order: Order) -> Crop:
+    height, width = order.size
+    assert height is not None
+    assert width is not None
+    return Crop((height, width), order.origin)
+
+
+def _tokens(canvas: TokenStore, grid: PatchGrid) -> tuple[int, int]:
     assert grid.y is not None
     assert grid.x is not None
     rows, columns = canvas.facts.patch_size
@@ -228,7 +327,7 @@ def _decoding_state(state: CanvasState, renderer: InfiniteRenderer, order: Order
     """
     model, tensors = renderer.model, state.tensors
     attention = model.layer(0).attention
-    copies = len(order.seeds) * (order.prompts.copies if order.prompts else 1)
+    copies = len(order.seeds) * order.copies
     shape = (copies, attention.num_kv_heads, model.patch_tokens, attention.head_dim)
     try:
         numbers = tensors["pool.numbers"].tolist()

@@ -94,8 +94,8 @@ class OrderBuilder:
             seam = JointBlend((size.height, size.width), request.wrap, request.blend, factor)
             finish = seam if request.wrap and request.blend and not request.video else None
             order = Order(grid, (request.seed,), (size.height, size.width), tile=request.tile, finish=finish)
-        video = self._video(request) if request.video else None
-        order = dataclasses.replace(order, video=video, prompts=self._prompts(request, order))
+        video = self.video(request) if request.video else None
+        order = dataclasses.replace(order, video=video, prompts=self.prompts(request, order))
         return dataclasses.replace(order, coarse=self.coarse_order(request, order, note=note))
 
     def coarse_order(
@@ -131,7 +131,7 @@ class OrderBuilder:
             assert height is not None
             assert width is not None
             known = known_of_sketch(sketch.pixels_YX3, coarse, size=(height, width), origin=order.origin)
-            return dataclasses.replace(coarse, known=known)
+            return dataclasses.replace(coarse, known=known, guidance=request.plan_guidance)
         if self.coarse is None:
             note(f"note: there is no model of coarse plans in {self.name}: what is generated has none")
             return None
@@ -146,8 +146,8 @@ class OrderBuilder:
         if isinstance(order.finish, ImageCondition):
             known = known_of_image(order.finish.given, plan, self.tokenizer, cells)
         writer = dataclasses.replace(self, generator=self.coarse, scale=plan.scale)
-        prompts = writer._prompts(request, order) if self.coarse.text_encoder else None
-        return CoarseOrder(plan, self.tokenizer, grid, cells, renderer, known, prompts)
+        prompts = writer.prompts(request, order) if self.coarse.text_encoder else None
+        return CoarseOrder(plan, self.tokenizer, grid, cells, renderer, known, prompts, request.plan_guidance)
 
     @property
     def _patch(self) -> tuple[int, int]:
@@ -186,7 +186,8 @@ class OrderBuilder:
         known, origin, tile = given.known, given.origin, request.tile
         return Order(grid, (request.seed,), given.size, origin=origin, known=known, finish=given, tile=tile)
 
-    def _video(self, request: GenerationRequest) -> Video:
+    def video(self, request: GenerationRequest) -> Video:
+        """Return what decodes the frames of a request's video."""
         assert request.fps is not None
         single = SingleFrames(self.tokenizer, request.tile, request.wrap)
         if self.pixel_guided is None:
@@ -196,7 +197,7 @@ class OrderBuilder:
             raise UsageError("wrap", request.wrap, hint)
         return Video(request.fps, GuidedFrames(single, self.pixel_guided, request.tile))
 
-    def _prompts(self, request: GenerationRequest, order: Order) -> Prompts | None:
+    def prompts(self, request: GenerationRequest, order: Order) -> Prompts | None:
         """Return what the patches of each of the request's canvases read; None for a model without text."""
         encoder, model, count = self.generator.text_encoder, self.generator.model, request.count
         asked = [*request.prompt, *filter(None, request.prompt_each)]

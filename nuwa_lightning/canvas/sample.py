@@ -5,7 +5,7 @@ Shape legend: B canvases, Y/X rows and columns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -15,11 +15,9 @@ from torch import Tensor
 from nuwa_lightning.canvas.decoding import to_uint8
 from nuwa_lightning.canvas.frame_decoder import SingleFrames
 from nuwa_lightning.generation.prompts import Prompts
-from nuwa_lightning.generation.renderer import InfiniteRenderer, RenderedPatch
+from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
 from nuwa_lightning.tokenizers.base import Tokenizer
-
-Watch = Callable[[RenderedPatch], None]
 
 
 def sample_tokens(
@@ -29,9 +27,8 @@ def sample_tokens(
     seeds: Sequence[int],
     known: Mapping[PatchIndex, Tensor] | None = None,
     prompts: Prompts | None = None,
-    watch: Watch | None = None,
 ) -> Tensor:
-    """Return the tokens of small canvases, one a seed, ``[B, Y, X]``, held in memory.
+    """Return the tokens of small canvases, one a seed, ``[B, Y, X]``, of videos ``[T, B, Y, X]``, held in memory.
 
     Args:
         renderer: the sampler.
@@ -39,9 +36,16 @@ def sample_tokens(
         seeds: one for each canvas.
         known: given patches, ``[B, rows, columns]``.
         prompts: the texts, for a model that reads text.
-        watch: called with each finished patch.
     """
-    return _sample(renderer, grid, seeds=seeds, known=known, prompts=prompts, watch=watch)[0]
+    rows, columns = renderer.model.patch_size
+    assert grid.t is not None
+    assert grid.y is not None
+    assert grid.x is not None
+    tokens_TBYX = torch.zeros(grid.t, len(seeds), grid.y * rows, grid.x * columns, dtype=torch.long)
+    for done in renderer.render(grid, seeds=seeds, known=known, prompts=prompts):
+        t, top, left = done.patch.t, done.patch.y * rows, done.patch.x * columns
+        tokens_TBYX[t, :, top : top + rows, left : left + columns] = done.tokens_BYX
+    return tokens_TBYX[0] if grid.t == 1 else tokens_TBYX
 
 
 @torch.inference_mode()
@@ -68,28 +72,6 @@ def sample_videos(
 ) -> list[list[NDArray[np.uint8]]]:
     """Return the frames of short videos, one a seed, uint8 ``[Y, X, 3]``, each decoded by itself."""
     decoder = SingleFrames(tokenizer)
-    tokens_TBYX = _sample(renderer, grid, seeds=seeds, prompts=prompts)
+    tokens = sample_tokens(renderer, grid, seeds=seeds, prompts=prompts)
+    tokens_TBYX = tokens if tokens.dim() == 4 else tokens[None]
     return [[decoder.decode(tokens_YX, None) for tokens_YX in tokens_TBYX[:, n]] for n in range(len(seeds))]
-
-
-def _sample(
-    renderer: InfiniteRenderer,
-    grid: PatchGrid,
-    *,
-    seeds: Sequence[int],
-    known: Mapping[PatchIndex, Tensor] | None = None,
-    prompts: Prompts | None = None,
-    watch: Watch | None = None,
-) -> Tensor:
-    """Return the tokens of small videos, ``[T, B, Y, X]``."""
-    rows, columns = renderer.model.patch_size
-    assert grid.t is not None
-    assert grid.y is not None
-    assert grid.x is not None
-    tokens_TBYX = torch.zeros(grid.t, len(seeds), grid.y * rows, grid.x * columns, dtype=torch.long)
-    for done in renderer.render(grid, seeds=seeds, known=known, prompts=prompts):
-        t, top, left = done.patch.t, done.patch.y * rows, done.patch.x * columns
-        tokens_TBYX[t, :, top : top + rows, left : left + columns] = done.tokens_BYX
-        if watch:
-            watch(done)
-    return tokens_TBYX

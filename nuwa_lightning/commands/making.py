@@ -5,28 +5,28 @@ from __future__ import annotations
 import json
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nuwa_lightning.canvas.canvas import Canvas, CanvasState, differences, told
-from nuwa_lightning.canvas.decoding import Crop
-from nuwa_lightning.canvas.job import Generation, Order, Progress, decoded_image, decoded_video, facts_of
+from nuwa_lightning.atomic import short_name
+from nuwa_lightning.canvas.canvas import Canvas
+from nuwa_lightning.canvas.facts import CanvasState, Stage, differences, told
+from nuwa_lightning.canvas.job import Generation, Order, Progress, Recorder, cut_order, export, facts_of
 from nuwa_lightning.canvas.preview import CanvasPreview
 from nuwa_lightning.errors import LawError, UsageError
-from nuwa_lightning.planning.geometry import PatchGrid
-from nuwa_lightning.writers import check_format, check_output, read_metadata, sweep, write_image, write_video
+from nuwa_lightning.request_fields import InputImage
+from nuwa_lightning.writers import check_format, check_output, read_metadata, sweep
 
 if TYPE_CHECKING:
     from nuwa_lightning.generation.renderer import InfiniteRenderer
     from nuwa_lightning.tokenizers.base import Tokenizer
     from nuwa_lightning.writers.preview import GrowingPreview
 
-_SHARE = 50
-"""A state is stored when this many times the time that the last one took has gone by: 2 % of the time at most."""
+_LONGEST_NAME = 240
+"""Bytes of an output's name that its canvas repeats: file systems hold 255."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,8 @@ class Job:
         preview: a small image of the first canvas that grows with it.
         note: told to the user.
         canvas: a folder that keeps the canvas; by default it lies beside the first output until that is finished.
+        kept: what else a canvas that is kept says of how it is made.
+        image: given pixels that it keeps.
     """
 
     order: Order
@@ -60,6 +62,8 @@ class Job:
     preview: GrowingPreview | None = None
     note: Callable[[str], None] = field(default=lambda _: None)
     canvas: Path | None = None
+    kept: Mapping[str, Any] = field(default_factory=dict)
+    image: InputImage | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,7 @@ def make(
 
 def canvas_folder(output: Path) -> Path:
     """Return where the canvas of an output lies that is not kept."""
-    return output.with_name(f"{output.name}.canvas")
+    return output.with_name(f"{short_name(output.name, longest=_LONGEST_NAME)}.canvas")
 
 
 def _opened(job: Job) -> tuple[Canvas | None, CanvasState | None]:
@@ -119,6 +123,12 @@ def _opened(job: Job) -> tuple[Canvas | None, CanvasState | None]:
     there = folder.exists()
     canvas = Canvas(folder, option="canvas" if job.canvas else "output")
     try:
+        if canvas.begun and not job.overwrite and _is_kept(canvas):
+            if not job.resume or canvas.facts.how.get("edits") or not all(map(Path.exists, job.outputs)):
+                hint = "holds a canvas already: `canvas export` makes files of it; --overwrite makes a new one"
+                raise UsageError("canvas", canvas.folder, hint)
+            canvas.close()
+            return None, None
         return _checked(job, canvas)
     except UsageError:
         if there or canvas.begun:
@@ -159,6 +169,15 @@ def _checked(job: Job, canvas: Canvas) -> tuple[Canvas | None, CanvasState | Non
     for difference in differences(before["versions"], job.versions):
         job.note(f"note: {difference}: what is generated from here on may differ from an uninterrupted run")
     return canvas, canvas.latest(earlier=job.resume == "earlier")
+
+
+def _is_kept(canvas: Canvas) -> bool:
+    """Say whether a canvas is finished, or is being grown."""
+    try:
+        canvas.load()
+    except UsageError:
+        return False
+    return canvas.facts.finished or len(canvas.facts.stages) > 1
 
 
 def _how_far(canvas: Canvas) -> str:
@@ -214,7 +233,7 @@ class _Runner:
         """Make the files; see :func:`make`."""
         generation = None if "ended" in self._safe else self._start(renderer, tokenizer)
         begun(generation.patches if generation else self._canvas.patches)
-        with _signals() as caught:
+        with signals() as caught:
             try:
                 if generation is not None:
                     outcome = self._generate(generation, watch, caught)
@@ -235,7 +254,7 @@ class _Runner:
         try:
             if state is None:
                 how = {"identity": dict(job.identity), "versions": dict(job.versions), "metadata": [*job.metadata]}
-                canvas.begin(facts_of(job.order, renderer, tokenizer, how))
+                canvas.begin(facts_of(job.order, renderer, tokenizer, {**how, **job.kept}), job.image)
                 for output in job.outputs:  # of runs that were killed, or are given up now
                     sweep(output)
             generation = Generation(job.order, renderer, canvas, state=state)
@@ -256,21 +275,17 @@ class _Runner:
     def _generate(self, generation: Generation, watch: Callable[[Progress], None], caught: list[int]) -> Outcome | None:
         """Fill the canvas; returns an outcome if that is the end of it."""
         job, endless = self._job, self._job.order.grid.endless
-        last, every = time.monotonic(), job.record_every
+        recorder = Recorder(job.record_every, lambda: self._commit(generation))
         for progress in generation:
             watch(progress)
             if caught or generation.waves == job.waves:
                 break
-            if time.monotonic() - last >= every:
-                before = time.monotonic()
-                self._commit(generation)
-                last = time.monotonic()
-                every = max(job.record_every, _SHARE * (last - before)) if job.record_every else 0
+            recorder()
         if caught and not endless:
             self._commit(generation)
             return self._stopped(caught[0])
         ended = {"waves": generation.waves, "length": generation.length if endless else 0, "exported": 0}
-        if endless and self._size(ended) is None:
+        if self._cut(ended) is None:
             self._canvas.remove()
             job.note(f"{job.outputs[0]}: stopped before there was anything to keep")
             return Outcome(130, job.order.size[::-1], generation.patches)
@@ -285,69 +300,45 @@ class _Runner:
     def _export(self, tokenizer: Tokenizer, caught: list[int]) -> Outcome:
         """Write the files of a finished canvas, those that are not there yet."""
         job, ended = self._job, dict(self._safe["ended"])
-        size = self._size(ended)
-        assert size is not None
-        before = len(caught)
+        order, before = self._cut(ended), len(caught)
+        assert order is not None
+        size, canvas = order.size, self._canvas
 
         def watch(_: int) -> None:
             if len(caught) > before:
                 raise _Stopped
 
-        for number in range(ended["exported"], len(job.outputs)):
-            output, metadata = job.outputs[number], dict(job.metadata[number])
+        written = []
+        for number, output in enumerate(job.outputs):
+            metadata = dict(job.metadata[number])
             if job.order.grid.endless:
                 metadata["size"] = [size[1], size[0]]
                 metadata["options"] = {**metadata.get("options", {}), "waves": ended["waves"]}
+            written.append(metadata)
+            if number < ended["exported"]:
+                continue
             overwrite = self._overwrite or (self._state is not None and _finished(output, metadata))
-            self._write(number, tokenizer, size, output, metadata, overwrite=overwrite, progress=watch)
+            options: dict[str, Any] = {"metadata": metadata, "overwrite": overwrite, "progress": watch}
+            export(canvas, tokenizer, order, output, number=number, **options)
             if len(job.outputs) > 1:
                 ended["exported"] = number + 1
                 self._commit_end(ended)
-        patches = self._canvas.patches
+        patches = canvas.patches
         if job.canvas is None:
-            self._canvas.remove()
+            canvas.remove()
+        else:
+            stages = canvas.facts.stages
+            if job.order.grid.endless:  # what is kept is what came to be complete
+                stages = (*stages, Stage(order.grid, size=size, origin=order.origin))
+            how = {**canvas.facts.how, "metadata": written}
+            canvas.amend(replace(canvas.facts, stages=stages, how=how, finished=True, log=canvas.length))
         return Outcome(0, size[::-1], patches)
 
-    def _write(
-        self,
-        number: int,
-        tokenizer: Tokenizer,
-        size: tuple[int, int],
-        output: Path,
-        metadata: Mapping[str, Any],
-        *,
-        overwrite: bool,
-        progress: Callable[[int], None],
-    ) -> None:
-        order, canvas, crop = self._job.order, self._canvas, Crop(size, self._job.order.origin)
-        if order.video is None:
-            rows, columns = (side * tokenizer.downsample_factor for side in canvas.facts.patch_size)
-            grid = order.grid
-            if grid.endless:
-                down, across = (-(-(a + b) // c) for a, b, c in zip(size, order.origin, (rows, columns), strict=True))
-                grid = PatchGrid(1, grid.y or down, grid.x or across, wrap=grid.wrap)
-            image = decoded_image(canvas, tokenizer, order, grid, crop, number=number)
-            with closing(image):
-                write_image(image, output, metadata=metadata, overwrite=overwrite, progress=progress)
-            return
-        write_video(
-            decoded_video(canvas, order, crop, number=number),
-            output,
-            width=size[1],
-            height=size[0],
-            fps=order.video.fps,
-            metadata=metadata,
-            overwrite=overwrite,
-            progress=progress,
-        )
-
-    def _size(self, ended: Mapping[str, Any]) -> tuple[int, int] | None:
-        """Return height and width in pixels; None for an endless canvas of which nothing is complete."""
-        facts, order = self._canvas.facts, self._job.order
-        found = []
-        for side, cells, start in zip(order.size, facts.patch_size, order.origin, strict=True):
-            found.append(ended["length"] * cells * facts.downsample_factor - start if side is None else side)
-        return (found[0], found[1]) if min(found) > 0 else None
+    def _cut(self, ended: Mapping[str, Any]) -> Order | None:
+        """Return the order as it came to be; None for an endless canvas of which nothing is complete."""
+        if not self._job.order.grid.endless:
+            return self._job.order
+        return cut_order(self._job.order, ended["length"], self._canvas.facts.patch_pixels)
 
     def _commit(self, generation: Generation) -> None:
         self._canvas.commit(state := generation.state(self._facts(generation.patches)))
@@ -369,7 +360,7 @@ class _Runner:
 
 
 @contextmanager
-def _signals() -> Iterator[list[int]]:
+def signals() -> Iterator[list[int]]:
     """Yield a list that gets the first signal to stop; the second one stops at once."""
     caught: list[int] = []
     if threading.current_thread() is not threading.main_thread():

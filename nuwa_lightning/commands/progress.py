@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +58,21 @@ class GenerationBar:
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+@contextmanager
+def export_bar(rows: int, *, unit: str = "row") -> Iterator[Callable[[int], None]]:
+    """Show how many rows (frames) are written; yields what is told how many more there are."""
+    from tqdm import tqdm
+
+    seconds = 0.1 if sys.stderr.isatty() else 10.0
+    with tqdm(total=rows, unit=unit, desc="export", dynamic_ncols=True, leave=False, mininterval=seconds) as bar:
+
+        def update(count: int) -> None:
+            bar.set_postfix_str(f"{memory_in_use() >> 20} MB", refresh=False)
+            bar.update(count)
+
+        yield update
 
 
 def memory_in_use() -> int:

@@ -121,15 +121,17 @@ class RowBatch:
         end = start + new
         x_RlW = self.model.embed(inputs_RlJ, self.symmetry_R, self.place)
         x_MW = x_RlW.flatten(0, 1)
-        mask = None
+        later = None
         if new > 1 and not self.model.model.bidirectional:
             mask = causal_mask(new, self.context, start=self.place, device=x_MW.device)
+            # In numbers, once: attention would turn a boolean mask into these in every layer.
+            later = torch.zeros_like(mask, dtype=self.model.dtype).masked_fill_(~mask, float("-inf"))
         for number, layer in enumerate(self.model.layers):
             bias = self._bias_RH1S[number]
             if bias is not None:
                 bias = bias[..., :end]
-            if mask is not None:
-                bias = mask if bias is None else bias.masked_fill(~mask, float("-inf"))
+            if later is not None:
+                bias = later if bias is None else bias + later
             x_MW = layer.attend(x_MW, self._k_RGSD[number], self._v_RGSD[number], start=start, end=end, bias=bias)
             read = self._readers[number]
             if read is not None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from nuwa_lightning.generation.patch_batch import PatchStates, RowBatch
-from nuwa_lightning.generation.prompts import Prompts
+from nuwa_lightning.generation.prompts import Prompts, guided
 from nuwa_lightning.generation.sampling import place_keys
 from nuwa_lightning.models.layout import neighbor_positions
 from nuwa_lightning.models.nuwa_infinity import ABSENT, NEIGHBORS, Neighbor
@@ -33,7 +33,7 @@ class PatchDecoder:
         rows: the patches inside the model.
         neighbors: neighbors of their tokens in context patches ``[R, N, K]``, see :func:`neighbors_in_context`.
         given: tokens that are given and never changed ``[R, N]``, else ``ABSENT``.
-        guidance: rows with and without text.
+        guidance: rows with and without text, or plan.
         token_order: as in training.
         keys: of the noise of each patch ``[R]``, see :func:`nuwa_lightning.generation.sampling.patch_key`; zeros if
             they are left out.
@@ -95,7 +95,7 @@ class PatchDecoder:
             x_RlW = self._read(places[0], places[-1] + 1)[:, -len(places) :]
         neighbors_MK = None
         if self._rows.model.model.copy_head is not None:
-            neighbors_MK = self._guidance.both(self._neighbors_RNK[:, list(places)]).flatten(0, 1)
+            neighbors_MK = self._guidance.both(self._neighbors_RNK[:, list(places)], first=0).flatten(0, 1)
         logits_MK = self._rows.model.logits(x_RlW.flatten(0, 1), neighbors_MK)
         return self._guidance.one(torch.unflatten(logits_MK, 0, (-1, len(places))))
 
@@ -146,7 +146,7 @@ class PatchDecoder:
             self._refresh()
         if self._rows.place > start:
             self._rows.rewind(start)
-        return self._rows.advance(self._guidance.both(self._inputs_RLJ[:, self._rows.place : end]))
+        return self._rows.advance(self._guidance.both(self._inputs_RLJ[:, self._rows.place : end], first=1))
 
     def _refresh(self) -> None:
         """Fill in all inputs from the tokens."""
@@ -158,26 +158,47 @@ class PatchDecoder:
 
 @final
 class GuidanceBatch:
-    """Rows with and without text, side by side in one forward; one half only where there is no guidance.
+    """Rows with and without text (or plan), side by side in one forward; one half only where there is no guidance.
 
     Args:
         prompts: the texts, if there are any.
         canvases: how many canvases are written side by side.
+        plan: how strongly the coarse plan pulls; where this is not 1 there is no guidance by text.
+        neighbors: of the model.
     """
 
-    def __init__(self, prompts: Prompts | None, canvases: int) -> None:
-        self._prompts, self._canvases = prompts, canvases
-        self.count = prompts.copies if prompts else 1
+    def __init__(
+        self,
+        prompts: Prompts | None,
+        canvases: int,
+        *,
+        plan: float = 1.0,
+        neighbors: Sequence[Neighbor] = (),
+    ) -> None:
+        self._prompts, self._canvases, self._plan = prompts, canvases, plan
+        self._coarse = [k for k, each in enumerate(neighbors) if each.coarse]
+        self.count = 2 if plan != 1 else prompts.copies if prompts else 1
 
-    def both(self, rows: Tensor) -> Tensor:
-        """Repeat rows ``[S, B, ...]``, flattened, to ``[S, halves, B, ...]``, flattened."""
+    def both(self, rows: Tensor, *, first: int) -> Tensor:
+        """Repeat rows ``[S, B, ...]``, flattened, to ``[S, halves, B, ...]``, flattened.
+
+        Args:
+            rows: tokens that are read.
+            first: where in them neighbors begin.
+        """
         if self.count == 1:
             return rows
         pairs = torch.unflatten(rows, 0, (-1, 1, self._canvases))
-        return pairs.expand(-1, self.count, *pairs.shape[2:]).flatten(0, 2)
+        pairs = pairs.expand(-1, self.count, *pairs.shape[2:])
+        if self._plan != 1:
+            pairs = pairs.clone()
+            pairs[:, 1, ..., [first + k for k in self._coarse]] = ABSENT
+        return pairs.flatten(0, 2)
 
     def one(self, logits: Tensor) -> Tensor:
         """Return one row of scores a canvas."""
+        if self._plan != 1:
+            return guided(logits, self._plan, canvases=self._canvases)
         return self._prompts.guided(logits, canvases=self._canvases) if self._prompts else logits
 
 

@@ -18,9 +18,8 @@ from typing import Any, Final, TypeVar, get_args
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from nuwa_lightning.atomic import atomic_folder
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.coarse_plan import CoarsePlan
 from nuwa_lightning.generation.fast_transformer import Precision
@@ -33,7 +32,7 @@ from nuwa_lightning.planning.context.base import ContextPool
 from nuwa_lightning.planning.direction.base import DirectionController
 from nuwa_lightning.planning.schedule import TokenOrder
 from nuwa_lightning.text import TextEncoder
-from nuwa_lightning.tokenizers.pretrained import first_not_finite, in_float32
+from nuwa_lightning.tokenizers.pretrained import first_not_finite, in_float32, save_folder
 
 Strategy = ContextPool | DirectionController | LocalDecoder | TextEncoder
 S = TypeVar("S", ContextPool, DirectionController, LocalDecoder, TextEncoder)
@@ -133,10 +132,7 @@ def save_generator(folder: str | Path, generator: Generator, *, dtype: torch.dty
     if generator.plan is not None:
         config["model"]["coarse_plan"] = True
         config["plan"] = dataclasses.asdict(generator.plan)
-    with atomic_folder(folder, overwrite=True) as partial:
-        (partial / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        state = {k: v.detach().cpu().to(dtype).contiguous() for k, v in generator.model.state_dict().items()}
-        save_file(state, partial / "model.safetensors")
+    save_folder(folder, {name: value.to(dtype) for name, value in generator.model.state_dict().items()}, config)
 
 
 def load_generator(

@@ -82,26 +82,34 @@ class Prompts:
         """How many rows a canvas takes: with and without its text in one forward, where that differs."""
         return 1 if self.guidance == 1 else 2
 
-    def rows(self, patches: Sequence[PatchIndex]) -> TextStates:
-        """Return the states for rows ``[S, copies, B]``, flattened: the halves with text before those without."""
+    def rows(self, patches: Sequence[PatchIndex], *, repeated: int = 1) -> TextStates:
+        """Return the states for rows ``[S, copies, B]``, flattened: the halves with text before those without.
+
+        Args:
+            patches: S of them.
+            repeated: how many rows read the same text, where copies differ in something else.
+        """
         numbers: list[int] = []
         for patch in patches:
             chosen = list(self.choose(patch))
-            numbers += chosen if self.copies == 1 else [*chosen, *(0 for _ in chosen)]
+            numbers += chosen * repeated if self.copies == 1 else [*chosen, *(0 for _ in chosen)]
         return self.texts.rows(torch.tensor(numbers))
 
     def guided(self, logits_RK: Tensor, *, canvases: int) -> Tensor:
-        """Return the scores ``[S * B, K]`` of rows ``[S, copies, B]``, pulled away from those without text.
+        """Return the scores ``[S * B, K]`` of rows ``[S, copies, B]``, pulled away from those without text."""
+        return logits_RK if self.copies == 1 else guided(logits_RK, self.guidance, canvases=canvases)
 
-        Above 1 only tokens that are plausible with the text take part, the stronger the guidance the more plausible: of
-        those that are next to impossible with and without it, it would make likely whichever has the largest ratio.
-        """
-        if self.copies == 1:
-            return logits_RK
-        with_SBK, without_SBK = torch.unflatten(logits_RK, 0, (-1, 2, canvases)).unbind(dim=1)
-        guided_SBK = torch.lerp(without_SBK, with_SBK, self.guidance)
-        if self.guidance > 1:
-            share = min(MOST_PLAUSIBLE, PLAUSIBLE * (self.guidance - 1))
-            least_SB1 = with_SBK.amax(dim=-1, keepdim=True) + math.log(share)
-            guided_SBK = guided_SBK.masked_fill(with_SBK < least_SB1, float("-inf"))
-        return guided_SBK.flatten(0, 1)
+
+def guided(logits_RK: Tensor, guidance: float, *, canvases: int) -> Tensor:
+    """Return the scores ``[S * B, K]`` of rows ``[S, 2, B]`` with and without a condition, pulled away from the latter.
+
+    Above 1 only tokens that are plausible with the condition take part, the stronger the guidance the more plausible:
+    of those that are next to impossible with and without it, it would make likely whichever has the largest ratio.
+    """
+    with_SBK, without_SBK = torch.unflatten(logits_RK, 0, (-1, 2, canvases)).unbind(dim=1)
+    guided_SBK = torch.lerp(without_SBK, with_SBK, guidance)
+    if guidance > 1:
+        share = min(MOST_PLAUSIBLE, PLAUSIBLE * (guidance - 1))
+        least_SB1 = with_SBK.amax(dim=-1, keepdim=True) + math.log(share)
+        guided_SBK = guided_SBK.masked_fill(with_SBK < least_SB1, float("-inf"))
+    return guided_SBK.flatten(0, 1)

@@ -7,9 +7,10 @@ patch, K codes, W width.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ from nuwa_lightning.generation.patch_decoder import GuidanceBatch, PatchDecoder,
 from nuwa_lightning.generation.prompts import Prompts
 from nuwa_lightning.generation.sampling import Sampling, patch_key, patch_uniforms, signed
 from nuwa_lightning.models.layout import place_tokens, read_tokens, step_tensors
-from nuwa_lightning.models.nuwa_infinity import ABSENT, PatchTransformer
+from nuwa_lightning.models.nuwa_infinity import ABSENT, PatchTransformer, TextStates
 from nuwa_lightning.planning.context.base import ContextPool
 from nuwa_lightning.planning.direction.base import DirectionController
 from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
@@ -67,6 +68,9 @@ class DecodingState:
     states: Mapping[int, PatchStates]
 
 
+MOST_THREADS: Final = 1024
+
+
 @dataclass(frozen=True)
 class InfiniteRenderer:
     """The one sampler: generation, logging and evaluation all call it.
@@ -101,8 +105,8 @@ class InfiniteRenderer:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        if self.threads < 1:
-            raise UsageError("threads", self.threads, "give a whole number from 1 up")
+        if not 1 <= self.threads <= MOST_THREADS:
+            raise UsageError("threads", self.threads, f"give a whole number from 1 to {MOST_THREADS}")
         if self.local_decoder.bidirectional != self.model.bidirectional:
             has = "bidirectional" if self.model.bidirectional else "causal"
             raise UsageError(
@@ -110,6 +114,10 @@ class InfiniteRenderer:
             )
 
         self.local_decoder.check(self.precision)
+
+    def walk(self, grid: PatchGrid, whole: frozenset[PatchIndex]) -> Iterator[PlannedStep]:
+        """Return the steps of a canvas of which these patches are known as a whole, lazily."""
+        return walk(self.direction.plan(grid, whole), self.pool, grid, token_order=self.token_order)
 
     def render(
         self,
@@ -154,6 +162,12 @@ class Rendering:
         prompts: the texts, for a model that reads text.
         decoding_state: go on from here.
         coarse: what the model reads of a coarse plan; None for no plan.
+        plan_guidance: how strongly the plan pulls; 1 as trained, more exaggerates, at twice the work.
+        walked: instead of the plan of the grid, these of its steps, each after all that it sees.
+        corner: where the grid's first patch lies on the lattice ``(t, y, x)`` whose positions random numbers go by.
+
+    Raises:
+        UsageError: if plan and text are both to pull.
     """
 
     def __init__(
@@ -166,14 +180,28 @@ class Rendering:
         prompts: Prompts | None = None,
         decoding_state: DecodingState | None = None,
         coarse: CoarseTokens | None = None,
+        walked: Iterable[PlannedStep] | None = None,
+        corner: tuple[int, int, int] = (0, 0, 0),
+        plan_guidance: float = 1.0,
     ) -> None:
         self._renderer, self._coarse = renderer, coarse if renderer.model.coarse_plan else None
-        self._seeds, self._known, self._prompts = tuple(seeds), dict(known or {}), prompts
+        self._plan_guidance = 1.0 if self._coarse is None else plan_guidance
+        if self._plan_guidance != 1 and prompts is not None and prompts.copies != 1:
+            hint = "the text pulls already: give `guidance` 1, or leave this out"
+            raise UsageError("plan_guidance", plan_guidance, hint)
+        self._seeds, self._prompts, self._corner = tuple(seeds), prompts, corner
+        self._known: Mapping[PatchIndex, Tensor] = {} if known is None else known
         model = renderer.model
-        whole = frozenset(patch for patch, tokens_BYX in self._known.items() if not bool((tokens_BYX == ABSENT).any()))
-        walked = walk(renderer.direction.plan(grid, whole), renderer.pool, grid, token_order=renderer.token_order)
+        self._guidance = GuidanceBatch(
+            prompts, len(self._seeds), plan=self._plan_guidance, neighbors=renderer.model.neighbors
+        )
+        if walked is None:
+            parts = self._known.items()
+            walked = renderer.walk(
+                grid, frozenset(patch for patch, tokens in parts if not bool((tokens == ABSENT).any()))
+            )
         attention = model.layer(0).attention
-        copies = len(self._seeds) * (prompts.copies if prompts else 1)
+        copies = len(self._seeds) * self._guidance.count
         shape = (copies, attention.num_kv_heads, model.patch_tokens, attention.head_dim)
         self._waves = waves(
             walked, max_width=max(1, renderer.max_rows // copies), lookahead=self._lookahead(grid, renderer.max_rows)
@@ -244,8 +272,7 @@ class Rendering:
     def _write(self, steps: Sequence[PlannedStep]) -> Tensor:
         """Write (or, if known, read) independent patches; returns tokens ``[S, B, N]`` in writing order."""
         S, B = len(steps), len(self._seeds)
-        guidance = GuidanceBatch(self._prompts, B)
-        copies = B * guidance.count
+        copies = B * self._guidance.count
         writer = PatchDecoder(
             self._rows(steps, copies),
             neighbors=neighbors_in_context(
@@ -258,14 +285,15 @@ class Rendering:
                 coarse=None if self._coarse is None else [self._coarse.around(step.patch) for step in steps],
             ),
             given=self._given(steps),
-            guidance=guidance,
+            guidance=self._guidance,
             token_order=self._renderer.token_order,
             keys=torch.tensor([signed(patch_key(seed, s.step.patch)) for s in steps for seed in self._seeds]),
         )
         if not steps[0].step.known:
             decoder = self._renderer.local_decoder
             draws = decoder.draws(self._renderer.model.patch_tokens)
-            uniform_RU = torch.stack([patch_uniforms(seed, s.step.patch, draws) for s in steps for seed in self._seeds])
+            positions = [s.step.patch.shifted(self._corner) for s in steps]
+            uniform_RU = torch.stack([patch_uniforms(seed, at, draws) for at in positions for seed in self._seeds])
             decoder.decode(writer, self._renderer.sampling, uniform_RU.to(writer.tokens_RN.device))
         states = writer.states()
         for s, planned in enumerate(steps):
@@ -289,8 +317,11 @@ class Rendering:
             context=context,
             offset_RC=offset_SC.repeat_interleave(copies, dim=0).to(device),
             relative_symmetry_RC=symmetry_SC.repeat_interleave(copies, dim=0).to(device),
-            text=self._prompts.rows([s.step.patch for s in steps]) if self._prompts else None,
+            text=self._text(steps, copies // len(self._seeds)),
         )
+
+    def _text(self, steps: Sequence[PlannedStep], copies: int) -> TextStates | None:
+        return None if self._prompts is None else self._prompts.rows([s.step.patch for s in steps], repeated=copies)
 
     def _given(self, steps: Sequence[PlannedStep]) -> Tensor:
         """Return the tokens ``[R, N]`` that are given, in writing order, else ``ABSENT``."""

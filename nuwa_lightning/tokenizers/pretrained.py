@@ -10,6 +10,7 @@ import dataclasses
 import importlib
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -50,11 +51,11 @@ def save_tokenizer(folder: str | os.PathLike[str], tokenizer: Tokenizer, *, dtyp
     state = _state(tokenizer)
     if isinstance(tokenizer, VQGAN):
         state |= {name: value.to(dtype) for name, value in state.items() if name.startswith("decoder.")}
-    _save(folder, state, {"kind": KIND, "format": FORMAT, **said})
+    save_folder(folder, state, {"kind": KIND, "format": FORMAT, **said})
 
 
 def load_tokenizer(
-    folder: str | os.PathLike[str], *, option: str = "--tokenizer.path", own: Sequence[type[Any]] = ()
+    folder: str | os.PathLike[str], *, option: str = "tokenizer.path", own: Sequence[type[Any]] = ()
 ) -> Tokenizer:
     """Read a folder that :func:`save_tokenizer` wrote; the tokenizer comes frozen, in evaluation mode.
 
@@ -71,7 +72,7 @@ def load_tokenizer(
     try:
         return _built(config, state, {class_path(cls): cls for cls in own})
     except _Unknown as error:
-        hint = f"its class {error} is not of this package: give it with --own {error}, if you trust it"
+        hint = f"its class {error} is not of this package: give it with `own` {error}, if you trust it"
         raise UsageError(option, path, hint) from None
     except _Apart as error:
         raise UsageError(option, path, f"weights and config.json do not belong together: {error}") from None
@@ -178,11 +179,11 @@ def save_pixel_guided(folder: str | os.PathLike[str], guided: PixelGuidedDecoder
         OSError: if it cannot be written.
     """
     said = {"size": guided.size.as_dict(), "tokenizer_fingerprint": guided.fingerprint()}
-    _save(folder, guided.state_dict(), {"kind": GUIDED_KIND, "format": FORMAT, **said})
+    save_folder(folder, guided.state_dict(), {"kind": GUIDED_KIND, "format": FORMAT, **said})
 
 
 def load_pixel_guided(
-    folder: str | os.PathLike[str], *, tokenizer: Tokenizer | None = None, option: str = "--tokenizer.guided"
+    folder: str | os.PathLike[str], *, tokenizer: Tokenizer | None = None, option: str = "tokenizer.guided"
 ) -> PixelGuidedDecoder:
     """Read a folder that :func:`save_pixel_guided` wrote; the decoder comes frozen, in evaluation mode.
 
@@ -228,13 +229,16 @@ def _inside(folder: str | os.PathLike[str], name: str) -> Path:
     return path
 
 
-def _save(folder: str | os.PathLike[str], state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+def save_folder(folder: str | os.PathLike[str], state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Write ``config.json`` and ``model.safetensors``, both or neither; a folder that is there is replaced."""
     from safetensors.torch import save_file
 
     Path(folder).parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(folder, overwrite=True) as partial:
         (partial / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, partial / "model.safetensors")
+        # safetensors lets only the owner read its files; whom a model is shared with is the umask's to say.
+        shutil.copymode(partial / "config.json", partial / "model.safetensors")
 
 
 def _read_weights(path: Path, option: str) -> dict[str, Tensor]:

@@ -16,12 +16,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nuwa_lightning.canvas.canvas import UNWRITTEN, Canvas, CanvasFacts, CanvasState, differences
+from nuwa_lightning.canvas.canvas import Canvas
+from nuwa_lightning.canvas.facts import UNWRITTEN, CanvasFacts, CanvasState, Stage, differences
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
 from nuwa_lightning.tokenizers.tiling import Rectangle
 
-FACTS = CanvasFacts(PatchGrid(1, 3, 70), (5, 6), (2, 3), 300, 8, how={"identity": {"seed": 5}, "deep": [None, "ü"]})
+GRID = PatchGrid(1, 3, 70)
+FACTS = CanvasFacts(
+    (Stage(GRID, size=(6, 500)),), (5, 6), (2, 3), 300, 8, how={"identity": {"seed": 5}, "deep": [None, "ü"]}
+)
 
 
 def patch_tokens(*seed: int) -> torch.Tensor:
@@ -51,7 +55,7 @@ def test_areas_hold_what_was_put_last(
 ) -> None:
     folder = tmp_path_factory.mktemp("canvas") / "c"
     whole_BYX = torch.full((2, 6, 210), UNWRITTEN)
-    canvas = Canvas.create(folder, replace(FACTS, corner=(0, -2, -65)))
+    canvas = Canvas.create(folder, replace(FACTS, stages=(Stage(GRID, (0, -2, -65)),)))
     for n, (y, x) in enumerate(places):
         tokens = patch_tokens(n, seed)
         canvas.put([(PatchIndex(0, y, x), tokens)])
@@ -59,7 +63,7 @@ def test_areas_hold_what_was_put_last(
     if again:
         canvas.close()
         canvas = Canvas.open(folder)
-    assert canvas.facts == replace(FACTS, corner=(0, -2, -65))
+    assert canvas.facts == replace(FACTS, stages=(Stage(GRID, (0, -2, -65)),))
     assert set(canvas.written()) == {PatchIndex(0, y, x) for y, x in places}
     assert canvas.patches == len(set(places))
     rng = random.Random(seed)
@@ -144,23 +148,31 @@ def test_a_torn_tail_is_cut(canvas: Canvas) -> None:
 
 def test_what_a_stranger_wrote_is_refused(canvas: Canvas, tmp_path: Path) -> None:
     """With right checksums, too."""
-    from nuwa_lightning.canvas.canvas import _sum_of
+    from nuwa_lightning.canvas.facts import _sum_of
 
     canvas.put([(PatchIndex(0, 0, 1), patch_tokens(1))])
     canvas.commit(state(1))
     canvas.close()
     path = canvas.folder / "canvas.json"
+
+    def stage(**grid: object) -> dict[str, object]:
+        return {"grid": grid, "corner": [0, 0, 0], "size": [6, 500], "origin": [0, 0]}
+
     content = json.loads(path.read_text())["canvas"]
     for change in (
-        {"format": 2},
+        {"format": 1},
         {"seeds": []},
         {"seeds": ["a"]},
         {"patch_size": [2]},
         {"patch_size": [2, -3]},
         {"patch_size": [2**30, 2**30]},
         {"codebook_size": 2.5},
-        {"grid": {"t": 1, "y": None, "x": None, "wrap": ""}},
-        {"grid": {"t": 1, "y": 0, "x": 3, "wrap": ""}},
+        {"stages": []},
+        {"stages": [stage(t=1, y=None, x=None, wrap="")]},
+        {"stages": [stage(t=1, y=0, x=3, wrap="")]},
+        {"stages": [{**stage(t=1, y=3, x=3, wrap=""), "corner": [0, 0.5, 0]}]},
+        {"log": -1},
+        {"finished": 1},
         {"how": []},
         {"more": 1},
     ):
@@ -168,7 +180,7 @@ def test_what_a_stranger_wrote_is_refused(canvas: Canvas, tmp_path: Path) -> Non
         path.write_text(json.dumps({"canvas": wrong, "sha256": _sum_of(wrong)}))
         with pytest.raises(UsageError, match="does not say what is made there"):
             Canvas.open(canvas.folder)
-    for change in ({"codebook_size": 10}, {"grid": {"t": 1, "y": 3, "x": 1, "wrap": ""}}):
+    for change in ({"codebook_size": 10}, {"stages": [stage(t=1, y=3, x=1, wrap="")]}):
         wrong = {**content, **change}
         path.write_text(json.dumps({"canvas": wrong, "sha256": _sum_of(wrong)}))
         with pytest.raises(UsageError, match="record 0 is damaged"):

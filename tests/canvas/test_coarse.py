@@ -18,6 +18,7 @@ from nuwa_lightning.canvas import coarse as module
 from nuwa_lightning.canvas.coarse import CoarseOrder, coarse_grid, known_of_sketch
 from nuwa_lightning.canvas.image_condition import ImageCondition
 from nuwa_lightning.canvas.job import Order
+from nuwa_lightning.generation import renderer as renderer_module
 from nuwa_lightning.generation.coarse_plan import CoarsePlan
 from nuwa_lightning.generation.pretrained import Generator
 from nuwa_lightning.models.nuwa_infinity import ABSENT, PatchTransformer, TransformerConfig
@@ -93,7 +94,7 @@ def test_tiles_are_the_whole_enlarged(pipe: NuwaInfinityPipeline, size: tuple[in
     canvas = order.coarse.begin(order.grid, (2, 2), (7,))
     found = laid_out(canvas.around, order.grid)
     down, across = (2 * (n or 0) for n in order.coarse.grid.shape[1:])
-    coarse = canvas._read(0, module.Rectangle(0, 0, down, across))
+    coarse = canvas.read(module.Rectangle(0, 0, down, across))
     with torch.inference_mode():
         whole = PLAN.read_tokens(pipe.tokenizer, coarse)
     assert torch.equal(found, whole[:, : found.shape[1], : found.shape[2]])
@@ -107,7 +108,7 @@ def test_closed_plans_are_those_of_the_canvas_repeated(pipe: NuwaInfinityPipelin
     assert order.coarse is not None
     canvas = order.coarse.begin(order.grid, (2, 2), (7,))
     found = laid_out(canvas.around, order.grid)
-    coarse = canvas._read(0, module.Rectangle(0, 0, 4, 6))
+    coarse = canvas.read(module.Rectangle(0, 0, 4, 6))
     times = (3, 3) if wrap == "xy" else (1, 3)
     with torch.inference_mode():
         whole = PLAN.read_tokens(pipe.tokenizer, coarse.repeat(1, *times))
@@ -227,3 +228,65 @@ def test_pipeline_with_a_plan_comes_back(tmp_path: Path) -> None:
     other = dataclasses.replace(pipe.coarse, tokenizer_fingerprint="0" * 64)
     with pytest.raises(UsageError, match="coarse model"):
         NuwaInfinityPipeline(pipe.generator, pipe.tokenizer, coarse=other)
+
+
+@pytest.mark.parametrize("guidance", [0.0, 3.0])
+def test_guidance_is_against_the_absence_of_a_plan(guidance: float) -> None:
+    """At 0 it is a canvas without a plan, at 3 another one; waves and kills change nothing here either."""
+    pipe = planned()
+    pipe.generator.model.double()
+    request = GenerationRequest(size=Size(48, 48), seed=5, plan_guidance=guidance, top_k=0)
+    renderer, order = pipe.renderer(request), pipe.order(request)
+
+    def all_of(rendering: Any) -> dict[PatchIndex, Tensor]:
+        return {done.patch: done.tokens_BYX for wave in rendering for done in wave}
+
+    found = all_of(order.rendering(renderer))
+    broken = order.rendering(dataclasses.replace(renderer, max_rows=1))
+    found_one = {done.patch: done.tokens_BYX for _ in range(3) for done in next(broken)}
+    found_one |= all_of(
+        order.rendering(dataclasses.replace(renderer, max_rows=1), decoding_state=broken.decoding_state())
+    )
+    without = all_of(dataclasses.replace(order, coarse=None).rendering(renderer))
+    as_trained = all_of(pipe.order(dataclasses.replace(request, plan_guidance=1.0)).rendering(renderer))
+    assert all(torch.equal(found[patch], found_one[patch]) for patch in found)
+    assert all(torch.equal(found[patch], without[patch]) for patch in found) is (guidance == 0)
+    assert any(not torch.equal(found[patch], as_trained[patch]) for patch in found)
+
+
+def test_redo_keeps_the_plan(pipe: NuwaInfinityPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a whole rendering whose plan has the first seed, and those patches the other one."""
+    canvas = pipe(size=(64, 64), seed=3, output_type="tokens").canvases[0]
+    before, again = canvas.tokens_TYX, canvas.dependents((32, 0, 48, 16))
+    assert 0 < len(again) < 16
+    canvas.redo((32, 0, 48, 16), seed=7)
+    plain = renderer_module.patch_uniforms
+
+    def uniforms(seed: int, patch: PatchIndex, count: int) -> Tensor:
+        return plain(7 if seed >= 0 and patch in again else seed, patch, count)
+
+    monkeypatch.setattr(renderer_module, "patch_uniforms", uniforms)
+    expected = tokens(pipe, size=(64, 64))
+    assert torch.equal(canvas.tokens_TYX, expected)
+    assert not torch.equal(canvas.tokens_TYX, before)
+
+
+def test_growth_goes_on_from_the_plan(pipe: NuwaInfinityPipeline) -> None:
+    canvas = pipe(size=(64, 48), seed=3, output_type="tokens").canvases[0]
+    before, plan = canvas.tokens_TYX, canvas._history.coarse(0)
+    canvas.grow(left=20, down=32)
+    after = canvas.tokens_TYX
+    assert torch.equal(after[:, : before.shape[1], -before.shape[2] :], before)
+    grown, facts = canvas._history.coarse(1), canvas._store.facts
+    assert plan is not None
+    assert grown is not None
+    old, new = (p.begin(s.grid, (2, 2), (3,)) for p, s in zip((plan, grown), facts.stages, strict=True))
+    # 64 x 48 pixels are 4 x 3 coarse tokens, and 20 pixels to the left two patches, of which each is one.
+    assert torch.equal(old.read(module.Rectangle(0, 0, 3, 4)), new.read(module.Rectangle(0, 2, 3, 6)))
+    again = pipe(size=(64, 48), seed=3, output_type="tokens").canvases[0].grow(left=20, down=32)
+    assert torch.equal(again.tokens_TYX, after)
+    without = pipe(size=(64, 48), seed=3, output_type="tokens", plan=Image.new("RGB", (4, 4))).canvases[0]
+    assert without.grow(right=16).size == (80, 48)
+    sketched = planned(writer=False)(size=(64, 48), seed=3, output_type="tokens", plan=Image.new("RGB", (4, 4)))
+    with pytest.raises(UsageError, match="no model of coarse plans"):
+        sketched.canvases[0].grow(right=16)

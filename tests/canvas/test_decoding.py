@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from nuwa_lightning.canvas import decoding
 from nuwa_lightning.canvas.canvas import Canvas
 from nuwa_lightning.canvas.decoding import Crop, DecodedImage, TileDecoder, to_uint8
-from nuwa_lightning.canvas.job import Generation, Order, decoded_image, facts_of
+from nuwa_lightning.canvas.job import Generation, Order, cut_order, decoded, facts_of
 from nuwa_lightning.canvas.sample import sample_images, sample_tokens
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
@@ -100,7 +100,7 @@ def test_a_canvas_goes_on_from_every_wave_and_is_the_image(renderer, vqgan, tmp_
         assert [progress.patches for progress in second][-1] == grid.size
         waves, stop = second.waves, stop + 1
         for n in range(2):
-            image = decoded_image(canvas, vqgan, order, grid, Crop((48, 64)), number=n)
+            image = decoded(canvas, vqgan, order, number=n)
             assert np.abs(image.rows(0, 48) - laid_side_by_side(vqgan, tokens_BYX[n], wrap)).max() <= 1
             image.close()
         canvas.close()
@@ -120,7 +120,10 @@ def test_an_endless_canvas_counts_complete_columns(renderer, vqgan, tmp_path: Pa
     assert Generation(order, renderer, canvas, state=canvas.latest()).length == length
     grid = PatchGrid(1, 3, length)
     (expected,) = sample_images(renderer, vqgan, grid=grid, seeds=[5])
-    image = decoded_image(canvas, vqgan, order, grid, Crop((48, 16 * length)))
+    cut = cut_order(order, length, (16, 16))
+    assert cut is not None
+    assert cut.size == (48, 16 * length)
+    image = decoded(canvas, vqgan, cut)
     assert np.abs(image.rows(0, 48).astype(int) - expected).max() <= 1
     image.close()
     canvas.close()

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import os
+import time
+from pathlib import Path
 
 import pytest
 import torch
 
 from evaluation.__main__ import main
-from evaluation.benchmark.canvas import generate, recipe_model, renderer, seconds_a_patch, write_run
-from evaluation.benchmark.figures import Figure, Settings, local_decoders, report, same_tokens
+from evaluation.benchmark import canvas
+from evaluation.benchmark.canvas import busy_process, generate, recipe_model, renderer, seconds_a_patch, write_run
+from evaluation.benchmark.figures import Figure, Settings, local_decoders, report, same_tokens, threads
 from evaluation.benchmark.measuring import Contender, Reading, Times, interleave, machine, ratio
 from evaluation.benchmark.ours import SIZES, Ours, Size, random_model
 from evaluation.benchmark.table import benchmark_table
@@ -101,6 +105,37 @@ def test_figures_and_their_table():
 def test_a_canvas_is_timed_by_its_waves():
     made = renderer(recipe_model(TINY, num_kv_heads=1, codebook_size=16, codebook_dim=4), precision=Precision())
     assert seconds_a_patch(made, PatchGrid(1, 2, 6)) > 0
+
+
+def test_a_process_is_busy_only_meanwhile():
+    with busy_process() as pid:
+        spent = [seconds_of(pid)]
+        while spent[-1] < 0.3:  # it does use a core
+            time.sleep(0.05)
+            spent.append(seconds_of(pid))
+    with pytest.raises(FileNotFoundError):
+        seconds_of(pid)
+
+
+def seconds_of(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) / os.sysconf("SC_CLK_TCK")
+
+
+def test_default_threads_are_held_against_one(monkeypatch):
+    """Median over rounds of default / one, each pair measured by turns."""
+    seconds = iter([3.0, 2.0, 2.0, 2.0, 9.0, 3.0])
+    asked = []
+
+    def generate(run, output, size, *options):
+        asked.append((size, options))
+        return next(seconds), 100.0
+
+    monkeypatch.setattr(canvas, "generate", generate)
+    monkeypatch.setattr(canvas, "write_run", lambda folder: None)
+    figure = threads(Settings(), lambda _: None)
+    assert (figure.value, figure.reached) == (1.5, False)
+    assert asked == [("1024x512", ()), ("1024x512", ("--threads", "1"))] * 3
 
 
 @pytest.mark.slow  # two processes of their own

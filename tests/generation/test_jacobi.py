@@ -60,7 +60,7 @@ def with_text(pool: ContextPool, *, num_kv_heads: int, patch_size: tuple[int, in
     sampling=st.builds(
         Sampling, st.sampled_from([0.0, 0.8, 1.0]), st.sampled_from([0, 5]), st.sampled_from([0.7, 1.0])
     ),
-    window=st.sampled_from([0, 1, 3, 7]),
+    window=st.sampled_from([1, 3, 7, 16]),
     max_rows=st.sampled_from([1, 4, 64]),
     grid=st.builds(PatchGrid, st.integers(1, 2), st.integers(1, 3), st.integers(1, 3), wrap=st.sampled_from(["", "x"])),
     part=st.booleans(),
@@ -216,8 +216,8 @@ def test_frequencies_are_those_of_the_filtered_distribution(sampling: Sampling) 
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"^window: -1"):
-        JacobiLocalDecoder(-1)
+    with pytest.raises(UsageError, match=r"^window: 0"):
+        JacobiLocalDecoder(0)
     with pytest.raises(UsageError, match=r"^noise: cumulative"):
         AutoregressiveLocalDecoder("cumulative")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"^local_decoder: Jacoby: choose .*JacobiLocalDecoder"):

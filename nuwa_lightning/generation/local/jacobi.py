@@ -34,17 +34,18 @@ class JacobiLocalDecoder(LocalDecoder):
     Guesses of places that enter the window are neighbors: the token across the order of writing, else the nearest.
 
     Args:
-        window: n, how many places are read in one step; 0 takes what was best on the machines we measured.
+        window: n, how many places are read in one step: more take fewer but dearer steps. What is best depends on the
+            machine, see ``experiments/measure_jacobi.py``; 8 to 24 hardly differed.
 
     Raises:
-        UsageError: for a negative window.
+        UsageError: for no window.
     """
 
-    window: int = 0
+    window: int = 16
 
     def __post_init__(self) -> None:
-        if self.window < 0:
-            raise UsageError("window", self.window, "give a number of tokens from 1 up, or 0 for the usual one")
+        if self.window < 1:
+            raise UsageError("window", self.window, "give a number of tokens from 1 up, such as 16")
 
     @property
     def bidirectional(self) -> bool:
@@ -58,10 +59,9 @@ class JacobiLocalDecoder(LocalDecoder):
     def decode(self, patches: PatchDecoder, sampling: Sampling, uniform_RU: Tensor) -> None:
         """Write all tokens, in as many steps as it takes."""
         N = patches.tokens_RN.shape[1]
-        window = self.window or 16
         start = guessed = 0
         while start < N:
-            end = min(start + window, N)
+            end = min(start + self.window, N)
             while guessed < end:
                 count = min(end - guessed, patches.side)
                 self._guess(patches, range(guessed, guessed + count))

@@ -1,0 +1,448 @@
+"""A finished canvas: exported again and again, grown to any side, made again in part (ours).
+
+Shape legend: B images of one canvas (one a seed), T frames, Y/X rows and columns.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from nuwa_lightning.canvas.canvas import Canvas
+from nuwa_lightning.canvas.decoding import Pixels
+from nuwa_lightning.canvas.facts import CanvasFacts
+from nuwa_lightning.canvas.history import CanvasMaker, History, grown
+from nuwa_lightning.canvas.job import Generation, Progress, Recorder, decoded, decoded_video, export
+from nuwa_lightning.canvas.keeping import check_hashes, hashes, kept_request
+from nuwa_lightning.canvas.memory import TokenStore
+from nuwa_lightning.errors import UsageError
+from nuwa_lightning.planning.geometry import PatchIndex
+from nuwa_lightning.request import GenerationRequest
+from nuwa_lightning.tokenizers.tiling import Rectangle
+
+Box = tuple[int, int, int, int]
+"""``(left, top, right, bottom)`` in pixels of the image, as Pillow's ``crop`` takes it."""
+
+
+@final
+class FinishedCanvas:
+    """A finished canvas, in memory or in a folder.
+
+    It holds the pipeline that made it or opened it, so that nothing but a wish is needed here. Editing changes the
+    canvas itself; tokens that are not made again stay equal to the bit, and an edit that fails leaves all of them.
+    The decoded pixels of kept patches may change beside new ones, as far as the tokenizer's decoder sees.
+
+    Args:
+        store: its tokens.
+        maker: the pipeline.
+        request: how it was begun.
+    """
+
+    def __init__(self, store: TokenStore, maker: CanvasMaker, request: GenerationRequest) -> None:
+        self._store, self._maker, self.request = store, maker, request
+        self._history = History(store, maker, request)
+
+    @classmethod
+    def open(
+        cls,
+        folder: str | os.PathLike[str],
+        maker: CanvasMaker,
+        *,
+        max_pixels: int | None = None,
+        option: str = "canvas",
+    ) -> FinishedCanvas:
+        """Return the canvas in a folder; no other process can open it before :meth:`close`.
+
+        Args:
+            folder: what ``generate --canvas`` or :meth:`save` wrote.
+            maker: a pipeline of the model that made it.
+            max_pixels: refuse a given image of more; None for 200 million.
+            option: the option to name in errors.
+
+        Raises:
+            UsageError: if there is none, it is damaged, of another model, or another process has it open.
+        """
+        store = Canvas.open(Path(folder), option=option)
+        try:
+            how = store.facts.how
+            check_hashes(store.folder, how, maker.builder, option)
+            return cls(store, maker, kept_request(store.folder, how, max_pixels=max_pixels, option=option))
+        except BaseException:
+            store.close()
+            raise
+
+    def save(self, folder: str | os.PathLike[str]) -> FinishedCanvas:
+        """Write it into a new folder, and return the canvas there.
+
+        Raises:
+            UsageError: if the folder holds anything, or cannot be written.
+        """
+        facts = self._facts
+        path = Path(folder)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise UsageError("folder", folder, "is there already: name a new one")
+        store = Canvas(path, option="folder")
+        try:
+            how = {**facts.how, **hashes(self._maker.builder)}
+            store.begin(replace(facts, finished=False, log=0, how=how), self.request.image)
+            store.put(
+                (patch, tokens_BYX)
+                for patch in self._store.written()
+                if (tokens_BYX := self._store.patch(patch)) is not None
+            )
+            store.amend(replace(store.facts, finished=True, log=store.length))
+        except BaseException:
+            store.remove()
+            raise
+        return FinishedCanvas(store, self._maker, self.request)
+
+    def close(self) -> None:
+        """Let another process have the folder."""
+        if isinstance(self._store, Canvas):
+            self._store.close()
+
+    def __enter__(self) -> FinishedCanvas:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- what it is ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _facts(self) -> CanvasFacts:
+        """What it is, if nothing is under way.
+
+        Raises:
+            UsageError: if it is being generated or grown.
+        """
+        facts = self._store.facts
+        if not facts.finished:
+            go_on = "generate with `resume`" if len(facts.stages) == 1 else "`resume`, or `undo`"
+            raise UsageError("canvas", self._store.folder or "in memory", f"is not finished: go on by {go_on}")
+        return facts
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        height, width = self._facts.stage.size
+        assert height is not None
+        assert width is not None
+        return width, height
+
+    @property
+    def frames(self) -> int:
+        """How many; 1 for an image."""
+        return self._facts.grid.t or 1
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is under way."""
+        return self._store.facts.finished
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Those of its images."""
+        return self._store.facts.seeds
+
+    @property
+    def seed(self) -> int:
+        """That of its first image."""
+        return self.seeds[0]
+
+    @property
+    def patch_pixels(self) -> tuple[int, int]:
+        """Height and width of a patch in pixels."""
+        return self._store.facts.patch_pixels
+
+    @property
+    def origin(self) -> tuple[int, int]:
+        """Pixel row and column of the grid of patches at which the image begins."""
+        return self._facts.stage.origin
+
+    @property
+    def tokens_TYX(self) -> Tensor:
+        """The tokens of the whole grid of patches, of its first image."""
+        facts = self._facts
+        height, width = ((n or 0) * side for n, side in zip(facts.grid.shape[1:], facts.patch_size, strict=True))
+        area = Rectangle(0, 0, height, width)
+        return torch.stack([self._store.read(area, t=t) for t in range(self.frames)])
+
+    def info(self) -> dict[str, Any]:
+        """Return what it is and how it was made, as plain JSON; edits in their order."""
+        facts = self._facts
+        folder = self._store.folder
+        said: dict[str, Any] = {"size": list(self.size), "frames": self.frames, "patches": facts.grid.size}
+        said |= {"patch": list(facts.patch_pixels[::-1]), "seeds": list(facts.seeds), "wrap": facts.grid.wrap}
+        said |= {"task": self.request.task, "request": dict(facts.how["request"]), "edits": self.edits}
+        said |= {name: facts.how[name] for name in ("model", "tokenizer", "decoder", "versions") if name in facts.how}
+        if folder is not None:
+            said["bytes"] = sum(path.stat().st_size for path in folder.iterdir())
+        return said
+
+    @property
+    def edits(self) -> list[Mapping[str, Any]]:
+        """What was done to it since it was generated."""
+        return list(self._store.facts.how.get("edits", ()))
+
+    # -- pixels -------------------------------------------------------------------------------------------------------
+
+    def pixels(self, number: int = 0) -> Iterator[Pixels]:
+        """Yield the pixels of an image, or of each frame of a video, uint8 ``[Y, X, 3]``; all of it in memory."""
+        order = self._history.order()
+        if order.video is not None:
+            yield from decoded_video(self._store, order, number=number)
+            return
+        yield decoded(self._store, self._maker.builder.tokenizer, order, number=number).rows(0, self.size[1])
+
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        number: int = 0,
+        overwrite: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        """Write an image (a video) to a file; memory does not grow with its height (its frames).
+
+        Args:
+            path: the suffix picks the format: ``.png``, ``.jpg``, ``.webp``, ``.tif``, ``.dzi``, ``.zarr``; of videos
+                ``.mp4``, ``.gif``, ``.webp``, ``.frames``.
+            number: which of the images.
+            overwrite: replace an output of this program that is there.
+            progress: told how many rows (frames) were taken.
+
+        Raises:
+            UsageError: if the format cannot hold it or the file cannot be written.
+        """
+        facts = self._facts
+        if not 0 <= number < len(facts.seeds):
+            raise UsageError("number", number, f"the canvas holds {len(facts.seeds)} images, counted from 0")
+        metadata = {**facts.how["metadata"][number], "size": list(self.size)}
+        if self.edits:
+            metadata["edits"] = self.edits
+        tokenizer, order = self._maker.builder.tokenizer, self._history.order()
+        options: dict[str, Any] = {"number": number, "overwrite": overwrite, "progress": progress}
+        export(self._store, tokenizer, order, Path(path), metadata=metadata, **options)
+
+    # -- edits --------------------------------------------------------------------------------------------------------
+
+    def dependents(self, box: Box, *, frames: tuple[int, int] | None = None) -> frozenset[PatchIndex]:
+        """Return the patches that :meth:`redo` makes again: those that a box touches, and all that depend on them."""
+        found: set[PatchIndex] = set()
+        for _ in self._history.remakes(self._touched(box, frames), found):
+            pass
+        return frozenset(map(self._facts.stage.patch, found))
+
+    def redo(
+        self,
+        box: Box,
+        *,
+        seed: int,
+        frames: tuple[int, int] | None = None,
+        callback: Callable[[Progress], None] | None = None,
+    ) -> FinishedCanvas:
+        """Make the patches that a box touches again with another seed, together with exactly what depends on them.
+
+        What was made after a patch and saw it, directly or through others, depends on it: with the usual orders what
+        lies beyond it in the direction of travel. Everything else stays. Given pixels are never made again. Killed at
+        any moment, the canvas is what it was.
+
+        Args:
+            box: ``(left, top, right, bottom)`` in pixels.
+            seed: of the first image; the next has the next one.
+            frames: first and last (excluded) of a video; None for all.
+            callback: told of the progress.
+
+        Raises:
+            UsageError: if there is nothing in the box that could be made again.
+        """
+        facts, store = self._facts, self._store
+        self._check_plan()
+        renderer, found = self._maker.renderer(self.request), set[PatchIndex]()
+        seeds, patches = range(seed, seed + len(facts.seeds)), 0
+        try:
+            for number, part in self._history.remakes(self._touched(box, frames), found):
+                stage, order = facts.stages[number], self._history.order(number, part=part, texts=True)
+                order = replace(order, seeds=tuple(seeds))
+                rendering = order.rendering(renderer, walked=part.steps, corner=stage.corner)
+                for wave in rendering:
+                    store.put(
+                        (facts.stage.patch(stage.position(done.patch)), done.tokens_BYX)
+                        for done in wave
+                        if not done.known
+                    )
+                    patches += len(wave)
+                    if callback is not None:
+                        callback(Progress(patches, wave[-1].wave * len(seeds), wave[-1].live))
+            if not found:
+                raise UsageError("box", box, "holds given pixels alone: choose one that holds others")
+            edit = {"redo": list(box), "seed": seed, "patches": len(found)} | (
+                {"frames": list(frames)} if frames else {}
+            )
+            store.amend(_edited(replace(facts, log=store.length), edit))
+        except BaseException:
+            store.load()
+            raise
+        return self
+
+    def grow(
+        self,
+        *,
+        left: int = 0,
+        right: int = 0,
+        up: int = 0,
+        down: int = 0,
+        frames: int = 0,
+        callback: Callable[[Progress], None] | None = None,
+        record_every: float = 10.0,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> FinishedCanvas:
+        """Make it larger; the patches that are there are known.
+
+        New patches are drawn with the canvas' seed, by their position: growing in two steps or on another day changes
+        no random number. To the right in the order omega, and down in zeta, the result is what the larger size would
+        have been at once, as long as what was there ends with a whole patch; on other sides it is another image. Where
+        a given image ends inside a patch on a side that grows, that patch is completed.
+
+        In a folder a kill or Ctrl-C leaves a canvas that is not finished: :meth:`resume` goes on to the same bits,
+        :meth:`undo` goes back. In memory the canvas is then what it was.
+
+        Args:
+            left: so many pixels more on this side, and so on.
+            right: see ``left``.
+            up: see ``left``.
+            down: see ``left``.
+            frames: so many more of a video.
+            callback: told of the progress.
+            record_every: seconds between states on the disk at least.
+            stop: asked after each wave whether to stop for now.
+
+        Raises:
+            UsageError: if it cannot grow there.
+        """
+        facts = self._facts
+        self._check_plan()
+        if self.request.plan is not None and self._maker.builder.coarse is None:
+            hint = "beyond its image the plan would have to be generated, and there is no model of coarse plans"
+            raise UsageError("canvas", self._store.folder or "in memory", hint)
+        wish = {"left": left, "right": right, "up": up, "down": down, "frames": frames}
+        self._check_growth(wish)
+        stage = grown(facts, wish)
+        edit = {"grow": {name: n for name, n in wish.items() if n}}
+        stages = (*facts.stages, stage)
+        self._store.amend(_edited(replace(facts, stages=stages, finished=False, log=self._store.length), edit))
+        try:
+            return self.resume(callback=callback, record_every=record_every, stop=stop)
+        except BaseException:
+            if not isinstance(self._store, Canvas):
+                self.undo()
+            raise
+
+    def resume(
+        self,
+        *,
+        callback: Callable[[Progress], None] | None = None,
+        record_every: float = 10.0,
+        stop: Callable[[], bool] = lambda: False,
+        earlier: bool = False,
+    ) -> FinishedCanvas:
+        """Go on with growing where it stopped; arguments as for :meth:`grow`, ``earlier``: pass over a damaged state.
+
+        Raises:
+            UsageError: if nothing is under way, or a state is damaged.
+        """
+        store, facts = self._store, self._store.facts
+        if facts.finished or len(facts.stages) == 1:
+            hint = "is finished" if facts.finished else "is being generated: go on by `generate` with `resume`"
+            raise UsageError("canvas", store.folder or "in memory", f"{hint}, there is no growth to go on with")
+        last = len(facts.stages) - 1
+        folder = store if isinstance(store, Canvas) else None
+        state = folder.latest(earlier=earlier) if folder else None
+        part = self._history.remake(last, lambda _: True)
+        renderer = self._maker.renderer(self.request)
+        order = self._history.order(last, part=part, texts=True)
+        generation = Generation(order, renderer, store, state=state, walked=part.steps)
+
+        def commit() -> None:
+            if folder is not None:
+                folder.commit(generation.state({"patches": generation.patches, "patches_of": len(part.steps)}))
+
+        recorder = Recorder(record_every, commit)
+        for progress in generation:
+            if callback is not None:
+                callback(progress)
+            if stop():
+                commit()
+                return self
+            recorder()
+        store.amend(replace(facts, finished=True, log=store.length))
+        return self
+
+    def undo(self) -> FinishedCanvas:
+        """Go back to the canvas before a growth that is not finished.
+
+        Raises:
+            UsageError: if none is under way.
+        """
+        facts = self._store.facts
+        if facts.finished or len(facts.stages) == 1:
+            raise UsageError(
+                "canvas", self._store.folder or "in memory", "is not being grown: there is nothing to undo"
+            )
+        how = {**facts.how, "edits": self.edits[:-1]}
+        self._store.load()
+        self._store.amend(replace(facts, stages=facts.stages[:-1], finished=True, how=how))
+        self._store.load()
+        return self
+
+    # -- how ----------------------------------------------------------------------------------------------------------
+
+    def _check_plan(self) -> None:
+        if "plan" in self._store.facts.how["request"] and self.request.plan is None:
+            hint = "the image that was its plan is not kept here: generate it anew"
+            raise UsageError("canvas", self._store.folder or "in memory", hint)
+
+    def _check_growth(self, wish: Mapping[str, int]) -> None:
+        for name, n in wish.items():
+            if n < 0:
+                raise UsageError(
+                    name, n, "give how many more, from 0 up: a canvas does not shrink, an image can be cropped"
+                )
+        closed = "".join(
+            axis for axis, sides in (("x", ("left", "right")), ("y", ("up", "down"))) if any(wish[s] for s in sides)
+        )
+        for axis in set(closed) & set(self._facts.grid.wrap):
+            raise UsageError("grow", f"along {axis}", "the canvas is closed there: grow it along the other axis")
+        if wish["frames"] and not self.request.video:
+            raise UsageError("frames", wish["frames"], "the canvas is an image: grow it to a side")
+        if not any(wish.values()):
+            raise UsageError("grow", "nothing", "say how many pixels: `left`, `right`, `up` or `down`")
+
+    def _touched(self, box: Box, frames: tuple[int, int] | None) -> Callable[[PatchIndex], bool]:
+        """Return whether the patch at a position of the lattice is one that a box touches."""
+        stage, (rows, columns) = self._facts.stage, self._facts.patch_pixels
+        (left, top, right, bottom), (width, height) = box, self.size
+        if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+            hint = f"give left,top,right,bottom in pixels, inside the {width}x{height} of the canvas"
+            raise UsageError("box", ",".join(map(str, box)), hint)
+        first, last = frames or (0, self.frames)
+        if not 0 <= first < last <= self.frames:
+            raise UsageError(
+                "frames", f"{first},{last}", f"give the first and the last, inside the {self.frames} there are"
+            )
+        y0, x0 = stage.origin
+        down = range((top + y0) // rows, -(-(bottom + y0) // rows))
+        across = range((left + x0) // columns, -(-(right + x0) // columns))
+        spans = (range(first, last), down, across)
+        return lambda position: all(place in span for place, span in zip(stage.patch(position), spans, strict=True))
+
+
+def _edited(facts: CanvasFacts, edit: Mapping[str, Any]) -> CanvasFacts:
+    return replace(facts, how={**facts.how, "edits": [*facts.how.get("edits", ()), edit]})

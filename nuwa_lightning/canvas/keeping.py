@@ -1,0 +1,88 @@
+"""What a kept canvas says of how it was made: given pixels, hashes, and the request it was begun by."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from PIL import Image
+
+from nuwa_lightning.atomic import atomic_write
+from nuwa_lightning.errors import UsageError
+from nuwa_lightning.hashing import file_sha256
+from nuwa_lightning.request import GenerationRequest
+from nuwa_lightning.request_fields import InputImage
+
+if TYPE_CHECKING:
+    from nuwa_lightning.canvas.order_builder import OrderBuilder
+
+GIVEN: Final = ("image.png", "mask.png")
+"""The files of given pixels."""
+
+
+def keep_given(folder: Path, image: InputImage) -> dict[str, str]:
+    """Write given pixels, without loss, and return the hashes of their files."""
+    planes = [image.pixels_YX3] if image.holes_YX is None else [image.pixels_YX3, image.holes_YX.astype("u1") * 255]
+    for name, pixels in zip(GIVEN, planes, strict=False):
+        with atomic_write(folder / name) as partial:
+            Image.fromarray(pixels).save(partial, "PNG")
+    return {name: file_sha256(folder / name) for name in GIVEN[: len(planes)]}
+
+
+def kept_request(folder: Path, how: Mapping[str, Any], *, max_pixels: int | None, option: str) -> GenerationRequest:
+    """Return the request that a canvas was begun by.
+
+    Args:
+        folder: the canvas.
+        how: what it says of how it was made.
+        max_pixels: refuse given images of more; None for 200 million.
+        option: the option to name in errors.
+
+    Raises:
+        UsageError: if it makes no sense, or given pixels are damaged.
+    """
+    try:
+        sums = dict(how.get("given") or {})
+        options = {name: value for name, value in dict(how["request"]).items() if name not in ("image", "mask", "plan")}
+        options = {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}
+        for name in GIVEN:
+            path = folder / name
+            if name in sums and (not path.is_file() or file_sha256(path) != sums[name]):
+                raise UsageError(option, path, "is damaged: put back the one that was there")
+            if name in sums:
+                options[path.stem] = path
+        return GenerationRequest.from_options(options, max_pixels=max_pixels)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        if isinstance(error, UsageError) and error.option in (option, "image"):
+            raise
+        hint = f"does not say how it was made ({error}): name a folder that --canvas made"
+        raise UsageError(option, folder, hint) from error
+
+
+def hashes(builder: OrderBuilder) -> dict[str, str]:
+    """Return what tells a model, the tokenizer of its tokens, and what decodes them from others."""
+    model = hashlib.sha256()
+    for name, tensor in sorted(builder.generator.model.state_dict().items()):
+        model.update(name.encode())
+        model.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    tokenizer, guided = builder.tokenizer, builder.pixel_guided
+    whole: Callable[[], str] = getattr(tokenizer, "full_fingerprint", tokenizer.fingerprint)
+    decoder = hashlib.sha256((whole() + ("" if guided is None else guided.fingerprint())).encode())
+    parts = {"model": model.hexdigest(), "tokenizer": tokenizer.fingerprint(), "decoder": decoder.hexdigest()}
+    return {name: value[:32] for name, value in parts.items()}
+
+
+def check_hashes(folder: Path, how: Mapping[str, Any], builder: OrderBuilder, option: str) -> None:
+    """Refuse a pipeline that did not make a canvas.
+
+    Raises:
+        UsageError: naming what of it is another.
+    """
+    found = hashes(builder)
+    for name in ("model", "tokenizer", "decoder"):
+        if how.get(name) != found[name]:
+            hint = f"was made with another {name} than that of {builder.name}: open it with the run that made it"
+            raise UsageError(option, folder, hint)
