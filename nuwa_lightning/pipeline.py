@@ -203,7 +203,11 @@ class NuwaInfinityPipeline:
             coarse = self.coarse and self.coarse.model
             for part in (self.generator.model, self.tokenizer, self.pixel_guided, coarse):
                 if isinstance(part, nn.Module):
-                    part.to(device)
+                    try:
+                        part.to(device)
+                    except (RuntimeError, AssertionError, NotImplementedError) as error:
+                        hint = f"cannot compute here ({str(error).splitlines()[0]}): give cpu, or one that is there"
+                        raise UsageError("device", device, hint) from None
         return self
 
     # -- what is asked for --------------------------------------------------------------------------------------------

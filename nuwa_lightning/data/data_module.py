@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, final
@@ -45,13 +46,13 @@ class StreamingDataModule(LightningDataModule, ABC):
         cache: str | None = None,
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("data.batch_size", batch_size, 1),
-            ("data.steps_per_epoch", steps_per_epoch, 1),
-            ("data.num_workers", num_workers, 0),
+        for name, value, least, most in (
+            ("data.batch_size", batch_size, 1, 1 << 16),
+            ("data.steps_per_epoch", steps_per_epoch, 1, None),
+            ("data.num_workers", num_workers, 0, max(4, 2 * (os.cpu_count() or 1))),
         ):
-            if value < least:
-                raise UsageError(name, value, f"give {least} or more")
+            if value < least or (most is not None and value > most):
+                raise UsageError(name, value, f"give {least} or more" + (f", at most {most}" if most else ""))
         self.batch_size = batch_size
         self.steps_per_epoch = steps_per_epoch
         self.num_workers = num_workers

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from nuwa_lightning.atomic import atomic_write
+from nuwa_lightning.atomic import atomic_write, make_cache
 from nuwa_lightning.data.folders import content_keys, mapped_array
 from nuwa_lightning.data.photos import Photo
 from nuwa_lightning.data.reading import MAX_PIXELS, ImageReadError, image_size, notes_of, read_image
@@ -138,7 +138,7 @@ def prepare_photos(
 def _keep(
     entries: list[_Shrunk], folder: Path, max_pixels: int, progress: bool, skipped: list[Skipped]
 ) -> list[_Shrunk]:
-    folder.mkdir(parents=True, exist_ok=True)
+    make_cache(folder)
     kept: list[_Shrunk] = []
     todo: list[_Shrunk] = []
     keys = content_keys([entry.sample.path for entry in entries], cache=folder.parent)

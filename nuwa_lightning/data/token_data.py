@@ -30,7 +30,7 @@ from nuwa_lightning.data.token_bank import (
     build_bank,
 )
 from nuwa_lightning.data.token_windows import TokenWindowsModule, Window
-from nuwa_lightning.errors import UsageError, some_of
+from nuwa_lightning.errors import UsageError, check_range, some_of
 
 # Legend: Y, X tokens (of tokens) or pixels (of images) along the axes; leading 1 and 3: one image, three colours.
 
@@ -60,8 +60,7 @@ class BankSettings:
         """
         if not self.short_sides or min(self.short_sides) < 1:
             raise UsageError("data.bank.short_sides", list(self.short_sides), "give lengths in pixels, such as 272")
-        if self.phases < 1:
-            raise UsageError("data.bank.phases", self.phases, "give 1 or more")
+        check_range("data.bank.phases", self.phases, 1, 64)
 
 
 def build_token_bank(

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nuwa_lightning.errors import UsageError
+from nuwa_lightning.errors import UsageError, check_range
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,10 @@ class OptimizerConfig:
     weight_decay: float = 0.05
     warmup_steps: int = 40
     gradient_clip_val: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("weight_decay", "warmup_steps", "gradient_clip_val"):
+            check_range(f"model.descent.{name}", getattr(self, name), 0)
 
 
 def step_uncounted(optimizer: Any) -> None:

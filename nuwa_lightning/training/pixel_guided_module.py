@@ -7,6 +7,7 @@ Shapes: B clips, T frames, N pairs of frames, Y/X rows and columns.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -14,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from nuwa_lightning.errors import UsageError
+from nuwa_lightning.errors import UsageError, check_range
 from nuwa_lightning.models.pixel_guided import PixelGuidedDecoder
 from nuwa_lightning.models.vqgan import VQGAN
 from nuwa_lightning.training.losses import LossWeights, difference_terms, weighted_sum
@@ -96,10 +97,9 @@ class PixelGuidedModule(ReconstructionModule):
         average_decay: float = 0.99,
     ) -> None:
         super().__init__("guided", loss, average_decay)
-        if lr <= 0:
+        if not 0 < lr < math.inf:
             raise UsageError("model.lr", lr, "must be above 0")
-        if change < 0:
-            raise UsageError("model.change", change, "give 0 or more")
+        check_range("model.change", change, 0)
         if not 0 <= slow_share <= 1:
             raise UsageError("model.slow_share", slow_share, "give a share in [0, 1]")
         if loss.adversarial.weight > 0:

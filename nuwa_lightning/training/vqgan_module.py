@@ -6,6 +6,7 @@ Shapes: B batch, N vectors, K codes, D code dimension, Y/X rows and columns.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Literal
@@ -15,7 +16,7 @@ from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor
 from torch.nn import functional
 
-from nuwa_lightning.errors import UsageError
+from nuwa_lightning.errors import UsageError, check_range
 from nuwa_lightning.models.dct_init import start_spectral
 from nuwa_lightning.models.discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
 from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
@@ -113,8 +114,10 @@ class VQGANModule(ReconstructionModule):
             raise UsageError("model.train_only", self.train_only, "use all or decoder")
         if self.train_only == "decoder" and start_from is None:
             raise UsageError("model.start_from", None, "name the tokenizer whose decoder is to be refined")
-        if self.lr <= 0:
+        if not 0 < self.lr < math.inf:
             raise UsageError("model.lr", self.lr, "must be above 0")
+        for name in ("weight_decay", "warmup_steps", "unquantized_steps", "gradient_clip_val"):
+            check_range(f"model.{name}", getattr(self, name), 0)
         if self.accumulate_grad_batches < 1:
             raise UsageError("model.accumulate_grad_batches", self.accumulate_grad_batches, "at least 1")
 
