@@ -11,11 +11,16 @@ from collections.abc import Mapping
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeGuard
 
 from evaluation.protocol import differences, settings_sha256
 from nuwa_lightning.atomic import write_json
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.plain_data import parse_json, read_text
+
+SAMPLES: Final = "samples.json"
+"""Beside generated images: how they were made, and how long it took."""
+_LONGEST: Final = 256 << 20
 
 _PACKAGES = (
     "nuwa-lightning",
@@ -46,7 +51,7 @@ def commit() -> str:
     """Return the commit of the evaluation's own code, "-dirty" where files differ from it, "unknown" outside of git."""
     try:
         done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            ["git", "-c", "core.fsmonitor=false", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
             cwd=Path(__file__).parent,
             capture_output=True,
             text=True,
@@ -100,7 +105,7 @@ def write_report(path: Path, report: Mapping[str, Any]) -> bool:
     """Write a report; one that says the same already stays as it is, to the byte. Returns whether it was written."""
     if path.is_file():
         with suppress(ValueError, AttributeError):  # no report: it is replaced
-            if json.loads(path.read_text(encoding="utf-8")).get("digest") == report["digest"]:
+            if parse_json(path.read_text(encoding="utf-8")).get("digest") == report["digest"]:
                 return False
     write_json(path, report)
     return True
@@ -113,14 +118,49 @@ def read_report(path: Path) -> dict[str, Any]:
         UsageError: if there is none, or it was changed after it was written.
     """
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
+        report = parse_json(read_text(path, longest=_LONGEST))
     except (OSError, ValueError) as error:
         raise UsageError("report", str(path), f"cannot be read ({error}): score the folder again") from None
-    if not isinstance(report, dict) or not {"metrics", "protocol", "digest"} <= report.keys():
+    if not _is_report(report):
         raise UsageError("report", str(path), "is no report of python -m evaluation score: name a report.json")
-    if digest(report) != report["digest"]:
+    try:
+        changed = digest(report) != report["digest"]
+    except (ValueError, RecursionError):  # NaN, which no report holds
+        changed = True
+    if changed:
         raise UsageError("report", str(path), "was changed by hand: score the folder again")
     return report
+
+
+def _is_report(found: Any) -> TypeGuard[dict[str, Any]]:
+    """Say whether something read has the parts of a report; what is in them, its digest vouches for."""
+    if not isinstance(found, dict) or not {"metrics", "protocol", "digest"} <= found.keys():
+        return False
+    rows, protocol = found["metrics"], found["protocol"]
+    return (
+        isinstance(rows, list)
+        and all(isinstance(row, dict) for row in rows)
+        and isinstance(protocol, dict)
+        and isinstance(protocol.get("sha256"), str)
+        and isinstance(protocol.get("settings"), dict)
+    )
+
+
+def samples_of(folder: Path, *, option: str = "--generated") -> dict[str, Any]:
+    """Return what lies beside generated images about how they were made.
+
+    Raises:
+        UsageError: if it is damaged.
+    """
+    path = folder / SAMPLES
+    try:
+        found = parse_json(read_text(path, longest=_LONGEST))
+        if not isinstance(found, dict):
+            raise ValueError("it holds no mapping")
+    except (OSError, ValueError) as error:
+        hint = f"is damaged ({error}): make the images again, or remove it"
+        raise UsageError(option, path, hint) from None
+    return found
 
 
 def check_comparable(reports: Mapping[str, Mapping[str, Any]]) -> None:

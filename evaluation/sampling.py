@@ -9,13 +9,13 @@ Shape legend: B canvases, Y/X rows and columns of tokens.
 from __future__ import annotations
 
 import importlib
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
+from evaluation.record import SAMPLES, samples_of
 from nuwa_lightning.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from nuwa_lightning.generation.sampling import Sampling
     from nuwa_lightning.pipeline import NuwaInfinityPipeline
     from nuwa_lightning.request import GenerationRequest
-
-TABLE = "samples.json"
-"""Beside the images: how they were made, and how long it took."""
 
 ALIASES: Final = {
     "patches": "evaluation.sampling.PatchSampler",
@@ -219,7 +216,7 @@ def _make(
     table["tokens"] += int(tokens_BYX.numel())
     table["seconds_tokens"] = round(table["seconds_tokens"] + written - started, 3)
     table["seconds_pixels"] = round(table["seconds_pixels"] + time.monotonic() - written, 3)
-    write_json(output / TABLE, table)
+    write_json(output / SAMPLES, table)
 
 
 def _table(output: Path, spec: SampleSpec, fingerprint: str) -> dict[str, Any]:
@@ -227,10 +224,14 @@ def _table(output: Path, spec: SampleSpec, fingerprint: str) -> dict[str, Any]:
         "size": f"{spec.pixels[1]}x{spec.pixels[0]}", "sampler": spec.sampler, "temperature": spec.temperature,
         "top_k": spec.top_k, "tokenizer": fingerprint,
     }  # fmt: skip
-    path = output / TABLE
-    if not path.is_file():
+    if not (output / SAMPLES).is_file():
         return {**made, "images": 0, "tokens": 0, "seconds_tokens": 0.0, "seconds_pixels": 0.0}
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    found = samples_of(output, option="--output")
+    for key, kind in (("images", int), ("tokens", int), ("seconds_tokens", float), ("seconds_pixels", float)):
+        number = found.get("pictures" if key == "images" and "pictures" in found else key)
+        if not isinstance(number, kind | int) or isinstance(number, bool) or not 0 <= number < 1e15:
+            hint = f"is damaged ({key} is {number!r}): make the images again in another folder"
+            raise UsageError("--output", output / SAMPLES, hint)
     if "pictures" in found:  # the first version's word
         found["images"] = found.pop("pictures")
     for key, value in made.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import time
 from dataclasses import dataclass, field
@@ -23,8 +22,7 @@ from evaluation.perceptual import PerceptualDistance
 from evaluation.protocol import Protocol
 from evaluation.real_images import real_images
 from evaluation.reconstruction import Pairs, score_pairs
-from evaluation.record import finish_report
-from evaluation.sampling import TABLE
+from evaluation.record import SAMPLES, finish_report, samples_of
 from nuwa_lightning.errors import UsageError
 
 Where = str | os.PathLike[str]
@@ -157,6 +155,8 @@ def score(
         "metrics": report_rows,
         "sets": {name: _described(found, scoring.features[name]) for name, found in sets.items()},
     }
+    if "generated" in sets and protocol.metrics.memorization:
+        report["nearest"] = rows.nearest_pairs(scoring.features, sets)
     if pairs is not None:
         report["sets"]["reconstruction"]["pairs"] = len(pairs.files) - len(pairs.skipped)
         report["sets"]["reconstruction"]["equal_pairs"] = pairs.equal
@@ -164,8 +164,8 @@ def score(
     settings |= {"perceptual_network": distance.protocol} if distance else {}
     settings |= {"clip_network": clip.protocol} if clip else {}
     report = finish_report(report, settings, seconds=time.monotonic() - started, device=networks.device)
-    if generated is not None and (Path(generated) / TABLE).is_file():
-        report["run"]["sampling"] = json.loads((Path(generated) / TABLE).read_text(encoding="utf-8"))
+    if generated is not None and (Path(generated) / SAMPLES).is_file():
+        report["run"]["sampling"] = samples_of(Path(generated))
     return report
 
 
@@ -176,6 +176,7 @@ def _rows(scoring: Scoring, distance: PerceptualDistance | None, pairs: Pairs | 
     late: list[dict[str, Any]] = []
     for name in others:
         late += rows.seams(scoring.sets, name, metrics.seams) if metrics.seams else []
+        late += rows.colors(scoring.sets, name) if metrics.color else []
     if metrics.collapse and "generated" in others:
         late += rows.collapsed(scoring.sets, metrics.collapse)
     if pairs is not None:
@@ -193,7 +194,8 @@ def _rows(scoring: Scoring, distance: PerceptualDistance | None, pairs: Pairs | 
         if metrics.manifold:
             first += rows.manifolds(prefix, features, metrics.manifold, scoring.sets["generated"], protocol.seed)
         if metrics.memorization:
-            first += [*rows.nearest(prefix, features, protocol.seed), rows.copies(scoring.sets)]
+            first += rows.nearest(prefix, features, protocol.seed)
+            first += [*rows.authenticities(prefix, features, protocol.seed), rows.copies(scoring.sets)]
         if metrics.diversity and distance is not None:
             first += rows.diversities(scoring.sets, distance, metrics.diversity.pairs, protocol.seed)
         if metrics.blocks:

@@ -47,7 +47,7 @@ def videos(clips: ClipSettings, *, cache: str | None, factor: int) -> Iterator[t
         frames_TYX3 = entry.array()
         start = entry.starts(clips.reach)[0]
         height, width = (side // factor * factor for side in frames_TYX3.shape[1:3])
-        yield entry.video.key, entry.video.synthetic, frames_TYX3[start : start + clips.reach, :height, :width]
+        yield entry.sample.key, entry.sample.synthetic, frames_TYX3[start : start + clips.reach, :height, :width]
 
 
 @torch.inference_mode()

@@ -34,7 +34,7 @@ from nuwa_lightning.canvas.decoding import Crop, DecodedImage, TileDecoder
 from nuwa_lightning.canvas.frame_decoder import SingleFrames
 from nuwa_lightning.canvas.joint import JointBlend
 from nuwa_lightning.canvas.sample import sample_tokens
-from nuwa_lightning.data.landscape_sources import AptSource, Package
+from nuwa_lightning.data.packages import Fetcher, Package
 from nuwa_lightning.generation.pretrained import load_generator
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
@@ -74,9 +74,9 @@ def real_panoramas() -> list[Pixels]:
     names = [f"usr/share/blender/datafiles/studiolights/world/{name}.exr" for name in SKIES]
     found = []
     with tempfile.TemporaryDirectory() as folder:
-        source = AptSource(Path(folder))
+        source = Fetcher(Path(folder))
         package = Package("blender-data", "apt", "", 0)
-        archive, _ = source.fetch(package, on_bytes=lambda _: None)
+        archive, _ = source.fetch(package)
         for _, content in source.members(archive, names):
             with av.open(io.BytesIO(content), format="exr_pipe") as container:
                 light_YX3 = next(container.decode(video=0)).to_ndarray()[128:384]

@@ -65,7 +65,7 @@ def held_out(clips: ClipSettings, count: int | None, cache: str | None) -> list[
     for entry in data.prepared("val").entries[:count]:
         shot = entry.shots[0]
         height, width = (side // 2 * 2 for side in entry.array().shape[1:3])
-        found.append((entry.video.key, entry.array()[shot.start : min(shot.stop, 60), :height, :width]))
+        found.append((entry.sample.key, entry.array()[shot.start : min(shot.stop, 60), :height, :width]))
     return found
 
 

@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from nuwa_lightning.errors import UsageError
+
 
 def fsync_path(path: Path) -> None:
     """Force one file or folder to the disk (folders: POSIX only, elsewhere nothing is done)."""
@@ -35,11 +37,20 @@ def _beside(path: Path, kind: str) -> Path:
 
 
 def _hidden(path: Path) -> str:
-    """Return how hidden names of ``path`` begin; names too long to be repeated are told apart by their hash."""
-    short = (
-        path.stem if len(path.stem) <= 80 else f"{path.stem[:63]}-{hashlib.sha256(path.stem.encode()).hexdigest()[:16]}"
-    )
-    return f".{short}."
+    """Return how hidden names of ``path`` begin."""
+    return f".{short_name(path.stem)}."
+
+
+def short_name(name: str, *, longest: int = 80) -> str:
+    """Return a name that leaves room for more behind it; one of more bytes than ``longest`` is told by its hash.
+
+    >>> short_name("a.png"), len(short_name(300 * "a"))
+    ('a.png', 80)
+    """
+    data = os.fsencode(name)
+    if len(data) <= longest:
+        return name
+    return f"{data[: longest - 17].decode('ascii', 'ignore')}-{hashlib.sha256(data).hexdigest()[:16]}"
 
 
 class PartialFile:
@@ -205,6 +216,19 @@ def _swap_in(partial: Path, target: Path, *, overwrite: bool) -> None:
     else:
         with suppress(OSError):
             old.unlink()
+
+
+def make_cache(folder: Path) -> None:
+    """Make a folder of the cache, if it is not there.
+
+    Raises:
+        UsageError: if it cannot be made, saying how to have another one.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        hint = f"cannot be made ({error.strerror}): name a folder, or set NUWA_LIGHTNING_CACHE to one"
+        raise UsageError("--data.cache", folder, hint) from None
 
 
 def write_json(path: str | os.PathLike[str], data: object) -> None:

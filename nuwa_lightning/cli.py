@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from nuwa_lightning.errors import ToldError, UsageError
+from nuwa_lightning.errors import ToldError, UsageError, shortened
 
 _TRAINING = ("fit", "validate", "test", "predict")
 _HELP = """\
@@ -101,7 +101,7 @@ def main(args: Sequence[str] | None = None) -> int:
         if os.environ.get("NUWA_LIGHTNING_TRACEBACK"):
             raise
         if not isinstance(error, ToldError):
-            sys.stderr.write(f"error: {' '.join(_line(error).split())}\n")
+            sys.stderr.write(f"error: {_printable(' '.join(_line(error).split()))}\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")
@@ -113,7 +113,12 @@ def _line(error: UsageError | OSError) -> str:
         return str(error)
     # Of the machine rather than of an option: a full disk, a folder without permission, no network.
     hint = "see to it and try again (NUWA_LIGHTNING_TRACEBACK=1 shows where it comes from)"
-    return f"{error.filename or type(error).__name__}: {error.strerror or error}: {hint}"
+    return f"{shortened(error.filename or type(error).__name__)}: {error.strerror or error}: {hint}"
+
+
+def _printable(line: str) -> str:
+    """Return a line that does nothing to a terminal: names may hold anything but a zero byte, and values that, too."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
 def _did_you_mean(word: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -29,7 +30,18 @@ class UsageError(ValueError):
     def __str__(self) -> str:
         """Return the line."""
         dashes = "--" if self.option.startswith(("data.", "model.")) else ""
-        return f"{dashes}{self.option}: {self.value}: {self.hint}"
+        return f"{dashes}{self.option}: {shortened(self.value)}: {shortened(self.hint, longest=600)}"
+
+
+def check_range(option: str, value: float, least: float, most: float = math.inf) -> None:
+    """Refuse a number that is not from ``least`` to ``most``; NaN never is, nor infinity.
+
+    Raises:
+        UsageError: naming the option.
+    """
+    if not (math.isfinite(value) and least <= value <= most):
+        end = f" to {most:g}" if math.isfinite(most) else " up"
+        raise UsageError(option, value, f"give a number from {least:g}{end}")
 
 
 class LawError(UsageError):
@@ -49,6 +61,16 @@ class LawError(UsageError):
 
 class ToldError(UsageError):
     """A process that was started for the user has told already what does not work: nothing is left to say."""
+
+
+def shortened(value: object, *, longest: int = 300) -> str:
+    """Return a value as a line has room for it.
+
+    >>> shortened(12), shortened("a" * 400)[-24:]
+    ('12', 'aaa... (400 characters)')
+    """
+    text = str(value)
+    return text if len(text) <= longest else f"{text[: longest // 2]}... ({len(text)} characters)"
 
 
 def shown(strategy: object) -> str:
@@ -77,4 +99,4 @@ def unwritable(path: Path, error: OSError, *, what: str = "", full: str = "make 
     """
     hint = full if error.errno in _FULL else "name a file in a folder that can be written to"
     subject = f"{what} " if what else ""
-    return UsageError("--output", path, f"{subject}cannot be written ({error.strerror or error}): {hint}")
+    return UsageError("output", path, f"{subject}cannot be written ({error.strerror or error}): {hint}")

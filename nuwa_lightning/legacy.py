@@ -154,7 +154,7 @@ def _config_argument(argument: str, prefix: str) -> str:
     if new == content:
         return argument
     _LOG.warning("%s: names of the first version are deprecated: see CHANGELOG.md for today's", path)
-    return prefix + json.dumps(new)
+    return prefix + json.dumps(new, default=str)
 
 
 def _note(old: str, new: str) -> None:

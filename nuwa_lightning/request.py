@@ -18,6 +18,7 @@ GUIDANCE: Final = 2.0
 BLEND: Final = 16
 WIDEST_BLEND: Final = 1024
 """The most pixels of ``blend``: every tile is decoded with as many around it."""
+MOST_IMAGES: Final = 100_000
 STRONGEST_GUIDANCE: Final = 1000.0
 """Beyond it hardly anything changes, and far beyond it logits overflow."""
 IMAGE_SIZE: Final = Size(1024, 512)
@@ -106,6 +107,8 @@ class GenerationRequest:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(name, value, "must be at least 1")
+        if self.count > MOST_IMAGES:
+            raise UsageError("count", self.count, f"give at most {MOST_IMAGES} at once, and the others by their `seed`")
         self._check_canvas()
 
     def _set(self, **values: object) -> None:

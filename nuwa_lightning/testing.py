@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nuwa_lightning.data.folder_samples import SPLITS
 from nuwa_lightning.data.photos import PhotoSource
+from nuwa_lightning.data.sources import SPLITS
 from nuwa_lightning.errors import LawError, UsageError, shown
 from nuwa_lightning.planning.context.base import ContextPool, checked_extent
 from nuwa_lightning.planning.direction.base import DirectionController, Step

@@ -96,7 +96,7 @@ def read_checkpoint(path: str | Path, *, map_location: Any = "cpu", mapped: bool
     Raises:
         UsageError: if there is no such file, it is no checkpoint, or its weights are not finite.
     """
-    option = "--ckpt_path"
+    option = "ckpt_path"
     try:
         content = torch.load(path, map_location=map_location, weights_only=True, mmap=mapped)
     except FileNotFoundError:

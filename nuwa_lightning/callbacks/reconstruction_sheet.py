@@ -26,6 +26,15 @@ class TakesImages(Protocol):
         """Show an image."""
 
 
+@runtime_checkable
+class ShowsImages(Protocol):
+    """A logger that writes to something."""
+
+    @property
+    def experiment(self) -> object:
+        """What it writes to."""
+
+
 class ReconstructionSheet(Callback):
     """Puts held-out images above their reconstructions: ``reconstructions.png`` in the run folder, and TensorBoard.
 
@@ -64,21 +73,27 @@ class ReconstructionSheet(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the sheet."""
-        fast = bool(getattr(trainer, "fast_dev_run", False))
-        if not self._pairs or not trainer.is_global_zero or trainer.sanity_checking or fast:
+        if not self._pairs or not may_draw(trainer) or trainer.sanity_checking:
             return
-        sheet_YX3 = lay_out_pairs(self._pairs, columns=self.columns)
         path = Path(trainer.default_root_dir) / "reconstructions.png"
+        show_sheet(trainer, "reconstructions", lay_out_pairs(self._pairs, columns=self.columns), path)
+
+
+def may_draw(trainer: Trainer) -> bool:
+    """Say whether this process draws: the first one, outside of a trial (whose trainer has no folder of its own)."""
+    return trainer.is_global_zero and not vars(trainer).get("fast_dev_run")
+
+
+def show_sheet(trainer: Trainer, name: str, sheet_YX3: Tensor, *paths: Path) -> None:
+    """Write a sheet (uint8) to files, show it where the logger shows images, and say where the last file is."""
+    for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as partial:
             Image.fromarray(sheet_YX3.numpy()).save(partial)
-        experiment = getattr(trainer.logger, "experiment", None)
-        if isinstance(experiment, TakesImages):
-            experiment.add_image("reconstructions", sheet_YX3, trainer.global_step, dataformats="HWC")
-        if trainer.progress_bar_callback is not None:
-            trainer.progress_bar_callback.print(
-                f"step {trainer.global_step}: reconstructions in {path}", file=sys.stderr
-            )
+    if isinstance(trainer.logger, ShowsImages) and isinstance(trainer.logger.experiment, TakesImages):
+        trainer.logger.experiment.add_image(name, sheet_YX3, trainer.global_step, dataformats="HWC")
+    if trainer.progress_bar_callback is not None:
+        trainer.progress_bar_callback.print(f"step {trainer.global_step}: {name} in {paths[-1]}", file=sys.stderr)
 
 
 def lay_out_pairs(pairs: list[tuple[Tensor, Tensor]], *, columns: int) -> Tensor:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,10 +10,8 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
-from PIL import Image
 
-from nuwa_lightning.atomic import atomic_write
-from nuwa_lightning.callbacks.reconstruction_sheet import TakesImages
+from nuwa_lightning.callbacks.reconstruction_sheet import may_draw, show_sheet
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.pipeline import NuwaInfinityPipeline
@@ -72,28 +68,16 @@ class SampleSheet(Callback):
         """Draw the sheet now."""
         if not isinstance(pl_module, NuwaInfinityModule):
             raise UsageError("SampleSheet", type(pl_module).__name__, "it draws stage 2 (NuwaInfinityModule) only")
-        if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
+        if not may_draw(trainer):
             return
         training = pl_module.training
         pl_module.eval()
         images = self._drawn(pl_module)
         pl_module.train(training)
-        sheet = contact_sheet(images)
         folder = Path(trainer.default_root_dir)
-        (folder / "samples").mkdir(parents=True, exist_ok=True)
-        path = folder / "samples" / f"step_{trainer.global_step:07d}.png"
-        with atomic_write(path) as partial:
-            Image.fromarray(sheet).save(partial)
-        with atomic_write(folder / "samples.png") as partial:
-            shutil.copyfile(path, partial)
         pl_module.save(folder / "model")
-        experiment = getattr(trainer.logger, "experiment", None)
-        if isinstance(experiment, TakesImages):
-            experiment.add_image("samples", torch.from_numpy(sheet), trainer.global_step, dataformats="HWC")
-        if trainer.progress_bar_callback is not None:
-            trainer.progress_bar_callback.print(
-                f"step {trainer.global_step}: samples in {folder / 'samples.png'}", file=sys.stderr
-            )
+        path = folder / "samples" / f"step_{trainer.global_step:07d}.png"
+        show_sheet(trainer, "samples", torch.from_numpy(contact_sheet(images)), path, folder / "samples.png")
 
     def _drawn(self, module: NuwaInfinityModule) -> list[NDArray[np.uint8]]:
         generator, tokenizer = module.generator(), module.tokenizer

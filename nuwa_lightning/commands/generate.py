@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib
+import os
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from nuwa_lightning.atomic import short_name
 from nuwa_lightning.commands.generate_options import RunOptions, completed, image_metadata, parsed
 from nuwa_lightning.commands.progress import GenerationBar
 from nuwa_lightning.errors import UsageError
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 
 _LARGE = 16 << 20
 """From so many pixels on a preview is made unasked."""
+_MANY_PATCHES = 1_000_000
+"""From so many patches on it is said what they take: a wide panorama has some thousands."""
 
 
 def generate(arguments: Sequence[str]) -> int:
@@ -54,6 +59,7 @@ def _generate(request: GenerationRequest, where: RunOptions) -> int:
     how = _how(request, where, pipe, renderer, order)
     if where.from_file is not None:
         _check_same_model(where, request, how, notes)
+    _check_cost(order, request, renderer, outputs[0].parent, notes)
     for seeds in pipe.batches(request):
         first = seeds[0] - request.seed
         picks = {number: outputs[number] for number in range(first, first + len(seeds))}
@@ -80,6 +86,28 @@ def _generate(request: GenerationRequest, where: RunOptions) -> int:
         for output in job.outputs:
             _say(f"{output}: {made}, {outcome.patches} patches, {seconds:.1f} s")
     return 0
+
+
+def _check_cost(
+    order: Order, request: GenerationRequest, renderer: InfiniteRenderer, folder: Path, notes: _Notes
+) -> None:
+    """Of very much work say what it takes, and refuse what the machine has no room for.
+
+    Of each patch a canvas keeps its tokens on the disk, and where they lie in memory.
+    """
+    patches = 0 if order.grid.endless else order.grid.size * request.count
+    if patches < _MANY_PATCHES:
+        return
+    model = renderer.model
+    height, width = model.patch_size
+    room = patches * (16 + height * width * (2 if model.codebook_size <= 1 << 16 else 4))
+    memory = 4 * patches // request.count
+    free, owned = shutil.disk_usage(folder).free, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    takes = f"{patches:,} patches take {room / 1e9:,.1f} GB of disk for tokens and {memory / 1e9:,.1f} GB of memory"
+    if room > free or memory > owned:
+        hint = f"{takes}; {free / 1e9:,.1f} GB and {owned / 1e9:,.1f} GB are there: make it smaller"
+        raise UsageError("size", request.canvas_size, hint)
+    notes(f"note: {takes}, the output not counted; the bar says how long, and --resume goes on after a stop")
 
 
 def _say(line: str) -> None:
@@ -182,8 +210,9 @@ def import_own(path: str) -> type[Any]:
     module, _, name = path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError("own", path, f"{error}: name a class in a file of the working directory") from None
+    except Exception as error:  # the file is the user's, and may do anything
+        hint = f"{type(error).__name__}: {error}: name a class in a file of the working directory"
+        raise UsageError("own", path, hint) from error
     kinds = (ContextPool, DirectionController, LocalDecoder, TextEncoder)
     if not (is_tokenizer_class(found) or (isinstance(found, type) and issubclass(found, kinds))):
         hint = "is no ContextPool, DirectionController, LocalDecoder, TextEncoder or Tokenizer: derive it from one"
@@ -305,8 +334,9 @@ def _preview(where: RunOptions, order: Order, output: Path) -> GrowingPreview | 
     height, width = order.size
     if where.preview is None and height is not None and width is not None and height * width < _LARGE:
         return None
-    path = output.with_name(f"{output.name}.preview.png") if where.preview is None else Path(where.preview)
-    if path.suffix.lower() != ".png" or not path.parent.is_dir():
+    beside = output.with_name(f"{short_name(output.name, longest=240)}.preview.png")
+    path = beside if where.preview is None else Path(where.preview)
+    if path.suffix.lower() != ".png" or "\0" in str(path) or not path.parent.is_dir():
         raise UsageError("preview", path, "name a .png file in a folder that is there, or none")
     return GrowingPreview(path, found=where.resume is not None)
 

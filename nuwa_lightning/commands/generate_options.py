@@ -15,7 +15,8 @@ from jsonargparse.typing import register_type
 
 from nuwa_lightning.commands.parsing import OneLineParser
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.hub import DEFAULT, shipped
+from nuwa_lightning.hub import DEFAULT, find_run, shipped
+from nuwa_lightning.plain_data import parse_json, parse_yaml, read_mapping, read_text
 from nuwa_lightning.request import FRAMES, GenerationRequest
 from nuwa_lightning.request_fields import Expansion, Size
 
@@ -39,6 +40,7 @@ of videos .mp4, .gif, .webp or .frames (a folder of PNG files).
 Equal commands make equal images.
 What is killed goes on where it was: the same command with --resume.
 """
+_NAMES: Final = ("--checkpoint", "--output", "--preview")
 _REPEATED: Final = ("--prompt", "--own")
 
 for _type in (Size, Expansion):
@@ -135,6 +137,7 @@ def parsed(arguments: Sequence[str]) -> tuple[GenerationRequest, RunOptions]:
     Raises:
         UsageError: naming the option.
     """
+    _check_arguments(arguments)
     p = parser()
     values = _plain(p.parse_args(arguments))
     # Asked for here: what an image stores may be by the other options.
@@ -156,14 +159,35 @@ def parsed(arguments: Sequence[str]) -> tuple[GenerationRequest, RunOptions]:
     if not 0 <= where.record_every < float("inf"):
         raise UsageError("record_every", where.record_every, "give a number of seconds from 0 up")
     values["unprompted"] |= unprompted
-    named_video = where.output is not None and Path(where.output).suffix.lower() in VIDEO_SUFFIXES
-    if named_video and values["frames"] is None and values["task"] in (None, "unconditional"):
+    if where.output == "":
+        raise UsageError("output", "''", "is empty: name a file, such as image.png")
+    suffix = Path(where.output or "").suffix.lower()
+    undecided = values["frames"] is None and values["task"] in (None, "unconditional")
+    always = suffix != ".webp" or values["fps"] is not None
+    if undecided and suffix in VIDEO_SUFFIXES and (always or _makes_videos(where.checkpoint or "")):
         values["frames"] = FRAMES
     request = GenerationRequest.from_options(values, max_pixels=where.max_pixels)
     if request.video and where.preview not in (None, "none"):
         raise UsageError("preview", where.preview, "it is of an image that grows: leave it out for a video")
     output = where.output or ("video.mp4" if request.video else "image.png")
     return request, dataclasses.replace(where, output=output)
+
+
+def _check_arguments(arguments: Sequence[str]) -> None:
+    """Refuse what the parser would fail at: configurations that are none, and texts that are no text."""
+    for name, value in zip(arguments, [*arguments[1:], ""], strict=True):
+        option, equals, given = name.partition("=")
+        if option == "--device":
+            hint = 'there is no such option: images are made on the CPU; from Python use pipe.to("cuda")'
+            raise UsageError(option, given if equals else value, hint)
+        if option == "--config":
+            read_mapping(given if equals else value, option, example="size: 4096x512")
+        if option in _REPEATED:
+            text = given if equals else value
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                raise UsageError(option, ascii(text), "is no UTF-8: type it in a terminal that writes UTF-8") from None
 
 
 def completed(error: UsageError) -> UsageError:
@@ -179,10 +203,14 @@ def _gathered(arguments: Sequence[str]) -> list[str]:
     """Return the arguments with options that may be repeated as one list each."""
     kept: list[str] = []
     lists: dict[str, list[str]] = {name: [] for name in _REPEATED}
-    rest = iter(arguments)
+    rest, before = iter(arguments), ""
     for argument in rest:
         name, equals, value = argument.partition("=")
-        if name not in lists:
+        if before in _NAMES and not argument.startswith("--"):
+            kept.append(_as_name(argument))
+        elif name in _NAMES and equals:
+            kept.append(f"{name}={_as_name(value)}")
+        elif name not in lists:
             kept.append(argument)
         elif equals:
             lists[name].append(value)
@@ -191,7 +219,16 @@ def _gathered(arguments: Sequence[str]) -> list[str]:
             if following is None or following.startswith("--"):
                 raise UsageError(name, "nothing", "expected one argument; see generate --help")
             lists[name].append(following)
+        before = argument
     return kept + [f"{name}={json.dumps(values)}" for name, values in lists.items() if values]
+
+
+def _as_name(name: str) -> str:
+    """Return a file's name as the parser takes it: some, such as ``#h`` and ``null``, are nothing in YAML."""
+    try:
+        return f"./{name}" if name and parse_yaml(name) is None else name
+    except ValueError:
+        return name
 
 
 def _plain(found: Namespace) -> dict[str, Any]:
@@ -210,6 +247,17 @@ def _stored(p: ArgumentParser, path: str) -> dict[str, Any]:
         hint = f"it was made with {strange[0]}, which this version does not know: use {metadata.get('version')}"
         raise UsageError("from_file", path, hint)
     return {"checkpoint": metadata["checkpoint"]["path"], **options}
+
+
+def _makes_videos(checkpoint: str) -> bool:
+    """Say whether a model was trained on videos; yes where that cannot be read, and is refused later."""
+    try:
+        found = parse_json(read_text(find_run(checkpoint) / "model" / "config.json"))
+        return int(found.get("frames", 1)) > 1
+    except UsageError:
+        raise
+    except (OSError, ValueError, AttributeError, TypeError):
+        return True
 
 
 def image_metadata(path: str) -> Mapping[str, Any]:

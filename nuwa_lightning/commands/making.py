@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nuwa_lightning.atomic import short_name
 from nuwa_lightning.canvas.canvas import Canvas
 from nuwa_lightning.canvas.facts import CanvasState, Stage, differences, told
 from nuwa_lightning.canvas.job import Generation, Order, Progress, Recorder, cut_order, export, facts_of
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from nuwa_lightning.generation.renderer import InfiniteRenderer
     from nuwa_lightning.tokenizers.base import Tokenizer
     from nuwa_lightning.writers.preview import GrowingPreview
+
+_LONGEST_NAME = 240
+"""Bytes of an output's name that its canvas repeats: file systems hold 255."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,7 @@ def make(
 
 def canvas_folder(output: Path) -> Path:
     """Return where the canvas of an output lies that is not kept."""
-    return output.with_name(f"{output.name}.canvas")
+    return output.with_name(f"{short_name(output.name, longest=_LONGEST_NAME)}.canvas")
 
 
 def _opened(job: Job) -> tuple[Canvas | None, CanvasState | None]:

@@ -8,15 +8,16 @@ that only gets a longer name on its way out.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 from jsonargparse._typehints import get_all_subclass_paths
 
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.plain_data import parse_yaml, read_mapping
 
 _DENIED = ("torch.load", "torch.hub", "numpy.load", "joblib", "pickle", "cloudpickle", "dill")
 
@@ -186,40 +187,38 @@ def check_configs(arguments: list[str]) -> None:
     Raises:
         UsageError: if one is missing or is no YAML, naming the file and the line, or is an overlay with nothing below.
     """
-    import yaml
-
     chosen: set[str] = set()
     for place, argument in enumerate(arguments):
         option, equals, value = argument.partition("=")
         if option in ("--model", "--data"):
             chosen.add(option.removeprefix("--"))
-        if option not in ("-c", "--config"):
-            continue
         if not equals:
             value = arguments[place + 1] if place + 1 < len(arguments) else ""
+        if option not in ("-c", "--config"):
+            _check_name(option, value)
+            continue
         if not value or value.lstrip().startswith("{"):
             continue
-        path = Path(value)
-        if not path.is_file():
-            others = [str(p) for p in sorted(path.parent.glob("*.yaml"))] if path.parent.is_dir() else []
-            near = difflib.get_close_matches(str(path), others, n=1, cutoff=0.6)
-            hint = (
-                f"did you mean {near[0]}?" if near else "give the path of a YAML file, such as recipes/landscape.yaml"
-            )
-            raise UsageError("--config", value, f"there is no such file; {hint}")
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UsageError("--config", value, f"is no YAML: {' '.join(str(error).split())}") from None
-        if content is not None and not isinstance(content, dict):
-            raise UsageError("--config", value, "holds no options: write lines such as 'run: runs/mine'")
+        content = read_mapping(value, "--config", example="run: runs/mine")
         for part in ("model", "data"):
-            given = (content or {}).get(part)
+            given = content.get(part)
             if isinstance(given, str) or (isinstance(given, dict) and "class_path" in given):
                 chosen.add(part)
             elif given is not None and part not in chosen:
                 hint = f"is an overlay, it names no class of {part}: give a recipe before it"
                 raise UsageError("--config", value, f"{hint}, -c recipes/landscape.yaml -c {value}")
+
+
+def _check_name(option: str, value: str) -> None:
+    """Refuse the name of a file that the parser would take for something else, such as ``#h`` and ``a: b``."""
+    try:
+        read = parse_yaml(value) if option.startswith("--") and os.path.lexists(value) else ""
+    except ValueError:
+        return
+    if read is None or isinstance(read, dict | list):
+        what = "nothing" if read is None else f"a {type(read).__name__}"
+        way_out = f"write ./{value}" if read is None else "write it into a YAML file, in quotes"
+        raise UsageError(option, value, f"is a file here, but {what} to the parser: {way_out}")
 
 
 def usage_error(error: BaseException, option: str) -> UsageError:

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import yaml
 
 from nuwa_lightning.callbacks.run_checkpoint import STOPPED, Stopped
 from nuwa_lightning.errors import ToldError, UsageError
 from nuwa_lightning.generation.pretrained import load_generator
 from nuwa_lightning.models.pixel_guided import PixelGuidedDecoder
 from nuwa_lightning.models.vqgan import VQGANConfig
+from nuwa_lightning.plain_data import parse_yaml, read_text
 from nuwa_lightning.processes import die_with_parent
 from nuwa_lightning.tokenizers.base import Tokenizer, is_tokenizer_class
 from nuwa_lightning.tokenizers.pretrained import load_pixel_guided, load_tokenizer
@@ -170,9 +170,9 @@ def expected_factor(source: TokenizerSource) -> int | None:
     if source.recipe is None or source.is_there:
         return None
     try:
-        given = yaml.safe_load(Path(source.recipe).read_text(encoding="utf-8"))["model"]["init_args"]
+        given = parse_yaml(read_text(source.recipe))["model"]["init_args"]
         return None if given.get("start_from") else VQGANConfig.from_dict(given.get("vqgan") or {}).downsample_factor
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError):
+    except (OSError, KeyError, TypeError, AttributeError, ValueError):
         return None  # its own training will say it
 
 

@@ -21,11 +21,11 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from nuwa_lightning.callbacks.checkpoint_io import AtomicCheckpointIO
-from nuwa_lightning.callbacks.reconstruction_sheet import ReconstructionSheet
 from nuwa_lightning.callbacks.run_checkpoint import RunCheckpoint, Signals, Stopped
 from nuwa_lightning.callbacks.run_files import RunFiles
 from nuwa_lightning.callbacks.sample_sheet import SampleSheet
 from nuwa_lightning.callbacks.stage_bar import StageBar
+from nuwa_lightning.commands.known_classes import known_classes
 from nuwa_lightning.commands.parsing import OneLineParser, check_configs, deny_imports, usage_error, whole_name
 from nuwa_lightning.commands.record import check_run_folder, run_record
 from nuwa_lightning.commands.resuming import check_checkpoint, find_checkpoint
@@ -42,30 +42,19 @@ from nuwa_lightning.commands.tokenizer import (
     provide_guided,
     provide_tokenizer,
 )
-from nuwa_lightning.data.giant_image import GiantImage
+from nuwa_lightning.data.data_module import StreamingDataModule
 from nuwa_lightning.data.image_folder import (
-    ImageDataModule,
-    ImageFolderDataModule,
-    LandscapeDataModule,
     PhotosDataModule,
 )
-from nuwa_lightning.data.landscape_clips import LandscapeClips
-from nuwa_lightning.data.landscape_photos import LandscapePhotos
-from nuwa_lightning.data.photos import FolderPhotos
-from nuwa_lightning.data.synthetic_landscapes import SyntheticLandscapes
-from nuwa_lightning.data.synthetic_videos import SyntheticVideos
-from nuwa_lightning.data.token_clips import TokenClipsDataModule
 from nuwa_lightning.data.token_data import TokenDataModule
 from nuwa_lightning.data.token_windows import TokenWindowsModule, Window
-from nuwa_lightning.data.video_data import LandscapeClipsDataModule, VideoDataModule, VideoFolderDataModule
-from nuwa_lightning.data.videos import FolderVideos
+from nuwa_lightning.data.video_data import VideosDataModule
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.coarse_plan import CoarseEncoder
 from nuwa_lightning.generation.pretrained import load_generator, save_generator
 from nuwa_lightning.legacy import upgraded_arguments
 from nuwa_lightning.models.vqgan import VQGAN
 from nuwa_lightning.processes import keep_freed_memory
-from nuwa_lightning.text import ClipTextEncoder, HuggingFaceTextEncoder, MiniLMTextEncoder
 from nuwa_lightning.tokenizers.base import Tokenizer
 from nuwa_lightning.tokenizers.pretrained import save_pixel_guided, save_tokenizer
 from nuwa_lightning.training.nuwa_module import NuwaInfinityModule
@@ -76,28 +65,6 @@ _LOG = logging.getLogger(__name__)
 _PANORAMA = "--size 4096x512 --seed 0 --output panorama.png"
 _TEXT = "a lake at dusk"
 _VIDEO = "--size 256x256 --frames 40 --seed 0 --output video.mp4"
-
-
-def known_classes() -> dict[str, list[type[Any]]]:
-    """Return our own classes by option, for help and suggestions."""
-    return {
-        "model": [NuwaInfinityModule, VQGANModule, PixelGuidedModule],
-        "data": [
-            TokenDataModule,
-            TokenClipsDataModule,
-            LandscapeDataModule,
-            ImageFolderDataModule,
-            PhotosDataModule,
-            VideoFolderDataModule,
-            LandscapeClipsDataModule,
-        ],
-        "data.photos": [FolderPhotos, LandscapePhotos, SyntheticLandscapes, GiantImage],
-        "data.videos": [FolderVideos, LandscapeClips, SyntheticVideos],
-        "model.conditions.text_encoder": [MiniLMTextEncoder, ClipTextEncoder, HuggingFaceTextEncoder],
-        "tokenizer": [TokenizerSource],
-        "coarse": [CoarseSource],
-        "trainer.callbacks": [SampleSheet, ReconstructionSheet],
-    }
 
 
 MANUAL: Final[dict[type[LightningModule], dict[str, str]]] = {
@@ -164,6 +131,12 @@ class NuwaCLI(LightningCLI):
             help="stage 2 with a coarse plan: the model that writes it, made if missing",
         )
 
+    def _set_seed(self) -> None:
+        seed = self._get(self.config, "seed_everything")
+        if not isinstance(seed, bool) and seed is not None and not 0 <= seed < 1 << 32:
+            raise UsageError("--seed_everything", seed, f"give a whole number from 0 to {(1 << 32) - 1}")
+        super()._set_seed()
+
     def _parse_ckpt_path(self) -> None:
         # Lightning lets hyper-parameters of the checkpoint win over YAML and flags, silently. Here the user wins.
         return
@@ -171,9 +144,18 @@ class NuwaCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Let results go to the run folder, and find the checkpoint to go on from there."""
         self.options = self.config[self.subcommand]
+        if not self.options.run or "\0" in self.options.run:
+            raise UsageError("--run", repr(self.options.run), "is no name of a folder: give one, such as runs/mine")
+        devices, cores = self.options.trainer.devices, os.cpu_count() or 1
+        if self.options.trainer.accelerator == "cpu" and str(devices).isdecimal() and int(devices) > cores:
+            hint = f"the machine has {cores} cores, and each process needs one: give at most as many"
+            raise UsageError("--trainer.devices", devices, hint)
         self.run_folder = Path(self.options.run)
         if not self._trial:
             check_run_folder(self.run_folder)
+        if self.options.get("weights_only") is None:
+            # AtomicCheckpointIO never runs anything in a file; without this, Lightning says that it would.
+            self.options.weights_only = True
         if "ckpt_path" in self.options:
             needed = self.subcommand != "fit"
             self.options.ckpt_path = find_checkpoint(self.options.ckpt_path, self.run_folder, needed=needed)
@@ -186,7 +168,7 @@ class NuwaCLI(LightningCLI):
         """
         try:
             super().instantiate_classes()
-        except (ValueError, TypeError, MisconfigurationException) as error:
+        except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
             raise usage_error(error, "--trainer") from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -233,7 +215,7 @@ class NuwaCLI(LightningCLI):
                 check_recipes(source)
             if isinstance(self.datamodule, TokenWindowsModule):
                 self.model.layouts(self.datamodule.window.shape)
-                self.datamodule.prepare_source()
+                self.datamodule.source.prepare()
             self._check_sizes(expected_factor(source))
             tokenizer = self._attach_tokenizer(make=True)
             self._check_sizes(self.model.tokenizer.downsample_factor)
@@ -241,7 +223,7 @@ class NuwaCLI(LightningCLI):
                 self.refinement = Refinement.start(source, tokenizer, self.run_folder)
         if isinstance(self.model, PixelGuidedModule):
             self._attach_to_guided(make=True)
-        if isinstance(self.datamodule, (ImageDataModule, VideoDataModule, TokenWindowsModule)):
+        if isinstance(self.datamodule, StreamingDataModule):
             # Data that cannot be used must not write over what the folder says of an earlier run.
             self.datamodule.prepare_data()
             self.datamodule.train_dataloader()
@@ -254,9 +236,9 @@ class NuwaCLI(LightningCLI):
         """Refuse data of another stage; what a data module of the user's own gives is not known here."""
         for module, data, hint in (
             (NuwaInfinityModule, TokenWindowsModule, "TokenDataModule or TokenClipsDataModule"),
-            (VQGANModule, ImageDataModule, "ImageFolderDataModule, PhotosDataModule or LandscapeDataModule"),
+            (VQGANModule, PhotosDataModule, "ImageFolderDataModule, PhotosDataModule or LandscapeDataModule"),
         ):
-            ours = isinstance(self.datamodule, (ImageDataModule, VideoDataModule, TokenWindowsModule))
+            ours = isinstance(self.datamodule, StreamingDataModule)
             if isinstance(self.model, module) and ours and not isinstance(self.datamodule, data):
                 name = type(self.datamodule).__name__
                 raise UsageError("--data", name, f"{module.__name__} learns from other data: give {hint}")
@@ -385,7 +367,7 @@ class NuwaCLI(LightningCLI):
     def _attach_to_guided(self, *, make: bool) -> None:
         assert isinstance(self.model, PixelGuidedModule)
         source = self._source()
-        if not isinstance(self.datamodule, VideoDataModule):
+        if not isinstance(self.datamodule, VideosDataModule):
             hint = "clips of videos are needed: LandscapeClipsDataModule or VideoFolderDataModule"
             raise UsageError("--data", type(self.datamodule).__name__, hint)
         if make:

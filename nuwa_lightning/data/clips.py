@@ -17,10 +17,13 @@ from typing import Any, Final, final
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from nuwa_lightning.atomic import atomic_write, write_json
 from nuwa_lightning.data.folders import content_key, locked, mapped_array
+from nuwa_lightning.data.preparing import shrunk
 from nuwa_lightning.data.shots import Change, Thumbnail, change, find_cuts, thumbnail
+from nuwa_lightning.data.sources import Prepared, Skipped
 from nuwa_lightning.data.video_reading import Frame, FrameReader, VideoReadError
 from nuwa_lightning.data.videos import Video
 from nuwa_lightning.errors import UsageError, some_of
@@ -38,7 +41,7 @@ class ClipSettings:
     Attributes:
         fps: frames a second. Of a video that has more the nearest are taken; of one that has fewer some are repeated.
         frames: frames of a clip.
-        stride: take every so manieth frame at that speed.
+        stride: take one of so many frames at that speed.
         short_side: length of the shorter side to which videos are shrunk, in pixels; they are never enlarged.
     """
 
@@ -73,26 +76,18 @@ class Shot:
     stop: int
 
 
-@dataclass(frozen=True)
-class SkippedVideo:
-    """A video that is not used, and why."""
-
-    path: Path
-    reason: str
-
-
 @final
 @dataclass(frozen=True)
 class PreparedVideo:
     """A video on disk as an array.
 
     Attributes:
-        video: the video.
+        sample: the video.
         file: the array.
         shots: between the cuts.
     """
 
-    video: Video
+    sample: Video
     file: Path
     shots: tuple[Shot, ...]
 
@@ -106,41 +101,8 @@ class PreparedVideo:
         return mapped
 
 
-@final
-@dataclass(frozen=True)
-class PreparedVideos:
-    """Videos on disk.
-
-    Attributes:
-        entries: the usable ones.
-        skipped: videos that could not be read.
-        too_short: videos without a shot as long as a clip.
-        too_small: videos whose shorter side is below a clip's.
-    """
-
-    entries: tuple[PreparedVideo, ...]
-    skipped: tuple[SkippedVideo, ...]
-    too_short: tuple[Video, ...]
-    too_small: tuple[Video, ...] = ()
-
-    def __len__(self) -> int:
-        """Return the number of usable videos."""
-        return len(self.entries)
-
-    @property
-    def unusable(self) -> set[Path]:
-        """The files that are not used."""
-        return {entry.path for entry in self.skipped} | {video.path for video in (*self.too_short, *self.too_small)}
-
-    def besides(self, *others: PreparedVideos) -> PreparedVideos:
-        """Return the same videos, with what ``others`` found unusable told as well."""
-        every = (self, *others)
-        return PreparedVideos(
-            self.entries,
-            tuple(entry for some in every for entry in some.skipped),
-            tuple(video for some in every for video in some.too_short),
-            tuple(video for some in every for video in some.too_small),
-        )
+PreparedVideos = Prepared[PreparedVideo]
+"""Videos on disk; some are left out because they have no shot as long as a clip, or are smaller than one."""
 
 
 def prepare_videos(
@@ -159,7 +121,7 @@ def prepare_videos(
 
     folder = cache / _VERSION
     entries: list[PreparedVideo] = []
-    skipped: list[SkippedVideo] = []
+    skipped: list[Skipped] = []
     too_short: list[Video] = []
     with locked(folder):
         for video in tqdm(videos, desc="decoding videos", unit="video", disable=None if progress else True):
@@ -167,7 +129,7 @@ def prepare_videos(
                 prepared = _prepared(video, settings, reader, folder)
             except VideoReadError as error:
                 _LOG.warning("skipping %s: %s", video.path, error.reason)
-                skipped.append(SkippedVideo(video.path, error.reason))
+                skipped.append(Skipped(video.path, error.reason))
                 continue
             if any(shot.stop - shot.start >= settings.reach for shot in prepared.shots):
                 entries.append(prepared)
@@ -176,7 +138,7 @@ def prepare_videos(
     if skipped:
         _LOG.warning("%d of %d videos cannot be read", len(skipped), len(videos))
     tell_left_out(len(videos), too_short, f"without {settings.reach} frames between two cuts")
-    return PreparedVideos(tuple(entries), tuple(skipped), tuple(too_short))
+    return Prepared(tuple(entries), tuple(skipped), {"too_short": tuple(too_short), "too_small": ()})
 
 
 def tell_left_out(total: int, videos: Sequence[Video], what: str) -> None:
@@ -184,6 +146,24 @@ def tell_left_out(total: int, videos: Sequence[Video], what: str) -> None:
     if videos:
         named = some_of([str(video.path) for video in videos])
         _LOG.warning("leaving out %d of %d videos %s: %s", len(videos), total, what, named)
+
+
+def nothing_usable(option: tuple[str, str], found: PreparedVideos, settings: ClipSettings) -> UsageError:
+    """Return what to raise if no video is left.
+
+    Args:
+        option: the option that says where they lie, and its value.
+        found: what became of them.
+        settings: length of clips.
+    """
+    if found.left_out["too_short"]:
+        hint = (
+            f"no video of {option[1]} has {settings.reach} frames between two cuts: use longer videos or shorter clips"
+        )
+        return UsageError("data.clips.frames", settings.frames, hint)
+    first = found.skipped[0]
+    hint = f"none of {len(found.skipped)} videos can be read, the first is {first.path} ({first.reason})"
+    return UsageError(*option, f"{hint}; give readable ones")
 
 
 def _prepared(video: Video, settings: ClipSettings, reader: FrameReader, folder: Path) -> PreparedVideo:
@@ -242,9 +222,9 @@ def _decode(video: Video, settings: ClipSettings, reader: FrameReader, file: Pat
         shape: tuple[int, int] | None = None
         for number, frame_YX3 in _at_speed(watched(), settings.fps):
             if shape is None:
-                shape = _shrunk(frame_YX3.shape, settings.short_side)
+                shape = _target(frame_YX3.shape, settings.short_side)
                 _write_header(raw, 0, shape)
-            raw.write(_shrink(frame_YX3, shape).tobytes())
+            raw.write(shrunk(Image.fromarray(frame_YX3), shape).tobytes())
             sources.append(number)
         if shape is None or count < 2:
             raise VideoReadError(video.path, f"it has {count} frame{'' if count == 1 else 's'}, no video")
@@ -269,19 +249,10 @@ def _at_speed(frames: Iterator[tuple[int, float, Frame]], fps: float) -> Iterato
         yield held
 
 
-def _shrunk(shape: tuple[int, ...], short_side: int) -> tuple[int, int]:
+def _target(shape: tuple[int, ...], short_side: int) -> tuple[int, int]:
     height, width = shape[:2]
     scale = min(1.0, short_side / min(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))
-
-
-def _shrink(frame_YX3: Frame, shape: tuple[int, int]) -> Frame:
-    from PIL import Image
-
-    if frame_YX3.shape[:2] == shape:
-        return frame_YX3
-    image = Image.fromarray(frame_YX3).resize((shape[1], shape[0]), Image.Resampling.LANCZOS, reducing_gap=3.0)
-    return np.array(image, dtype=np.uint8)
 
 
 def _write_header(raw: Any, count: int, shape: tuple[int, int]) -> None:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import Dataset
 
-from nuwa_lightning.data.preparing import PreparedPhotos, as_image
+from nuwa_lightning.data.preparing import PreparedPhotos, as_pixels
 from nuwa_lightning.data.reading import ImageReadError
-from nuwa_lightning.data.streams import Batch, generator, photo_of_sample
+from nuwa_lightning.data.streams import FixedSamples
 from nuwa_lightning.errors import UsageError
 
 # Legend: B crops of a batch, Y, X pixels along the axes, 3 colours.
@@ -68,60 +68,28 @@ class CropSettings:
             raise UsageError("data.crops.colour_jitter", self.colour_jitter, "give a strength in [0, 1)")
 
 
-@final
-@dataclass(frozen=True)
-class RandomCrops:
-    """Random crops; batch ``step`` is a pure function of the fields and ``step``."""
-
-    photos: PreparedPhotos
-    crops: CropSettings
-    batch_size: int
-    seed: int
-    rank: int
-    world: int
-
-    def batch(self, step: int) -> Batch:
-        """See `BatchMaker.batch`."""
-        first = (step * self.world + self.rank) * self.batch_size
-        made = [self._view(first + place) for place in range(self.batch_size)]
-        return {
-            "image": torch.from_numpy(np.stack([crop_3YX for crop_3YX, _ in made])),
-            "index": torch.tensor([index for _, index in made]),
-        }
-
-    def _view(self, sample: int) -> tuple[npt.NDArray[np.float32], int]:
-        random = generator(self.seed, 2, sample)
-        index = photo_of_sample(self.seed, sample, len(self.photos))
-        index, array_YX3 = _readable(self.photos, index, int(random.integers(1 << 30)))
-        size = self.crops.size
-        y = int(random.integers(array_YX3.shape[0] - size + 1))
-        x = int(random.integers(array_YX3.shape[1] - size + 1))
-        crop_3YX = as_image(array_YX3[y : y + size, x : x + size])
-        if random.random() < self.crops.flip:
-            crop_3YX = crop_3YX[:, :, ::-1]
-        if self.crops.colour_jitter:
-            crop_3YX = jitter_colours(crop_3YX, self.crops.colour_jitter, random)
-        return np.ascontiguousarray(crop_3YX), index
+def random_crop(photos: PreparedPhotos, crops: CropSettings, random: np.random.Generator, index: int) -> dict[str, Any]:
+    """Return a random crop of a photo and the photo's index, for `RandomBatches`."""
+    index, array_YX3 = _readable(photos, index, int(random.integers(1 << 30)))
+    y, x = (int(random.integers(side - crops.size + 1)) for side in array_YX3.shape[:2])
+    crop_3YX = as_pixels(array_YX3[y : y + crops.size, x : x + crops.size])
+    if random.random() < crops.flip:
+        crop_3YX = crop_3YX[:, :, ::-1]
+    if crops.colour_jitter:
+        crop_3YX = jitter_colours(crop_3YX, crops.colour_jitter, random)
+    return {"image": torch.from_numpy(np.ascontiguousarray(crop_3YX)), "index": index}
 
 
-@final
-class CenterCrops(Dataset[Batch]):
-    """The centre of every photo at every size, photo by photo."""
+def center_crops(photos: PreparedPhotos, size: int) -> FixedSamples[tuple[int, int]]:
+    """Return the center of every photo at every size, photo by photo."""
+    places = [(index, scale) for index in range(len(photos)) for scale in range(len(photos.shapes(index)))]
+    return FixedSamples(places, functools.partial(_center_crop, photos, size))
 
-    def __init__(self, photos: PreparedPhotos, size: int) -> None:
-        self._photos = photos
-        self._size = size
-        self._places = [(index, scale) for index in range(len(photos)) for scale in range(len(photos.shapes(index)))]
 
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def __getitem__(self, place: int) -> dict[str, Any]:
-        index, scale = self._places[place]
-        index, array_YX3 = _readable(self._photos, index, scale)
-        y, x = ((length - self._size) // 2 for length in array_YX3.shape[:2])
-        crop_3YX = as_image(array_YX3[y : y + self._size, x : x + self._size])
-        return {"image": torch.from_numpy(crop_3YX), "index": index}
+def _center_crop(photos: PreparedPhotos, size: int, place: tuple[int, int]) -> dict[str, Any]:
+    index, array_YX3 = _readable(photos, *place)
+    y, x = ((length - size) // 2 for length in array_YX3.shape[:2])
+    return {"image": torch.from_numpy(as_pixels(array_YX3[y : y + size, x : x + size])), "index": index}
 
 
 def jitter_colours(

@@ -18,6 +18,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from nuwa_lightning.atomic import make_cache
+
 _SMALL: Final = 1 << 20
 """Files up to so many bytes are hashed each time."""
 _SETTLED_NS: Final = 2_000_000_000
@@ -165,7 +167,7 @@ def locked(folder: Path) -> Iterator[None]:
     The lock goes with the process, so a killed run leaves none behind. Without POSIX locks (Windows) nothing is held;
     every write is atomic anyway and only work is done twice.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_cache(folder)
     try:
         import fcntl
     except ImportError:

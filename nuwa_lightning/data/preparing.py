@@ -7,12 +7,11 @@ for that (``limit_bytes``) is decoded at every access instead.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeVar, final
 
@@ -20,10 +19,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from nuwa_lightning.atomic import atomic_write
+from nuwa_lightning.atomic import atomic_write, make_cache
 from nuwa_lightning.data.folders import content_keys, mapped_array
 from nuwa_lightning.data.photos import Photo
 from nuwa_lightning.data.reading import MAX_PIXELS, ImageReadError, image_size, notes_of, read_image
+from nuwa_lightning.data.sources import Prepared, Skipped
 from nuwa_lightning.errors import UsageError, some_of
 
 # Legend: Y, X pixels along the axes; 3 colours.
@@ -38,58 +38,30 @@ _R = TypeVar("_R")
 
 
 @dataclass(frozen=True)
-class Skipped:
-    """A photo that is not used, and why."""
-
-    path: Path
-    reason: str
-
-
-@dataclass(frozen=True)
 class _Shrunk:
     """One photo with the (height, width) of each of its sizes, and the files, where kept on disk."""
 
-    photo: Photo
+    sample: Photo
     shapes: tuple[tuple[int, int], ...]
     files: tuple[Path, ...] = ()
 
 
 @final
 @dataclass(frozen=True)
-class PreparedPhotos:
+class PreparedPhotos(Prepared[_Shrunk]):
     """Photos at several sizes.
 
     Attributes:
-        entries: the usable photos.
-        skipped: photos that could not be read.
-        too_small: photos whose shorter side is below the crop.
         largest_side: the largest shorter side among all photos that have a readable header, in pixels.
+        max_pixels: see `read_image`.
     """
 
-    entries: tuple[_Shrunk, ...]
-    skipped: tuple[Skipped, ...]
-    too_small: tuple[Photo, ...]
     largest_side: int
     max_pixels: int = field(default=MAX_PIXELS)
 
-    def __len__(self) -> int:
-        """Return the number of usable photos."""
-        return len(self.entries)
-
-    @property
-    def unusable(self) -> set[Path]:
-        """The files that are not used."""
-        return {entry.path for entry in self.skipped} | {photo.path for photo in self.too_small}
-
-    def besides(self, *others: PreparedPhotos) -> PreparedPhotos:
-        """Return the same photos, with what ``others`` found unusable told as well."""
-        skipped = itertools.chain(self.skipped, *(other.skipped for other in others))
-        too_small = itertools.chain(self.too_small, *(other.too_small for other in others))
-        return replace(self, skipped=tuple(skipped), too_small=tuple(too_small))
-
     def photo(self, index: int) -> Photo:
         """Return the photo of this index."""
-        return self.entries[index].photo
+        return self.entries[index].sample
 
     def shapes(self, index: int) -> tuple[tuple[int, int], ...]:
         """Return (height, width) of every size of a photo, smallest first."""
@@ -105,7 +77,7 @@ class PreparedPhotos:
         if entry.files:
             mapped: npt.NDArray[np.uint8] = np.load(entry.files[size], mmap_mode="r", allow_pickle=False)
             return mapped
-        return _shrink(_decode(entry.photo.path, min(entry.shapes[size]), self.max_pixels), entry.shapes[size])
+        return shrunk(_decode(entry.sample.path, min(entry.shapes[size]), self.max_pixels), entry.shapes[size])
 
 
 def sizes_for(shape: tuple[int, int], short_sides: Sequence[int], crop: int) -> tuple[tuple[int, int], ...]:
@@ -143,7 +115,7 @@ def prepare_photos(
     skipped: list[Skipped] = []
     too_small: list[Photo] = []
     largest = 0
-    headers = _in_threads(photos, lambda photo: _header(photo, max_pixels), desc="", progress=False)
+    headers = _in_threads(photos, lambda photo: image_size(photo.path, max_pixels=max_pixels), desc="", progress=False)
     for photo, found in zip(photos, headers, strict=True):
         if isinstance(found, ImageReadError):
             skipped.append(_skip(photo, found))
@@ -160,22 +132,22 @@ def prepare_photos(
         usable = _keep(usable, cache / _VERSION, max_pixels, progress, skipped)
     if skipped:
         _LOG.warning("%d of %d photos cannot be read", len(skipped), len(photos))
-    return PreparedPhotos(tuple(usable), tuple(skipped), tuple(too_small), largest, max_pixels)
+    return PreparedPhotos(tuple(usable), tuple(skipped), {"too_small": tuple(too_small)}, largest, max_pixels)
 
 
 def _keep(
     entries: list[_Shrunk], folder: Path, max_pixels: int, progress: bool, skipped: list[Skipped]
 ) -> list[_Shrunk]:
-    folder.mkdir(parents=True, exist_ok=True)
+    make_cache(folder)
     kept: list[_Shrunk] = []
     todo: list[_Shrunk] = []
-    keys = content_keys([entry.photo.path for entry in entries], cache=folder.parent)
+    keys = content_keys([entry.sample.path for entry in entries], cache=folder.parent)
     for entry, key in zip(entries, keys, strict=True):
         if isinstance(key, OSError):
-            skipped.append(_skip(entry.photo, ImageReadError(entry.photo.path, key.strerror or str(key))))
+            skipped.append(_skip(entry.sample, ImageReadError(entry.sample.path, key.strerror or str(key))))
             continue
         files = tuple(folder / f"{key}-{height}x{width}.npy" for height, width in entry.shapes)
-        kept.append(_Shrunk(entry.photo, entry.shapes, files))
+        kept.append(_Shrunk(entry.sample, entry.shapes, files))
         if not all(_is_array(file, shape) for file, shape in zip(files, entry.shapes, strict=True)):
             todo.append(kept[-1])
     failed: set[int] = set()
@@ -184,10 +156,10 @@ def _keep(
         results = _in_threads(todo, lambda entry: _write(entry, max_pixels), desc="shrinking photos", progress=progress)
         for entry, result in zip(todo, results, strict=True):
             if isinstance(result, ImageReadError):
-                skipped.append(_skip(entry.photo, result))
+                skipped.append(_skip(entry.sample, result))
                 failed.add(id(entry))
             else:
-                notes[entry.photo.path] = result
+                notes[entry.sample.path] = result
     _tell_notes(notes)
     return [entry for entry in kept if id(entry) not in failed]
 
@@ -198,15 +170,12 @@ def _is_array(file: Path, shape: tuple[int, int]) -> bool:
     return found is not None and found.shape == (*shape, 3) and found.dtype == np.uint8
 
 
-def _write(entry: _Shrunk, max_pixels: int) -> ImageReadError | tuple[str, ...]:
-    try:
-        image = _decode(entry.photo.path, max(min(shape) for shape in entry.shapes), max_pixels)
-    except ImageReadError as error:
-        return error
+def _write(entry: _Shrunk, max_pixels: int) -> tuple[str, ...]:
+    image = _decode(entry.sample.path, max(min(shape) for shape in entry.shapes), max_pixels)
     for shape, file in zip(entry.shapes, entry.files, strict=True):
         if not _is_array(file, shape):
             with atomic_write(file) as partial:
-                np.save(partial, _shrink(image, shape), allow_pickle=False)
+                np.save(partial, shrunk(image, shape), allow_pickle=False)
     return notes_of(image)
 
 
@@ -221,16 +190,18 @@ def _decode(path: Path, side: int, max_pixels: int) -> Image.Image:
     return read_image(path, max_pixels=max_pixels, min_side=2 * side)
 
 
-def _shrink(image: Image.Image, shape: tuple[int, int]) -> npt.NDArray[np.uint8]:
+def shrunk(image: Image.Image, shape: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """Return an image as 8-bit pixels (Y, X, 3) of ``shape``."""
     size = (shape[1], shape[0])
     if image.size != size:
         image = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
     return np.array(image, dtype=np.uint8)
 
 
-def as_image(array_YX3: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """Return 8-bit pixels as a new float32 array (3, Y, X) in [-1, 1]."""
-    return np.ascontiguousarray(array_YX3.transpose(2, 0, 1)).astype(np.float32) / np.float32(127.5) - np.float32(1)
+def as_pixels(array_YX3: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Return 8-bit pixels (..., Y, X, 3) as a new float32 array (..., 3, Y, X) in [-1, 1]."""
+    moved = np.ascontiguousarray(np.moveaxis(array_YX3, -1, -3))
+    return moved.astype(np.float32) / np.float32(127.5) - np.float32(1)
 
 
 def nothing_usable(option: str, value: str, found: PreparedPhotos, *, what: str) -> UsageError:
@@ -242,25 +213,20 @@ def nothing_usable(option: str, value: str, found: PreparedPhotos, *, what: str)
         found: what became of them.
         what: what they are called.
     """
-    if found.too_small and not found.skipped:
+    too_small = found.left_out["too_small"]
+    if too_small and not found.skipped:
         hint = f"all {what} are too small, the largest has a shorter side of {found.largest_side} px: give larger ones"
         return UsageError(option, value, hint)
-    first = found.skipped[0]
-    if found.too_small:
+    first = f"the first is {found.skipped[0].path} ({found.skipped[0].reason})"
+    if too_small:
         hint = (
-            f"none of the {what} can be used: {len(found.too_small)} too small, the largest has a shorter side of"
-            f" {found.largest_side} px; {len(found.skipped)} cannot be read, the first is {first.path} ({first.reason})"
+            f"none of the {what} can be used: {len(too_small)} too small, the largest has a shorter side of"
+            f" {found.largest_side} px; {len(found.skipped)} cannot be read, {first}: give larger or readable ones"
         )
-        return UsageError(option, value, hint + ": give larger or readable ones")
-    hint = f"none of the {len(found.skipped)} {what} can be read, the first is {first.path} ({first.reason})"
-    return UsageError(option, value, f"{hint}; give readable ones")
-
-
-def _header(photo: Photo, max_pixels: int) -> tuple[int, int] | ImageReadError:
-    try:
-        return image_size(photo.path, max_pixels=max_pixels)
-    except ImageReadError as error:
-        return error
+        return UsageError(option, value, hint)
+    return UsageError(
+        option, value, f"none of the {len(found.skipped)} {what} can be read, {first}; give readable ones"
+    )
 
 
 def _skip(photo: Photo, error: ImageReadError) -> Skipped:
@@ -271,10 +237,19 @@ def _skip(photo: Photo, error: ImageReadError) -> Skipped:
     return Skipped(photo.path, reason)
 
 
-def _in_threads(items: Sequence[_T], work: Callable[[_T], _R], *, desc: str, progress: bool) -> list[_R]:
+def _in_threads(
+    items: Sequence[_T], work: Callable[[_T], _R], *, desc: str, progress: bool
+) -> list[_R | ImageReadError]:
+    """Return what ``work`` makes of each item, or why its image cannot be read."""
     from tqdm.auto import tqdm
+
+    def tried(item: _T) -> _R | ImageReadError:
+        try:
+            return work(item)
+        except ImageReadError as error:
+            return error
 
     threads = max(1, min(8, os.cpu_count() or 1))
     with ThreadPoolExecutor(threads) as pool:
-        results = pool.map(work, items)
+        results = pool.map(tried, items)
         return list(tqdm(results, total=len(items), desc=desc, unit="photo", disable=None if progress else True))

@@ -8,20 +8,19 @@ resumed run sees the very batches that it would have seen.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol, final
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar, final
 
 import numpy as np
 import numpy.typing as npt
-from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
-
-from nuwa_lightning.errors import UsageError
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate, get_worker_info
 
 Batch = dict[str, Any]
 """Tensors, and lists of texts."""
 
 _MASK = (1 << 64) - 1
+_P = TypeVar("_P")
 
 
 class BatchMaker(Protocol):
@@ -29,6 +28,51 @@ class BatchMaker(Protocol):
 
     def batch(self, step: int) -> Batch:
         """Return the batch of ``step`` (counted from 0 over all epochs)."""
+
+
+@final
+@dataclass(frozen=True)
+class RandomBatches:
+    """A `BatchMaker` of random samples; each is a pure function of the seed and its number.
+
+    Attributes:
+        draw: makes a sample of a random generator and the index of a photo or video.
+        count: how many of these there are.
+        batch_size: samples in a batch, per process.
+        seed: of the order and the samples.
+        rank: of this process.
+        world: how many processes train together.
+    """
+
+    draw: Callable[[np.random.Generator, int], dict[str, Any]]
+    count: int
+    batch_size: int
+    seed: int
+    rank: int
+    world: int
+
+    def batch(self, step: int) -> Batch:
+        """See `BatchMaker.batch`."""
+        first = (step * self.world + self.rank) * self.batch_size
+        batch: Batch = default_collate([self._sample(first + place) for place in range(self.batch_size)])
+        return batch
+
+    def _sample(self, number: int) -> dict[str, Any]:
+        return self.draw(generator(self.seed, 2, number), photo_of_sample(self.seed, number, self.count))
+
+
+@final
+class FixedSamples(Dataset[Batch], Generic[_P]):
+    """A data set of what ``read`` makes of each of ``places``, in their order."""
+
+    def __init__(self, places: Sequence[_P], read: Callable[[_P], dict[str, Any]]) -> None:
+        self._places, self._read = places, read
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self._read(self._places[index])
 
 
 def generator(seed: int, *numbers: int) -> np.random.Generator:
@@ -97,42 +141,3 @@ class _Steps(IterableDataset[Batch]):
         first, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
         for step in range(self._start + first, self._start + self._length, stride):
             yield self._maker.batch(step)
-
-
-def trainer_position(module: LightningDataModule) -> int:
-    """Return the number of training batches that the trainer of ``module`` has finished; 0 without one."""
-    trainer = module.trainer
-    if trainer is None:
-        return 0
-    # "processed", not "completed": a checkpoint written at the end of a batch has that batch in its weights.
-    total: Any = trainer.fit_loop.epoch_loop.batch_progress.total
-    return int(total.processed)
-
-
-def rank_and_world(module: LightningDataModule) -> tuple[int, int]:
-    """Return the rank of this process and the number of processes that train together."""
-    trainer = module.trainer
-    return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
-
-
-def check_loading(batch_size: int, steps_per_epoch: int, num_workers: int) -> None:
-    """Refuse numbers that make no sense.
-
-    Raises:
-        UsageError: naming the option.
-    """
-    for name, value, least in (
-        ("data.batch_size", batch_size, 1),
-        ("data.steps_per_epoch", steps_per_epoch, 1),
-        ("data.num_workers", num_workers, 0),
-    ):
-        if value < least:
-            raise UsageError(name, value, f"give {least} or more")
-
-
-def resume_note(stored: dict[str, Any], present: dict[str, Any]) -> str | None:
-    """Return one line that says what of the data changed since the checkpoint, or None."""
-    changed = sorted(key for key in stored if key in present and stored[key] != present[key])
-    if not changed:
-        return None
-    return f"resuming with other data than before ({', '.join(changed)} changed): the samples will differ"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, final
 
-from nuwa_lightning.atomic import write_json
+from nuwa_lightning.atomic import make_cache, write_json
 from nuwa_lightning.data.folders import cache_folder
 from nuwa_lightning.data.photos import Split
 from nuwa_lightning.data.scenes import Scene, all_scenes, caption, draw
@@ -89,7 +89,7 @@ class SyntheticVideos(VideoSource):
     def prepare(self) -> None:
         """Make the file that stands for all videos; they are drawn when they are read."""
         if not self.file.is_file():
-            self.file.parent.mkdir(parents=True, exist_ok=True)
+            make_cache(self.file.parent)
             write_json(self.file, {"drawn by": "nuwa_lightning.data.scenes", "version": _VERSION})
 
     def videos(self, split: Split) -> list[Video]:

@@ -7,6 +7,7 @@ was: what is finished waits in a folder ending in ``.part``.
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import logging
 import shutil
@@ -20,8 +21,8 @@ import numpy.typing as npt
 import torch
 
 from nuwa_lightning.atomic import atomic_folder, atomic_write, write_json
-from nuwa_lightning.data.folder_samples import SPLITS, Split
 from nuwa_lightning.data.folders import locked, mapped_array
+from nuwa_lightning.data.sources import SPLITS, Split
 from nuwa_lightning.errors import UsageError
 
 # Legend: T frames, Y, X tokens (of tokens) or pixels (of images) along the axes; B, 1 and 3: images, one, colours.
@@ -204,7 +205,8 @@ def is_bank(folder: Path) -> bool:
 
 
 def build_bank(
-    folder: Path,
+    cache: Path,
+    decides: Sequence[Any],
     items: Callable[[], tuple[Sequence[BankItem], Mapping[str, Sequence[str]]]],
     tokenizer: TokenizerLike,
     *,
@@ -212,10 +214,11 @@ def build_bank(
     encode: Encode | None = None,
     progress: bool = True,
 ) -> TokenBank:
-    """Return the bank in ``folder``, encoding what is not on disk yet.
+    """Return a bank, encoding what is not on disk yet.
 
     Args:
-        folder: its name should depend on everything that decides what is in it.
+        cache: folder for banks.
+        decides: plain JSON of everything that decides what is in it, and so about its name.
         items: called if there is something to do; returns what is to be encoded, and what cannot be, by the reason:
             ``skipped`` (unreadable files) and ``too_small`` (keys).
         tokenizer: gives factor, number of codes, fingerprint and, if ``encode`` is None, the encoder.
@@ -226,6 +229,7 @@ def build_bank(
     Raises:
         ValueError: if the encoder returns tokens of a wrong shape or outside ``[0, codebook_size)``.
     """
+    folder = bank_folder(cache, decides)
     part = folder.with_name(folder.name + ".part")
     if not is_bank(folder):
         with locked(part):
@@ -235,6 +239,11 @@ def build_bank(
                 _join(folder, part, found, entries, tokenizer, {"skipped": [], **about, **left_out})
         shutil.rmtree(part, ignore_errors=True)
     return TokenBank(folder)
+
+
+def bank_folder(cache: Path, decides: Sequence[Any]) -> Path:
+    """Return the folder of a bank; see `build_bank`."""
+    return cache / "tokens" / hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:24]
 
 
 def _encode_all(

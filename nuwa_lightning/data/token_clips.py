@@ -5,19 +5,17 @@ Windows are random in time and space; neither they nor an entry of the bank ever
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final, final
+from typing import Any, Final, final
 
-import numpy as np
 import torch
 
-from nuwa_lightning.data.clips import ClipSettings, PreparedVideo, PreparedVideos, prepare_videos
-from nuwa_lightning.data.folder_samples import SPLITS, Split, prepared_splits
+from nuwa_lightning.data.clips import ClipSettings, PreparedVideo, PreparedVideos, nothing_usable, prepare_videos
 from nuwa_lightning.data.folders import cache_folder
+from nuwa_lightning.data.preparing import as_pixels
+from nuwa_lightning.data.sources import SPLITS, Split, prepared_splits
 from nuwa_lightning.data.token_bank import BankEntry, Encode, TokenBank, TokenizerLike, build_bank
 from nuwa_lightning.data.token_windows import TokenWindowsModule, Window
 from nuwa_lightning.data.video_reading import ReaderName, make_reader
@@ -47,47 +45,32 @@ def build_clip_bank(
 
     Args:
         videos: by split.
-        tokenizer: gives factor, number of codes, fingerprint and, if ``encode`` is None, the encoder.
+        tokenizer: see `build_bank`.
         cache: folder for banks.
         clips: what the videos were prepared with; shots too short for a clip are left out.
         flips: also encode the left-right mirror images of videos for training.
         longest: of a longer shot only so many frames are encoded, the first ones.
-        encode: the encoder, such as one that works tile by tile.
+        encode: see `build_bank`.
         progress: show a bar.
 
     Raises:
         UsageError: if there is no video for training.
-        ValueError: if the encoder returns tokens of a wrong shape or outside ``[0, codebook_size)``.
+        ValueError: see `build_bank`.
     """
+    factor, most = tokenizer.downsample_factor, max(longest, clips.reach)
     items = [
-        _VideoItem(
-            video,
-            split,
-            tokenizer.downsample_factor,
-            clips.reach,
-            max(longest, clips.reach),
-            flips and split == "train",
-        )
+        _VideoItem(video, split, factor, clips.reach, most, flips and split == "train")
         for split, some in sorted(videos.items())
         for video in some.entries
     ]
     if not any(item.split == "train" for item in items):
         raise UsageError("data.videos", "no video", "give videos for training")
     skipped = [str(entry.path) for some in videos.values() for entry in some.skipped]
-    said = [
-        _VERSION,
-        tokenizer.fingerprint(),
-        tokenizer.downsample_factor,
-        tokenizer.codebook_size,
-        clips.reach,
-        flips,
-        longest,
-    ]
-    contents = [(item.split, item.content) for item in items]
-    name = hashlib.sha256(json.dumps([said, contents]).encode()).hexdigest()[:24]
+    said = [_VERSION, tokenizer.fingerprint(), factor, tokenizer.codebook_size, clips.reach, flips, longest]
     about = {"version": _VERSION, "settings": {**asdict(clips), "flips": flips, "longest": longest}}
     return build_bank(
-        cache / "tokens" / name,
+        cache,
+        [said, [(item.split, item.content) for item in items]],
         lambda: (items, {"skipped": skipped}),
         tokenizer,
         about=about,
@@ -110,7 +93,7 @@ class _VideoItem:
 
     @property
     def key(self) -> str:
-        return self.video.video.key
+        return self.video.sample.key
 
     @property
     def content(self) -> str:
@@ -138,8 +121,7 @@ class _VideoItem:
             pixels_TYX3 = video_TYX3[first:last, : entry.y * f, : entry.x * f]
             if entry.flip:
                 pixels_TYX3 = pixels_TYX3[:, :, ::-1]
-            image_T3YX = np.ascontiguousarray(pixels_TYX3.transpose(0, 3, 1, 2)).astype(np.float32)
-            parts.append(encode(torch.from_numpy(image_T3YX) / 127.5 - 1))
+            parts.append(encode(torch.from_numpy(as_pixels(pixels_TYX3))))
         return torch.cat(parts)
 
 
@@ -156,15 +138,11 @@ class TokenClipsDataModule(TokenWindowsModule):
         clips: speed, length and size of clips; ``frames`` of them are in a window.
         flips: also learn from the left-right mirror images.
         longest: of a longer shot only so many frames are encoded, the first ones.
-        batch_size: windows in a batch, per process.
-        steps_per_epoch: batches in an epoch.
-        num_workers: processes that cut windows ahead; 0, the default, is enough.
-        seed: of the order and the windows.
         reader: what decodes, ``pyav`` or ``torchcodec``.
-        cache: cache folder; see `nuwa_lightning.data.folders.cache_folder`.
         stills: share of the batches that hold single frames instead of windows in time, as many as ``batch_size``
             windows have: images and videos learned together, as NUWA, the paper's predecessor, did. A clip shows one
             scene in many tokens; what a text says of a scene is learned faster from many scenes.
+        options: see `TokenWindowsModule`.
 
     Raises:
         UsageError: if an option makes no sense.
@@ -180,34 +158,18 @@ class TokenClipsDataModule(TokenWindowsModule):
         clips: ClipSettings = _CLIPS,
         flips: bool = True,
         longest: int = 120,
-        batch_size: int = 2,
-        steps_per_epoch: int = 200,
-        num_workers: int = 0,
-        seed: int = 0,
         reader: ReaderName = "pyav",
-        cache: str | None = None,
         stills: float = 0.0,
+        **options: Any,
     ) -> None:
         clips.check()
-        super().__init__(
-            Window(clips.frames, *grid, stride=clips.stride),
-            batch_size=batch_size,
-            steps_per_epoch=steps_per_epoch,
-            num_workers=num_workers,
-            seed=seed,
-            cache=cache,
-            stills=stills,
-        )
+        super().__init__(videos, Window(clips.frames, *grid, stride=clips.stride), stills=stills, **options)
         self.videos = videos
         self.clips = clips
         self.flips = flips
         self.longest = longest
         self.reader: ReaderName = reader
         self._too_short: list[str] | None = None
-
-    def prepare_source(self) -> None:
-        """Fetch the videos."""
-        self.videos.prepare()
 
     def open_bank(self, tokenizer: TokenizerLike, encode: Encode | None) -> TokenBank:
         """See `TokenWindowsModule.open_bank`."""
@@ -216,16 +178,10 @@ class TokenClipsDataModule(TokenWindowsModule):
         def prepare(split: Split) -> PreparedVideos:
             return prepare_videos(self.videos.videos(split), self.clips, reader=reader, cache=cache)
 
-        found = prepared_splits(self.videos.videos, prepare, self.videos.set_aside)
+        found = prepared_splits(self.videos, prepare)
         if not found["train"].entries:
-            option, value = self.videos.option("train")
-            if found["train"].too_short:
-                hint = f"no video of {value} has {self.clips.reach} frames between two cuts: use longer videos"
-                raise UsageError("data.clips.frames", self.clips.frames, f"{hint} or shorter clips")
-            first = found["train"].skipped[0]
-            hint = f"no video can be read, the first is {first.path} ({first.reason}): give readable ones"
-            raise UsageError(option, value, hint)
-        self._too_short = [str(video.path) for split in SPLITS for video in found[split].too_short]
+            raise nothing_usable(self.videos.option("train"), found["train"], self.clips)
+        self._too_short = [str(video.path) for split in SPLITS for video in found[split].left_out["too_short"]]
         return build_clip_bank(
             found,
             tokenizer,
@@ -236,24 +192,10 @@ class TokenClipsDataModule(TokenWindowsModule):
             encode=encode,
         )
 
-    def captions_by_key(self) -> Mapping[str, str]:
-        """Return the captions of the videos."""
-        return {video.key: video.caption for split in SPLITS for video in self.videos.videos(split)}
+    def record(self) -> dict[str, object]:
+        """Return what a run's record should say; videos without a shot as long as a clip are named once known."""
+        return {**super().record(), **({} if self._too_short is None else {"too_short": self._too_short})}
 
-    def source_option(self) -> tuple[str, str]:
-        """See `VideoSource.option`."""
-        return self.videos.option("train")
-
-    def source_record(self) -> dict[str, object]:
-        """See `VideoSource.record`; videos without a shot as long as a clip are named once they are known."""
-        return {**self.videos.record(), **({} if self._too_short is None else {"too_short": self._too_short})}
-
-    def too_small(self, factor: int) -> UsageError:
-        """Return what to raise if no video is as large as a window."""
-        y, x = self.window.y, self.window.x
-        return UsageError(
-            "data.grid",
-            [y, x],
-            f"no video is that large: a window needs {y * factor}x{x * factor} px (height x width) after shrinking to"
-            f" data.clips.short_side={self.clips.short_side}; raise that, give larger videos or a smaller grid",
-        )
+    def shrunk_to(self) -> tuple[str, str]:
+        """See `TokenWindowsModule.shrunk_to`."""
+        return f"data.clips.short_side={self.clips.short_side}", "raise that"

@@ -7,24 +7,30 @@ give grids that differ as crops of pixels would.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final, final
+from typing import Any, Final, final
 
 import torch
 
-from nuwa_lightning.data.folder_samples import SPLITS
 from nuwa_lightning.data.folders import cache_folder, content_key, content_keys
 from nuwa_lightning.data.photos import Photo, PhotoSource, Split
-from nuwa_lightning.data.preparing import PreparedPhotos, as_image, nothing_usable, prepare_photos, sizes_for
+from nuwa_lightning.data.preparing import PreparedPhotos, as_pixels, nothing_usable, prepare_photos, sizes_for
 from nuwa_lightning.data.reading import MAX_PIXELS, ImageReadError, image_size
-from nuwa_lightning.data.token_bank import BankEntry, CoarseLike, Encode, TokenBank, TokenizerLike, build_bank
+from nuwa_lightning.data.sources import SPLITS
+from nuwa_lightning.data.token_bank import (
+    BankEntry,
+    CoarseLike,
+    Encode,
+    TokenBank,
+    TokenizerLike,
+    bank_folder,
+    build_bank,
+)
 from nuwa_lightning.data.token_windows import TokenWindowsModule, Window
-from nuwa_lightning.errors import UsageError, some_of
+from nuwa_lightning.errors import UsageError, check_range, some_of
 
 # Legend: Y, X tokens (of tokens) or pixels (of images) along the axes; leading 1 and 3: one image, three colours.
 
@@ -54,8 +60,7 @@ class BankSettings:
         """
         if not self.short_sides or min(self.short_sides) < 1:
             raise UsageError("data.bank.short_sides", list(self.short_sides), "give lengths in pixels, such as 272")
-        if self.phases < 1:
-            raise UsageError("data.bank.phases", self.phases, "give 1 or more")
+        check_range("data.bank.phases", self.phases, 1, 64)
 
 
 def build_token_bank(
@@ -77,10 +82,10 @@ def build_token_bank(
 
     Args:
         photos: by split.
-        tokenizer: gives factor, number of codes, fingerprint and, if ``encode`` is None, the encoder.
+        tokenizer: see `build_bank`.
         cache: folder for banks and shrunk photos.
         settings: what is encoded of each photo.
-        encode: the encoder, such as one that works tile by tile.
+        encode: see `build_bank`.
         max_pixels: limit on the pixels of one photo.
         progress: show a bar.
         source: the option that says where the photos lie and its value, for messages.
@@ -88,20 +93,28 @@ def build_token_bank(
 
     Raises:
         UsageError: if a setting makes no sense or no photo can be used.
-        ValueError: if the encoder returns tokens of a wrong shape or outside ``[0, codebook_size)``.
+        ValueError: see `build_bank`.
     """
     settings.check()
+    factor = tokenizer.downsample_factor
     listed: list[tuple[Split, Photo]] = [(split, photo) for split, some in sorted(photos.items()) for photo in some]
     keys = content_keys([photo.path for _, photo in listed], cache=cache)
     contents = ["unreadable" if isinstance(key, OSError) else key for key in keys]
-    named = [(split, key) for (split, _), key in zip(listed, contents, strict=True)]
-    name = _bank_name(named, tokenizer, settings, coarse)
+    decides = [
+        _VERSION,
+        tokenizer.fingerprint(),
+        factor,
+        tokenizer.codebook_size,
+        asdict(settings),
+        [(split, key) for (split, _), key in zip(listed, contents, strict=True)],
+        *([coarse.name] if coarse else []),
+    ]
 
     def items() -> tuple[list[_PhotoItem], dict[str, list[str]]]:
         prepared = prepare_photos(
             [photo for _, photo in listed],
             settings.short_sides,
-            crop=tokenizer.downsample_factor * 2,  # two tokens, so that a shifted grid still has one
+            crop=factor * 2,  # two tokens, so that a shifted grid still has one
             cache=cache,
             max_pixels=max_pixels,
             progress=progress,
@@ -110,36 +123,18 @@ def build_token_bank(
             raise nothing_usable(*source, prepared, what="images")
         splits = {id(photo): split for split, photo in listed}
         found = [
-            _PhotoItem(
-                prepared, index, splits[id(prepared.photo(index))], tokenizer.downsample_factor, settings, coarse
-            )
+            _PhotoItem(prepared, index, splits[id(prepared.photo(index))], factor, settings, coarse)
             for index in range(len(prepared))
         ]
-        skipped = [str(entry.path) for entry in prepared.skipped]
-        return found, {"skipped": skipped, "too_small": [photo.key for photo in prepared.too_small]}
+        too_small = [photo.key for photo in prepared.left_out["too_small"]]
+        return found, {"skipped": [str(entry.path) for entry in prepared.skipped], "too_small": too_small}
 
-    folder = cache / "tokens" / name
-    made_before = (folder / "index.json").is_file()
+    made_before = (bank_folder(cache, decides) / "index.json").is_file()
     about = {"version": _VERSION, "settings": asdict(settings)}
-    bank = build_bank(folder, items, tokenizer, about=about, encode=encode, progress=progress)
+    bank = build_bank(cache, decides, items, tokenizer, about=about, encode=encode, progress=progress)
     if bank.skipped and made_before:  # else each was named a moment ago
         _LOG.warning("%d of %d photos cannot be read: %s", len(bank.skipped), len(listed), some_of(bank.skipped))
     return bank
-
-
-def _bank_name(
-    contents: Sequence[tuple[str, str]], tokenizer: TokenizerLike, settings: BankSettings, coarse: CoarseLike | None
-) -> str:
-    said = [
-        _VERSION,
-        tokenizer.fingerprint(),
-        tokenizer.downsample_factor,
-        tokenizer.codebook_size,
-        asdict(settings),
-        contents,
-        *([coarse.name] if coarse else []),
-    ]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:24]
 
 
 @final
@@ -189,7 +184,7 @@ class _PhotoItem:
         f = self.downsample_factor
         shift = entry.phase * f // self._variants.phases
         pixels_YX3 = pixels_YX3[shift : shift + entry.y * f, shift : shift + entry.x * f]
-        image_13YX = torch.from_numpy(as_image(pixels_YX3))[None]
+        image_13YX = torch.from_numpy(as_pixels(pixels_YX3))[None]
         if self.coarse is None:
             return encode(image_13YX)
         return self.coarse.encode(image_13YX, seed=entry.start if self.split == "train" else None)
@@ -206,12 +201,8 @@ class TokenDataModule(TokenWindowsModule):
         photos: where the photos come from.
         grid: (y, x) of a window in tokens.
         bank: what is encoded of each photo.
-        batch_size: windows in a batch, per process.
-        steps_per_epoch: batches in an epoch.
-        num_workers: processes that cut windows ahead; 0, the default, is enough.
-        seed: of the order and the windows.
         max_pixels: limit on the pixels of one photo.
-        cache: cache folder; see `nuwa_lightning.data.folders.cache_folder`.
+        options: see `TokenWindowsModule`.
 
     Raises:
         UsageError: if an option makes no sense.
@@ -225,29 +216,14 @@ class TokenDataModule(TokenWindowsModule):
         *,
         grid: tuple[int, int] = (32, 32),
         bank: BankSettings = _BANK,
-        batch_size: int = 2,
-        steps_per_epoch: int = 200,
-        num_workers: int = 0,
-        seed: int = 0,
         max_pixels: int = MAX_PIXELS,
-        cache: str | None = None,
+        **options: Any,
     ) -> None:
         bank.check()
-        super().__init__(
-            Window(1, *grid),
-            batch_size=batch_size,
-            steps_per_epoch=steps_per_epoch,
-            num_workers=num_workers,
-            seed=seed,
-            cache=cache,
-        )
+        super().__init__(photos, Window(1, *grid), **options)
         self.photos = photos
         self.settings = bank
         self.max_pixels = max_pixels
-
-    def prepare_source(self) -> None:
-        """Fetch the photos."""
-        self.photos.prepare()
 
     def open_bank(self, tokenizer: TokenizerLike, encode: Encode | None) -> TokenBank:
         """See `TokenWindowsModule.open_bank`."""
@@ -268,7 +244,7 @@ class TokenDataModule(TokenWindowsModule):
             settings=self.settings,
             encode=encode,
             max_pixels=self.max_pixels,
-            source=self.source_option(),
+            source=self.photos.option("train"),
             coarse=coarse,
         )
 
@@ -309,26 +285,6 @@ class TokenDataModule(TokenWindowsModule):
             named = some_of([str(path) for path in odd])
             _LOG.warning("leaving out %d of %d photos, damaged or too small: %s", len(odd), total, named)
 
-    def captions_by_key(self) -> Mapping[str, str]:
-        """Return the captions of the photos."""
-        photos = [*self.photos.photos("train"), *self.photos.photos("val")]
-        return {photo.key: photo.caption for photo in photos}
-
-    def source_option(self) -> tuple[str, str]:
-        """See `PhotoSource.option`."""
-        return self.photos.option("train")
-
-    def source_record(self) -> dict[str, object]:
-        """See `PhotoSource.record`."""
-        return self.photos.record()
-
-    def too_small(self, factor: int) -> UsageError:
-        """Return what to raise if no photo is as large as a window."""
-        y, x = self.window.y, self.window.x
-        return UsageError(
-            "data.grid",
-            [y, x],
-            f"no photo is that large: a window needs {y * factor}x{x * factor} px (height x width) after shrinking to"
-            f" one of {list(self.settings.short_sides)}; raise data.bank.short_sides, give larger photos or a smaller"
-            " grid",
-        )
+    def shrunk_to(self) -> tuple[str, str]:
+        """See `TokenWindowsModule.shrunk_to`."""
+        return f"one of {list(self.settings.short_sides)}", "raise data.bank.short_sides"

@@ -7,30 +7,22 @@ With a text encoder attached also ``text`` float32 (B, S, E), the token states o
 
 from __future__ import annotations
 
+import functools
 import logging
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, final
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import default_collate
 
+from nuwa_lightning.data.data_module import StreamingDataModule
 from nuwa_lightning.data.folders import cache_folder
-from nuwa_lightning.data.photos import Split
-from nuwa_lightning.data.streams import (
-    Batch,
-    BatchStream,
-    check_loading,
-    generator,
-    photo_of_sample,
-    rank_and_world,
-    resume_note,
-    trainer_position,
-)
+from nuwa_lightning.data.sources import SPLITS, Source, Split
+from nuwa_lightning.data.streams import Batch, BatchMaker, FixedSamples, RandomBatches, generator
 from nuwa_lightning.data.token_bank import BankEntry, CoarseLike, Encode, TokenBank, TokenizerLike, Tokens
 from nuwa_lightning.errors import UsageError, some_of
 
@@ -62,7 +54,7 @@ class Window:
         frames: how many; 1 of photos.
         y: rows of tokens.
         x: columns of tokens.
-        stride: take every so manieth frame.
+        stride: take one of so many frames.
     """
 
     frames: int
@@ -89,20 +81,18 @@ class Window:
         return tokens_TYX[t : t + self.reach : self.stride, y : y + self.y, x : x + self.x]
 
 
-class TokenWindowsModule(LightningDataModule, ABC):
+class TokenWindowsModule(StreamingDataModule):
     """Windows of token grids: at random for training, fixed for validation.
 
     It can be made before the tokenizer exists; `attach_tokenizer` must have been called when the first loader is asked
-    for, by the module's ``setup`` at the latest. Batch ``n`` is a pure function of (seed, n), as in `ImageDataModule`.
+    for, by the module's ``setup`` at the latest.
 
     Args:
+        source: where the photos or videos come from.
         window: what is cut.
         batch_size: windows in a batch, per process.
-        steps_per_epoch: batches in an epoch.
-        num_workers: processes that cut windows ahead.
-        seed: of the order and the windows.
-        cache: cache folder; see `nuwa_lightning.data.folders.cache_folder`.
         stills: share of the batches that hold single frames, as many as a batch of windows has in all.
+        options: see `StreamingDataModule`.
 
     Raises:
         UsageError: if an option makes no sense.
@@ -112,29 +102,16 @@ class TokenWindowsModule(LightningDataModule, ABC):
     """What the grids are of, for messages: photo or video."""
 
     def __init__(
-        self,
-        window: Window,
-        *,
-        batch_size: int,
-        steps_per_epoch: int,
-        num_workers: int,
-        seed: int,
-        cache: str | None,
-        stills: float = 0.0,
+        self, source: Source, window: Window, *, batch_size: int = 2, stills: float = 0.0, **options: Any
     ) -> None:
-        super().__init__()
-        check_loading(batch_size, steps_per_epoch, num_workers)
+        super().__init__(batch_size=batch_size, **options)
         if min(window.y, window.x) < 1:
             raise UsageError("data.grid", [window.y, window.x], "give 1 token or more along each axis")
         if not 0 <= stills < 1:
             raise UsageError("data.stills", stills, "give a share of the batches, from 0 to below 1")
+        self.source = source
         self.window = window
         self.stills = stills
-        self.batch_size = batch_size
-        self.steps_per_epoch = steps_per_epoch
-        self.num_workers = num_workers
-        self.seed = seed
-        self.cache = cache
         self._tokenizer: TokenizerLike | None = None
         self._encode: Encode | None = None
         self._bank: TokenBank | None = None
@@ -142,11 +119,6 @@ class TokenWindowsModule(LightningDataModule, ABC):
         self._coarse_bank: TokenBank | None = None
         self._text_encoder: TextEncoderLike | None = None
         self._texts: _Captions | None = None
-        self._stored: dict[str, Any] = {}
-
-    @abstractmethod
-    def prepare_source(self) -> None:
-        """Do what needs the network or much time, once, without the tokenizer."""
 
     @abstractmethod
     def open_bank(self, tokenizer: TokenizerLike, encode: Encode | None) -> TokenBank:
@@ -165,20 +137,19 @@ class TokenWindowsModule(LightningDataModule, ABC):
         raise UsageError("model.plan", coarse.name, f"there are no coarse plans of {self.noun}s: give null")
 
     @abstractmethod
-    def captions_by_key(self) -> Mapping[str, str]:
-        """Return the caption of each photo or video, "" for none."""
+    def shrunk_to(self) -> tuple[str, str]:
+        """Return to what lengths of the shorter side files are shrunk, and what to do for larger ones, in words."""
 
-    @abstractmethod
-    def source_option(self) -> tuple[str, str]:
-        """Return the option that says where the data lies, and its value, for messages."""
-
-    @abstractmethod
-    def source_record(self) -> dict[str, object]:
-        """Return what a run's record should say about the source."""
-
-    @abstractmethod
+    @final
     def too_small(self, factor: int) -> UsageError:
         """Return what to raise if no grid is as large as a window."""
+        y, x = self.window.y, self.window.x
+        sides, larger = self.shrunk_to()
+        hint = (
+            f"no {self.noun} is that large: a window needs {y * factor}x{x * factor} px (height x width) after"
+            f" shrinking to {sides}; {larger}, give larger {self.noun}s or a smaller grid"
+        )
+        return UsageError("data.grid", [y, x], hint)
 
     @final
     def attach_tokenizer(self, tokenizer: TokenizerLike, *, encode: Encode | None = None) -> None:
@@ -212,11 +183,11 @@ class TokenWindowsModule(LightningDataModule, ABC):
             UsageError: if nothing has a caption.
         """
         if self._texts is None and self._text_encoder is not None:
-            by_key = self.captions_by_key()
+            by_key = {sample.key: sample.caption for split in SPLITS for sample in self.source.listed(split)}
             captions = [by_key.get(key, "") for key in self.bank.keys]
             without = [key for key, caption in zip(self.bank.keys, captions, strict=True) if not caption]
             if len(without) == len(captions):
-                option, value = self.source_option()
+                option, value = self.source.option("train")
                 hint = f"no {self.noun} has a caption: put NAME.txt beside each, or a captions file (docs/captions.md)"
                 raise UsageError(option, value, hint)
             if without:
@@ -236,11 +207,9 @@ class TokenWindowsModule(LightningDataModule, ABC):
         if self._bank is None:
             if self._tokenizer is None:
                 raise UsageError("model.tokenizer", None, "name a trained tokenizer, its tokens are what is learned")
-            self.prepare_source()
+            self.source.prepare()
             self._bank = self.open_bank(self._tokenizer, self._encode)
-            note = resume_note(self._stored, self._state(self._bank))
-            if note:
-                _LOG.warning(note)
+            self._compare(self.state_dict())
             small, total = self.smaller, len(self._bank.keys) + len(self._bank.too_small)
             if 0 < len(small) < total:  # with none left it is an error, not a warning
                 window = f"{self.window.y}x{self.window.x} tokens"
@@ -267,60 +236,61 @@ class TokenWindowsModule(LightningDataModule, ABC):
 
     def prepare_data(self) -> None:
         """Fetch the data and, if the tokenizer is there already, encode it; called on one process only."""
-        self.prepare_source()
+        self.source.prepare()
         if self._tokenizer is not None:
             _ = self.banks
 
-    def train_dataloader(self) -> BatchStream:
-        """Return the stream of training batches, from the trainer's position on.
+    def training_batches(self, rank: int, world: int) -> BatchMaker:
+        """See `StreamingDataModule.training_batches`.
 
         Raises:
             UsageError: if no tokenizer is attached or nothing is as large as a window.
         """
-        rank, world = rank_and_world(self)
         choices = self._fitting("train")
         if not choices:
             raise self.too_small(self._tokenizer.downsample_factor if self._tokenizer else 1)
-        maker = _TrainWindows(
-            self.banks, choices, self.window, self.batch_size, self.seed, rank, world, self.captions, self.stills
+        windows = RandomBatches(
+            functools.partial(_random_window, self.banks, choices, self.window),
+            len(choices),
+            self.batch_size,
+            self.seed,
+            rank,
+            world,
         )
-        return BatchStream(
-            maker,
-            length=self.steps_per_epoch,
-            position=lambda: trainer_position(self),
-            num_workers=self.num_workers,
-        )
+        stills = None
+        if self.stills:
+            one = Window(1, self.window.y, self.window.x)
+            draw = functools.partial(_random_window, self.banks, choices, one)
+            stills = replace(windows, draw=draw, batch_size=self.batch_size * self.window.frames)
+        return _Batches(windows, stills, self.stills, self.captions)
 
-    def val_dataloader(self) -> list[DataLoader[Batch]]:
-        """Return one loader over all windows that tile the held-out grids, in fixed order; none if none is held out."""
-        windows = _FixedWindows(self.banks, [entry for some in self._fitting("val") for entry in some], self.window)
-        if not len(windows):
-            return []
-        collate = _Collate(self.captions)
-        return [DataLoader(windows, batch_size=self.batch_size, num_workers=self.num_workers, collate_fn=collate)]
+    def validation_samples(self) -> FixedSamples[tuple[BankEntry, int, int, int]]:
+        """Return all windows that tile the held-out grids."""
+        entries = [entry for some in self._fitting("val") for entry in some]
+        places = [
+            (entry, t, y, x)
+            for entry in entries
+            for t in tiles(entry.frames, self.window.reach)
+            for y in tiles(entry.y, self.window.y)
+            for x in tiles(entry.x, self.window.x)
+        ]
+        return FixedSamples(places, functools.partial(_cut, self.banks, self.window))
 
-    def test_dataloader(self) -> list[DataLoader[Batch]]:
-        """Return the validation loader."""
-        return self.val_dataloader()
+    def collate(self) -> _Collate:
+        """See `StreamingDataModule.collate`."""
+        return _Collate(self.captions)
 
     def record(self) -> dict[str, object]:
         """Return what a run's record should say about its data."""
         if self._bank is None:
-            return self.source_record()
+            return self.source.record()
         known = {"tokens": len(self.bank), "skipped": self.bank.skipped, "too_small": self.smaller}
-        return {**self.source_record(), **known}
+        return {**self.source.record(), **known}
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps: enough to notice that the data changed."""
-        return self._state(self.bank)
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remember a checkpoint's data for comparison when the bank is opened."""
-        self._stored = state_dict
-
-    def _state(self, bank: TokenBank) -> dict[str, Any]:
         grid = [self.window.y, self.window.x]
-        return {"bank": bank.folder.name, "seed": self.seed, "batch_size": self.batch_size, "grid": grid}
+        return {"bank": self.bank.folder.name, "seed": self.seed, "batch_size": self.batch_size, "grid": grid}
 
     def _fitting(self, split: Split) -> list[list[BankEntry]]:
         """Return the grids of ``split`` that are at least one window large, by photo or video."""
@@ -362,68 +332,43 @@ class _Collate:
 
 @final
 @dataclass(frozen=True)
-class _TrainWindows:
-    """Random windows; batch ``step`` is a pure function of the fields and ``step``."""
+class _Batches:
+    """A `BatchMaker` of windows, some batches of single frames, with their texts."""
 
-    banks: tuple[TokenBank, ...]
-    choices: list[list[BankEntry]]
-    window: Window
-    batch_size: int
-    seed: int
-    rank: int
-    world: int
-    captions: _Captions | None = None
-    stills: float = 0.0
+    windows: RandomBatches
+    stills: RandomBatches | None
+    share: float
+    captions: _Captions | None
 
     def batch(self, step: int) -> Batch:
         """See `BatchMaker.batch`."""
-        window, size = self.window, self.batch_size
+        maker = self.windows
         # Nothing is drawn for what never happens. All processes draw the same: their steps take equally long.
-        if self.stills and generator(self.seed, 3, step).random() < self.stills:
-            window, size = Window(1, window.y, window.x), size * window.frames
-        first = (step * self.world + self.rank) * size
-        made = [self._window(window, first + place) for place in range(size)]
-        indices = [index for _, index in made]
-        cuts = zip(*(cuts for cuts, _ in made), strict=True)
-        batch = {
-            name: torch.from_numpy(np.stack(cut).astype(np.int64)) for name, cut in zip(_NAMES, cuts, strict=False)
-        }
-        batch["index"] = torch.tensor(indices)
-        return batch if self.captions is None else {**batch, **self.captions.batch(indices)}
-
-    def _window(self, window: Window, sample: int) -> tuple[list[Tokens], int]:
-        random = generator(self.seed, 2, sample)
-        choices = self.choices[photo_of_sample(self.seed, sample, len(self.choices))]
-        entry = choices[int(random.integers(len(choices)))]
-        y = int(random.integers(entry.y - window.y + 1))
-        x = int(random.integers(entry.x - window.x + 1))
-        t = int(random.integers(entry.frames - window.reach + 1))
-        return [window.cut(bank.tokens(entry), t, y, x) for bank in self.banks], entry.photo
+        if self.stills is not None and generator(maker.seed, 3, step).random() < self.share:
+            maker = self.stills
+        batch = maker.batch(step)
+        return batch if self.captions is None else {**batch, **self.captions.batch(batch["index"].tolist())}
 
 
-@final
-class _FixedWindows(Dataset[Batch]):
-    """As many windows as fit side by side and one after another, centred on each grid."""
+def _random_window(
+    banks: tuple[TokenBank, ...],
+    choices: Sequence[Sequence[BankEntry]],
+    window: Window,
+    random: np.random.Generator,
+    index: int,
+) -> dict[str, Any]:
+    entry = choices[index][int(random.integers(len(choices[index])))]
+    y = int(random.integers(entry.y - window.y + 1))
+    x = int(random.integers(entry.x - window.x + 1))
+    t = int(random.integers(entry.frames - window.reach + 1))
+    return _cut(banks, window, (entry, t, y, x))
 
-    def __init__(self, banks: tuple[TokenBank, ...], entries: list[BankEntry], window: Window) -> None:
-        self._banks = banks
-        self._window = window
-        self._places = [
-            (entry, t, y, x)
-            for entry in entries
-            for t in tiles(entry.frames, window.reach)
-            for y in tiles(entry.y, window.y)
-            for x in tiles(entry.x, window.x)
-        ]
 
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def __getitem__(self, place: int) -> dict[str, Any]:
-        entry, t, y, x = self._places[place]
-        cuts = [self._window.cut(bank.tokens(entry), t, y, x).astype(np.int64) for bank in self._banks]
-        found = {name: torch.from_numpy(window_TYX) for name, window_TYX in zip(_NAMES, cuts, strict=False)}
-        return {**found, "index": entry.photo}
+def _cut(banks: tuple[TokenBank, ...], window: Window, place: tuple[BankEntry, int, int, int]) -> dict[str, Any]:
+    """Return the window of an entry whose first token lies at (t, y, x)."""
+    entry, *corner = place
+    cuts = [torch.from_numpy(window.cut(bank.tokens(entry), *corner).astype(np.int64)) for bank in banks]
+    return {**dict(zip(_NAMES, cuts, strict=False)), "index": entry.photo}
 
 
 def tiles(length: int, size: int) -> range:

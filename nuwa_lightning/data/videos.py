@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 import numpy as np
 
-from nuwa_lightning.data.folder_samples import FolderSamples, Split
 from nuwa_lightning.data.reading import ImageReadError, read_image
+from nuwa_lightning.data.sources import FolderSource, Sample, Source, Split
 from nuwa_lightning.data.video_reading import SUFFIXES, Frame, FrameReader, VideoReadError
 
 if TYPE_CHECKING:
@@ -68,17 +68,16 @@ class Motion(Movement):
         return _views(photo, boxes, self.fps)
 
 
-@final
 @dataclass(frozen=True)
-class Pan(Movement):
-    """A camera that turns to the left or to the right over a photograph, always at one speed.
+class Steady(Movement):
+    """To the left or to the right over a photograph, always at one speed.
 
     Attributes:
         seconds: how long, at most; the photograph may end before.
         fps: frames a second.
         zoom: how large the window is, as a share of the largest that fits.
         speed: heights of the window a second, to the left if negative.
-        start: where it begins, in [0, 1] along (y, x) of the room that it has.
+        start: where the window begins, in [0, 1] along (y, x) of the room that it has.
     """
 
     seconds: float
@@ -86,6 +85,11 @@ class Pan(Movement):
     zoom: float
     speed: float
     start: tuple[float, float]
+
+
+@final
+class Pan(Steady):
+    """A camera that turns."""
 
     def frames(self, path: Path) -> Iterator[tuple[float, Frame]]:
         """Yield views of the photograph, as `Motion.frames` does."""
@@ -100,21 +104,13 @@ class Pan(Movement):
 
 
 @dataclass(frozen=True)
-class Video:
-    """One video.
+class Video(Sample):
+    """One video; ``path`` may also be the file of what a video is made of.
 
     Attributes:
-        path: the file, of a video or of what a video is made of.
-        key: a name that is unique in its source.
-        caption: a sentence that says what is seen, or "".
-        scene: videos of one scene are never split between training and validation.
         motion: how a video is made of the file; None for a real video.
     """
 
-    path: Path
-    key: str
-    caption: str = ""
-    scene: str = ""
     motion: Movement | None = None
 
     @property
@@ -159,16 +155,8 @@ def _views(photo: Image.Image, boxes: Sequence[tuple[float, float, float]], fps:
         yield number / fps, view(photo, top, left, height, rows=rows)
 
 
-class VideoSource(ABC):
+class VideoSource(Source):
     """A set of videos with a fixed split. Subclass this to train on videos from elsewhere."""
-
-    @abstractmethod
-    def prepare(self) -> None:
-        """Do what needs the network or much time, once; called on one process only. Must be quick when done already.
-
-        Raises:
-            UsageError: if there are no videos to be had.
-        """
 
     @abstractmethod
     def videos(self, split: Split) -> list[Video]:
@@ -178,76 +166,20 @@ class VideoSource(ABC):
             UsageError: if the source holds no video at all.
         """
 
-    def set_aside(self, unusable: Collection[Path]) -> bool:
-        """Split anew without these files, and say whether that changes anything; a fixed split stays as it is."""
-        return False
-
-    @abstractmethod
-    def option(self, split: Split) -> tuple[str, str]:
-        """Return the option that says where the videos of ``split`` lie and its value, for error messages."""
-
-    @abstractmethod
-    def record(self) -> dict[str, object]:
-        """Return what a run's record should say about the videos, as JSON-able values."""
+    def listed(self, split: Split) -> list[Video]:
+        """Return the videos of ``split``."""
+        return self.videos(split)
 
 
 @final
-class FolderVideos(VideoSource):
-    """Every video below a folder, sub-folders included.
+class FolderVideos(FolderSource[Video], VideoSource):
+    """Every video below a folder; see `nuwa_lightning.data.sources.FolderSource`."""
 
-    How they are split: see `nuwa_lightning.data.folder_samples.FolderSamples`. Captions stand in ``NAME.txt`` beside a
-    video, or in one file for all: see `nuwa_lightning.data.captions`.
-
-    Args:
-        root: the folder, or several.
-        captions: the file with the captions of all videos; by default ``metadata.jsonl`` or the like in each folder.
-        val_root: folder(s) of validation videos; when given, the rest of ``root`` is for training.
-        val_fraction: share of the videos held out when there is no ``val_root``; 0 holds none out.
-    """
-
-    def __init__(
-        self,
-        root: str | list[str],
-        *,
-        captions: str | None = None,
-        val_root: str | list[str] | None = None,
-        val_fraction: float = 1 / 6,
-    ) -> None:
-        self._folders = FolderSamples(
-            root,
-            val_root,
-            val_fraction,
-            captions,
-            make=Video,
-            noun="video",
-            suffixes=SUFFIXES,
-            hint="MP4, WebM, MKV, AVI or MOV",
-        )
-
-    def prepare(self) -> None:
-        """Check the folders.
-
-        Raises:
-            UsageError: if a folder is missing or holds no video.
-        """
-        self._folders.of("train")
+    make = Video
+    noun = "video"
+    suffixes = SUFFIXES
+    hint = "MP4, WebM, MKV, AVI or MOV"
 
     def videos(self, split: Split) -> list[Video]:
-        """Return the videos of ``split``, sorted by path.
-
-        Raises:
-            UsageError: if a folder is missing or holds no video.
-        """
-        return self._folders.of(split)
-
-    def set_aside(self, unusable: Collection[Path]) -> bool:
-        """See `VideoSource.set_aside`."""
-        return self._folders.set_aside(unusable)
-
-    def option(self, split: Split) -> tuple[str, str]:
-        """See `VideoSource.option`."""
-        return self._folders.option(split)
-
-    def record(self) -> dict[str, object]:
-        """See `FolderSamples.record`."""
-        return self._folders.record()
+        """See `FolderSource.listed`."""
+        return self.listed(split)

@@ -47,7 +47,7 @@ class Precision:
     cache: Number = "float32"
 
     def __post_init__(self) -> None:
-        for option, value in (("--weights", self.weights), ("--cache", self.cache)):
+        for option, value in (("weights", self.weights), ("cache", self.cache)):
             if value not in get_args(Number):
                 raise UsageError(option, value, f"choose {', '.join(get_args(Number))}")
 
@@ -155,7 +155,7 @@ class CompiledInt8(Product):
 def _whole_numbers(weight_OI: Tensor, bias_O: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Return a matrix as int8, its scales over 127 (which is what the rows' scales are to be divided by), the bias."""
     if weight_OI.device.type != "cpu":
-        raise UsageError("--weights", "int8", "this needs a CPU: choose float32 or bfloat16")
+        raise UsageError("weights", "int8", "this needs a CPU: choose float32 or bfloat16")
     scale_O = weight_OI.abs().amax(dim=1).clamp_min(_SMALL) / 127
     whole_OI = (weight_OI / scale_O[:, None]).round().to(torch.int8)
     return whole_OI, scale_O.float() / 127, scale_O.new_zeros(len(scale_O)) if bias_O is None else bias_O

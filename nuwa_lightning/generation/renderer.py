@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -67,6 +68,9 @@ class DecodingState:
     states: Mapping[int, PatchStates]
 
 
+MOST_THREADS: Final = 1024
+
+
 @dataclass(frozen=True)
 class InfiniteRenderer:
     """The one sampler: generation, logging and evaluation all call it.
@@ -101,8 +105,8 @@ class InfiniteRenderer:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        if self.threads < 1:
-            raise UsageError("threads", self.threads, "give a whole number from 1 up")
+        if not 1 <= self.threads <= MOST_THREADS:
+            raise UsageError("threads", self.threads, f"give a whole number from 1 to {MOST_THREADS}")
         if self.local_decoder.bidirectional != self.model.bidirectional:
             has = "bidirectional" if self.model.bidirectional else "causal"
             raise UsageError(

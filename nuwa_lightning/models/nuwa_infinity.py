@@ -87,6 +87,8 @@ class TransformerConfig:
         for name in ("dim", "num_layers", "num_heads", "num_kv_heads"):
             if getattr(self, name) < 1:
                 raise UsageError(f"transformer.{name}", getattr(self, name), "give a whole number from 1 up")
+        if self.num_layers > 10_000:
+            raise UsageError("transformer.num_layers", self.num_layers, "give 10000 or fewer")
         if not 0 < self.mlp_ratio < float("inf"):
             raise UsageError("transformer.mlp_ratio", self.mlp_ratio, "give a number above 0")
         if not 0 <= self.dropout < 1:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from nuwa_lightning.atomic import atomic_folder, write_json
+from nuwa_lightning.atomic import atomic_folder, make_cache, write_json
 from nuwa_lightning.errors import UsageError
 
 _VERSION: Final = 2
@@ -115,7 +115,7 @@ def build_text_bank(
     there = _spans(folder)
     new = [caption for caption in different if caption not in there]
     if new:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_cache(folder)
         with tqdm(total=len(new), desc="encoding captions", unit="caption", disable=None) as bar:
             for start in range(0, len(new), _AT_ONCE):
                 some = new[start : start + _AT_ONCE]

@@ -55,7 +55,7 @@ def save_tokenizer(folder: str | os.PathLike[str], tokenizer: Tokenizer, *, dtyp
 
 
 def load_tokenizer(
-    folder: str | os.PathLike[str], *, option: str = "--tokenizer.path", own: Sequence[type[Any]] = ()
+    folder: str | os.PathLike[str], *, option: str = "tokenizer.path", own: Sequence[type[Any]] = ()
 ) -> Tokenizer:
     """Read a folder that :func:`save_tokenizer` wrote; the tokenizer comes frozen, in evaluation mode.
 
@@ -72,7 +72,7 @@ def load_tokenizer(
     try:
         return _built(config, state, {class_path(cls): cls for cls in own})
     except _Unknown as error:
-        hint = f"its class {error} is not of this package: give it with --own {error}, if you trust it"
+        hint = f"its class {error} is not of this package: give it with `own` {error}, if you trust it"
         raise UsageError(option, path, hint) from None
     except _Apart as error:
         raise UsageError(option, path, f"weights and config.json do not belong together: {error}") from None
@@ -183,7 +183,7 @@ def save_pixel_guided(folder: str | os.PathLike[str], guided: PixelGuidedDecoder
 
 
 def load_pixel_guided(
-    folder: str | os.PathLike[str], *, tokenizer: Tokenizer | None = None, option: str = "--tokenizer.guided"
+    folder: str | os.PathLike[str], *, tokenizer: Tokenizer | None = None, option: str = "tokenizer.guided"
 ) -> PixelGuidedDecoder:
     """Read a folder that :func:`save_pixel_guided` wrote; the decoder comes frozen, in evaluation mode.
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from nuwa_lightning.errors import check_range
 from nuwa_lightning.models.perceptual import PerceptualLoss, build_perceptual
 
 _LOG = logging.getLogger(__name__)
@@ -55,6 +56,10 @@ class PerceptualTerm:
     vgg16: str | None = None
     lpips_heads: str | None = None
 
+    def __post_init__(self) -> None:
+        for name, least in (("weight", 0), ("images", 1), ("crop", 1), ("start", 0)):
+            check_range(f"model.loss.perceptual.{name}", getattr(self, name), least)
+
     def build(self) -> PerceptualLoss | None:
         """Return the network, frozen, or nothing.
 
@@ -92,6 +97,10 @@ class AdversarialTerm:
     channels: int = 64
     layers: int = 3
 
+    def __post_init__(self) -> None:
+        for name, least in (("weight", 0), ("start", 0), ("ramp", 0), ("lr", 0), ("channels", 1), ("layers", 1)):
+            check_range(f"model.loss.adversarial.{name}", getattr(self, name), least)
+
 
 @dataclass(frozen=True)
 class LossWeights:
@@ -112,6 +121,10 @@ class LossWeights:
     commitment: float = 10.0
     perceptual: PerceptualTerm = field(default_factory=PerceptualTerm)
     adversarial: AdversarialTerm = field(default_factory=AdversarialTerm)
+
+    def __post_init__(self) -> None:
+        for name in ("pixel", "squared", "colour", "commitment"):
+            check_range(f"model.loss.{name}", getattr(self, name), 0)
 
 
 def difference_terms(rebuilt_B3YX: Tensor, image_B3YX: Tensor, *, factor: int) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nuwa_lightning.errors import UsageError
+from nuwa_lightning.errors import UsageError, check_range
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,10 @@ class OptimizerConfig:
     weight_decay: float = 0.05
     warmup_steps: int = 40
     gradient_clip_val: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("weight_decay", "warmup_steps", "gradient_clip_val"):
+            check_range(f"model.descent.{name}", getattr(self, name), 0)
 
 
 def step_uncounted(optimizer: Any) -> None:
@@ -125,7 +129,7 @@ def check_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     parameter = inspect.signature(type(optimizer)).parameters.get("lr")
     own = optimizer.defaults.get("lr", lr)
     if own != lr and (parameter is None or own != parameter.default):
-        raise UsageError("model.optimizer.lr", own, f"the learning rate is --model.lr ({lr}): give it there")
+        raise UsageError("model.optimizer.lr", own, f"the learning rate is model.lr ({lr}): give it there")
 
 
 def ramp(progress: float, *, start: float, length: float) -> float:

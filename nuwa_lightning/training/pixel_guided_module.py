@@ -7,6 +7,7 @@ Shapes: B clips, T frames, N pairs of frames, Y/X rows and columns.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -14,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from nuwa_lightning.errors import UsageError
+from nuwa_lightning.errors import UsageError, check_range
 from nuwa_lightning.models.pixel_guided import PixelGuidedDecoder
 from nuwa_lightning.models.vqgan import VQGAN
 from nuwa_lightning.training.losses import LossWeights, difference_terms, weighted_sum
@@ -96,10 +97,9 @@ class PixelGuidedModule(ReconstructionModule):
         average_decay: float = 0.99,
     ) -> None:
         super().__init__("guided", loss, average_decay)
-        if lr <= 0:
+        if not 0 < lr < math.inf:
             raise UsageError("model.lr", lr, "must be above 0")
-        if change < 0:
-            raise UsageError("model.change", change, "give 0 or more")
+        check_range("model.change", change, 0)
         if not 0 <= slow_share <= 1:
             raise UsageError("model.slow_share", slow_share, "give a share in [0, 1]")
         if loss.adversarial.weight > 0:
@@ -203,9 +203,7 @@ class PixelGuidedModule(ReconstructionModule):
 
     def _clips(self, batch: Mapping[str, Tensor]) -> Tensor:
         if "video" not in batch:
-            raise UsageError(
-                "--data", sorted(batch), "clips of videos are needed: LandscapeClipsDataModule, for example"
-            )
+            raise UsageError("data", sorted(batch), "clips of videos are needed: LandscapeClipsDataModule, for example")
         video_BT3YX = batch["video"]
         factor = self._decoder().downsample_factor
         if video_BT3YX.shape[1] < 2:
@@ -284,16 +282,16 @@ class PixelGuidedModule(ReconstructionModule):
             UsageError: if it is of another stage, another size or another tokenizer.
         """
         if "pixel_guided" not in checkpoint:
-            raise UsageError("--ckpt_path", name, "it is not of a PixelGuidedModule: name one of this stage")
+            raise UsageError("ckpt_path", name, "it is not of a PixelGuidedModule: name one of this stage")
         if self.guided is None:
             return
         stored = checkpoint["pixel_guided"]
         if stored["size"] != self.guided.size.as_dict():
             hint = f"the checkpoint {name} has {stored['size']}: use that, or start anew"
-            raise UsageError("--model.guide_blocks", self.guided.size, hint)
+            raise UsageError("model.guide_blocks", self.guided.size, hint)
         if stored["tokenizer"] != self.guided.fingerprint():
             hint = f"the checkpoint {name} was trained with another one: name that, or start anew"
-            raise UsageError("--tokenizer.path", "this tokenizer", hint)
+            raise UsageError("tokenizer.path", "this tokenizer", hint)
 
 
 def slowed(video_BT3YX: Tensor, *, factor: int, generator: torch.Generator, fastest: int = 2) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 
+from nuwa_lightning.errors import UsageError
 from nuwa_lightning.models.perceptual import PerceptualLoss
 from nuwa_lightning.training.ema import SubmoduleAveraging
 from nuwa_lightning.training.losses import LossWeights, random_crops
@@ -31,6 +32,8 @@ class ReconstructionModule(LightningModule, ABC):
         super().__init__()
         self._trained, self.loss_weights = trained, loss
         self._perceptual: tuple[PerceptualLoss, ...] = ()
+        if not 0 <= average_decay < 1:
+            raise UsageError("model.average_decay", average_decay, "give a share in [0, 1)")
         self._averaging = SubmoduleAveraging(trained, average_decay) if average_decay > 0 else None
 
     def _build_perceptual(self) -> None:

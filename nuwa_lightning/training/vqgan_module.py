@@ -6,6 +6,7 @@ Shapes: B batch, N vectors, K codes, D code dimension, Y/X rows and columns.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Literal
@@ -15,7 +16,7 @@ from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor
 from torch.nn import functional
 
-from nuwa_lightning.errors import UsageError
+from nuwa_lightning.errors import UsageError, check_range
 from nuwa_lightning.models.dct_init import start_spectral
 from nuwa_lightning.models.discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
 from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
@@ -113,15 +114,17 @@ class VQGANModule(ReconstructionModule):
             raise UsageError("model.train_only", self.train_only, "use all or decoder")
         if self.train_only == "decoder" and start_from is None:
             raise UsageError("model.start_from", None, "name the tokenizer whose decoder is to be refined")
-        if self.lr <= 0:
+        if not 0 < self.lr < math.inf:
             raise UsageError("model.lr", self.lr, "must be above 0")
+        for name in ("weight_decay", "warmup_steps", "unquantized_steps", "gradient_clip_val"):
+            check_range(f"model.{name}", getattr(self, name), 0)
         if self.accumulate_grad_batches < 1:
             raise UsageError("model.accumulate_grad_batches", self.accumulate_grad_batches, "at least 1")
 
     @staticmethod
     def _make_vqgan(size: VQGANConfig, start_from: str | None, added: tuple[int, ...] | None) -> VQGAN:
         if start_from is not None:
-            vqgan = load_vqgan(start_from, option="--model.start_from")
+            vqgan = load_vqgan(start_from, option="model.start_from")
             try:
                 vqgan = vqgan if added is None else vqgan.deepened(added)
             except ValueError as error:
@@ -350,14 +353,14 @@ class VQGANModule(ReconstructionModule):
             UsageError: if it is of another stage, of a tokenizer of another size, or refines another tokenizer.
         """
         if "vqgan_size" not in checkpoint:
-            raise UsageError("--ckpt_path", name, "it is not of a VQGANModule (stage 1): name one of this stage")
+            raise UsageError("ckpt_path", name, "it is not of a VQGANModule (stage 1): name one of this stage")
         if checkpoint["vqgan_size"] != self.vqgan.size.as_dict():
-            raise UsageError("--model.vqgan", self.vqgan.size, f"the checkpoint {name} has {checkpoint['vqgan_size']}")
+            raise UsageError("model.vqgan", self.vqgan.size, f"the checkpoint {name} has {checkpoint['vqgan_size']}")
         if self.train_only == "decoder":
             theirs_KD, codebook_KD = checkpoint["state_dict"]["vqgan.quantizer.codebook_KD"], self.vqgan.codebook_KD
             if not torch.equal(theirs_KD, codebook_KD.to(theirs_KD.device)):
-                hint = "refines another tokenizer than model.start_from names: name that one, or another --run"
-                raise UsageError("--ckpt_path", name, hint)
+                hint = "refines another tokenizer than model.start_from names: name that one, or another run folder"
+                raise UsageError("ckpt_path", name, hint)
 
 
 def codebook_use(count_K: Tensor) -> tuple[float, float]:

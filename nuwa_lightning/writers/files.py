@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 import importlib
 import os
 import shutil
@@ -17,7 +16,7 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from nuwa_lightning.atomic import fsync_path
+from nuwa_lightning.atomic import fsync_path, short_name
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.writers.base import ImageSource, ImageWriter, Pixels, VideoWriter, Writer, rate
 from nuwa_lightning.writers.ome import OmeZarrWriter
@@ -305,8 +304,7 @@ def sweep(path: str | os.PathLike[str]) -> None:
 
 def _hidden(target: Path) -> str:
     """Return how the hidden folders begin in which an output is made; long names are told apart by their hash."""
-    name = target.name if len(target.name) <= 80 else hashlib.sha256(target.name.encode()).hexdigest()
-    return f".{name}-"
+    return f".{short_name(target.name)}-"
 
 
 def _remove(folder: Path) -> None:

@@ -40,7 +40,7 @@ class PngWriter(ImageWriter):
     def write(self, source: ImageSource, path: Path, metadata: Mapping[str, Any]) -> None:
         """Write the image."""
         fields = {f"png-comment-0-{MARKER}": _short(metadata, path, self.format_name, 1_000_000)}
-        _save(source, fields, lambda image: image.pngsave(str(path), compression=6, filter="sub", keep="other"))
+        _save(source, fields, lambda image: image.pngsave(os.fsencode(path), compression=6, filter="sub", keep="other"))
 
     def read_metadata(self, path: Path) -> dict[str, Any] | None:
         """Return the metadata of the text chunk, by Pillow."""
@@ -67,7 +67,7 @@ class JpegWriter(ImageWriter):
     def write(self, source: ImageSource, path: Path, metadata: Mapping[str, Any]) -> None:
         """Write the image."""
         fields = {"exif-ifd0-ImageDescription": _short(metadata, path, self.format_name, 65_000)}
-        _save(source, fields, lambda image: image.jpegsave(str(path), Q=self.quality, subsample_mode="off"))
+        _save(source, fields, lambda image: image.jpegsave(os.fsencode(path), Q=self.quality, subsample_mode="off"))
 
     def read_metadata(self, path: Path) -> dict[str, Any] | None:
         """Return the metadata of EXIF, by Pillow."""
@@ -94,7 +94,7 @@ class WebpWriter(ImageWriter):
     def write(self, source: ImageSource, path: Path, metadata: Mapping[str, Any]) -> None:
         """Write the image."""
         fields = {"exif-ifd0-ImageDescription": packed(metadata)}
-        _save(source, fields, lambda image: image.webpsave(str(path), Q=self.quality))
+        _save(source, fields, lambda image: image.webpsave(os.fsencode(path), Q=self.quality))
 
     def read_metadata(self, path: Path) -> dict[str, Any] | None:
         """Return the metadata of EXIF, by Pillow."""
@@ -115,7 +115,7 @@ class TiffWriter(ImageWriter):
         tiles = {"tile": True, "tile_width": _TILE, "tile_height": _TILE, "pyramid": True, "bigtiff": True}
         packing = {"compression": "deflate", "predictor": "horizontal", "level": 6}
         fields = {"image-description": packed(metadata)}
-        _save(source, fields, lambda image: image.tiffsave(str(path), **tiles, **packing))
+        _save(source, fields, lambda image: image.tiffsave(os.fsencode(path), **tiles, **packing))
 
     def read_metadata(self, path: Path) -> dict[str, Any] | None:
         """Return the metadata of the first page, by tifffile."""
@@ -147,7 +147,7 @@ class DeepZoomWriter(ImageWriter):
         """Write the image."""
         options = {"tile_size": _TILE, "overlap": 0, "depth": "onepixel", "keep": "none"}
         options |= {"suffix": f".jpg[Q={self.quality},subsample_mode=off]"}
-        _save(source, {}, lambda image: image.dzsave(str(path.with_suffix("")), **options))
+        _save(source, {}, lambda image: image.dzsave(os.fsencode(path.with_suffix("")), **options))
         (self.companions(path)[0] / "vips-properties.xml").unlink(missing_ok=True)  # holds the time
         self._sidecar(path).write_text(packed(metadata), encoding="ascii")
 

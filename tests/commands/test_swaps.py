@@ -141,4 +141,4 @@ def test_an_optimizer_and_a_loss_term_of_ones_own(shell, monkeypatch):
     saved = torch.load("two/checkpoints/last.ckpt", weights_only=True)["optimizer_states"][0]
     assert saved["param_groups"][0]["momentum"] == 0.5
     done = shell("fit", "-c", "two.yaml", "--run", "x", "--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=7")
-    assert (done.status, "the learning rate is --model.lr" in done.error) == (2, True), done.error
+    assert (done.status, "the learning rate is model.lr" in done.error) == (2, True), done.error

@@ -18,11 +18,14 @@ from nuwa_lightning.data import (
     FolderPhotos,
     ImageFolderDataModule,
     LandscapeDataModule,
+    Photo,
+    PhotosDataModule,
+    PhotoSource,
     image_folder,
     preparing,
 )
-from nuwa_lightning.data.crops import RandomCrops, jitter_colours
-from nuwa_lightning.data.image_folder import ImageDataModule
+from nuwa_lightning.data.crops import jitter_colours
+from nuwa_lightning.data.sources import Split
 from nuwa_lightning.data.streams import BatchStream, photo_of_sample
 from nuwa_lightning.errors import UsageError
 from tests.data.conftest import Paint
@@ -37,7 +40,7 @@ def module(folder: Path, crops: CropSettings = SMALL, **options: Any) -> ImageFo
     return made
 
 
-def batches(data: ImageDataModule) -> list[dict[str, torch.Tensor]]:
+def batches(data: PhotosDataModule) -> list[dict[str, torch.Tensor]]:
     return list(data.train_dataloader())
 
 
@@ -89,8 +92,9 @@ def test_workers_change_nothing(photo_folder: Path) -> None:
 def test_ranks_share_the_samples(photo_folder: Path) -> None:
     """Two processes with batches of 2 see what one sees with batches of 4."""
     data = module(photo_folder)
-    whole = RandomCrops(data.prepared("train"), SMALL, 4, 0, 0, 1).batch(7)["image"]
-    parts = [RandomCrops(data.prepared("train"), SMALL, 2, 0, rank, 2).batch(7)["image"] for rank in range(2)]
+    whole = data.training_batches(0, 1).batch(7)["image"]
+    data.batch_size = 2
+    parts = [data.training_batches(rank, 2).batch(7)["image"] for rank in range(2)]
     assert torch.equal(whole, torch.cat(parts))
 
 
@@ -106,7 +110,7 @@ def test_validation_is_fixed_and_central(photo_folder: Path) -> None:
     data = module(photo_folder, crops=CropSettings(size=16, short_sides=(24,), val_size=20, val_short_sides=(30,)))
     (loader,) = data.val_dataloader()
     seen = torch.cat([batch["image"] for batch in loader])
-    assert seen.shape == (len(data.photo_source().photos("val")), 3, 20, 20)
+    assert seen.shape == (len(data.photos.photos("val")), 3, 20, 20)
     array = data.prepared("val").array(0, 0)
     assert array.shape == (30, 40, 3)
     expected = torch.from_numpy(array[5:25, 10:30].astype(np.float32) / 127.5 - 1).permute(2, 0, 1)
@@ -116,7 +120,7 @@ def test_validation_is_fixed_and_central(photo_folder: Path) -> None:
 
 def test_no_photo_is_on_both_sides(photo_folder: Path) -> None:
     data = module(photo_folder)
-    train, val = ({photo.path for photo in data.photo_source().photos(split)} for split in ("train", "val"))
+    train, val = ({photo.path for photo in data.photos.photos(split)} for split in ("train", "val"))
     assert train
     assert val
     assert not train & val
@@ -196,6 +200,9 @@ def test_nothing_readable_for_validation(photo_folder: Path, tmp_path: Path) -> 
         ({"batch_size": 0}, "data.batch_size"),
         ({"steps_per_epoch": 0}, "data.steps_per_epoch"),
         ({"num_workers": -1}, "data.num_workers"),
+        ({"num_workers": 10_000}, "data.num_workers"),
+        ({"batch_size": 10**12}, "data.batch_size"),
+        ({"val_root": []}, "root"),
         ({"crops": CropSettings(size=0)}, "data.crops.size"),
         ({"crops": CropSettings(size=600)}, "data.crops.short_sides"),
         ({"crops": CropSettings(short_sides=())}, "data.crops.short_sides"),
@@ -218,7 +225,7 @@ def test_too_many_pixels_names_the_option(photo_folder: Path) -> None:
 
 def test_the_default_photos_have_that_option_too(photo_folder: Path) -> None:
     data = LandscapeDataModule(crops=SMALL, max_pixels=100)
-    data.photo_source = lambda: FolderPhotos(str(photo_folder))  # type: ignore[method-assign,assignment,return-value]
+    data.photos = data.source = FolderPhotos(str(photo_folder))
     with pytest.raises(UsageError, match="more than max_pixels=100"):
         data.prepare_data()
 
@@ -243,7 +250,7 @@ def test_command_line_and_yaml(photo_folder: Path, tmp_path: Path) -> None:
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser()
-    parser.add_subclass_arguments(ImageDataModule, "data")
+    parser.add_subclass_arguments(PhotosDataModule, "data")
     config = parser.parse_args(
         [
             "--data=ImageFolderDataModule",
@@ -259,22 +266,36 @@ def test_command_line_and_yaml(photo_folder: Path, tmp_path: Path) -> None:
     data.prepare_data()
     assert data.crops == CropSettings(size=16, short_sides=(24,), val_short_sides=(24,))
     config = parser.parse_args(["--data=LandscapeDataModule", "--data.kinds=[landscape]", "--data.sources=[apt]"])
-    assert parser.instantiate(config).data.photo_source().kinds == ("landscape",)
+    assert parser.instantiate(config).data.photos.kinds == ("landscape",)
 
 
 def test_a_source_of_ones_own(photo_folder: Path) -> None:
     """The core takes any source: here the photos of one sub-folder for training, of the other for validation."""
     shutil.rmtree(photo_folder / "b")
 
-    class Own(ImageDataModule):
-        def photo_source(self) -> FolderPhotos:
-            return FolderPhotos(str(photo_folder), val_fraction=0.5)
+    class Own(PhotoSource):
+        def prepare(self) -> None:
+            """Nothing is to be fetched."""
 
-    data = Own(crops=SMALL, batch_size=2, steps_per_epoch=3, num_workers=0, seed=0, max_pixels=10**6, cache=None)
+        def photos(self, split: Split) -> list[Photo]:
+            paths = sorted((photo_folder / "a").iterdir())
+            return [Photo(path, path.name) for path in (paths[2:] if split == "train" else paths[:2])]
+
+        def option(self, split: Split) -> tuple[str, str]:
+            return "data.photos", "Own"
+
+        def record(self) -> dict[str, object]:
+            return {"source": "own"}
+
+    data = PhotosDataModule(
+        Own(), crops=SMALL, batch_size=2, steps_per_epoch=3, num_workers=0, seed=0, max_pixels=10**6, cache=None
+    )
     data.prepare_data()
     stream = data.train_dataloader()
     assert isinstance(stream, BatchStream)
     assert len(list(stream)) == len(stream) == 3
+    assert len(data.prepared("val")) == 2
+    assert data.record() == {"source": "own", "skipped": [], "too_small": []}
 
 
 def test_sixteen_bit_and_turned_photos_train(tmp_path: Path) -> None:

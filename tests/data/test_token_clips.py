@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -69,12 +68,12 @@ def test_bank_holds_what_encoding_each_frame_gives(folder: Path, tmp_path: Path,
     }
     for split, some in videos.items():
         for made in some.entries:
-            assert {(e.first, e.frames) for e in entries[made.video.key]} == {
+            assert {(e.first, e.frames) for e in entries[made.sample.key]} == {
                 (0, min(9, longest)),
                 (9, min(7, longest)),
             }
-            assert all(bank.splits[e.photo] == split for e in entries[made.video.key])
-            for entry in entries[made.video.key]:
+            assert all(bank.splits[e.photo] == split for e in entries[made.sample.key])
+            for entry in entries[made.sample.key]:
                 tokens_TYX = bank.tokens(entry)
                 assert tokens_TYX.shape == (entry.frames, 10, made.array().shape[2] // 4)
                 for frame_YX3, tokens_YX in zip(made.array()[entry.first :], tokens_TYX, strict=False):
@@ -133,7 +132,7 @@ def test_some_batches_are_of_single_frames(folder: Path, tmp_path: Path) -> None
     for batch in itertools.islice(mixed.train_dataloader(), 20):
         for index, tokens_TYX in zip(batch["index"].tolist(), batch["tokens"], strict=True):
             assert all((index, t_YX.numpy().astype(np.uint16).tobytes()) in frames for t_YX in tokens_TYX)
-    makers = [dataclasses.replace(mixed.train_dataloader()._maker, rank=rank, world=2) for rank in (0, 1)]
+    makers = [mixed.training_batches(rank, 2) for rank in (0, 1)]
     for step in range(20):
         first, second = (maker.batch(step)["tokens"] for maker in makers)
         assert first.shape == second.shape
@@ -191,7 +190,7 @@ def test_what_cannot_work_is_one_line(folder: Path, tmp_path: Path) -> None:
         module(folder, tmp_path / "c", grid=(0, 4))
     for path in folder.glob("*.mp4"):
         path.write_bytes(b"no video")
-    with pytest.raises(UsageError, match=r"^root: .*no video can be read"):
+    with pytest.raises(UsageError, match=r"^root: .*none of \d+ videos can be read"):
         module(folder, tmp_path / "c").train_dataloader()
 
 
@@ -210,8 +209,8 @@ def test_drawn_videos_move_as_their_caption_says(tmp_path: Path) -> None:
         frames_TYX3 = np.array(entry.array()).astype(float)
         assert frames_TYX3.shape == (3, 32, 48, 3)
         change = np.abs(frames_TYX3[1] - frames_TYX3[0]).mean()
-        still = "left" not in entry.video.caption and "right" not in entry.video.caption
-        assert ("pan" not in entry.video.scene) == still
+        still = "left" not in entry.sample.caption and "right" not in entry.sample.caption
+        assert ("pan" not in entry.sample.scene) == still
         assert (change < 2.4) == still  # grain alone is 2.26
     assert json.loads(videos.file.read_text())["version"]
     for wrong in ({"count": 5}, {"size": (4, 4)}, {"frames": 1}):

@@ -18,8 +18,8 @@ pytest.importorskip("av")
 
 from nuwa_lightning.data import LandscapeClips, VideoFolderDataModule
 from nuwa_lightning.data.clips import ClipSettings, prepare_videos
-from nuwa_lightning.data.landscape_clips import CLIPS
-from nuwa_lightning.data.landscape_sources import FetchError
+from nuwa_lightning.data.landscape_clips import load_clips
+from nuwa_lightning.data.packages import FetchError
 from nuwa_lightning.data.shots import change, find_cuts, thumbnail
 from nuwa_lightning.data.skies import Drift
 from nuwa_lightning.data.video_reading import PyAvReader, TorchcodecReader, VideoReadError, make_reader
@@ -178,7 +178,7 @@ def test_what_is_too_short_or_too_small_is_named_counted_and_recorded(
     assert f"leaving out 1 of 4 videos below 64 px: {small}" in told
     record = data.record()
     assert (record["too_short"], record["too_small"]) == ([str(short)], [str(small)])
-    assert [entry.video.key for entry in data.prepared("train").entries] == ["0.mp4", "1.mp4"]
+    assert [entry.sample.key for entry in data.prepared("train").entries] == ["0.mp4", "1.mp4"]
 
 
 def sound(path: Path) -> None:
@@ -219,11 +219,11 @@ def test_captions_come_from_beside_or_from_one_file(folder: Path, tmp_path: Path
     (folder / "0.txt").write_text("a temple\nand a flower\n")
     (folder / "metadata.jsonl").write_text(json.dumps({"file_name": "1.mp4", "text": "the other one"}) + "\n")
     data = module(folder, tmp_path / "cache", steps_per_epoch=3)
-    found = {v.key: v.caption for split in ("train", "val") for v in data.video_source().videos(split)}  # type: ignore[arg-type]
+    found = {v.key: v.caption for split in ("train", "val") for v in data.videos.videos(split)}  # type: ignore[arg-type]
     assert found == {"0.mp4": "a temple and a flower", "1.mp4": "the other one"}
     for split, batches in (("train", data.train_dataloader()), ("val", data.val_dataloader()[0])):
         for batch in batches:
-            keys = [data.prepared(split).entries[index].video.key for index in batch["index"]]
+            keys = [data.prepared(split).entries[index].sample.key for index in batch["index"]]
             assert batch["caption"] == [found[key] for key in keys]
 
 
@@ -344,7 +344,7 @@ class FakeSource:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def fetch(self, package: Any, *, on_bytes: Any) -> tuple[Path, str]:
+    def fetch(self, package: Any) -> tuple[Path, str]:
         if package.name != "vide":
             raise FetchError("offline")
         (self._folder / "vide").write_bytes(b"")
@@ -357,8 +357,7 @@ class FakeSource:
 def test_default_videos_are_fetched_once_and_told_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for name in ("AptSource", "NpmSource", "PipSource"):
-        monkeypatch.setattr(f"nuwa_lightning.data.landscape_clips.{name}", FakeSource)
+    monkeypatch.setattr("nuwa_lightning.data.packages.Fetcher", FakeSource)
     photos = types.SimpleNamespace(
         prepare=lambda: None,
         record=dict,
@@ -366,7 +365,7 @@ def test_default_videos_are_fetched_once_and_told_apart(
     )
     clips = LandscapeClips(cache=str(tmp_path), photos=photos, motions=2)  # type: ignore[arg-type]
     clips.prepare()
-    assert "skipping launch: offline" in caplog.text
+    assert "skipping renpy-demo: offline" in caplog.text
     train = clips.videos("train")
     assert [(video.key, video.synthetic) for video in train] == [
         ("ocean", False), ("p-motion0", True), ("p-motion1", True)
@@ -381,7 +380,7 @@ def test_default_videos_are_fetched_once_and_told_apart(
     assert all(isinstance(video.motion, Drift) for video in drifting.videos("train") if video.synthetic)
     record = json.loads(json.dumps(clips.record()))
     assert record["videos"]["ocean"]["changed"] is True
-    assert record["not_fetched"] == sorted(clip.key for clip in CLIPS if clip.key != "ocean")
+    assert record["not_fetched"] == sorted(clip.key for clip in load_clips() if clip.key != "ocean")
     (tmp_path / "landscape_clips" / "ocean.mp4").write_bytes(b"torn")
     assert next(video.key for video in clips.videos("train")) == "p-motion0"
     with pytest.raises(UsageError, match="motions"):
@@ -396,5 +395,5 @@ def test_default_videos_are_fetched_once_and_told_apart(
 
 
 def test_both_sides_have_real_videos() -> None:
-    assert {clip.split for clip in CLIPS} == {"train", "val"}
-    assert len({clip.key for clip in CLIPS}) == len(CLIPS)
+    assert {clip.split for clip in load_clips()} == {"train", "val"}
+    assert len({clip.key for clip in load_clips()}) == len(load_clips())

@@ -185,7 +185,7 @@ def test_only_encoder_and_codes_make_it_another_tokenizer(tmp_path):
     load_pixel_guided(tmp_path / "g", tokenizer=refined)
     for other in (tokenizer(1), copy.deepcopy(VQGAN_ONCE)):
         other.quantizer.codebook_KD[0] *= -1
-        with pytest.raises(UsageError, match=r"--tokenizer\.guided: .*trained with another tokenizer"):
+        with pytest.raises(UsageError, match=r"tokenizer\.guided: .*trained with another tokenizer"):
             load_pixel_guided(tmp_path / "g", tokenizer=other)
 
 

@@ -4,34 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, Dataset
 
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
-from nuwa_lightning.training.losses import AdversarialTerm, LossWeights, PerceptualTerm
+from nuwa_lightning.models.vqgan import VQGAN
+from nuwa_lightning.training.losses import AdversarialTerm
 from nuwa_lightning.training.optimization import OptimizerConfig
 from nuwa_lightning.training.pixel_guided_module import GuideShares, PixelGuidedModule, slowed
+from tests.training import small
+from tests.training.small import QUIET, trainer
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`"),
     pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended"),
 ]
 
-SIZE = VQGANConfig(
-    codebook_size=4,
-    codebook_dim=4,
-    encoder_channels=(8, 12),
-    encoder_blocks=(0, 0),
-    decoder_channels=(12, 8),
-    decoder_blocks=(1, 1),
-)
-QUIET = LossWeights(perceptual=PerceptualTerm(weight=0))
+SIZE = dataclasses.replace(small.SIZE, codebook_size=4, encoder_blocks=(0, 0))
 
 
 def tokenizer(seed: int = 0) -> VQGAN:
@@ -67,21 +60,6 @@ def module(*, attach: bool = True, **options) -> PixelGuidedModule:
     if attach:
         made.attach_tokenizer(tokenizer())
     return made
-
-
-def trainer(folder: Path, **options) -> Trainer:
-    defaults = dict(
-        default_root_dir=folder,
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        max_steps=8,
-        num_sanity_val_steps=0,
-        log_every_n_steps=1,
-    )
-    return Trainer(**(defaults | options))
 
 
 def test_training_learns_from_the_frame_before_and_leaves_the_tokenizer_alone(tmp_path):
@@ -258,7 +236,7 @@ def test_shares_and_blocks_that_do_not_fit_are_refused():
 @pytest.mark.parametrize(
     ("batch", "words"),
     [
-        ({"image": torch.zeros(1, 3, 16, 16)}, "--data: .*clips of videos are needed"),
+        ({"image": torch.zeros(1, 3, 16, 16)}, "data: .*clips of videos are needed"),
         ({"video": torch.zeros(1, 1, 3, 16, 16)}, r"data\.clips\.frames: .*2 frames or more"),
         ({"video": torch.zeros(1, 3, 3, 16, 20)}, r"data\.size: .*multiple of 8"),
     ],
@@ -275,7 +253,7 @@ def test_checkpoint_of_another_kind_size_or_tokenizer_is_refused():
     good: dict[str, dict[str, object]] = {}
     model.on_save_checkpoint(good)
     model.on_load_checkpoint(good)
-    with pytest.raises(UsageError, match=r"--tokenizer\.path"):
+    with pytest.raises(UsageError, match=r"tokenizer\.path"):
         model.check_checkpoint({"pixel_guided": {**good["pixel_guided"], "tokenizer": "another"}})
     with pytest.raises(UsageError, match=r"--model\.guide_blocks"):
         model.check_checkpoint({"pixel_guided": {**good["pixel_guided"], "size": {}}})

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from torch.utils.data import DataLoader, Dataset
 
 from nuwa_lightning.callbacks.reconstruction_sheet import ReconstructionSheet, lay_out_pairs
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.models.vqgan import VQGANConfig
 from nuwa_lightning.tokenizers.pretrained import load_tokenizer, save_tokenizer
-from nuwa_lightning.training.losses import AdversarialTerm, LossWeights, PerceptualTerm
+from nuwa_lightning.training.losses import AdversarialTerm
 from nuwa_lightning.training.vqgan_module import VQGANModule, codebook_use
+from tests.training.small import QUIET, SIZE, trainer
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`"),
@@ -25,15 +24,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended"),
 ]
 
-SIZE = VQGANConfig(
-    codebook_size=16,
-    codebook_dim=4,
-    encoder_channels=(8, 12),
-    encoder_blocks=(1, 1),
-    decoder_channels=(12, 8),
-    decoder_blocks=(1, 1),
-)
-QUIET = LossWeights(perceptual=PerceptualTerm(weight=0))
 GAN = dataclasses.replace(QUIET, adversarial=AdversarialTerm(weight=0.3, start=0.25, ramp=0.25, channels=8, layers=1))
 
 
@@ -59,21 +49,6 @@ def loader(count: int = 16, batch: int = 2) -> DataLoader[dict[str, torch.Tensor
 def module(**options) -> VQGANModule:
     seed_everything(0, verbose=False)
     return VQGANModule(SIZE, **{"loss": QUIET, "unquantized_steps": 2, "warmup_steps": 2, **options})
-
-
-def trainer(folder: Path, **options) -> Trainer:
-    defaults = dict(
-        default_root_dir=folder,
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        max_steps=8,
-        num_sanity_val_steps=0,
-        log_every_n_steps=1,
-    )
-    return Trainer(**(defaults | options))
 
 
 @pytest.mark.parametrize("loss", [QUIET, GAN], ids=["plain", "adversarial"])
