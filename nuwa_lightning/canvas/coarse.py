@@ -52,6 +52,8 @@ class CoarseOrder:
         known: given patches ``[1, rows, columns]``, ``ABSENT`` where one is given in part.
         prompts: the texts, for a coarse model that reads text.
         guidance: how strongly the canvas is pulled towards it.
+        seeds: one for each canvas; None for those of the canvases themselves.
+        corner: position of its first patch by which random numbers go.
     """
 
     plan: CoarsePlan
@@ -62,6 +64,8 @@ class CoarseOrder:
     known: Mapping[PatchIndex, Tensor] = field(default_factory=dict)
     prompts: Prompts | None = None
     guidance: float = 1.0
+    seeds: tuple[int, ...] | None = None
+    corner: tuple[int, int, int] = (0, 0, 0)
 
     def begin(self, grid: PatchGrid, patch_size: tuple[int, int], seeds: Sequence[int]) -> CoarseCanvas:
         """Return the coarse canvas of a canvas that is to be read.
@@ -94,8 +98,10 @@ class CoarseCanvas:
         self._rendering = None
         if order.renderer is not None:
             # Of other seeds, or coarse and fine patches at one index would draw the same random numbers.
-            drawn = [~seed for seed in seeds]
-            self._rendering = Rendering(order.renderer, order.grid, seeds=drawn, known=known, prompts=order.prompts)
+            drawn = [~seed for seed in order.seeds or seeds]
+            self._rendering = Rendering(
+                order.renderer, order.grid, seeds=drawn, known=known, prompts=order.prompts, corner=order.corner
+            )
         self._tiles: OrderedDict[tuple[int, int, int], Tensor] = OrderedDict()
 
     def around(self, patch: PatchIndex) -> Tensor:
@@ -161,11 +167,11 @@ class CoarseCanvas:
 
     def _decoder(self, t: int, number: int) -> TileDecoder:
         def read(area: Rectangle) -> Tensor:
-            return self._read(t, area)[number]
+            return self.read(area, t=t)[number]
 
         return TileDecoder(self._order.tokenizer, self._coarse_size, read, wrap=self._wrap)
 
-    def _read(self, t: int, area: Rectangle) -> Tensor:
+    def read(self, area: Rectangle, *, t: int = 0) -> Tensor:
         """Return coarse tokens ``[B, y, x]`` of an area that lies inside."""
         rows, columns = self._order.patch_size
         down, across = (
@@ -258,7 +264,7 @@ def known_of_image(
     height, width = tokens_yx.shape
     whole_yx = given.given_YX.reshape(height, side, width, side).all(axis=(1, 3))
     top, left = (place // plan.scale for place in given.corner)
-    return _cut(torch.where(torch.from_numpy(whole_yx), tokens_yx, ABSENT), (top, left), patch_size)
+    return as_patches(torch.where(torch.from_numpy(whole_yx), tokens_yx, ABSENT)[None], (top, left), patch_size)
 
 
 def known_of_sketch(
@@ -284,20 +290,20 @@ def known_of_sketch(
     # Beyond the canvas its last pixels are repeated.
     image_13yx = F.pad(image_13yx, (left, across - left - width, top, down - top - height), mode="replicate")
     with torch.inference_mode():
-        tokens_yx = encode_tiled(order.tokenizer, image_13yx)[0]
-    known = _cut(tokens_yx, (0, 0), order.patch_size)
+        tokens_1yx = encode_tiled(order.tokenizer, image_13yx)
+    known = as_patches(tokens_1yx, (0, 0), order.patch_size)
     return {patch._replace(t=t): tokens for patch, tokens in known.items() for t in range(order.grid.t or 1)}
 
 
-def _cut(tokens_yx: Tensor, corner: tuple[int, int], patch_size: tuple[int, int]) -> dict[PatchIndex, Tensor]:
-    """Return tokens that begin at a corner as patches ``[1, rows, columns]``."""
-    (rows, columns), (top, left), (height, width) = patch_size, corner, tokens_yx.shape
+def as_patches(tokens_Byx: Tensor, corner: tuple[int, int], patch_size: tuple[int, int]) -> dict[PatchIndex, Tensor]:
+    """Return tokens that begin at a corner as patches ``[B, rows, columns]``, ``ABSENT`` where they do not reach."""
+    (rows, columns), (top, left), (height, width) = patch_size, corner, tokens_Byx.shape[1:]
     before = top % rows, left % columns
     after = -(height + before[0]) % rows, -(width + before[1]) % columns
-    padded = F.pad(tokens_yx, (before[1], after[1], before[0], after[0]), value=ABSENT)
+    padded = F.pad(tokens_Byx, (before[1], after[1], before[0], after[0]), value=ABSENT)
     found = {}
-    for y, x in itertools.product(range(padded.shape[0] // rows), range(padded.shape[1] // columns)):
-        patch_yx = padded[y * rows : (y + 1) * rows, x * columns : (x + 1) * columns]
-        if bool((patch_yx != ABSENT).any()):
-            found[PatchIndex(0, top // rows + y, left // columns + x)] = patch_yx[None].clone()
+    for y, x in itertools.product(range(padded.shape[1] // rows), range(padded.shape[2] // columns)):
+        patch_Byx = padded[:, y * rows : (y + 1) * rows, x * columns : (x + 1) * columns]
+        if bool((patch_Byx != ABSENT).any()):
+            found[PatchIndex(0, top // rows + y, left // columns + x)] = patch_Byx.clone()
     return found

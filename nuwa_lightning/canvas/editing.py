@@ -329,6 +329,9 @@ class FinishedCanvas:
         """
         facts = self._facts
         self._check_plan()
+        if self.request.plan is not None and self._maker.builder.coarse is None:
+            hint = "beyond its image the plan would have to be generated, and there is no model of coarse plans"
+            raise UsageError("canvas", self._store.folder or "in memory", hint)
         wish = {"left": left, "right": right, "up": up, "down": down, "frames": frames}
         self._check_growth(wish)
         stage = grown(facts, wish)
@@ -402,8 +405,8 @@ class FinishedCanvas:
     # -- how ----------------------------------------------------------------------------------------------------------
 
     def _check_plan(self) -> None:
-        if self._maker.builder.generator.plan is not None:
-            hint = "its model reads a coarse plan of the whole canvas, which edits do not keep: generate it anew"
+        if "plan" in self._store.facts.how["request"] and self.request.plan is None:
+            hint = "the image that was its plan is not kept here: generate it anew"
             raise UsageError("canvas", self._store.folder or "in memory", hint)
 
     def _check_growth(self, wish: Mapping[str, int]) -> None:

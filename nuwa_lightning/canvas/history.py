@@ -13,6 +13,7 @@ from typing import Protocol, final
 import torch
 from torch import Tensor
 
+from nuwa_lightning.canvas.coarse import CoarseOrder, as_patches
 from nuwa_lightning.canvas.facts import CanvasFacts, Stage
 from nuwa_lightning.canvas.image_condition import ImageCondition
 from nuwa_lightning.canvas.job import Order
@@ -26,6 +27,7 @@ from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
 from nuwa_lightning.planning.schedule import PlannedStep
 from nuwa_lightning.request import GenerationRequest
 from nuwa_lightning.request_fields import Expansion
+from nuwa_lightning.tokenizers.tiling import Rectangle
 
 
 class CanvasMaker(Protocol):
@@ -165,8 +167,43 @@ class History:
             if prompts is not None:
                 choose = prompts.choose
                 prompts = replace(prompts, choose=lambda patch: choose(stage.position(patch)))
-            order = replace(order, prompts=prompts)
+            order = replace(order, prompts=prompts, coarse=self.coarse(number))
         return order
+
+    def coarse(self, number: int) -> CoarseOrder | None:
+        """Return the coarse plan of a stage as it was: of what had been there, that of the stage before."""
+        facts, builder, request = self.store.facts, self.maker.builder, self.request
+        number %= len(facts.stages)
+        stage = facts.stages[number]
+        order = Order(stage.grid, facts.seeds, stage.size, stage.origin)
+        if not number:
+            order = replace(order, finish=self._condition(stage))
+            made = builder.coarse_order(request, order)
+        else:
+            made = builder.coarse_order(replace(request, plan=None), order)
+        if made is None:
+            return None
+        order = batched(replace(order, coarse=made), facts.seeds, first=facts.seeds[0] - request.seed)
+        assert order.coarse is not None
+        made, before = replace(order.coarse, seeds=facts.seeds), self.coarse(number - 1) if number else None
+        if before is None:
+            return made
+        (rows, columns), earlier = facts.patch_size, facts.stages[number - 1]
+        grid = stage.grid if earlier.grid.endless else earlier.grid
+        scale, canvas = made.plan.scale, before.begin(earlier.grid, facts.patch_size, facts.seeds)
+        area = Rectangle(0, 0, (grid.y or 0) * rows // scale, (grid.x or 0) * columns // scale)
+        moved = [a - b for a, b in zip(earlier.corner, stage.corner, strict=True)]
+        shift = moved[1] * rows // scale, moved[2] * columns // scale
+        known = {
+            patch._replace(t=t): tokens
+            for t in range(grid.t or 1)
+            for patch, tokens in as_patches(canvas.read(area, t=t), shift, made.patch_size).items()
+        }
+        down, across = (
+            corner * side // (scale * cells)
+            for corner, side, cells in zip(stage.corner[1:], facts.patch_size, made.patch_size, strict=True)
+        )
+        return replace(made, known=known, corner=(stage.corner[0], down, across))
 
 
 @dataclass(frozen=True, eq=False)

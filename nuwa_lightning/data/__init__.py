@@ -9,54 +9,32 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from nuwa_lightning.data.crops import CropSettings
-    from nuwa_lightning.data.giant_image import GiantImage
-    from nuwa_lightning.data.image_folder import (
-        ImageFolderDataModule,
-        LandscapeDataModule,
-        PhotosDataModule,
-    )
-    from nuwa_lightning.data.iterable_photos import IterablePhotos
-    from nuwa_lightning.data.landscape_clips import LandscapeClips
-    from nuwa_lightning.data.landscape_photos import LandscapePhotos
-    from nuwa_lightning.data.photos import FolderPhotos, Photo, PhotoSource
-    from nuwa_lightning.data.reading import ImageReadError, list_images, read_image
-    from nuwa_lightning.data.synthetic_landscapes import SyntheticLandscapes
-    from nuwa_lightning.data.synthetic_videos import SyntheticVideos
-    from nuwa_lightning.data.token_bank import TokenBank
-    from nuwa_lightning.data.token_clips import TokenClipsDataModule
-    from nuwa_lightning.data.token_data import TokenDataModule, build_token_bank
-    from nuwa_lightning.data.video_data import LandscapeClipsDataModule, VideoFolderDataModule, VideosDataModule
-    from nuwa_lightning.data.videos import FolderVideos, Video, VideoSource
-
-__all__ = [
-    "CropSettings",
-    "FolderPhotos",
-    "FolderVideos",
-    "GiantImage",
-    "ImageFolderDataModule",
-    "ImageReadError",
-    "IterablePhotos",
-    "LandscapeClips",
-    "LandscapeClipsDataModule",
-    "LandscapeDataModule",
-    "LandscapePhotos",
-    "Photo",
-    "PhotoSource",
-    "PhotosDataModule",
-    "SyntheticLandscapes",
-    "SyntheticVideos",
-    "TokenBank",
-    "TokenClipsDataModule",
-    "TokenDataModule",
-    "Video",
-    "VideoFolderDataModule",
-    "VideoSource",
-    "VideosDataModule",
-    "build_token_bank",
-    "list_images",
-    "read_image",
-]
+    from nuwa_lightning.data.crops import CropSettings as CropSettings
+    from nuwa_lightning.data.giant_image import GiantImage as GiantImage
+    from nuwa_lightning.data.image_folder import ImageFolderDataModule as ImageFolderDataModule
+    from nuwa_lightning.data.image_folder import LandscapeDataModule as LandscapeDataModule
+    from nuwa_lightning.data.image_folder import PhotosDataModule as PhotosDataModule
+    from nuwa_lightning.data.iterable_photos import IterablePhotos as IterablePhotos
+    from nuwa_lightning.data.landscape_clips import LandscapeClips as LandscapeClips
+    from nuwa_lightning.data.landscape_photos import LandscapePhotos as LandscapePhotos
+    from nuwa_lightning.data.photos import FolderPhotos as FolderPhotos
+    from nuwa_lightning.data.photos import Photo as Photo
+    from nuwa_lightning.data.photos import PhotoSource as PhotoSource
+    from nuwa_lightning.data.reading import ImageReadError as ImageReadError
+    from nuwa_lightning.data.reading import list_images as list_images
+    from nuwa_lightning.data.reading import read_image as read_image
+    from nuwa_lightning.data.synthetic_landscapes import SyntheticLandscapes as SyntheticLandscapes
+    from nuwa_lightning.data.synthetic_videos import SyntheticVideos as SyntheticVideos
+    from nuwa_lightning.data.token_bank import TokenBank as TokenBank
+    from nuwa_lightning.data.token_clips import TokenClipsDataModule as TokenClipsDataModule
+    from nuwa_lightning.data.token_data import TokenDataModule as TokenDataModule
+    from nuwa_lightning.data.token_data import build_token_bank as build_token_bank
+    from nuwa_lightning.data.video_data import LandscapeClipsDataModule as LandscapeClipsDataModule
+    from nuwa_lightning.data.video_data import VideoFolderDataModule as VideoFolderDataModule
+    from nuwa_lightning.data.video_data import VideosDataModule as VideosDataModule
+    from nuwa_lightning.data.videos import FolderVideos as FolderVideos
+    from nuwa_lightning.data.videos import Video as Video
+    from nuwa_lightning.data.videos import VideoSource as VideoSource
 
 _HOMES: Final = {
     "giant_image": ("GiantImage",),
@@ -77,9 +55,13 @@ _HOMES: Final = {
 }
 
 
+_HOME: Final = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [*_HOME]
+
+
 def __getattr__(name: str) -> Any:
     """Import the module that ``name`` lives in."""
-    for module, names in _HOMES.items():
-        if name in names:
-            return getattr(importlib.import_module(f"nuwa_lightning.data.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"nuwa_lightning.data.{_HOME[name]}"), name)

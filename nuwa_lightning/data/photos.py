@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
-from pathlib import Path
 from typing import final
 
 from nuwa_lightning.data.reading import SUFFIXES
-from nuwa_lightning.data.sources import FolderSource, Source
+from nuwa_lightning.data.sources import FolderSource, Sample, Source
 from nuwa_lightning.data.sources import Split as Split
 from nuwa_lightning.data.sources import held_out as held_out
 
 
-@dataclass(frozen=True)
-class Photo:
-    """One image file.
-
-    Attributes:
-        path: the file.
-        key: a name that is unique in its source.
-        caption: a sentence that says what is seen, or "".
-        scene: photos of one scene are never split between training and validation.
-    """
-
-    path: Path
-    key: str
-    caption: str = ""
-    scene: str = ""
+class Photo(Sample):
+    """One image file."""
 
 
 class PhotoSource(Source):

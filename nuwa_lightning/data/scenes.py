@@ -7,7 +7,6 @@ same scene seen from further on. NumPy only.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from typing import Final
 
@@ -169,11 +168,6 @@ def draw(scene: Scene, seed: int, size: tuple[int, int], *, frame: int = 0) -> N
         )
     grain_YX3 = np.random.default_rng([seed, 2, frame]).normal(0, 2.0, image_YX3.shape)
     return np.clip(np.rint(image_YX3 + grain_YX3), 0, 255).astype(np.uint8)
-
-
-def frames(scene: Scene, seed: int, size: tuple[int, int], count: int) -> Iterator[NDArray[np.uint8]]:
-    """Yield the first ``count`` images of a video of a scene, uint8 ``[Y, X, 3]``; see `draw`."""
-    return (draw(scene, seed, size, frame=frame) for frame in range(count))
 
 
 def _gradient(scene: Scene, y_Y1: Field, horizon: float) -> Field:

@@ -6,7 +6,6 @@ Shape legend: Y, X pixels along the axes, 3 colours.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, final
 
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from nuwa_lightning.blending import filled
 from nuwa_lightning.data.video_reading import Frame
-from nuwa_lightning.data.videos import Movement, Pan, photograph, view
+from nuwa_lightning.data.videos import Pan, Steady, photograph, view
 
 Field = NDArray[np.float64]
 
@@ -64,25 +63,12 @@ def _spread(colours_N3: Field) -> float:
 
 
 @final
-@dataclass(frozen=True)
-class Drift(Movement):
-    """A sky that drifts to the left or to the right over land that stands still; where there is no sky, a `Pan`.
+class Drift(Steady):
+    """A sky that drifts over land that stands still; where there is no sky, a `Pan`.
 
-    Behind the land the sky goes on smoothly; what comes in from the side is its mirror image.
-
-    Attributes:
-        seconds: how long, at most.
-        fps: frames a second.
-        zoom: how large the window is, as a share of the largest that fits.
-        speed: heights of the window a second, to the left if negative: of the camera in a pan, of the view in a drift.
-        start: where the window lies, in [0, 1] along (y, x) of the room that it has.
+    Behind the land the sky goes on smoothly; what comes in from the side is its mirror image. The view drifts to the
+    left if ``speed`` is negative.
     """
-
-    seconds: float
-    fps: int
-    zoom: float
-    speed: float
-    start: tuple[float, float]
 
     def frames(self, path: Path) -> Iterator[tuple[float, Frame]]:
         """Yield the frames with their times in seconds.

@@ -23,24 +23,21 @@ SPLITS: Final[tuple[Split, ...]] = ("train", "val")
 _LOG = logging.getLogger(__name__)
 
 
-class Sample(Protocol):
-    """A photo or a video."""
+@dataclass(frozen=True)
+class Sample:
+    """A photo or a video.
 
-    @property
-    def path(self) -> Path:
-        """The file."""
+    Attributes:
+        path: the file.
+        key: a name that is unique in its source.
+        caption: a sentence that says what is seen, or "".
+        scene: samples of one scene are never split between training and validation.
+    """
 
-    @property
-    def key(self) -> str:
-        """A name that is unique in its source."""
-
-    @property
-    def caption(self) -> str:
-        """A sentence that says what is seen, or ""."""
-
-    @property
-    def scene(self) -> str:
-        """Samples of one scene are never split between training and validation."""
+    path: Path
+    key: str
+    caption: str = ""
+    scene: str = ""
 
 
 T = TypeVar("T", bound=Sample)

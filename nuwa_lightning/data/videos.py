@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, final
 import numpy as np
 
 from nuwa_lightning.data.reading import ImageReadError, read_image
-from nuwa_lightning.data.sources import FolderSource, Source, Split
+from nuwa_lightning.data.sources import FolderSource, Sample, Source, Split
 from nuwa_lightning.data.video_reading import SUFFIXES, Frame, FrameReader, VideoReadError
 
 if TYPE_CHECKING:
@@ -68,17 +68,16 @@ class Motion(Movement):
         return _views(photo, boxes, self.fps)
 
 
-@final
 @dataclass(frozen=True)
-class Pan(Movement):
-    """A camera that turns to the left or to the right over a photograph, always at one speed.
+class Steady(Movement):
+    """To the left or to the right over a photograph, always at one speed.
 
     Attributes:
         seconds: how long, at most; the photograph may end before.
         fps: frames a second.
         zoom: how large the window is, as a share of the largest that fits.
         speed: heights of the window a second, to the left if negative.
-        start: where it begins, in [0, 1] along (y, x) of the room that it has.
+        start: where the window begins, in [0, 1] along (y, x) of the room that it has.
     """
 
     seconds: float
@@ -86,6 +85,11 @@ class Pan(Movement):
     zoom: float
     speed: float
     start: tuple[float, float]
+
+
+@final
+class Pan(Steady):
+    """A camera that turns."""
 
     def frames(self, path: Path) -> Iterator[tuple[float, Frame]]:
         """Yield views of the photograph, as `Motion.frames` does."""
@@ -100,21 +104,13 @@ class Pan(Movement):
 
 
 @dataclass(frozen=True)
-class Video:
-    """One video.
+class Video(Sample):
+    """One video; ``path`` may also be the file of what a video is made of.
 
     Attributes:
-        path: the file, of a video or of what a video is made of.
-        key: a name that is unique in its source.
-        caption: a sentence that says what is seen, or "".
-        scene: videos of one scene are never split between training and validation.
         motion: how a video is made of the file; None for a real video.
     """
 
-    path: Path
-    key: str
-    caption: str = ""
-    scene: str = ""
     motion: Movement | None = None
 
     @property

@@ -8,10 +8,10 @@ Legend: Y, X pixels along the axes, C samples, 3 colours.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from abc import ABC, abstractmethod
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -142,12 +142,9 @@ class TiffWindows(WindowReader):
             raise ImageReadError(path, f"cut short: it has {self._file.size} bytes and speaks of more")
         self._transform = _profile_of(page)
         self._white = 65535
-        self._held_bytes = held_bytes
-        self._held: OrderedDict[int, Pixels] = OrderedDict()
+        self._part = functools.lru_cache(max(1, held_bytes // (3 * tall * wide)))(self._decode)
         self.decoded = 0
         """How many parts were decoded so far."""
-        self.most_held = 0
-        """The most bytes of decoded parts that were held at once."""
         if page.samplesperpixel == 1 and page.dtype == np.dtype(np.uint16):
             self._white = self._find_white(parts)
 
@@ -169,18 +166,6 @@ class TiffWindows(WindowReader):
                     y - row * tall : bottom - row * tall, x - column * wide : right - column * wide
                 ]
         return out_YX3
-
-    def _part(self, index: int) -> Pixels:
-        if index in self._held:
-            self._held.move_to_end(index)
-            return self._held[index]
-        part_YX3 = self._decode(index)
-        held = sum(part.nbytes for part in self._held.values())
-        while self._held and held + part_YX3.nbytes > self._held_bytes:
-            held -= self._held.popitem(last=False)[1].nbytes
-        self._held[index] = part_YX3
-        self.most_held = max(self.most_held, held + part_YX3.nbytes)
-        return part_YX3
 
     def _find_white(self, parts: int) -> int:
         """Return what stands for white, as `read_image` does: 12 or 8 bits in 16 are told by no part being lighter."""
@@ -220,7 +205,7 @@ class TiffWindows(WindowReader):
 
     def close(self) -> None:
         """Let go of the file."""
-        self._held.clear()
+        self._part.cache_clear()
         self._page.parent.close()
 
 

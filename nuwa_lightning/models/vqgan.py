@@ -467,7 +467,7 @@ class VectorQuantizer(nn.Module):
         unit_ND = _gather(functional.normalize(z_ND.float(), dim=1))
         ranks = len(unit_ND) // max(1, len(z_ND))
         if ranks > 1 and len(z_ND) % batches == 0:  # by batch, then by rank, as one process would have seen them
-            unit_ND = unit_ND.unflatten(0, (ranks, batches, -1)).transpose(0, 1).flatten(0, 2)
+            unit_ND = unit_ND.view(ranks, batches, -1, unit_ND.shape[1]).transpose(0, 1).flatten(0, 2)
         if len(unit_ND) < self.codebook_size:
             raise ValueError(f"{len(unit_ND)} vectors cannot start {self.codebook_size} codes")
         codebook_KD = _spread(unit_ND, self.codebook_size, generator)

@@ -18,6 +18,7 @@ from nuwa_lightning.canvas import coarse as module
 from nuwa_lightning.canvas.coarse import CoarseOrder, coarse_grid, known_of_sketch
 from nuwa_lightning.canvas.image_condition import ImageCondition
 from nuwa_lightning.canvas.job import Order
+from nuwa_lightning.generation import renderer as renderer_module
 from nuwa_lightning.generation.coarse_plan import CoarsePlan
 from nuwa_lightning.generation.pretrained import Generator
 from nuwa_lightning.models.nuwa_infinity import ABSENT, PatchTransformer, TransformerConfig
@@ -93,7 +94,7 @@ def test_tiles_are_the_whole_enlarged(pipe: NuwaInfinityPipeline, size: tuple[in
     canvas = order.coarse.begin(order.grid, (2, 2), (7,))
     found = laid_out(canvas.around, order.grid)
     down, across = (2 * (n or 0) for n in order.coarse.grid.shape[1:])
-    coarse = canvas._read(0, module.Rectangle(0, 0, down, across))
+    coarse = canvas.read(module.Rectangle(0, 0, down, across))
     with torch.inference_mode():
         whole = PLAN.read_tokens(pipe.tokenizer, coarse)
     assert torch.equal(found, whole[:, : found.shape[1], : found.shape[2]])
@@ -107,7 +108,7 @@ def test_closed_plans_are_those_of_the_canvas_repeated(pipe: NuwaInfinityPipelin
     assert order.coarse is not None
     canvas = order.coarse.begin(order.grid, (2, 2), (7,))
     found = laid_out(canvas.around, order.grid)
-    coarse = canvas._read(0, module.Rectangle(0, 0, 4, 6))
+    coarse = canvas.read(module.Rectangle(0, 0, 4, 6))
     times = (3, 3) if wrap == "xy" else (1, 3)
     with torch.inference_mode():
         whole = PLAN.read_tokens(pipe.tokenizer, coarse.repeat(1, *times))
@@ -251,3 +252,41 @@ def test_guidance_is_against_the_absence_of_a_plan(guidance: float) -> None:
     assert all(torch.equal(found[patch], found_one[patch]) for patch in found)
     assert all(torch.equal(found[patch], without[patch]) for patch in found) is (guidance == 0)
     assert any(not torch.equal(found[patch], as_trained[patch]) for patch in found)
+
+
+def test_redo_keeps_the_plan(pipe: NuwaInfinityPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a whole rendering whose plan has the first seed, and those patches the other one."""
+    canvas = pipe(size=(64, 64), seed=3, output_type="tokens").canvases[0]
+    before, again = canvas.tokens_TYX, canvas.dependents((32, 0, 48, 16))
+    assert 0 < len(again) < 16
+    canvas.redo((32, 0, 48, 16), seed=7)
+    plain = renderer_module.patch_uniforms
+
+    def uniforms(seed: int, patch: PatchIndex, count: int) -> Tensor:
+        return plain(7 if seed >= 0 and patch in again else seed, patch, count)
+
+    monkeypatch.setattr(renderer_module, "patch_uniforms", uniforms)
+    expected = tokens(pipe, size=(64, 64))
+    assert torch.equal(canvas.tokens_TYX, expected)
+    assert not torch.equal(canvas.tokens_TYX, before)
+
+
+def test_growth_goes_on_from_the_plan(pipe: NuwaInfinityPipeline) -> None:
+    canvas = pipe(size=(64, 48), seed=3, output_type="tokens").canvases[0]
+    before, plan = canvas.tokens_TYX, canvas._history.coarse(0)
+    canvas.grow(left=20, down=32)
+    after = canvas.tokens_TYX
+    assert torch.equal(after[:, : before.shape[1], -before.shape[2] :], before)
+    grown, facts = canvas._history.coarse(1), canvas._store.facts
+    assert plan is not None
+    assert grown is not None
+    old, new = (p.begin(s.grid, (2, 2), (3,)) for p, s in zip((plan, grown), facts.stages, strict=True))
+    # 64 x 48 pixels are 4 x 3 coarse tokens, and 20 pixels to the left two patches, of which each is one.
+    assert torch.equal(old.read(module.Rectangle(0, 0, 3, 4)), new.read(module.Rectangle(0, 2, 3, 6)))
+    again = pipe(size=(64, 48), seed=3, output_type="tokens").canvases[0].grow(left=20, down=32)
+    assert torch.equal(again.tokens_TYX, after)
+    without = pipe(size=(64, 48), seed=3, output_type="tokens", plan=Image.new("RGB", (4, 4))).canvases[0]
+    assert without.grow(right=16).size == (80, 48)
+    sketched = planned(writer=False)(size=(64, 48), seed=3, output_type="tokens", plan=Image.new("RGB", (4, 4)))
+    with pytest.raises(UsageError, match="no model of coarse plans"):
+        sketched.canvases[0].grow(right=16)
