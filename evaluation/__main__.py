@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-import argparse
+import difflib
 import importlib
+import shlex
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.processes import keep_freed_memory
 
-COMMANDS = ("score", "score_videos", "crops", "sample", "ablate", "report", "benchmark")
-"""Each is a module of ``evaluation.commands`` with a function ``add``."""
+COMMANDS = ("score", "score-videos", "crops", "sample", "ablate", "report", "benchmark")
+"""Each is a module of ``evaluation.commands``: ``Options``, ``ABOUT``, ``EXAMPLES`` and ``run``."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return 0, or 2 after one line on standard error about what the user can mend."""
-    options = _parser().parse_args(arguments)
-    options.arguments = list(sys.argv[1:] if arguments is None else arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
     # Half of the time that features take on a CPU went into giving memory back and fetching it again.
     keep_freed_memory()
     try:
-        return int(options.run(options))
+        return _run(given)
     except UsageError as error:
-        if options.traceback:
+        if "--traceback" in given:
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     except OSError as error:
-        if options.traceback:
+        if "--traceback" in given:
             raise
         print(f"error: {error.filename or 'file'}: {error.strerror or error}", file=sys.stderr)
     except KeyboardInterrupt:
@@ -36,14 +37,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 2
 
 
-def _parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--traceback", action="store_true", help="show where an error came from")
-    parser = argparse.ArgumentParser(prog="python -m evaluation", description="Scores folders of images.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name in COMMANDS:
-        importlib.import_module(f"evaluation.commands.{name}").add(commands, common)
-    return parser
+def _run(given: Sequence[str]) -> int:
+    name, *rest = given or ["--help"]
+    if name in ("-h", "--help"):
+        about = "".join(f"  {each:<14}{_command(each).ABOUT.splitlines()[0]}\n" for each in COMMANDS)
+        print(f"usage: python -m evaluation COMMAND ...\n\n{about}\npython -m evaluation COMMAND --help tells the rest")
+        return 0
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"choose {', '.join(COMMANDS)}"
+        raise UsageError("COMMAND", name, f"there is no such command; {hint}")
+    from evaluation.commands.options import parse
+
+    command = _command(name)
+    positional = "runs" if name == "report" else None
+    options = parse(command.Options, name, rest, about=command.ABOUT, examples=command.EXAMPLES, positional=positional)
+    return int(command.run(options, shlex.join(["python", "-m", "evaluation", *given])))
+
+
+def _command(name: str) -> Any:
+    return importlib.import_module(f"evaluation.commands.{name.replace('-', '_')}")
 
 
 if __name__ == "__main__":

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar
 
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.plain_data import parse_yaml, read_mapping
 
 T = TypeVar("T")
-
-_UNKNOWN = re.compile(r"Group 'it\.?(?P<group>[\w.-]*)' does not accept option '(?P<name>[\w.-]+)'|"
-                      r"(?:Key|Option) '(?P<key>[\w.-]+)' is not (?:accepted|expected)")  # fmt: skip
-_WRONG = re.compile(r'Parser key "it\.?(?P<key>[\w.-]*)"')
-_MISSING = re.compile(r"(?:arguments? (?:is|are) required: |Key \")(?:it\.)?(?P<key>[\w.]+)")
-_EXPECTED = re.compile(r"Expected an? (?!<class 'NoneType'>)[^\n]*")
 
 
 def read_yaml(path: Path, option: str) -> dict[str, Any]:
@@ -41,46 +35,29 @@ def build(cls: type[T], content: object, where: str) -> T:
     Raises:
         UsageError: for an unknown key, one that is missing, or a value of a wrong kind.
     """
-    from jsonargparse import ArgumentParser
-
     if not isinstance(content, Mapping):
         raise UsageError(where, content, f"write the settings of {cls.__name__} below it, one a line")
-    parser = ArgumentParser(exit_on_error=False)
+    from nuwa_lightning.commands.parsing import OneLineParser
+
+    parser = OneLineParser()
     parser.add_class_arguments(cls, "it")
     try:
-        made = parser.instantiate(parser.parse_object({"it": dict(content)})).it
-        # An unknown key that holds an empty mapping leaves no trace in what jsonargparse returns.
-        for key in _keys(content):
-            _check_known(made, key, where)
-    except UsageError:
-        raise
-    except Exception as error:  # jsonargparse raises several kinds, all of them about the content
-        raise _fault(str(error), content, where, cls) from error
+        made = parser.instantiate(parser.parse_object({"it": copy.deepcopy(dict(content))})).it
+    except UsageError as error:
+        if not error.option.startswith("--it."):
+            raise  # of the dataclass itself
+        name = error.option.removeprefix("--it.")
+        # Names of cells and the like are left out by the parser.
+        full = next((key for key in _keys(content) if key.rpartition(".")[2] == name.rpartition(".")[2]), name)
+        raise UsageError(f"{where}.{full}", error.value, error.hint.replace("--it.", "")) from None
+    except TypeError:
+        hint = "one of its groups holds a single value: write its settings below it"
+        raise UsageError(where, "given", hint) from None
+    # An unknown key that holds an empty mapping leaves no trace in what jsonargparse returns.
+    for key in _keys(content):
+        _check_known(made, key, where)
     assert isinstance(made, cls)
     return made
-
-
-def _fault(text: str, content: Mapping[str, Any], where: str, cls: Any) -> UsageError:
-    if found := _UNKNOWN.search(text):
-        name = (found["key"] or found["name"]).rpartition(".")[2]
-        key = next((key for key in _keys(content) if key.rpartition(".")[2] == name), name)
-        return _unknown(f"{where}.{key}", _at(content, key), list(_names(cls)))
-    key = found["key"] if (found := _WRONG.search(text)) else ""
-    full = ".".join(part for part in (where, key) if part)
-    if "must be a mapping" in text:
-        return UsageError(full, "given", "one of its groups holds a single value: write its settings below it")
-    if found := _MISSING.search(text):
-        name = found["key"].removeprefix(f"{key}.")
-        return UsageError(f"{full}.{name}", "missing", "it has no default: give it")
-    reasons = dict.fromkeys(_EXPECTED.findall(text)) or {text: None}
-    said = "; ".join(re.sub(r"<class '(?:\w+\.)*(\w+)'>|typing\.", r"\1", reason) for reason in reasons)
-    said = re.sub(r"Expected an? (?:Literal)?", "expected ", said.partition(". Got value")[0])
-    return UsageError(full, _at(content, key), " ".join(said.split())[:300])
-
-
-def _unknown(option: str, value: object, known: Sequence[str]) -> UsageError:
-    near = difflib.get_close_matches(option.rpartition(".")[2], known, n=1, cutoff=0.5)
-    return UsageError(option, value, f"there is no such setting; {f'did you mean {near[0]}?' if near else 'remove it'}")
 
 
 def _check_known(made: Any, key: str, where: str) -> None:
@@ -88,33 +65,18 @@ def _check_known(made: Any, key: str, where: str) -> None:
     for part in key.split("."):
         if not dataclasses.is_dataclass(made):
             made = made.get(part) if isinstance(made, Mapping) else None
-            continue
-        names = [field.name for field in dataclasses.fields(made)]
-        if part not in names:
-            raise _unknown(f"{where}.{key}", "given", names)
-        made = getattr(made, part)
-
-
-def _names(hint: Any) -> Iterator[str]:
-    """Yield the names of all settings of a dataclass and of those inside it."""
-    if dataclasses.is_dataclass(hint):
-        for name, inner in get_type_hints(hint).items():
-            yield name
-            yield from _names(inner)
-    for part in get_args(hint):
-        yield from _names(part)
+        elif part in (names := [field.name for field in dataclasses.fields(made)]):
+            made = getattr(made, part)
+        else:
+            near = difflib.get_close_matches(part, names, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else "remove it"
+            raise UsageError(f"{where}.{key}", "given", f"there is no such setting; {hint}")
 
 
 def _keys(content: Any, prefix: str = "") -> Iterator[str]:
     for key, value in content.items() if isinstance(content, Mapping) else ():
         yield f"{prefix}{key}"
         yield from _keys(value, f"{prefix}{key}.")
-
-
-def _at(content: Any, key: str) -> Any:
-    for part in filter(None, key.split(".")):
-        content = content.get(part) if isinstance(content, Mapping) else None
-    return content
 
 
 def set_option(content: dict[str, Any], text: str, option: str = "--set") -> None:

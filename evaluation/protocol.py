@@ -123,7 +123,8 @@ class Metrics:
     """Which metrics; None leaves one out.
 
     Attributes:
-        memorization: distance to the nearest real image, and copies of real files.
+        memorization: distance to the nearest real image, authenticity, and copies of real files.
+        color: means of six color statistics.
     """
 
     kid: Kid | None = None
@@ -137,6 +138,7 @@ class Metrics:
     collapse: Collapse | None = None
     clip: bool = False
     memorization: bool = True
+    color: bool = True
 
 
 @dataclass(frozen=True)

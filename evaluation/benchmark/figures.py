@@ -254,7 +254,7 @@ def paper(settings: Settings, say: Say) -> list[Figure]:
     ]
 
 
-def run(settings: Settings, say: Say) -> tuple[list[Figure], dict[str, Mapping[str, Times]]]:
+def measure(settings: Settings, say: Say) -> tuple[list[Figure], dict[str, Mapping[str, Times]]]:
     """Measure everything."""
     figures: list[Figure] = []
     times: dict[str, Mapping[str, Times]] = {}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nuwa_lightning.errors import UsageError
 
@@ -14,33 +15,42 @@ if TYPE_CHECKING:
     from evaluation.ablation.config import Ablation, Cell
     from evaluation.ablation.running import Tokenizer
 
-_DESCRIPTION = """\
+ABOUT = """\
+Train, sample and score variants of a recipe.
 A base recipe, variants of it, seeds: each cell is trained, sampled from the same seeds, scored by the same protocols.
 The tokenizer and its tokens are shared. Cells that are done are skipped, one that was stopped goes on. With --jobs
 several are made at a time; or make some elsewhere (--only, --index) and --merge their output folder."""
+EXAMPLES = """\
+  python -m evaluation ablate --config recipes/ablations/context.yaml --dry-run --jobs 2
+  python -m evaluation ablate --config recipes/ablations/context.yaml --jobs 2"""
 
 
-def add(commands: Any, common: argparse.ArgumentParser) -> None:
-    """Add the command and its options."""
-    p = commands.add_parser(
-        "ablate", parents=[common], help="train, sample and score variants of a recipe", description=_DESCRIPTION
-    )
-    p.add_argument("--config", type=Path, required=True, metavar="FILE", help="such as recipes/ablations/context.yaml")
-    p.add_argument("--output", type=Path, metavar="DIR", help="where it lies (default: runs/ablations/NAME)")
-    p.add_argument("--dry-run", action="store_true", help="show the grid with cost and time, and do nothing")
-    p.add_argument(
-        "--only", nargs="+", metavar="CELL", help="these cells only: a name, or a name with a seed as full:0"
-    )
-    p.add_argument(
-        "--jobs", type=int, default=1, metavar="N", help="cells at a time, each on its share of the cores (default: 1)"
-    )
-    p.add_argument("--index", type=int, metavar="I", help="the I-th cell only, from 0 (for job arrays)")
-    p.add_argument("--merge", nargs="+", type=Path, metavar="DIR", help="take over finished cells of other outputs")
-    p.add_argument("--no-report", action="store_true", help="leave the report out")
-    p.set_defaults(run=run)
+@dataclass(frozen=True)
+class Options:
+    """What to make.
+
+    Args:
+        config: the ablation, such as recipes/ablations/context.yaml
+        output: folder where everything lies (default: runs/ablations/NAME)
+        dry_run: show the grid with cost and time, and do nothing
+        only: these cells only: a name, or a name with a seed as full:0
+        jobs: cells at a time, each on its share of the cores
+        index: the I-th cell only, from 0 (for job arrays)
+        merge: output folders whose finished cells are taken over
+        no_report: leave the report out
+    """
+
+    config: Path
+    output: Path | None = None
+    dry_run: bool = False
+    only: tuple[str, ...] = ()
+    jobs: int = 1
+    index: int | None = None
+    merge: tuple[Path, ...] = ()
+    no_report: bool = False
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: Options, command: str) -> int:
     """Run an ablation, or show what it would do."""
     from evaluation.ablation.config import load_ablation
     from evaluation.ablation.estimating import estimate, plan_table
@@ -56,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
     check_jobs(options.jobs)
     ablation = load_ablation(options.config)
     output = output_folder(ablation, options.output)
-    cells = chosen(ablation.grid(), options.only, options.index)
+    cells = chosen(ablation.grid(), options.only or None, options.index)
     if options.dry_run:
         costs = estimate(ablation, output, _named_tokenizer(ablation))
         sys.stdout.write("\n".join(aligned(plan_table(costs, cells, jobs=options.jobs))) + "\n")
@@ -68,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
         for cell in merge(ablation, output, options.merge):
             sys.stderr.write(f"{cell.label}: taken over\n")
     todo = [cell for cell in cells if finished(cell, output) is None]
-    well = options.merge or not todo or _make(ablation, output, todo, options)
+    well = bool(options.merge) or not todo or _make(ablation, output, todo, options)
     left = [cell.label for cell in ablation.grid() if finished(cell, output) is None]
     if not options.no_report and len(left) < len(ablation.grid()):
         page = write_study(load_study([output], f"python -m evaluation report {output}"), output / "report")
@@ -77,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
     return 0 if well else 2
 
 
-def _make(ablation: Ablation, output: Path, todo: list[Cell], options: argparse.Namespace) -> bool:
+def _make(ablation: Ablation, output: Path, todo: list[Cell], options: Options) -> bool:
     """Make cells; returns whether none failed in another process. Here, the first that fails ends all."""
     from evaluation.ablation.estimating import resolve
     from evaluation.ablation.running import provide_tokenizer, run_cell
@@ -106,7 +116,7 @@ def _named_tokenizer(ablation: Ablation) -> Tokenizer:
     return Tokenizer(path, path)
 
 
-def chosen(cells: list[Cell], only: list[str] | None, index: int | None) -> list[Cell]:
+def chosen(cells: list[Cell], only: Sequence[str] | None, index: int | None) -> list[Cell]:
     """Return the cells that are asked for.
 
     Raises:

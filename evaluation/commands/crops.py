@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+ABOUT = "Write the real crops of a protocol as files, to look at or to score elsewhere."
+EXAMPLES = "  python -m evaluation crops --photos landscape --output real"
 
 
-def add(commands: Any, common: argparse.ArgumentParser) -> None:
-    """Add the command and its options."""
-    p = commands.add_parser(
-        "crops", parents=[common], help="write the real crops of a protocol as files",
-        description="Writes the crops that a protocol takes of real images, to look at or to score elsewhere.",
-    )  # fmt: skip
-    p.add_argument("--photos", required=True, metavar="DIR", help="photographs, or 'landscape' for the default ones")
-    p.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to make")
-    p.add_argument("--protocol", default="landscape", metavar="FILE", help="the protocol (default: %(default)s)")
-    p.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting, such as real.count=50"
-    )
-    p.set_defaults(run=run)
+@dataclass(frozen=True)
+class Options:
+    """What to cut.
+
+    Args:
+        photos: folder of photographs, or "landscape" for the default ones
+        output: folder to make
+        protocol: a YAML file, or the name of one in evaluation/protocols
+        set: change a setting of the protocol, such as real.count=50; may be repeated
+    """
+
+    photos: str
+    output: Path
+    protocol: str = "landscape"
+    set: tuple[str, ...] = ()
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: Options, command: str) -> int:
     """Cut and write."""
     from evaluation.crops import write_crops
     from evaluation.protocol import load_protocol

@@ -2,37 +2,44 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+ABOUT = "Make images of a trained run side by side from numbered seeds, to be scored; those that are there are kept."
+EXAMPLES = "  python -m evaluation sample --run runs/landscape --output SAMPLES --size 256x256 --count 48"
 
 
-def add(commands: Any, common: argparse.ArgumentParser) -> None:
-    """Add the command and its options."""
-    p = commands.add_parser(
-        "sample", parents=[common], help="make many images of a trained run, to be scored",
-        description="Makes images side by side from numbered seeds; those that are there already are kept.",
-    )  # fmt: skip
-    p.add_argument("--run", type=Path, required=True, metavar="RUN", dest="trained", help="run folder of stage 2")
-    p.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the images")
-    p.add_argument("--size", default="256x256", metavar="WxH", help="in pixels (default: %(default)s)")
-    p.add_argument("--count", type=int, default=48, help="how many (default: %(default)s)")
-    p.add_argument("--first-seed", type=int, default=0, metavar="N", help="seeds N, N + 1, ... (default: %(default)s)")
-    p.add_argument(
-        "--sampler",
-        default="patches",
-        metavar="NAME",
-        help="import path, such as evaluation.baselines.SlidingWindowSampler; default: patch by patch",
-    )
-    p.add_argument("--tokenizer", type=Path, metavar="DIR", help="that decodes (default: the run's own)")
-    p.add_argument("--temperature", type=float, default=1.0, help="of sampling (default: %(default)s)")
-    p.add_argument("--top_k", type=int, default=50, help="of sampling; 0 = all (default: %(default)s)")
-    p.add_argument("--batch", type=int, default=16, help="images side by side (default: %(default)s)")
-    p.set_defaults(run=run)
+@dataclass(frozen=True)
+class Options:
+    """Which images.
+
+    Args:
+        run: run folder of stage 2
+        output: folder of the images
+        size: width and height in pixels, as 256x256
+        count: how many
+        first_seed: seeds N, N + 1, ...
+        sampler: import path, such as evaluation.baselines.SlidingWindowSampler; patches: as generate does
+        tokenizer: folder of the one that decodes (default: the run's own)
+        temperature: below 1 calmer, above 1 wilder; 0 takes the best token
+        top_k: draw from the k best tokens; 0 = all
+        batch: images side by side
+    """
+
+    run: Path
+    output: Path
+    size: str = "256x256"
+    count: int = 48
+    first_seed: int = 0
+    sampler: str = "patches"
+    tokenizer: Path | None = None
+    temperature: float = 1.0
+    top_k: int = 50
+    batch: int = 16
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: Options, command: str) -> int:
     """Make the images."""
     from evaluation.ablation.config import Samples
     from evaluation.sampling import SampleSpec, sample_folder
@@ -44,9 +51,7 @@ def run(options: argparse.Namespace) -> int:
     pixels = Samples(options.size, options.count, "").pixels
     seeds = range(options.first_seed, options.first_seed + options.count)
     spec = SampleSpec(pixels, seeds, options.sampler, options.temperature, options.top_k, options.batch)
-    told = sample_folder(
-        options.trained, options.output, spec, tokenizer=options.tokenizer, progress=sys.stderr.isatty()
-    )
+    told = sample_folder(options.run, options.output, spec, tokenizer=options.tokenizer, progress=sys.stderr.isatty())
     seconds = told["seconds_tokens"] + told["seconds_pixels"]
     rate = told["tokens"] / told["seconds_tokens"] if told["seconds_tokens"] else 0.0
     sys.stdout.write(f"{told['images']} images in {options.output}, {seconds:.1f} s, {rate:.0f} tokens/s\n")

@@ -2,72 +2,78 @@
 
 from __future__ import annotations
 
-import argparse
-import shlex
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from nuwa_lightning.errors import UsageError
 
-_DESCRIPTION = """\
-Scores folders of images by a protocol, which freezes all that moves a number. Each number is printed with its
-interval and its floor: what real images get against other real ones at the same number."""
+ABOUT = """\
+Score generated images (or reconstructions) against real ones.
+A protocol freezes all that moves a number. Each number is printed with its interval and its floor: what real images get
+against other real ones at the same number."""
+EXAMPLES = """\
+  python -m evaluation score --real landscape --generated SAMPLES --protocol landscape --output report.json
+  python -m evaluation score --real REAL --generated SAMPLES --protocol fid --weights inception.pth
+  python -m evaluation score --real landscape --original PHOTOS --reconstruction RECONSTRUCTIONS"""
 
 
-def add(commands: Any, common: argparse.ArgumentParser) -> None:
-    """Add the command and its options."""
-    p = commands.add_parser(
-        "score", parents=[common], help="score generated images (or reconstructions) against real ones",
-        description=_DESCRIPTION,
-    )  # fmt: skip
-    p.add_argument(
-        "--real", required=True, metavar="DIR", help="real images, or 'landscape' for the default photographs"
-    )
-    p.add_argument("--generated", type=Path, metavar="DIR", help="images to score")
-    p.add_argument("--reconstruction", type=Path, metavar="DIR", help="reconstructions, named as their originals")
-    p.add_argument("--original", type=Path, metavar="DIR", help="the originals (default: --real)")
-    p.add_argument(
-        "--protocol", default="landscape", metavar="FILE",
-        help="a YAML file, or the name of one in evaluation/protocols (default: %(default)s)",
-    )  # fmt: skip
-    p.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE",
-        help="change a setting of the protocol, such as real.count=50; another protocol then, with another hash",
-    )  # fmt: skip
-    p.add_argument(
-        "--features", metavar="NAME", help="lite0, inception (with --weights), or the import path of your own class"
-    )
-    p.add_argument("--weights", type=Path, metavar="FILE", help="weights of the features; torch's hub cache is tried")
-    p.add_argument("--lpips", choices=["alex", "vgg"], help="LPIPS itself instead of stlpips")
-    p.add_argument("--lpips-weights", type=Path, metavar="FILE", help="torchvision's alexnet or vgg16")
-    p.add_argument("--clip", type=Path, metavar="DIR", help="a CLIP model: adds the CLIP score of captions")
-    p.add_argument("--device", default="cpu", help="where networks compute (default: %(default)s)")
-    p.add_argument("--cache", type=Path, metavar="DIR", help="where features are kept (default: the user's cache)")
-    p.add_argument("--no-cache", action="store_true", help="keep no features")
-    p.add_argument("--skip-corrupt", action="store_true", help="leave out files that cannot be read, and count them")
-    p.add_argument("--output", type=Path, metavar="FILE", help="write the report as JSON")
-    p.set_defaults(run=run)
+@dataclass(frozen=True)
+class Options:
+    """What to score.
+
+    Args:
+        real: folder of real images, or "landscape" for the default photographs
+        generated: folder of images to score
+        reconstruction: folder of reconstructions, named as their originals
+        original: folder of the originals (default: --real)
+        protocol: a YAML file, or the name of one in evaluation/protocols
+        set: change a setting of the protocol, such as real.count=50: another protocol then, with another hash
+        features: lite0, inception (with --weights), or the import path of your own class
+        weights: file of the features' weights; torch's hub cache is tried
+        lpips: LPIPS itself instead of stlpips, with this trunk
+        lpips_weights: file of torchvision's alexnet or vgg16
+        clip: folder of a CLIP model; adds the CLIP score of captions
+        device: where networks compute
+        cache: folder where features are kept (default: the user's cache)
+        no_cache: keep no features
+        skip_corrupt: leave out files that cannot be read, and count them
+        output: file to write the report to as JSON
+    """
+
+    real: str
+    generated: Path | None = None
+    reconstruction: Path | None = None
+    original: Path | None = None
+    protocol: str = "landscape"
+    set: tuple[str, ...] = ()
+    features: str | None = None
+    weights: Path | None = None
+    lpips: Literal["alex", "vgg"] | None = None
+    lpips_weights: Path | None = None
+    clip: Path | None = None
+    device: str = "cpu"
+    cache: Path | None = None
+    no_cache: bool = False
+    skip_corrupt: bool = False
+    output: Path | None = None
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: Options, command: str) -> int:
     """Score."""
     from evaluation.protocol import load_protocol
-    from evaluation.record import write_report
     from evaluation.score import Networks, Work, score
-    from evaluation.table import text_table
 
-    if options.output is not None and not options.output.parent.is_dir():
-        hint = f"the folder {options.output.parent} does not exist: make it first"
-        raise UsageError("--output", str(options.output), hint)
+    check_output(options.output)
     changes = list(options.set)
     if options.features:
         changes += [f"features.name={options.features}", "features.weights_sha256=null"]
     changes += [f"perceptual=lpips-{options.lpips}"] if options.lpips else []
     changes += ["metrics.clip=true"] if options.clip else []
-    protocol = load_protocol(options.protocol, changes)
     report = score(
-        protocol,
+        load_protocol(options.protocol, changes),
         options.real,
         generated=options.generated,
         reconstruction=options.reconstruction,
@@ -75,8 +81,26 @@ def run(options: argparse.Namespace) -> int:
         networks=Networks(options.weights, options.lpips_weights, options.clip, options.device),
         work=Work(options.cache, not options.no_cache, options.skip_corrupt, sys.stderr.isatty()),
     )
-    report["run"]["command"] = shlex.join(["python", "-m", "evaluation", *options.arguments])
-    if options.output is not None and not write_report(options.output, report):
-        sys.stderr.write(f"{options.output} says so already and stays as it is\n")
+    report["run"]["command"] = command
+    return tell(report, options.output)
+
+
+def check_output(output: Path | None) -> None:
+    """Refuse a report whose folder is missing, before any work.
+
+    Raises:
+        UsageError: naming the folder.
+    """
+    if output is not None and not output.parent.is_dir():
+        raise UsageError("--output", str(output), f"the folder {output.parent} does not exist: make it first")
+
+
+def tell(report: Mapping[str, Any], output: Path | None) -> int:
+    """Write a report where it is wanted, print it, and return the status of the command."""
+    from evaluation.record import write_report
+    from evaluation.table import text_table
+
+    if output is not None and not write_report(output, report):
+        sys.stderr.write(f"{output} says so already and stays as it is\n")
     sys.stdout.write(text_table(report) + "\n")
     return 0

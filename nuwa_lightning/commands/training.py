@@ -21,11 +21,11 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from nuwa_lightning.callbacks.checkpoint_io import AtomicCheckpointIO
-from nuwa_lightning.callbacks.reconstruction_sheet import ReconstructionSheet
 from nuwa_lightning.callbacks.run_checkpoint import RunCheckpoint, Signals, Stopped
 from nuwa_lightning.callbacks.run_files import RunFiles
 from nuwa_lightning.callbacks.sample_sheet import SampleSheet
 from nuwa_lightning.callbacks.stage_bar import StageBar
+from nuwa_lightning.commands.known_classes import known_classes
 from nuwa_lightning.commands.parsing import OneLineParser, check_configs, deny_imports, usage_error, whole_name
 from nuwa_lightning.commands.record import check_run_folder, run_record
 from nuwa_lightning.commands.resuming import check_checkpoint, find_checkpoint
@@ -43,29 +43,18 @@ from nuwa_lightning.commands.tokenizer import (
     provide_tokenizer,
 )
 from nuwa_lightning.data.data_module import StreamingDataModule
-from nuwa_lightning.data.giant_image import GiantImage
 from nuwa_lightning.data.image_folder import (
-    ImageFolderDataModule,
-    LandscapeDataModule,
     PhotosDataModule,
 )
-from nuwa_lightning.data.landscape_clips import LandscapeClips
-from nuwa_lightning.data.landscape_photos import LandscapePhotos
-from nuwa_lightning.data.photos import FolderPhotos
-from nuwa_lightning.data.synthetic_landscapes import SyntheticLandscapes
-from nuwa_lightning.data.synthetic_videos import SyntheticVideos
-from nuwa_lightning.data.token_clips import TokenClipsDataModule
 from nuwa_lightning.data.token_data import TokenDataModule
 from nuwa_lightning.data.token_windows import TokenWindowsModule, Window
-from nuwa_lightning.data.video_data import LandscapeClipsDataModule, VideoFolderDataModule, VideosDataModule
-from nuwa_lightning.data.videos import FolderVideos
+from nuwa_lightning.data.video_data import VideosDataModule
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.coarse_plan import CoarseEncoder
 from nuwa_lightning.generation.pretrained import load_generator, save_generator
 from nuwa_lightning.legacy import upgraded_arguments
 from nuwa_lightning.models.vqgan import VQGAN
 from nuwa_lightning.processes import keep_freed_memory
-from nuwa_lightning.text import ClipTextEncoder, HuggingFaceTextEncoder, MiniLMTextEncoder
 from nuwa_lightning.tokenizers.base import Tokenizer
 from nuwa_lightning.tokenizers.pretrained import save_pixel_guided, save_tokenizer
 from nuwa_lightning.training.nuwa_module import NuwaInfinityModule
@@ -76,29 +65,6 @@ _LOG = logging.getLogger(__name__)
 _PANORAMA = "--size 4096x512 --seed 0 --output panorama.png"
 _TEXT = "a lake at dusk"
 _VIDEO = "--size 256x256 --frames 40 --seed 0 --output video.mp4"
-
-
-def known_classes() -> dict[str, list[type[Any]]]:
-    """Return our own classes by option, for help and suggestions."""
-    return {
-        "model": [NuwaInfinityModule, VQGANModule, PixelGuidedModule],
-        "data": [
-            TokenDataModule,
-            TokenClipsDataModule,
-            LandscapeDataModule,
-            ImageFolderDataModule,
-            PhotosDataModule,
-            VideoFolderDataModule,
-            LandscapeClipsDataModule,
-            VideosDataModule,
-        ],
-        "data.photos": [FolderPhotos, LandscapePhotos, SyntheticLandscapes, GiantImage],
-        "data.videos": [FolderVideos, LandscapeClips, SyntheticVideos],
-        "model.conditions.text_encoder": [MiniLMTextEncoder, ClipTextEncoder, HuggingFaceTextEncoder],
-        "tokenizer": [TokenizerSource],
-        "coarse": [CoarseSource],
-        "trainer.callbacks": [SampleSheet, ReconstructionSheet],
-    }
 
 
 MANUAL: Final[dict[type[LightningModule], dict[str, str]]] = {

@@ -22,8 +22,6 @@ from nuwa_lightning.generation.coarse_plan import CoarsePlan
 from nuwa_lightning.generation.local import AutoregressiveLocalDecoder, LocalDecoder
 from nuwa_lightning.generation.patch_decoder import own_neighbors
 from nuwa_lightning.generation.pretrained import Generator, save_generator
-from nuwa_lightning.generation.renderer import InfiniteRenderer
-from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.models.layout import PlanLayout, lay_out
 from nuwa_lightning.models.nuwa_infinity import ABSENT, PatchTransformer, TextStates, TokenMask, TransformerConfig
 from nuwa_lightning.planning.context.base import ContextPool, checked_extent
@@ -146,12 +144,9 @@ class NuwaInfinityModule(LightningModule):
         """
         have, want = tuple(tokenizer.codebook_KD.shape), tuple(self.transformer.codebook_KE.shape)
         if have != want:
-            raise UsageError(
-                "model.codebook_size, --model.codebook_dim",
-                want,
-                f"the tokenizer has {have[0]} codes of {have[1]} channels: set model.codebook_size={have[0]} and "
-                f"model.codebook_dim={have[1]}, or name another tokenizer",
-            )
+            hint = f"the tokenizer has {have[0]} codes of {have[1]} channels: set model.codebook_size={have[0]} and "
+            hint += f"model.codebook_dim={have[1]}, or name another tokenizer"
+            raise UsageError("model.codebook_size, --model.codebook_dim", want, hint)
         self.transformer.set_codes(tokenizer.codebook_KD)
         # In a tuple it is no sub-module: not trained, not saved twice, not moved.
         self._tokenizer = (tokenizer,)
@@ -216,25 +211,22 @@ class NuwaInfinityModule(LightningModule):
             same[layout.key].append(b)
         flat = read = tokens_BTYX.flatten(1)
         if generator is not None and self.conditions.token_noise:
-            read = token_noise(
-                flat, self.transformer.codebook_KE, share=self.conditions.token_noise, generator=generator
-            )
+            share, codes_KE = self.conditions.token_noise, self.transformer.codebook_KE
+            read = token_noise(flat, codes_KE, share=share, generator=generator)
         seen = read if coarse_BTYX is None else torch.cat([read, coarse_BTYX.flatten(1)], dim=1)
         groups = []
         for members in same.values():
-            chosen = [drawn[b] for b in members]
-            device = flat.device
-            tokens_BPN = torch.stack([flat[b][p.index_PN.to(device)] for b, p in zip(members, chosen, strict=True)])
+            chosen = [(b, drawn[b]) for b in members]
+            tokens_BPN = torch.stack([flat[b][p.index_PN.to(flat.device)] for b, p in chosen])
             read_BPN = tokens_BPN
             if read is not flat:
-                read_BPN = torch.stack([read[b][p.index_PN.to(device)] for b, p in zip(members, chosen, strict=True)])
-            neighbors_BPNK = torch.stack(
-                [look_up(seen[b], p.neighbors_PNK) for b, p in zip(members, chosen, strict=True)]
-            )
-            symmetry_BP = torch.stack([p.symmetry_P for p in chosen]).to(device)
+                read_BPN = torch.stack([read[b][p.index_PN.to(read.device)] for b, p in chosen])
+            neighbors_BPNK = torch.stack([look_up(seen[b], p.neighbors_PNK) for b, p in chosen])
+            symmetry_BP = torch.stack([p.symmetry_P for _, p in chosen]).to(flat.device)
             of_these = text and text.rows(members)
             token_mask = self._hide(neighbors_BPNK, hiding)
-            groups.append(Written(chosen[0], tokens_BPN, read_BPN, neighbors_BPNK, symmetry_BP, token_mask, of_these))
+            layout = chosen[0][1]
+            groups.append(Written(layout, tokens_BPN, read_BPN, neighbors_BPNK, symmetry_BP, token_mask, of_these))
         return groups
 
     def _hide(self, neighbors_BPNK: Tensor, generator: torch.Generator) -> TokenMask | None:
@@ -436,18 +428,7 @@ class NuwaInfinityModule(LightningModule):
             hint = f"the checkpoint {name} was trained with another one: name that, or start anew"
             raise UsageError("tokenizer.path", "this tokenizer", hint)
 
-    # -- sampling -----------------------------------------------------------------------------------------------------
-
-    def renderer(self, sampling: Sampling, *, direction: DirectionController | None = None) -> InfiniteRenderer:
-        """Return the one sampler with this model, its pool and its direction (or another)."""
-        return InfiniteRenderer(
-            model=self.transformer,
-            pool=self.context_pool,
-            direction=direction or self.direction,
-            token_order=self.token_order,
-            sampling=sampling,
-            local_decoder=self.local_decoder,
-        )
+    # -- export -------------------------------------------------------------------------------------------------------
 
     def generator(self) -> Generator:
         """Return what it takes to generate with this model, as it is now."""

@@ -90,7 +90,7 @@ def test_a_sheet_of_videos_has_a_row_of_frames_for_each(tmp_path, module):
     SampleSheet(count=2, size=(1, 2), frames=3).draw(trainer, module)
     sheet = np.asarray(Image.open(tmp_path / "samples.png"))
     videos = sample_videos(
-        module.renderer(Sampling(top_k=50)), module.tokenizer, grid=PatchGrid(3, 1, 2), seeds=range(2)
+        module.generator().renderer(Sampling(top_k=50)), module.tokenizer, grid=PatchGrid(3, 1, 2), seeds=range(2)
     )
     height, width = videos[0][0].shape[:2]
     rows = [np.concatenate(frames, axis=1) for frames in videos]
@@ -98,7 +98,7 @@ def test_a_sheet_of_videos_has_a_row_of_frames_for_each(tmp_path, module):
     assert sheet[:height, :width].tolist() == videos[0][0].tolist()
     for number, frames in enumerate(videos):
         (alone,) = sample_images(
-            module.renderer(Sampling(top_k=50)), module.tokenizer, grid=PatchGrid(1, 1, 2), seeds=[number]
+            module.generator().renderer(Sampling(top_k=50)), module.tokenizer, grid=PatchGrid(1, 1, 2), seeds=[number]
         )
         assert len(frames) == 3
         assert np.abs(frames[0].astype(int) - alone).max() <= 1

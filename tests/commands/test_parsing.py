@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 
+from nuwa_lightning.commands.known_classes import known_classes
 from nuwa_lightning.commands.parsing import OneLineParser, nearest, whole_name
-from nuwa_lightning.commands.training import known_classes
 from nuwa_lightning.generation.local import LocalDecoder
 from nuwa_lightning.planning.context import ContextPool
 from nuwa_lightning.planning.direction import DirectionController

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
+import inspect
 import json
 import shutil
 from pathlib import Path
@@ -12,7 +15,9 @@ import pytest
 import yaml
 from PIL import Image, ImageFilter
 
-from evaluation.__main__ import main
+from evaluation.__main__ import COMMANDS, main
+from evaluation.commands.options import parse
+from evaluation.commands.score import Options
 from evaluation.protocol import Protocol, load_protocol
 from evaluation.record import check_comparable, read_report
 from evaluation.score import Work, score
@@ -257,11 +262,41 @@ def test_traceback_on_request(tmp_path: Path) -> None:
         main(["score", "--real", str(tmp_path / "a"), "--generated", str(tmp_path), "--traceback"])
 
 
-def test_unknown_options_are_refused_by_the_parser(capsys: Any) -> None:
+def test_options_are_refused_in_one_line(capsys: Any) -> None:
+    assert "--reel: a: there is no such option; did you mean --real?" in error_of(capsys, "score", "--reel", "a")
+    assert "--real: missing: there is no default" in error_of(capsys, "score", "--generated", "a")
+    assert "did you mean score?" in error_of(capsys, "scor")
+    assert "--count: many" in error_of(capsys, "sample", "--run", "a", "--output", "b", "--count", "many")
+    assert "--lpips: squeeze" in error_of(capsys, "score", "--real", "a", "--lpips", "squeeze")
+
+
+def test_options_come_from_a_file_or_flags(tmp_path: Path) -> None:
+    """What follows ``--config`` wins; dashes and underscores are the same; repeated options add up."""
+    given = {"real": "a", "set": ["real.count=5"], "no_cache": True, "lpips": "vgg", "device": "cuda"}
+    (tmp_path / "options.yaml").write_text(yaml.safe_dump(given))
+    flags = ["--config", str(tmp_path / "options.yaml"), "--device=cpu", "--skip-corrupt", "--lpips-weights", "w.pth"]
+    found = parse(Options, "score", flags, about="")
+    assert found == Options("a", set=("real.count=5",), no_cache=True, lpips="vgg", skip_corrupt=True,
+                            lpips_weights=Path("w.pth"))  # fmt: skip
+    sets = ["--real", "a", "--set", "a=1", "--set=b=[1, 2]", "--set", "c={d: 1}"]
+    assert parse(Options, "score", sets, about="").set == ("a=1", "b=[1, 2]", "c={d: 1}")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_tells_every_option(name: str, capsys: Any) -> None:
     with pytest.raises(SystemExit) as caught:
-        main(["score", "--reel", "a"])
-    assert caught.value.code == 2
-    assert "--real" in capsys.readouterr().err
+        main([name, "--help"])
+    assert caught.value.code == 0
+    told = capsys.readouterr().out
+    assert "examples" in told
+    assert f"python -m evaluation {name}" in told
+    module = importlib.import_module(f"evaluation.commands.{name.replace('-', '_')}")
+    documented = inspect.getdoc(module.Options) or ""
+    for field in dataclasses.fields(module.Options):
+        assert f"{field.name}: " in documented, field.name
+        assert f"--{field.name}" in told or name == "report", field.name
+    assert main(["--help"]) == 0
+    assert name in capsys.readouterr().out
 
 
 def test_crops_writes_the_crops_of_a_protocol(folders: Folders, tmp_path: Path, capsys: Any) -> None:

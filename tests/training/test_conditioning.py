@@ -8,6 +8,7 @@ import torch
 from nuwa_lightning.canvas.sample import sample_tokens
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.prompts import Prompts
+from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.models.nuwa_infinity import TransformerConfig
 from nuwa_lightning.planning.context import NearbyContextPool
@@ -208,7 +209,9 @@ def test_text_is_learned_and_guidance_leans_on_it() -> None:
     shares = []
     for guidance in (0.0, 1.0, 3.0):
         prompts = Prompts.for_canvases(made.transformer, Letters().states, ["dunes"] * 30, guidance=guidance)
-        renderer = made.renderer(Sampling(top_k=0))
+        renderer = InfiniteRenderer(
+            made.transformer, made.context_pool, made.direction, made.token_order, Sampling(top_k=0)
+        )
         tokens = sample_tokens(renderer, PatchGrid(1, 1, 1), seeds=range(30), prompts=prompts)
         shares.append(float((tokens == 1).float().mean()))
     assert shares[0] < 0.7

@@ -178,7 +178,7 @@ def test_dry_run_shows_the_grid_and_does_nothing(place: Path, calls: Calls, caps
     [
         ({"cells": {"a b": {}}}, "names are of letters"),
         ({"seeds": []}, "needs cells, samples and seeds"),
-        ({"cells": {"x": {"overlay": []}}}, r"cells.x.overlay: .*did you mean overlays\?"),
+        ({"cells": {"x": {"overlay": []}}}, r"cells.x.overlay: .*did you mean cells.overlays\?"),
         ({"cells": {"x": {"overlays": ["none.yaml"]}}}, "there is no such file"),
         ({"cells": {"x": {"options": {"model.context_pol": 3}}}}, "cell x:0, --model.context_pol"),
         ({"samples": {"views": {"size": "64", "count": 3, "protocol": "p"}}}, "write WIDTHxHEIGHT"),
