@@ -144,16 +144,16 @@ class ImageSet:
         """Return the hash of each file's content, in the order of ``files``."""
         return self._hashes
 
-    def pixel_hashes(self) -> list[tuple[str, str]]:
-        """Return, of each file that is used, the hash of its pixels and that of its mirror image.
+    def pixel_hashes(self) -> list[set[str]]:
+        """Return, of each file that is used, the hashes of its pixels and of its crops', as they are and mirrored.
 
         Raises:
             UsageError: if a file cannot be read.
         """
         found = []
-        for _, image, _ in self._read():
-            pixels = np.asarray(image, np.uint8)
-            found.append((pixel_sha256(pixels), pixel_sha256(pixels[:, ::-1])))
+        for _, image, cuts in self._read():
+            each = [np.asarray(image, np.uint8), *(cut_out(image, cut, self.spec) for cut in cuts)]
+            found.append({pixel_sha256(side) for pixels in each for side in (pixels, pixels[:, ::-1])})
         return found
 
     def sha256(self) -> str:

@@ -97,6 +97,30 @@ def nearest_distances(x_MD: Features, y_ND: Features) -> NDArray[np.float64]:
     return found
 
 
+def nearest_of(x_MD: Features, y_ND: Features) -> NDArray[np.intp]:
+    """Return which member of another set lies nearest to each member of one, ``[M]``."""
+    found = np.empty(len(x_MD), np.intp)
+    for at, d_SN in _strips(x_MD, y_ND):
+        found[at] = d_SN.argmin(1)
+    return found
+
+
+def authentic(x_MD: Features, real_ND: Features, *, clusters_N: NDArray[np.intp] | None = None) -> NDArray[np.bool_]:
+    """Return whether each sample is authentic (Alaa et al. 2022, equation 12), ``[M]``.
+
+    It is if its nearest real image has a real neighbor that is nearer than the sample. With ``clusters_N``, which file
+    a real image is a crop of, that neighbor is of another file: crops of one are no images of their own.
+    """
+    own_N = np.arange(len(real_ND)) if clusters_N is None else clusters_N
+    apart_N = np.empty(len(real_ND))
+    for at, d_SN in _strips(real_ND, real_ND):
+        apart_N[at] = np.where(own_N[at, None] == own_N[None], np.inf, d_SN).min(1)
+    found = np.empty(len(x_MD), bool)
+    for at, d_SN in _strips(x_MD, real_ND):
+        found[at] = apart_N[d_SN.argmin(1)] < d_SN.min(1)
+    return found
+
+
 def _strips(x_ND: Features, y_MD: Features) -> Iterator[tuple[slice, NDArray[np.float64]]]:
     """Yield strips of the squared distances of all pairs."""
     rows = max(1, min(_STRIP, _STRIP_BYTES // (8 * len(y_MD))))

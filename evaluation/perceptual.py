@@ -6,7 +6,6 @@ ST-LPIPS (Ghildyal and Liu 2022), whose trunk a package carries: a metric of its
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.estimates import Estimate, of_mean, student_quantile
+from evaluation.estimates import Estimate, of_mean
 from evaluation.images import ImageSet, Pixels
+from evaluation.jackknife import of_left_out
 from evaluation.weights import checked_weights
 from nuwa_lightning.hashing import file_sha256
 
@@ -136,19 +136,12 @@ def diversity(distance: PerceptualDistance, images: ImageSet, *, pairs: int, see
 
 
 def _of_pairs_that_share(values_P: NDArray[np.float64], canvases_P2: NDArray[np.intp], how: str) -> Estimate:
-    """Return the mean over pairs with an interval that knows that pairs share canvases (Aronow et al. 2015)."""
-    mean = float(values_P.mean())
-    off_P = values_P - mean
+    """Return the mean over pairs with Student's interval by leaving out canvases, each with all of its pairs."""
     names, index_P2 = np.unique(canvases_P2, return_inverse=True)
     index_P2 = index_P2.reshape(canvases_P2.shape)
-    at_C = np.bincount(index_P2.ravel(), np.repeat(off_P, 2))
-    # A pair that was drawn twice shares both: its product stands in the sums of both its canvases.
-    _, same_P = np.unique(np.sort(index_P2, axis=1), axis=0, return_inverse=True)
-    both = np.bincount(same_P.ravel(), off_P)
-    variance = (float((at_C**2).sum()) - float((both**2).sum())) / len(values_P) ** 2
-    std = math.sqrt(max(variance, float((off_P**2).mean()) / len(values_P)))
-    half = student_quantile(len(names) - 1) * std
-    return Estimate(mean, std, mean - half, mean + half, len(values_P), how)
+    of_C, pairs_C = (np.bincount(index_P2.ravel(), np.repeat(z, 2)) for z in (values_P, np.ones(len(values_P))))
+    left_out_C = (values_P.sum() - of_C) / np.maximum(len(values_P) - pairs_C, 1)
+    return of_left_out(float(values_P.mean()), left_out_C, n=len(values_P), how=how)
 
 
 def _parts(pairs: list[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:

@@ -123,7 +123,9 @@ class Metrics:
     """Which metrics; None leaves one out.
 
     Attributes:
-        memorization: distance to the nearest real image, and copies of real files.
+        memorization: distance to the nearest real image, authenticity, and copies of real files.
+        color: means of six color statistics.
+        cmmd: biased distance of a Gaussian kernel; for features of length 1.
     """
 
     kid: Kid | None = None
@@ -137,6 +139,8 @@ class Metrics:
     collapse: Collapse | None = None
     clip: bool = False
     memorization: bool = True
+    color: bool = True
+    cmmd: bool = False
 
 
 @dataclass(frozen=True)

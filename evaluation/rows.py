@@ -18,13 +18,16 @@ from evaluation import kid as kernel
 from evaluation import mind as monge
 from evaluation.blocks import BlockSet, block_set, blocks_of
 from evaluation.collapse import collapse
-from evaluation.estimates import Distance, Estimate, disjoint_parts, of_median, of_share
+from evaluation.color import NAMES, color_statistics
+from evaluation.estimates import Distance, Estimate, disjoint_parts, of_mean, of_median, of_share
 from evaluation.feature_cache import FeatureCache, FeatureSet
 from evaluation.images import ImageSet
 from evaluation.inception_score import inception_score
-from evaluation.manifold import manifold, nearest_distances
+from evaluation.manifold import authentic, manifold, nearest_distances, nearest_of
+from evaluation.pairs import picked, two_rows
 from evaluation.perceptual import PerceptualDistance, diversity
 from evaluation.protocol import Blocks, Collapse, Manifold, Protocol, Seams
+from evaluation.published import cmmd
 from evaluation.seams import seam_ratio
 from nuwa_lightning.errors import UsageError
 
@@ -81,6 +84,8 @@ def distances(
             subset_size=wanted.subset_size, subsets=wanted.subsets,
         )  # fmt: skip
         found.append(of_distance(f"{prefix}KID", which, value, floor))
+    if protocol.metrics.cmmd:
+        found.append(_cmmd_row(prefix, which, real, ours, protocol))
     if protocol.metrics.mind is not None:
         along, looked = protocol.metrics.mind, protocol.metrics.mind.projections
         value = monge.mind(real.features_ND, ours.features_ND, **shared, projections=looked, seed=along.seed)
@@ -160,10 +165,65 @@ def nearest(prefix: str, features: dict[str, FeatureSet], seed: int) -> list[Row
 def copies(sets: dict[str, ImageSet]) -> Row:
     """Return the row of the share of generated files whose pixels, or mirrored pixels, are those of a real file."""
     theirs = {digest for both in sets["real"].pixel_hashes() for digest in both}
-    found = np.array([bool(theirs & set(both)) for both in sets["generated"].pixel_hashes()], np.float64)
-    how = "share of files with the pixels of a real file, as they are or mirrored; interval: Wilson"
+    found = np.array([bool(theirs & both) for both in sets["generated"].pixel_hashes()], np.float64)
+    how = "share of files with the pixels of a real file or crop, as they are or mirrored; interval: Wilson"
     row = of_estimate("copies of real files", "generated", of_share(found, how=how), better="lower")
     return {**row, "floor": 0.0, "floor_std": 0.0, "floor_n": len(sets["real"].files), "share": True}
+
+
+def authenticities(prefix: str, features: dict[str, FeatureSet], seed: int) -> list[Row]:
+    """Return the row of the share of samples that are no near copy of a real image (Alaa et al. 2022).
+
+    A sample counts if its nearest real image lies nearer to another file's crops than to the sample. The floor is what
+    real images of other files get.
+    """
+    real, ours = features["real"], features["generated"]
+    part, rest = _parts(real, len(ours), seed)
+    how = "share farther from their nearest real image than that is from the next file's; interval: Wilson"
+
+    def share(of: FeatureSet, at: NDArray[np.intp], against: NDArray[np.intp]) -> Estimate:
+        hits = authentic(of.features_ND[at], real.features_ND[against], clusters_N=real.clusters_N[against])
+        return of_share(hits.astype(np.float64), how=how, clusters_N=of.clusters_N[at])
+
+    found, floor = share(ours, np.arange(len(ours)), np.arange(len(real))), share(real, part, rest)
+    row = of_estimate(f"{prefix or 'inception-'}authenticity", "generated", found, better="as real", floor=floor)
+    return [{**row, "share": True}]
+
+
+def nearest_pairs(features: dict[str, FeatureSet], sets: dict[str, ImageSet], count: int = 8) -> dict[str, Any]:
+    """Return the samples that lie nearest to a real image, beside it: for a page that people look at.
+
+    Returns:
+        ``distances`` in feature space, names of ``generated`` and ``real`` files, and ``jpeg``, samples above and
+        their nearest real images below, base64.
+    """
+    real, ours = features["real"], features["generated"]
+    distances, index = (
+        nearest_distances(ours.features_ND, real.features_ND),
+        nearest_of(ours.features_ND, real.features_ND),
+    )
+    best = np.argsort(distances, kind="stable")[:count]
+    names = {name: [path.name for path, cuts in found.plan if cuts and path not in found.skipped]
+             for name, found in sets.items()}  # fmt: skip
+    return {
+        "distances": [round(float(distances[i]), 6) for i in best],
+        "generated": [names["generated"][ours.clusters_N[i]] for i in best],
+        "real": [names["real"][real.clusters_N[index[i]]] for i in best],
+        "jpeg": two_rows(picked(sets["generated"], best), picked(sets["real"], index[best])),
+    }
+
+
+def colors(sets: dict[str, ImageSet], which: str) -> list[Row]:
+    """Return a row of each color statistic, the mean over canvases beside that of real ones."""
+    measured = {name: color_statistics(sets[name].canvases()) for name in (which, "real")}
+    how = "mean over canvases; interval: Student's t, over files"
+    found: list[Row] = []
+    for column, name in enumerate(NAMES):
+        ours, real = (
+            of_mean(values[:, column], how=how, clusters_N=sets[key].canvas_files()) for key, values in measured.items()
+        )
+        found.append(of_estimate(f"color: {name}", which, ours, better="as real", floor=real))
+    return found
 
 
 def diversities(sets: dict[str, ImageSet], distance: PerceptualDistance, pairs: int, seed: int) -> list[Row]:
@@ -230,7 +290,8 @@ def seams(sets: dict[str, ImageSet], which: str, wanted: Seams) -> list[Row]:
         return []  # the collapse row tells
     report: list[Row] = []
     for name, side, a, b in (
-        ("seam ratio", wanted.patch, found, floor), ("token grid ratio", wanted.token, found.lattice, floor.lattice)
+        ("seam ratio", wanted.patch, found, floor), ("token grid ratio", wanted.token, found.lattice, floor.lattice),
+        ("seam ratio, any place", wanted.patch, found.anywhere, floor.anywhere),
     ):  # fmt: skip
         if a is None or b is None or not math.isfinite(a.value):
             continue
@@ -242,6 +303,7 @@ def seams(sets: dict[str, ImageSet], which: str, wanted: Seams) -> list[Row]:
                 "better": "as real", "how": how,
                 "floor": b.value, "floor_std": b.std, "floor_n": b.n,
                 **{key: value for key, value in sides.items() if math.isfinite(value)},
+                **({} if a.place is None else {"place": list(a.place)}),
             }
         )  # fmt: skip
     return [_plain(row) for row in report]
@@ -300,6 +362,19 @@ def _block_rows(
             block_distances.pooled(real, ours, kind, resamples=resamples, seed=seed), floors[1],
         ),
     ]  # fmt: skip
+
+
+def _cmmd_row(prefix: str, which: str, real: FeatureSet, ours: FeatureSet, protocol: Protocol) -> Row:
+    value = cmmd(real.features_ND, ours.features_ND)
+    rng = np.random.default_rng(protocol.seed)
+    parts = [disjoint_parts(real.clusters_N, len(ours), rng) for _ in range(protocol.splits)]
+    floors = [cmmd(real.features_ND[rest], real.features_ND[part]) for part, rest in parts]
+    how = "biased, all images; no interval: pairs of an image with itself shift it by an unknown part"
+    sizes = len(parts[0][1]), len(parts[0][0])
+    ends = [float(end) for end in np.percentile(floors, [2.5, 97.5])]
+    floor = Distance(float(np.mean(floors)), float(np.std(floors)), ends[0], ends[1], *sizes, "real against real")
+    none = Distance(value, math.nan, math.nan, math.nan, len(real), len(ours), how)
+    return of_distance(f"{prefix}CMMD", which, none, floor)
 
 
 def _parts(real: FeatureSet, n: int, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

@@ -155,6 +155,8 @@ def score(
         "metrics": report_rows,
         "sets": {name: _described(found, scoring.features[name]) for name, found in sets.items()},
     }
+    if "generated" in sets and protocol.metrics.memorization:
+        report["nearest"] = rows.nearest_pairs(scoring.features, sets)
     if pairs is not None:
         report["sets"]["reconstruction"]["pairs"] = len(pairs.files) - len(pairs.skipped)
         report["sets"]["reconstruction"]["equal_pairs"] = pairs.equal
@@ -174,6 +176,7 @@ def _rows(scoring: Scoring, distance: PerceptualDistance | None, pairs: Pairs | 
     late: list[dict[str, Any]] = []
     for name in others:
         late += rows.seams(scoring.sets, name, metrics.seams) if metrics.seams else []
+        late += rows.colors(scoring.sets, name) if metrics.color else []
     if metrics.collapse and "generated" in others:
         late += rows.collapsed(scoring.sets, metrics.collapse)
     if pairs is not None:
@@ -191,7 +194,8 @@ def _rows(scoring: Scoring, distance: PerceptualDistance | None, pairs: Pairs | 
         if metrics.manifold:
             first += rows.manifolds(prefix, features, metrics.manifold, scoring.sets["generated"], protocol.seed)
         if metrics.memorization:
-            first += [*rows.nearest(prefix, features, protocol.seed), rows.copies(scoring.sets)]
+            first += rows.nearest(prefix, features, protocol.seed)
+            first += [*rows.authenticities(prefix, features, protocol.seed), rows.copies(scoring.sets)]
         if metrics.diversity and distance is not None:
             first += rows.diversities(scoring.sets, distance, metrics.diversity.pairs, protocol.seed)
         if metrics.blocks:

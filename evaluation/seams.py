@@ -30,6 +30,8 @@ class SeamResult:
         high: upper end.
         n: number of images.
         lattice: the same of the token grid: steps on it, off patch borders, over steps inside tokens; None in itself.
+        anywhere: the largest ratio over all places of a grid of patches; None in itself.
+        place: ``(y, x)`` of that grid's lines from the corner of a patch; None in the others.
     """
 
     value: float
@@ -40,6 +42,8 @@ class SeamResult:
     high: float
     n: int
     lattice: SeamResult | None = None
+    anywhere: SeamResult | None = None
+    place: tuple[int, int] | None = None
 
 
 def seam_ratio(
@@ -66,12 +70,24 @@ def seam_ratio(
     """
     if token < 2 or patch % token:
         raise ValueError(f"patch={patch} must be a multiple of token={token}, which must be at least 2")
-    sums_N26 = np.array([_sums(np.asarray(image), patch, token, origin) for image in images])
+    found = [_sums(np.asarray(image), patch, token, origin) for image in images]
+    sums_N26, places_N2P2 = (np.array([one[i] for one in found]) for i in (0, 1))
     if not sums_N26.size or not sums_N26[:, :, 1].sum():
         raise ValueError(f"no image is larger than a patch of {patch} pixels")
     own_N = np.arange(len(sums_N26)) if clusters is None else clusters()
     lattice = _result(sums_N26[:, :, [4, 5, 2, 3]], own_N) if patch > token else None
-    return replace(_result(sums_N26[:, :, :4], own_N), lattice=lattice)
+    return replace(_result(sums_N26[:, :, :4], own_N), lattice=lattice, anywhere=_anywhere(places_N2P2, own_N))
+
+
+def _anywhere(places_N2P2: NDArray[np.float64], own_N: NDArray[np.intp]) -> SeamResult:
+    """Return the ratio of the place of a grid at which steps are largest; of noise alone it lies above 1, too."""
+    sums_2P2 = places_N2P2.sum(0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means_2P = np.nan_to_num(sums_2P2[..., 0] / sums_2P2[..., 1])
+    at = means_2P.argmax(1)
+    on_N22 = places_N2P2[:, [0, 1], at]
+    sums_N24 = np.concatenate([on_N22, places_N2P2.sum(2) - on_N22], axis=2)
+    return replace(_result(sums_N24, own_N), place=(int(at[0]), int(at[1])))
 
 
 def _result(sums_N24: NDArray[np.float64], own_N: NDArray[np.intp]) -> SeamResult:
@@ -87,9 +103,14 @@ def _result(sums_N24: NDArray[np.float64], own_N: NDArray[np.intp]) -> SeamResul
     return SeamResult(value, across_x, across_y, found.std, found.low, found.high, n)
 
 
-def _sums(image_YX3: NDArray[np.uint8], patch: int, token: int, origin: tuple[int, int]) -> list[list[float]]:
-    """Return, per axis (y, x), the sum and number of steps on patch borders, off the token grid, on its rest."""
-    rows = []
+def _sums(
+    image_YX3: NDArray[np.uint8], patch: int, token: int, origin: tuple[int, int]
+) -> tuple[list[list[float]], list[NDArray[np.float64]]]:
+    """Return, per axis (y, x), the sum and number of steps on patch borders, off the token grid, on its rest.
+
+    And sum and number at each place of a grid of patches.
+    """
+    rows, places = [], []
     for axis in (0, 1):
         steps = np.abs(np.diff(image_YX3.astype(np.int16), axis=axis))
         profile = steps.sum((1 - axis, 2), dtype=np.float64)
@@ -100,7 +121,10 @@ def _sums(image_YX3: NDArray[np.uint8], patch: int, token: int, origin: tuple[in
         inside = (place % token != 0) & border.any()
         grid = (place % token == 0) & ~border & border.any()
         rows.append([part for at in (border, inside, grid) for part in (profile[at].sum(), each * at.sum())])
-    return rows
+        # Lines at fewer than two places are no grid, but a picture's own edge.
+        here = np.bincount(place % patch, minlength=patch) * float(each) * (len(profile) >= 2 * patch)
+        places.append(np.stack([np.bincount(place % patch, profile, patch) * (here > 0), here], axis=1))
+    return rows, places
 
 
 def _ratio(sums: NDArray[np.float64]) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import secrets
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -342,12 +343,12 @@ class NuwaInfinityPipeline:
 
     def _how(self, request: GenerationRequest, order: Order) -> dict[str, Any]:
         """Return how an image of a request is made, for its canvas and the metadata of its files."""
-        from nuwa_lightning import __version__
+        version: str = sys.modules[__package__].__version__  # to import it would import all that it offers
 
         options = request.to_options()
         metadata = {
             "program": "nuwa_lightning",
-            "version": __version__,
+            "version": version,
             "task": request.task,
             "size": [order.size[1], order.size[0]],
             "seed": request.seed,
@@ -355,7 +356,7 @@ class NuwaInfinityPipeline:
             "checkpoint": {"path": self.name},
             "tokenizer": self.generator.tokenizer_fingerprint,
         }
-        versions = {"nuwa-lightning": __version__, "torch": torch.__version__}
+        versions = {"nuwa-lightning": version, "torch": torch.__version__}
         return {"request": options, "metadata": [metadata], "versions": versions}
 
     def decode(self, tokens_TYX: Tensor, request: GenerationRequest) -> list[Pixels]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evaluation.report.figures import learning_curves, quality_against_cost
-from evaluation.report.image_grids import Strip, strips_of
+from evaluation.report.image_grids import Strip, nearest_strips, strips_of
 from evaluation.report.study import Line, Number, Study, lines_of, seconds_of_canvas, student
 from evaluation.table import LOW_RANK
 
@@ -98,6 +98,11 @@ def blocks_of(study: Study) -> Iterator[Block]:
         if strips:
             yield Heading(f"Samples of {samples}, at the same seeds of each training seed")
             yield ImageStrips(f"samples_{samples}", strips)
+        near = nearest_strips(study, samples)
+        if near:
+            yield Heading(f"Nearest real images of {samples}")
+            yield Paragraph("Above the samples that lie nearest to a real image in feature space, below that image.")
+            yield ImageStrips(f"nearest_{samples}", near)
     yield from _how(study)
 
 

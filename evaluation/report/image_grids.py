@@ -55,6 +55,23 @@ def strips_of(study: Study, samples: str) -> list[Strip]:
     return strips
 
 
+def nearest_strips(study: Study, samples: str) -> list[Strip]:
+    """Return, of each report, the samples that lie nearest to a real image, above it."""
+    return [
+        Strip(
+            f"{entry.name}, training seed {result.seed}",
+            base64.b64decode(found["jpeg"]),
+            tuple(
+                f"{ours} {distance:.3g} from {real}"
+                for ours, distance, real in zip(found["generated"], found["distances"], found["real"], strict=True)
+            ),
+        )
+        for entry in study.entries
+        for result in entry.results
+        if (found := result.reports.get(samples, {}).get("nearest"))
+    ]
+
+
 def _strip(name: str, paths: list[Path]) -> Strip:
     from PIL import Image
 

@@ -72,7 +72,8 @@ class Canvas:
         self.folder, self._option = folder, option
         self._log: BinaryIO | None = None
         self._index: dict[tuple[int, int, int], NDArray[np.uint32]] = {}
-        self._length = 0
+        self.length = 0
+        """How many records the log has."""
         self.patches = 0
         """How many positions hold tokens."""
         try:
@@ -122,11 +123,6 @@ class Canvas:
         """What it is."""
         return self._facts
 
-    @property
-    def length(self) -> int:
-        """How many records the log has."""
-        return self._length
-
     def begin(self, facts: CanvasFacts, image: InputImage | None = None) -> None:
         """Begin a canvas, and forget what was there.
 
@@ -164,8 +160,8 @@ class Canvas:
             raise self._unwritable(error) from error
 
     def _say(self, facts: CanvasFacts) -> None:
-        self._facts, self._dtype = facts, _record_type(facts)
         write_facts(self.folder / "canvas.json", facts)
+        self._facts, self._dtype = facts, _record_type(facts)
 
     @staticmethod
     def _drop(paths: Iterable[Path]) -> None:
@@ -186,12 +182,13 @@ class Canvas:
         self._dtype = _record_type(self._facts)
         try:
             self._open_log("r+b" if (self.folder / "tokens.log").exists() else "wb")
-            self._index, self._length, self.patches = {}, 0, 0
+            self._index, self.length, self.patches = {}, 0, 0
             while self._load_some():
                 pass
-            self._cut_log(self._length)
-            if self._facts.finished and self._length > self._facts.log:
-                self._cut(self._facts.log)
+            if self.length >= self._facts.log:  # or there is damage, and what comes after it may yet be saved
+                self._cut_log(self.length)
+                if self._facts.finished:
+                    self._cut(self._facts.log)
         except OSError as error:
             raise self._unwritable(error) from error
 
@@ -201,13 +198,13 @@ class Canvas:
         Raises:
             UsageError: naming the record.
         """
-        if self._length < self._facts.log:
-            hint = f"record {self._length} is damaged, and so is the canvas: put back a copy of the folder"
+        if self.length < self._facts.log:
+            hint = f"record {self.length} is damaged, and so is the canvas: put back a copy of the folder"
             raise UsageError(self._option, self.folder / "tokens.log", hint)
         states = [] if self._facts.finished else map(read_state, self._states())
         newest = next((found for found in states if found is not None), None)
-        if newest is not None and newest.facts["log"] > self._length:
-            hint = f"record {self._length} is damaged: choose resume earlier"
+        if newest is not None and newest.facts["log"] > self.length:
+            hint = f"record {self.length} is damaged: choose resume earlier"
             raise UsageError(self._option, self.folder / "tokens.log", hint)
 
     def latest(self, *, earlier: bool = False) -> CanvasState | None:
@@ -222,7 +219,7 @@ class Canvas:
         damaged: list[Path] = []
         for path in self._states():
             found = read_state(path)
-            if found is None or found.facts["log"] > self._length:
+            if found is None or found.facts["log"] > self.length:
                 damaged.append(path)
                 continue
             if damaged and not earlier:
@@ -245,7 +242,7 @@ class Canvas:
         """
         assert self._log is not None
         positions, data = [], bytearray()
-        for number, (patch, tokens_BYX) in enumerate(patches, start=self._length):
+        for number, (patch, tokens_BYX) in enumerate(patches, start=self.length):
             record = np.zeros((), self._dtype)
             record["at"] = position = self._facts.stage.position(patch)
             record["tokens"] = tokens_BYX.numpy()
@@ -253,12 +250,12 @@ class Canvas:
             positions.append(position)
             data += record.tobytes()
         try:
-            self._log.seek(self._length * self._dtype.itemsize)
+            self._log.seek(self.length * self._dtype.itemsize)
             left = memoryview(data)
             while left:
                 left = left[self._log.write(left) :]
         except OSError as error:
-            self._log.truncate(self._length * self._dtype.itemsize)
+            self._log.truncate(self.length * self._dtype.itemsize)
             raise self._unwritable(error) from error
         for position in positions:
             self._note(position)
@@ -272,7 +269,7 @@ class Canvas:
         assert self._log is not None
         try:
             os.fsync(self._log.fileno())
-            write_state(self.folder / f"state-{state.waves:012d}", state, log=self._length)
+            write_state(self.folder / f"state-{state.waves:012d}", state, log=self.length)
         except OSError as error:
             raise self._unwritable(error) from error
         self._drop(self._states()[_KEPT:])
@@ -293,7 +290,7 @@ class Canvas:
         tokens_YXyx = np.full((*numbers_YX.shape, rows, columns), UNWRITTEN, np.int64)
         written_YX = numbers_YX > 0
         if written_YX.any():  # a map that lives this long only does not count as memory for long
-            log = np.memmap(self.folder / "tokens.log", self._dtype, "r", shape=(self._length,))
+            log = np.memmap(self.folder / "tokens.log", self._dtype, "r", shape=(self.length,))
             tokens_YXyx[written_YX] = log["tokens"][numbers_YX[written_YX] - 1, number]
         tokens_YX = tokens_YXyx.transpose(0, 2, 1, 3).reshape((bottom - top) * rows, (right - left) * columns)
         y, x = area.top - top * rows, area.left - left * columns
@@ -305,7 +302,7 @@ class Canvas:
         number = int(self._numbers(t, (y, x), (1, 1))[0, 0])
         if not number:
             return None
-        log = np.memmap(self.folder / "tokens.log", self._dtype, "r", shape=(self._length,))
+        log = np.memmap(self.folder / "tokens.log", self._dtype, "r", shape=(self.length,))
         return torch.from_numpy(log["tokens"][number - 1].astype(np.int64))
 
     def written(self) -> Iterable[PatchIndex]:
@@ -337,7 +334,7 @@ class Canvas:
             self._log.close()
             self._log = None
         self._drop(path for path in self.folder.iterdir() if path.name != "lock" and _is_own(path))
-        self._index, self._length, self.patches = {}, 0, 0
+        self._index, self.length, self.patches = {}, 0, 0
 
     def _states(self) -> list[Path]:
         """Return the files of the states, the newest first."""
@@ -359,14 +356,14 @@ class Canvas:
         """Take in the next records of the log; False at its end, or where one is damaged."""
         assert self._log is not None
         size = self._dtype.itemsize
-        self._log.seek(self._length * size)
+        self._log.seek(self.length * size)
         data = self._log.read(_AT_ONCE * size)
         records = np.frombuffer(data[: len(data) // size * size], self._dtype)
         for n, record in enumerate(records):
             raw = memoryview(data)[n * size : (n + 1) * size - 4]
             position = PatchIndex(*map(int, record["at"]))
             if (
-                _sum_of_record(raw, self._length) != record["sum"]
+                _sum_of_record(raw, self.length) != record["sum"]
                 or not self._facts.holds(position)
                 or int(record["tokens"].max()) >= self._facts.codebook_size
             ):
@@ -379,9 +376,9 @@ class Canvas:
         block_YX = self._index.get((t, y // _BLOCK, x // _BLOCK))
         if block_YX is None:
             block_YX = self._index[t, y // _BLOCK, x // _BLOCK] = np.zeros((_BLOCK, _BLOCK), np.uint32)
-        self._length += 1
+        self.length += 1
         self.patches += int(block_YX[y % _BLOCK, x % _BLOCK] == 0)
-        block_YX[y % _BLOCK, x % _BLOCK] = self._length
+        block_YX[y % _BLOCK, x % _BLOCK] = self.length
 
     def _numbers(self, t: int, start: tuple[int, int], shape: tuple[int, int]) -> NDArray[np.uint32]:
         """Return the numbers (from 1) of the records of an area of the log's positions; 0 where there are none."""
@@ -401,11 +398,11 @@ class Canvas:
 
     def _cut(self, length: int) -> None:
         """Forget the records from one on."""
-        if length == self._length:
+        if length == self.length:
             return
         try:
             self._cut_log(length)
-            self._index, self._length, self.patches = {}, 0, 0
+            self._index, self.length, self.patches = {}, 0, 0
             while self._load_some():
                 pass
         except OSError as error:

@@ -226,3 +226,18 @@ def test_differences_are_named() -> None:
     assert found[:2] == ["seed was 1, now 2", 'old was "x", now not given']
     assert found[2].startswith('new was not given, now "yyy')
     assert len(found[2]) < 90
+
+
+def test_damage_in_a_finished_canvas_is_told_and_nothing_is_cut(canvas: Canvas) -> None:
+    canvas.put((PatchIndex(0, 0, x), patch_tokens(x)) for x in range(5))
+    canvas.amend(replace(FACTS, finished=True, log=4))
+    canvas.close()
+    with opened(canvas.folder) as found:
+        assert (found.patches, found.length) == (4, 4), "what was not sure to last is cut"
+    path = canvas.folder / "tokens.log"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 4 + 3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match="record 1 is damaged, and so is the canvas"):
+        Canvas.open(canvas.folder)
+    assert path.read_bytes() == content

@@ -229,11 +229,11 @@ def test_texts_stay_where_they_were(tmp_path: Path) -> None:
     regions = [Region(0, 0, 16, 16, "a lake"), Region(16, 0, 16, 16, "dunes")]
     canvas = pipe(regions=regions, size=(32, 16), seed=0).canvases[0]
     canvas.grow(left=16, right=8)
-    prompts = canvas._order(texts=True).prompts
+    prompts = canvas._history.order(texts=True).prompts
     assert prompts is not None
     assert [prompts.choose(PatchIndex(0, 0, x)) for x in range(7)] == [(1,)] * 4 + [(2,)] * 3
     several = pipe(["a", "b"], size=(16, 16), seed=0, output_type="tokens").canvases[1]
-    one = several._order(texts=True).prompts
+    one = several._history.order(texts=True).prompts
     whole = pipe.builder.order(several.request).prompts
     assert one is not None
     assert whole is not None

@@ -49,8 +49,8 @@ def expected(make: Callable[[Rng], float], repeats: int = 2000) -> float:
 
 
 def check(share: float, repeats: int = 400, *, low: float = 0.93, high: float = 0.97) -> None:
-    """Within what is said, give or take what so few repeats show of it (one standard error)."""
-    slack = np.sqrt(0.05 * 0.95 / repeats)
+    """Within what is said, give or take 1.64 standard errors of so few repeats."""
+    slack = 1.64 * np.sqrt(0.05 * 0.95 / repeats)
     assert low - slack <= share <= high + slack, share
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import shutil
 from pathlib import Path
 from typing import Any
@@ -137,6 +139,24 @@ def test_copies_are_counted_and_lie_near(folders: dict[str, Path], tmp_path: Pat
     assert fresh["copies of real files"]["high"] > 0.2  # of ten
     nearest = memorized["toy-nearest real"]
     assert nearest["high"] < nearest["floor"]
+    assert memorized["toy-authenticity"]["value"] == 0
+
+
+def test_copies_of_crops_are_counted_and_shown(folders: dict[str, Path], tmp_path: Path) -> None:
+    """Real photographs are larger than what is scored: their crops are what a copy equals."""
+    spec = CropSpec(crop="windows", side=64)
+    (tmp_path / "copies").mkdir()
+    for i, crop in enumerate(list(ImageSet(folders["real"], spec).crops())[:12]):
+        Image.fromarray(crop[:, ::-1] if i % 2 else crop).save(tmp_path / "copies" / f"{i:02d}.png")
+    wanted = protocol(tmp_path, "real.crop=windows", "real.side=64", "generated.crop=whole")
+    report = score(wanted, folders["real"], generated=tmp_path / "copies", work=NO_CACHE)
+    assert rows_of(report)["copies of real files"]["value"] == 1.0
+    shown = report["nearest"]
+    assert len(shown["distances"]) == len(shown["generated"]) == len(shown["real"]) == 8
+    assert shown["distances"][0] == pytest.approx(0, abs=1e-3)
+    with Image.open(io.BytesIO(base64.b64decode(shown["jpeg"]))) as sheet:
+        upper, lower = np.asarray(sheet)[:128, :128].astype(int), np.asarray(sheet)[132:, :128].astype(int)
+    assert np.abs(upper - lower).mean() < 8
 
 
 def test_intervals_over_subsets_have_a_width() -> None:

@@ -13,7 +13,7 @@ from evaluation import inception_score as scores
 from evaluation import manifold as module
 from evaluation.estimates import disjoint_parts, of_mean
 from evaluation.inception_score import inception_score
-from evaluation.manifold import manifold
+from evaluation.manifold import authentic, manifold
 
 
 @given(st.integers(6, 14), st.integers(6, 14), st.integers(1, 3), st.integers(1, 4), st.integers(0, 50))
@@ -116,3 +116,20 @@ def test_memory_is_that_of_a_few_strips(monkeypatch: pytest.MonkeyPatch) -> None
     assert peak < 8 * (4 << 20)
     monkeypatch.undo()
     assert manifold(x[:3000], x) == found
+
+
+@given(st.integers(4, 12), st.integers(1, 9), st.integers(0, 50))
+def test_authenticity_is_that_of_alaa(n: int, m: int, seed: int) -> None:
+    """As dgm-eval has it: a sample's nearest real image has a real neighbor that is nearer."""
+    rng = np.random.default_rng(seed)
+    real, ours = rng.normal(size=(n, 3)), rng.normal(size=(m, 3))
+    wanted = []
+    for sample in ours:
+        ways = [float(np.linalg.norm(sample - other)) for other in real]
+        nearest = int(np.argmin(ways))
+        others = [float(np.linalg.norm(real[nearest] - real[j])) for j in range(n) if j != nearest]
+        wanted.append(min(others) < ways[nearest])
+    assert authentic(ours, real).tolist() == wanted
+    # Crops of one file do not make a copy authentic.
+    twice = np.repeat(real, 2, axis=0)
+    assert not authentic(real, twice, clusters_N=np.repeat(np.arange(n), 2)).any()

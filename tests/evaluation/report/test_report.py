@@ -57,7 +57,9 @@ def test_the_page_needs_nothing_else(place: Path) -> None:
     assert "script" not in page.tags
     assert all(link.startswith("data:") for link in page.links)
     assert len([link for link in page.links if link.startswith("data:image/svg")]) >= 2
-    assert len([link for link in page.links if link.startswith("data:image/jpeg")]) == 4  # each entry at each seed
+    assert (
+        len([link for link in page.links if link.startswith("data:image/jpeg")]) == 8
+    )  # samples and nearest of each entry at each seed
     assert "default-src &#x27;none&#x27;" in text
     for said in (
         "Does it run?",
@@ -69,6 +71,7 @@ def test_the_page_needs_nothing_else(place: Path) -> None:
         "python -m evaluation report runs/ablations/toy",
         "python -m evaluation score --real photos --generated runs/ablations/toy/cells/nearby/seed_1/views --protocol",
         "nearby, training seed 1",
+        "Nearest real images of views",
         "10 crops of 10 files of 64x64 pixels",
         "sampled at 64x64, temperature 1.0, top-k 50",
     ):

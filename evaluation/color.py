@@ -1,0 +1,36 @@
+"""Colors of images against those of real ones (ours): what features that were trained to ignore them do not see.
+
+Six numbers an image: mean and spread of the luminance (Rec. 601), mean distance from gray, the mean on two axes of
+opponent colors, and upper minus lower half. Inverting an image turns the signs of the last three; a weaker contrast
+and flat images lower the second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+NAMES: Final = ("brightness", "contrast", "saturation", "red minus blue", "green minus magenta", "top minus bottom")
+
+
+def color_statistics(images: Iterable[NDArray[np.uint8]]) -> NDArray[np.float64]:
+    """Return the statistics of uint8 RGB images (Y, X, 3) of any sizes, ``[N, 6]`` in the order of `NAMES`, 0..255."""
+    return np.array([_of_image(image) for image in images], np.float64).reshape(-1, len(NAMES))
+
+
+def _of_image(image_YX3: NDArray[np.uint8]) -> list[float]:
+    image = image_YX3.astype(np.float64)
+    light_YX = image @ np.array([0.299, 0.587, 0.114])
+    red, green, blue = image.mean((0, 1))
+    half = max(1, len(image) // 2)
+    return [
+        float(light_YX.mean()),
+        float(light_YX.std()),
+        float((image.max(2) - image.min(2)).mean()),
+        float(red - blue),
+        float(green - (red + blue) / 2),
+        float(light_YX[:half].mean() - light_YX[-half:].mean()),
+    ]
