@@ -33,7 +33,7 @@ from evaluation.table import aligned
 from nuwa_lightning.atomic import write_json
 from nuwa_lightning.canvas.sample import sample_tokens
 from nuwa_lightning.generation.fast_transformer import Precision
-from nuwa_lightning.generation.local import AutoregressiveLocalDecoder, JacobiLocalDecoder, LocalDecoder
+from nuwa_lightning.generation.local import AutoregressiveLocalDecoder, JacobiLocalDecoder, LocalDecoder, jacobi
 from nuwa_lightning.generation.patch_decoder import PatchDecoder
 from nuwa_lightning.generation.pretrained import Generator, load_generator
 from nuwa_lightning.generation.sampling import Sampling
@@ -43,6 +43,7 @@ from nuwa_lightning.planning.geometry import PatchGrid
 POSITIONS: Final = (1, 4, 8, 16, 32)
 FORMATS: Final = (Precision(), Precision("bfloat16", "bfloat16"), Precision("int8", "bfloat16"))
 FROZEN: Final = AutoregressiveLocalDecoder(noise="gumbel")
+ACROSS: Final = jacobi._Guess
 
 clock: Callable[[], float] = time.thread_time
 
@@ -107,59 +108,68 @@ def steps(generator: Generator, options: argparse.Namespace) -> list[dict[str, A
     return rows
 
 
-Guess = Callable[[PatchDecoder, range], None]
+class Guess:
+    """What is guessed of places that the window reaches, as :class:`jacobi._Guess` has it."""
+
+    def __init__(self, patches: PatchDecoder) -> None:
+        self.patches = patches
+
+    def write(self, start: int, end: int) -> None:
+        """Guess one place after another."""
+        for place in range(start, end):
+            self.patches.set_tokens([place], self.at(place)[:, None])
+
+    def at(self, place: int) -> Tensor:
+        """Return the token before."""
+        return self.patches.tokens_RN[:, place - 1] if place else torch.zeros_like(self.patches.tokens_RN[:, 0])
 
 
-def _last(patches: PatchDecoder, places: range) -> None:
-    last_R1 = patches.tokens_RN[:, places[0] - 1, None] if places[0] else torch.zeros_like(patches.tokens_RN[:, :1])
-    patches.set_tokens(places, last_R1.expand(-1, len(places)))
+def first_of(order: Sequence[int]) -> type[Guess]:
+    """Return what takes the first of these neighbors that is there."""
 
-
-def _ordered(first: Sequence[int]) -> Guess:
-    """Return what takes the first neighbor that is there; the token above is a guess itself, so one at a time."""
-
-    def guess(patches: PatchDecoder, places: range) -> None:
-        for place in places:
-            near_RK = patches.neighbors([place])[:, 0]
-            token_R = patches.tokens_RN[:, place - 1] if place else torch.zeros_like(near_RK[:, 0])
-            for k in reversed(first):
+    class First(Guess):
+        def at(self, place: int) -> Tensor:
+            near_RK, token_R = self.patches.neighbors([place])[:, 0], super().at(place)
+            for k in reversed(order):
                 token_R = torch.where(near_RK[:, k] != ABSENT, near_RK[:, k], token_R)
-            patches.set_tokens([place], token_R[:, None])
+            return token_R
 
-    return guess
-
-
-def _exit(layers: int, across: Guess) -> Guess:
-    """Return what lets the first layers and the head improve the guess of neighbors, one step more each time."""
-
-    def guess(patches: PatchDecoder, places: range) -> None:
-        across(patches, places)
-        transformer = patches._rows.model
-        every = transformer.layers
-        transformer.layers = every[:layers]
-        logits_RnK = PatchDecoder.logits(patches, places)
-        transformer.layers = every
-        patches._rows.rewind(min(patches._rows.place, places[0]))
-        drawn_M = Sampling().draw_frozen(logits_RnK.flatten(0, 1), patches.keys_RN[:, list(places)].flatten())
-        patches.set_tokens(places, drawn_M.view(-1, len(places)))
-
-    return guess
+    return First
 
 
-def guesses(generator: Generator) -> dict[str, Guess]:
+def exit_after(layers: int) -> type[Guess]:
+    """Return what lets the first layers and the head improve the guess of neighbors, by one more reading."""
+
+    class Exit(ACROSS):  # type: ignore[misc, valid-type]
+        def write(self, start: int, end: int) -> None:
+            super().write(start, end)
+            if start == end:
+                return
+            patches = self._patches
+            transformer = patches._rows.model
+            every = transformer.layers
+            transformer.layers = every[:layers]
+            logits_RnK = PatchDecoder.logits(patches, range(start, end))
+            transformer.layers = every
+            drawn_M = Sampling().draw_frozen(logits_RnK.flatten(0, 1), patches.keys_RN[:, start:end].flatten())
+            patches.set_tokens(range(start, end), drawn_M.view(-1, end - start))
+
+    return Exit
+
+
+def guesses(generator: Generator) -> dict[str, Any]:
     """Return the ways to guess."""
-    across: Guess = JacobiLocalDecoder._guess
-    found = {
-        "the token before": _last,
-        "above, else across": _ordered(range(8)),
-        "across, else above": across,
-        "diagonal, else across": _ordered((2, 1, 0, *range(3, 8))),
-        "exit after 2 layers": _exit(2, across),
-        "the whole model (a step more)": _exit(generator.model.num_layers, across),
+    found: dict[str, Any] = {
+        "across": ACROSS,
+        "the token before": Guess,
+        "above, else across": first_of(range(8)),
+        "diagonal, else above": first_of((2, 0, 1, *range(3, 8))),
+        "exit after 2 layers": exit_after(2),
+        "exit after all (a step more)": exit_after(generator.model.num_layers),
     }
     if generator.model.copy_head is not None:
         likeliest = generator.model.copy_head.linear.bias.argsort(descending=True).tolist()
-        found["likeliest of the copy head"] = _ordered([k for k in likeliest if k < 8])
+        found["likeliest of the copy head"] = first_of([k for k in likeliest if k < 8])
     return found
 
 
@@ -167,12 +177,12 @@ def counted(generator: Generator, options: argparse.Namespace) -> list[dict[str,
     """Return steps a patch."""
     rows = []
     cells = [(name, 16, 1.0, 50, 1) for name in guesses(generator)]
-    cells += [("across, else above", window, 1.0, 50, 1) for window in (4, 8, 12, 24, 64)]
-    cells += [("across, else above", 16, t, k, 1) for t, k in ((0.8, 50), (0.0, 50), (1.0, 0))]
-    cells += [("across, else above", window, 1.0, 50, 4) for window in (8, 16, 24)]
+    cells += [("across", window, 1.0, 50, 1) for window in (4, 8, 12, 24, 64)]
+    cells += [("across", 16, t, k, 1) for t, k in ((0.8, 50), (0.0, 50), (1.0, 0))]
+    cells += [("across", window, 1.0, 50, 4) for window in (8, 16, 24)]
     for name, window, temperature, top_k, front in cells:
         watched = Watched(JacobiLocalDecoder(window))
-        setattr(JacobiLocalDecoder, "_guess", staticmethod(guesses(generator)[name]))  # noqa: B010
+        setattr(jacobi, "_Guess", guesses(generator)[name])  # noqa: B010 - for this cell
         renderer = replace(generator, local_decoder=watched).renderer(Sampling(temperature, top_k), max_rows=front)
         for seed in range(0, front * options.seeds, front):
             sample_tokens(renderer, PatchGrid(1, 4, 4), seeds=range(seed, seed + front))

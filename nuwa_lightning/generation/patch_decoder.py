@@ -56,7 +56,9 @@ class PatchDecoder:
         self._given_RN = given.to(device)
         self._partly = bool((given != ABSENT).any())
         size, kinds = rows.model.model.patch_size, rows.model.model.neighbors
-        self._own_NK = own_neighbors(size, token_order, kinds).to(device)
+        self.own_NK = own_neighbors(size, token_order, kinds).to(device)
+        """Where the neighbors of each token lie in the patch itself, else ``ABSENT``."""
+        self._outside_NK, self._own_place_NK = self.own_NK == ABSENT, self.own_NK.clamp_min(0)
         self._readers = [p.to(device) for p in readers(size, token_order, kinds)]
         self.tokens_RN = self._given_RN.clone()
         """What is written, ``ABSENT`` where nothing is yet."""
@@ -78,11 +80,6 @@ class PatchDecoder:
         """How many patches."""
         return len(self.tokens_RN)
 
-    @property
-    def side(self) -> int:
-        """The shorter side of a patch, in tokens."""
-        return min(self._rows.model.model.patch_size)
-
     def logits(self, places: Sequence[int]) -> Tensor:
         """Return logits over codes ``[R, n, K]`` of the tokens at ``places``, which are the same for all patches.
 
@@ -95,7 +92,7 @@ class PatchDecoder:
             x_RlW = self._read(places[0], places[-1] + 1)[:, -len(places) :]
         neighbors_MK = None
         if self._rows.model.model.copy_head is not None:
-            neighbors_MK = self._guidance.both(self._neighbors_RNK[:, list(places)], first=0).flatten(0, 1)
+            neighbors_MK = self._guidance.both(self._neighbors_RNK[:, _index(places)], first=0).flatten(0, 1)
         logits_MK = self._rows.model.logits(x_RlW.flatten(0, 1), neighbors_MK)
         return self._guidance.one(torch.unflatten(logits_MK, 0, (-1, len(places))))
 
@@ -103,7 +100,7 @@ class PatchDecoder:
         """Return the neighbors ``[R, n, K]`` of the tokens at ``places``, ``ABSENT`` where nothing is written."""
         if not self._fresh:
             self._refresh()
-        return self._neighbors_RNK[:, list(places)]
+        return self._neighbors_RNK[:, _index(places)]
 
     def set_tokens(self, places: Sequence[int], tokens_Rn: Tensor) -> None:
         """Write tokens, or overwrite them; what is given stays.
@@ -113,14 +110,14 @@ class PatchDecoder:
             tokens_Rn: for each patch; ``ABSENT`` takes a token back.
         """
         if self._partly:
-            given_Rn = self._given_RN[:, list(places)]
+            given_Rn = self._given_RN[:, _index(places)]
             tokens_Rn = torch.where(given_Rn == ABSENT, tokens_Rn, given_Rn)
         if len(places) == 1 and not self._bidirectional:
             place = places[0]
             self.tokens_RN[:, place : place + 1] = tokens_Rn
             self._inputs_RX.index_copy_(1, self._readers[place], tokens_Rn.expand(-1, len(self._readers[place])))
         else:
-            self.tokens_RN[:, list(places)] = tokens_Rn
+            self.tokens_RN[:, _index(places)] = tokens_Rn
             self._fresh = False
 
     def states(self) -> PatchStates:
@@ -151,9 +148,16 @@ class PatchDecoder:
     def _refresh(self) -> None:
         """Fill in all inputs from the tokens."""
         self._inputs_RLJ[:, 1:, 0] = self.tokens_RN
-        own_RNK = self.tokens_RN[:, self._own_NK.clamp_min(0)]
-        self._neighbors_RNK.copy_(torch.where(self._own_NK == ABSENT, self._neighbors_RNK, own_RNK))
+        own_RNK = self.tokens_RN[:, self._own_place_NK]
+        self._neighbors_RNK.copy_(torch.where(self._outside_NK, self._neighbors_RNK, own_RNK))
         self._fresh = True
+
+
+def _index(places: Sequence[int]) -> slice | list[int]:
+    """Return what picks places: side by side they need no list."""
+    if isinstance(places, range) and places.step == 1:
+        return slice(places.start, places.stop)
+    return list(places)
 
 
 @final

@@ -16,6 +16,7 @@ from nuwa_lightning.canvas.sample import sample_tokens
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.fast_transformer import Precision
 from nuwa_lightning.generation.local import AutoregressiveLocalDecoder, JacobiLocalDecoder, LocalDecoder
+from nuwa_lightning.generation.patch_decoder import own_neighbors
 from nuwa_lightning.generation.pretrained import named_local_decoder
 from nuwa_lightning.generation.prompts import Prompts
 from nuwa_lightning.generation.renderer import InfiniteRenderer, Rendering
@@ -140,7 +141,7 @@ def test_a_standstill_goes_on_to_the_bit(stop: int) -> None:
 class Page:
     """Stands in for patches: a token depends on the one before it ``reach`` times out of ten, and on its place."""
 
-    side = 8
+    own_NK = own_neighbors((8, 8), "mirrored")
 
     def __init__(self, rows: int, *, chained: float) -> None:
         generator = torch.Generator().manual_seed(0)

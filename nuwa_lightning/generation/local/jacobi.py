@@ -6,7 +6,7 @@ Shape legend: R patches side by side, N tokens per patch, K neighbors of a token
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import Final, final
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ from nuwa_lightning.generation.local.base import LocalDecoder
 from nuwa_lightning.generation.patch_decoder import PatchDecoder
 from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.models.nuwa_infinity import ABSENT
+
+_BESIDE: Final = 2
+"""The first of :data:`NEIGHBORS` share a side with the token: one was written just before, one lies across."""
 
 
 @final
@@ -59,34 +62,19 @@ class JacobiLocalDecoder(LocalDecoder):
     def decode(self, patches: PatchDecoder, sampling: Sampling, uniform_RU: Tensor) -> None:
         """Write all tokens, in as many steps as it takes."""
         N = patches.tokens_RN.shape[1]
+        guess = _Guess(patches)
         start = guessed = 0
         while start < N:
             end = min(start + self.window, N)
-            while guessed < end:
-                count = min(end - guessed, patches.side)
-                self._guess(patches, range(guessed, guessed + count))
-                guessed += count
-            places = range(start, end)
+            guess.write(guessed, end)
+            guessed = end
             guess_Rn = patches.tokens_RN[:, start:end].clone()
-            drawn_M = sampling.draw_frozen(
-                patches.logits(places).flatten(0, 1), patches.keys_RN[:, start:end].flatten()
-            )
+            logits_RnK = patches.logits(range(start, end))
+            drawn_M = sampling.draw_frozen(logits_RnK.flatten(0, 1), patches.keys_RN[:, start:end].flatten())
             # Written back before the next reading: what was drawn, not what was guessed, are the tokens.
-            patches.set_tokens(places, drawn_M.view_as(guess_Rn))
-            changed = (patches.tokens_RN[:, start:end] != guess_Rn).any(dim=0).tolist()
-            start = start + changed.index(True) + 1 if True in changed else end
-
-    @staticmethod
-    def _guess(patches: PatchDecoder, places: range) -> None:
-        """Write guesses to places where nothing is; fewer than a side of the patch, so that what is across is there."""
-        across_RnK = patches.neighbors(places)
-        across_RnK = across_RnK[:, :, [1, 0, *range(2, across_RnK.shape[2])]]
-        there_RnK = across_RnK != ABSENT
-        first_Rn1 = there_RnK.to(torch.uint8).argmax(dim=-1, keepdim=True)
-        last_R1 = patches.tokens_RN[:, places[0] - 1, None] if places[0] else torch.zeros_like(across_RnK[:, 0, :1])
-        patches.set_tokens(
-            places, torch.where(there_RnK.any(dim=-1), across_RnK.gather(-1, first_Rn1)[..., 0], last_R1)
-        )
+            patches.set_tokens(range(start, end), drawn_M.view_as(guess_Rn))
+            changed_n = (patches.tokens_RN[:, start:end] != guess_Rn).any(dim=0).tolist()
+            start = start + changed_n.index(True) + 1 if True in changed_n else end
 
     def check(self, precision: Precision) -> None:
         """Refuse int8 matrices: attention to many positions rounds otherwise there than to one, so tokens differ."""
@@ -96,3 +84,38 @@ class JacobiLocalDecoder(LocalDecoder):
     def training_mask(self, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor | None:
         """Hide nothing."""
         return None
+
+
+class _Guess:
+    """Guesses of places that the window reaches.
+
+    The token across the order of writing, in this patch or the context; where nothing is written there, the nearest
+    neighbor in the context, or the token before.
+    """
+
+    def __init__(self, patches: PatchDecoder) -> None:
+        self._patches = patches
+        # Before anything is written, neighbors are those in the context (and what is given).
+        N = patches.tokens_RN.shape[1]
+        back_NK = (torch.arange(N)[:, None] - patches.own_NK[:, :_BESIDE].cpu()) * (
+            patches.own_NK[:, :_BESIDE].cpu() >= 0
+        )
+        across = int(back_NK.amax(dim=0).argmax())
+        others = [k for k in range(patches.own_NK.shape[1]) if k != across]
+        context_RNK = patches.neighbors(range(N))[:, :, [across, *others]]
+        there_RNK = context_RNK != ABSENT
+        first_RN1 = there_RNK.to(torch.uint8).argmax(dim=-1, keepdim=True)
+        self._context_RN = context_RNK.gather(-1, first_RN1)[:, :, 0]
+        self._across_N = patches.own_NK[:, across]
+        self._reach = max(1, int(back_NK[:, across].max()))
+
+    def write(self, start: int, end: int) -> None:
+        """Guess the places from ``start`` up to ``end``; so many at once that what lies across is there."""
+        tokens_RN = self._patches.tokens_RN
+        for first in range(start, end, self._reach):
+            last = min(first + self._reach, end)
+            across_n, guess_Rn = self._across_N[first:last], self._context_RN[:, first:last]
+            before_R1 = tokens_RN[:, first - 1, None] if first else torch.zeros_like(tokens_RN[:, :1])
+            guess_Rn = torch.where(guess_Rn == ABSENT, before_R1, guess_Rn)
+            guess_Rn = torch.where(across_n == ABSENT, guess_Rn, tokens_RN[:, across_n.clamp_min(0)])
+            self._patches.set_tokens(range(first, last), guess_Rn)
