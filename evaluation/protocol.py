@@ -143,6 +143,7 @@ class Metrics:
     Attributes:
         memorization: distance to the nearest real image, authenticity, and copies of real files.
         color: means of six color statistics.
+        cmmd: biased distance of a Gaussian kernel; for features of length 1.
     """
 
     kid: Kid | None = None
@@ -157,6 +158,7 @@ class Metrics:
     clip: bool = False
     memorization: bool = True
     color: bool = True
+    cmmd: bool = False
 
 
 @dataclass(frozen=True)

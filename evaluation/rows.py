@@ -27,6 +27,7 @@ from evaluation.manifold import authentic, manifold, nearest_distances, nearest_
 from evaluation.pairs import picked, two_rows
 from evaluation.perceptual import PerceptualDistance, diversity
 from evaluation.protocol import Blocks, Collapse, Manifold, Protocol, Seams
+from evaluation.published import cmmd
 from evaluation.seams import seam_ratio
 from nuwa_lightning.errors import UsageError
 
@@ -83,6 +84,8 @@ def distances(
             subset_size=wanted.subset_size, subsets=wanted.subsets,
         )  # fmt: skip
         found.append(of_distance(f"{prefix}KID", which, value, floor))
+    if protocol.metrics.cmmd:
+        found.append(_cmmd_row(prefix, which, real, ours, protocol))
     if protocol.metrics.mind is not None:
         along, looked = protocol.metrics.mind, protocol.metrics.mind.projections
         value = monge.mind(real.features_ND, ours.features_ND, **shared, projections=looked, seed=along.seed)
@@ -359,6 +362,19 @@ def _block_rows(
             block_distances.pooled(real, ours, kind, resamples=resamples, seed=seed), floors[1],
         ),
     ]  # fmt: skip
+
+
+def _cmmd_row(prefix: str, which: str, real: FeatureSet, ours: FeatureSet, protocol: Protocol) -> Row:
+    value = cmmd(real.features_ND, ours.features_ND)
+    rng = np.random.default_rng(protocol.seed)
+    parts = [disjoint_parts(real.clusters_N, len(ours), rng) for _ in range(protocol.splits)]
+    floors = [cmmd(real.features_ND[rest], real.features_ND[part]) for part, rest in parts]
+    how = "biased, all images; no interval: pairs of an image with itself shift it by an unknown part"
+    sizes = len(parts[0][1]), len(parts[0][0])
+    ends = [float(end) for end in np.percentile(floors, [2.5, 97.5])]
+    floor = Distance(float(np.mean(floors)), float(np.std(floors)), ends[0], ends[1], *sizes, "real against real")
+    none = Distance(value, math.nan, math.nan, math.nan, len(real), len(ours), how)
+    return of_distance(f"{prefix}CMMD", which, none, floor)
 
 
 def _parts(real: FeatureSet, n: int, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

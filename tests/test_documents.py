@@ -94,7 +94,7 @@ def test_make_targets_exist(repository: Path, document: str) -> None:
 
 def test_commands_name_files_and_options_that_exist(repository: Path, readme: str) -> None:
     """Every command of the READMEs: its recipes are there and its options are known to the help of the program."""
-    from evaluation.__main__ import _parser
+    from evaluation.__main__ import parsed
     from nuwa_lightning.commands.generate_options import parser
 
     seen = set()
@@ -108,7 +108,7 @@ def test_commands_name_files_and_options_that_exist(repository: Path, readme: st
                 parser().parse_args(words[4:])
         elif words[:3] == ["python", "-m", "evaluation"]:
             seen.add(words[3])
-            _parser().parse_args(words[3:])
+            parsed(words[3:])
         elif words[0] == "pip":
             for name in re.findall(r"requirements/\S+", " ".join(words)):
                 assert (repository / name).is_file()

@@ -220,7 +220,7 @@ class TokenDataModule(TokenWindowsModule):
         **options: Any,
     ) -> None:
         bank.check()
-        super().__init__(photos, Window(1, *grid), **options)
+        super().__init__(photos, Window(1, *grid), stills=0.0, **options)  # a photo is always one
         self.photos = photos
         self.settings = bank
         self.max_pixels = max_pixels

@@ -16,8 +16,9 @@ import torch
 
 pytest.importorskip("av")
 
-from nuwa_lightning.data import LandscapeClips, VideoFolderDataModule
+from nuwa_lightning.data import LandscapeClips, VideoFolderDataModule, VideosDataModule
 from nuwa_lightning.data.clips import ClipSettings, prepare_videos
+from nuwa_lightning.data.data_module import StreamingDataModule
 from nuwa_lightning.data.landscape_clips import load_clips
 from nuwa_lightning.data.packages import FetchError
 from nuwa_lightning.data.shots import change, find_cuts, thumbnail
@@ -397,3 +398,23 @@ def test_default_videos_are_fetched_once_and_told_apart(
 def test_both_sides_have_real_videos() -> None:
     assert {clip.split for clip in load_clips()} == {"train", "val"}
     assert len({clip.key for clip in load_clips()}) == len(load_clips())
+
+
+def test_command_line(folder: Path) -> None:
+    """Any source of videos, by class name, and the options that all data modules have."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(StreamingDataModule, "data")
+    own = ["--data=VideosDataModule", "--data.videos=FolderVideos", f"--data.videos.root={folder}"]
+    made = parser.instantiate(parser.parse_args([*own, "--data.num_workers=1", "--data.clips.frames=2"])).data
+    assert isinstance(made, VideosDataModule)
+    assert (made.num_workers, made.batch_size, made.clips.frames) == (1, 4, 2)
+    assert len(made.videos.videos("train")) == 1
+    first_version = f"--data=nuwa_lightning.data.video_data.VideoFolderDataModule --data.root={folder} --data.flip=0"
+    made = parser.instantiate(parser.parse_args(first_version.split())).data
+    assert (type(made), made.flip, made.steps_per_epoch) == (VideoFolderDataModule, 0.0, 200)
+    with pytest.raises(SystemExit):
+        parser.parse_args(
+            ["--data=nuwa_lightning.data.TokenDataModule", "--data.photos=LandscapePhotos", "--data.stills=0.5"]
+        )
