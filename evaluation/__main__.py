@@ -38,21 +38,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(given: Sequence[str]) -> int:
-    name, *rest = given or ["--help"]
-    if name in ("-h", "--help"):
+    if given[:1] in ([], ["-h"], ["--help"]):
         about = "".join(f"  {each:<14}{_command(each).ABOUT.splitlines()[0]}\n" for each in COMMANDS)
         print(f"usage: python -m evaluation COMMAND ...\n\n{about}\npython -m evaluation COMMAND --help tells the rest")
         return 0
+    options = parsed(given)
+    return int(_command(given[0]).run(options, shlex.join(["python", "-m", "evaluation", *given])))
+
+
+def parsed(given: Sequence[str]) -> Any:
+    """Return the ``Options`` of a command line.
+
+    Raises:
+        UsageError: if there is no such command, or an option is wrong.
+    """
+    from evaluation.commands.options import parse
+
+    name, *rest = given
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"choose {', '.join(COMMANDS)}"
         raise UsageError("COMMAND", name, f"there is no such command; {hint}")
-    from evaluation.commands.options import parse
-
-    command = _command(name)
-    positional = "runs" if name == "report" else None
-    options = parse(command.Options, name, rest, about=command.ABOUT, examples=command.EXAMPLES, positional=positional)
-    return int(command.run(options, shlex.join(["python", "-m", "evaluation", *given])))
+    command, positional = _command(name), "runs" if name == "report" else None
+    return parse(command.Options, name, rest, about=command.ABOUT, examples=command.EXAMPLES, positional=positional)
 
 
 def _command(name: str) -> Any:

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +19,26 @@ from typing import Any, Final, Literal
 from evaluation.config import build, flat, read_yaml, set_option
 from evaluation.crop_spec import CropSpec
 from evaluation.known_weights import KNOWN_SHA256
-from nuwa_lightning.errors import UsageError
+from nuwa_lightning.errors import UsageError, check_range
 
 FOLDER: Final = Path(__file__).parent / "protocols"
+_RANGES: Final[dict[str, tuple[float, float]]] = {
+    r"(.*\.)?seed": (0, (1 << 32) - 1),
+    r"version": (0, 1_000_000),
+    r"resamples": (2, 100_000),
+    r"splits": (1, 100_000),
+    r"(real|generated)\.count": (1, 10_000_000),
+    r"(real|generated)\.(side|short_sides)": (1, 1 << 17),
+    r"metrics\.kid\.subset_size": (2, 10_000_000),
+    r"metrics\.kid\.subsets": (1, 100_000),
+    r"metrics\.inception_score\.splits": (1, 100_000),
+    r"metrics\.manifold\.(k|k_coverage)": (1, 100_000),
+    r"metrics\.diversity\.pairs": (1, 10_000_000),
+    r"metrics\.\w+\.projections": (1, 1_000_000),
+    r"metrics\.(blocks\.side|seams\.patch|seams\.token|collapse\.window)": (1, 1 << 17),
+    r"metrics\.collapse\.percentile": (0, 100),
+}
+"""From where to where every number of a protocol goes, by a pattern of its name."""
 _LOG = logging.getLogger(__name__)
 FORMAT: Final = 5
 """Raised whenever the same protocol comes to mean other numbers; it is part of the hash."""
@@ -185,6 +203,13 @@ class Protocol:
     seed: int = 0
     color: Literal["8-bit RGB, upright, transparency over white"] = "8-bit RGB, upright, transparency over white"
     rounding: Literal["to 8 bits after resizing"] = "to 8 bits after resizing"
+
+    def __post_init__(self) -> None:
+        for name, value in flat(dataclasses.asdict(self)).items():
+            for pattern, (least, most) in _RANGES.items():
+                if value is not None and re.fullmatch(pattern, name):
+                    for number in value if isinstance(value, list | tuple) else (value,):
+                        check_range(f"protocol.{name}", number, least, most)
 
     def settings(self) -> dict[str, Any]:
         """Return every setting, defaults included, as plain values."""

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import platform
 import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Final, TypeGuard
 
 from evaluation.protocol import differences, settings_sha256
+from nuwa_lightning import environment
 from nuwa_lightning.atomic import write_json
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.plain_data import parse_json, read_text
@@ -38,13 +36,7 @@ _PACKAGES = (
 
 def versions() -> dict[str, str]:
     """Return the versions of what computes the numbers."""
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "absent"
-    return found
+    return environment.versions(_PACKAGES)
 
 
 def commit() -> str:
@@ -65,7 +57,7 @@ def commit() -> str:
 
 def machine(device: str = "cpu") -> dict[str, Any]:
     """Return what the numbers were computed on."""
-    found: dict[str, Any] = {"cpu": _cpu(), "cores": os.cpu_count(), "system": platform.system(), "device": device}
+    found: dict[str, Any] = {**environment.machine(), "device": device}
     if device != "cpu":
         import torch
 
@@ -186,11 +178,3 @@ def check_comparable(reports: Mapping[str, Mapping[str, Any]]) -> None:
             if counts[0] != counts[1]:
                 hint = f"numbers of {kind} images differ ({counts[0]} and {counts[1]}), which moves scores: "
                 raise UsageError("report", both, f"{hint}score as many of both, such as --set {kind}.count=N")
-
-
-def _cpu() -> str:
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

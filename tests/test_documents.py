@@ -94,7 +94,7 @@ def test_make_targets_exist(repository: Path, document: str) -> None:
 
 def test_commands_name_files_and_options_that_exist(repository: Path, readme: str) -> None:
     """Every command of the READMEs: its recipes are there and its options are known to the help of the program."""
-    from evaluation.__main__ import _parser
+    from evaluation.__main__ import parsed
     from nuwa_lightning.commands.generate_options import parser
 
     seen = set()
@@ -108,11 +108,21 @@ def test_commands_name_files_and_options_that_exist(repository: Path, readme: st
                 parser().parse_args(words[4:])
         elif words[:3] == ["python", "-m", "evaluation"]:
             seen.add(words[3])
-            _parser().parse_args(words[3:])
+            parsed(words[3:])
         elif words[0] == "pip":
             for name in re.findall(r"requirements/\S+", " ".join(words)):
                 assert (repository / name).is_file()
     assert {"fit", "generate", "score"} <= seen
+
+
+def test_every_promise_names_a_test_that_is_there(repository: Path) -> None:
+    text = (repository / "docs" / "reliability.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| promise")]
+    assert len(rows) >= 30
+    for row in rows:
+        found = re.search(r"`(tests/[\w/]+\.py)::(test_\w+)`", row)
+        assert found, row
+        assert f"\ndef {found[2]}(" in (repository / found[1]).read_text(encoding="utf-8"), row
 
 
 HOW_TOS = sorted(path.name for path in Path(__file__).parents[1].glob("docs/how-to/*.md"))

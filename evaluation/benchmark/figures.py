@@ -180,6 +180,19 @@ def local_decoders(size: Size, settings: Settings, say: Say) -> list[Figure]:
     return figures
 
 
+def several_positions(size: Size, settings: Settings) -> list[Figure]:
+    """What a step of 16 positions of a patch costs beside one of a single position: how dear Jacobi decoding is."""
+    figures, model = [], random_model(size, num_kv_heads=size.heads)
+    for rows in (1, 4):
+        ours, pairs = Ours("MHA float32", model, rows=rows), []
+        for _ in range(max(3, settings.steps // 4)):
+            one, several = (ours.reading(count) for count in (1, 16))
+            pairs.append(several / one)
+        name = f"{size.name}: a step of 16 positions / of one, MHA float32, front of {rows}"
+        figures.append(Figure(name, statistics.median(pairs), 2.0 if rows == 1 else None, at_least=False))
+    return figures
+
+
 def canvases(settings: Settings, say: Say) -> list[Figure]:
     """Whole canvases: against the sliding window, and as they get wider."""
     size = SIZES["19M"]
@@ -265,6 +278,7 @@ def measure(settings: Settings, say: Say) -> tuple[list[Figure], dict[str, Mappi
         figures += found
     figures += same_tokens(SIZES["19M"], settings)
     figures += local_decoders(SIZES["19M"], settings, say)
+    figures += several_positions(SIZES["19M"], settings)
     if settings.canvases:
         figures += canvases(settings, say)
     return figures, times

@@ -6,7 +6,6 @@ Absolute figures drift with whatever else runs; ratios inside one round do so mu
 from __future__ import annotations
 
 import os
-import platform
 import statistics
 import time
 from abc import ABC, abstractmethod
@@ -139,7 +138,6 @@ def machine() -> dict[str, Any]:
     return {
         **record.machine(),
         "capability": torch.backends.cpu.get_cpu_capability(),
-        "system": platform.platform(),
         "versions": record.versions(),
     }
 

@@ -166,6 +166,17 @@ class Ours(Contender):
         return time.perf_counter() - began
 
     @torch.inference_mode()
+    def reading(self, count: int) -> float:
+        """Return the seconds of a step of so many positions in the middle of a patch."""
+        writer, middle = self._writing(), self._model.model.patch_tokens // 2
+        writer.set_tokens(range(2 * middle), torch.randint(0, CODES, (self.rows, 2 * middle)))
+        for place in (0, middle):  # the first one brings the matrices into the caches
+            writer.logits(range(place, place + count if place else middle))
+        began = time.perf_counter()
+        writer.logits(range(middle, middle + count))
+        return time.perf_counter() - began
+
+    @torch.inference_mode()
     def tokens(self, steps: int) -> torch.Tensor:
         """Return the first tokens ``[R, steps]`` of each patch."""
         self.start()

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import platform
 import re
 import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from nuwa_lightning import environment
 from nuwa_lightning.errors import UsageError
 
 _PACKAGES = ("nuwa-lightning", "torch", "lightning", "torchmetrics", "jsonargparse", "numpy", "pillow")
@@ -20,13 +18,7 @@ _PACKAGES = ("nuwa-lightning", "torch", "lightning", "torchmetrics", "jsonargpar
 
 def versions() -> dict[str, str]:
     """Return the versions of what decides about numbers."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "absent"
-    return found
+    return environment.versions(_PACKAGES)
 
 
 def _commit() -> str | None:
@@ -102,7 +94,7 @@ def run_record(config: Any, datamodule: Any, *, networks: Mapping[str, str | Non
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
         "commit": _commit(),
-        "machine": {"cpu": platform.machine(), "cores": os.cpu_count(), "system": platform.platform()},
+        "machine": environment.machine(),
         "seed": config.seed_everything,
         "networks": dict(networks),
     }

@@ -11,7 +11,7 @@ import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final
 
 from lightning.fabric.plugins.io import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -82,14 +82,6 @@ MANUAL: Final[dict[type[LightningModule], dict[str, str]]] = {
 METRICS: Final[dict[type[LightningModule], Sequence[str]]] = {
     cls: cls.metrics for cls in (NuwaInfinityModule, VQGANModule, PixelGuidedModule)
 }
-
-
-@runtime_checkable
-class Draws(Protocol):
-    """A callback that draws once more at the end."""
-
-    def draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw now."""
 
 
 class _Parser(OneLineParser, LightningArgumentParser):
@@ -311,9 +303,9 @@ class NuwaCLI(LightningCLI):
             guided = provide_guided(self._source(), tokenizer, self._source().refined if refined else None)
             if guided is not None:
                 save_pixel_guided(self.run_folder / "pixel_guided", guided)
-            for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-                if isinstance(callback, Draws):
-                    callback.draw(self.trainer, self.model)
+            sheets = [c for c in self.trainer.callbacks if isinstance(c, SampleSheet)]  # type: ignore[attr-defined]
+            for sheet in sheets:
+                sheet.draw(self.trainer, self.model)
             for logger in self.trainer.loggers:  # the last sheet opened it once more
                 logger.finalize("success")
             if (self.run_folder / "samples.png").exists():
@@ -321,7 +313,6 @@ class NuwaCLI(LightningCLI):
             window = self.datamodule.window if isinstance(self.datamodule, TokenWindowsModule) else None
             text = None
             if self.model.conditions.text_encoder is not None:
-                sheets = (c for c in self.trainer.callbacks if isinstance(c, SampleSheet))  # type: ignore[attr-defined]
                 text = next((text for sheet in sheets for text in sheet.texts), _TEXT)
             what, command = what_next(self.run_folder, window, tokenizer.downsample_factor, text)
             _LOG.info("make %s:\n  %s", what, command)

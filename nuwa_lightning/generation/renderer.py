@@ -273,6 +273,7 @@ class Rendering:
         """Write (or, if known, read) independent patches; returns tokens ``[S, B, N]`` in writing order."""
         S, B = len(steps), len(self._seeds)
         copies = B * self._guidance.count
+        positions = [s.step.patch.shifted(self._corner) for s in steps]
         writer = PatchDecoder(
             self._rows(steps, copies),
             neighbors=neighbors_in_context(
@@ -287,12 +288,11 @@ class Rendering:
             given=self._given(steps),
             guidance=self._guidance,
             token_order=self._renderer.token_order,
-            keys=torch.tensor([signed(patch_key(seed, s.step.patch)) for s in steps for seed in self._seeds]),
+            keys=torch.tensor([signed(patch_key(seed, at)) for at in positions for seed in self._seeds]),
         )
         if not steps[0].step.known:
             decoder = self._renderer.local_decoder
             draws = decoder.draws(self._renderer.model.patch_tokens)
-            positions = [s.step.patch.shifted(self._corner) for s in steps]
             uniform_RU = torch.stack([patch_uniforms(seed, at, draws) for at in positions for seed in self._seeds])
             decoder.decode(writer, self._renderer.sampling, uniform_RU.to(writer.tokens_RN.device))
         states = writer.states()

@@ -456,7 +456,7 @@ class VectorQuantizer(nn.Module):
         """Put the codes where real vectors are: spherical k-means with a k-means++ start.
 
         Args:
-            z_ND: vectors of this rank, of any length; those of all ranks are used.
+            z_ND: vectors of this rank, of any length, batch by batch; those of all ranks are used.
             batches: from how many batches they were gathered; the moving averages begin with the size of one.
             iterations: rounds of k-means.
             generator: random source; must be the same on every rank.
@@ -465,6 +465,9 @@ class VectorQuantizer(nn.Module):
             ValueError: if there are fewer vectors than codes.
         """
         unit_ND = _gather(functional.normalize(z_ND.float(), dim=1))
+        ranks = len(unit_ND) // max(1, len(z_ND))
+        if ranks > 1 and len(z_ND) % batches == 0:  # by batch, then by rank, as one process would have seen them
+            unit_ND = unit_ND.view(ranks, batches, -1, unit_ND.shape[1]).transpose(0, 1).flatten(0, 2)
         if len(unit_ND) < self.codebook_size:
             raise ValueError(f"{len(unit_ND)} vectors cannot start {self.codebook_size} codes")
         codebook_KD = _spread(unit_ND, self.codebook_size, generator)

@@ -13,7 +13,15 @@ import torch
 from evaluation.__main__ import main
 from evaluation.benchmark import canvas
 from evaluation.benchmark.canvas import busy_process, generate, recipe_model, renderer, seconds_a_patch, write_run
-from evaluation.benchmark.figures import Figure, Settings, local_decoders, report, same_tokens, threads
+from evaluation.benchmark.figures import (
+    Figure,
+    Settings,
+    local_decoders,
+    report,
+    same_tokens,
+    several_positions,
+    threads,
+)
 from evaluation.benchmark.measuring import Contender, Reading, Times, interleave, machine, ratio
 from evaluation.benchmark.ours import SIZES, Ours, Size, random_model
 from evaluation.benchmark.table import benchmark_table
@@ -90,6 +98,7 @@ def test_figures_and_their_table():
     ]
     assert [f.reached for f in figures[-3:]] == [False, True, None]
     assert figures[0].value == 1.0
+    assert all(f.value > 0 for f in several_positions(TINY, Settings(steps=4)) if f.value is not None)
     found = {
         "machine": machine(), "threads": 1, "pinned_to": [0], "steps": 4, "rounds": 1,
         "load_before": [0.0] * 3, "load_after": [0.0] * 3, "quick": True, "seconds": 60.0,

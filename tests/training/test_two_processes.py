@@ -48,8 +48,7 @@ class Images(Dataset[dict[str, torch.Tensor]]):
 
 def train(folder: Path, rank: int, world: int) -> None:
     seed_everything(0, verbose=False)
-    # One step without codes: vectors of several come by process, then by step, and the codes' start draws from them.
-    model = VQGANModule(SIZE, loss=LOSS, unquantized_steps=1, warmup_steps=2, lr=1e-3)
+    model = VQGANModule(SIZE, loss=LOSS, unquantized_steps=3, warmup_steps=2, lr=1e-3)
     trainer = Trainer(
         default_root_dir=folder,
         accelerator="cpu",
