@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.estimates import Distance, disjoint_parts, student_quantile
+from evaluation.estimates import Distance, disjoint_parts
 from evaluation.feature_cache import FeatureCache, FeatureSet
 from evaluation.fid import FidAgainst, fid
 from evaluation.images import Pixels
@@ -175,10 +175,10 @@ def by_position(
         return found
 
     rng = np.random.default_rng(seed)
-    std, free = of_two_sets(mean, parts_of(x.clusters_N, resamples, rng), parts_of(y.clusters_N, resamples, rng), rng)
-    half = student_quantile(free) * std
+    parts = parts_of(x.clusters_N, resamples, rng), parts_of(y.clusters_N, resamples, rng)
+    std, low, high = of_two_sets(value, mean, *parts)
     how += "; interval: of the expectation at these numbers of images, over canvases"
-    return Distance(value, std, value - half, value + half, *sizes, how)
+    return Distance(value, std, low, high, *sizes, how)
 
 
 def _against(x_ND: NDArray[np.float32], clusters_N: NDArray[np.intp], kind: Kind) -> KidAgainst | FidAgainst:

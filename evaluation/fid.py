@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.estimates import Distance, disjoint_parts, student_quantile
+from evaluation.estimates import Distance, disjoint_parts
 from evaluation.jackknife import of_two_sets, parts_of
 
 Features = NDArray[np.floating[Any]]
@@ -70,7 +70,7 @@ def fid(
     """Return the Frechet distance of two sets of features with an interval.
 
     The interval is of the expectation of this number at these two numbers of images, not of the distance of the two
-    distributions, from which the number itself is away. It is Student's, by leaving out canvases and pairs of them.
+    distributions, from which the number itself is away. It is Student's of the logarithm, by leaving out canvases.
 
     Args:
         x_ND: features of the first set.
@@ -78,7 +78,7 @@ def fid(
         clusters_N: which canvas a member of the first set comes from; canvases are independent. By default each is one.
         clusters_M: the same for the second set.
         resamples: at most so many parts of a set are left out in turn.
-        seed: of the parts and the pairs.
+        seed: of the parts.
 
     Raises:
         ValueError: if a set has fewer than two members, or the feature lengths differ.
@@ -96,11 +96,13 @@ def fid(
     # The variance is one part that falls with 1/N and one with 1/M.
     scale = float(np.sqrt((1 / n + 1 / m) / (1 / len(x_ND) + 1 / len(y_MD))))
     against = FidAgainst(x_ND)
-    std, free = of_two_sets(lambda u_BN, v_BM: against.weighted(y_MD, u_BN, v_BM), parts[0], parts[1], rng)
-    half = student_quantile(free) * std * scale
+    here = value if scale == 1 else against.value(y_MD)
+    std, low, high = of_two_sets(here, lambda u_BN, v_BM: against.weighted(y_MD, u_BN, v_BM), parts[0], parts[1])
+    if scale != 1:
+        std, low, high = std * scale, value + (low - here) * scale, value + (high - here) * scale
     how = "all images; interval: of the expectation at these numbers of images, over canvases"
     how = how if scale == 1 else f"{how}, of {_LARGEST}, scaled"
-    return Distance(value, std * scale, value - half, value + half, n, m, how)
+    return Distance(value, std, low, high, n, m, how)
 
 
 class FidAgainst:
