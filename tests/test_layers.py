@@ -40,10 +40,11 @@ def test_a_wrong_import_is_found(repository: Path, tmp_path: Path, module: str, 
         for source in (repository / package).rglob("*.py"):
             copy = tmp_path / source.relative_to(repository)
             copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_text("")
+            copy.write_bytes(source.read_bytes())
     bad = tmp_path / "nuwa_lightning" / "models" / "bad.py"
     bad.write_text("")
-    (tmp_path / "nuwa_lightning" / module).write_text(line + "\n")
+    with (tmp_path / "nuwa_lightning" / module).open("a") as file:
+        file.write(f"\n{line}\n")
     result = lint(tmp_path)
     assert result.returncode == 1, result.stdout + result.stderr
     assert "BROKEN" in result.stdout

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from nuwa_lightning.errors import UsageError
+from nuwa_lightning.errors import UsageError, shortened
 from nuwa_lightning.writers.base import LONGEST_SIDE, MARKER, ImageSource, ImageWriter, Pixels, bands, packed, unpacked
 
 IMAGE_DESCRIPTION: Final = 0x010E
@@ -216,9 +216,10 @@ def _save(source: ImageSource, fields: Mapping[str, str], operation: Callable[[A
         feed.end(thread)
         thread.join()
     if failed and isinstance(failed[0], pyvips.Error):
+        # libvips repeats the path and the error for each of its layers: too much for one line.
         reason = " ".join(str(failed[0]).split())
-        codes = [code for code in FULL if os.strerror(code) in reason]
-        raise OSError(codes[0] if codes else errno.EIO, reason)
+        full = next((code for code in FULL if os.strerror(code) in reason), None)
+        raise OSError(full or errno.EIO, os.strerror(full) if full else shortened(reason)) from failed[0]
     if failed:
         raise failed[0]
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
+from nuwa_lightning.callbacks.run_checkpoint import Signals, Stopped
 from nuwa_lightning.commands import record
 
 OWN = """
@@ -108,8 +111,28 @@ def test_a_run_that_was_told_to_stop_is_gone_on_with_to_the_bit(shell, recipe):
     assert_same_checkpoints(checkpoint("whole"), checkpoint("part"))
 
 
+@pytest.fixture
+def obeyed() -> Iterator[None]:
+    """Signals as they are in a terminal: what nohup and the like ignore would stay ignored."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
+    for number in before:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_a_signal_that_is_ignored_stays_ignored(obeyed):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with Signals():
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    with pytest.raises(Stopped, match="stopped by SIGTERM"), Signals():
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
-def test_a_signal_leaves_a_checkpoint_a_record_and_one_line(shell, name):
+def test_a_signal_leaves_a_checkpoint_a_record_and_one_line(shell, name, obeyed):
     number = int(getattr(signal, name))
     before = signal.getsignal(number)
     recipe = with_callback("SignalAt", "one.yaml", step=2, number=number)

@@ -113,7 +113,10 @@ def test_seams_are_found_at_any_place() -> None:
     plain, found = (seam_ratio(these, patch=64, token=8) for these in (images, shifted))
     assert plain.anywhere is not None
     assert found.anywhere is not None
-    assert found.value == pytest.approx(plain.value, rel=0.02)  # on the grid nothing shows
+    # On the grid nothing shows. One in 56 lines between tokens has a step of 24 on average (the noise never turns its
+    # sign), the others that of two values from 25 in a row: (25^2 - 1) / (3 * 25).
+    inside = 1 + (24 / (624 / 75) - 1) / 56
+    assert found.value == pytest.approx(plain.value / inside, rel=0.002)
     assert found.anywhere.value > 1.5 > 1.1 > plain.anywhere.value
     assert found.anywhere.place == (21, 21)
 

@@ -212,7 +212,7 @@ def test_more_blocks_change_nothing_at_first():
     ("options", "words"),
     [
         ({"lr": 0.0}, "above 0"),
-        ({"change": -1.0}, "0 or more"),
+        ({"change": -1.0}, "from 0 up"),
         ({"slow_share": 1.5}, r"a share in \[0, 1\]"),
         ({"loss": dataclasses.replace(QUIET, adversarial=AdversarialTerm(weight=1.0))}, "not used here"),
     ],

@@ -247,12 +247,14 @@ except UsageError as error:
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".dzi", ".zarr", ".webp"])
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, suffix: str) -> None:
-    command = [sys.executable, "-c", _FULL, str(tmp_path / f"a{suffix}")]
+    folder = tmp_path.joinpath(*(8 * [60 * "d"]))
+    folder.mkdir(parents=True)
+    command = [sys.executable, "-c", _FULL, str(folder / f"a{suffix}")]
     told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert len(told.splitlines()) == 1
     assert "cannot be written" in told
     assert "free space" in told
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(folder) == []
 
 
 @pytest.mark.parametrize(("suffix", "longest"), [(".jpg", 65_000), (".png", 1_000_000)])
