@@ -181,19 +181,6 @@ def test_a_folder_of_half_the_size(pipe, tmp_path):
         assert all(torch.equal(value.half().float(), rounded[name]) for name, value in whole.items())
 
 
-def test_models_of_the_package(pipe, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("nuwa_lightning.hub.SHIPPED", tmp_path / "package")
-    pipe.save_pretrained(tmp_path / "package" / "hills")
-    assert NuwaInfinityPipeline.from_pretrained("hills").folder == tmp_path / "package" / "hills"
-    Path("hills").mkdir()  # of photographs, say
-    assert NuwaInfinityPipeline.from_pretrained("hills").folder == tmp_path / "package" / "hills"
-    pipe.save_pretrained("hills")
-    assert NuwaInfinityPipeline.from_pretrained("hills").folder == Path("hills")
-    with pytest.raises(UsageError, match="or hills"):
-        NuwaInfinityPipeline.from_pretrained("mountains")
-
-
 def test_numbers_of_bfloat16(pipe, tmp_path):
     pipe.save_pretrained(tmp_path)
     half = NuwaInfinityPipeline.from_pretrained(tmp_path).to("cpu", torch.bfloat16)

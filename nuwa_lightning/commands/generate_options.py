@@ -15,7 +15,7 @@ from jsonargparse.typing import register_type
 
 from nuwa_lightning.commands.parsing import OneLineParser
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.hub import DEFAULT, find_run, shipped
+from nuwa_lightning.hub import find_run
 from nuwa_lightning.plain_data import parse_json, parse_yaml, read_mapping, read_text
 from nuwa_lightning.request import FRAMES, GenerationRequest
 from nuwa_lightning.request_fields import Expansion, Size
@@ -24,7 +24,6 @@ VIDEO_SUFFIXES: Final = (".mp4", ".gif", ".webp", ".frames")
 """Names of videos; a test holds them equal to the writers'."""
 _EPILOG = """\
 examples
-  python -m nuwa_lightning generate --size 2048x512
   python -m nuwa_lightning generate --checkpoint runs/landscape --size 4096x512 --seed 0 --output panorama.png
   python -m nuwa_lightning generate --checkpoint runs/landscape --size 16384x1024 --output wide.tif
   python -m nuwa_lightning generate --checkpoint runs/landscape --size 4096x512 --wrap x --output around.png
@@ -52,8 +51,7 @@ class RunOptions:
     """What is said of the run, and nothing of the image.
 
     Args:
-        checkpoint: run folder of stage 2 (holds model/ and tokenizer/), OWNER/NAME on the Hugging Face hub, or the
-            model that comes with this package (default: landscape)
+        checkpoint: run folder of stage 2 (holds model/ and tokenizer/), or OWNER/NAME on the Hugging Face hub
         output: .png, .jpg, .tif, .zarr or .dzi; .mp4, .gif, .webp or .frames (default: image.png or video.mp4)
         canvas: a folder that keeps the canvas, to be exported, grown and made again in part: see canvas --help
         own: your pool, direction, local decoder or text encoder that the model was trained with: my_pools.MyPool; may
@@ -151,9 +149,7 @@ def parsed(arguments: Sequence[str]) -> tuple[GenerationRequest, RunOptions]:
         values = _plain(p.parse_args(arguments))
     where = RunOptions(**{name: values.pop(name) for name in OF_THE_RUN})
     if where.checkpoint is None:
-        if DEFAULT not in shipped():
-            raise UsageError("checkpoint", "nothing", "name the run folder of stage 2, such as runs/landscape")
-        where = dataclasses.replace(where, checkpoint=DEFAULT)
+        raise UsageError("checkpoint", "nothing", "name the run folder of stage 2, such as runs/landscape")
     if where.max_pixels is not None and where.max_pixels < 1:
         raise UsageError("max_pixels", where.max_pixels, "must be at least 1")
     if not 0 <= where.record_every < float("inf"):

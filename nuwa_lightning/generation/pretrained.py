@@ -32,6 +32,7 @@ from nuwa_lightning.planning.context.base import ContextPool
 from nuwa_lightning.planning.direction.base import DirectionController
 from nuwa_lightning.planning.schedule import TokenOrder
 from nuwa_lightning.text import TextEncoder
+from nuwa_lightning.tokenizers.base import class_path, saved_arguments
 from nuwa_lightning.tokenizers.pretrained import first_not_finite, in_float32, save_folder
 
 Strategy = ContextPool | DirectionController | LocalDecoder | TextEncoder
@@ -118,16 +119,16 @@ def save_generator(folder: str | Path, generator: Generator, *, dtype: torch.dty
             "size": dataclasses.asdict(model.size),
             "bidirectional": model.bidirectional,
         },
-        "context_pool": _describe(generator.pool),
-        "direction": _describe(generator.direction),
-        "local_decoder": _describe(generator.local_decoder),
+        "context_pool": described(generator.pool),
+        "direction": described(generator.direction),
+        "local_decoder": described(generator.local_decoder),
         "token_order": generator.token_order,
         "tokenizer_fingerprint": generator.tokenizer_fingerprint,
         "frames": generator.frames,
     }
     if generator.text_encoder is not None:
         config["model"]["text_dim"] = model.text_dim
-        config["text_encoder"] = _describe(generator.text_encoder)
+        config["text_encoder"] = described(generator.text_encoder)
         config["text_fingerprint"] = generator.text_encoder.fingerprint()
     if generator.plan is not None:
         config["model"]["coarse_plan"] = True
@@ -224,10 +225,31 @@ def named_local_decoder(name: str) -> LocalDecoder:
     return found()
 
 
-def _describe(strategy: Strategy) -> dict[str, Any]:
-    fields: tuple[Any, ...] = dataclasses.fields(strategy) if dataclasses.is_dataclass(strategy) else ()
-    args = {f.name: getattr(strategy, f.name) for f in fields if f.init}
-    return {"name": f"{type(strategy).__module__}.{type(strategy).__qualname__}", "args": args}
+def described(strategy: Strategy) -> dict[str, Any]:
+    """Return what a saved model says of a part: its class and the arguments that make it again.
+
+    Raises:
+        ValueError: if it could not be made again from that.
+    """
+    arguments = saved_arguments(strategy)
+    try:
+        json.dumps(arguments, allow_nan=False)
+    except (TypeError, ValueError):
+        raise ValueError(f"{type(strategy).__name__}: its arguments {arguments} are no plain values") from None
+    return {"name": class_path(type(strategy)), "args": arguments}
+
+
+def check_saved(**parts: Strategy) -> None:
+    """Refuse parts that could not be made again from a saved model, before hours go into training with them.
+
+    Raises:
+        UsageError: naming the part.
+    """
+    for name, part in parts.items():
+        try:
+            described(part)
+        except ValueError as error:
+            raise UsageError(f"model.{name}", type(part).__name__, str(error).partition(": ")[2]) from None
 
 
 def _build(description: Mapping[str, Any], kind: Callable[..., S], own: Sequence[type[Strategy]]) -> S:

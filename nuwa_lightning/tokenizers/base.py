@@ -5,6 +5,9 @@ Shapes: B batch, K codes, D code dimension, Y/X rows and columns.
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -65,6 +68,31 @@ class Tokenizer(Protocol):
 def class_path(cls: type[Any]) -> str:
     """Return the import path of a class, such as ``my_tokenizers.Mine``."""
     return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def saved_arguments(part: Any) -> dict[str, Any]:
+    """Return the arguments that an object of the user's is made again from.
+
+    They are the fields of a dataclass; else the attribute ``config``; else the attributes named as the constructor's
+    parameters are, with or without a leading underscore.
+
+    Raises:
+        ValueError: if an argument is nowhere, so that what is loaded would differ from what was saved.
+    """
+    if dataclasses.is_dataclass(part) and not isinstance(part, type):
+        return {f.name: getattr(part, f.name) for f in dataclasses.fields(part) if f.init}
+    if isinstance(getattr(part, "config", None), Mapping):
+        return dict(part.config)
+    kept = vars(part) if hasattr(part, "__dict__") else {}
+    arguments = {}
+    for name, parameter in inspect.signature(type(part)).parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        if name not in kept and f"_{name}" not in kept:
+            how = f"make the class a dataclass, or keep the argument as self.{name}"
+            raise ValueError(f"{type(part).__name__}: its argument {name} cannot be saved: {how}")
+        arguments[name] = kept.get(name, kept.get(f"_{name}"))
+    return arguments
 
 
 def is_tokenizer_class(found: object) -> bool:

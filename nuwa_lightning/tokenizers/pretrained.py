@@ -23,7 +23,7 @@ from nuwa_lightning.errors import UsageError
 from nuwa_lightning.legacy import upgrade_state, upgraded
 from nuwa_lightning.models.pixel_guided import PixelGuidedDecoder, PixelGuidedSize
 from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
-from nuwa_lightning.tokenizers.base import Tokenizer, class_path, is_tokenizer_class
+from nuwa_lightning.tokenizers.base import Tokenizer, class_path, is_tokenizer_class, saved_arguments
 
 KIND = "nuwa-lightning tokenizer"
 GUIDED_KIND = "nuwa-lightning pixel-guided decoder"
@@ -104,10 +104,7 @@ def _description(tokenizer: Tokenizer) -> dict[str, Any]:
     described: dict[str, Any] = {"class": class_path(type(tokenizer))}
     if isinstance(tokenizer, VQGAN):
         return {**described, "size": tokenizer.size.as_dict()}
-    if dataclasses.is_dataclass(tokenizer):
-        args = {f.name: getattr(tokenizer, f.name) for f in dataclasses.fields(tokenizer) if f.init}
-    else:
-        args = dict(getattr(tokenizer, "config", {}))
+    args = saved_arguments(tokenizer)
     parts = {name: _description(value) for name, value in args.items() if isinstance(value, Tokenizer)}
     plain = {name: value for name, value in args.items() if name not in parts}
     try:

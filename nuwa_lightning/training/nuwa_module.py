@@ -21,7 +21,7 @@ from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.coarse_plan import CoarsePlan
 from nuwa_lightning.generation.local import AutoregressiveLocalDecoder, LocalDecoder
 from nuwa_lightning.generation.patch_decoder import own_neighbors
-from nuwa_lightning.generation.pretrained import Generator, save_generator
+from nuwa_lightning.generation.pretrained import Generator, check_saved, save_generator
 from nuwa_lightning.models.layout import PlanLayout, lay_out
 from nuwa_lightning.models.nuwa_infinity import ABSENT, PatchTransformer, TextStates, TokenMask, TransformerConfig
 from nuwa_lightning.planning.context.base import ContextPool, checked_extent
@@ -110,6 +110,7 @@ class NuwaInfinityModule(LightningModule):
         self._make_optimizer, self.loss_terms = optimizer, tuple(loss_terms or ())
         self.automatic_optimization = False
         self.context_pool, self.direction, self.local_decoder = context_pool, direction, local_decoder
+        check_saved(context_pool=context_pool, direction=direction, local_decoder=local_decoder)
         self.token_order: TokenOrder = token_order
         self.optimize: Optimize = optimize
         self.conditions, self.plan, self.lr, self.descent = conditions, plan, lr, descent

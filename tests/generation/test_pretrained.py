@@ -29,6 +29,7 @@ from nuwa_lightning.planning.direction import (
     DirectionController,
     RasterDirectionController,
 )
+from nuwa_lightning.training.nuwa_module import NuwaInfinityModule
 from tests.strategies import CONTROLLERS, POOLS
 from tests.text.letters import Letters
 
@@ -202,3 +203,33 @@ def test_a_model_that_reads_text_comes_back_with_its_encoder(tmp_path):
         load_generator(tmp_path / "model", own=[Letters])
     save_generator(tmp_path / "plain", generator())
     assert '"text_' not in (tmp_path / "plain" / "config.json").read_text()
+
+
+class Reach(ContextPool):
+    """A pool that is no dataclass."""
+
+    def __init__(self, reach: int = 2, *, kept: bool = True) -> None:
+        if kept:
+            self._reach, self.kept = reach, kept
+
+    @property
+    def embedding_extent(self):
+        return (0, 1, 1)
+
+    def select(self, patch, live):
+        return ()
+
+    def remove(self, live, grid, finished):
+        return list(live)
+
+
+def test_arguments_of_a_class_that_is_no_dataclass(tmp_path):
+    save_generator(tmp_path / "model", generator(Reach(1)))
+    assert load_generator(tmp_path / "model", own=[Reach]).pool._reach == 1
+
+
+def test_an_argument_that_is_not_kept_is_refused_before_training():
+    with pytest.raises(
+        UsageError, match=r"model.context_pool: Reach: its argument reach cannot be saved: .*self.reach"
+    ):
+        NuwaInfinityModule(16, 4, context_pool=Reach(kept=False))
