@@ -29,11 +29,18 @@ class CanvasPreview:
         """Rows and columns of patches of a tile."""
         self._shown: set[tuple[int, int]] = set()
 
-    def save(self) -> None:
-        """Decode the tiles that are complete by now, and save."""
+    def save(self, cut: Order | None = None) -> None:
+        """Decode the tiles that are complete by now, and save.
+
+        Args:
+            cut: an endless canvas as it came to be, once it is stopped: its last tiles are complete, too.
+        """
+        self._order = cut or self._order
         (down, across), (rows, columns) = self._patches, self._canvas.facts.patch_size
         missing: dict[tuple[int, int], int] = {}
         for patch in self._canvas.written():
+            if patch not in self._order.grid:
+                continue
             tile = (patch.y // down, patch.x // across)
             if tile not in self._shown:
                 missing[tile] = missing.get(tile, self._full(tile)) - 1

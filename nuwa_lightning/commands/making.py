@@ -347,16 +347,16 @@ class _Runner:
     def _commit_end(self, ended: Mapping[str, Any]) -> None:
         facts = {**self._facts(self._canvas.patches), "ended": dict(ended)}
         self._canvas.commit(CanvasState(ended["waves"], facts, {}))
-        self._shown(facts)
+        self._shown(facts, self._cut(ended))
 
     def _facts(self, patches: int) -> dict[str, Any]:
         grid = self._job.order.grid
         return {"patches": patches, "overwrite": self._overwrite, "patches_of": None if grid.endless else grid.size}
 
-    def _shown(self, facts: Mapping[str, Any]) -> None:
+    def _shown(self, facts: Mapping[str, Any], cut: Order | None = None) -> None:
         self._safe = facts
         if self._preview is not None:
-            self._preview.save()
+            self._preview.save(cut)
 
 
 @contextmanager

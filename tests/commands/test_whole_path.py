@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import numpy as np
 import tifffile
 import yaml
 from PIL import Image
@@ -162,6 +163,13 @@ def test_a_preview_grows_beside_a_large_image(finished, shell, workplace):
         assert image.size == (96, 48)
     assert shell(*command, "--overwrite", "--preview", "small.jpg").status == 2
     assert [p.name for p in workplace.iterdir() if p.name.startswith("a.")] == ["a.tif"]
+
+
+def test_the_preview_of_a_stopped_endless_canvas_is_whole(finished, shell, workplace):
+    command = ("generate", "--checkpoint", finished / "two", "--size", "x32", "--waves", "5", "--output", "b.tif")
+    assert shell(*command).status == 0
+    with Image.open(workplace / "b.tif.preview.png") as image:
+        assert (np.asarray(image) == tifffile.imread(workplace / "b.tif")).all()
 
 
 @pytest.mark.parametrize(
