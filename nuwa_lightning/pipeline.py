@@ -6,11 +6,13 @@ Shape legend: N images, B canvases side by side, T frames, Y/X rows and columns.
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import inspect
 import os
 import secrets
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, final
@@ -247,6 +249,7 @@ class NuwaInfinityPipeline:
             UsageError: naming the argument that does not fit.
         """
         texts = [prompt] if isinstance(prompt, str) else list(prompt or ())
+        _check_call(size, options)
         given: dict[str, Any] = dict(options)
         if isinstance(prompt, str) or not texts or regions:
             given["prompt"] = (*map(str, regions), *texts)
@@ -430,6 +433,24 @@ def _shown(made: Sequence[list[Pixels]], output_type: OutputType, *, video: bool
     stacked = np.stack([np.stack(frames) if video else frames[0] for frames in made])
     scaled = stacked.astype(np.float32) / 255
     return scaled if output_type == "np" else torch.from_numpy(np.moveaxis(scaled, -1, -3).copy())
+
+
+def _check_call(size: Any, options: Mapping[str, Any]) -> None:
+    """Refuse what a call cannot take.
+
+    Raises:
+        UsageError: naming the argument, with the nearest right name.
+    """
+    if size is not None and (not isinstance(size, (tuple, list)) or len(size) != 2):
+        raise UsageError("size", size, "give width and height in pixels, such as (1024, 512)")
+    elsewhere = {"count": "num_images_per_prompt", "guidance": "guidance_scale"}
+    fields = {each.name for each in dataclasses.fields(GenerationRequest)} - set(elsewhere)
+    known = sorted(fields | set(inspect.signature(NuwaInfinityPipeline.__call__).parameters) - {"self", "options"})
+    for name, value in options.items():
+        if name not in fields:
+            near = [elsewhere[name]] if name in elsewhere else difflib.get_close_matches(name, known, 1, 0.6)
+            way_out = f"did you mean {near[0]}?" if near else f"choose {', '.join(known)}"
+            raise UsageError(name, value, f"there is no such argument; {way_out}")
 
 
 def _drawn(generator: torch.Generator) -> int:

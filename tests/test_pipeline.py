@@ -160,6 +160,22 @@ def test_what_does_not_fit_is_one_line(pipe, options, words):
     assert "--" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"sead": 0}, "sead: 0: there is no such argument; did you mean seed?"),
+        ({"guidance": 3.0}, "guidance: 3.0: there is no such argument; did you mean guidance_scale?"),
+        ({"xyzzy": 1}, "xyzzy: 1: there is no such argument; choose blend, cache, "),
+        ({"size": 256}, "size: 256: give width and height in pixels, such as (1024, 512)"),
+        ({"size": (1, 2, 3)}, "size: (1, 2, 3): give width and height"),
+    ],
+)
+def test_an_argument_that_is_none_is_one_line(pipe, options, words):
+    with pytest.raises(UsageError) as caught:
+        pipe(**{"size": (32, 16), **options})
+    assert str(caught.value).startswith(words)
+
+
 def test_a_folder_comes_back(pipe, tmp_path):
     pipe.save_pretrained(tmp_path / "saved")
     again = NuwaInfinityPipeline.from_pretrained(tmp_path / "saved")

@@ -27,7 +27,8 @@ exported, as often as you like:
   python -m nuwa_lightning canvas export wide.canvas wider.tif
 grow    makes patches around those that are there, which stay. Killed, it goes on with --resume; undo takes it back.
 redo    makes the patches that the box touches again with another seed, and exactly those that were made by looking at
-        them, directly or through others; everything else stays equal to the bit. --count alone says how many these are.
+        them, directly or through others; all other tokens stay equal to the bit, and so do all pixels but those so near
+        that the tokenizer's decoder sees new tokens from there. --count alone says how many patches these are.
 The pixels of an image that was given (--image) stay as they are in all of this.
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 import importlib
 import os
@@ -158,8 +159,10 @@ def _check_canvas(request: GenerationRequest, where: RunOptions, outputs: Sequen
     if where.canvas is None:
         return
     folder = Path(where.canvas)
-    if not where.canvas or not folder.absolute().parent.is_dir():
-        raise UsageError("canvas", where.canvas or "''", "name a folder, inside one that is there")
+    if not where.canvas:
+        raise UsageError("canvas", "''", "is empty: name a folder, such as wide.canvas")
+    if not folder.absolute().parent.is_dir():
+        raise UsageError("canvas", folder, f"the folder {folder.parent} is missing: make it first")
     if folder.absolute() in [output.absolute() for output in outputs]:
         raise UsageError("canvas", folder, "is the output: give them two names")
     if request.count > request.max_rows:
@@ -209,10 +212,16 @@ def import_own(path: str) -> type[Any]:
 
     module, _, name = path.rpartition(".")
     try:
-        found = getattr(importlib.import_module(module), name)
+        inside = importlib.import_module(module)
+        found = getattr(inside, name, None)
     except Exception as error:  # the file is the user's, and may do anything
         hint = f"{type(error).__name__}: {error}: name a class in a file of the working directory"
         raise UsageError("own", path, hint) from error
+    if found is None:
+        classes = sorted(key for key, value in vars(inside).items() if isinstance(value, type))
+        near = difflib.get_close_matches(name, classes, 1, 0.5)
+        way_out = f"did you mean {module}.{near[0]}?" if near else "name one that is there"
+        raise UsageError("own", path, f"there is no class {name} in {module}; {way_out}")
     kinds = (ContextPool, DirectionController, LocalDecoder, TextEncoder)
     if not (is_tokenizer_class(found) or (isinstance(found, type) and issubclass(found, kinds))):
         hint = "is no ContextPool, DirectionController, LocalDecoder, TextEncoder or Tokenizer: derive it from one"

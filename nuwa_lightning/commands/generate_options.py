@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import re
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 from jsonargparse.typing import register_type
 
 from nuwa_lightning.commands.parsing import OneLineParser
@@ -54,8 +55,8 @@ class RunOptions:
         checkpoint: run folder of stage 2 (holds model/ and tokenizer/), or OWNER/NAME on the Hugging Face hub
         output: .png, .jpg, .tif, .zarr or .dzi; .mp4, .gif, .webp or .frames (default: image.png or video.mp4)
         canvas: a folder that keeps the canvas, to be exported, grown and made again in part: see canvas --help
-        own: your pool, direction, local decoder or text encoder that the model was trained with: my_pools.MyPool; may
-            be repeated
+        own: your pool, direction, local decoder, text encoder or tokenizer that the model was trained with:
+            my_pools.MyPool; may be repeated
         preview: a small .png that grows with the image; none for none (default: beside the output, from 16 megapixels
             on)
         threads: CPU threads for decoding tokens; one is the fastest for small models, and beside other processes by far
@@ -85,6 +86,10 @@ OF_THE_RUN: Final = tuple(each.name for each in dataclasses.fields(RunOptions))
 ``max_pixels`` is a matter of trust)."""
 
 
+class _Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of the examples."""
+
+
 class _Parser(OneLineParser):
     def parse_args(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Any:  # type: ignore[override]
         """Return the options; those that may be repeated as lists."""
@@ -97,6 +102,7 @@ def parser() -> ArgumentParser:
         "python -m nuwa_lightning generate",
         description="Generate an image of any size, or a video, from a trained run.",
         epilog=_EPILOG,
+        formatter_class=_Help,
     )
     p.add_argument("--config", action="config", help="a YAML file of these options; later ones win")
     p.add_class_arguments(RunOptions, skip={"overwrite", "resume", "from_file"})

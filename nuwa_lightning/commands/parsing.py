@@ -124,7 +124,10 @@ class OneLineParser(ArgumentParser):
             return _Fault(name, of_class["name"], hint + (f"; did you mean {near[0]}?" if near else ""))
         value = next(("".join(found) for found in _VALUE.findall(text)), "this value")
         reasons = dict.fromkeys(line.strip() for line in _NOISE.sub("", text).splitlines() if line.strip())
-        return _Fault(name, value, " or ".join(reasons)[:500] or "see --help")
+        hint = " or ".join(reasons)[:500]
+        if "No module named" in hint:
+            hint += ": name a class in a file of the working directory, as module.Class"
+        return _Fault(name, value, hint or "see --help")
 
     def _all_actions(self) -> Iterator[Any]:
         yield from self._actions

@@ -51,12 +51,13 @@ from nuwa_lightning.data.token_windows import TokenWindowsModule, Window
 from nuwa_lightning.data.video_data import VideosDataModule
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.coarse_plan import CoarseEncoder
-from nuwa_lightning.generation.pretrained import load_generator, save_generator
+from nuwa_lightning.generation.pretrained import load_generator, own_classes, save_generator
 from nuwa_lightning.legacy import upgraded_arguments
 from nuwa_lightning.models.vqgan import VQGAN
+from nuwa_lightning.plain_data import parse_json, read_text
 from nuwa_lightning.processes import keep_freed_memory
 from nuwa_lightning.tokenizers.base import Tokenizer
-from nuwa_lightning.tokenizers.pretrained import save_pixel_guided, save_tokenizer
+from nuwa_lightning.tokenizers.pretrained import own_tokenizers, save_pixel_guided, save_tokenizer
 from nuwa_lightning.training.nuwa_module import NuwaInfinityModule
 from nuwa_lightning.training.pixel_guided_module import PixelGuidedModule
 from nuwa_lightning.training.vqgan_module import VQGANModule
@@ -314,7 +315,9 @@ class NuwaCLI(LightningCLI):
             text = None
             if self.model.conditions.text_encoder is not None:
                 text = next((text for sheet in sheets for text in sheet.texts), _TEXT)
-            what, command = what_next(self.run_folder, window, tokenizer.downsample_factor, text)
+            what, command = what_next(
+                self.run_folder, window, tokenizer.downsample_factor, text, own=_own_of(self.run_folder)
+            )
             _LOG.info("make %s:\n  %s", what, command)
 
     def before_validate(self) -> None:
@@ -373,7 +376,9 @@ class NuwaCLI(LightningCLI):
         check_checkpoint(self.options.get("ckpt_path"), self.model)
 
 
-def what_next(run: Path, window: Window | None, factor: int, text: str | None) -> tuple[str, str]:
+def what_next(
+    run: Path, window: Window | None, factor: int, text: str | None, *, own: Sequence[str] = ()
+) -> tuple[str, str]:
     """Return what can be made of a trained model, and the command that does.
 
     Args:
@@ -381,6 +386,7 @@ def what_next(run: Path, window: Window | None, factor: int, text: str | None) -
         window: what the model was trained on, in tokens.
         factor: pixels of a token.
         text: what it is asked for, if it reads texts.
+        own: import paths of the user's classes that it was trained with.
     """
     videos = window is not None and window.frames > 1
     what, options = ("a video", _VIDEO) if videos else ("a larger image", _PANORAMA)
@@ -390,7 +396,17 @@ def what_next(run: Path, window: Window | None, factor: int, text: str | None) -
         size = f"{2 * height}x{height} --frames 40" if videos else f"{6 * height}x{height}"
         output = "video.mp4" if videos else "panorama.png"
         options = f"--prompt {shlex.quote(text)} --size {size} --seed 0 --output {output}"
-    return what, f"python -m nuwa_lightning generate --checkpoint {run} {options}"
+    allowed = "".join(f"--own {path} " for path in own)
+    return what, f"python -m nuwa_lightning generate --checkpoint {run} {allowed}{options}"
+
+
+def _own_of(run: Path) -> list[str]:
+    """Return the import paths of the user's classes that a finished run names."""
+    found: list[str] = []
+    for part, classes in (("model", own_classes), ("coarse", own_classes), ("tokenizer", own_tokenizers)):
+        if (run / part / "config.json").exists():
+            found += classes(parse_json(read_text(run / part / "config.json")))
+    return list(dict.fromkeys(found))
 
 
 def _as_list(given: Any) -> list[Any]:

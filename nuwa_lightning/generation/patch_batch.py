@@ -1,7 +1,7 @@
 """States of patches in flight and of finished ones, for cached decoding.
 
-Shape legend as in ``decoding``: R rows, l positions, J tokens that a position reads, C context patches, N tokens per
-patch, L = 1 + N positions, S key positions, H query heads, G key/value heads, D head width, W width.
+Shape legend as in ``patch_decoder.py``: R rows, l positions, J tokens that a position reads, C context patches,
+N tokens per patch, L = 1 + N positions, S key positions, H query heads, G key/value heads, D head width, W width.
 """
 
 from __future__ import annotations

@@ -170,6 +170,7 @@ def load_generator(
             raise ValueError(f"{spoiled} holds NaN or infinity")
         upgrade_state(state)
         model.load_state_dict(in_float32(state), strict=True, assign=True)
+        _check_own(config, own)
         pool = _build(config["context_pool"], ContextPool, own)
         direction = direction or _build(config["direction"], DirectionController, own)
         # Folders from before there was a choice do not say it.
@@ -252,6 +253,28 @@ def check_saved(**parts: Strategy) -> None:
             raise UsageError(f"model.{name}", type(part).__name__, str(error).partition(": ")[2]) from None
 
 
+def own_classes(config: Mapping[str, Any]) -> list[str]:
+    """Return the import paths of classes outside of this package that the ``config.json`` of a model names."""
+    parts = ("context_pool", "direction", "local_decoder", "text_encoder")
+    names = [str(config[part]["name"]) for part in parts if part in config]
+    return [name for name in dict.fromkeys(names) if "." in name and not name.startswith(_HOME)]
+
+
+def _check_own(config: Mapping[str, Any], own: Sequence[type[Strategy]]) -> None:
+    """Refuse a model whose classes are not all allowed, naming each that is missing."""
+    allowed = {name for cls in own for name in (cls.__name__, class_path(cls))}
+    strange = [name for name in own_classes(config) if name not in allowed]
+    if strange:
+        raise _not_allowed(strange)
+
+
+def _not_allowed(names: Sequence[str]) -> UsageError:
+    allow = " ".join(f"`own` {name}" for name in names)
+    what = "this class" if len(names) == 1 else "these classes"
+    hint = f"the model was trained with {what} of somebody's own: allow by import path, {allow}, if you trust it"
+    return UsageError("own", ", ".join(names), hint)
+
+
 def _build(description: Mapping[str, Any], kind: Callable[..., S], own: Sequence[type[Strategy]]) -> S:
     args = {k: tuple(v) if isinstance(v, list) else v for k, v in description["args"].items()}
     made: S = _class(str(description["name"]), kind, own)(**args)
@@ -272,5 +295,4 @@ def _class(name: str, kind: Any, own: Sequence[type[Strategy]]) -> Any:
             found = None
         if isinstance(found, type) and issubclass(found, kind) and found.__module__.startswith("nuwa_lightning."):
             return found
-    hint = f"the model was trained with this class of somebody's own: allow it by its import path, `own` my_file.{last}"
-    raise UsageError("own", last, hint)
+    raise _not_allowed([name if "." in name else f"my_file.{name}"])

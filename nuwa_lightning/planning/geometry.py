@@ -231,7 +231,7 @@ class Symmetry:
 
     @property
     def index(self) -> int:
-        """The position of this symmetry in :data:`VIEWS`."""
+        """The position of this symmetry in :data:`SYMMETRIES`."""
         return SYMMETRIES.index(self)
 
     def relative_to(self, other: Symmetry) -> int:

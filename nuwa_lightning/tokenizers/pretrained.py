@@ -149,6 +149,13 @@ def _built(config: Mapping[str, Any], state: dict[str, Tensor], own: Mapping[str
     return cast(Tokenizer, made)
 
 
+def own_tokenizers(config: Mapping[str, Any]) -> list[str]:
+    """Return the import paths of classes outside of this package that the ``config.json`` of a tokenizer names."""
+    name = str(config["class"])
+    own = [] if _FIRST_NAMES.get(name, name).startswith(_OWN_MODULES) else [name]
+    return own + [path for part in config.get("parts", {}).values() for path in own_tokenizers(part)]
+
+
 def _fill(module: nn.Module, state: dict[str, Tensor], *, assign: bool) -> None:
     try:
         module.load_state_dict(state, strict=True, assign=assign)

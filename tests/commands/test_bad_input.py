@@ -220,7 +220,7 @@ def test_a_wrong_value_is_refused(shell, options, words):
         ("NearbyPool", "did you mean NearbyContextPool?"),
         ("ContextPool", "is abstract: give EmptyContextPool, FullContextPool, NearbyContextPool, RecencyContextPool"),
         ("my_pools.Nope", "has no attribute 'Nope'"),
-        ("nope.Nope", "No module named 'nope'"),
+        ("nope.Nope", "No module named 'nope': name a class in a file of the working directory, as module.Class"),
         (
             "nuwa_lightning.planning.direction.RasterDirectionController",
             "does not correspond to a subclass of ContextPool",
@@ -251,12 +251,17 @@ def test_a_direction_that_breaks_its_law_is_stopped(shell):
     assert not Path("two").exists()
 
 
-def test_a_model_with_a_pool_of_ones_own_is_trained_and_sampled(shell):
+def test_a_model_with_a_pool_of_ones_own_is_trained_and_sampled(shell, caplog):
     short = ("--trainer.max_steps", 1, "--model.context_pool=my_pools.Late", "--run", "own")
+    caplog.set_level("INFO")
     assert shell("fit", "-c", "two.yaml", *short).status == 0
+    assert "generate --checkpoint own --own my_pools.Late --size" in caplog.text
     command = ("generate", "--checkpoint", "own", "--size", "32x32", "--output", "own.png")
-    assert "--own my_file.Late" in shell(*command).error
-    assert "--own: my_pools.Nope" in shell(*command, "--own", "my_pools.Nope").error
+    assert "allow by import path, --own my_pools.Late, " in shell(*command).error
+    nope = shell(*command, "--own", "my_pools.Nope").error
+    assert "--own: my_pools.Nope: there is no class Nope in my_pools; " in nope
+    assert "did you mean my_pools.Late?" in shell(*command, "--own", "my_pools.Lat").error
+    assert "the folder nofolder is missing: make it first" in shell(*command, "--canvas", "nofolder/x.canvas").error
     assert "is no ContextPool" in shell(*command, "--own", "pathlib.Path").error
     assert shell(*command, "--own", "my_pools.Late").status == 0
     wide = shell("generate", "--checkpoint", "own", "--size", "96x32", "--own", "my_pools.Late", "--output", "wide.png")

@@ -212,7 +212,7 @@ def test_several_images_lie_in_one_canvas(server: Server, folder: Path) -> None:
         (("canvas", "export", "CANVAS", "gone/a.png"), "the folder gone is missing"),
         (("canvas", "export", "CANVAS", "z.png", "--number", "3"), "--number: 3: the canvas holds 1 images"),
         (("canvas", "undo", "CANVAS", "--checkpoint", "nowhere"), "nowhere"),
-        ((*GENERATE, "--canvas", "no/such"), "--canvas: no/such: name a folder"),
+        ((*GENERATE, "--canvas", "no/such"), "--canvas: no/such: the folder no is missing: make it first"),
         ((*GENERATE, "--canvas", "same.tif", "--output", "same.tif"), "is the output: give them two names"),
     ],
 )

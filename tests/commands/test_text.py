@@ -193,7 +193,7 @@ def test_regions_and_a_given_image(place, shell):
         ((*OWN, "--prompt", "a", "--guidance", "nan"), "--guidance: nan"),
         ((*OWN, "--prompt", "a", "--guidance", "1e39"), "--guidance: 1e+39: give a number from 0 to 1000"),
         ((*OWN, "--prompt", "a", "--task", "unconditional"), "it reads no text: leave --prompt out"),
-        ((*OWN[:2], "--prompt", "a"), "--own my_file.Letters"),
+        ((*OWN[:2], "--prompt", "a"), "--own my_text.Letters"),
     ],
 )
 def test_what_does_not_fit_is_refused(place, shell, options, words):
