@@ -170,7 +170,8 @@ def load_generator(
             raise ValueError(f"{spoiled} holds NaN or infinity")
         upgrade_state(state)
         model.load_state_dict(in_float32(state), strict=True, assign=True)
-        _check_own(config, own)
+        asked = config if direction is None else {name: part for name, part in config.items() if name != "direction"}
+        _check_own(asked, own)
         pool = _build(config["context_pool"], ContextPool, own)
         direction = direction or _build(config["direction"], DirectionController, own)
         # Folders from before there was a choice do not say it.
