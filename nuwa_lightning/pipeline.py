@@ -316,7 +316,7 @@ class NuwaInfinityPipeline:
         if output_type not in _TYPES:
             raise UsageError("output_type", output_type, f"choose {', '.join(_TYPES)}")
         renderer = self.renderer(request)
-        order = self.order(request, direction=renderer.direction)
+        order = self.builder.order(request, direction=renderer.direction)
         if order.grid.endless:
             raise UsageError("size", request.canvas_size, "in memory a canvas has an end: give both sides a length")
         how = self._how(request, order)
@@ -364,7 +364,7 @@ class NuwaInfinityPipeline:
 
     def decode(self, tokens_TYX: Tensor, request: GenerationRequest) -> list[Pixels]:
         """Return the pixels ``[Y, X, 3]`` (uint8) of an image's tokens, or of each frame's, wherever they come from."""
-        order = self.order(request)
+        order = self.builder.order(request)
         (height, width), wrap = order.size, order.grid.wrap
         if height is None or width is None:
             raise UsageError("size", request.canvas_size, "in memory a canvas has an end: give both sides a length")
@@ -413,16 +413,6 @@ class NuwaInfinityPipeline:
     def builder(self) -> OrderBuilder:
         """What requests mean for its model."""
         return OrderBuilder(self.generator, self.tokenizer, self.pixel_guided, self.name, self.coarse)
-
-    def order(
-        self,
-        request: GenerationRequest,
-        *,
-        direction: DirectionController | None = None,
-        note: Callable[[str], None] = lambda _: None,
-    ) -> Order:
-        """Return what is to be made, as if there were one canvas; see :meth:`OrderBuilder.order`."""
-        return self.builder.order(request, direction=direction, note=note)
 
 
 def _shown(made: Sequence[list[Pixels]], output_type: OutputType, *, video: bool) -> Any:

@@ -182,9 +182,7 @@ class Canvas:
         self._dtype = _record_type(self._facts)
         try:
             self._open_log("r+b" if (self.folder / "tokens.log").exists() else "wb")
-            self._index, self.length, self.patches = {}, 0, 0
-            while self._load_some():
-                pass
+            self._load_log()
             if self.length >= self._facts.log:  # or there is damage, and what comes after it may yet be saved
                 self._cut_log(self.length)
                 if self._facts.finished:
@@ -352,24 +350,27 @@ class Canvas:
             self._log.truncate(0)
             fsync_path(self.folder)
 
-    def _load_some(self) -> bool:
-        """Take in the next records of the log; False at its end, or where one is damaged."""
+    def _load_log(self) -> None:
+        """Take in the log, up to its end or to a record that is damaged."""
         assert self._log is not None
+        self._index, self.length, self.patches = {}, 0, 0
         size = self._dtype.itemsize
-        self._log.seek(self.length * size)
-        data = self._log.read(_AT_ONCE * size)
-        records = np.frombuffer(data[: len(data) // size * size], self._dtype)
-        for n, record in enumerate(records):
-            raw = memoryview(data)[n * size : (n + 1) * size - 4]
-            position = PatchIndex(*map(int, record["at"]))
-            if (
-                _sum_of_record(raw, self.length) != record["sum"]
-                or not self._facts.holds(position)
-                or int(record["tokens"].max()) >= self._facts.codebook_size
-            ):
-                return False
-            self._note(position)
-        return len(records) == _AT_ONCE
+        while True:
+            self._log.seek(self.length * size)
+            data = self._log.read(_AT_ONCE * size)
+            records = np.frombuffer(data[: len(data) // size * size], self._dtype)
+            if not len(records):
+                return
+            for n, record in enumerate(records):
+                raw = memoryview(data)[n * size : (n + 1) * size - 4]
+                position = PatchIndex(*map(int, record["at"]))
+                if (
+                    _sum_of_record(raw, self.length) != record["sum"]
+                    or not self._facts.holds(position)
+                    or int(record["tokens"].max()) >= self._facts.codebook_size
+                ):
+                    return
+                self._note(position)
 
     def _note(self, position: PatchIndex) -> None:
         t, y, x = position
@@ -402,9 +403,7 @@ class Canvas:
             return
         try:
             self._cut_log(length)
-            self._index, self.length, self.patches = {}, 0, 0
-            while self._load_some():
-                pass
+            self._load_log()
         except OSError as error:
             raise self._unwritable(error) from error
 

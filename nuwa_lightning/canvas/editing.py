@@ -235,10 +235,8 @@ class FinishedCanvas:
 
     def dependents(self, box: Box, *, frames: tuple[int, int] | None = None) -> frozenset[PatchIndex]:
         """Return the patches that :meth:`redo` makes again: those that a box touches, and all that depend on them."""
-        found: set[PatchIndex] = set()
-        for _ in self._history.remakes(self._touched(box, frames), found):
-            pass
-        return frozenset(map(self._facts.stage.patch, found))
+        remakes = self._history.remakes(self._touched(box, frames))
+        return frozenset(self._facts.stage.patch(position) for *_, positions in remakes for position in positions)
 
     def redo(
         self,
@@ -268,7 +266,8 @@ class FinishedCanvas:
         renderer, found = self._maker.renderer(self.request), set[PatchIndex]()
         seeds, patches = range(seed, seed + len(facts.seeds)), 0
         try:
-            for number, part in self._history.remakes(self._touched(box, frames), found):
+            for number, part, positions in self._history.remakes(self._touched(box, frames)):
+                found |= positions
                 stage, order = facts.stages[number], self._history.order(number, part=part, texts=True)
                 order = replace(order, seeds=tuple(seeds))
                 rendering = order.rendering(renderer, walked=part.steps, corner=stage.corner)

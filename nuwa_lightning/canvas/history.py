@@ -68,8 +68,9 @@ class History:
         reach = self.maker.builder.generator.model.num_layers + 1
         return remake(self._walk(number), chosen, changed=changed, reach=reach)
 
-    def remakes(self, touched: Callable[[PatchIndex], bool], found: set[PatchIndex]) -> Iterator[tuple[int, Remake]]:
-        """Yield the stages of which something has to be made again, and what; ``found`` gets the positions."""
+    def remakes(self, touched: Callable[[PatchIndex], bool]) -> Iterator[tuple[int, Remake, frozenset[PatchIndex]]]:
+        """Yield the stages of which something has to be made again, what, and at which positions of the lattice."""
+        found: set[PatchIndex] = set()
         for number, stage in enumerate(self.store.facts.stages):
 
             def chosen(patch: PatchIndex, stage: Stage = stage) -> bool:
@@ -79,9 +80,10 @@ class History:
                 return stage.position(patch) in found
 
             part = self.remake(number, chosen, changed)
-            found.update(map(stage.position, part.patches))
+            positions = frozenset(map(stage.position, part.patches))
+            found.update(positions)
             if part.patches:
-                yield number, part
+                yield number, part, positions
 
     def _walk(self, number: int) -> Iterator[PlannedStep]:
         """Yield the steps of a stage; of an endless one, until all that was kept is made."""

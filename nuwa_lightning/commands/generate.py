@@ -56,7 +56,7 @@ def _generate(request: GenerationRequest, where: RunOptions) -> int:
 
     pipe = _load(where, run)
     renderer = pipe.renderer(request)
-    order = pipe.order(request, direction=renderer.direction, note=notes)
+    order = pipe.builder.order(request, direction=renderer.direction, note=notes)
     how = _how(request, where, pipe, renderer, order)
     if where.from_file is not None:
         _check_same_model(where, request, how, notes)

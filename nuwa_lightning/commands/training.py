@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-import shlex
 import sys
 import traceback
 import warnings
@@ -42,31 +41,26 @@ from nuwa_lightning.commands.tokenizer import (
     provide_guided,
     provide_tokenizer,
 )
+from nuwa_lightning.commands.what_next import what_next
 from nuwa_lightning.data.data_module import StreamingDataModule
-from nuwa_lightning.data.image_folder import (
-    PhotosDataModule,
-)
+from nuwa_lightning.data.image_folder import PhotosDataModule
 from nuwa_lightning.data.token_data import TokenDataModule
-from nuwa_lightning.data.token_windows import TokenWindowsModule, Window
+from nuwa_lightning.data.token_windows import TokenWindowsModule
 from nuwa_lightning.data.video_data import VideosDataModule
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.coarse_plan import CoarseEncoder
-from nuwa_lightning.generation.pretrained import load_generator, own_classes, save_generator
+from nuwa_lightning.generation.pretrained import load_generator, save_generator
 from nuwa_lightning.legacy import upgraded_arguments
 from nuwa_lightning.models.vqgan import VQGAN
-from nuwa_lightning.plain_data import parse_json, read_text
 from nuwa_lightning.processes import keep_freed_memory
 from nuwa_lightning.tokenizers.base import Tokenizer
-from nuwa_lightning.tokenizers.pretrained import own_tokenizers, save_pixel_guided, save_tokenizer
+from nuwa_lightning.tokenizers.pretrained import save_pixel_guided, save_tokenizer
 from nuwa_lightning.training.nuwa_module import NuwaInfinityModule
 from nuwa_lightning.training.pixel_guided_module import PixelGuidedModule
 from nuwa_lightning.training.vqgan_module import VQGANModule
 
 _LOG = logging.getLogger(__name__)
-_PANORAMA = "--size 4096x512 --seed 0 --output panorama.png"
 _TEXT = "a lake at dusk"
-_VIDEO = "--size 256x256 --frames 40 --seed 0 --output video.mp4"
-
 
 MANUAL: Final[dict[type[LightningModule], dict[str, str]]] = {
     VQGANModule: {
@@ -315,9 +309,7 @@ class NuwaCLI(LightningCLI):
             text = None
             if self.model.conditions.text_encoder is not None:
                 text = next((text for sheet in sheets for text in sheet.texts), _TEXT)
-            what, command = what_next(
-                self.run_folder, window, tokenizer.downsample_factor, text, own=_own_of(self.run_folder)
-            )
+            what, command = what_next(self.run_folder, window, tokenizer.downsample_factor, text)
             _LOG.info("make %s:\n  %s", what, command)
 
     def before_validate(self) -> None:
@@ -374,39 +366,6 @@ class NuwaCLI(LightningCLI):
         self.model.attach_tokenizer(tokenizer)
         # Once more, with the size and the tokenizer known.
         check_checkpoint(self.options.get("ckpt_path"), self.model)
-
-
-def what_next(
-    run: Path, window: Window | None, factor: int, text: str | None, *, own: Sequence[str] = ()
-) -> tuple[str, str]:
-    """Return what can be made of a trained model, and the command that does.
-
-    Args:
-        run: the run folder.
-        window: what the model was trained on, in tokens.
-        factor: pixels of a token.
-        text: what it is asked for, if it reads texts.
-        own: import paths of the user's classes that it was trained with.
-    """
-    videos = window is not None and window.frames > 1
-    what, options = ("a video", _VIDEO) if videos else ("a larger image", _PANORAMA)
-    if text is not None:
-        # A text tells of a whole scene: not higher than the crops in which the model saw one.
-        height = 256 if window is None else factor * window.y
-        size = f"{2 * height}x{height} --frames 40" if videos else f"{6 * height}x{height}"
-        output = "video.mp4" if videos else "panorama.png"
-        options = f"--prompt {shlex.quote(text)} --size {size} --seed 0 --output {output}"
-    allowed = "".join(f"--own {path} " for path in own)
-    return what, f"python -m nuwa_lightning generate --checkpoint {run} {allowed}{options}"
-
-
-def _own_of(run: Path) -> list[str]:
-    """Return the import paths of the user's classes that a finished run names."""
-    found: list[str] = []
-    for part, classes in (("model", own_classes), ("coarse", own_classes), ("tokenizer", own_tokenizers)):
-        if (run / part / "config.json").exists():
-            found += classes(parse_json(read_text(run / part / "config.json")))
-    return list(dict.fromkeys(found))
 
 
 def _as_list(given: Any) -> list[Any]:

@@ -67,7 +67,7 @@ def _small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def orders(pipe: NuwaInfinityPipeline, **options: Any) -> Order:
-    return pipe.order(GenerationRequest(**options))
+    return pipe.builder.order(GenerationRequest(**options))
 
 
 def laid_out(read: Callable[[PatchIndex], Tensor], grid: PatchGrid) -> Tensor:
@@ -153,7 +153,7 @@ def test_plans_make_canvases_and_waves_change_nothing(pipe: NuwaInfinityPipeline
 
 def test_kills_change_nothing(pipe: NuwaInfinityPipeline) -> None:
     request = GenerationRequest(size=Size(64, 48), seed=5)
-    renderer, order = pipe.renderer(request), pipe.order(request)
+    renderer, order = pipe.renderer(request), pipe.builder.order(request)
 
     def all_of(rendering: Any) -> dict[PatchIndex, Tensor]:
         return {done.patch: done.tokens_BYX for wave in rendering for done in wave}
@@ -209,7 +209,7 @@ def test_sketch_needs_no_writer_and_changes_the_canvas() -> None:
     assert not torch.equal(found[0], found[2])
     assert torch.equal(tokens(pipe, size=(64, 48), plan=dark), found[0])
     with pytest.raises(UsageError, match="plan"):
-        pipe.order(GenerationRequest(size=Size(None, 32), plan=InputImage.open(dark)))
+        pipe.builder.order(GenerationRequest(size=Size(None, 32), plan=InputImage.open(dark)))
 
 
 def test_model_without_a_plan_refuses_one() -> None:
@@ -217,7 +217,7 @@ def test_model_without_a_plan_refuses_one() -> None:
     plain = NuwaInfinityPipeline(pipe.coarse, pipe.tokenizer)
     with pytest.raises(UsageError, match="reads no plan"):
         plain(size=(64, 64), plan=Image.new("RGB", (4, 4)))
-    assert plain.order(GenerationRequest(size=Size(64, 64))).coarse is None
+    assert plain.builder.order(GenerationRequest(size=Size(64, 64))).coarse is None
 
 
 def test_pipeline_with_a_plan_comes_back(tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_guidance_is_against_the_absence_of_a_plan(guidance: float) -> None:
     pipe = planned()
     pipe.generator.model.double()
     request = GenerationRequest(size=Size(48, 48), seed=5, plan_guidance=guidance, top_k=0)
-    renderer, order = pipe.renderer(request), pipe.order(request)
+    renderer, order = pipe.renderer(request), pipe.builder.order(request)
 
     def all_of(rendering: Any) -> dict[PatchIndex, Tensor]:
         return {done.patch: done.tokens_BYX for wave in rendering for done in wave}
@@ -248,7 +248,7 @@ def test_guidance_is_against_the_absence_of_a_plan(guidance: float) -> None:
         order.rendering(dataclasses.replace(renderer, max_rows=1), decoding_state=broken.decoding_state())
     )
     without = all_of(dataclasses.replace(order, coarse=None).rendering(renderer))
-    as_trained = all_of(pipe.order(dataclasses.replace(request, plan_guidance=1.0)).rendering(renderer))
+    as_trained = all_of(pipe.builder.order(dataclasses.replace(request, plan_guidance=1.0)).rendering(renderer))
     assert all(torch.equal(found[patch], found_one[patch]) for patch in found)
     assert all(torch.equal(found[patch], without[patch]) for patch in found) is (guidance == 0)
     assert any(not torch.equal(found[patch], as_trained[patch]) for patch in found)

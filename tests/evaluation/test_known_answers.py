@@ -66,8 +66,7 @@ def moved(clean: dict[str, Any], faulty: dict[str, Any]) -> list[str]:
     return [
         name
         for name, row in clean.items()
-        if name in faulty
-        and row["low"] is not None
+        if None not in (row["low"], faulty.get(name, {}).get("low"))
         and not row["low"] <= faulty[name]["value"] <= row["high"]
         and not faulty[name]["low"] <= row["value"] <= faulty[name]["high"]
     ]
