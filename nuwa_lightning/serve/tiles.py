@@ -104,7 +104,7 @@ class Tiles:
         most: bytes that are kept, of pixels and of PNG each.
     """
 
-    def __init__(self, view: CanvasView, tokenizer: Tokenizer, colors: TokenColors, *, most: int = 48 << 20) -> None:
+    def __init__(self, view: CanvasView, tokenizer: Tokenizer, colors: TokenColors, *, most: int = 24 << 20) -> None:
         self._view, self._tokenizer, self._colors = view, tokenizer, colors
         self._pieces, self._made = BoundedCache[Pixels](most), BoundedCache[bytes](most)
         self._guard = threading.Lock()

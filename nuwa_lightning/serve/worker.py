@@ -25,7 +25,7 @@ from nuwa_lightning.serve.library import Library
 from nuwa_lightning.serve.view import Area
 
 _MOST: Final = 64
-_REMEMBERED: Final = 50
+_REMEMBERED: Final = 200
 _RECORD_EVERY: Final = 2.0
 _MOST_ALIVE: Final = 4096
 
