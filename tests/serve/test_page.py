@@ -186,9 +186,9 @@ def test_all_pages_hear_of_it(server: Served) -> None:
         assert events[0] == "all"
         assert {"canvases", "changed", "wave"} <= set(events)
         grown = [patch["at"] for wave in waves for patch in wave["finished"]]
-        assert sorted(map(tuple, grown[15:])) == [(x, y) for x in (3, 4, 5) for y in range(3)]  # 3, 4 are known to it
-        sees = {tuple(p["at"]): p["sees"] for p in waves[-1]["finished"]}
-        assert sees
+        assert sorted(map(tuple, grown)) == [(x, y) for x in range(6) for y in range(3)]  # each once, known ones not
+        sees = {tuple(p["at"]): p["sees"] for wave in waves for p in wave["finished"]}
+        assert sees[5, 1]
         assert all(max(abs(x - a), abs(y - b)) <= 1 for (x, y), seen in sees.items() for a, b in seen)
         answer.close()
         connection.close()
@@ -311,3 +311,28 @@ def test_a_video_is_shown_frame_by_frame(tmp_path: Path) -> None:
         for t, frame in reversed(list(enumerate(here.pixels()))):
             assert (server.pixels(canvas, t=t)[..., :3] == frame).all()
         assert server.ask("GET", f"/api/canvases/{canvas}/tiles/0/0/0?t=4")[0] == 400
+
+
+def test_tiles_asked_for_while_it_grows_to_all_sides(server: Served) -> None:
+    import threading
+
+    canvas, seen = server.new(width=48, height=40), []
+    ended = threading.Event()
+
+    def ask(seed: int) -> None:
+        place = np.random.default_rng(seed)
+        while not ended.is_set():
+            level = place.integers(0, 4)
+            x, y = place.integers(-2, 2, 2)
+            seen.append(server.ask("GET", f"/api/canvases/{canvas}/tiles/{level}/{x}/{y}")[0])
+
+    threads = [threading.Thread(target=ask, args=(n,)) for n in range(3)]
+    for thread in threads:
+        thread.start()
+    for side in ("left", "up", "right", "down"):
+        server.do(f"/api/canvases/{canvas}/grow", {side: 41})
+    ended.set()
+    for thread in threads:
+        thread.join()
+    assert set(seen) == {200, 204}
+    assert (shown(server, canvas) == exported(server, canvas)).all()
