@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed
 # On a terminal pip's progress bars show that something happens; in a log they are noise.
 QUIET := $(if $(CI),--quiet)
 
-.PHONY: help install fit test docs lint check clean distclean build
+.PHONY: help install fit pretrained test docs lint check clean distclean build
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -23,6 +23,9 @@ install: $(STAMP)  ## make .venv and install the pinned versions (skipped when u
 
 fit: $(STAMP)  ## train both stages on real photographs (CONFIG=recipes/landscape.yaml, ARGS=...)
 	@$(PY) -m nuwa_lightning fit --config $(CONFIG) $(ARGS)
+
+pretrained: $(STAMP)  ## train the model that comes with the package (hours; run it again to go on)
+	@$(PY) -m nuwa_lightning fit --config recipes/landscape_pretrained.yaml --ckpt_path last $(ARGS)
 
 docs: $(STAMP)  ## the site, into build/site/; a warning is an error
 	@$(PY) -m mkdocs build --strict --quiet

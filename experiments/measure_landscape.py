@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,24 +31,15 @@ from evaluation.features_of import features_of
 from evaluation.kid import kid, real_floor
 from evaluation.psnr import psnr
 from evaluation.seams import seam_ratio
+from nuwa_lightning import NuwaInfinityPipeline
 from nuwa_lightning.atomic import write_json
 from nuwa_lightning.canvas.decoding import to_uint8
-from nuwa_lightning.canvas.sample import sample_images, sample_tokens
 from nuwa_lightning.data.landscape_photos import LandscapePhotos
 from nuwa_lightning.data.reading import read_image
-from nuwa_lightning.generation.pretrained import load_generator
-from nuwa_lightning.generation.renderer import InfiniteRenderer
-from nuwa_lightning.generation.sampling import Sampling
-from nuwa_lightning.models.vqgan import VQGAN
-from nuwa_lightning.planning.direction import ArbitraryDirectionController
-from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
-from nuwa_lightning.tokenizers.pretrained import load_tokenizer
+from nuwa_lightning.tokenizers.base import Tokenizer
 
 Pixels = NDArray[np.uint8]
-SIDES = {"right": ("omega", (0, 0), (4, 8)), "left": ("omega*", (0, 4), (4, 8))} | {
-    "down": ("zeta", (0, 0), (8, 4)),
-    "up": ("zeta*", (4, 0), (8, 4)),
-}
+SIDES = {"right": "omega", "left": "omega*", "down": "zeta", "up": "zeta*"}
 
 
 def shrunk(path: Path, side: int) -> Image.Image:
@@ -79,25 +69,26 @@ def to_tensor(image: Pixels) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def reconstruct(tokenizer: VQGAN, images: list[Pixels]) -> list[Pixels]:
+def reconstruct(tokenizer: Tokenizer, images: list[Pixels]) -> list[Pixels]:
     """Return what the tokenizer makes of images."""
     return [to_uint8(tokenizer.decode(tokenizer.encode(to_tensor(p)))[0]) for p in images]
 
 
+def generated(pipe: NuwaInfinityPipeline, size: tuple[int, int], seeds: range, *, top_k: int) -> list[Pixels]:
+    """Return an image a seed."""
+    made = pipe(size=size, seed=seeds.start, num_images_per_prompt=len(seeds), top_k=top_k, max_rows=16)
+    return [np.asarray(image) for image in made.images]
+
+
 @torch.inference_mode()
-def extend(renderer: InfiniteRenderer, tokenizer: VQGAN, images: list[Pixels], *, side: str) -> list[Pixels]:
-    """Return each image with 4 patches more on one side."""
-    order, (top, left), (rows, columns) = SIDES[side]
-    renderer = replace(renderer, direction=ArbitraryDirectionController(order))
-    tokens = torch.cat([tokenizer.encode(to_tensor(p)) for p in images])
-    known = {
-        PatchIndex(0, top + y, left + x): tokens[:, 8 * y : 8 * y + 8, 8 * x : 8 * x + 8]
-        for y in range(4)
-        for x in range(4)
-    }
-    grid = PatchGrid(1, rows, columns)
-    canvas = sample_tokens(renderer, grid, seeds=range(len(images)), known=known)
-    return [to_uint8(tokenizer.decode(t[None])[0]) for t in canvas]
+def extend(pipe: NuwaInfinityPipeline, images: list[Pixels], *, side: str, top_k: int) -> list[Pixels]:
+    """Return each image with 4 patches more on one side, all decoded from tokens."""
+    found = []
+    for seed, image in enumerate(images):
+        options = {side: 256, "seed": seed, "top_k": top_k, "order": SIDES[side]}
+        (canvas,) = pipe.outpaint(image, output_type="tokens", **options).canvases
+        found.append(to_uint8(pipe.tokenizer.decode(canvas.tokens_TYX)[0]))
+    return found
 
 
 def new_half(image: Pixels, side: str) -> Pixels:
@@ -128,9 +119,8 @@ def main() -> None:
     parser.add_argument("--top_k", type=int, default=50)
     parser.add_argument("--quick", action="store_true", help="samples and reconstructions only")
     options = parser.parse_args()
-    tokenizer = load_tokenizer(options.run / "tokenizer")
-    generator = load_generator(options.run / "model")
-    renderer = generator.renderer(Sampling(1.0, options.top_k))
+    pipe = NuwaInfinityPipeline.from_pretrained(options.run)
+    tokenizer = pipe.tokenizer
     extractor = Lite0Features()
 
     def features(images: list[Pixels]) -> NDArray[np.float64]:
@@ -152,22 +142,13 @@ def main() -> None:
     }
     scores = []
     for seed in range(options.seeds):
-        samples = [
-            image
-            for start in range(0, options.count, 16)
-            for image in sample_images(
-                renderer,
-                tokenizer,
-                grid=PatchGrid(1, 4, 4),
-                seeds=range(1000 * seed + start, 1000 * seed + min(start + 16, options.count)),
-            )
-        ]
+        samples = generated(pipe, (256, 256), range(1000 * seed, 1000 * seed + options.count), top_k=options.top_k)
         save(samples, options.output / f"samples_{seed}")
         scores.append(kid(f_real, features(samples)).value)
     numbers["lite0-KID samples"] = scores
     numbers["lite0-KID samples mean"] = float(np.mean(scores))
     if not options.quick:
-        wide = sample_images(renderer, tokenizer, grid=PatchGrid(1, 4, 16), seeds=range(16))
+        wide = generated(pipe, (1024, 256), range(16), top_k=options.top_k)
         save(wide, options.output / "panoramas")
         photos = LandscapePhotos().photos("train")
         found = collapse([np.asarray(shrunk(p.path, 256)) for p in photos], wide)
@@ -177,7 +158,7 @@ def main() -> None:
         start = crops("train", (288, 352), 16) + held_out[:: len(held_out) // 8][:8]
         numbers["seam ratio, reconstructions"] = vars(seam_ratio(reconstruct(tokenizer, start)))
         for side in SIDES:
-            wider = extend(renderer, tokenizer, start, side=side)
+            wider = extend(pipe, start, side=side, top_k=options.top_k)
             save(wider, options.output / f"extended_{side}")
             numbers[f"seam ratio, {side}"] = vars(seam_ratio([new_half(p, side) for p in wider]))
     write_json(options.output / "numbers.json", numbers)

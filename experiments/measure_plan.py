@@ -48,7 +48,7 @@ WIDTH, HEIGHT, BLOCK = 1024, 256, 256
 def plans(pipe: NuwaInfinityPipeline, seeds: range) -> Iterator[Pixels]:
     """Yield the plans of panoramas, a quarter of the size."""
     for seed in seeds:
-        order = pipe.order(GenerationRequest(size=Size(WIDTH, HEIGHT), seed=seed))
+        order = pipe.builder.order(GenerationRequest(size=Size(WIDTH, HEIGHT), seed=seed))
         assert order.coarse is not None
         image = order.coarse.begin(order.grid, pipe.generator.model.patch_size, (seed,)).image()
         scale = order.coarse.plan.scale

@@ -22,7 +22,7 @@ Images of any size by autoregressive over autoregressive generation (NUWA-Infini
 
 commands
   fit        train: python -m nuwa_lightning fit --config recipes/landscape.yaml
-  generate   make an image of any size: python -m nuwa_lightning generate --checkpoint runs/landscape --size 4096x512
+  generate   make an image of any size: python -m nuwa_lightning generate --size 4096x512
   canvas     export, grow and partly redo what generate --canvas kept: python -m nuwa_lightning canvas --help
   serve      the same on a local page: python -m nuwa_lightning serve --checkpoint runs/landscape
   validate   score a checkpoint on held-out data: ... validate --config RUN/config.yaml --ckpt_path last

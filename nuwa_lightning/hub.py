@@ -1,4 +1,7 @@
-"""Where a trained run lies: in a folder, or on the Hugging Face hub. Only JSON and safetensors are ever fetched."""
+"""Where a trained run lies: in a folder, in this package, or on the Hugging Face hub.
+
+Only JSON and safetensors are ever fetched.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,10 @@ from nuwa_lightning.errors import UsageError
 
 PARTS: Final = ("model", "tokenizer", "pixel_guided", "coarse")
 """Folders of a run; the last two are there for videos, and for coarse plans, only."""
+SHIPPED: Final = Path(__file__).parent / "shipped"
+"""Trained runs that come with this package, each with a ``README.md``: what it was trained on, what it can do."""
+DEFAULT: Final = "landscape"
+"""Which of them is taken where none is named."""
 FILES: Final = tuple(f"{part}/{name}" for part in PARTS for name in ("config.json", "model.safetensors"))
 
 
@@ -25,7 +32,8 @@ def find_run(
     """Return the folder of a trained run, fetched from the hub if it is none here.
 
     Args:
-        checkpoint: a folder with ``model`` and ``tokenizer``, or ``OWNER/NAME`` on the hub.
+        checkpoint: a folder with ``model`` and ``tokenizer``, the name of a run that comes with this package
+            (``landscape``), or ``OWNER/NAME`` on the hub.
         revision: a branch, tag or commit on the hub.
         token: of the hub.
         cache_dir: where the hub's files are kept.
@@ -35,9 +43,12 @@ def find_run(
         UsageError: if there is no such run, or it is not finished.
     """
     run = Path(checkpoint)
-    if not run.is_dir():
+    if str(checkpoint) in shipped() and not (run / "model").is_dir():
+        run = SHIPPED / str(checkpoint)
+    elif not run.is_dir():
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(checkpoint)):
-            raise UsageError("checkpoint", run, "is no folder: name the run folder of stage 2, such as runs/landscape")
+            hint = f"is no folder: name the run folder of stage 2, or {' or '.join(shipped())}, which comes with the package"
+            raise UsageError("checkpoint", run, hint)
         run = _fetched(str(checkpoint), revision, token, cache_dir, local_files_only)
     model, tokenizer = (run / "model").is_dir(), (run / "tokenizer").is_dir()
     if tokenizer and not model:
@@ -46,6 +57,11 @@ def find_run(
         hint = "holds no tokenizer, which comes at the end of training: let fit come to its end (--ckpt_path last)"
         raise UsageError("checkpoint", checkpoint, hint)
     return run
+
+
+def shipped() -> tuple[str, ...]:
+    """Return the names of the trained runs that come with this package."""
+    return tuple(sorted(folder.parent.name for folder in SHIPPED.glob("*/model")))
 
 
 def _fetched(

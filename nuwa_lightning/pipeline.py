@@ -128,7 +128,7 @@ class NuwaInfinityPipeline:
         Nothing that lies in these files is executed; classes outside this package are used only if they are in ``own``.
 
         Args:
-            checkpoint: the folder, or ``OWNER/NAME``.
+            checkpoint: the folder, ``landscape`` (the model that comes with this package), or ``OWNER/NAME``.
             own: pools, directions, local decoders, text encoders and tokenizers that the files may name.
             revision: a branch, tag or commit on the hub.
             token: of the hub.

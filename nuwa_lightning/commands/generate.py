@@ -47,7 +47,7 @@ def _generate(request: GenerationRequest, where: RunOptions) -> int:
     outputs, notes = _outputs(request, where), _Notes()
     _check_formats(request, outputs, notes)
     _check_canvas(request, where, outputs)
-    run = find_run(str(where.checkpoint))
+    run = find_run(where.checkpoint)
 
     # Only now what takes time to import.
     from nuwa_lightning.canvas.keeping import hashes
@@ -265,7 +265,7 @@ def _how(
         "size": [order.size[1], order.size[0]],
         "seed": request.seed,
         "options": request.to_options(),
-        "checkpoint": {"path": str(where.checkpoint), **{name: _hash_of(pipe.folder / name) for name in parts}},
+        "checkpoint": {"path": where.checkpoint, **{name: _hash_of(pipe.folder / name) for name in parts}},
         "files": {name: file_sha256(path) for name, path in files.items()},
         "tokenizer": pipe.generator.tokenizer_fingerprint,
         "context_pool": repr(renderer.pool),

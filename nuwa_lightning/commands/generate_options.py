@@ -16,7 +16,7 @@ from jsonargparse.typing import register_type
 
 from nuwa_lightning.commands.parsing import OneLineParser
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.hub import find_run
+from nuwa_lightning.hub import DEFAULT, find_run
 from nuwa_lightning.plain_data import parse_json, parse_yaml, read_mapping, read_text
 from nuwa_lightning.request import FRAMES, GenerationRequest
 from nuwa_lightning.request_fields import Expansion, Size
@@ -25,7 +25,7 @@ VIDEO_SUFFIXES: Final = (".mp4", ".gif", ".webp", ".frames")
 """Names of videos; a test holds them equal to the writers'."""
 _EPILOG = """\
 examples
-  python -m nuwa_lightning generate --checkpoint runs/landscape --size 4096x512 --seed 0 --output panorama.png
+  python -m nuwa_lightning generate --size 4096x512 --seed 0 --output panorama.png
   python -m nuwa_lightning generate --checkpoint runs/landscape --size 16384x1024 --output wide.tif
   python -m nuwa_lightning generate --checkpoint runs/landscape --size 4096x512 --wrap x --output around.png
   python -m nuwa_lightning generate --checkpoint runs/landscape --size x1024 --output endless.tif
@@ -52,7 +52,8 @@ class RunOptions:
     """What is said of the run, and nothing of the image.
 
     Args:
-        checkpoint: run folder of stage 2 (holds model/ and tokenizer/), or OWNER/NAME on the Hugging Face hub
+        checkpoint: run folder of stage 2 (holds model/ and tokenizer/), landscape (comes with the package), or OWNER/NAME
+            on the Hugging Face hub
         output: .png, .jpg, .tif, .zarr or .dzi; .mp4, .gif, .webp or .frames (default: image.png or video.mp4)
         canvas: a folder that keeps the canvas, to be exported, grown and made again in part: see canvas --help
         own: your pool, direction, local decoder, text encoder or tokenizer that the model was trained with:
@@ -68,7 +69,7 @@ class RunOptions:
         from_file: make an image again
     """
 
-    checkpoint: str | None = None
+    checkpoint: str = DEFAULT
     output: str | None = None
     canvas: str | None = None
     own: tuple[str, ...] = ()
@@ -154,8 +155,6 @@ def parsed(arguments: Sequence[str]) -> tuple[GenerationRequest, RunOptions]:
         p.set_defaults(stored)
         values = _plain(p.parse_args(arguments))
     where = RunOptions(**{name: values.pop(name) for name in OF_THE_RUN})
-    if where.checkpoint is None:
-        raise UsageError("checkpoint", "nothing", "name the run folder of stage 2, such as runs/landscape")
     if where.max_pixels is not None and where.max_pixels < 1:
         raise UsageError("max_pixels", where.max_pixels, "must be at least 1")
     if not 0 <= where.record_every < float("inf"):
@@ -166,7 +165,7 @@ def parsed(arguments: Sequence[str]) -> tuple[GenerationRequest, RunOptions]:
     suffix = Path(where.output or "").suffix.lower()
     undecided = values["frames"] is None and values["task"] in (None, "unconditional")
     always = suffix != ".webp" or values["fps"] is not None
-    if undecided and suffix in VIDEO_SUFFIXES and (always or _makes_videos(where.checkpoint or "")):
+    if undecided and suffix in VIDEO_SUFFIXES and (always or _makes_videos(where.checkpoint)):
         values["frames"] = FRAMES
     request = GenerationRequest.from_options(values, max_pixels=where.max_pixels)
     if request.video and where.preview not in (None, "none"):

@@ -1,0 +1,55 @@
+"""The model that comes with the package."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nuwa_lightning import NuwaInfinityPipeline
+from nuwa_lightning.cli import main
+from nuwa_lightning.errors import UsageError
+from nuwa_lightning.hub import DEFAULT, FILES, SHIPPED, find_run, shipped
+
+MANIFEST = Path(__file__).parents[1] / "nuwa_lightning" / "data" / "landscape_manifest.json"
+
+
+def test_small_and_nothing_but_data() -> None:
+    files = [path for path in (SHIPPED / DEFAULT).rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 25e6
+    assert max(path.stat().st_size for path in files) <= 16e6
+    assert {str(path.relative_to(SHIPPED / DEFAULT)) for path in files} <= {*FILES, "README.md"}
+
+
+def test_card_names_every_package_of_its_photographs() -> None:
+    card = (SHIPPED / DEFAULT / "README.md").read_text("utf-8")
+    packages = {package["name"] for package in json.loads(MANIFEST.read_text("utf-8"))["packages"]}
+    assert not {name for name in packages if name not in card}
+
+
+def test_taken_where_none_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["generate", "--size", "192x128", "--seed", "3", "--output", "a.png"]) == 0
+    pipe = NuwaInfinityPipeline.from_pretrained(DEFAULT)
+    image = pipe(size=(192, 128), seed=3).images[0]
+    assert np.array_equal(np.asarray(Image.open("a.png")), np.asarray(image))
+    assert pipe.coarse is not None
+    assert main(["generate", "--from", "a.png", "--output", "b.png"]) == 0
+    assert np.array_equal(np.asarray(Image.open("b.png")), np.asarray(image))
+
+
+def test_a_folder_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_run(DEFAULT) == SHIPPED / DEFAULT
+    for part in ("model", "tokenizer"):
+        (tmp_path / DEFAULT / part).mkdir(parents=True)
+    assert find_run(DEFAULT) == Path(DEFAULT)
+
+
+def test_an_unknown_name_is_told_of_it() -> None:
+    assert DEFAULT in shipped()
+    with pytest.raises(UsageError, match="or landscape, which comes with the package"):
+        find_run("nowhere")
