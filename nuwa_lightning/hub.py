@@ -47,7 +47,7 @@ def find_run(
         run = SHIPPED / str(checkpoint)
     elif not run.is_dir():
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(checkpoint)):
-            hint = f"is no folder: name the run folder of stage 2, or {' or '.join(shipped())}, which comes with the package"
+            hint = f"is no folder: name the run folder of stage 2, or {DEFAULT}, which comes with the package"
             raise UsageError("checkpoint", run, hint)
         run = _fetched(str(checkpoint), revision, token, cache_dir, local_files_only)
     model, tokenizer = (run / "model").is_dir(), (run / "tokenizer").is_dir()

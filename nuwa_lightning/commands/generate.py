@@ -10,13 +10,14 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from nuwa_lightning.atomic import short_name
 from nuwa_lightning.commands.generate_options import RunOptions, completed, image_metadata, parsed
-from nuwa_lightning.commands.progress import GenerationBar
+from nuwa_lightning.commands.progress import GenerationBar, export_bar
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.hashing import file_sha256
 from nuwa_lightning.hub import find_run
@@ -78,7 +79,13 @@ def _generate(request: GenerationRequest, where: RunOptions) -> int:
                 notes.tell()
                 bar.begin(patches)
 
-            outcome = make(job, renderer, pipe.tokenizer, watch=bar.update, begun=begun)
+            def exporting(
+                count: int, unit: str, bar: GenerationBar = bar
+            ) -> AbstractContextManager[Callable[[int], None]]:
+                bar.close()
+                return export_bar(count, unit=unit)
+
+            outcome = make(job, renderer, pipe.tokenizer, watch=bar.update, begun=begun, export_bar=exporting)
         notes.tell()
         seconds = time.monotonic() - started
         if outcome.status:

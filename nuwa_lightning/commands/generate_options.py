@@ -52,8 +52,8 @@ class RunOptions:
     """What is said of the run, and nothing of the image.
 
     Args:
-        checkpoint: run folder of stage 2 (holds model/ and tokenizer/), landscape (comes with the package), or OWNER/NAME
-            on the Hugging Face hub
+        checkpoint: run folder of stage 2 (holds model/ and tokenizer/), landscape (comes with the package), or
+            OWNER/NAME on the Hugging Face hub
         output: .png, .jpg, .tif, .zarr or .dzi; .mp4, .gif, .webp or .frames (default: image.png or video.mp4)
         canvas: a folder that keeps the canvas, to be exported, grown and made again in part: see canvas --help
         own: your pool, direction, local decoder, text encoder or tokenizer that the model was trained with:

@@ -6,7 +6,7 @@ import json
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from nuwa_lightning.tokenizers.base import Tokenizer
     from nuwa_lightning.writers.preview import GrowingPreview
 
+ExportBar = Callable[[int, str], AbstractContextManager[Callable[[int], None]]]
+"""Begins to show how many rows or frames (the second argument) of so many are written; gives what is told of each."""
 _LONGEST_NAME = 240
 """Bytes of an output's name that its canvas repeats: file systems hold 255."""
 
@@ -88,6 +90,7 @@ def make(
     *,
     watch: Callable[[Progress], None],
     begun: Callable[[int], None] = lambda _: None,
+    export_bar: ExportBar = lambda _, __: nullcontext(lambda _: None),
 ) -> Outcome:
     """Make the files, from the beginning or from where the canvas of an earlier run stands.
 
@@ -97,6 +100,7 @@ def make(
         tokenizer: what turns tokens into pixels.
         watch: told after each wave.
         begun: told once how many patches were there already.
+        export_bar: shows how far each file is, once all patches are there.
 
     Raises:
         UsageError: if the files cannot be made, or the canvas is of another job or damaged.
@@ -106,7 +110,7 @@ def make(
         job.note(f"{job.outputs[0]}: finished already")
         return Outcome(0, job.order.size[::-1], 0)
     try:
-        return _Runner(job, canvas, state).run(renderer, tokenizer, watch=watch, begun=begun)
+        return _Runner(job, canvas, state, export_bar).run(renderer, tokenizer, watch=watch, begun=begun)
     finally:
         canvas.close()
 
@@ -214,10 +218,11 @@ class _Runner:
         job: what is to be made.
         canvas: held by this process.
         state: where to go on from.
+        export_bar: see :func:`make`.
     """
 
-    def __init__(self, job: Job, canvas: Canvas, state: CanvasState | None) -> None:
-        self._job, self._canvas, self._state = job, canvas, state
+    def __init__(self, job: Job, canvas: Canvas, state: CanvasState | None, export_bar: ExportBar) -> None:
+        self._job, self._canvas, self._state, self._export_bar = job, canvas, state, export_bar
         self._safe: Mapping[str, Any] = state.facts if state else {}
         self._overwrite = bool(self._safe.get("overwrite", job.overwrite))
         self._preview: CanvasPreview | None = None
@@ -304,10 +309,8 @@ class _Runner:
         assert order is not None
         size, canvas = order.size, self._canvas
 
-        def watch(_: int) -> None:
-            if len(caught) > before:
-                raise _Stopped
-
+        assert size[0] is not None
+        parts = (size[0], "row") if order.video is None else (order.grid.t or 0, "frame")
         written = []
         for number, output in enumerate(job.outputs):
             metadata = dict(job.metadata[number])
@@ -318,8 +321,15 @@ class _Runner:
             if number < ended["exported"]:
                 continue
             overwrite = self._overwrite or (self._state is not None and _finished(output, metadata))
-            options: dict[str, Any] = {"metadata": metadata, "overwrite": overwrite, "progress": watch}
-            export(canvas, tokenizer, order, output, number=number, **options)
+            with self._export_bar(*parts) as show:
+
+                def progress(count: int, show: Callable[[int], None] = show) -> None:
+                    if len(caught) > before:
+                        raise _Stopped
+                    show(count)
+
+                options: dict[str, Any] = {"metadata": metadata, "overwrite": overwrite, "progress": progress}
+                export(canvas, tokenizer, order, output, number=number, **options)
             if len(job.outputs) > 1:
                 ended["exported"] = number + 1
                 self._commit_end(ended)

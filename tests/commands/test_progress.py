@@ -5,10 +5,12 @@ from __future__ import annotations
 import mmap
 import re
 import resource
+from contextlib import contextmanager
 
 import pytest
 
 from nuwa_lightning.canvas.job import Progress
+from nuwa_lightning.cli import main
 from nuwa_lightning.commands.progress import GenerationBar, memory_in_use
 
 
@@ -37,3 +39,18 @@ def test_memory_is_what_is_used_now():
     held = mmap.mmap(-1, 64 << 20)  # not from what the process keeps of freed memory
     held.write(b"x" * (64 << 20))
     assert memory_in_use() - before > 48 << 20
+
+
+def test_writing_the_files_is_shown(finished, tmp_path, monkeypatch):
+    seen = []
+
+    @contextmanager
+    def bar(count, *, unit):
+        told = []
+        yield told.append
+        seen.append((count, unit, sum(told)))
+
+    monkeypatch.setattr("nuwa_lightning.commands.generate.export_bar", bar)
+    options = ["--checkpoint", str(finished / "two"), "--size", "112x72", "--output", str(tmp_path / "a.png")]
+    assert main(["generate", *options, "--count", "2"]) == 0
+    assert seen == [(72, "row", 72)] * 2
