@@ -68,7 +68,7 @@ MANUAL: Final[dict[type[LightningModule], dict[str, str]]] = {
         "gradient_clip_val": "optimization is manual here: give --model.gradient_clip_val",
     },
     NuwaInfinityModule: {
-        "accumulate_grad_batches": "optimization is manual here: give a larger --data.batch_size",
+        "accumulate_grad_batches": "optimization is manual here: give --model.scaling.accumulate_grad_batches",
         "gradient_clip_val": "optimization is manual here: give --model.descent.gradient_clip_val",
     },
 }
