@@ -36,7 +36,7 @@ import functools
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple, cast
+from typing import Any, Final, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -929,7 +929,7 @@ class PatchTransformer(nn.Module):
         )
         for number in range(self.num_layers):
             read = rows.reader(self.reader(number, text), B)
-            inputs = (number, rows, read, detach_context, *readings)
+            inputs: tuple[Any, ...] = (number, rows, read, detach_context, *readings)
             again = recompute and torch.is_grad_enabled()
             readings = checkpoint(self._advance, *inputs, use_reentrant=False) if again else self._advance(*inputs)
         x_BPLW = torch.unflatten(readings[-1], 0, (P, B))[torch.argsort(rows.order_P)].transpose(0, 1)

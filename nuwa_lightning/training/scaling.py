@@ -94,7 +94,7 @@ class TokenLosses:
         if not 0 < self.chunk < len(x_MW):
             loss_M = self._of(x_MW, neighbors_MJ, target_M, weight_KW)
         else:
-            chunks = zip(*(t.split(self.chunk) for t in (x_MW, neighbors_MJ, target_M)), strict=True)
+            chunks = zip(*(torch.split(t, self.chunk) for t in (x_MW, neighbors_MJ, target_M)), strict=True)
             loss_M = torch.cat([checkpoint(self._of, *some, weight_KW, use_reentrant=False) for some in chunks])
         return loss_M.view(self.target_BPN.shape)
 

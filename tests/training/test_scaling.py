@@ -192,7 +192,9 @@ def test_bfloat16_trains_as_float32_does(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("optimize", ["joint", "per_patch"])
 def test_label_smoothing_mixes_in_the_mean_over_codes(optimize: Any) -> None:
-    made = module(one=True, size=TransformerConfig(dim=24, num_layers=1, num_heads=2, num_kv_heads=2), optimize=optimize)
+    made = module(
+        one=True, size=TransformerConfig(dim=24, num_layers=1, num_heads=2, num_kv_heads=2), optimize=optimize
+    )
     made.descent = OptimizerConfig(label_smoothing=0.25)
     (written,) = made.draw_plans(torch.randint(0, 16, (2, 1, 2, 2)), None)
     log_p = made.transformer(
