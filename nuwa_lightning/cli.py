@@ -6,6 +6,7 @@ Nothing heavy is imported before it is known to be needed, so that help comes at
 from __future__ import annotations
 
 import difflib
+import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from nuwa_lightning.errors import ToldError, UsageError, shortened
 
 _TRAINING = ("fit", "validate", "test", "predict")
+_COMMANDS = ("generate", "canvas", "serve", "estimate")
 _HELP = """\
 usage: python -m nuwa_lightning COMMAND [options]
 
@@ -22,6 +24,7 @@ commands
   fit        train: python -m nuwa_lightning fit --config recipes/landscape.yaml
   generate   make an image of any size: python -m nuwa_lightning generate --checkpoint runs/landscape --size 4096x512
   canvas     export, grow and partly redo what generate --canvas kept: python -m nuwa_lightning canvas --help
+  serve      the same on a local page: python -m nuwa_lightning serve --checkpoint runs/landscape
   estimate   what a recipe takes: memory, arithmetic, steps, time: ... estimate --config recipes/landscape_base.yaml
   validate   score a checkpoint on held-out data: ... validate --config RUN/config.yaml --ckpt_path last
   test, predict   as Lightning users know them
@@ -82,10 +85,17 @@ def main(args: Sequence[str] | None = None) -> int:
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.append(os.getcwd())  # my_pools.MyPool, also for the installed command
     try:
-        if command in _TRAINING and rest in (["-h"], ["--help"]):
-            sys.stdout.write(_FIT_HELP.format(command=command))
-            return 0
-        return _run(command, rest)
+        if command in _COMMANDS:
+            found = importlib.import_module(f"nuwa_lightning.commands.{command}")
+            return int(getattr(found, command)(rest))
+        if command in _TRAINING:
+            if rest in (["-h"], ["--help"]):
+                sys.stdout.write(_FIT_HELP.format(command=command))
+                return 0
+            from nuwa_lightning.commands.training import train
+
+            return train([command, *("--help" if a == "--help-all" else a for a in rest)])
+        raise UsageError("COMMAND", command, _did_you_mean(command))
     except (UsageError, OSError) as error:
         if os.environ.get("NUWA_LIGHTNING_TRACEBACK"):
             raise
@@ -95,26 +105,6 @@ def main(args: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")
         return 130
-
-
-def _run(command: str, rest: list[str]) -> int:
-    if command == "generate":
-        from nuwa_lightning.commands.generate import generate
-
-        return generate(rest)
-    if command == "canvas":
-        from nuwa_lightning.commands.canvas import canvas
-
-        return canvas(rest)
-    if command == "estimate":
-        from nuwa_lightning.commands.estimate import estimate
-
-        return estimate(rest)
-    if command in _TRAINING:
-        from nuwa_lightning.commands.training import train
-
-        return train([command, *("--help" if a == "--help-all" else a for a in rest)])
-    raise UsageError("COMMAND", command, _did_you_mean(command))
 
 
 def _line(error: UsageError | OSError) -> str:
@@ -131,6 +121,6 @@ def _printable(line: str) -> str:
 
 
 def _did_you_mean(word: str) -> str:
-    commands = [*_TRAINING, "generate", "canvas", "estimate"]
+    commands = [*_TRAINING, *_COMMANDS]
     near = difflib.get_close_matches(word, [*commands, "--help", "--version"], n=1, cutoff=0.5)
     return f"did you mean {near[0]}?" if near else f"choose one of {', '.join(commands)}"

@@ -162,7 +162,7 @@ def _checked(job: Job, canvas: Canvas) -> tuple[Canvas | None, CanvasState | Non
         return canvas, None
     canvas.load()
     before = canvas.facts.how
-    found = differences(before["identity"], job.identity)
+    found = differences(before.get("identity", {}), job.identity)
     if found:
         hint = f"{'; '.join(found)}: give what it was, or --overwrite to start again"
         raise UsageError("resume", canvas.folder, hint)
