@@ -74,8 +74,8 @@ def place(tmp_path_factory, sample_photos) -> Path:
         (folder / "clips" / f"{name}.txt").write_text("a video")
     Image.fromarray(next(iter(sample_photos.values()))).resize((1024, 128)).save(folder / "scroll.png")
     torch.manual_seed(0)
-    small = dict(encoder_channels=(4, 4, 4, 4, 4), encoder_blocks=(1,) * 5, decoder_channels=(4,) * 5)
-    size = VQGANConfig(codebook_size=64, codebook_dim=8, decoder_blocks=(1,) * 5, **small)  # type: ignore[arg-type]
+    small = dict(encoder_channels=(4, 4, 4), encoder_blocks=(1,) * 3, decoder_channels=(4,) * 3)
+    size = VQGANConfig(codebook_size=64, codebook_dim=8, decoder_blocks=(1,) * 3, **small)  # type: ignore[arg-type]
     save_tokenizer(folder / "tokenizer", VQGAN.build(size))
     return folder
 

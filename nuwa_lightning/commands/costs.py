@@ -35,14 +35,14 @@ from nuwa_lightning.training.nuwa_module import NuwaInfinityModule
 
 _WIDTHS: Final = {"ClipTextEncoder": (512, 77), "MiniLMTextEncoder": (384, 64)}
 """Width and most tokens of text encoders, so that none has to be loaded."""
+_COUNTER: Final[Any] = flop_counter
+_CPU: Final = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_CPU_BACK: Final = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 _ATTENTION: Final = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: flop_counter.sdpa_flop_count(
-        q, k, v
-    ),
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
-        lambda grad, q, k, v, *_, **__: flop_counter.sdpa_backward_flop_count(grad, q, k, v)
-    ),
+    _CPU: lambda q, k, v, *_, **__: _COUNTER.sdpa_flop_count(q, k, v),
+    _CPU_BACK: lambda grad, q, k, v, *_, **__: _COUNTER.sdpa_backward_flop_count(grad, q, k, v),
 }
+"""What PyTorch's counter does not know: attention on a CPU."""
 
 
 class TextWidth(TextEncoder):
