@@ -77,6 +77,10 @@ def test_coarse_tiles_are_means_of_the_fine_ones(server: Served, pipe: NuwaInfin
 def test_redo_with_candidates_keep_one_and_undo(server: Served, pipe: NuwaInfinityPipeline) -> None:
     canvas = server.new()
     before, box = shown(server, canvas), [16, 8, 24, 16]
+    direct = pipe(size=(40, 24), seed=3, output_type="tokens").canvases[0]
+    found = server.get(f"/api/canvases/{canvas}/dependents/16/8/24/16")
+    assert found == {"patches": len(direct.dependents((16, 8, 24, 16))), "of": 15}
+    assert server.ask("GET", f"/api/canvases/{canvas}/dependents/16/8/99/16")[0] == 400
     job = server.do(f"/api/canvases/{canvas}/redo", {"box": box, "seed": 7, "count": 3})
     assert job["result"]["candidates"] == [7, 8, 9]
     assert (shown(server, canvas) == before).all()
@@ -85,7 +89,7 @@ def test_redo_with_candidates_keep_one_and_undo(server: Served, pipe: NuwaInfini
         assert status == 200
         assert Image.open(io.BytesIO(data)).size == (40, 24)  # the box with what lies around it
     server.do(f"/api/canvases/{canvas}/keep", {"number": 1})
-    direct = pipe(size=(40, 24), seed=3, output_type="tokens").canvases[0].redo((16, 8, 24, 16), seed=8)
+    direct.redo((16, 8, 24, 16), seed=8)
     assert (shown(server, canvas) == next(direct.pixels())).all()
     server.do(f"/api/canvases/{canvas}/redo", {"box": box, "seed": 11})
     server.do(f"/api/canvases/{canvas}/undo")
@@ -256,6 +260,7 @@ def test_wrong_wishes_are_one_line(server: Served, path: str, wish: object, name
     ("path", "wish", "named"),
     [
         ("grow", {}, "grow"),
+        ("grow", {"right": 8, "options": {"temperature": -1}}, "temperature"),
         ("redo", {"box": [0, 0, 999, 8], "seed": 1}, "box"),
         ("keep", {"number": 0}, "candidate"),
     ],
