@@ -129,7 +129,8 @@ class Scores(Callback):
         if (refined / "config.json").is_file():
             finished = load_tokenizer(refined)
             decoder = finished if finished.fingerprint() == decoder.fingerprint() else decoder
-        make_images(NuwaInfinityPipeline(pl_module.generator(), decoder), folder, self.spec)
+        pipe = NuwaInfinityPipeline(pl_module.generator(), decoder, coarse=pl_module.coarse)
+        make_images(pipe, folder, self.spec)
 
     def _folder(self, trainer: Trainer) -> Path:
         return Path(trainer.default_root_dir) / "scores" / f"step_{self._step:07d}"

@@ -142,7 +142,7 @@ def sample_folder(
 
     Args:
         run: folder of a finished stage-2 run.
-        output: folder of the images, ``seed_00000.png`` and so on.
+        output: folder of the images, ``seed_000000.png`` and so on.
         spec: which images.
         tokenizer: folder of the tokenizer that decodes; by default the run's own.
         progress: show a bar on standard error.
@@ -151,18 +151,12 @@ def sample_folder(
         UsageError: if the run or the tokenizer is missing, they do not fit, or the folder holds images that were
             made in another way.
     """
-    from nuwa_lightning.generation.pretrained import load_generator
     from nuwa_lightning.pipeline import NuwaInfinityPipeline
-    from nuwa_lightning.tokenizers.pretrained import load_tokenizer
 
     if not (run / "model" / "config.json").is_file():
         raise UsageError("--run", str(run), "is no folder of a finished run of stage 2: it holds no model")
-    generator = load_generator(run / "model")
-    decoder = load_tokenizer(tokenizer or run / "tokenizer")
-    if decoder.fingerprint() != generator.tokenizer_fingerprint:
-        hint = "its tokens are not those that the model was trained on: name the tokenizer of the run"
-        raise UsageError("--tokenizer", str(tokenizer), hint)
-    return make_images(NuwaInfinityPipeline(generator, decoder), output, spec, progress=progress)
+    pipe = NuwaInfinityPipeline.from_folder(run, tokenizer_folder=tokenizer)
+    return make_images(pipe, output, spec, progress=progress)
 
 
 def make_images(

@@ -144,10 +144,12 @@ class NuwaInfinityPipeline:
         return cls.from_folder(run, own=own, name=str(checkpoint))
 
     @classmethod
-    def from_folder(cls, run: Path, *, own: Sequence[type[Any]] = (), name: str | None = None) -> NuwaInfinityPipeline:
+    def from_folder(
+        cls, run: Path, *, own: Sequence[type[Any]] = (), name: str | None = None, tokenizer_folder: Path | None = None
+    ) -> NuwaInfinityPipeline:
         """Load a folder that :func:`nuwa_lightning.hub.find_run` found; ``name`` is what messages call it."""
         generator = load_generator(run / "model", own=own)
-        tokenizer = load_tokenizer(run / "tokenizer", option="checkpoint", own=own)
+        tokenizer = load_tokenizer(tokenizer_folder or run / "tokenizer", option="checkpoint", own=own)
         folder = run / "pixel_guided"
         guided = load_pixel_guided(folder, tokenizer=tokenizer, option="checkpoint") if folder.is_dir() else None
         folder = run / "coarse"

@@ -94,9 +94,8 @@ class SampleSheet(Callback):
             frames=self.frames if self.frames > 1 else None,
         )
         # A sheet of videos may be drawn of a model of images, too: it shows what it does with them.
-        pipe = NuwaInfinityPipeline(
-            dataclasses.replace(generator, frames=max(generator.frames, self.frames)), tokenizer
-        )
+        generator = dataclasses.replace(generator, frames=max(generator.frames, self.frames))
+        pipe = NuwaInfinityPipeline(generator, tokenizer, coarse=module.coarse)
         made = pipe.generate(request)
         if self.frames == 1:
             return [np.asarray(image) for image in made.images]

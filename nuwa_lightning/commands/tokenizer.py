@@ -18,7 +18,7 @@ import torch
 
 from nuwa_lightning.callbacks.run_checkpoint import STOPPED, Stopped
 from nuwa_lightning.errors import ToldError, UsageError
-from nuwa_lightning.generation.pretrained import load_generator
+from nuwa_lightning.generation.pretrained import Generator, load_generator
 from nuwa_lightning.models.pixel_guided import PixelGuidedDecoder
 from nuwa_lightning.models.vqgan import VQGANConfig
 from nuwa_lightning.plain_data import parse_yaml, read_text
@@ -90,8 +90,8 @@ class CoarseSource:
         return (Path(self.path) / "config.json").exists()
 
 
-def provide_coarse(source: CoarseSource, tokenizer: TokenizerSource) -> None:
-    """Train the model that writes coarse plans if it is not there.
+def provide_coarse(source: CoarseSource, tokenizer: TokenizerSource) -> Generator:
+    """Return the model that writes coarse plans, trained first if it is not there.
 
     Raises:
         UsageError: if it is missing and no recipe makes it, its training fails, or it is of another tokenizer.
@@ -103,9 +103,11 @@ def provide_coarse(source: CoarseSource, tokenizer: TokenizerSource) -> None:
         _LOG.info("training the model of coarse plans %s by %s", source.path, source.recipe)
         command = _fit(source.recipe, Path(source.path).parent, "--tokenizer.path", tokenizer.path)
         _make(source.path, command, "--coarse.recipe", source.recipe)
-    if load_generator(source.path).tokenizer_fingerprint != open_tokenizer(tokenizer).fingerprint():
+    found = load_generator(source.path)
+    if found.tokenizer_fingerprint != open_tokenizer(tokenizer).fingerprint():
         hint = "was trained with another tokenizer: name the one made with this, a new folder, or null"
         raise UsageError("--coarse.path", source.path, hint)
+    return found
 
 
 def open_tokenizer(source: TokenizerSource) -> Tokenizer:

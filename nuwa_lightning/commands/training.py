@@ -49,7 +49,7 @@ from nuwa_lightning.data.token_windows import TokenWindowsModule
 from nuwa_lightning.data.video_data import VideosDataModule
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.coarse_plan import CoarseEncoder
-from nuwa_lightning.generation.pretrained import load_generator, save_generator
+from nuwa_lightning.generation.pretrained import save_generator
 from nuwa_lightning.legacy import upgraded_arguments
 from nuwa_lightning.models.vqgan import VQGAN
 from nuwa_lightning.processes import keep_freed_memory
@@ -294,9 +294,8 @@ class NuwaCLI(LightningCLI):
             save_tokenizer(self.run_folder / "tokenizer", tokenizer)
             self.model.attach_tokenizer(tokenizer)
             self.model.save(self.run_folder / "model")
-            coarse = self._get(self.config_init, "coarse")
-            if coarse is not None and self.model.plan is not None:
-                save_generator(self.run_folder / "coarse", load_generator(coarse.path))
+            if self.model.coarse is not None:
+                save_generator(self.run_folder / "coarse", self.model.coarse)
             guided = provide_guided(self._source(), tokenizer, self._source().refined if refined else None)
             if guided is not None:
                 save_pixel_guided(self.run_folder / "pixel_guided", guided)
@@ -341,8 +340,8 @@ class NuwaCLI(LightningCLI):
         tokenizer = open_tokenizer(source)
         check_guided(source, tokenizer)
         coarse = self._get(self.config_init, "coarse")
-        if make and coarse is not None and self.model.plan is not None and not self._trial:
-            provide_coarse(coarse, source)
+        if coarse is not None and self.model.plan is not None and (coarse.is_there or (make and not self._trial)):
+            self.model.coarse = provide_coarse(coarse, source)
         self.model.attach_tokenizer(tokenizer)
         if isinstance(self.datamodule, TokenWindowsModule):
             self.datamodule.attach_tokenizer(tokenizer)

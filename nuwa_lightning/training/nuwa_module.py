@@ -112,9 +112,9 @@ class NuwaInfinityModule(LightningModule):
         self.automatic_optimization = False
         self.context_pool, self.direction, self.local_decoder = context_pool, direction, local_decoder
         check_saved(context_pool=context_pool, direction=direction, local_decoder=local_decoder)
-        self.token_order: TokenOrder = token_order
-        self.optimize: Optimize = optimize
+        self.token_order, self.optimize = token_order, optimize
         self.conditions, self.plan, self.lr, self.descent, self.scaling = conditions, plan, lr, descent, scaling
+        self.coarse: Generator | None = None  # writes the plans of what is sampled while it trains
         self.mid_step = False  # whether gradients of some batches wait for more
         if not 0 < lr < math.inf:
             raise UsageError("model.lr", lr, "must be above 0")

@@ -13,8 +13,13 @@ import pytest
 import yaml
 from PIL import Image
 
+from evaluation.sampling import SampleSpec, sample_folder
+from nuwa_lightning import NuwaInfinityPipeline
+from nuwa_lightning.callbacks.sample_sheet import contact_sheet
 from nuwa_lightning.writers import read_metadata
 from tests.commands.conftest import STAGE_2, Shell
+
+SHEET = (32, 32)
 
 
 @pytest.fixture
@@ -37,6 +42,12 @@ def test_whole_path(recipes: Path, shell: Shell) -> None:
     trained = (recipes / "small" / "model" / "config.json").stat().st_mtime_ns
     assert {path.name for path in (recipes / "planned").iterdir()} >= {"model", "tokenizer", "coarse"}
     assert json.loads((recipes / "planned" / "model" / "config.json").read_text())["plan"]["scale"] == 2
+    # What is looked at and scored has a plan, too.
+    made = NuwaInfinityPipeline.from_pretrained("planned")(size=SHEET, seed=0, num_images_per_prompt=2, top_k=50)
+    expected = [np.asarray(image) for image in made.images]
+    assert np.array_equal(np.asarray(Image.open("planned/samples.png")), contact_sheet(expected))
+    sample_folder(Path("planned"), Path("scored"), SampleSpec(SHEET, range(2)))
+    assert all(np.array_equal(np.asarray(Image.open(f"scored/seed_{n:06d}.png")), expected[n]) for n in range(2))
     # From the checkpoint on, with the coarse model there.
     done = shell("fit", "-c", "planned.yaml", "--ckpt_path", "last", "--trainer.max_steps", "7")
     assert done.status == 0, done.stderr
@@ -45,10 +56,10 @@ def test_whole_path(recipes: Path, shell: Shell) -> None:
     assert done.status == 2
     assert "--model.plan" in done.error
 
-    made = ("generate", "--checkpoint", "planned", "--size", "70x50")
+    command = ("generate", "--checkpoint", "planned", "--size", "70x50")
     Image.effect_noise((30, 20), 90).convert("RGB").save("sketch.png")
     for options in (("--output", "a.png"), ("--output", "b.png"), ("--output", "c.png", "--plan", "sketch.png")):
-        done = shell(*made, *options)
+        done = shell(*command, *options)
         assert done.status == 0, done.stderr
     images = [np.asarray(Image.open(f"{name}.png")) for name in "abc"]
     assert images[0].shape == (50, 70, 3)
@@ -64,7 +75,7 @@ def test_whole_path(recipes: Path, shell: Shell) -> None:
     assert "plan: sketch.png" in shell("generate", "--from", "c.png", "--output", "e.png").error
 
     shutil.rmtree(recipes / "planned" / "coarse")
-    done = shell(*made, "--output", "f.png")
+    done = shell(*command, "--output", "f.png")
     assert done.status == 0
     assert "no model of coarse plans" in done.stderr
 
