@@ -26,7 +26,7 @@ def test_small_and_nothing_but_data() -> None:
 
 def test_card_names_every_package_of_its_photographs() -> None:
     card = (SHIPPED / DEFAULT / "README.md").read_text("utf-8")
-    packages = {package["name"] for package in json.loads(MANIFEST.read_text("utf-8"))["packages"]}
+    packages = {photo["package"] for photo in json.loads(MANIFEST.read_text("utf-8"))["photos"]}
     assert not {name for name in packages if name not in card}
 
 
