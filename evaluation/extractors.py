@@ -20,8 +20,8 @@ def make_extractor(name: str, *, weights: str | os.PathLike[str] | None = None, 
     """Return the extractor of a name.
 
     Args:
-        name: "lite0", "inception", "inception-clean", or the import path of a class of your own, which is called with ``weights`` and
-            ``device``.
+        name: "lite0", "inception", "inception-clean", or the import path of a class of your own, which is called with
+            ``weights`` and ``device``.
         weights: its weights on disk, where no package carries them.
         device: where it computes.
 

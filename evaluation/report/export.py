@@ -44,11 +44,7 @@ def to_csv(study: Study) -> str:
 
 
 def escaped(text: str) -> str:
-    """Return text as LaTeX shows it.
-
-    >>> escaped("50 % of a_b")
-    '50 \\\\% of a\\\\_b'
-    """
+    """Return text as LaTeX shows it."""
     return "".join(_SPECIAL.get(letter, letter) for letter in text)
 
 
