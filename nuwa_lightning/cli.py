@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from nuwa_lightning.errors import ToldError, UsageError, shortened
 
 _TRAINING = ("fit", "validate", "test", "predict")
-_COMMANDS = ("generate", "canvas", "serve")
+_COMMANDS = ("generate", "canvas", "serve", "convert-tokenizer")
 _HELP = """\
 usage: python -m nuwa_lightning COMMAND [options]
 
@@ -25,6 +25,7 @@ commands
   generate   make an image of any size: python -m nuwa_lightning generate --checkpoint runs/landscape --size 4096x512
   canvas     export, grow and partly redo what generate --canvas kept: python -m nuwa_lightning canvas --help
   serve      the same on a local page: python -m nuwa_lightning serve --checkpoint runs/landscape
+  convert-tokenizer   read a published tokenizer (taming, LDM, LlamaGen, IBQ, aMUSEd, MoVQ) for stage 2
   validate   score a checkpoint on held-out data: ... validate --config RUN/config.yaml --ckpt_path last
   test, predict   as Lightning users know them
 
@@ -85,8 +86,9 @@ def main(args: Sequence[str] | None = None) -> int:
         sys.path.append(os.getcwd())  # my_pools.MyPool, also for the installed command
     try:
         if command in _COMMANDS:
-            found = importlib.import_module(f"nuwa_lightning.commands.{command}")
-            return int(getattr(found, command)(rest))
+            name = command.replace("-", "_")
+            found = importlib.import_module(f"nuwa_lightning.commands.{name}")
+            return int(getattr(found, name)(rest))
         if command in _TRAINING:
             if rest in (["-h"], ["--help"]):
                 sys.stdout.write(_FIT_HELP.format(command=command))
