@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from nuwa_lightning.errors import ToldError, UsageError, shortened
 
 _TRAINING = ("fit", "validate", "test", "predict")
-_COMMANDS = ("generate", "canvas", "serve", "convert-tokenizer")
+_COMMANDS = ("generate", "canvas", "serve", "estimate", "convert-tokenizer")
 _HELP = """\
 usage: python -m nuwa_lightning COMMAND [options]
 
@@ -25,6 +25,7 @@ commands
   generate   make an image of any size: python -m nuwa_lightning generate --checkpoint runs/landscape --size 4096x512
   canvas     export, grow and partly redo what generate --canvas kept: python -m nuwa_lightning canvas --help
   serve      the same on a local page: python -m nuwa_lightning serve --checkpoint runs/landscape
+  estimate   what a recipe takes: memory, arithmetic, steps, time: ... estimate --config recipes/landscape_base.yaml
   convert-tokenizer   read a published tokenizer (taming, LDM, LlamaGen, IBQ, aMUSEd, MoVQ) for stage 2
   validate   score a checkpoint on held-out data: ... validate --config RUN/config.yaml --ckpt_path last
   test, predict   as Lightning users know them

@@ -114,18 +114,21 @@ class TokenLog:
         self.patches += int(block_YX[y % _BLOCK, x % _BLOCK] == 0)
         block_YX[y % _BLOCK, x % _BLOCK] = self.length
 
-    def read(self, area: Rectangle, *, t: int = 0, number: int = 0) -> Tensor:
+    def read(
+        self, area: Rectangle, *, t: int = 0, number: int = 0, corner: tuple[int, int, int] | None = None
+    ) -> Tensor:
         """Return the tokens of an area of one image (or frame), int64 ``[Y, X]``; ``UNWRITTEN`` where there are none.
 
         Args:
             area: in tokens, from the corner of the grid; it may stick out.
             t: the frame.
             number: which of the B images.
+            corner: where the grid begins on the lattice; None for where it does now.
         """
         rows, columns = self._facts.patch_size
         top, left = area.top // rows, area.left // columns
         bottom, right = -(-area.bottom // rows), -(-area.right // columns)
-        corner = self._facts.corner
+        corner = self._facts.corner if corner is None else corner
         numbers_YX = self._numbers(t + corner[0], (top + corner[1], left + corner[2]), (bottom - top, right - left))
         tokens_YXyx = np.full((*numbers_YX.shape, rows, columns), UNWRITTEN, np.int64)
         written_YX = numbers_YX > 0

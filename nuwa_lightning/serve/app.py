@@ -10,6 +10,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, final
@@ -102,6 +103,7 @@ class Page:
         self.events, self._pipe = Events(), pipe
         self.library = Library(folder, pipe, self._changed, max_pixels=max_pixels)
         self._reads_text = pipe.generator.text_encoder is not None
+        self._turn, self._decoding = asyncio.Lock(), ThreadPoolExecutor(1, "pixels")
         self._temporary = tempfile.TemporaryDirectory()
         self._uploads = Uploads(Path(self._temporary.name))
         self.worker: Worker
@@ -126,6 +128,7 @@ class Page:
                 await polling
             self.events.end()
             await run_in_threadpool(self.worker.close)
+            self._decoding.shutdown()
             self._temporary.cleanup()
 
     def _changed(self, canvas: str, change: Change) -> None:
@@ -157,19 +160,31 @@ class Page:
         lines = recipe(how["request"], list(how.get("edits", ())), checkpoint=self._pipe.name, name=opened.name)
         return JSONResponse(lines)
 
-    def tile(self, request: Request) -> Response:
-        """Return a tile."""
+    async def tile(self, request: Request) -> Response:
+        """Return a tile; all are decoded by one thread, and what nobody waits for any more is left out."""
         given = request.path_params
-        opened = self.library.open(given["canvas"])
         numbers = {name: _number(request.query_params.get(name, "0"), name) for name in ("t", "number")}
         level, x, y = (_number(given[name], name) for name in ("level", "x", "y"))
-        data = opened.tiles.png(level, x, y, t=numbers["t"], number=numbers["number"])
+
+        def decoded() -> bytes | None:
+            return self.library.open(given["canvas"]).tiles.png(level, x, y, **numbers)
+
+        async with self._turn:
+            if await request.is_disconnected():
+                return Response(status_code=204)
+            data = await asyncio.get_running_loop().run_in_executor(self._decoding, decoded)
         return Response(status_code=204) if data is None else Response(data, media_type="image/png")
 
     def candidate(self, request: Request) -> Response:
         """Return what a candidate looks like."""
         data = self.worker.candidate(request.path_params["canvas"], _number(request.path_params["number"], "number"))
         return Response(data, media_type="image/png")
+
+    def dependents(self, request: Request) -> Response:
+        """Return how many patches a redo of a box makes again."""
+        left, top, right, bottom = (_number(request.path_params[name], name) for name in ("a", "b", "c", "d"))
+        view = self.library.open(request.path_params["canvas"]).view
+        return JSONResponse({"patches": view.dependents((left, top, right, bottom)), "of": view.facts.grid.size})
 
     def exported(self, request: Request) -> Response:
         """Return a file that an export made."""
@@ -264,6 +279,7 @@ def application(page: Page, *, host: str, token: str | None) -> Guard:
         Route(f"{canvas}/recipe", page.recipe),
         Route(f"{canvas}/tiles/{{level}}/{{x}}/{{y}}", page.tile),
         Route(f"{canvas}/candidates/{{number}}", page.candidate),
+        Route(f"{canvas}/dependents/{{a}}/{{b}}/{{c}}/{{d}}", page.dependents),
         Route(f"{canvas}/{{kind}}", page.edit, methods=["POST"]),
         Mount("/static", StaticFiles(directory=STATIC)),
     ]

@@ -19,7 +19,7 @@ from nuwa_lightning.request_fields import InputImage
 from nuwa_lightning.serve.tiles import Tiles, TokenColors
 from nuwa_lightning.serve.view import CanvasView, Change
 
-_OPEN: Final = 8
+_OPEN: Final = 6
 _UPLOADS: Final = 8
 UPLOAD_BYTES: Final = 32 << 20
 UPLOAD_PIXELS: Final = 64_000_000
@@ -59,6 +59,7 @@ class Library:
         self.hashes = hashes(pipe.builder)
         self._colors = TokenColors(pipe.tokenizer)
         self._opened = OrderedDict[str, Opened]()
+        self._said: dict[str, tuple[Any, dict[str, Any]]] = {}
         self._guard = threading.RLock()
 
     def names(self) -> dict[str, str]:
@@ -114,15 +115,28 @@ class Library:
 
     def told(self) -> list[dict[str, Any]]:
         """Return what the page lists; of what cannot be shown, why."""
-        said = []
+        said: dict[str, tuple[Any, dict[str, Any]]] = {}
         for canvas, name in self.names().items():
+            key, before = self._stamp(name), self._said.get(canvas)
+            if before is not None and before[0] == key and canvas not in self._opened:
+                said[canvas] = before
+                continue
             entry: dict[str, Any] = {"id": canvas, "name": name}
             try:
                 entry |= self.open(canvas).view.told()
             except (UsageError, OSError) as error:
                 entry["error"] = str(error)
-            said.append(entry)
-        return said
+            said[canvas] = key, entry
+        self._said = said
+        return [entry for _, entry in said.values()]
+
+    def _stamp(self, name: str) -> Any:
+        """Return what is another as soon as a canvas is."""
+        try:
+            found = [(self.folder / name / file).stat() for file in ("canvas.json", "tokens.log")]
+            return [(state.st_mtime_ns, state.st_ino, state.st_size) for state in found]
+        except OSError:
+            return None
 
     def new_folder(self, name: str) -> Path:
         """Return a folder for a new canvas, of a name like this one that is free."""

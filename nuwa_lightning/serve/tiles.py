@@ -23,9 +23,8 @@ from torch import Tensor
 
 from nuwa_lightning.canvas.decoding import Crop, Pixels, TileDecoder, decoded_frames, to_uint8
 from nuwa_lightning.canvas.facts import UNWRITTEN
-from nuwa_lightning.canvas.job import Order
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.serve.view import Area, CanvasView
+from nuwa_lightning.serve.view import Area, CanvasView, Look
 from nuwa_lightning.tokenizers.base import Tokenizer
 from nuwa_lightning.tokenizers.tiling import Rectangle
 
@@ -104,7 +103,7 @@ class Tiles:
         most: bytes that are kept, of pixels and of PNG each.
     """
 
-    def __init__(self, view: CanvasView, tokenizer: Tokenizer, colors: TokenColors, *, most: int = 48 << 20) -> None:
+    def __init__(self, view: CanvasView, tokenizer: Tokenizer, colors: TokenColors, *, most: int = 24 << 20) -> None:
         self._view, self._tokenizer, self._colors = view, tokenizer, colors
         self._pieces, self._made = BoundedCache[Pixels](most), BoundedCache[bytes](most)
         self._guard = threading.Lock()
@@ -119,7 +118,7 @@ class Tiles:
     def forget(self, areas: tuple[tuple[int, Area], ...] | None) -> None:
         """Forget what new patches change, at all levels; None for everything."""
         self._changes += 1
-        f, finish = self._tokenizer.downsample_factor, self._view.order().finish
+        f, finish = self._tokenizer.downsample_factor, self._view.look().order.finish
         margin = f * (self._tokenizer.decode_halo + self._tokenizer.step + (finish.margin if finish else 0))
         with self._guard:
             self._frames = None
@@ -173,13 +172,13 @@ class Tiles:
 
     def _pixels(self, level: int, area: Area, t: int, number: int) -> Pixels | None:
         """Return the pixels ``[Y, X, 4]`` of an area, smaller by ``2**level``."""
-        inside = area.overlap(self._view.bounds)
+        look = self._view.look()
+        inside = area.overlap(look.bounds)
         if inside is None:
             return None
         scale, f = 1 << level, self._tokenizer.downsample_factor
-        order = self._view.order()
-        tokens = self._tokens(inside)
-        tokens_YX = self._view.read(tokens, t=t, number=number).numpy()
+        tokens = self._tokens(look, inside)
+        tokens_YX = look.read(tokens, t=t, number=number).numpy()
         written_YX = tokens_YX != UNWRITTEN
         if not written_YX.any():
             return None
@@ -189,44 +188,40 @@ class Tiles:
             colors_YX4[..., :3] = self._colors.of(np.where(written_YX, tokens_YX, 0))
             colors_YX4[..., 3] = 255 * written_YX
             colors_YX4[..., :3] *= written_YX[..., None]
-            (y, x), (top, left) = self._view.offset, (area.top, area.left)
+            (y, x), (top, left) = look.offset, (area.top, area.left)
             at = ((tokens.top * f + y - top) // f, (tokens.left * f + x - left) // f)
             down, across = (-(-n // f) for n in (area.bottom - area.top, area.right - area.left))
             return _reduced(_placed(colors_YX4, at, (down, across)), side)
-        if order.video is not None:
-            pixels_YX3 = self._frame(order, inside, t, number)
+        if look.order.video is not None:
+            pixels_YX3 = self._frame(look, inside, t, number)
         elif written_YX.all():
-            pixels_YX3 = self._exact(order, inside, number)
+            pixels_YX3 = self._exact(look, inside, number)
         else:
-            pixels_YX3 = self._provisional(order, inside, tokens, number)
+            pixels_YX3 = self._provisional(look, inside, tokens, number)
         pixels_YX4 = np.empty((*pixels_YX3.shape[:2], 4), np.uint8)
-        y0, x0 = (n - m * f - o for n, m, o in zip(inside[1::-1], tokens[:2], self._view.offset, strict=True))
+        y0, x0 = (n - m * f - o for n, m, o in zip(inside[1::-1], tokens[:2], look.offset, strict=True))
         mask_YX = written_YX.repeat(f, 0).repeat(f, 1)[y0 : y0 + pixels_YX3.shape[0], x0 : x0 + pixels_YX3.shape[1]]
         pixels_YX4[..., :3], pixels_YX4[..., 3] = pixels_YX3 * mask_YX[..., None], 255 * mask_YX
         at = inside.top - area.top, inside.left - area.left
         return _reduced(_placed(pixels_YX4, at, (area.bottom - area.top, area.right - area.left)), scale)
 
-    def _tokens(self, area: Area) -> Rectangle:
+    def _tokens(self, look: Look, area: Area) -> Rectangle:
         """Return which tokens of the grid an area touches."""
-        f, (y, x) = self._tokenizer.downsample_factor, self._view.offset
+        f, (y, x) = self._tokenizer.downsample_factor, look.offset
         return Rectangle(
             (area.top - y) // f, (area.left - x) // f, -(-(area.bottom - y) // f), -(-(area.right - x) // f)
         )
 
-    def _size(self) -> tuple[int, int]:
-        grid, (rows, columns) = self._view.facts.grid, self._view.facts.patch_size
-        return (grid.y or 0) * rows, (grid.x or 0) * columns
-
-    def _exact(self, order: Order, area: Area, number: int) -> Pixels:
+    def _exact(self, look: Look, area: Area, number: int) -> Pixels:
         """Return the pixels of an area, out of the very pieces that an export decodes."""
 
         def read(tokens: Rectangle) -> Tensor:
-            return _filled(self._view.read(tokens, number=number))
+            return _filled(look.read(tokens, number=number))
 
-        f, (oy, ox), size = self._tokenizer.downsample_factor, self._view.offset, self._size()
-        decoder = TileDecoder(self._tokenizer, size, read, order.tile, order.finish, order.grid.wrap)
+        f, (oy, ox), order = self._tokenizer.downsample_factor, look.offset, look.order
+        decoder = TileDecoder(self._tokenizer, look.size, read, order.tile, order.finish, order.grid.wrap)
         out_YX3 = np.empty((area.bottom - area.top, area.right - area.left, 3), np.uint8)
-        side, tokens = order.tile, self._tokens(area)
+        side, tokens = order.tile, self._tokens(look, area)
         for row in range(tokens.top // side, (tokens.bottom - 1) // side + 1):
             for column in range(tokens.left // side, (tokens.right - 1) // side + 1):
                 piece = decoder.piece(row, column)
@@ -241,36 +236,37 @@ class Tiles:
                 out_YX3[_slices(both, area)] = pixels_YX3[_slices(both, where)]
         return out_YX3
 
-    def _provisional(self, order: Order, area: Area, tokens: Rectangle, number: int) -> Pixels:
+    def _provisional(self, look: Look, area: Area, tokens: Rectangle, number: int) -> Pixels:
         """Return the pixels of an area that is not complete: what is missing is taken to be as what lies beside it."""
 
         def read(other: Rectangle) -> Tensor:
-            return _filled(self._view.read(other, number=number))
+            return _filled(look.read(other, number=number))
 
-        decoder = TileDecoder(self._tokenizer, self._size(), read, order.tile, order.finish, order.grid.wrap)
-        f, (oy, ox) = self._tokenizer.downsample_factor, self._view.offset
+        f, (oy, ox), order = self._tokenizer.downsample_factor, look.offset, look.order
+        decoder = TileDecoder(self._tokenizer, look.size, read, order.tile, order.finish, order.grid.wrap)
         where = Area(tokens.left * f + ox, tokens.top * f + oy, tokens.right * f + ox, tokens.bottom * f + oy)
         return decoder.decode(tokens)[_slices(area, where)]
 
-    def _frame(self, order: Order, area: Area, t: int, number: int) -> Pixels:
+    def _frame(self, look: Look, area: Area, t: int, number: int) -> Pixels:
         """Return the pixels of an area of a frame; each frame may look at the one before."""
-        bounds = self._view.bounds
+        bounds = look.bounds
         if self._frames is None or self._frames[0] != number:
-            self._frames = number, [self._all_frames(order, number), -1]
+            self._frames = number, [self._all_frames(look, number), -1]
         walk = self._frames[1]
         pixels_YX3 = self._pieces.get((bounds, number, t))
         if pixels_YX3 is None and walk[1] >= t:
-            walk[:] = [self._all_frames(order, number), -1]
+            walk[:] = [self._all_frames(look, number), -1]
         while pixels_YX3 is None:
             found_YX3, walk[1] = next(walk[0]), walk[1] + 1
             self._pieces.put((bounds, number, walk[1]), found_YX3, found_YX3.nbytes)
             pixels_YX3 = found_YX3 if walk[1] == t else None
         return pixels_YX3[_slices(area, bounds)]
 
-    def _all_frames(self, order: Order, number: int) -> Iterator[Pixels]:
+    def _all_frames(self, look: Look, number: int) -> Iterator[Pixels]:
+        order = look.order
         assert order.video is not None
-        (height, width), area = order.size, Rectangle(0, 0, *self._size())
-        tokens = (_filled(self._view.read(area, t=t, number=number)) for t in range(order.grid.t or 1))
+        (height, width), area = order.size, Rectangle(0, 0, *look.size)
+        tokens = (_filled(look.read(area, t=t, number=number)) for t in range(order.grid.t or 1))
         crop = Crop((height or 0, width or 0), order.origin)
         return decoded_frames(tokens, order.video.decoder, crop, finish=order.finish)
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, final
 
 from torch import Tensor
 
+from nuwa_lightning.canvas.edits import Box, touched
 from nuwa_lightning.canvas.facts import CanvasFacts, read_facts
 from nuwa_lightning.canvas.history import CanvasMaker, History
 from nuwa_lightning.canvas.job import Order
@@ -59,6 +60,53 @@ class Change:
     shape: bool
 
 
+def bounds(facts: CanvasFacts) -> Area:
+    """Return where the image of a canvas lies on the lattice."""
+    (_, y, x), (rows, columns), stage = facts.corner, facts.patch_pixels, facts.stage
+    top, left = y * rows + stage.origin[0], x * columns + stage.origin[1]
+    height, width = stage.size
+    assert height is not None
+    assert width is not None
+    return Area(left, top, left + width, top + height)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Look:
+    """The shape of a canvas at a moment: it may be grown while a tile is decoded.
+
+    Attributes:
+        view: the canvas.
+        facts: what it was then.
+        order: how its pixels are made.
+    """
+
+    view: CanvasView
+    facts: CanvasFacts
+    order: Order
+
+    @property
+    def bounds(self) -> Area:
+        """Where the image lies on the lattice."""
+        return bounds(self.facts)
+
+    @property
+    def offset(self) -> tuple[int, int]:
+        """Row and column of the lattice at which the grid of patches begins, in pixels."""
+        (_, y, x), (rows, columns) = self.facts.corner, self.facts.patch_pixels
+        return y * rows, x * columns
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the grid in tokens."""
+        grid, (rows, columns) = self.facts.grid, self.facts.patch_size
+        return (grid.y or 0) * rows, (grid.x or 0) * columns
+
+    def read(self, area: Rectangle, *, t: int = 0, number: int = 0) -> Tensor:
+        """Return the tokens of an area of its grid; ``UNWRITTEN`` where there are none."""
+        return self.view.read_at(area, t, number, self.facts.corner)
+
+
 @final
 class CanvasView:
     """Tokens and facts of a canvas, without its lock; a ``TokenView``.
@@ -83,7 +131,7 @@ class CanvasView:
         self._log = TokenLog(folder / "tokens.log")
         self._guard = threading.RLock()
         self._stamp: tuple[int, int] | None = None
-        self._orders: tuple[CanvasFacts, Order] | None = None
+        self._last: Look | None = None
         self.live = False
         self._read_facts()
         for name, known in hashes.items():
@@ -114,12 +162,16 @@ class CanvasView:
 
     def read(self, area: Rectangle, *, t: int = 0, number: int = 0) -> Tensor:
         """Return the tokens of an area; ``UNWRITTEN`` where there are none."""
+        return self.read_at(area, t, number, self.facts.corner)
+
+    def read_at(self, area: Rectangle, t: int, number: int, corner: tuple[int, int, int]) -> Tensor:
+        """Return the tokens of an area of a grid that begins at a corner of the lattice."""
         with self._guard:
             try:
-                return self._log.read(area, t=t, number=number)
+                return self._log.read(area, t=t, number=number, corner=corner)
             except ValueError:  # another process has just cut the log
                 self._reload()
-                return self._log.read(area, t=t, number=number)
+                return self._log.read(area, t=t, number=number, corner=corner)
 
     def written(self) -> Iterable[PatchIndex]:
         """Return the patches that are there."""
@@ -134,38 +186,34 @@ class CanvasView:
         return self._request
 
     @property
-    def bounds(self) -> Area:
-        """Where the image lies on the lattice."""
-        stage = self.facts.stage
-        (top, left), (height, width) = self.offset, stage.size
-        top, left = top + stage.origin[0], left + stage.origin[1]
-        assert height is not None
-        assert width is not None
-        return Area(left, top, left + width, top + height)
-
-    @property
-    def offset(self) -> tuple[int, int]:
-        """Row and column of the lattice at which the grid of patches begins, in pixels."""
-        (_, y, x), (rows, columns) = self.facts.corner, self.facts.patch_pixels
-        return y * rows, x * columns
-
-    @property
     def patches(self) -> int:
         """How many are there."""
         return self._log.patches
 
-    def order(self) -> Order:
-        """Return how its pixels are made."""
+    def look(self) -> Look:
+        """Return the shape that it has now."""
         with self._guard:
             facts = self.facts
-            if self._orders is None or self._orders[0].stages != facts.stages:
-                self._orders = facts, History(self, self._maker, self._request).order()
-            return self._orders[1]
+            if self._last is None or self._last.facts.stages != facts.stages:
+                self._last = Look(self, facts, History(self, self._maker, self._request).order())
+            return self._last
+
+    def dependents(self, box: Box) -> int:
+        """Return how many patches are made again with those that a box touches; see :meth:`FinishedCanvas.dependents`.
+
+        Raises:
+            UsageError: if the canvas is not finished, or the box does not lie inside it.
+        """
+        facts = self.facts
+        if not facts.finished:
+            raise UsageError("box", ",".join(map(str, box)), "the canvas is not finished: wait, or go on with it")
+        remakes = History(self, self._maker, self._request).remakes(touched(facts, box, None))
+        return len({position for *_, positions in remakes for position in positions})
 
     def told(self) -> dict[str, Any]:
         """Return what the page shows of it, as plain JSON."""
         facts, (height, width) = self.facts, self.facts.stage.size
-        said = {"size": [width, height], "bounds": list(self.bounds), "patch": list(facts.patch_pixels[::-1])}
+        said = {"size": [width, height], "bounds": list(bounds(facts)), "patch": list(facts.patch_pixels[::-1])}
         said |= {"frames": facts.grid.t, "seed": facts.seeds[0], "images": len(facts.seeds), "wrap": facts.grid.wrap}
         said |= {"finished": facts.finished, "patches": [self.patches, facts.grid.size]}
         said |= {"edits": list(facts.how.get("edits", ())), "undo": len(facts.how.get("undo", ()))}

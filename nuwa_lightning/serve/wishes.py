@@ -16,7 +16,7 @@ from nuwa_lightning.writers import IMAGE_WRITERS, VIDEO_WRITERS
 
 LONGEST_BODY: Final = 64 << 10
 _LONGEST_SIDE: Final = 1 << 24
-_MOST_PIXELS: Final = 1 << 40
+_MOST_PIXELS: Final = 1 << 34
 _LONGEST_TEXT: Final = 2000
 _MOST_CANDIDATES: Final = 8
 _SEEDS: Final = 2**62

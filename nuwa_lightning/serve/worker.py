@@ -25,7 +25,7 @@ from nuwa_lightning.serve.library import Library
 from nuwa_lightning.serve.view import Area
 
 _MOST: Final = 64
-_REMEMBERED: Final = 50
+_REMEMBERED: Final = 200
 _RECORD_EVERY: Final = 2.0
 _MOST_ALIVE: Final = 4096
 
@@ -212,9 +212,10 @@ class Worker:
         def watch(progress: Progress) -> None:
             if breaks and job.stopped.is_set():
                 raise _Stopped
-            job.patches = progress.patches, job.patches[1]
+            new = [done for done in progress.finished if not done.known]  # the others are read anew
+            job.patches = job.patches[0] + len(new), job.patches[1]
             finished = []
-            for done in () if len(progress.finished) > _MOST_ALIVE else progress.finished:
+            for done in new[:_MOST_ALIVE]:
                 sees = [stage.position(patch)[:0:-1] for patch in done.context]
                 at = stage.position(done.patch)[:0:-1]
                 finished.append({"at": at, "sees": sees, "direction": travel(done.symmetry)})
@@ -237,8 +238,8 @@ class Worker:
 
     def _resume(self, job: Job) -> None:
         canvas = self._opened(job)
-        facts = self._library.open(job.canvas).view.facts
-        job.patches = 0, facts.grid.size
+        view = self._library.open(job.canvas).view
+        job.patches = 0, view.facts.grid.size - view.patches
         canvas.resume(callback=self._watch(job, breaks=False), record_every=_RECORD_EVERY, stop=job.stopped.is_set)
         job.result["whole"] = canvas.finished
 
@@ -267,7 +268,7 @@ class Worker:
             return
         made: list[tuple[Candidate, bytes]] = []
         self._candidates = job.canvas, made
-        tiles, bounds = self._library.open(job.canvas).tiles, self._library.open(job.canvas).view.bounds
+        tiles, bounds = self._library.open(job.canvas).tiles, self._library.open(job.canvas).view.look().bounds
         left, top, right, bottom = box
         area = Area(left + bounds.left, top + bounds.top, right + bounds.left, bottom + bounds.top)
         shown = area.grown(max(32, max(right - left, bottom - top) // 4)).overlap(bounds)

@@ -77,6 +77,10 @@ def test_coarse_tiles_are_means_of_the_fine_ones(server: Served, pipe: NuwaInfin
 def test_redo_with_candidates_keep_one_and_undo(server: Served, pipe: NuwaInfinityPipeline) -> None:
     canvas = server.new()
     before, box = shown(server, canvas), [16, 8, 24, 16]
+    direct = pipe(size=(40, 24), seed=3, output_type="tokens").canvases[0]
+    found = server.get(f"/api/canvases/{canvas}/dependents/16/8/24/16")
+    assert found == {"patches": len(direct.dependents((16, 8, 24, 16))), "of": 15}
+    assert server.ask("GET", f"/api/canvases/{canvas}/dependents/16/8/99/16")[0] == 400
     job = server.do(f"/api/canvases/{canvas}/redo", {"box": box, "seed": 7, "count": 3})
     assert job["result"]["candidates"] == [7, 8, 9]
     assert (shown(server, canvas) == before).all()
@@ -85,7 +89,7 @@ def test_redo_with_candidates_keep_one_and_undo(server: Served, pipe: NuwaInfini
         assert status == 200
         assert Image.open(io.BytesIO(data)).size == (40, 24)  # the box with what lies around it
     server.do(f"/api/canvases/{canvas}/keep", {"number": 1})
-    direct = pipe(size=(40, 24), seed=3, output_type="tokens").canvases[0].redo((16, 8, 24, 16), seed=8)
+    direct.redo((16, 8, 24, 16), seed=8)
     assert (shown(server, canvas) == next(direct.pixels())).all()
     server.do(f"/api/canvases/{canvas}/redo", {"box": box, "seed": 11})
     server.do(f"/api/canvases/{canvas}/undo")
@@ -186,9 +190,9 @@ def test_all_pages_hear_of_it(server: Served) -> None:
         assert events[0] == "all"
         assert {"canvases", "changed", "wave"} <= set(events)
         grown = [patch["at"] for wave in waves for patch in wave["finished"]]
-        assert sorted(map(tuple, grown[15:])) == [(x, y) for x in (3, 4, 5) for y in range(3)]  # 3, 4 are known to it
-        sees = {tuple(p["at"]): p["sees"] for p in waves[-1]["finished"]}
-        assert sees
+        assert sorted(map(tuple, grown)) == [(x, y) for x in range(6) for y in range(3)]  # each once, known ones not
+        sees = {tuple(p["at"]): p["sees"] for wave in waves for p in wave["finished"]}
+        assert sees[5, 1]
         assert all(max(abs(x - a), abs(y - b)) <= 1 for (x, y), seen in sees.items() for a, b in seen)
         answer.close()
         connection.close()
@@ -256,6 +260,7 @@ def test_wrong_wishes_are_one_line(server: Served, path: str, wish: object, name
     ("path", "wish", "named"),
     [
         ("grow", {}, "grow"),
+        ("grow", {"right": 8, "options": {"temperature": -1}}, "temperature"),
         ("redo", {"box": [0, 0, 999, 8], "seed": 1}, "box"),
         ("keep", {"number": 0}, "candidate"),
     ],
@@ -311,3 +316,28 @@ def test_a_video_is_shown_frame_by_frame(tmp_path: Path) -> None:
         for t, frame in reversed(list(enumerate(here.pixels()))):
             assert (server.pixels(canvas, t=t)[..., :3] == frame).all()
         assert server.ask("GET", f"/api/canvases/{canvas}/tiles/0/0/0?t=4")[0] == 400
+
+
+def test_tiles_asked_for_while_it_grows_to_all_sides(server: Served) -> None:
+    import threading
+
+    canvas, seen = server.new(width=48, height=40), []
+    ended = threading.Event()
+
+    def ask(seed: int) -> None:
+        place = np.random.default_rng(seed)
+        while not ended.is_set():
+            level = place.integers(0, 4)
+            x, y = place.integers(-2, 2, 2)
+            seen.append(server.ask("GET", f"/api/canvases/{canvas}/tiles/{level}/{x}/{y}")[0])
+
+    threads = [threading.Thread(target=ask, args=(n,)) for n in range(3)]
+    for thread in threads:
+        thread.start()
+    for side in ("left", "up", "right", "down"):
+        server.do(f"/api/canvases/{canvas}/grow", {side: 41})
+    ended.set()
+    for thread in threads:
+        thread.join()
+    assert set(seen) == {200, 204}
+    assert (shown(server, canvas) == exported(server, canvas)).all()

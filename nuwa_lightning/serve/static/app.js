@@ -189,6 +189,18 @@ const redo = told(async () => {
   await edit("redo", {box, count: Number(form.count.value), ...steered});
 });
 
+// How much is made again: the box, and all that was made by looking at it.
+async function count() {
+  const form = $("redo").elements, box = ["left", "top", "right", "bottom"].map(name => Number(form[name].value));
+  clearTimeout(count.due);
+  count.due = setTimeout(async () => {
+    try {
+      const {patches, of} = await get(`/api/canvases/${state.current}/dependents/${box.join("/")}`);
+      $("dependents").textContent = `${patches} of ${of} patches are made again.`;
+    } catch (error) { $("dependents").textContent = error.message; }
+  }, 200);
+}
+
 // Whoever looks beyond a side waits for what comes there.
 function beyond() {
   const canvas = current();
@@ -219,7 +231,11 @@ function forget() {
 function begin() {
   const {model} = state;
   viewer = new Viewer($("view"), model, {
-    box: box => ["left", "top", "right", "bottom"].forEach((name, n) => { if (box) $("redo").elements[name].value = box[n]; }),
+    box: box => {
+      if (!box) return;
+      ["left", "top", "right", "bottom"].forEach((name, n) => { $("redo").elements[name].value = box[n]; });
+      count();
+    },
     beyond: grow,
     moved: beyond,
   });
@@ -249,6 +265,12 @@ function begin() {
   };
   $("endless").onchange = beyond;
   $("frame").oninput = () => { viewer.setFrame(Number($("frame").value)); show(); };
+  $("redo").oninput = () => {
+    const form = $("redo").elements, box = ["left", "top", "right", "bottom"].map(name => Number(form[name].value));
+    viewer.selected = box;
+    viewer.paint();
+    count();
+  };
   $("redo").onsubmit = event => { event.preventDefault(); redo(); };
   $("steer").onsubmit = event => event.preventDefault();
   $("file").onchange = () => { if ($("file").files[0]) take($("file").files[0]); };
