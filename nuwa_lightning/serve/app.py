@@ -12,6 +12,7 @@ import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -26,6 +27,7 @@ from starlette.staticfiles import StaticFiles
 
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.pipeline import NuwaInfinityPipeline
+from nuwa_lightning.request_fields import InputImage
 from nuwa_lightning.serve import wishes
 from nuwa_lightning.serve.guard import Guard
 from nuwa_lightning.serve.library import UPLOAD_BYTES, Library, Uploads, id_of
@@ -143,7 +145,8 @@ class Page:
         generator, tokenizer = self._pipe.generator, self._pipe.tokenizer
         rows, columns = generator.model.patch_size
         f = tokenizer.downsample_factor
-        model = {"name": self._pipe.name, "text": self._reads_text, "frames": generator.frames, "plan": False}
+        model = {"name": self._pipe.name, "text": self._reads_text, "frames": generator.frames}
+        model |= {"plan": generator.plan is not None}
         model |= {"patch": [columns * f, rows * f], "factor": f, "side": SIDE, "levels": LEVELS}
         model |= {"pool": repr(generator.pool), "direction": repr(generator.direction)}
         return JSONResponse({"model": model, "canvases": self.library.told(), "jobs": self.worker.told()})
@@ -233,8 +236,14 @@ class Page:
         return JSONResponse(await run_in_threadpool(act, body))
 
     def _new(self, body: dict[str, Any]) -> Mapping[str, Any]:
-        image = self._uploads.get(wishes.text(body, "image")) if body.get("image") is not None else None
-        made = wishes.request(body, image, reads_text=self._reads_text)
+        image, mask, plan = (
+            None if body.get(name) is None else self._uploads.get(wishes.text(body, name))
+            for name in ("image", "mask", "plan")
+        )
+        if image is not None and mask is not None:
+            holed = InputImage.open(image.pixels_YX3, mask.pixels_YX3)
+            image = replace(holed, source=image.source, mask_source=mask.source)
+        made = wishes.request(body, image, plan, reads_text=self._reads_text)
         self._pipe.builder.order(made)  # says what does not fit before it is put into the queue
         folder = self.library.new_folder(wishes.text(body, "name", "canvas", longest=80) or "canvas")
         return self.worker.submit(id_of(folder.name), "new", {"request": made, "folder": folder}).told()
