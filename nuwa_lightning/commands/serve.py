@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import secrets
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from nuwa_lightning.commands.plain_parser import PlainParser
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.hub import DEFAULT, find_run
 
 _EPILOG = """\
 The page shows the canvases of a folder (those that generate --canvas kept, and those that are begun on the page):
   python -m nuwa_lightning serve --checkpoint runs/landscape --canvases canvases
+  python -m nuwa_lightning serve --demo
 It listens on this machine only. On any other address whoever opens the page needs the token in the address that is
 printed; nothing is encrypted, so keep to networks that you trust. It can be killed at any time: what was being made is
 gone on with on the page, or by canvas grow --resume.
@@ -29,8 +32,9 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    p.add_argument("--checkpoint", metavar="RUN", required=True, help="as for generate")
+    p.add_argument("--checkpoint", metavar="RUN", default=DEFAULT, help="as for generate")
     p.add_argument("--canvases", metavar="FOLDER", default="canvases", help="what holds them (default: canvases)")
+    p.add_argument("--demo", action="store_true", help="begin a canvas, in a folder that is gone at the end")
     p.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: 127.0.0.1)")
     p.add_argument("--port", type=int, default=7000, help="0 for any that is free (default: 7000)")
     p.add_argument("--own", metavar="CLASS", action="append", default=[], help="as for generate")
@@ -44,7 +48,11 @@ def serve(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
     if not 0 <= options.port < 1 << 16:
         raise UsageError("--port", options.port, "give a number from 0 to 65535")
-    folder = Path(options.canvases)
+    with tempfile.TemporaryDirectory(prefix="canvases-") as temporary:
+        return _serve(options, Path(temporary if options.demo else options.canvases))
+
+
+def _serve(options: argparse.Namespace, folder: Path) -> int:
     if (folder / "canvas.json").is_file():
         raise UsageError("--canvases", folder, "is a canvas itself: name the folder that holds it")
     try:
@@ -55,8 +63,9 @@ def serve(arguments: Sequence[str]) -> int:
     import socket
 
     from nuwa_lightning.commands.generate import import_own
-    from nuwa_lightning.hub import find_run
     from nuwa_lightning.pipeline import NuwaInfinityPipeline
+    from nuwa_lightning.request import GenerationRequest
+    from nuwa_lightning.request_fields import Size
     from nuwa_lightning.serve.guard import is_loopback
 
     run = find_run(options.checkpoint)
@@ -73,7 +82,8 @@ def serve(arguments: Sequence[str]) -> int:
         pipe = NuwaInfinityPipeline.from_folder(run, own=[import_own(p) for p in options.own], name=options.checkpoint)
         pipe.threads = options.threads
         token = None if is_loopback(options.host) else secrets.token_urlsafe(24)
-        page = Page(pipe, folder, max_pixels=options.max_pixels)
+        first = GenerationRequest(size=Size(1024, 512), unprompted=True) if options.demo else None
+        page = Page(pipe, folder, max_pixels=options.max_pixels, first=first)
         host = f"[{options.host}]" if ":" in options.host else options.host
         port = listening.getsockname()[1]
         sys.stderr.write(f"http://{host}:{port}/{f'?token={token}' if token else ''}\n")

@@ -27,6 +27,7 @@ from starlette.staticfiles import StaticFiles
 
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.pipeline import NuwaInfinityPipeline
+from nuwa_lightning.request import GenerationRequest
 from nuwa_lightning.request_fields import InputImage
 from nuwa_lightning.serve import wishes
 from nuwa_lightning.serve.guard import Guard
@@ -99,10 +100,18 @@ class Page:
         pipe: the model.
         folder: of the canvases.
         max_pixels: refuse a given image of more.
+        first: a canvas to begin with.
     """
 
-    def __init__(self, pipe: NuwaInfinityPipeline, folder: Path, *, max_pixels: int | None = None) -> None:
-        self.events, self._pipe = Events(), pipe
+    def __init__(
+        self,
+        pipe: NuwaInfinityPipeline,
+        folder: Path,
+        *,
+        max_pixels: int | None = None,
+        first: GenerationRequest | None = None,
+    ) -> None:
+        self.events, self._pipe, self._first = Events(), pipe, first
         self.library = Library(folder, pipe, self._changed, max_pixels=max_pixels)
         self._reads_text = pipe.generator.text_encoder is not None
         self._turn, self._decoding = asyncio.Lock(), ThreadPoolExecutor(1, "pixels")
@@ -115,6 +124,8 @@ class Page:
         """Do jobs, and look for what other processes write, inside the block."""
         self.events.begin()
         self.worker = Worker(self.library, self.events.tell)
+        if self._first is not None:
+            self._begin(self._first, "canvas")
 
         async def poll() -> None:
             while True:
@@ -245,8 +256,11 @@ class Page:
             image = replace(holed, source=image.source, mask_source=mask.source)
         made = wishes.request(body, image, plan, reads_text=self._reads_text)
         self._pipe.builder.order(made)  # says what does not fit before it is put into the queue
-        folder = self.library.new_folder(wishes.text(body, "name", "canvas", longest=80) or "canvas")
-        return self.worker.submit(id_of(folder.name), "new", {"request": made, "folder": folder}).told()
+        return self._begin(made, wishes.text(body, "name", "canvas", longest=80) or "canvas")
+
+    def _begin(self, request: GenerationRequest, name: str) -> Mapping[str, Any]:
+        folder = self.library.new_folder(name)
+        return self.worker.submit(id_of(folder.name), "new", {"request": request, "folder": folder}).told()
 
     def _edit(self, canvas: str, kind: str, body: dict[str, Any]) -> Mapping[str, Any]:
         view, options = self.library.open(canvas).view, dict[str, Any]()

@@ -91,10 +91,16 @@ class Served:
 
 @contextmanager
 def serving(
-    pipe: NuwaInfinityPipeline, folder: Path, *, host: str = "127.0.0.1", token: str | None = None, port: int = 0
+    pipe: NuwaInfinityPipeline,
+    folder: Path,
+    *,
+    host: str = "127.0.0.1",
+    token: str | None = None,
+    port: int = 0,
+    **more: Any,
 ) -> Iterator[Served]:
     """Yield a server of the canvases of a folder."""
-    page = Page(pipe, folder)
+    page = Page(pipe, folder, **more)
     with socket.create_server(("127.0.0.1", port)) as listening:
         server = Server(page, host=host, token=token)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})

@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from nuwa_lightning import NuwaInfinityPipeline, UsageError
+from nuwa_lightning import GenerationRequest, NuwaInfinityPipeline, UsageError
+from nuwa_lightning.request_fields import Size
 from tests.canvas.editable import tiny
 from tests.serve.served import Served, serving
 
@@ -375,3 +376,11 @@ def test_a_plan_lays_a_canvas_out_and_is_kept(tmp_path: Path) -> None:
         here = pipe(size=(64, 48), seed=3, plan=Image.fromarray(sketch)).canvases[0]
         here.redo((16, 0, 32, 16), seed=7).grow(right=16)
         assert (shown(server, canvas) == next(here.pixels())).all()
+
+
+def test_it_may_begin_with_a_canvas(pipe: NuwaInfinityPipeline, tmp_path: Path) -> None:
+    request = GenerationRequest(size=Size(40, 24), seed=3, unprompted=True)
+    with serving(pipe, tmp_path, first=request) as served:
+        canvas = served.wait(1)["canvas"]
+        expected = pipe.generate(request).images[0]
+        assert np.array_equal(served.pixels(canvas)[..., :3], np.asarray(expected))
