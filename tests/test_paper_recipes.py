@@ -100,6 +100,8 @@ def test_a_small_one_takes_a_step(name, place, monkeypatch, capfd):
             "clips",
             "--data.videos.val_fraction",
             "0.4",
+            "--data.clips.fps",
+            "8",
             "--data.clips.short_side",
             "128",
         ]
