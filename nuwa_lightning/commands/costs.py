@@ -1,8 +1,8 @@
 """What training and generation take, counted before either: ``estimate`` tells it.
 
 Arithmetic and memory of training are not formulas: one step is run on tensors without data (PyTorch's
-``FakeTensorMode``), its arithmetic counted by ``FlopCounterMode``, its memory by what comes and goes. Generation follows
-from the plan: waves and live patches are those that the renderer will have.
+``FakeTensorMode``), its arithmetic counted by ``FlopCounterMode``, its memory by what comes and goes. Generation
+follows from the plan: waves and live patches are those that the renderer will have.
 """
 
 from __future__ import annotations
@@ -146,9 +146,11 @@ def read_recipe(arguments: Sequence[str]) -> Namespace:
     return config
 
 
-def model_of(config: Namespace) -> tuple[NuwaInfinityModule, int]:
+def model_of(config: Namespace, *, num_layers: int | None = None) -> tuple[NuwaInfinityModule, int]:
     """Make the model of a recipe, text encoder left out; returns it and the most tokens of its texts."""
     given, tokens = config.model.clone(), 0
+    if num_layers is not None:
+        given.init_args.transformer.num_layers = num_layers
     encoder = given.init_args.conditions.text_encoder
     if encoder is not None:
         name = encoder.class_path.rpartition(".")[2]
@@ -177,11 +179,11 @@ def parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
-class _Live(TorchDispatchMode):
+class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of storages that are made inside of it, gradients among them, for as long as they live."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._known: set[int] = set()
         self._now = self.peak = 0
 
@@ -218,17 +220,23 @@ def training_cost(
         precision: the trainer's.
         devices: with more than one, gradients are there twice (DDP's buckets).
     """
+    counts = []
+    for layers in (1, 2):  # both are the same for every layer
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            module, texts = model_of(config, num_layers=layers)
+        written = _written(module, shape, batch, texts)
+        counter, live = flop_counter.FlopCounterMode(display=False, custom_mapping=_ATTENTION), _Live()
+        half = torch.autocast("cpu", torch.bfloat16, enabled=precision.startswith("bf16"))
+        with FakeTensorMode(allow_non_fake_inputs=True), live, counter, half:
+            _backward(module, written)
+        counts.append((float(counter.get_total_flops()), live.peak))
     with FakeTensorMode(allow_non_fake_inputs=True):
-        module, texts = model_of(config)
-    written = _written(module, shape, batch, texts)
-    counter, live = flop_counter.FlopCounterMode(display=False, custom_mapping=_ATTENTION), _Live()
-    half = torch.autocast("cpu", torch.bfloat16, enabled=precision.startswith("bf16"))
-    with FakeTensorMode(allow_non_fake_inputs=True), live, counter, half:
-        _backward(module, written)
+        module, _ = model_of(config)
+    flops, peak = (one + (module.transformer.num_layers - 1) * (two - one) for one, two in zip(*counts, strict=True))
     states = sum(_state_bytes(module))
     weights = sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
     twice = weights if devices > 1 else 0
-    return TrainingCost(counter.get_total_flops(), weights + live.peak + states + twice, weights, states)
+    return TrainingCost(flops, weights + int(peak) + states + twice, weights, states)
 
 
 def _backward(module: NuwaInfinityModule, written: Written, share: float = 1.0) -> None:
