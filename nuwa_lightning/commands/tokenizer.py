@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from lightning.pytorch.utilities import rank_zero_only
 
 from nuwa_lightning.callbacks.run_checkpoint import STOPPED, Stopped
 from nuwa_lightning.data.folders import locked
@@ -30,8 +29,9 @@ from nuwa_lightning.tokenizers.pretrained import load_pixel_guided, load_tokeniz
 from nuwa_lightning.tokenizers.windows import WindowedTokenizer
 
 _LOG = logging.getLogger(__name__)
-_TOGETHER = ("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE")
-_TOGETHER += ("NODE_RANK", "MASTER_", "TORCHELASTIC_", "SLURM_", "PMI_", "OMPI_")
+_RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+_TOGETHER: tuple[str, ...] = (*_RANKS, "GROUP_", "ROLE_", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_")
+_TOGETHER += ("TORCHELASTIC_", "SLURM_", "PMI_", "OMPI_")
 """Beginnings of names of what torchrun, SLURM and MPI tell each process."""
 
 
@@ -336,7 +336,7 @@ class Refinement:
         half = max(1, (os.cpu_count() or 2) // 2)
         # Fixed, also when nothing is refined this time: sums in another number of threads may differ in the last bit.
         torch.set_num_threads(half)
-        if finished or rank_zero_only.rank != 0:
+        if finished or any(os.environ.get(name, "0") != "0" for name in _RANKS):  # the first process does it
             return cls(None, source)
         log = run_folder / "refinement.log"
         run_folder.mkdir(parents=True, exist_ok=True)
