@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from nuwa_lightning.errors import ToldError, UsageError, shortened
 
 _TRAINING = ("fit", "validate", "test", "predict")
-_COMMANDS = ("generate", "canvas", "serve", "estimate")
+_COMMANDS = ("generate", "canvas", "serve", "estimate", "convert-tokenizer")
 _HELP = """\
 usage: python -m nuwa_lightning COMMAND [options]
 
@@ -26,6 +26,7 @@ commands
   canvas     export, grow and partly redo what generate --canvas kept: python -m nuwa_lightning canvas --help
   serve      the same on a local page: python -m nuwa_lightning serve --checkpoint runs/landscape
   estimate   what a recipe takes: memory, arithmetic, steps, time: ... estimate --config recipes/landscape_base.yaml
+  convert-tokenizer   read a published tokenizer (taming, LDM, LlamaGen, IBQ, aMUSEd, MoVQ) for stage 2
   validate   score a checkpoint on held-out data: ... validate --config RUN/config.yaml --ckpt_path last
   test, predict   as Lightning users know them
 
@@ -86,8 +87,9 @@ def main(args: Sequence[str] | None = None) -> int:
         sys.path.append(os.getcwd())  # my_pools.MyPool, also for the installed command
     try:
         if command in _COMMANDS:
-            found = importlib.import_module(f"nuwa_lightning.commands.{command}")
-            return int(getattr(found, command)(rest))
+            name = command.replace("-", "_")
+            found = importlib.import_module(f"nuwa_lightning.commands.{name}")
+            return int(getattr(found, name)(rest))
         if command in _TRAINING:
             if rest in (["-h"], ["--help"]):
                 sys.stdout.write(_FIT_HELP.format(command=command))

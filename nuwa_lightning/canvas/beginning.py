@@ -31,7 +31,7 @@ def begun(folder: str | os.PathLike[str], maker: CanvasMaker, request: Generatio
     store = Canvas(path)
     try:
         how = {**maker.how(request, order), **hashes(maker.builder)}
-        store.begin(facts_of(order, renderer, maker.builder.tokenizer, how), request.image)
+        store.begin(facts_of(order, renderer, maker.builder.tokenizer, how), request)
     except BaseException:
         store.remove()
         raise
@@ -50,7 +50,7 @@ def copied(folder: str | os.PathLike[str], maker: CanvasMaker, request: Generati
     store = Canvas(path, option="folder")
     try:
         how = {name: value for name, value in of.facts.how.items() if name != "undo"} | hashes(maker.builder)
-        store.begin(replace(of.facts, finished=False, log=0, how=how), request.image)
+        store.begin(replace(of.facts, finished=False, log=0, how=how), request)
         store.put((patch, tokens_BYX) for patch in of.written() if (tokens_BYX := of.patch(patch)) is not None)
         store.amend(replace(store.facts, finished=True, log=store.length))
     except BaseException:

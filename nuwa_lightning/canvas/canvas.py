@@ -2,7 +2,7 @@
 
 ===================  ===================================================================================================
 ``canvas.json``      what the canvas is and how it was made, with a checksum
-``image.png``        the given pixels of an outpainting, ``mask.png`` where they are to be made anew; kept canvases only
+``image.png``        the given pixels of an outpainting, ``mask.png`` where they are made anew, ``plan.png`` a plan
 ``tokens.log``       one record of fixed size a patch, appended; of two at one position the later one holds
 ``state-000000012``  where generation stood after 12 waves: JSON and tensors under a checksum; the last two are kept
 ``lock``             held by the one process that has the canvas open
@@ -39,7 +39,7 @@ from nuwa_lightning.canvas.keeping import GIVEN, keep_given
 from nuwa_lightning.canvas.log import TokenLog
 from nuwa_lightning.errors import UsageError, unwritable
 from nuwa_lightning.planning.geometry import PatchIndex
-from nuwa_lightning.request_fields import InputImage
+from nuwa_lightning.request import GenerationRequest
 from nuwa_lightning.tokenizers.tiling import Rectangle
 
 _KEPT: Final = 2
@@ -120,20 +120,21 @@ class Canvas:
         """How many positions hold tokens."""
         return self._tokens.patches
 
-    def begin(self, facts: CanvasFacts, image: InputImage | None = None) -> None:
+    def begin(self, facts: CanvasFacts, request: GenerationRequest | None = None) -> None:
         """Begin a canvas, and forget what was there.
 
         Args:
             facts: what it is.
-            image: the given pixels, for a canvas that is kept.
+            request: what it is made of, for a canvas that is kept: its given pixels are.
 
         Raises:
             UsageError: if the disk is full or fails.
         """
         try:
             self._forget()
-            if image is not None:
-                facts = replace(facts, how={**facts.how, "given": keep_given(self.folder, image)})
+            given = {} if request is None else keep_given(self.folder, request)
+            if given:
+                facts = replace(facts, how={**facts.how, "given": given})
             self._say(facts)
             self._open_log("wb")
         except OSError as error:
@@ -343,7 +344,7 @@ def _is_own(path: Path) -> bool:
     """Say whether a name in the folder is one that a canvas gives."""
     name = path.name
     return name in ("canvas.json", "tokens.log", "lock", *GIVEN) or name.startswith(
-        ("state-", ".state-", ".canvas.", ".image.", ".mask.")
+        ("state-", ".state-", ".canvas.", ".image.", ".mask.", ".plan.")
     )
 
 

@@ -373,7 +373,7 @@ class FinishedCanvas:
         try:
             return self.resume(callback=callback, record_every=record_every, stop=stop)
         except BaseException:
-            if not isinstance(self._store, Canvas):
+            if not isinstance(self._store, Canvas) or self._store.length == started.log:  # nothing was made
                 self.undo()
             raise
 

@@ -8,8 +8,9 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from nuwa_lightning.commands.plain_parser import PlainParser
 from nuwa_lightning.errors import UsageError
 
 if TYPE_CHECKING:
@@ -38,19 +39,9 @@ _STEERED: dict[str, Callable[[str], Any]] = {
 }  # fmt: skip
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise a UsageError."""
-        found = re.match(r"argument ([^:]+): (.*)", message, re.DOTALL)
-        option, what = found.groups() if found else ("canvas", message)
-        raise UsageError(option, "cannot be used so", f"{' '.join(what.split())}; see canvas --help")
-
-
 def parser() -> argparse.ArgumentParser:
     """Return the options of ``canvas``."""
-    p = _Parser(
+    p = PlainParser(
         "python -m nuwa_lightning canvas",
         description="Export, grow and partly redo a canvas that generate --canvas kept.",
         epilog=_EPILOG,

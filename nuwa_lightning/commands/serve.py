@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import re
 import secrets
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
+from nuwa_lightning.commands.plain_parser import PlainParser
 from nuwa_lightning.errors import UsageError
 
 _EPILOG = """\
@@ -21,19 +20,9 @@ gone on with on the page, or by canvas grow --resume.
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise a UsageError."""
-        found = re.match(r"argument ([^:]+): (.*)", message, re.DOTALL)
-        option, what = found.groups() if found else ("serve", message)
-        raise UsageError(option, "cannot be used so", f"{' '.join(what.split())}; see serve --help")
-
-
 def parser() -> argparse.ArgumentParser:
     """Return the options of ``serve``."""
-    p = _Parser(
+    p = PlainParser(
         "python -m nuwa_lightning serve",
         description="Open a page on which canvases are looked at, grown and made again in part.",
         epilog=_EPILOG,

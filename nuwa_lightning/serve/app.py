@@ -10,7 +10,9 @@ import sys
 import tempfile
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -25,6 +27,7 @@ from starlette.staticfiles import StaticFiles
 
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.pipeline import NuwaInfinityPipeline
+from nuwa_lightning.request_fields import InputImage
 from nuwa_lightning.serve import wishes
 from nuwa_lightning.serve.guard import Guard
 from nuwa_lightning.serve.library import UPLOAD_BYTES, Library, Uploads, id_of
@@ -102,6 +105,7 @@ class Page:
         self.events, self._pipe = Events(), pipe
         self.library = Library(folder, pipe, self._changed, max_pixels=max_pixels)
         self._reads_text = pipe.generator.text_encoder is not None
+        self._turn, self._decoding = asyncio.Lock(), ThreadPoolExecutor(1, "pixels")
         self._temporary = tempfile.TemporaryDirectory()
         self._uploads = Uploads(Path(self._temporary.name))
         self.worker: Worker
@@ -126,6 +130,7 @@ class Page:
                 await polling
             self.events.end()
             await run_in_threadpool(self.worker.close)
+            self._decoding.shutdown()
             self._temporary.cleanup()
 
     def _changed(self, canvas: str, change: Change) -> None:
@@ -140,7 +145,8 @@ class Page:
         generator, tokenizer = self._pipe.generator, self._pipe.tokenizer
         rows, columns = generator.model.patch_size
         f = tokenizer.downsample_factor
-        model = {"name": self._pipe.name, "text": self._reads_text, "frames": generator.frames, "plan": False}
+        model = {"name": self._pipe.name, "text": self._reads_text, "frames": generator.frames}
+        model |= {"plan": generator.plan is not None}
         model |= {"patch": [columns * f, rows * f], "factor": f, "side": SIDE, "levels": LEVELS}
         model |= {"pool": repr(generator.pool), "direction": repr(generator.direction)}
         return JSONResponse({"model": model, "canvases": self.library.told(), "jobs": self.worker.told()})
@@ -157,19 +163,31 @@ class Page:
         lines = recipe(how["request"], list(how.get("edits", ())), checkpoint=self._pipe.name, name=opened.name)
         return JSONResponse(lines)
 
-    def tile(self, request: Request) -> Response:
-        """Return a tile."""
+    async def tile(self, request: Request) -> Response:
+        """Return a tile; all are decoded by one thread, and what nobody waits for any more is left out."""
         given = request.path_params
-        opened = self.library.open(given["canvas"])
         numbers = {name: _number(request.query_params.get(name, "0"), name) for name in ("t", "number")}
         level, x, y = (_number(given[name], name) for name in ("level", "x", "y"))
-        data = opened.tiles.png(level, x, y, t=numbers["t"], number=numbers["number"])
+
+        def decoded() -> bytes | None:
+            return self.library.open(given["canvas"]).tiles.png(level, x, y, **numbers)
+
+        async with self._turn:
+            if await request.is_disconnected():
+                return Response(status_code=204)
+            data = await asyncio.get_running_loop().run_in_executor(self._decoding, decoded)
         return Response(status_code=204) if data is None else Response(data, media_type="image/png")
 
     def candidate(self, request: Request) -> Response:
         """Return what a candidate looks like."""
         data = self.worker.candidate(request.path_params["canvas"], _number(request.path_params["number"], "number"))
         return Response(data, media_type="image/png")
+
+    def dependents(self, request: Request) -> Response:
+        """Return how many patches a redo of a box makes again."""
+        left, top, right, bottom = (_number(request.path_params[name], name) for name in ("a", "b", "c", "d"))
+        view = self.library.open(request.path_params["canvas"]).view
+        return JSONResponse({"patches": view.dependents((left, top, right, bottom)), "of": view.facts.grid.size})
 
     def exported(self, request: Request) -> Response:
         """Return a file that an export made."""
@@ -218,8 +236,14 @@ class Page:
         return JSONResponse(await run_in_threadpool(act, body))
 
     def _new(self, body: dict[str, Any]) -> Mapping[str, Any]:
-        image = self._uploads.get(wishes.text(body, "image")) if body.get("image") is not None else None
-        made = wishes.request(body, image, reads_text=self._reads_text)
+        image, mask, plan = (
+            None if body.get(name) is None else self._uploads.get(wishes.text(body, name))
+            for name in ("image", "mask", "plan")
+        )
+        if image is not None and mask is not None:
+            holed = InputImage.open(image.pixels_YX3, mask.pixels_YX3)
+            image = replace(holed, source=image.source, mask_source=mask.source)
+        made = wishes.request(body, image, plan, reads_text=self._reads_text)
         self._pipe.builder.order(made)  # says what does not fit before it is put into the queue
         folder = self.library.new_folder(wishes.text(body, "name", "canvas", longest=80) or "canvas")
         return self.worker.submit(id_of(folder.name), "new", {"request": made, "folder": folder}).told()
@@ -264,6 +288,7 @@ def application(page: Page, *, host: str, token: str | None) -> Guard:
         Route(f"{canvas}/recipe", page.recipe),
         Route(f"{canvas}/tiles/{{level}}/{{x}}/{{y}}", page.tile),
         Route(f"{canvas}/candidates/{{number}}", page.candidate),
+        Route(f"{canvas}/dependents/{{a}}/{{b}}/{{c}}/{{d}}", page.dependents),
         Route(f"{canvas}/{{kind}}", page.edit, methods=["POST"]),
         Mount("/static", StaticFiles(directory=STATIC)),
     ]

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, final
 
 from torch import Tensor
 
+from nuwa_lightning.canvas.edits import Box, touched
 from nuwa_lightning.canvas.facts import CanvasFacts, read_facts
 from nuwa_lightning.canvas.history import CanvasMaker, History
 from nuwa_lightning.canvas.job import Order
@@ -196,6 +197,18 @@ class CanvasView:
             if self._last is None or self._last.facts.stages != facts.stages:
                 self._last = Look(self, facts, History(self, self._maker, self._request).order())
             return self._last
+
+    def dependents(self, box: Box) -> int:
+        """Return how many patches are made again with those that a box touches; see :meth:`FinishedCanvas.dependents`.
+
+        Raises:
+            UsageError: if the canvas is not finished, or the box does not lie inside it.
+        """
+        facts = self.facts
+        if not facts.finished:
+            raise UsageError("box", ",".join(map(str, box)), "the canvas is not finished: wait, or go on with it")
+        remakes = History(self, self._maker, self._request).remakes(touched(facts, box, None))
+        return len({position for *_, positions in remakes for position in positions})
 
     def told(self) -> dict[str, Any]:
         """Return what the page shows of it, as plain JSON."""

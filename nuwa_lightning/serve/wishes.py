@@ -16,7 +16,7 @@ from nuwa_lightning.writers import IMAGE_WRITERS, VIDEO_WRITERS
 
 LONGEST_BODY: Final = 64 << 10
 _LONGEST_SIDE: Final = 1 << 24
-_MOST_PIXELS: Final = 1 << 40
+_MOST_PIXELS: Final = 1 << 34
 _LONGEST_TEXT: Final = 2000
 _MOST_CANDIDATES: Final = 8
 _SEEDS: Final = 2**62
@@ -114,7 +114,9 @@ def part(body: Mapping[str, Any], *, reads_text: bool) -> dict[str, Any]:
     return {**found, "options": options(body, reads_text=reads_text)}
 
 
-def request(body: Mapping[str, Any], image: InputImage | None, *, reads_text: bool) -> GenerationRequest:
+def request(
+    body: Mapping[str, Any], image: InputImage | None, plan: InputImage | None, *, reads_text: bool
+) -> GenerationRequest:
     """Return the request of a new canvas.
 
     Raises:
@@ -128,12 +130,15 @@ def request(body: Mapping[str, Any], image: InputImage | None, *, reads_text: bo
         expand = body.get("expand") or {}
         if not isinstance(expand, dict) or set(expand) - set(SIDES):
             raise UsageError("expand", json.dumps(expand), f"give pixels for {', '.join(SIDES)}")
-        given |= {"image": image, "expand": Expansion(**{s: whole(expand, s, 0, _LONGEST_SIDE, 0) for s in SIDES})}
+        sides = Expansion(**{side: whole(expand, side, 0, _LONGEST_SIDE, 0) for side in SIDES})
+        given |= {"image": image, "expand": sides if sides or image.holes_YX is None else None}
     else:
         size = Size(whole(body, "width", 1, _LONGEST_SIDE), whole(body, "height", 1, _LONGEST_SIDE))
         given |= {"size": size, "wrap": text(body, "wrap", longest=2)}
         if (size.width or 0) * (size.height or 0) > _MOST_PIXELS:
             raise UsageError("size", size, "is too much at once: begin smaller, and let it grow")
+    if plan is not None:
+        given["plan"] = plan
     if body.get("order"):
         given["order"] = text(body, "order", longest=8)
     if body.get("frames") is not None:

@@ -195,6 +195,21 @@ def test_a_visit(pipe: NuwaInfinityPipeline, tmp_path: Path) -> None:
         window.said("new: done")
         assert (window.drawn()[:, :48] == before[:32, :48]).all()
 
+        page.set_input_files("#file", {"name": "mine.png", "mimeType": "image/png", "buffer": data.getvalue()})
+        page.locator("#paint").wait_for()  # a hole is painted, by keys, and nothing but the hole changes
+        page.fill("#expand [name=right]", "0")
+        page.click("#paint-name")
+        page.fill("#brush", "20")
+        page.focus("#pad")
+        page.keyboard.press("ArrowLeft")
+        page.keyboard.press(" ")
+        page.click("#new button:has-text('Generate')")
+        window.until(lambda: page.evaluate("viewer.canvas.request.mask") == "mask.png")
+        window.said("new: done")
+        changed = (window.drawn() != before[:32, :48]).any(2)
+        assert changed.any()
+        assert not np.delete(changed, range(10, 30), 1).any()
+
         page.fill("#redo [name=right]", "9999")  # what cannot be is told in a line, and nothing else happens
         page.click("#redo button")
         window.said("box: ")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,9 +31,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def command(run: Path, canvases: Path, *more: str) -> Iterator[tuple[Served, subprocess.Popen[str]]]:
+def command(run: Path, canvases: Path) -> Iterator[tuple[Served, subprocess.Popen[str]]]:
     """A server of its own process, killed at the end if it is still there."""
-    words = ["serve", "--checkpoint", str(run), "--canvases", str(canvases), "--port", "0", *more]
+    words = ["serve", "--checkpoint", str(run), "--canvases", str(canvases), "--port", "0"]
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-m", "nuwa_lightning", *words],
         stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -41,24 +44,44 @@ def command(run: Path, canvases: Path, *more: str) -> Iterator[tuple[Served, sub
             line = process.stderr.readline()
             found = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/\n", line)
             assert found, line
-            server = Served(int(found[1]))
-            until = time.monotonic() + 60
-            while True:
-                try:
-                    server.get("/api/state")
-                    break
-                except OSError:
-                    assert time.monotonic() < until
-                    time.sleep(0.05)
-            yield server, process
+            yield answering(int(found[1])), process
         finally:
             process.kill()
+
+
+def answering(port: int) -> Served:
+    server, until = Served(port), time.monotonic() + 60
+    while True:
+        try:
+            server.get("/api/state")
+            return server
+        except OSError:
+            assert time.monotonic() < until
+            time.sleep(0.02)
+
+
+@contextmanager
+def forked(run: Path, canvases: Path) -> Iterator[tuple[Served, Any]]:
+    """The same command in a process that has imported everything already, so that many can be killed."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["nuwa_lightning.commands.serve", "nuwa_lightning.serve.app"])
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    words = ["serve", "--checkpoint", str(run), "--canvases", str(canvases), "--port", str(port)]
+    process = context.Process(target=main, args=(words,))
+    process.start()
+    try:
+        yield answering(port), process
+    finally:
+        process.kill()
+        process.join()
+        process.close()
 
 
 def killed_while_it_grows(run: Path, folder: Path, *, kills: int, right: int) -> None:
     pipe, chance, canvas = tiny(), random.Random(kills), ""
     for _ in range(kills):
-        with command(run, folder) as (server, process):
+        with forked(run, folder) as (server, process):
             canvas = canvas or server.new()
             if server.canvas(canvas)["finished"]:
                 server.post(f"/api/canvases/{canvas}/grow", {"right": right, "down": 8})
@@ -67,11 +90,11 @@ def killed_while_it_grows(run: Path, folder: Path, *, kills: int, right: int) ->
             at = time.monotonic() + chance.uniform(0.1, 1.2)
             while time.monotonic() < at:
                 server.canvas(canvas)
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+            process.kill()
+            process.join()
         (name,) = folder.glob("*/canvas.json")
         pipe.open_canvas(name.parent).close()  # whole: every record is checked
-    with command(run, folder) as (server, _):
+    with forked(run, folder) as (server, _):
         found = server.canvas(canvas)
         steps = round((found["size"][0] - 40) / right)
         if not found["finished"]:

@@ -77,6 +77,10 @@ def test_coarse_tiles_are_means_of_the_fine_ones(server: Served, pipe: NuwaInfin
 def test_redo_with_candidates_keep_one_and_undo(server: Served, pipe: NuwaInfinityPipeline) -> None:
     canvas = server.new()
     before, box = shown(server, canvas), [16, 8, 24, 16]
+    direct = pipe(size=(40, 24), seed=3, output_type="tokens").canvases[0]
+    found = server.get(f"/api/canvases/{canvas}/dependents/16/8/24/16")
+    assert found == {"patches": len(direct.dependents((16, 8, 24, 16))), "of": 15}
+    assert server.ask("GET", f"/api/canvases/{canvas}/dependents/16/8/99/16")[0] == 400
     job = server.do(f"/api/canvases/{canvas}/redo", {"box": box, "seed": 7, "count": 3})
     assert job["result"]["candidates"] == [7, 8, 9]
     assert (shown(server, canvas) == before).all()
@@ -85,7 +89,7 @@ def test_redo_with_candidates_keep_one_and_undo(server: Served, pipe: NuwaInfini
         assert status == 200
         assert Image.open(io.BytesIO(data)).size == (40, 24)  # the box with what lies around it
     server.do(f"/api/canvases/{canvas}/keep", {"number": 1})
-    direct = pipe(size=(40, 24), seed=3, output_type="tokens").canvases[0].redo((16, 8, 24, 16), seed=8)
+    direct.redo((16, 8, 24, 16), seed=8)
     assert (shown(server, canvas) == next(direct.pixels())).all()
     server.do(f"/api/canvases/{canvas}/redo", {"box": box, "seed": 11})
     server.do(f"/api/canvases/{canvas}/undo")
@@ -256,6 +260,7 @@ def test_wrong_wishes_are_one_line(server: Served, path: str, wish: object, name
     ("path", "wish", "named"),
     [
         ("grow", {}, "grow"),
+        ("grow", {"right": 8, "options": {"temperature": -1}}, "temperature"),
         ("redo", {"box": [0, 0, 999, 8], "seed": 1}, "box"),
         ("keep", {"number": 0}, "candidate"),
     ],
@@ -336,3 +341,37 @@ def test_tiles_asked_for_while_it_grows_to_all_sides(server: Served) -> None:
         thread.join()
     assert set(seen) == {200, 204}
     assert (shown(server, canvas) == exported(server, canvas)).all()
+
+
+def sent(server: Served, pixels: np.ndarray) -> str:
+    data = io.BytesIO()
+    Image.fromarray(pixels).save(data, "PNG")
+    status, body, _ = server.ask("POST", "/api/images?name=x.png", data.getvalue(), content_type="image/png")
+    assert status == 200, body
+    return str(json.loads(body)["id"])
+
+
+def test_a_hole_is_filled_and_the_rest_stays(server: Served, pipe: NuwaInfinityPipeline, sample_photos) -> None:
+    photo, mask = sample_photos["flower.jpg"][200:232, 300:348], np.zeros((32, 48, 3), np.uint8)
+    mask[8:20, 10:30] = 255
+    canvas = server.do("/api/canvases", {"image": sent(server, photo), "mask": sent(server, mask), "seed": 3})["canvas"]
+    pixels = shown(server, canvas)
+    assert (pixels[mask == 0] == photo[mask == 0]).all()
+    assert (pixels == np.asarray(pipe.inpaint(photo, mask, seed=3).images[0])).all()
+    status, answer = server.post("/api/canvases", {"image": sent(server, photo), "mask": sent(server, mask[1:])})
+    assert (status, answer["error"][:6]) == (400, "mask: ")
+
+
+def test_a_plan_lays_a_canvas_out_and_is_kept(tmp_path: Path) -> None:
+    from tests.canvas.test_coarse import planned
+
+    pipe, sketch = planned(), np.random.default_rng(3).integers(0, 256, (6, 8, 3), np.uint8)
+    with serving(pipe, tmp_path) as server:
+        assert server.get("/api/state")["model"]["plan"]
+        canvas = server.new(width=64, height=48, plan=sent(server, sketch))
+        server.do(f"/api/canvases/{canvas}/redo", {"box": [16, 0, 32, 16], "seed": 7})
+    with serving(pipe, tmp_path) as server:
+        server.do(f"/api/canvases/{canvas}/grow", {"right": 16})
+        here = pipe(size=(64, 48), seed=3, plan=Image.fromarray(sketch)).canvases[0]
+        here.redo((16, 0, 32, 16), seed=7).grow(right=16)
+        assert (shown(server, canvas) == next(here.pixels())).all()

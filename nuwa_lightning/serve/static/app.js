@@ -1,10 +1,11 @@
 // The page: what is shown follows from the server's state, which is asked for anew after every event that says so.
 import {get, listen, post, upload} from "./api.js";
+import {Pad} from "./paint.js";
 import {Viewer} from "./viewer.js";
 
 const $ = id => document.getElementById(id);
 const state = {model: null, canvases: [], jobs: new Map(), current: null, image: null, thumbs: new Map()};
-let viewer, asking = null, again = false;
+let viewer, pad, asking = null, again = false;
 
 function say(line, wrong = false) {
   $("say").textContent = line;
@@ -189,6 +190,18 @@ const redo = told(async () => {
   await edit("redo", {box, count: Number(form.count.value), ...steered});
 });
 
+// How much is made again: the box, and all that was made by looking at it.
+async function count() {
+  const form = $("redo").elements, box = ["left", "top", "right", "bottom"].map(name => Number(form[name].value));
+  clearTimeout(count.due);
+  count.due = setTimeout(async () => {
+    try {
+      const {patches, of} = await get(`/api/canvases/${state.current}/dependents/${box.join("/")}`);
+      $("dependents").textContent = `${patches} of ${of} patches are made again.`;
+    } catch (error) { $("dependents").textContent = error.message; }
+  }, 200);
+}
+
 // Whoever looks beyond a side waits for what comes there.
 function beyond() {
   const canvas = current();
@@ -207,23 +220,38 @@ const take = told(async file => {
   $("image-name").textContent = `${state.image.name}, ${state.image.size.join("×")}`;
   for (const id of ["expand", "forget-image"]) $(id).hidden = false;
   $("new-part").open = true;
+  showPad("mask", state.image.size, await createImageBitmap(file));
 });
+
+// Holes are painted on an image, plans where there is none and the model reads them.
+function showPad(kind, size, under = null) {
+  const holes = kind === "mask";
+  $("paint").hidden = holes ? size[0] * size[1] > 2 ** 24 : !state.model.plan;
+  $("paint-name").textContent = holes ? "Paint holes, to be made anew" : "Paint a plan of the canvas";
+  $("color-part").hidden = $("plan-part").hidden = holes;
+  pad.begin(kind, size, under);
+}
 
 function forget() {
   state.image = null;
   $("image-name").textContent = $("file").value = "";
   for (const id of ["expand", "forget-image"]) $(id).hidden = true;
+  showPad("plan", [256, 128]);
 }
 
 // -- the beginning
 function begin() {
   const {model} = state;
   viewer = new Viewer($("view"), model, {
-    box: box => ["left", "top", "right", "bottom"].forEach((name, n) => { if (box) $("redo").elements[name].value = box[n]; }),
+    box: box => {
+      if (!box) return;
+      ["left", "top", "right", "bottom"].forEach((name, n) => { $("redo").elements[name].value = box[n]; });
+      count();
+    },
     beyond: grow,
     moved: beyond,
   });
-  window.viewer = viewer;
+  Object.assign(window, {viewer});
   for (const id of ["prompt-part", "guidance-part"]) $(id).hidden = !model.text;
   $("strategy").textContent = `${model.pool}, ${model.direction}`;
   for (const button of document.querySelectorAll("[data-grow]")) button.onclick = () => grow({[button.dataset.grow]: Number($("step").value)});
@@ -249,10 +277,24 @@ function begin() {
   };
   $("endless").onchange = beyond;
   $("frame").oninput = () => { viewer.setFrame(Number($("frame").value)); show(); };
+  $("redo").oninput = () => {
+    const form = $("redo").elements, box = ["left", "top", "right", "bottom"].map(name => Number(form[name].value));
+    viewer.selected = box;
+    viewer.paint();
+    count();
+  };
   $("redo").onsubmit = event => { event.preventDefault(); redo(); };
   $("steer").onsubmit = event => event.preventDefault();
   $("file").onchange = () => { if ($("file").files[0]) take($("file").files[0]); };
   $("forget-image").onclick = forget;
+  pad = new Pad($("pad"), {size: $("brush"), color: $("color")});
+  $("wipe").onclick = () => pad.begin(pad.kind, [pad.ink.width, pad.ink.height], pad.kind === "mask" ? pad.under : null);
+  $("plan").onchange = told(async () => {
+    const image = $("plan").files[0] && await createImageBitmap($("plan").files[0]);
+    if (image) showPad("plan", [256, Math.max(1, Math.round(256 * image.height / image.width))], image);
+    $("plan").value = "";
+  });
+  forget();
   document.body.ondragover = event => { event.preventDefault(); $("drop").classList.add("over"); };
   document.body.ondragleave = () => $("drop").classList.remove("over");
   document.body.ondrop = event => {
@@ -265,6 +307,7 @@ function begin() {
     const form = $("new").elements, number = name => Number(form[name].value), steered = steering();
     const what = state.image ? {image: state.image.id, expand: Object.fromEntries(["left", "right", "up", "down"].map(name => [name, number(name)]))}
       : {width: number("width"), height: number("height")};
+    if (pad.touched) what[pad.kind] = (await upload(await pad.file())).id;
     const job = await post("/api/canvases", {name: form.name.value, ...what, ...steered});
     state.expected = job.canvas;
     forget();
