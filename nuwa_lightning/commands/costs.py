@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_leaves
 from nuwa_lightning.commands.parsing import check_configs, deny_imports
 from nuwa_lightning.commands.training import NuwaCLI, RecipeParser
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.generation.renderer import InfiniteRenderer
+from nuwa_lightning.generation.renderer import InfiniteRenderer, Rendering
 from nuwa_lightning.planning.geometry import PatchGrid
 from nuwa_lightning.planning.schedule import ContextTable, walk, waves
 from nuwa_lightning.text.base import TextEncoder
@@ -171,7 +171,7 @@ def make(name: str, base: type[Any], given: Namespace) -> Any:
     """Make what a recipe names as ``name``."""
     parser = LightningArgumentParser()
     parser.add_lightning_class_args(base, name, subclass_mode=True)
-    return parser.instantiate_classes(_namespace(**{name: given}))[name]
+    return parser.instantiate(_namespace(**{name: given}))[name]
 
 
 def parameters(module: nn.Module) -> int:
@@ -326,7 +326,7 @@ def canvas_cost(module: NuwaInfinityModule, grid: PatchGrid, *, texts: int = 0, 
     model = module.transformer
     steps = list(walk(module.direction.plan(grid), module.context_pool, grid, token_order=module.token_order))
     table = ContextTable.from_walk(steps)
-    schedule = list(waves(steps, max_width=rows))
+    schedule = list(waves(steps, max_width=rows, lookahead=Rendering.lookahead(grid, rows)))
     tokens, layers, W = model.patch_tokens, model.num_layers, model.size.dim
     linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear))
     if model.text is not None:  # read once a canvas, not once a token
