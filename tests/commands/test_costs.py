@@ -47,7 +47,7 @@ def test_a_step_is_counted(recipe: Any) -> None:
 
 @pytest.mark.parametrize(("order", "waves"), [("omega", 461), ("zeta", 193)])
 def test_the_papers_longest_canvas(order: Any, waves: int) -> None:
-    """1216 patches and 311,296 tokens; chains of 461 and 173 patches, and zeta's is longer than 1024 steps ahead show."""
+    """Chains of 461 and 173 patches; in zeta the renderer, which looks 1024 steps ahead, needs 20 waves more."""
     module = NuwaInfinityModule(
         16,
         4,
