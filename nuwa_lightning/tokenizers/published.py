@@ -86,7 +86,7 @@ class PublishedQuantizer(nn.Module):
 
     def lookup(self, tokens_BYX: Tensor) -> Tensor:
         """Return the code vectors ``q_BDYX`` of tokens."""
-        return self.codebook_KD[tokens_BYX].permute(0, 3, 1, 2)
+        return self.codebook_KD[tokens_BYX].permute(0, 3, 1, 2).contiguous()
 
     @torch.no_grad()
     def count(self, tokens_N: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import yaml
 
 from nuwa_lightning.callbacks.run_checkpoint import Signals, Stopped
 from nuwa_lightning.commands import record
+from tests.commands.conftest import write_clips
 
 OWN = """
 import os
@@ -83,16 +84,18 @@ def assert_same_checkpoints(first: dict, second: dict) -> None:
             assert_same(first[part], second[part], part)
 
 
-@pytest.mark.parametrize("recipe", ["one.yaml", "two.yaml"])
+@pytest.mark.parametrize("recipe", ["one.yaml", "two.yaml", "guided.yaml"])
 @pytest.mark.parametrize("stop", [3, 4])  # in the middle of an epoch, and at its end
-def test_a_finished_run_is_extended_to_the_bit(shell, recipe, stop):
+def test_a_finished_run_is_extended_to_the_bit(shell, recipe, stop, sample_photos):
+    if recipe == "guided.yaml":
+        write_clips(Path("clips"), sample_photos)
     # a warm-up that lasts keeps the schedule the same for any number of steps
     warm = ("--model.warmup_steps" if recipe == "one.yaml" else "--model.descent.warmup_steps", 100)
     options = ("-c", recipe, *warm, "--trainer.callbacks", "[]")
     assert shell("fit", *options, "--run", "whole", "--trainer.max_steps", 2 * stop).status == 0
     assert shell("fit", *options, "--run", "part", "--trainer.max_steps", stop).status == 0
     part = checkpoint("part")
-    if recipe == "one.yaml":
+    if recipe != "two.yaml":
         averages, trained = part["state_dict"], part["current_model_state"]
         assert any(not torch.equal(averages[name], trained[name]) for name in trained)
     more = ("--trainer.max_steps", 2 * stop, "--ckpt_path", "last")

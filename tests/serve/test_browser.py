@@ -250,7 +250,7 @@ def test_endless_and_everything_has_a_name(pipe: NuwaInfinityPipeline, tmp_path:
         page = window.page
         page.check("#endless")
         page.focus("#view")
-        end = time.monotonic() + 60
+        end = time.monotonic() + 300
         while server.canvas(canvas)["size"][0] < 1500:
             assert time.monotonic() < end
             page.keyboard.press("ArrowRight")
