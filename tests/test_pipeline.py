@@ -289,7 +289,7 @@ def test_a_request_comes_back(photo, tmp_path):
 
 def test_the_notebook_runs(pipe, repository, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    pipe.save_pretrained("runs/landscape")
+    pipe.save_pretrained("landscape")
     names: dict[str, object] = {}
     for cell in json.loads((repository / "docs" / "quickstart.ipynb").read_text())["cells"]:
         if cell["cell_type"] == "code":

@@ -43,12 +43,12 @@ def test_what_the_readme_says_to_type_works(toys, shell, repository):
     told = [words for words in commands(readme) if words[:3] == ["python", "-m", "nuwa_lightning"]]
     assert [words[3] for words in told] == ["generate", *["fit"] * 7]
     for _, _, _, *words in (told[1], told[0], *told[2:]):  # what generates needs what was trained
-        words = [TOYS.get(word, "128x32" if word == "4096x512" else word) for word in words]
+        words = [TOYS.get(word, "128x64" if word == "2048x512" else word) for word in words]
         if words[0] == "fit":
             words += ["--trainer.max_steps", "2"]
         done = shell(*words)
         assert done.status == 0, done.error
-    assert np.asarray(Image.open("panorama.png")).shape == (32, 128, 3)
+    assert np.asarray(Image.open("panorama.png")).shape == (64, 128, 3)
     plain, refined, used = (
         Path(folder).joinpath("model.safetensors").read_bytes()
         for folder in ("runs/mine_vqgan/tokenizer", "runs/mine_decoder/tokenizer", "runs/mine/tokenizer")
