@@ -3,7 +3,7 @@
     python experiments/measure_windows.py published/taming-f16      (a folder that convert-tokenizer wrote)
     python experiments/measure_windows.py random                    (narrow networks with random weights)
 
-A photograph of scikit-learn, 384x512. Pixels are compared with those of the whole decoded at once, in [-1, 1].
+Two photographs of scikit-learn, 384x512. Pixels are compared with those of the whole decoded at once, in [-1, 1].
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def narrow(*, attention: bool) -> PublishedVQGAN:
 
 
 def photographs() -> Tensor:
-    """Return the image ``[1, 3, 384, 512]`` in [-1, 1]."""
+    """Return the images ``[2, 3, 384, 512]`` in [-1, 1]."""
     return torch.stack(
         [
             torch.from_numpy(image[:384, :512] / 127.5 - 1).permute(2, 0, 1).float()
