@@ -330,7 +330,6 @@ def test_an_overlay_by_itself_is_told_from_a_recipe(shell, repository):
         (("--checkpoint", "one"), "holds a tokenizer only (stage 1)"),
         (("--checkpoint", "nowhere"), "is no folder"),
         (("--checkpoint", "photos"), "config.json is missing"),
-        ((), "--checkpoint"),
         (("--checkpoint", "two", "--sise", "3x3"), "error: --sise: 3x3: there is no such option; did you mean --size?"),
         (("--checkpoint", "two", "--sise=3x3"), "error: --sise: 3x3: there is no such option; did you mean --size?"),
         (("--hlep", "--checkpoint", "two"), "error: --hlep: unknown: there is no such option; did you mean --help?"),

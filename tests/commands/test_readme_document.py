@@ -41,6 +41,7 @@ def toys(workplace, repository, monkeypatch):
 def test_what_the_readme_says_to_type_works(toys, shell, repository):
     readme = (repository / "README.md").read_text(encoding="utf-8")
     told = [words for words in commands(readme) if words[:3] == ["python", "-m", "nuwa_lightning"]]
+    told = [words for words in told if words[3] != "serve"]  # tests/serve runs it; it does not end
     assert [words[3] for words in told] == ["generate", *["fit"] * 7]
     for _, _, _, *words in (told[1], told[0], *told[2:]):  # what generates needs what was trained
         words = [TOYS.get(word, "128x64" if word == "2048x512" else word) for word in words]
