@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.request_fields import Expansion, InputImage, Region, Size, parse_prompts
+from nuwa_lightning.request_fields import Expansion, InputImage, Region, Size, check_kinds, parse_prompts
 
 TASKS: Final = ("unconditional", "text-to-image", "outpaint", "animate", "text-to-video")
 FRAMES: Final = 40
@@ -99,6 +99,7 @@ class GenerationRequest:
 
     def __post_init__(self) -> None:
         """Fill in what is usual, and refuse what does not go together."""
+        check_kinds(self)
         self._set(task=self._task(), prompt=tuple(self.prompt), prompt_each=tuple(self.prompt_each))
         self._check_image()
         self._check_video()

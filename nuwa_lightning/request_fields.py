@@ -6,8 +6,9 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from nuwa_lightning.errors import UsageError
 
@@ -18,6 +19,45 @@ if TYPE_CHECKING:
 _REGION = re.compile(r"\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*:(.*)", re.DOTALL)
 # Numbers and a colon that are none of the above, or the four numbers with the colon forgotten.
 _LIKE_A_REGION = re.compile(r"[\s\d,.\-+x]*\d[\s\d,.\-+x]*:|\s*\d+\s*(,\s*\d+\s*){3}")
+
+
+_KINDS: Final = {"int": (Integral, "a whole number"), "float": (Real, "a number"), "str": (str, "a text")}
+_LARGEST: Final = 1 << 63
+
+
+def check_kinds(request: Any) -> None:
+    """Refuse fields of a dataclass that are of another kind than they are declared: files may say anything.
+
+    Raises:
+        UsageError: naming the first one.
+    """
+    for each in dataclasses.fields(request):
+        value, declared = getattr(request, each.name), str(each.type)
+        kind = declared.removesuffix(" | None")
+        if not each.init or (value is None and kind != declared):
+            continue
+        if kind in _KINDS:
+            wanted, what = _KINDS[kind]
+            good = isinstance(value, wanted) and not isinstance(value, bool)
+            if good and isinstance(value, int) and not -_LARGEST <= value < _LARGEST:
+                good, what = False, f"{what} of less than 19 digits"
+        elif kind == "bool":
+            good, what = isinstance(value, bool), "true or false"
+        elif kind == "tuple[str, ...]":
+            texts = isinstance(value, list | tuple)
+            good, what = texts and all(isinstance(text, str) for text in value), "a list of texts"
+        else:
+            good, what = type(value).__name__ == kind, f"a {kind}"
+        if not good:
+            raise UsageError(each.name, _told(value), f"give {what}")
+
+
+def _told(value: object) -> str:
+    """Return a value as it is named in an error, whatever it is."""
+    try:
+        return repr(value)[:100]
+    except (RecursionError, ValueError):  # nested too deep, or a number of too many digits
+        return type(value).__name__
 
 
 @dataclass(frozen=True)

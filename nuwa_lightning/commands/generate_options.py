@@ -159,7 +159,7 @@ def parsed(arguments: Sequence[str]) -> tuple[GenerationRequest, RunOptions]:
         raise UsageError("max_pixels", where.max_pixels, "must be at least 1")
     if not 0 <= where.record_every < float("inf"):
         raise UsageError("record_every", where.record_every, "give a number of seconds from 0 up")
-    values["unprompted"] |= unprompted
+    values["unprompted"] = values["unprompted"] or unprompted
     if where.output == "":
         raise UsageError("output", "''", "is empty: name a file, such as image.png")
     suffix = Path(where.output or "").suffix.lower()
@@ -242,12 +242,18 @@ def _stored(p: ArgumentParser, path: str) -> dict[str, Any]:
     """Return the options that an image was made with."""
     metadata = image_metadata(path)
     options = dict(metadata["options"])
-    known = {action.dest for action in p._actions} - set(OF_THE_RUN) - {"help", "config"}
-    strange = sorted(set(options) - known)
+    fields = {each.name for each in dataclasses.fields(GenerationRequest) if each.init} | {"mask"}
+    strange = sorted(set(options) - {action.dest for action in p._actions if action.dest in fields})
     if strange:
         hint = f"it was made with {strange[0]}, which this version does not know: use {metadata.get('version')}"
         raise UsageError("from_file", path, hint)
-    return {"checkpoint": metadata["checkpoint"]["path"], **options}
+    stored = {"checkpoint": metadata["checkpoint"]["path"], **options}
+    for name, value in stored.items():
+        parts = value if isinstance(value, list) else [value]
+        plain = all(isinstance(p, str | float | None) or (isinstance(p, int) and abs(p) < 1 << 63) for p in parts)
+        if not plain or (name == "checkpoint" and not isinstance(value, str)):
+            raise UsageError("from_file", path, f"what it says of {name} makes no sense: name another image")
+    return stored
 
 
 def _makes_videos(checkpoint: str) -> bool:

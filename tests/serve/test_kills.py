@@ -142,7 +142,6 @@ def test_it_ends_at_once_though_a_page_listens(run: Path, tmp_path: Path) -> Non
         (["--checkpoint", "{run}", "--host", "203.0.113.1"], "--port"),
         (["--checkpoint", "{run}", "--canvases", "{run}/model/config.json"], "--canvases"),
         (["--checkpoint", "{run}", "--canvases", "{run}/a/b"], "--canvases"),
-        ([], "serve"),
     ],
 )
 def test_what_cannot_be_is_one_line(
