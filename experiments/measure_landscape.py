@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -156,11 +157,11 @@ def main() -> None:
         numbers["flat windows"] = [found.flat, found.windows]
         numbers["real photos that would count as collapsed"] = [found.real_collapsed, found.real_canvases]
         start = crops("train", (288, 352), 16) + held_out[:: len(held_out) // 8][:8]
-        numbers["seam ratio, reconstructions"] = vars(seam_ratio(reconstruct(tokenizer, start)))
+        numbers["seam ratio, reconstructions"] = asdict(seam_ratio(reconstruct(tokenizer, start)))
         for side in SIDES:
             wider = extend(pipe, start, side=side, top_k=options.top_k)
             save(wider, options.output / f"extended_{side}")
-            numbers[f"seam ratio, {side}"] = vars(seam_ratio([new_half(p, side) for p in wider]))
+            numbers[f"seam ratio, {side}"] = asdict(seam_ratio([new_half(p, side) for p in wider]))
     write_json(options.output / "numbers.json", numbers)
     for name, value in numbers.items():
         sys.stdout.write(f"{name}: {value}\n")

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,7 @@ def main() -> None:
         photos = LandscapePhotos().photos("train")
         fell = collapse([np.asarray(shrunk(p.path, HEIGHT)) for p in photos], images)
         numbers |= {"collapsed": fell.collapsed, "flat windows": [fell.flat, fell.windows]}
-        numbers["seam ratio"] = vars(seam_ratio(images))
+        numbers["seam ratio"] = asdict(seam_ratio(images))
         blocks = [image[:, x : x + BLOCK] for image in images for x in range(0, WIDTH, BLOCK)]
         real, extractor = crops("train", (288, 352), 200), Lite0Features()
         features = (features_of(np.stack(some), extractor=extractor) for some in (real, blocks))
