@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from evaluation import rows
-from evaluation.clip_score import ClipScore, captions_of, clip_score
+from evaluation.clip_score import ClipScore, captions_of, clip_scores
 from evaluation.estimates import Estimate
 from evaluation.extractor import Extractor, identity
 from evaluation.extractors import check_name, make_extractor
@@ -158,7 +158,8 @@ def score(
     scoring = Scoring(protocol, FeatureCache(extractor, folder=work.cache, enabled=work.cached), sets, work.progress)
     report_rows = _rows(scoring, distance, pairs)
     if clip is not None and captions:
-        report_rows.append(rows.of_estimate(clip.name, "generated", clip_score(clip, captions), better="higher"))
+        scores = clip_scores(clip, captions)
+        report_rows += [rows.of_estimate(name, "generated", found, better="higher") for name, found in scores.items()]
     report: dict[str, Any] = {
         "metrics": report_rows,
         "sets": {name: _described(found, scoring.features[name]) for name, found in sets.items()},

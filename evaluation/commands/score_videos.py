@@ -23,7 +23,8 @@ class Options:
         set: change a setting of the protocol, such as real.count=50; may be repeated
         features: import path of your own network, such as my_features.I3D
         weights: file of its weights
-        device: where it computes
+        clip: folder of a CLIP model; adds CLIP-SIM of captions (NAME.txt or captions.json beside the clips)
+        device: where networks compute
         skip_corrupt: leave out clips that cannot be read, and count them
         output: file to write the report to as JSON
     """
@@ -34,6 +35,7 @@ class Options:
     set: tuple[str, ...] = ()
     features: str | None = None
     weights: Path | None = None
+    clip: Path | None = None
     device: str = "cpu"
     skip_corrupt: bool = False
     output: Path | None = None
@@ -43,6 +45,7 @@ def run(options: Options, command: str) -> int:
     """Score."""
     from tqdm import tqdm
 
+    from evaluation.clip_score import ClipScore
     from evaluation.commands.score import check_output, tell
     from evaluation.video.clips import ClipSet
     from evaluation.video.extractors import make_clip_extractor
@@ -56,7 +59,8 @@ def run(options: Options, command: str) -> int:
         for name, spec in (("real", protocol.real), ("generated", protocol.generated))
     ]
     extractor = make_clip_extractor(protocol.features, weights=options.weights, device=options.device)
+    clip = ClipScore(options.clip, device=options.device) if options.clip else None
     with tqdm(desc="clips", unit="clip", disable=not sys.stderr.isatty(), leave=False) as bar:
-        report = score_videos(protocol, sets[0], sets[1], extractor, progress=lambda clip: bar.update())
+        report = score_videos(protocol, sets[0], sets[1], extractor, clip=clip, progress=lambda name: bar.update())
     report["run"]["command"] = command
     return tell(report, options.output)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from evaluation.clip_score import known_captions
 from evaluation.report.study import Study
 from nuwa_lightning.data.reading import list_images, read_image
 
@@ -23,11 +24,13 @@ class Strip:
         name: of the entry.
         jpeg: the images, left to right, as a JPEG file.
         files: their names.
+        captions: what each was made from, empty where nothing is known.
     """
 
     name: str
     jpeg: bytes
     files: tuple[str, ...]
+    captions: tuple[str, ...] = ()
 
     @property
     def data(self) -> str:
@@ -86,4 +89,6 @@ def _strip(name: str, paths: list[Path]) -> Strip:
         strip.paste(image, (i * (width + _GAP), 0))
     out = io.BytesIO()
     strip.save(out, "JPEG", quality=88)
-    return Strip(name, out.getvalue(), tuple(path.name for path in paths[:count]))
+    known = known_captions(paths[:count], option=name)
+    captions = tuple(known.values()) if any(known.values()) else ()
+    return Strip(name, out.getvalue(), tuple(path.name for path in known), captions)

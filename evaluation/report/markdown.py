@@ -23,6 +23,7 @@ def to_markdown(title: str, blocks: Iterable[Block]) -> str:
         elif isinstance(block, ImageStrips):
             parts += [
                 f"{_plain(strip.name)}\n\n![{_plain(strip.name)}](figures/{block.name}_{i}.jpg)"
+                + "".join(f"\n{number}. {_plain(caption)}" for number, caption in enumerate(strip.captions, 1))
                 for i, strip in enumerate(block.strips)
             ]
         elif isinstance(block, Commands):

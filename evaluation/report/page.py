@@ -23,7 +23,7 @@ small { color: #666; font-weight: 400; }
 td.best { font-weight: 700; background: #eaf4ea; }
 figure { margin: 1em 0; } figure img { max-width: 100%; } figcaption { font-size: 13px; color: #555; }
 .strip { margin: .4em 0 1em; font-size: 13px; } .strip p { margin: 0 0 .2em; }
-.strip img { width: 100%; display: block; }
+.strip ol { margin: .3em 0; color: #555; } .strip img { width: 100%; display: block; }
 pre { background: #f6f6f4; padding: .8em 1em; overflow-x: auto; font-size: 12.5px; }
 """
 # The page says itself that nothing may be fetched and no script may run.
@@ -60,7 +60,10 @@ def _html(block: Block) -> str:
             told = escape(f"{strip.name}: {', '.join(strip.files)}")
             image = f'<img alt="{told}" src="{strip.data}">'
             files = strip.files[0] if len(strip.files) == 1 else f"{strip.files[0]} to {strip.files[-1]}"
-            parts.append(f'<div class="strip"><p>{escape(strip.name)} <small>{escape(files)}</small></p>{image}</div>')
+            captions = "".join(f"<li>{escape(caption)}</li>" for caption in strip.captions)
+            below = f"<ol>{captions}</ol>" if captions else ""
+            about = f"<p>{escape(strip.name)} <small>{escape(files)}</small></p>"
+            parts.append(f'<div class="strip">{about}{image}{below}</div>')
         return "\n".join(parts)
     return _table(block)
 

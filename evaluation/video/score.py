@@ -19,6 +19,7 @@ from evaluation import blocks as block_distances
 from evaluation import fid as frechet
 from evaluation import kid as kernel
 from evaluation.blocks import BlockSet
+from evaluation.clip_score import ClipScore, captions_of, frame_similarity, said_of_cut
 from evaluation.config import build, read_yaml, set_option
 from evaluation.estimates import Estimate, of_mean
 from evaluation.extractor import identity
@@ -88,6 +89,7 @@ class _Side:
     sources: list[int] = field(default_factory=list)
     measures: dict[str, list[float]] = field(default_factory=dict)
     curves: list[Any] = field(default_factory=list)
+    similarities: list[float] = field(default_factory=list)
 
 
 def load_video_protocol(name: str | Path, changes: tuple[str, ...] | list[str] = ()) -> VideoProtocol:
@@ -111,6 +113,7 @@ def score_videos(
     generated: ClipSet,
     extractor: ClipExtractor,
     *,
+    clip: ClipScore | None = None,
     progress: Callable[[str], object] = lambda clip: None,
 ) -> dict[str, Any]:
     """Score a folder of clips; the same folders and protocol give the same report but for its ``run`` part.
@@ -120,6 +123,7 @@ def score_videos(
         real: the real clips.
         generated: the clips to score.
         extractor: the network, passed in.
+        clip: compares the generated clips with their captions, which lie beside them.
         progress: is told of each clip that is done.
 
     Raises:
@@ -130,7 +134,13 @@ def score_videos(
     hashes = {name: found.sha256() for name, found in sets.items()}
     if hashes["real"] == hashes["generated"]:
         raise UsageError(generated.option, str(generated.folder), "holds the same clips as --real: give another folder")
-    sides = {name: _go_through(found, protocol, extractor, progress) for name, found in sets.items()}
+    captions = {} if clip is None else dict(captions_of(generated.sources, option=generated.option))
+
+    def similarity(path: Path, frames: Clip) -> float | None:
+        return frame_similarity(clip, frames, captions[path]) if clip is not None else None
+
+    sides = {"real": _go_through(real, protocol, extractor, progress)}
+    sides["generated"] = _go_through(generated, protocol, extractor, progress, similarity)
     for name, side in sides.items():
         needed = 2 * LEAST if name == "real" else LEAST
         if len(side.features) < needed:
@@ -143,6 +153,11 @@ def score_videos(
     if protocol.block_frames:
         rows += _blocks(protocol, sides, extractor.prefix)
     rows += [_measured(name, sides) for name in sides["generated"].measures]
+    if clip is not None:
+        ours = sides["generated"]
+        how = f"mean over clips of the mean over frames; interval: Student's t{said_of_cut(clip, captions.values())}"
+        alike = of_mean(np.array(ours.similarities), how=how, clusters_N=np.array(ours.sources, np.intp))
+        rows.append(of_estimate(clip.similarity_name, "generated", alike, better="higher"))
     report: dict[str, Any] = {
         "metrics": rows,
         "sets": {
@@ -161,11 +176,16 @@ def score_videos(
         found = {name: over_clips(side.curves, np.array(side.sources, np.intp)) for name, side in sides.items()}
         report["curves"] = {"stride": protocol.generated.stride, **found}
     settings = protocol.settings() | {"extractor": identity(extractor)}
+    settings |= {"clip_network": clip.protocol} if clip is not None else {}
     return finish_report(report, settings, seconds=time.monotonic() - started)
 
 
 def _go_through(
-    clips: ClipSet, protocol: VideoProtocol, extractor: ClipExtractor, progress: Callable[[str], object]
+    clips: ClipSet,
+    protocol: VideoProtocol,
+    extractor: ClipExtractor,
+    progress: Callable[[str], object],
+    similarity: Callable[[Path, Clip], float | None] = lambda path, clip: None,
 ) -> _Side:
     side = _Side()
     files: dict[Path, int] = {}
@@ -183,6 +203,8 @@ def _go_through(
             side.measures.setdefault(name, []).append(value)
         if protocol.curves:
             side.curves.append(curves_of(clip))
+        alike = similarity(path, clip)
+        side.similarities += [] if alike is None else [alike]
         progress(path.name)
     return side
 

@@ -16,15 +16,18 @@ import torch
 from PIL import Image
 
 from evaluation import inception, perceptual
-from evaluation.clip_score import ClipScore, captions_of, clip_score
+from evaluation.clip_score import ClipScore, captions_of, clip_scores, frame_similarity
 from evaluation.crop_spec import CropSpec
 from evaluation.extractors import make_extractor
 from evaluation.images import ImageSet
 from evaluation.known_weights import INCEPTION_FILE
 from evaluation.perceptual import PerceptualDistance, diversity
+from evaluation.video.clips import Clips, ClipSet
+from evaluation.video.score import VideoProtocol, score_videos
 from evaluation.weights import hub_cache
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.hashing import file_sha256
+from tests.evaluation.toys import ToyClips
 
 
 def random_images(count: int, side: int, seed: int = 0) -> np.ndarray[Any, Any]:
@@ -167,8 +170,19 @@ def test_clip_score_is_the_cosine(clip_folder: Path, tmp_path: Path) -> None:
         given = processor(text=[caption], images=[Image.fromarray(image)], return_tensors="pt", padding=True)
         with torch.inference_mode():
             out = model(**given)
-        expected.append(max(0.0, 100 * float((out.image_embeds * out.text_embeds).sum())))
-    assert clip_score(scorer, found).value == pytest.approx(np.mean(expected), abs=1e-3)
+        expected.append(float((out.image_embeds * out.text_embeds).sum()))
+    # In one batch, padded, as one at a time.
+    np.testing.assert_allclose(scorer.cosines(list(images), list(captions.values())), expected, atol=1e-5)
+    score, similarity = clip_scores(scorer, found).items()
+    assert score == (scorer.name, score[1])
+    assert score[1].value == pytest.approx(100 * np.mean(np.maximum(expected, 0)), abs=1e-3)
+    assert similarity[0].startswith("CLIP-SIM[tiny-clip-")
+    assert similarity[1].value == pytest.approx(np.mean(expected), abs=1e-5)
+    clip = random_images(18, 20, seed=1)
+    frames = [float(scorer.cosines([frame], ["a lake"])[0]) for frame in clip]
+    assert frame_similarity(scorer, clip, "a lake") == pytest.approx(np.mean(frames), abs=1e-5)
+    with pytest.raises(ValueError, match="give one of each"):
+        scorer.cosines(list(clip), ["a lake"])
     (tmp_path / "2.txt").unlink()
     with pytest.raises(UsageError, match=r"2\.png: has no caption"):
         captions_of(sorted(tmp_path.glob("*.png")), option="--generated")
@@ -184,10 +198,28 @@ def test_long_captions_keep_their_end(clip_folder: Path, tmp_path: Path) -> None
     fits, longer = " ".join("abcdefghijklmnopqrstuv"), " ".join("abcdefghijklmnopqrstuvwxyzabc")
     assert not scorer.is_cut(fits)
     assert scorer.is_cut(longer)
-    assert scorer(image, longer) == pytest.approx(scorer(image, fits), abs=1e-4)
+    assert scorer.cosines([image], [longer]) == pytest.approx(scorer.cosines([image], [fits]), abs=1e-6)
     Image.fromarray(image).save(tmp_path / "a.png")
-    found = clip_score(scorer, [(tmp_path / "a.png", fits), (tmp_path / "a.png", longer)])
-    assert "; 1 captions are longer" in found.how
+    found = clip_scores(scorer, [(tmp_path / "a.png", fits), (tmp_path / "a.png", longer)])
+    assert "; 1 captions are longer" in found[scorer.name].how
+
+
+def test_clips_are_compared_with_their_captions(clip_folder: Path, tmp_path: Path) -> None:
+    for name, count in (("real", 8), ("made", 4)):
+        for i in range(count):
+            (tmp_path / name / f"{i}").mkdir(parents=True)
+            for t, frame in enumerate(random_images(3, 32, seed=i + 50 * (name == "real"))):
+                Image.fromarray(frame).save(tmp_path / name / f"{i}" / f"{t}.png")
+    protocol = VideoProtocol("p", 1, Clips(frames=3), Clips(frames=3), distances=("kvd",), splits=3)
+    scorer, sets = ClipScore(clip_folder), [ClipSet(tmp_path / name, Clips(frames=3)) for name in ("real", "made")]
+    with pytest.raises(UsageError, match=r"has no caption: write 0\.txt"):
+        score_videos(protocol, *sets, ToyClips(), clip=scorer)
+    (tmp_path / "made" / "captions.json").write_text(json.dumps({f"{i}": "a lake" for i in range(4)}))
+    report = score_videos(protocol, *sets, ToyClips(), clip=scorer)
+    expected = [frame_similarity(scorer, frames, "a lake") for _, frames in sets[1]]
+    last = report["metrics"][-1]
+    assert (last["name"], last["value"]) == (scorer.similarity_name, pytest.approx(np.mean(expected)))
+    assert report["protocol"]["sha256"] != score_videos(protocol, *sets, ToyClips())["protocol"]["sha256"]
 
 
 def test_other_folders_are_no_clip(clip_folder: Path, tmp_path: Path) -> None:

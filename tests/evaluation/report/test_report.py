@@ -17,9 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluation.__main__ import main
-from evaluation.report.document import cost_table, score_table
+from evaluation.report.document import ImageStrips, cost_table, score_table
 from evaluation.report.export import to_csv, to_latex
 from evaluation.report.figures import learning_curves, quality_against_cost
+from evaluation.report.image_grids import strips_of
+from evaluation.report.page import to_html
 from evaluation.report.study import Entry, Number, Result, Study, best_of, lines_of, load_study, over_seeds, student
 from nuwa_lightning.errors import UsageError
 
@@ -229,3 +231,13 @@ def test_tables_for_papers() -> None:
         ("a_1", 1, 1.1),
         ("b", 2, 2.1),
     ]
+
+
+def test_captions_stand_below_samples(place: Path) -> None:
+    (folder,) = OUTPUT.glob("cells/nearby/seed_0/views")
+    first = min(folder.glob("*.png"))
+    first.with_suffix(".txt").write_text("a <lake>")
+    strip = next(s for s in strips_of(load_study([OUTPUT], "again"), "views") if s.name == "nearby, training seed 0")
+    assert strip.captions[0] == "a <lake>"
+    assert not any(strip.captions[1:])
+    assert "<ol><li>a &lt;lake&gt;</li><li></li>" in to_html("t", [ImageStrips("s", [strip])])
