@@ -20,8 +20,8 @@ def make_extractor(name: str, *, weights: str | os.PathLike[str] | None = None, 
     """Return the extractor of a name.
 
     Args:
-        name: "lite0", "inception", or the import path of a class of your own, which is called with ``weights`` and
-            ``device``.
+        name: "lite0", "inception", "inception-clean", or the import path of a class of your own, which is called with
+            ``weights`` and ``device``.
         weights: its weights on disk, where no package carries them.
         device: where it computes.
 
@@ -32,6 +32,8 @@ def make_extractor(name: str, *, weights: str | os.PathLike[str] | None = None, 
         return lite0.Lite0Features(weights=weights, device=device)
     if name == "inception":
         return inception.InceptionFeatures(weights=weights, device=device)
+    if name == "inception-clean":
+        return inception.CleanInceptionFeatures(weights=weights, device=device)
     module, _, cls = name.rpartition(".")
     try:
         made = getattr(importlib.import_module(module), cls)(weights=weights, device=device)
@@ -53,8 +55,9 @@ def check_name(extractor: Extractor) -> None:
     Raises:
         UsageError: saying which.
     """
-    prefix, known = extractor.prefix, type(extractor) in (lite0.Lite0Features, inception.InceptionFeatures)
-    if known:
+    prefix = extractor.prefix
+    own = lite0.Lite0Features, inception.InceptionFeatures, inception.CleanInceptionFeatures
+    if type(extractor) in own:
         return
     kind = f"{type(extractor).__module__}.{type(extractor).__qualname__}"
     if not prefix.strip():

@@ -6,6 +6,7 @@ Nothing heavy is imported before it is known to be needed, so that help comes at
 from __future__ import annotations
 
 import difflib
+import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from nuwa_lightning.errors import ToldError, UsageError, shortened
 from nuwa_lightning.signals import Signals, Stopped
 
 _TRAINING = ("fit", "validate", "test", "predict")
+_COMMANDS = ("generate", "canvas", "serve", "estimate", "convert-tokenizer")
 _HELP = """\
 usage: python -m nuwa_lightning COMMAND [options]
 
@@ -23,6 +25,9 @@ commands
   fit        train: python -m nuwa_lightning fit --config recipes/landscape.yaml
   generate   make an image of any size: python -m nuwa_lightning generate --checkpoint runs/landscape --size 4096x512
   canvas     export, grow and partly redo what generate --canvas kept: python -m nuwa_lightning canvas --help
+  serve      the same on a local page: python -m nuwa_lightning serve --checkpoint runs/landscape
+  estimate   what a recipe takes: memory, arithmetic, steps, time: ... estimate --config recipes/landscape_base.yaml
+  convert-tokenizer   read a published tokenizer (taming, LDM, LlamaGen, IBQ, aMUSEd, MoVQ) for stage 2
   validate   score a checkpoint on held-out data: ... validate --config RUN/config.yaml --ckpt_path last
   test, predict   as Lightning users know them
 
@@ -82,14 +87,10 @@ def main(args: Sequence[str] | None = None) -> int:
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.append(os.getcwd())  # my_pools.MyPool, also for the installed command
     try:
-        if command == "generate":
-            from nuwa_lightning.commands.generate import generate
-
-            return generate(rest)
-        if command == "canvas":
-            from nuwa_lightning.commands.canvas import canvas
-
-            return canvas(rest)
+        if command in _COMMANDS:
+            name = command.replace("-", "_")
+            found = importlib.import_module(f"nuwa_lightning.commands.{name}")
+            return int(getattr(found, name)(rest))
         if command in _TRAINING:
             return _train(command, rest)
         raise UsageError("COMMAND", command, _did_you_mean(command))
@@ -131,6 +132,6 @@ def _printable(line: str) -> str:
 
 
 def _did_you_mean(word: str) -> str:
-    commands = [*_TRAINING, "generate", "canvas"]
+    commands = [*_TRAINING, *_COMMANDS]
     near = difflib.get_close_matches(word, [*commands, "--help", "--version"], n=1, cutoff=0.5)
     return f"did you mean {near[0]}?" if near else f"choose one of {', '.join(commands)}"

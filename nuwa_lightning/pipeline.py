@@ -319,7 +319,7 @@ class NuwaInfinityPipeline:
         order = self.builder.order(request, direction=renderer.direction)
         if order.grid.endless:
             raise UsageError("size", request.canvas_size, "in memory a canvas has an end: give both sides a length")
-        how = self._how(request, order)
+        how = self.how(request, order)
         canvases: list[FinishedCanvas] = []
         for seeds in self.batches(request):
             batch = batched(order, seeds, first=seeds[0] - request.seed)
@@ -344,7 +344,7 @@ class NuwaInfinityPipeline:
         """Return the canvas that ``generate --canvas`` or :meth:`FinishedCanvas.save` kept in a folder."""
         return FinishedCanvas.open(folder, self, max_pixels=max_pixels)
 
-    def _how(self, request: GenerationRequest, order: Order) -> dict[str, Any]:
+    def how(self, request: GenerationRequest, order: Order) -> dict[str, Any]:
         """Return how an image of a request is made, for its canvas and the metadata of its files."""
         version: str = sys.modules[__package__].__version__  # to import it would import all that it offers
 

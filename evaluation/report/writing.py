@@ -1,4 +1,4 @@
-"""Write a study's report: ``report.md`` with its figures, ``report.html``, and the numbers as ``report.json``."""
+"""Write a study's report: ``report.md`` with its figures, ``report.html``, and the numbers as JSON, CSV and LaTeX."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.report.document import Figure, ImageStrips, blocks_of
+from evaluation.report.export import to_csv, to_latex
 from evaluation.report.markdown import to_markdown
 from evaluation.report.page import to_html
 from evaluation.report.study import Study, lines_of
@@ -28,6 +29,8 @@ def write_study(study: Study, output: Path) -> Path:
                     (partial / "figures" / f"{block.name}_{i}.jpg").write_bytes(strip.jpeg)
         (partial / "report.md").write_text(to_markdown(study.title, blocks), encoding="utf-8")
         (partial / "report.html").write_text(to_html(study.title, blocks), encoding="utf-8")
+        (partial / "report.tex").write_text(to_latex(study), encoding="utf-8")
+        (partial / "report.csv").write_text(to_csv(study), encoding="utf-8")
         text = json.dumps(numbers_of(study), indent=2, sort_keys=True) + "\n"
         (partial / "report.json").write_text(text, encoding="utf-8")
     return output / "report.html"

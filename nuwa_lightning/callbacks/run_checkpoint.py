@@ -42,6 +42,8 @@ class RunCheckpoint(Checkpoint):
         Raises:
             Stopped: after a signal, in every process.
         """
+        if getattr(pl_module, "mid_step", False):
+            return  # gradients of some batches wait for more, and no checkpoint keeps them
         number = self._asked(trainer)
         step = trainer.global_step
         last = trainer.should_stop or step == trainer.max_steps

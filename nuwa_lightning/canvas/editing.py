@@ -14,20 +14,20 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from nuwa_lightning.canvas.beginning import begun, copied
 from nuwa_lightning.canvas.canvas import Canvas
 from nuwa_lightning.canvas.decoding import Pixels
+from nuwa_lightning.canvas.edits import Box, Candidate, check_growth, edited, steered, taken_back, touched, where
 from nuwa_lightning.canvas.facts import CanvasFacts
 from nuwa_lightning.canvas.history import CanvasMaker, History, grown
-from nuwa_lightning.canvas.job import Generation, Progress, Recorder, decoded, decoded_video, export
-from nuwa_lightning.canvas.keeping import check_hashes, hashes, kept_request
+from nuwa_lightning.canvas.job import Progress, Recorder, decoded, decoded_video, export
+from nuwa_lightning.canvas.keeping import check_hashes, kept_request
 from nuwa_lightning.canvas.memory import TokenStore
+from nuwa_lightning.canvas.remaking import last_stage, remade
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.planning.geometry import PatchIndex
 from nuwa_lightning.request import GenerationRequest
 from nuwa_lightning.tokenizers.tiling import Rectangle
-
-Box = tuple[int, int, int, int]
-"""``(left, top, right, bottom)`` in pixels of the image, as Pillow's ``crop`` takes it."""
 
 
 @final
@@ -77,30 +77,23 @@ class FinishedCanvas:
             store.close()
             raise
 
+    @classmethod
+    def begin(cls, folder: str | os.PathLike[str], maker: CanvasMaker, request: GenerationRequest) -> FinishedCanvas:
+        """Return the canvas of a request in a new folder, with nothing on it yet: :meth:`resume` generates it.
+
+        Raises:
+            UsageError: if the model cannot, the canvas is endless, or the folder is there and cannot be taken.
+        """
+        return cls(begun(folder, maker, request), maker, request)
+
     def save(self, folder: str | os.PathLike[str]) -> FinishedCanvas:
         """Write it into a new folder, and return the canvas there.
 
         Raises:
             UsageError: if the folder holds anything, or cannot be written.
         """
-        facts = self._facts
-        path = Path(folder)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise UsageError("folder", folder, "is there already: name a new one")
-        store = Canvas(path, option="folder")
-        try:
-            how = {**facts.how, **hashes(self._maker.builder)}
-            store.begin(replace(facts, finished=False, log=0, how=how), self.request.image)
-            store.put(
-                (patch, tokens_BYX)
-                for patch in self._store.written()
-                if (tokens_BYX := self._store.patch(patch)) is not None
-            )
-            store.amend(replace(store.facts, finished=True, log=store.length))
-        except BaseException:
-            store.remove()
-            raise
-        return FinishedCanvas(store, self._maker, self.request)
+        self._facts  # noqa: B018  # refuses one that is not finished
+        return FinishedCanvas(copied(folder, self._maker, self.request, of=self._store), self._maker, self.request)
 
     def close(self) -> None:
         """Let another process have the folder."""
@@ -124,8 +117,12 @@ class FinishedCanvas:
         """
         facts = self._store.facts
         if not facts.finished:
-            go_on = "generate with `resume`" if len(facts.stages) == 1 else "`resume`, or `undo`"
-            raise UsageError("canvas", self._store.folder or "in memory", f"is not finished: go on by {go_on}")
+            go_on = (
+                "generate with `resume`"
+                if "identity" in facts.how and len(facts.stages) == 1
+                else "`resume`, or `undo`"
+            )
+            raise UsageError("canvas", where(self._store.folder), f"is not finished: go on by {go_on}")
         return facts
 
     @property
@@ -235,7 +232,7 @@ class FinishedCanvas:
 
     def dependents(self, box: Box, *, frames: tuple[int, int] | None = None) -> frozenset[PatchIndex]:
         """Return the patches that :meth:`redo` makes again: those that a box touches, and all that depend on them."""
-        remakes = self._history.remakes(self._touched(box, frames))
+        remakes = self._history.remakes(touched(self._facts, box, frames))
         return frozenset(self._facts.stage.patch(position) for *_, positions in remakes for position in positions)
 
     def redo(
@@ -244,6 +241,7 @@ class FinishedCanvas:
         *,
         seed: int,
         frames: tuple[int, int] | None = None,
+        options: Mapping[str, Any] | None = None,
         callback: Callable[[Progress], None] | None = None,
     ) -> FinishedCanvas:
         """Make the patches that a box touches again with another seed, together with exactly what depends on them.
@@ -256,36 +254,64 @@ class FinishedCanvas:
             box: ``(left, top, right, bottom)`` in pixels.
             seed: of the first image; the next has the next one.
             frames: first and last (excluded) of a video; None for all.
-            callback: told of the progress.
+            options: what of ``prompt``, ``temperature``, ``top_k``, ``top_p`` and ``guidance`` is to be otherwise than
+                when the canvas was begun, for all that is made again.
+            callback: told of the progress; what it raises leaves the canvas as it was.
 
         Raises:
             UsageError: if there is nothing in the box that could be made again.
         """
         facts, store = self._facts, self._store
-        self._check_plan()
-        renderer, found = self._maker.renderer(self.request), set[PatchIndex]()
-        seeds, patches = range(seed, seed + len(facts.seeds)), 0
+        made = self._remade(box, seed, frames, options, callback)
         try:
-            for number, part, positions in self._history.remakes(self._touched(box, frames)):
-                found |= positions
-                stage, order = facts.stages[number], self._history.order(number, part=part, texts=True)
-                order = replace(order, seeds=tuple(seeds))
-                rendering = order.rendering(renderer, walked=part.steps, corner=stage.corner)
-                for wave in rendering:
-                    store.put(
-                        (facts.stage.patch(stage.position(done.patch)), done.tokens_BYX)
-                        for done in wave
-                        if not done.known
-                    )
-                    patches += len(wave)
-                    if callback is not None:
-                        callback(Progress(patches, wave[-1].wave * len(seeds), wave[-1].live))
-            if not found:
-                raise UsageError("box", box, "holds given pixels alone: choose one that holds others")
-            edit = {"redo": list(box), "seed": seed, "patches": len(found)} | (
-                {"frames": list(frames)} if frames else {}
-            )
-            store.amend(_edited(replace(facts, log=store.length), edit))
+            store.amend(edited(replace(facts, log=store.length), made.edit, before=self._counted))
+        except BaseException:
+            store.load()
+            raise
+        return self
+
+    def candidate(
+        self,
+        box: Box,
+        *,
+        seed: int,
+        frames: tuple[int, int] | None = None,
+        options: Mapping[str, Any] | None = None,
+        callback: Callable[[Progress], None] | None = None,
+        look: Callable[[], None] = lambda: None,
+    ) -> Candidate:
+        """Return what :meth:`redo` would make, for :meth:`keep`; the canvas is then what it was.
+
+        Args:
+            box: as for :meth:`redo`, and so on.
+            seed: see there.
+            frames: see there.
+            options: see there.
+            callback: see there.
+            look: called while the canvas holds it.
+
+        Raises:
+            UsageError: as :meth:`redo` does.
+        """
+        made = self._remade(box, seed, frames, options, callback)
+        try:
+            look()
+        finally:
+            self._store.load()
+        return made
+
+    def keep(self, candidate: Candidate) -> FinishedCanvas:
+        """Take a candidate; nothing may have been edited since it was made.
+
+        Raises:
+            UsageError: if something was.
+        """
+        facts, store = self._facts, self._store
+        if candidate.of != tuple(self.edits):
+            raise UsageError("candidate", candidate.edit["seed"], "is of another canvas by now: make it again")
+        try:
+            store.put(candidate.tokens.items())
+            store.amend(edited(replace(facts, log=store.length), candidate.edit, before=self._counted))
         except BaseException:
             store.load()
             raise
@@ -299,6 +325,8 @@ class FinishedCanvas:
         up: int = 0,
         down: int = 0,
         frames: int = 0,
+        seed: int | None = None,
+        options: Mapping[str, Any] | None = None,
         callback: Callable[[Progress], None] | None = None,
         record_every: float = 10.0,
         stop: Callable[[], bool] = lambda: False,
@@ -319,6 +347,8 @@ class FinishedCanvas:
             up: see ``left``.
             down: see ``left``.
             frames: so many more of a video.
+            seed: of what is new, of the first image; None for that of the canvas.
+            options: what is to be otherwise than when the canvas was begun; see :meth:`redo`.
             callback: told of the progress.
             record_every: seconds between states on the disk at least.
             stop: asked after each wave whether to stop for now.
@@ -330,17 +360,20 @@ class FinishedCanvas:
         self._check_plan()
         if self.request.plan is not None and self._maker.builder.coarse is None:
             hint = "beyond its image the plan would have to be generated, and there is no model of coarse plans"
-            raise UsageError("canvas", self._store.folder or "in memory", hint)
+            raise UsageError("canvas", where(self._store.folder), hint)
         wish = {"left": left, "right": right, "up": up, "down": down, "frames": frames}
-        self._check_growth(wish)
+        check_growth(facts, wish, video=self.request.video)
+        steered(self.request, options or {})
         stage = grown(facts, wish)
-        edit = {"grow": {name: n for name, n in wish.items() if n}}
-        stages = (*facts.stages, stage)
-        self._store.amend(_edited(replace(facts, stages=stages, finished=False, log=self._store.length), edit))
+        edit: dict[str, Any] = {"grow": {name: n for name, n in wish.items() if n}}
+        edit |= {"options": dict(options)} if options else {}
+        edit |= {} if seed is None else {"seed": seed}
+        started = replace(facts, stages=(*facts.stages, stage), finished=False, log=self._store.length)
+        self._store.amend(edited(started, edit, before=self._counted))
         try:
             return self.resume(callback=callback, record_every=record_every, stop=stop)
         except BaseException:
-            if not isinstance(self._store, Canvas):
+            if not isinstance(self._store, Canvas) or self._store.length == started.log:  # nothing was made
                 self.undo()
             raise
 
@@ -352,26 +385,22 @@ class FinishedCanvas:
         stop: Callable[[], bool] = lambda: False,
         earlier: bool = False,
     ) -> FinishedCanvas:
-        """Go on with growing where it stopped; arguments as for :meth:`grow`, ``earlier``: pass over a damaged state.
+        """Go on where it stopped; arguments as for :meth:`grow`, ``earlier``: pass over a damaged state.
 
         Raises:
             UsageError: if nothing is under way, or a state is damaged.
         """
         store, facts = self._store, self._store.facts
-        if facts.finished or len(facts.stages) == 1:
+        if facts.finished or ("identity" in facts.how and len(facts.stages) == 1):
             hint = "is finished" if facts.finished else "is being generated: go on by `generate` with `resume`"
-            raise UsageError("canvas", store.folder or "in memory", f"{hint}, there is no growth to go on with")
-        last = len(facts.stages) - 1
+            raise UsageError("canvas", where(store.folder), f"{hint}, there is no growth to go on with")
         folder = store if isinstance(store, Canvas) else None
         state = folder.latest(earlier=earlier) if folder else None
-        part = self._history.remake(last, lambda _: True)
-        renderer = self._maker.renderer(self.request)
-        order = self._history.order(last, part=part, texts=True)
-        generation = Generation(order, renderer, store, state=state, walked=part.steps)
+        generation, count = last_stage(self._store, self._history, state)
 
         def commit() -> None:
             if folder is not None:
-                folder.commit(generation.state({"patches": generation.patches, "patches_of": len(part.steps)}))
+                folder.commit(generation.state({"patches": generation.patches, "patches_of": count}))
 
         recorder = Recorder(record_every, commit)
         for progress in generation:
@@ -385,63 +414,35 @@ class FinishedCanvas:
         return self
 
     def undo(self) -> FinishedCanvas:
-        """Go back to the canvas before a growth that is not finished.
+        """Go back to the canvas before the last edit; in memory, before a growth that is not finished.
 
         Raises:
-            UsageError: if none is under way.
+            UsageError: if there is none.
         """
-        facts = self._store.facts
-        if facts.finished or len(facts.stages) == 1:
-            raise UsageError(
-                "canvas", self._store.folder or "in memory", "is not being grown: there is nothing to undo"
-            )
-        how = {**facts.how, "edits": self.edits[:-1]}
+        before = taken_back(self._store.facts)
+        if before is None:
+            hint = "is not being grown: there is nothing to undo"
+            if isinstance(self._store, Canvas):
+                hint = "was not edited since it was generated: there is nothing to undo"
+            raise UsageError("canvas", where(self._store.folder), hint)
         self._store.load()
-        self._store.amend(replace(facts, stages=facts.stages[:-1], finished=True, how=how))
+        self._store.amend(before)
         self._store.load()
         return self
 
     # -- how ----------------------------------------------------------------------------------------------------------
 
+    @property
+    def _counted(self) -> int | None:
+        """How many records count now; None in memory."""
+        return self._store.facts.log if isinstance(self._store, Canvas) else None
+
+    def _remade(self, box: Box, seed: int, *more: Any) -> Candidate:
+        self._facts  # noqa: B018  # refuses one that is not finished
+        self._check_plan()
+        return remade(self._store, self._history, box, seed, *more)
+
     def _check_plan(self) -> None:
         if "plan" in self._store.facts.how["request"] and self.request.plan is None:
             hint = "the image that was its plan is not kept here: generate it anew"
-            raise UsageError("canvas", self._store.folder or "in memory", hint)
-
-    def _check_growth(self, wish: Mapping[str, int]) -> None:
-        for name, n in wish.items():
-            if n < 0:
-                raise UsageError(
-                    name, n, "give how many more, from 0 up: a canvas does not shrink, an image can be cropped"
-                )
-        closed = "".join(
-            axis for axis, sides in (("x", ("left", "right")), ("y", ("up", "down"))) if any(wish[s] for s in sides)
-        )
-        for axis in set(closed) & set(self._facts.grid.wrap):
-            raise UsageError("grow", f"along {axis}", "the canvas is closed there: grow it along the other axis")
-        if wish["frames"] and not self.request.video:
-            raise UsageError("frames", wish["frames"], "the canvas is an image: grow it to a side")
-        if not any(wish.values()):
-            raise UsageError("grow", "nothing", "say how many pixels: `left`, `right`, `up` or `down`")
-
-    def _touched(self, box: Box, frames: tuple[int, int] | None) -> Callable[[PatchIndex], bool]:
-        """Return whether the patch at a position of the lattice is one that a box touches."""
-        stage, (rows, columns) = self._facts.stage, self._facts.patch_pixels
-        (left, top, right, bottom), (width, height) = box, self.size
-        if not (0 <= left < right <= width and 0 <= top < bottom <= height):
-            hint = f"give left,top,right,bottom in pixels, inside the {width}x{height} of the canvas"
-            raise UsageError("box", ",".join(map(str, box)), hint)
-        first, last = frames or (0, self.frames)
-        if not 0 <= first < last <= self.frames:
-            raise UsageError(
-                "frames", f"{first},{last}", f"give the first and the last, inside the {self.frames} there are"
-            )
-        y0, x0 = stage.origin
-        down = range((top + y0) // rows, -(-(bottom + y0) // rows))
-        across = range((left + x0) // columns, -(-(right + x0) // columns))
-        spans = (range(first, last), down, across)
-        return lambda position: all(place in span for place, span in zip(stage.patch(position), spans, strict=True))
-
-
-def _edited(facts: CanvasFacts, edit: Mapping[str, Any]) -> CanvasFacts:
-    return replace(facts, how={**facts.how, "edits": [*facts.how.get("edits", ()), edit]})
+            raise UsageError("canvas", where(self._store.folder), hint)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol, final
+from typing import Any, Protocol, final
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from nuwa_lightning.canvas.facts import CanvasFacts, Stage
 from nuwa_lightning.canvas.image_condition import ImageCondition
 from nuwa_lightning.canvas.job import Order
 from nuwa_lightning.canvas.joint import JointBlend
-from nuwa_lightning.canvas.memory import TokenStore
+from nuwa_lightning.canvas.memory import TokenView
 from nuwa_lightning.canvas.order_builder import OrderBuilder, batched
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.models.nuwa_infinity import ABSENT
@@ -42,6 +42,10 @@ class CanvasMaker(Protocol):
         """Return the sampler that a request asks for."""
         ...
 
+    def how(self, request: GenerationRequest, order: Order) -> dict[str, Any]:
+        """Return how an image of a request is made, for its canvas and the metadata of its files."""
+        ...
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -54,7 +58,7 @@ class History:
         request: how it was begun.
     """
 
-    store: TokenStore
+    store: TokenView
     maker: CanvasMaker
     request: GenerationRequest
 
@@ -219,7 +223,7 @@ class _Known(Mapping[PatchIndex, Tensor]):
         part: what is made again.
     """
 
-    store: TokenStore
+    store: TokenView
     stage: Stage
     masks: Mapping[PatchIndex, Tensor]
     part: Remake

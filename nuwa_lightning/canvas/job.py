@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,10 +19,10 @@ from torch import Tensor
 from nuwa_lightning.canvas.coarse import CoarseOrder
 from nuwa_lightning.canvas.decoding import Crop, DecodedImage, Finish, FrameDecoder, Pixels, TileDecoder, decoded_frames
 from nuwa_lightning.canvas.facts import CanvasFacts, CanvasState, Stage
-from nuwa_lightning.canvas.memory import TokenStore
+from nuwa_lightning.canvas.memory import TokenStore, TokenView
 from nuwa_lightning.generation.patch_batch import PatchStates
 from nuwa_lightning.generation.prompts import Prompts
-from nuwa_lightning.generation.renderer import DecodingState, InfiniteRenderer, Rendering
+from nuwa_lightning.generation.renderer import DecodingState, InfiniteRenderer, RenderedPatch, Rendering
 from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
 from nuwa_lightning.planning.schedule import PlannedStep
 from nuwa_lightning.tokenizers.base import Tokenizer
@@ -98,11 +98,15 @@ class Progress:
         patches: how many are finished, of each canvas.
         wave: how many were written side by side, all canvases together.
         live: how many the pool holds.
+        finished: those of the wave.
+        alive: which the pool holds.
     """
 
     patches: int
     wave: int
     live: int
+    finished: Sequence[RenderedPatch] = ()
+    alive: Collection[PatchIndex] = ()
 
 
 class Generation:
@@ -156,7 +160,8 @@ class Generation:
             for done in wave if self.order.grid.endless else ():
                 self._slabs.add(done.patch)
             self.patches += len(wave)
-            yield Progress(self.patches, wave[-1].wave * len(self.order.seeds), wave[-1].live)
+            alive = self._rendering.alive
+            yield Progress(self.patches, wave[-1].wave * len(self.order.seeds), wave[-1].live, wave, alive)
 
     def state(self, facts: Mapping[str, Any]) -> CanvasState:
         """Return where this stands, for :meth:`Canvas.commit`, with facts of the caller's."""
@@ -228,7 +233,7 @@ def cut_order(order: Order, length: int, patch_pixels: tuple[int, int]) -> Order
     return replace(order, grid=grid, size=(height, width))
 
 
-def decoded(canvas: TokenStore, tokenizer: Tokenizer, order: Order, *, number: int = 0) -> DecodedImage:
+def decoded(canvas: TokenView, tokenizer: Tokenizer, order: Order, *, number: int = 0) -> DecodedImage:
     """Return the pixels of an image of a canvas, as a writer takes them.
 
     Args:
@@ -246,7 +251,7 @@ def decoded(canvas: TokenStore, tokenizer: Tokenizer, order: Order, *, number: i
     return DecodedImage(tiles, _crop(order), folder=canvas.folder)
 
 
-def decoded_video(canvas: TokenStore, order: Order, *, number: int = 0) -> Iterator[Pixels]:
+def decoded_video(canvas: TokenView, order: Order, *, number: int = 0) -> Iterator[Pixels]:
     """Yield the frames of a video of a canvas; arguments as for :func:`decoded`."""
     assert order.video is not None
     height, width = _tokens(canvas, order.grid)
@@ -256,7 +261,7 @@ def decoded_video(canvas: TokenStore, order: Order, *, number: int = 0) -> Itera
 
 
 def export(
-    canvas: TokenStore,
+    canvas: TokenView,
     tokenizer: Tokenizer,
     order: Order,
     path: Path,
@@ -299,7 +304,7 @@ def _crop(order: Order) -> Crop:
     return Crop((height, width), order.origin)
 
 
-def _tokens(canvas: TokenStore, grid: PatchGrid) -> tuple[int, int]:
+def _tokens(canvas: TokenView, grid: PatchGrid) -> tuple[int, int]:
     assert grid.y is not None
     assert grid.x is not None
     rows, columns = canvas.facts.patch_size

@@ -14,22 +14,24 @@ from nuwa_lightning.atomic import atomic_write
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.hashing import file_sha256
 from nuwa_lightning.request import GenerationRequest
-from nuwa_lightning.request_fields import InputImage
 
 if TYPE_CHECKING:
     from nuwa_lightning.canvas.order_builder import OrderBuilder
 
-GIVEN: Final = ("image.png", "mask.png")
+GIVEN: Final = ("image.png", "mask.png", "plan.png")
 """The files of given pixels."""
 
 
-def keep_given(folder: Path, image: InputImage) -> dict[str, str]:
-    """Write given pixels, without loss, and return the hashes of their files."""
-    planes = [image.pixels_YX3] if image.holes_YX is None else [image.pixels_YX3, image.holes_YX.astype("u1") * 255]
-    for name, pixels in zip(GIVEN, planes, strict=False):
+def keep_given(folder: Path, request: GenerationRequest) -> dict[str, str]:
+    """Write the given pixels of a request, without loss, and return the hashes of their files."""
+    image, plan = request.image, request.plan
+    holes = None if image is None or image.holes_YX is None else image.holes_YX.astype("u1") * 255
+    planes = (None if image is None else image.pixels_YX3, holes, None if plan is None else plan.pixels_YX3)
+    given = {name: pixels for name, pixels in zip(GIVEN, planes, strict=True) if pixels is not None}
+    for name, pixels in given.items():
         with atomic_write(folder / name) as partial:
             Image.fromarray(pixels).save(partial, "PNG")
-    return {name: file_sha256(folder / name) for name in GIVEN[: len(planes)]}
+    return {name: file_sha256(folder / name) for name in given}
 
 
 def kept_request(folder: Path, how: Mapping[str, Any], *, max_pixels: int | None, option: str) -> GenerationRequest:

@@ -18,8 +18,8 @@ from nuwa_lightning.planning.geometry import PatchIndex
 from nuwa_lightning.tokenizers.tiling import Rectangle
 
 
-class TokenStore(Protocol):
-    """Tokens of a canvas by position; methods as those of :class:`~nuwa_lightning.canvas.canvas.Canvas`."""
+class TokenView(Protocol):
+    """Tokens of a canvas by position, to be read; methods as those of :class:`~nuwa_lightning.canvas.canvas.Canvas`."""
 
     @property
     def folder(self) -> Path | None:
@@ -27,13 +27,29 @@ class TokenStore(Protocol):
         ...
 
     @property
-    def patches(self) -> int:
-        """How many positions hold tokens."""
-        ...
-
-    @property
     def facts(self) -> CanvasFacts:
         """What the canvas is."""
+        ...
+
+    def patch(self, patch: PatchIndex) -> Tensor | None:
+        """Return the tokens ``[B, rows, columns]`` of a patch, if it is there."""
+        ...
+
+    def read(self, area: Rectangle, *, t: int = 0, number: int = 0) -> Tensor:
+        """Return the tokens ``[Y, X]`` of an area of one image or frame."""
+        ...
+
+    def written(self) -> Iterable[PatchIndex]:
+        """Yield the patches that are there."""
+        ...
+
+
+class TokenStore(TokenView, Protocol):
+    """Tokens of a canvas by position, to be changed."""
+
+    @property
+    def patches(self) -> int:
+        """How many positions hold tokens."""
         ...
 
     @property
@@ -51,18 +67,6 @@ class TokenStore(Protocol):
 
     def load(self) -> None:
         """Go back to what counts."""
-        ...
-
-    def patch(self, patch: PatchIndex) -> Tensor | None:
-        """Return the tokens ``[B, rows, columns]`` of a patch, if it is there."""
-        ...
-
-    def read(self, area: Rectangle, *, t: int = 0, number: int = 0) -> Tensor:
-        """Return the tokens ``[Y, X]`` of an area of one image or frame."""
-        ...
-
-    def written(self) -> Iterable[PatchIndex]:
-        """Yield the patches that are there."""
         ...
 
 

@@ -8,8 +8,9 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from nuwa_lightning.commands.plain_parser import PlainParser
 from nuwa_lightning.errors import UsageError
 
 if TYPE_CHECKING:
@@ -33,19 +34,14 @@ The pixels of an image that was given (--image) stay as they are in all of this.
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise a UsageError."""
-        found = re.match(r"argument ([^:]+): (.*)", message, re.DOTALL)
-        option, what = found.groups() if found else ("canvas", message)
-        raise UsageError(option, "cannot be used so", f"{' '.join(what.split())}; see canvas --help")
+_STEERED: dict[str, Callable[[str], Any]] = {
+    "prompt": str, "temperature": float, "top_k": int, "top_p": float, "guidance": float
+}  # fmt: skip
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the options of ``canvas``."""
-    p = _Parser(
+    p = PlainParser(
         "python -m nuwa_lightning canvas",
         description="Export, grow and partly redo a canvas that generate --canvas kept.",
         epilog=_EPILOG,
@@ -80,8 +76,12 @@ def parser() -> argparse.ArgumentParser:
     redo.add_argument("--box", required=True, metavar="LEFT,TOP,RIGHT,BOTTOM", help="in pixels of the image")
     redo.add_argument("--frames", metavar="FIRST,LAST", help="of a video, the last one excluded (default: all)")
     redo.add_argument("--seed", type=int, help="another one than the canvas was made with")
+    grow.add_argument("--seed", type=int, help="of what is new (default: that of the canvas)")
+    for action in (grow, redo):
+        for name, kind in _STEERED.items():
+            action.add_argument(f"--{name}", type=kind, help="as for generate, for what is made now")
     redo.add_argument("--count", action="store_true", help="only say how many patches would be made again")
-    add("undo", "take growing back that was stopped")
+    add("undo", "take the last edit back: a part made again, or growing, finished or stopped")
     return p
 
 
@@ -157,7 +157,8 @@ def _grow(options: argparse.Namespace) -> int:
     from nuwa_lightning.commands.progress import GenerationBar
 
     wish = {name: getattr(options, name) for name in ("left", "right", "up", "down", "frames")}
-    if options.resume and any(wish.values()):
+    steered = _steered(options)
+    if options.resume and (any(wish.values()) or steered or options.seed is not None):
         raise UsageError("resume", options.resume, "goes on with what was wished before: give no side beside it")
     if not 0 <= options.record_every < float("inf"):
         raise UsageError("record_every", options.record_every, "give a number of seconds from 0 up")
@@ -169,7 +170,7 @@ def _grow(options: argparse.Namespace) -> int:
             if options.resume:
                 found.resume(**how, earlier=options.resume == "earlier")
             else:
-                found.grow(**wish, **how)
+                found.grow(**wish, seed=options.seed, options=steered, **how)
         if not found.finished:
             sys.stderr.write(f"{options.folder}: stopped; go on with canvas grow {options.folder} --resume\n")
             return 128 + caught[0]
@@ -195,7 +196,7 @@ def _redo(options: argparse.Namespace) -> int:
             raise UsageError("seed", "nothing", f"give another one than {found.seed}")
         with GenerationBar(None, found.patch_pixels[0] * found.patch_pixels[1], canvases=len(found.seeds)) as bar:
             bar.begin(0)
-            found.redo(box, seed=options.seed, frames=frames, callback=bar.update)
+            found.redo(box, seed=options.seed, frames=frames, options=_steered(options), callback=bar.update)
         sys.stderr.write(f"{options.folder}: {of} made again\n")
     return 0
 
@@ -205,6 +206,10 @@ def _undo(options: argparse.Namespace) -> int:
         found.undo()
         sys.stderr.write("{}: {}x{} pixels, as before\n".format(options.folder, *found.size))
     return 0
+
+
+def _steered(options: argparse.Namespace) -> dict[str, Any]:
+    return {name: value for name in _STEERED if (value := getattr(options, name)) is not None}
 
 
 def _numbers(option: str, text: str, count: int) -> tuple[int, ...]:

@@ -67,7 +67,7 @@ def _generate(request: GenerationRequest, where: RunOptions) -> int:
         job = _job(request, where, batched(order, seeds, first=first), how, picks, notes)
         if where.canvas is not None:
             kept = {"request": request.to_options(), **hashes(pipe.builder)}
-            job = dataclasses.replace(job, canvas=Path(where.canvas), kept=kept, image=request.image)
+            job = dataclasses.replace(job, canvas=Path(where.canvas), kept=kept, request=request)
         started = time.monotonic()
         height, width = renderer.model.patch_size
         total = None if order.grid.endless else order.grid.size * len(seeds)

@@ -17,7 +17,7 @@ from nuwa_lightning.canvas.facts import CanvasState, Stage, differences, told
 from nuwa_lightning.canvas.job import Generation, Order, Progress, Recorder, cut_order, export, facts_of
 from nuwa_lightning.canvas.preview import CanvasPreview
 from nuwa_lightning.errors import LawError, UsageError
-from nuwa_lightning.request_fields import InputImage
+from nuwa_lightning.request import GenerationRequest
 from nuwa_lightning.signals import STOPPING
 from nuwa_lightning.writers import check_format, check_output, read_metadata, sweep
 
@@ -48,7 +48,7 @@ class Job:
         note: told to the user.
         canvas: a folder that keeps the canvas; by default it lies beside the first output until that is finished.
         kept: what else a canvas that is kept says of how it is made.
-        image: given pixels that it keeps.
+        request: of a canvas that is kept, whose given pixels are kept, too.
     """
 
     order: Order
@@ -64,7 +64,7 @@ class Job:
     note: Callable[[str], None] = field(default=lambda _: None)
     canvas: Path | None = None
     kept: Mapping[str, Any] = field(default_factory=dict)
-    image: InputImage | None = None
+    request: GenerationRequest | None = None
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def _checked(job: Job, canvas: Canvas) -> tuple[Canvas | None, CanvasState | Non
         return canvas, None
     canvas.load()
     before = canvas.facts.how
-    found = differences(before["identity"], job.identity)
+    found = differences(before.get("identity", {}), job.identity)
     if found:
         hint = f"{'; '.join(found)}: give what it was, or --overwrite to start again"
         raise UsageError("resume", canvas.folder, hint)
@@ -255,7 +255,7 @@ class _Runner:
         try:
             if state is None:
                 how = {"identity": dict(job.identity), "versions": dict(job.versions), "metadata": [*job.metadata]}
-                canvas.begin(facts_of(job.order, renderer, tokenizer, {**how, **job.kept}), job.image)
+                canvas.begin(facts_of(job.order, renderer, tokenizer, {**how, **job.kept}), job.request)
                 for output in job.outputs:  # of runs that were killed, or are given up now
                     sweep(output)
             generation = Generation(job.order, renderer, canvas, state=state)

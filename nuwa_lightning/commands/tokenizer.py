@@ -129,8 +129,9 @@ def open_tokenizer(source: TokenizerSource) -> Tokenizer:
             raise UsageError("--tokenizer.path", source.path, f"lacks {lacks}: see docs/how-to/tokenizer.md")
     if source.window == 0:
         return tokenizer
+    whole = tokenizer.whole if isinstance(tokenizer, WindowedTokenizer) else tokenizer
     try:
-        return WindowedTokenizer(tokenizer, source.window, source.overlap)
+        return WindowedTokenizer(whole, source.window, source.overlap)
     except ValueError as error:
         raise UsageError("--tokenizer.window", source.window, str(error)) from None
 

@@ -70,7 +70,7 @@ MANUAL: Final[dict[type[LightningModule], dict[str, str]]] = {
         "gradient_clip_val": "optimization is manual here: give --model.gradient_clip_val",
     },
     NuwaInfinityModule: {
-        "accumulate_grad_batches": "optimization is manual here: give a larger --data.batch_size",
+        "accumulate_grad_batches": "optimization is manual here: give --model.scaling.accumulate_grad_batches",
         "gradient_clip_val": "optimization is manual here: give --model.descent.gradient_clip_val",
     },
 }
@@ -81,7 +81,9 @@ METRICS: Final[dict[type[LightningModule], Sequence[str]]] = {
 }
 
 
-class _Parser(OneLineParser, LightningArgumentParser):
+class RecipeParser(OneLineParser, LightningArgumentParser):
+    """Reads recipes, overlays and flags."""
+
     def known(self) -> set[str]:
         """Options of classes are parsed further in; the outermost parser, where a typo may be of any, adds ours."""
         known = super().known()
@@ -427,7 +429,7 @@ def train(arguments: list[str], signals: Signals) -> int:
             signals=signals,
             subclass_mode_model=True,
             subclass_mode_data=True,
-            parser_class=_Parser,
+            parser_class=RecipeParser,
             auto_configure_optimizers=False,
             save_config_callback=None,
             seed_everything_default=0,

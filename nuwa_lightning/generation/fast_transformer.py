@@ -278,7 +278,8 @@ class DecodingTransformer:
         R, new = inputs_RlJ.shape[:2]
         used = self._embed_IW.shape[0] // self._codebook_KE.shape[1]
         x_MI = self._codebook_KE[inputs_RlJ[:, :, :used]].view(R * new, -1)
-        place_RlW = self._place_LW[start : start + new] + self.model.symmetries[symmetry_R][:, None]
+        place_lW, symmetries = self._place_LW[start : start + new], self.model.symmetries
+        place_RlW = place_lW.repeat(R, 1, 1) if symmetries is None else place_lW + symmetries[symmetry_R][:, None]
         x_RlW = place_RlW.flatten(0, 1).addmm_(x_MI, self._embed_IW).view(R, new, -1)
         if self._hide_W is not None:
             masked_Rl = inputs_RlJ[:, :, 0] == ABSENT

@@ -28,7 +28,7 @@ from nuwa_lightning.models.layout import place_tokens, read_tokens, step_tensors
 from nuwa_lightning.models.nuwa_infinity import ABSENT, PatchTransformer, TextStates
 from nuwa_lightning.planning.context.base import ContextPool
 from nuwa_lightning.planning.direction.base import DirectionController
-from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
+from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex, Symmetry
 from nuwa_lightning.planning.schedule import PlannedStep, TokenOrder, walk, waves
 
 
@@ -42,6 +42,8 @@ class RenderedPatch:
         known: whether it was given rather than written.
         wave: how many steps were written together with it.
         live: how many steps the pool holds after it.
+        context: which patches it sees.
+        symmetry: the direction of travel.
     """
 
     patch: PatchIndex
@@ -49,6 +51,8 @@ class RenderedPatch:
     known: bool
     wave: int
     live: int
+    context: tuple[PatchIndex, ...]
+    symmetry: Symmetry
 
 
 @dataclass(frozen=True)
@@ -209,6 +213,7 @@ class Rendering:
         self._model = DecodingTransformer(model, renderer.precision)
         self._cache = SlotCache(model.num_layers, shape, like=model.bos, number=renderer.precision.cache)
         self._live: dict[int, Tensor] = {}
+        self._at: dict[int, PatchIndex] = {}
         self.finished = 0
         """How many waves are finished."""
         if decoding_state is not None:
@@ -243,13 +248,20 @@ class Rendering:
                     patch_size=renderer.model.patch_size,
                     token_order=renderer.token_order,
                 )
-                self._live[planned.number] = tokens_BYX
-                done.append(RenderedPatch(planned.patch, tokens_BYX, given, len(steps), self._cache.live))
+                context = tuple(self._at[number] for number in planned.context)
+                self._live[planned.number], self._at[planned.number] = tokens_BYX, planned.patch
+                counts = len(steps), self._cache.live
+                done.append(RenderedPatch(planned.patch, tokens_BYX, given, *counts, context, planned.step.symmetry))
         for number in wave.freed:
             self._cache.drop(number)
-            del self._live[number]
+            del self._live[number], self._at[number]
         self.finished += 1
         return done
+
+    @property
+    def alive(self) -> tuple[PatchIndex, ...]:
+        """Which patches the pool holds: what later ones may see."""
+        return tuple(self._at.values())
 
     def decoding_state(self) -> DecodingState:
         """Return where this canvas stands; to be used before the next wave, since nothing is copied."""
@@ -258,10 +270,11 @@ class Rendering:
         )
 
     def _restore(self, decoding_state: DecodingState) -> None:
-        live: set[int] = set()
         for wave in itertools.islice(self._waves, decoding_state.waves):
-            live |= {planned.number for planned in wave.steps}
-            live -= set(wave.freed)
+            self._at |= {planned.number: planned.patch for planned in wave.steps}
+            for number in wave.freed:
+                del self._at[number]
+        live = set(self._at)
         if live != set(decoding_state.tokens) or live != set(decoding_state.states):
             raise ValueError(f"the standstill after wave {decoding_state.waves} is of another canvas")
         self.finished = decoding_state.waves

@@ -36,14 +36,19 @@ import functools
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.models.whitening import whitened
 from nuwa_lightning.planning.geometry import SYMMETRIES, Extent
+
+Reader = Callable[[Tensor], Tensor]
+Score = Callable[[Tensor, Tensor], Tensor]
 
 # -- hyperparameters ---------------------------------------------------------------------------------------------------
 
@@ -58,7 +63,8 @@ class TransformerConfig:
         num_heads: query heads; ``dim`` is a multiple of it.
         num_kv_heads: key/value heads; all of num_heads is multi-head, 1 multi-query, between grouped-query attention.
         mlp_ratio: inner width of GEGLU in units of the width; the paper's lineage uses 4.
-        position_feed: feed the relative patch embedding to the "key" (paper) or to the "logit" (its ablation).
+        position_feed: feed the relative patch embedding to the "key" (paper), as one number per "head" to all channels
+            of its keys (what the paper's 202M and 809M add up to), or to the "logit" (its ablation).
         layer_scale: start value of LayerScale.
         dropout: dropout in attention output and feed-forward.
         neighbor_embedding: feed the nearest written tokens to the input (ours); the paper does not.
@@ -66,6 +72,8 @@ class TransformerConfig:
             it takes training with known parts (``conditions.known_prob``) to learn from them.
         copy_head: let each of these tokens raise its own logit (ours): for skies, and for videos, much of which does
             not move.
+        code_head: let the head point among the code vectors, too (ours).
+        symmetry_embedding: tell the model under which symmetry a patch is read (ours); raster order has only one.
 
     Raises:
         UsageError: if a number makes no sense.
@@ -76,12 +84,14 @@ class TransformerConfig:
     num_heads: int = 4
     num_kv_heads: int = 4
     mlp_ratio: float = 4.0
-    position_feed: Literal["key", "logit"] = "key"
+    position_feed: Literal["key", "head", "logit"] = "key"
     layer_scale: float = 0.1
     dropout: float = 0.0
     neighbor_embedding: bool = True
     ahead: bool = False
     copy_head: bool = False
+    code_head: bool = True
+    symmetry_embedding: bool = True
 
     def __post_init__(self) -> None:
         for name in ("dim", "num_layers", "num_heads", "num_kv_heads"):
@@ -251,11 +261,12 @@ class RelativePatchEmbedding(nn.Module):
 
     Args:
         extent: largest offsets ``(t, y, x)`` that have a vector of their own.
-        shape: shape of one entry, ``(G, D)`` for keys or ``(H,)`` for logits.
+        shape: shape of one entry, ``(G, D)`` or ``(G, 1)`` for keys, or ``(H,)`` for logits.
         std: standard deviation of the initial entries.
+        symmetries: whether there are entries for them.
     """
 
-    def __init__(self, extent: Extent, shape: tuple[int, ...], *, std: float) -> None:
+    def __init__(self, extent: Extent, shape: tuple[int, ...], *, std: float, symmetries: bool = True) -> None:
         super().__init__()
         self.extent = extent
         # Time runs one way, so only past frames have entries.
@@ -263,7 +274,7 @@ class RelativePatchEmbedding(nn.Module):
         count = self.sizes[0] * self.sizes[1] * self.sizes[2]
         self.offsets = nn.Parameter(torch.randn(count, *shape) * std)
         # The same symmetry needs no entry to differ from, but keeping it lets one table serve every case.
-        self.symmetries = nn.Parameter(torch.zeros(len(SYMMETRIES), *shape))
+        self.symmetries = nn.Parameter(torch.zeros(len(SYMMETRIES), *shape)) if symmetries else None
 
     def index(self, offset: tuple[int, int, int]) -> int:
         """Return the entry of ``offset`` = context patch minus current patch, clamped to the extent."""
@@ -277,7 +288,8 @@ class RelativePatchEmbedding(nn.Module):
 
     def forward(self, offset_index: Tensor, symmetry_index: Tensor) -> Tensor:
         """Look up ``[..., *shape]`` for entries of any equal shape."""
-        return self.offsets[offset_index] + self.symmetries[symmetry_index]
+        entry = self.offsets[offset_index]
+        return entry if self.symmetries is None else entry + self.symmetries[symmetry_index]
 
     def own(self) -> Tensor:
         """Return the entry ``[*shape]`` of the current patch."""
@@ -419,15 +431,17 @@ class PatchLayer(nn.Module):
 
     def __init__(self, size: TransformerConfig, embedding_extent: Extent, *, causal: bool = True) -> None:
         super().__init__()
-        dim, self.feed, self.causal = size.dim, size.position_feed, causal
+        dim, self.causal = size.dim, causal
+        self.feed = "logit" if size.position_feed == "logit" else "key"
         self.norm_attention = nn.LayerNorm(dim)
         self.attention = PatchAttention(dim, size.num_heads, num_kv_heads=size.num_kv_heads, dropout=size.dropout)
         self.scale_attention = nn.Parameter(torch.full((dim,), size.layer_scale))
         self.norm_feed_forward = nn.LayerNorm(dim)
         self.feed_forward = GatedFeedForward(dim, multiple=size.mlp_ratio, dropout=size.dropout)
         self.scale_feed_forward = nn.Parameter(torch.full((dim,), size.layer_scale))
-        entry = (size.num_kv_heads, dim // size.num_heads) if size.position_feed == "key" else (size.num_heads,)
-        self.embedding = RelativePatchEmbedding(embedding_extent, entry, std=0.6)
+        of_key = (size.num_kv_heads, 1 if size.position_feed == "head" else dim // size.num_heads)
+        entry = (size.num_heads,) if self.feed == "logit" else of_key
+        self.embedding = RelativePatchEmbedding(embedding_extent, entry, std=0.6, symmetries=size.symmetry_embedding)
 
     def place_context(self, k_RCNGD: Tensor, offset_RC: Tensor, symmetry_RC: Tensor) -> Tensor:
         """Add the relative patch embedding to context keys (not to queries or values); key-fed variant only."""
@@ -490,13 +504,14 @@ class PatchLayer(nn.Module):
             bias = self.logit_bias(every, offset_RC, symmetry_RC, N)
         return self.attention.mix(q_RLHD, k_RSGD.transpose(1, 2), v_RSGD.transpose(1, 2), bias=bias)
 
-    def finish(self, x: Tensor, mixed: Tensor, read: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    def finish(self, x: Tensor, mixed: Tensor, read: Reader | None = None) -> Tensor:
         """Add the attention branch, let ``read`` add that of the text if there is one, add the feed-forward branch."""
         x = x + self.scale_attention * mixed
-        if read is not None:
-            x = read(x)
-        out: Tensor = x + self.scale_feed_forward * self.feed_forward(self.norm_feed_forward(x))
-        return out
+        return self.widen(x if read is None else read(x))
+
+    def widen(self, x: Tensor) -> Tensor:
+        """Add the feed-forward branch."""
+        return cast("Tensor", x + self.scale_feed_forward * self.feed_forward(self.norm_feed_forward(x)))
 
 
 # -- text --------------------------------------------------------------------------------------------------------------
@@ -749,17 +764,17 @@ class PatchTransformer(nn.Module):
         # Large positions and offsets from the start: with small ones attention finds the left neighbor only.
         self.position = AxialPosition(*patch_size, dim=dim, std=0.5)
         self.bos = nn.Parameter(torch.randn(dim) * 0.5)
-        self.symmetries = nn.Parameter(torch.randn(len(SYMMETRIES), dim) * 0.5)
+        self.symmetries = nn.Parameter(torch.randn(len(SYMMETRIES), dim) * 0.5) if size.symmetry_embedding else None
         self.layers = nn.ModuleList(
             PatchLayer(size, embedding_extent, causal=not bidirectional) for _ in range(size.num_layers)
         )
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, codebook_size)
         # A point among the code vectors: codes that look alike get likely together; the head alone learns them singly.
-        self.code_head = nn.Linear(dim, codebook_dim, bias=False)
-        nn.init.zeros_(self.head.weight)
-        # Small, so that the first loss is that of guessing; not zero, so that an untrained model depends on its input.
-        self.code_head.weight.data.mul_(0.2)
+        self.code_head = nn.Linear(dim, codebook_dim, bias=False) if size.code_head else None
+        if self.code_head is not None:
+            nn.init.zeros_(self.head.weight)
+            self.code_head.weight.data.mul_(0.2)  # the first loss is that of guessing, and yet depends on the input
         # Last, so that everything before it draws the same random numbers with and without it.
         self.text = (
             TextConditioning(
@@ -810,7 +825,7 @@ class PatchTransformer(nn.Module):
         """Width of a text token, 0 without text."""
         return 0 if self.text is None else self.text.text_dim
 
-    def reader(self, number: int, text: TextStates | None) -> Callable[[Tensor], Tensor] | None:
+    def reader(self, number: int, text: TextStates | None) -> Reader | None:
         """Return what adds the text branch of layer ``number``, or None in a model without text.
 
         Raises:
@@ -850,7 +865,8 @@ class PatchTransformer(nn.Module):
         if masked_RN is not None and self.mask_token is not None:
             x_RNW = torch.where(masked_RN[:, :, None], self.mask_token, x_RNW)
         x_RLW = torch.cat([self.bos.expand(len(tokens_RN), 1, -1), x_RNW + self.position()], dim=1)
-        x_RLW = x_RLW + self.symmetries[symmetry_R][:, None]
+        if self.symmetries is not None:
+            x_RLW = x_RLW + self.symmetries[symmetry_R][:, None]
         if self.neighbor_embedding is None:
             return x_RLW
         return x_RLW + F.pad(
@@ -858,13 +874,13 @@ class PatchTransformer(nn.Module):
             (0, 0, 1, 0) if self.bidirectional else (0, 0, 0, 1),
         )
 
-    def logits(self, x: Tensor, neighbors: Tensor) -> Tensor:
-        """Return logits ``[..., K]`` of last-layer states ``[..., W]`` and of the tokens' neighbors.
+    def logits(self, x: Tensor, neighbors: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Return logits ``[..., K]`` of last-layer states ``[..., W]`` and neighbors; ``weight``: :meth:`head_weight`.
 
         logits = LN(x) (W_head + codebook W_code)^T + b,        then the copy head
         """
         h = self.norm(x)
-        logits = F.linear(h, self.head_weight(), self.head.bias)
+        logits = F.linear(h, self.head_weight() if weight is None else weight, self.head.bias)
         if self.copy_head is None:
             return logits
         more: Tensor = self.copy_head(logits, h, neighbors, self.codebook_KE)
@@ -872,7 +888,8 @@ class PatchTransformer(nn.Module):
 
     def head_weight(self) -> Tensor:
         """Return both heads as one matrix ``[K, W]``: logits ``[..., K]`` are large, and are made once only."""
-        return torch.addmm(self.head.weight, self.codebook_KE, self.code_head.weight)
+        head, code = self.head.weight, self.code_head
+        return head if code is None else torch.addmm(head, self.codebook_KE, code.weight)
 
     def forward(
         self,
@@ -884,6 +901,8 @@ class PatchTransformer(nn.Module):
         text: TextStates | None = None,
         token_mask: TokenMask | None = None,
         detach_context: bool = False,
+        score: Score | None = None,
+        recompute: bool = False,
     ) -> Tensor:
         """Score every token of every patch at once (``optimize: joint``; teacher forcing).
 
@@ -895,33 +914,43 @@ class PatchTransformer(nn.Module):
             text: the text of each sample.
             token_mask: what is masked, for a bidirectional model.
             detach_context: stop gradients at the states of context patches, as the paper's cache does.
+            score: what is returned of last-layer states ``[B, P, N, W]`` and neighbors, instead of logits.
+            recompute: keep the input of each layer only, and make the rest again in the backward pass.
 
         Returns:
-            Logits ``[B, P, N, K]`` of token n.
+            Logits ``[B, P, N, K]`` of token n, or what ``score`` makes.
         """
         self._check_mask(token_mask)
         B, P, _ = tokens_BPN.shape
-        rows = _Rows.of(groups, samples=B)
+        rows = _Rows.of(groups, samples=B, device=tokens_BPN.device)
         row_mask = token_mask and TokenMask(rows.arrange(token_mask.tokens), rows.arrange(token_mask.neighbors))
         readings = self._readings(
             rows.arrange(tokens_BPN), rows.arrange(symmetry_BP), rows.arrange(neighbors_BPNK), row_mask
         )
         for number in range(self.num_layers):
-            layer = self.layer(number)
-            attention = layer.attention
-            normed = [layer.norm_attention(x_RLW) for x_RLW in readings]
-            pairs = [attention.keys_values(h_RLW) for h_RLW in normed]
-            seen = pairs[0][0][:, 1:], pairs[0][1][:, 1:]
-            if detach_context:
-                seen = attention.keys_values(normed[0][:, 1:].detach())
             read = rows.reader(self.reader(number, text), B)
-            for n in range(len(readings)):
-                if number == self.num_layers - 1 and n < len(readings) - 1:
-                    continue  # no logits come from it
-                own = attention.queries(normed[n]), layer.place_own(pairs[n][0]), pairs[n][1]
-                readings[n] = layer.finish(readings[n], self._mix(layer, rows, own, seen), read)
+            inputs: tuple[Any, ...] = (number, rows, read, detach_context, *readings)
+            again = recompute and torch.is_grad_enabled()
+            readings = checkpoint(self._advance, *inputs, use_reentrant=False) if again else self._advance(*inputs)
         x_BPLW = torch.unflatten(readings[-1], 0, (P, B))[torch.argsort(rows.order_P)].transpose(0, 1)
-        return self._scores(x_BPLW, neighbors_BPNK, token_mask)
+        return self._scores(x_BPLW, neighbors_BPNK, token_mask, score)
+
+    def _advance(
+        self, number: int, rows: _Rows, read: Reader | None, detach_context: bool, *readings: Tensor
+    ) -> list[Tensor]:
+        """Return what layer ``number`` makes of its inputs."""
+        layer, advanced = self.layer(number), list(readings)
+        attention, normed = layer.attention, [layer.norm_attention(x_RLW) for x_RLW in readings]
+        pairs = [attention.keys_values(h_RLW) for h_RLW in normed]
+        seen = pairs[0][0][:, 1:], pairs[0][1][:, 1:]
+        if detach_context:
+            seen = attention.keys_values(normed[0][:, 1:].detach())
+        for n in range(len(readings)):
+            if number == self.num_layers - 1 and n < len(readings) - 1:
+                continue  # no logits come from it
+            own = attention.queries(normed[n]), layer.place_own(pairs[n][0]), pairs[n][1]
+            advanced[n] = layer.finish(readings[n], self._mix(layer, rows, own, seen), read)
+        return advanced
 
     def forward_step(
         self,
@@ -996,10 +1025,10 @@ class PatchTransformer(nn.Module):
             )
         return readings
 
-    def _scores(self, x: Tensor, neighbors: Tensor, token_mask: TokenMask | None) -> Tensor:
+    def _scores(self, x: Tensor, neighbors: Tensor, token_mask: TokenMask | None, score: Score | None = None) -> Tensor:
         """Return logits ``[..., N, K]`` of last-layer states ``[..., L, W]``: position n predicts token n, or n - 1."""
         neighbors = neighbors if token_mask is None else token_mask.neighbors
-        return self.logits(x[..., 1:, :] if self.bidirectional else x[..., :-1, :], neighbors)
+        return (score or self.logits)(x[..., 1:, :] if self.bidirectional else x[..., :-1, :], neighbors)
 
     @staticmethod
     def _mix(layer: PatchLayer, rows: _Rows, own: tuple[Tensor, Tensor, Tensor], seen: tuple[Tensor, Tensor]) -> Tensor:
@@ -1043,20 +1072,20 @@ class _Rows:
     symmetry_M: Tensor
 
     @staticmethod
-    def of(groups: Sequence[ContextGroup], *, samples: int) -> _Rows:
+    def of(groups: Sequence[ContextGroup], *, samples: int, device: torch.device) -> _Rows:
         order_P = torch.cat([g.steps_P for g in groups])
         row_P = torch.argsort(order_P) * samples
         each_B = torch.arange(samples, device=order_P.device)[:, None]
         return _Rows(
-            order_P,
+            order_P.to(device),
             [(g.context_PC.shape[0] * samples, g.context_PC.shape[1]) for g in groups],
-            torch.cat([(row_P[g.context_PC][:, None] + each_B).flatten() for g in groups]),
-            torch.cat([g.offset_PC[:, None].expand(-1, samples, -1).flatten() for g in groups]),
-            torch.cat([g.symmetry_PC[:, None].expand(-1, samples, -1).flatten() for g in groups]),
+            torch.cat([(row_P[g.context_PC][:, None] + each_B).flatten() for g in groups]).to(device),
+            torch.cat([g.offset_PC[:, None].expand(-1, samples, -1).flatten() for g in groups]).to(device),
+            torch.cat([g.symmetry_PC[:, None].expand(-1, samples, -1).flatten() for g in groups]).to(device),
         )
 
     @staticmethod
-    def reader(read: Callable[[Tensor], Tensor] | None, samples: int) -> Callable[[Tensor], Tensor] | None:
+    def reader(read: Reader | None, samples: int) -> Reader | None:
         """Return what reads texts of rows whose samples, not steps, lie one after another."""
         if read is None:
             return None
@@ -1069,13 +1098,3 @@ class _Rows:
     def arrange(self, x_BP: Tensor) -> Tensor:
         """Return ``[B, P, ...]`` as rows ``[R, ...]``."""
         return x_BP[:, self.order_P].transpose(0, 1).flatten(0, 1)
-
-
-def whitened(codebook_KE: Tensor) -> Tensor:
-    """Return code vectors with mean 0 and identity covariance, as far as they span E dimensions."""
-    centred_KE = codebook_KE.double() - codebook_KE.double().mean(dim=0)
-    values_E, vectors_EE = torch.linalg.eigh(centred_KE.T @ centred_KE / len(codebook_KE))
-    # Directions in which codes hardly differ carry rounding noise: they are not blown up.
-    scale_E = values_E.clamp_min(1e-4 * float(values_E.max()) + 1e-12).rsqrt()
-    white_KE: Tensor = centred_KE @ (vectors_EE * scale_E) @ vectors_EE.T
-    return white_KE.to(codebook_KE.dtype)

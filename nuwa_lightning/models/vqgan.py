@@ -409,9 +409,7 @@ class VectorQuantizer(nn.Module):
     @torch.no_grad()
     def count(self, tokens_N: Tensor) -> Tensor:
         """Return how often each code is used by all ranks (float, K)."""
-        count_K = torch.bincount(tokens_N, minlength=self.codebook_size).float()
-        _all_reduce(count_K)
-        return count_K
+        return count_codes(tokens_N, self.codebook_size)
 
     @torch.no_grad()
     def update(self, z_ND: Tensor, tokens_N: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -497,6 +495,13 @@ def _spread(unit_ND: Tensor, codebook_size: int, generator: torch.Generator | No
         chosen_KD = torch.cat([chosen_KD, new_KD])
         nearest_N = torch.maximum(nearest_N, (unit_ND @ new_KD.T).amax(dim=1))
     return chosen_KD.clone()
+
+
+def count_codes(tokens_N: Tensor, codebook_size: int) -> Tensor:
+    """Return how often each code is used by all ranks (float, K)."""
+    count_K = torch.bincount(tokens_N, minlength=codebook_size).float()
+    _all_reduce(count_K)
+    return count_K
 
 
 def _all_reduce(x: Tensor) -> None:
@@ -664,15 +669,16 @@ class VQGAN(nn.Module):
         tensors = {f"encoder.{k}": v for k, v in self.encoder.state_dict().items()} | {"codes_KD": self.codebook_KD}
         size = self.size
         config = {"channels": size.encoder_channels, "blocks": size.encoder_blocks, "cell": size.cell}
-        return _hash(config, tensors)
+        return hash_weights(config, tensors)
 
     def full_fingerprint(self) -> str:
         """Return a hash (sha256, hex) of the whole architecture and all weights, the decoder's included."""
         tensors = {first_name(name): tensor for name, tensor in self.state_dict().items()}
-        return _hash(first_keys(self.size.as_dict()), tensors)
+        return hash_weights(first_keys(self.size.as_dict()), tensors)
 
 
-def _hash(config: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+def hash_weights(config: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    """Return a hash (sha256, hex) of plain values and of tensors by name."""
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for name in sorted(tensors):
         value = tensors[name].detach().cpu().contiguous()

@@ -6,6 +6,7 @@ any other has to be given by the caller, so a folder from a stranger cannot run 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import json
@@ -24,6 +25,8 @@ from nuwa_lightning.legacy import upgrade_state, upgraded
 from nuwa_lightning.models.pixel_guided import PixelGuidedDecoder, PixelGuidedSize
 from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
 from nuwa_lightning.tokenizers.base import Tokenizer, class_path, is_tokenizer_class, saved_arguments
+from nuwa_lightning.tokenizers.published import PublishedVQGAN
+from nuwa_lightning.tokenizers.windows import WindowedTokenizer
 
 KIND = "nuwa-lightning tokenizer"
 GUIDED_KIND = "nuwa-lightning pixel-guided decoder"
@@ -74,22 +77,33 @@ def load_tokenizer(
     except _Unknown as error:
         hint = f"its class {error} is not of this package: give it with `own` {error}, if you trust it"
         raise UsageError(option, path, hint) from None
+    except UsageError as error:  # what it needs is not installed
+        raise UsageError(option, path, error.hint) from None
     except _Apart as error:
         raise UsageError(option, path, f"weights and config.json do not belong together: {error}") from None
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UsageError(option, path, f"config.json makes no sense ({error}): copy the folder again") from None
 
 
-def load_vqgan(folder: str | os.PathLike[str], *, option: str) -> VQGAN:
-    """Do the same for what takes our own tokenizer only, such as refining its decoder.
+def load_trainable(
+    folder: str | os.PathLike[str], *, option: str
+) -> tuple[VQGAN | PublishedVQGAN, tuple[int, int] | None]:
+    """Do the same for what trains a tokenizer: our own, or a published one.
+
+    Returns:
+        The tokenizer itself, and ``step`` and ``overlap`` of its windows if the folder has it in some.
 
     Raises:
         UsageError: if it is another, or as for :func:`load_tokenizer`.
     """
-    tokenizer = load_tokenizer(folder, option=option)
-    if not isinstance(tokenizer, VQGAN):
-        raise UsageError(option, folder, f"holds a {type(tokenizer).__name__}: a VQGAN of this package is needed")
-    return tokenizer
+    found = load_tokenizer(folder, option=option)
+    tokenizer, windows = found, None
+    if isinstance(found, WindowedTokenizer):
+        tokenizer, windows = found.whole, (found.step, found.overlap)
+    if not isinstance(tokenizer, VQGAN | PublishedVQGAN):
+        hint = f"holds a {type(tokenizer).__name__}: a VQGAN of this package, or a published tokenizer, is needed"
+        raise UsageError(option, folder, hint)
+    return tokenizer, windows
 
 
 class _Unknown(ValueError):
@@ -141,9 +155,10 @@ def _built(config: Mapping[str, Any], state: dict[str, Tensor], own: Mapping[str
         for key, inside in config.get("parts", {}).items():
             inner = {k.removeprefix(f"{key}."): v for k, v in state.items() if k.startswith(f"{key}.")}
             arguments[key] = _built(inside, inner, own)
-        made = cls(**arguments)
+        with torch.device("meta") if cls is PublishedVQGAN else contextlib.nullcontext():
+            made = cls(**arguments)
         if isinstance(made, nn.Module):
-            _fill(made, state, assign=False)
+            _fill(made, state, assign=cls is PublishedVQGAN)
     if isinstance(made, nn.Module):
         made.eval().requires_grad_(False)
     return cast(Tokenizer, made)

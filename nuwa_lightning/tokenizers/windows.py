@@ -11,7 +11,7 @@ Shapes: B batch, Y/X rows and columns.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -67,7 +67,7 @@ class WindowedTokenizer:
     @property
     def encode_halo(self) -> int:
         """How many tokens beyond its own square a token depends on."""
-        return self.step + self.overlap
+        return self.step + 2 * self.overlap
 
     @property
     def decode_halo(self) -> int:
@@ -100,13 +100,20 @@ class WindowedTokenizer:
         """Return a hash of everything that decides which tokens an image gets."""
         return f"{self.whole.fingerprint()}-windows-{self.step}-{self.overlap}"
 
+    def full_fingerprint(self) -> str:
+        """Return a hash of everything that decides pixels, too, where the other one has such a hash."""
+        whole: Callable[[], str] = getattr(self.whole, "full_fingerprint", self.whole.fingerprint)
+        return f"{whole()}-windows-{self.step}-{self.overlap}"
+
     def _windows(self, height: int, width: int) -> Iterator[tuple[_Window, _Window]]:
         return itertools.product([*self._stretches(height)], [*self._stretches(width)])
 
     def _stretches(self, length: int) -> Iterator[_Window]:
         for start in range(0, length, self.step):
             stop = min(start + self.step, length)
-            yield _Window(start, stop, max(0, start - self.overlap), min(length, stop + self.overlap))
+            # At the borders, too, a window sees as much as elsewhere, where there is as much.
+            first = max(0, min(start - self.overlap, length - self.step - 2 * self.overlap))
+            yield _Window(start, stop, first, min(length, max(stop, first + self.step + self.overlap) + self.overlap))
 
     def _fade(self, window: _Window, length: int) -> Tensor:
         """Return the weight of each row (column) of pixels of a window; those of all windows add up to 1."""

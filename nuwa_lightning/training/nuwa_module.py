@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
@@ -45,12 +44,12 @@ from nuwa_lightning.training.optimization import (
     prefer_options,
 )
 from nuwa_lightning.training.plans import TrainingPlans
+from nuwa_lightning.training.scaling import ScalingConfig, TokenLosses, patch_loss
 
 Optimize = Literal["joint", "accumulated", "per_patch"]
 """``joint``: all patches in one forward, gradients flow through the pool (ours). ``accumulated``: the same with
 detached context. ``per_patch``: an optimizer step after every patch, the paper's render-and-optimize."""
 
-_NO_TARGET = -100
 _OPTIONS = {
     "size": "model.transformer",
     "embedding_extent": "model.context_pool",
@@ -80,6 +79,7 @@ class NuwaInfinityModule(LightningModule):
         optimizer: another optimizer, called with groups of parameters: a class path with its arguments in a recipe. Its
             learning rate is ``lr``. None: :class:`MuonAdamW`.
         loss_terms: what is added to the cross-entropy in training, see :class:`LossTerm`; validation goes without.
+        scaling: how a large model is made to fit.
 
     The paper's section is "Training"; joint optimisation and mirrored crops are ours.
     """
@@ -105,6 +105,7 @@ class NuwaInfinityModule(LightningModule):
         descent: OptimizerConfig = OptimizerConfig(),  # noqa: B008 - frozen
         optimizer: Callable[[Iterable[Any]], torch.optim.Optimizer] | None = None,
         loss_terms: list[LossTerm] | None = None,
+        scaling: ScalingConfig = ScalingConfig(),  # noqa: B008 - frozen
     ) -> None:
         super().__init__()
         self._make_optimizer, self.loss_terms = optimizer, tuple(loss_terms or ())
@@ -113,9 +114,11 @@ class NuwaInfinityModule(LightningModule):
         check_saved(context_pool=context_pool, direction=direction, local_decoder=local_decoder)
         self.token_order: TokenOrder = token_order
         self.optimize: Optimize = optimize
-        self.conditions, self.plan, self.lr, self.descent = conditions, plan, lr, descent
+        self.conditions, self.plan, self.lr, self.descent, self.scaling = conditions, plan, lr, descent, scaling
+        self.mid_step = False  # whether gradients of some batches wait for more
         if not 0 < lr < math.inf:
             raise UsageError("model.lr", lr, "must be above 0")
+        scaling.check(optimize)
         try:
             self.transformer = PatchTransformer(
                 codebook_size,
@@ -243,10 +246,9 @@ class NuwaInfinityModule(LightningModule):
 
     # -- training -----------------------------------------------------------------------------------------------------
 
-    def loss(self, written: Written, terms: Sequence[LossTerm] = ()) -> Tensor:
+    def loss(self, written: Written, terms: Sequence[LossTerm] = (), *, label_smoothing: float = 0.0) -> Tensor:
         """Return the cross-entropy of every token ``[B, P, N]``, and ``terms``; see :meth:`Written.weighted`."""
-        tokens_BPN = written.tokens_BPN
-        logits_BPNK = self.transformer(
+        loss_BPN = self.transformer(
             written.read_BPN,
             written.symmetry_BP,
             neighbors_BPNK=written.neighbors_BPNK,
@@ -254,12 +256,10 @@ class NuwaInfinityModule(LightningModule):
             token_mask=written.token_mask,
             text=self._text_states(written),
             detach_context=self.optimize != "joint",
+            score=TokenLosses(self.transformer, written.tokens_BPN, terms, label_smoothing, self.scaling.logits_chunk),
+            recompute=self.scaling.recompute_layers,
         )
-        logits_MK, target_M = logits_BPNK.flatten(0, 2), tokens_BPN.flatten()
-        loss_M = F.cross_entropy(logits_MK, target_M, reduction="none")
-        for term in terms:
-            loss_M = loss_M + term(logits_MK, target_M)
-        return written.weighted(loss_M.view(tokens_BPN.shape))
+        return written.weighted(loss_BPN)
 
     def _text_states(self, written: Written) -> TextStates | None:
         text = self.transformer.text
@@ -267,7 +267,9 @@ class NuwaInfinityModule(LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Take one optimizer step (or, with ``per_patch``, one a patch) and return the mean loss."""
-        seed = torch.initial_seed() ^ (self.global_step * 2654435761 + self.global_rank)
+        every = self.scaling.accumulate_grad_batches
+        batches = self.global_step * every + batch_idx % every
+        seed = torch.initial_seed() ^ (batches * 2654435761 + self.global_rank)
         generator = torch.Generator().manual_seed(seed & ((1 << 63) - 1))
         text = self.conditions.text_of(batch, generator)
         coarse_BTYX = self.plan.of_batch(batch, generator) if self.plan else None
@@ -277,16 +279,20 @@ class NuwaInfinityModule(LightningModule):
         if self.optimize == "per_patch":
             mean = self._render_and_optimize(groups, optimizer)
         else:
-            optimizer.zero_grad()
-            mean = torch.zeros((), device=self.device)
-            count = sum(written.count for written in groups)
+            if not self.mid_step:
+                optimizer.zero_grad()
+            mean, count = torch.zeros((), device=self.device), sum(written.count for written in groups)
             for written in groups:
-                loss = self.loss(written, self.loss_terms)[:, ~written.layout.known_P].sum() / count
+                loss_BPN = self.loss(written, self.loss_terms, label_smoothing=self.descent.label_smoothing)
+                loss = loss_BPN[:, ~written.layout.known_P].sum() / count
                 check_finite({"the loss": loss}, step=self.global_step, lr=self.lr)
-                self.manual_backward(loss)
+                self.manual_backward(loss / every if every > 1 else loss)
                 mean = mean + loss.detach()
-            self._clip_and_step(optimizer)
-        scheduler.step()
+            self.mid_step = (batch_idx + 1) % every != 0 and not self.trainer.is_last_batch
+            if not self.mid_step:
+                self._clip_and_step(optimizer)
+        if not self.mid_step:
+            scheduler.step()
         self.log("train/loss", mean, prog_bar=True)
         self.log("train/lr", scheduler.get_last_lr()[0])
         return {"loss": mean}
@@ -309,7 +315,7 @@ class NuwaInfinityModule(LightningModule):
         """Yield ``(step, mean loss)`` patch by patch with detached cached context (paper, Algorithm 1)."""
         where = {int(s): (g, i) for g in written.layout.groups for i, s in enumerate(g.steps_P)}
         states: dict[int, list[Tensor]] = {}
-        tokens_BPN = written.tokens_BPN
+        tokens_BPN, smoothing = written.tokens_BPN, self.descent.label_smoothing
         given = written.layout.known_P.tolist()
         B, P, _ = tokens_BPN.shape
         for step in range(P):
@@ -328,15 +334,7 @@ class NuwaInfinityModule(LightningModule):
                 text=self._text_states(written),
             )
             if not given[step]:
-                target_BN = tokens_BPN[:, step]
-                if token_mask is not None:
-                    target_BN = torch.where(token_mask.tokens, target_BN, _NO_TARGET)
-                logits_MK, target_M = logits_BNK.flatten(0, 1), target_BN.flatten()
-                loss = F.cross_entropy(logits_MK, target_M, ignore_index=_NO_TARGET)
-                is_target_M = target_M != _NO_TARGET
-                for term in self.loss_terms:
-                    loss = loss + term(logits_MK[is_target_M], target_M[is_target_M]).mean()
-                yield step, loss
+                yield step, patch_loss(logits_BNK, tokens_BPN[:, step], token_mask, self.loss_terms, smoothing)
 
     def _clip_and_step(self, optimizer: Any) -> None:
         limit = self.descent.gradient_clip_val
@@ -375,12 +373,13 @@ class NuwaInfinityModule(LightningModule):
             optimizer = self._make_optimizer([{**group, "lr": self.lr} for group in groups])
             check_rate(optimizer, self.lr)
         total = float(self.trainer.estimated_stepping_batches)
-        schedule = cosine_schedule(optimizer, warmup=self.descent.warmup_steps, total=total, peak_early=True)
+        schedule = cosine_schedule(optimizer, total=total, peak_early=True, **self.descent.curve)
         self._options = group_options(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:
         """Let this run's options win over those of a checkpoint."""
+        self.scaling.compile_layers(self.transformer)
         schedule: Any = self.lr_schedulers()
         prefer_options(self.trainer.optimizers[0], self._options, schedule)
 
@@ -418,7 +417,8 @@ class NuwaInfinityModule(LightningModule):
             raise UsageError("ckpt_path", name, "it is not of stage 2 (NuwaInfinityModule): name one of this stage")
         # Checkpoints from before there was a choice do not say it.
         stored = {"bidirectional": False, "text_dim": 0, "coarse_plan": False, **checkpoint["patch_transformer"]}
-        stored["size"] = {"ahead": False, "copy_head": False, **stored["size"]}
+        first = {"ahead": False, "copy_head": False, "code_head": True, "symmetry_embedding": True}
+        stored["size"] = {**first, **stored["size"]}
         for key, value in self._described().items():
             if stored.get(key) != value:
                 hint = f"the checkpoint {name} has {stored.get(key)}: use that, or start anew"

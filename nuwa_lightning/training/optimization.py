@@ -11,7 +11,7 @@ import inspect
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,17 +25,27 @@ class OptimizerConfig:
 
     Args:
         weight_decay: decoupled weight decay.
-        warmup_steps: batches of linear warm-up, before a cosine to zero at the trainer's last step.
+        warmup_steps: batches of linear warm-up, before the descent to zero at the trainer's last step.
+        schedule: that descent, a "cosine" or "linear" (paper).
+        label_smoothing: of the cross-entropy in training (paper's lineage: 0.1).
         gradient_clip_val: clip the gradient norm; 0 = off. (The trainer's flag needs automatic optimisation.)
     """
 
     weight_decay: float = 0.05
     warmup_steps: int = 40
     gradient_clip_val: float = 1.0
+    schedule: Literal["cosine", "linear"] = "cosine"
+    label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("weight_decay", "warmup_steps", "gradient_clip_val"):
             check_range(f"model.descent.{name}", getattr(self, name), 0)
+        check_range("model.descent.label_smoothing", self.label_smoothing, 0, 1)
+
+    @property
+    def curve(self) -> dict[str, Any]:
+        """What of it :func:`cosine_schedule` takes."""
+        return {"warmup": self.warmup_steps, "linear": self.schedule == "linear"}
 
 
 def step_uncounted(optimizer: Any) -> None:
@@ -95,15 +105,15 @@ def adamw(module: nn.Module, *, lr: float, weight_decay: float) -> torch.optim.A
 
 
 def cosine_schedule(
-    optimizer: torch.optim.Optimizer, *, warmup: int, total: float, peak_early: bool = False
+    optimizer: torch.optim.Optimizer, *, warmup: int, total: float, peak_early: bool = False, linear: bool = False
 ) -> torch.optim.lr_scheduler.LambdaLR:
     """Return the schedule of :func:`cosine_factor`."""
     return torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: cosine_factor(step, warmup=warmup, total=total, peak_early=peak_early)
+        optimizer, lambda step: cosine_factor(step, warmup=warmup, total=total, peak_early=peak_early, linear=linear)
     )
 
 
-def cosine_factor(step: int, *, warmup: int, total: float, peak_early: bool = False) -> float:
+def cosine_factor(step: int, *, warmup: int, total: float, peak_early: bool = False, linear: bool = False) -> float:
     """Return the learning rate at ``step`` over its peak: linear warm-up, then a cosine to zero at ``total``.
 
     Args:
@@ -111,13 +121,14 @@ def cosine_factor(step: int, *, warmup: int, total: float, peak_early: bool = Fa
         warmup: steps of the linear part.
         total: steps in all; infinity stays at the peak.
         peak_early: whether the last of the ``warmup`` steps is at the peak already, else it is the next.
+        linear: a straight line instead of the cosine.
     """
     if step < warmup:
         return (step + 1) / (warmup if peak_early else warmup + 1)
     if not math.isfinite(total):
         return 1.0
     done = min(1.0, (step - warmup) / max(1.0, total - warmup))
-    return 0.5 * (1 + math.cos(math.pi * done))
+    return 1 - done if linear else 0.5 * (1 + math.cos(math.pi * done))
 
 
 def check_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

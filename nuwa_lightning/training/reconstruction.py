@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.models.perceptual import PerceptualLoss
+from nuwa_lightning.tokenizers.base import Tokenizer
 from nuwa_lightning.training.ema import SubmoduleAveraging
 from nuwa_lightning.training.losses import LossWeights, random_crops
 
@@ -71,7 +72,7 @@ class ReconstructionModule(LightningModule, ABC):
         return {"perceptual": self.perceptual(mine, target).mean()}
 
     @abstractmethod
-    def finished(self) -> nn.Module:
+    def finished(self) -> nn.Module | Tokenizer:
         """Return a copy of what is trained, with averaged weights, frozen, for export."""
 
     def _finished(self, module: nn.Module) -> Any:

@@ -19,8 +19,10 @@ from torch.nn import functional
 from nuwa_lightning.errors import UsageError, check_range
 from nuwa_lightning.models.dct_init import start_spectral
 from nuwa_lightning.models.discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
-from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
-from nuwa_lightning.tokenizers.pretrained import load_vqgan
+from nuwa_lightning.models.vqgan import VQGAN, VectorQuantizer, VQGANConfig
+from nuwa_lightning.tokenizers.pretrained import load_trainable
+from nuwa_lightning.tokenizers.published import PublishedVQGAN
+from nuwa_lightning.tokenizers.windows import WindowedTokenizer
 from nuwa_lightning.training.losses import LossWeights, difference_terms, weighted_sum
 from nuwa_lightning.training.optimization import (
     adamw,
@@ -39,13 +41,13 @@ _LOG = logging.getLogger(__name__)
 
 
 class VQGANModule(ReconstructionModule):
-    """Trains a :class:`VQGAN`, or only its decoder.
+    """Trains a :class:`VQGAN`, or only its decoder; fine-tunes a published tokenizer, whose codes stay.
 
     Optimisation is manual, since there may be two optimizers; hence clipping and accumulation are arguments here.
 
     Args:
         vqgan: the size of the tokenizer; not used with ``start_from``.
-        start_from: folder of a trained tokenizer to go on from.
+        start_from: folder of a trained or published tokenizer to go on from.
         add_decoder_blocks: with ``start_from``, residual blocks to add to each level of the decoder, coarsest first;
             they change nothing at first. A decoder that is refined for long can make use of them.
         train_only: ``decoder`` freezes encoder and codes: tokens, and what was trained on them, stay valid.
@@ -92,9 +94,11 @@ class VQGANModule(ReconstructionModule):
         self.unquantized_steps = unquantized_steps
         self.gradient_clip_val, self.accumulate_grad_batches = gradient_clip_val, accumulate_grad_batches
         self._check_options(start_from)
+        self._windows: tuple[int, int] | None = None
         self.vqgan = self._make_vqgan(vqgan, start_from, add_decoder_blocks)
         if train_only == "decoder":
             self.vqgan.encoder.requires_grad_(False)
+            self.vqgan.quantizer.requires_grad_(False)
         adversarial = loss.adversarial
         self.discriminator = (
             PatchDiscriminator(adversarial.channels, adversarial.layers) if adversarial.weight > 0 else None
@@ -121,25 +125,29 @@ class VQGANModule(ReconstructionModule):
         if self.accumulate_grad_batches < 1:
             raise UsageError("model.accumulate_grad_batches", self.accumulate_grad_batches, "at least 1")
 
-    @staticmethod
-    def _make_vqgan(size: VQGANConfig, start_from: str | None, added: tuple[int, ...] | None) -> VQGAN:
+    def _make_vqgan(
+        self, size: VQGANConfig, start_from: str | None, added: tuple[int, ...] | None
+    ) -> VQGAN | PublishedVQGAN:
         if start_from is not None:
-            vqgan = load_vqgan(start_from, option="model.start_from")
-            try:
-                vqgan = vqgan if added is None else vqgan.deepened(added)
-            except ValueError as error:
-                raise UsageError("model.add_decoder_blocks", added, str(error)) from None
-            return vqgan.train().requires_grad_(True)
+            found, self._windows = load_trainable(start_from, option="model.start_from")
+            if added is not None:
+                try:
+                    if not isinstance(found, VQGAN):
+                        raise ValueError("a published tokenizer has the blocks that it has: leave the option out")
+                    found = found.deepened(added)
+                except ValueError as error:
+                    raise UsageError("model.add_decoder_blocks", added, str(error)) from None
+            return found.train().requires_grad_(True)
         if added is not None:
             raise UsageError("model.add_decoder_blocks", added, "only with model.start_from; else say model.vqgan")
         vqgan = VQGAN.build(size)
         start_spectral(vqgan.encoder, vqgan.decoder)
         return vqgan
 
-    def finished(self) -> VQGAN:
-        """Return a copy of the tokenizer with averaged weights, frozen, for export."""
-        made: VQGAN = self._finished(self.vqgan)
-        return made
+    def finished(self) -> VQGAN | PublishedVQGAN | WindowedTokenizer:
+        """Return a copy of the tokenizer with averaged weights, frozen, for export; in the windows it came in."""
+        made: VQGAN | PublishedVQGAN = self._finished(self.vqgan)
+        return made if self._windows is None else WindowedTokenizer(made, *self._windows)
 
     # -- training -----------------------------------------------------------------------------------------------------
 
@@ -196,6 +204,7 @@ class VQGANModule(ReconstructionModule):
         quantizer = self.vqgan.quantizer
         if bool(quantizer.started) or self.train_only == "decoder" or len(self._first_vectors) < self.unquantized_steps:
             return
+        assert isinstance(quantizer, VectorQuantizer)
         vectors_ND = torch.cat(self._first_vectors) if self._first_vectors else torch.empty(0, self.vqgan.codebook_dim)
         if len(vectors_ND) < quantizer.codebook_size:
             raise UsageError(
@@ -327,10 +336,14 @@ class VQGANModule(ReconstructionModule):
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
+    @property
+    def _size(self) -> dict[str, Any]:
+        return self.vqgan.config if isinstance(self.vqgan, PublishedVQGAN) else self.vqgan.size.as_dict()
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the vectors gathered for the code book's start, the use of its codes, and the tokenizer's size."""
         assert isinstance(self._count_K, Tensor)
-        checkpoint["vqgan_size"] = self.vqgan.size.as_dict()
+        checkpoint["vqgan_size"] = self._size
         checkpoint["first_vectors"] = list(self._first_vectors)
         checkpoint["code_count"] = self._count_K.clone()
 
@@ -354,8 +367,8 @@ class VQGANModule(ReconstructionModule):
         """
         if "vqgan_size" not in checkpoint:
             raise UsageError("ckpt_path", name, "it is not of a VQGANModule (stage 1): name one of this stage")
-        if checkpoint["vqgan_size"] != self.vqgan.size.as_dict():
-            raise UsageError("model.vqgan", self.vqgan.size, f"the checkpoint {name} has {checkpoint['vqgan_size']}")
+        if checkpoint["vqgan_size"] != self._size:
+            raise UsageError("model.vqgan", self._size, f"the checkpoint {name} has {checkpoint['vqgan_size']}")
         if self.train_only == "decoder":
             theirs_KD, codebook_KD = checkpoint["state_dict"]["vqgan.quantizer.codebook_KD"], self.vqgan.codebook_KD
             if not torch.equal(theirs_KD, codebook_KD.to(theirs_KD.device)):

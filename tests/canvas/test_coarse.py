@@ -290,3 +290,19 @@ def test_growth_goes_on_from_the_plan(pipe: NuwaInfinityPipeline) -> None:
     sketched = planned(writer=False)(size=(64, 48), seed=3, output_type="tokens", plan=Image.new("RGB", (4, 4)))
     with pytest.raises(UsageError, match="no model of coarse plans"):
         sketched.canvases[0].grow(right=16)
+
+
+def test_a_given_plan_is_kept_with_the_canvas(pipe: NuwaInfinityPipeline, tmp_path: Path) -> None:
+    sketch = Image.fromarray(np.random.default_rng(3).integers(0, 256, (6, 8, 3), np.uint8))
+    canvas = pipe(size=(64, 48), seed=3, output_type="tokens", plan=sketch).canvases[0]
+    canvas.save(tmp_path / "c").close()
+    before = canvas.tokens_TYX
+    assert (np.asarray(Image.open(tmp_path / "c" / "plan.png")) == np.asarray(sketch)).all()
+    with pipe.open_canvas(tmp_path / "c") as kept:
+        for each in (canvas, kept):
+            each.redo((16, 0, 32, 16), seed=7).grow(right=16)
+        assert torch.equal(kept.tokens_TYX, canvas.tokens_TYX)
+        assert torch.equal(kept.undo().undo().tokens_TYX, before)
+    Image.new("RGB", (8, 6)).save(tmp_path / "c" / "plan.png")
+    with pytest.raises(UsageError, match="is damaged"):
+        pipe.open_canvas(tmp_path / "c")

@@ -329,3 +329,58 @@ def test_a_stranger_is_refused(pipe: NuwaInfinityPipeline, photo: Image.Image, t
         pipe.open_canvas(tmp_path / "c")
     with pytest.raises(UsageError, match="holds no canvas"):
         pipe.open_canvas(tmp_path / "gone")
+
+
+def test_every_edit_of_a_kept_canvas_is_taken_back_in_turn(pipe: NuwaInfinityPipeline, tmp_path: Path) -> None:
+    made(pipe, size=(40, 24)).save(tmp_path / "c").close()
+    looks = []
+    edits = [lambda c: c.redo((8, 8, 16, 16), seed=5), lambda c: c.grow(left=9, up=8),
+             lambda c: c.redo((0, 0, 40, 8), seed=6), lambda c: c.grow(right=8, seed=2)]  # fmt: skip
+    for edit in edits:
+        with pipe.open_canvas(tmp_path / "c") as canvas:
+            looks.append((canvas.tokens_TYX, canvas.size, canvas.edits))
+            edit(canvas)
+    for tokens_TYX, size, done in reversed(looks):
+        with pipe.open_canvas(tmp_path / "c") as canvas:
+            canvas.undo()
+        with pipe.open_canvas(tmp_path / "c") as canvas:
+            assert torch.equal(canvas.tokens_TYX, tokens_TYX)
+            assert (canvas.size, canvas.edits) == (size, done)
+    with pipe.open_canvas(tmp_path / "c") as canvas:
+        with pytest.raises(UsageError, match="nothing to undo"):
+            canvas.undo()
+        again = canvas.redo((8, 8, 16, 16), seed=5).tokens_TYX
+    assert torch.equal(again, looks[1][0])
+
+
+def test_a_candidate_is_what_redo_makes_once_it_is_kept(pipe: NuwaInfinityPipeline) -> None:
+    canvas, box, seen = made(pipe, size=(40, 24)), (16, 0, 24, 8), []
+    before = canvas.tokens_TYX
+    candidates = [canvas.candidate(box, seed=seed, look=lambda: seen.append(canvas.tokens_TYX)) for seed in (5, 6)]
+    assert torch.equal(canvas.tokens_TYX, before)
+    canvas.keep(candidates[0])
+    direct = made(pipe, size=(40, 24)).redo(box, seed=5)
+    assert torch.equal(canvas.tokens_TYX, direct.tokens_TYX)
+    assert torch.equal(canvas.tokens_TYX, seen[0])
+    assert canvas.edits == direct.edits
+    with pytest.raises(UsageError, match="make it again"):
+        canvas.keep(candidates[1])
+
+
+def test_an_edit_may_be_drawn_otherwise(pipe: NuwaInfinityPipeline, tmp_path: Path) -> None:
+    options = {"temperature": 0.5, "top_k": 2, "top_p": 0.9}
+    cold = pipe(size=(56, 24), seed=3, output_type="tokens", **options).canvases[0]
+    canvas = made(pipe, size=(40, 24))
+    plain = made(pipe, size=(40, 24)).grow(right=16).tokens_TYX
+    canvas.grow(right=16, options=options)
+    assert torch.equal(canvas.tokens_TYX[:, :, :10], plain[:, :, :10])
+    assert not torch.equal(canvas.tokens_TYX, plain)
+    canvas.redo((0, 0, 56, 24), seed=3, options=options)
+    assert torch.equal(canvas.tokens_TYX, cold.tokens_TYX)
+    made(pipe, size=(40, 24)).save(tmp_path / "c").close()
+    with pipe.open_canvas(tmp_path / "c") as kept:  # stopped after the first wave, it goes on by the same options
+        kept.grow(right=16, options=options, seed=8, record_every=0, stop=lambda: True)
+    with pipe.open_canvas(tmp_path / "c") as kept:
+        kept.resume()
+        expected = made(pipe, size=(40, 24)).grow(right=16, options=options, seed=8)
+        assert torch.equal(kept.tokens_TYX, expected.tokens_TYX)

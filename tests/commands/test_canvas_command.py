@@ -239,3 +239,26 @@ def test_info_is_json(kept: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest
     with pytest.raises(SystemExit):
         main(["canvas", "--help"])
     assert "made by looking at" in capfd.readouterr().out
+
+
+def test_edits_are_steered_and_taken_back_in_turn(server: Server, kept: Path) -> None:
+    canvas = copied(kept, "steered")
+    looks = [pixels(server, canvas)]
+    grow = ("canvas", "grow", canvas, "--right", "16", "--seed", "9", "--temperature", "0.5", "--top_k", "3")
+    assert server.run(*grow) == 0, server.said()
+    looks.append(pixels(server, canvas))
+    assert server.run("canvas", "redo", canvas, "--box", "0,0,8,8", "--seed", "5", "--top_p", "0.5") == 0
+    here = tiny()(size=(32, 24), seed=4, max_rows=4, output_type="tokens").canvases[0]
+    here.grow(right=16, seed=9, options={"temperature": 0.5, "top_k": 3})
+    assert np.array_equal(looks[1], next(here.pixels()))
+    assert np.array_equal(
+        pixels(server, canvas), next(here.redo((0, 0, 8, 8), seed=5, options={"top_p": 0.5}).pixels())
+    )
+    for look in reversed(looks):
+        assert server.run("canvas", "undo", canvas) == 0, server.said()
+        assert np.array_equal(pixels(server, canvas), look)
+    assert server.run("canvas", "undo", canvas) == 2
+    assert "nothing to undo" in server.said()
+    assert server.run("canvas", "grow", canvas, "--right", "8", "--prompt", "a lake") == 2
+    assert "reads no text" in server.said()
+    assert np.array_equal(pixels(server, canvas), looks[0])  # and nothing is under way

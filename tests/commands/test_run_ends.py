@@ -227,7 +227,7 @@ def test_what_is_refused_late_leaves_the_folder_as_it_is(shell, finished):
     [
         ("one.yaml", "accumulate_grad_batches", "give --model.accumulate_grad_batches"),
         ("one.yaml", "gradient_clip_val", "give --model.gradient_clip_val"),
-        ("two.yaml", "accumulate_grad_batches", "give a larger --data.batch_size"),
+        ("two.yaml", "accumulate_grad_batches", "give --model.scaling.accumulate_grad_batches"),
         ("two.yaml", "gradient_clip_val", "give --model.descent.gradient_clip_val"),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 import shutil
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 
 from evaluation.__main__ import main
 from evaluation.report.document import cost_table, score_table
+from evaluation.report.export import to_csv, to_latex
 from evaluation.report.figures import learning_curves, quality_against_cost
 from evaluation.report.study import Entry, Number, Result, Study, best_of, lines_of, load_study, over_seeds, student
 from nuwa_lightning.errors import UsageError
@@ -214,3 +217,15 @@ def test_generation_time_stands_beside_scores_and_in_the_cost() -> None:
     assert "\\times" not in drawn
     near = Study("t", "q", [timed("a", [0.1, 0.1], [1, 1]), timed("b", [0.2, 0.2], [2, 2])], [])
     assert quality_against_cost(near, "s", "KID") != drawn
+
+
+def test_tables_for_papers() -> None:
+    made = study(**{"a_1": [row(1.0, 0.1)], "b": [row(2.0, 0.1)]})
+    latex = to_latex(made)
+    assert r"KID & \textbf{1.000 [0.900, 1.100]} & 2.000 [1.900, 2.100] & 0.010 & lower \\" in latex
+    assert r"metric & a\_1 & b & floor & better \\" in latex
+    found = list(csv.DictReader(io.StringIO(to_csv(made))))
+    assert [(one["entry"], float(one["value"]), float(one["high"])) for one in found] == [
+        ("a_1", 1, 1.1),
+        ("b", 2, 2.1),
+    ]

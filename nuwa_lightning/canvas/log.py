@@ -1,0 +1,174 @@
+"""The log of a canvas: records of fixed size, appended, of which the last one at a position holds (ours).
+
+A record is the position (t, y, x) as int32, the tokens ``[B, rows, columns]`` as uint16 or uint32, and a CRC-32 of both
+that begins with the number of the record; all little-endian. A reader needs no lock: a record that is being written is
+not whole yet, and is taken in the next time.
+
+Shape legend: B images of one canvas (one a seed), Y/X rows and columns.
+"""
+
+from __future__ import annotations
+
+import itertools
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nuwa_lightning.canvas.facts import UNWRITTEN, CanvasFacts
+from nuwa_lightning.planning.geometry import PatchIndex
+from nuwa_lightning.tokenizers.tiling import Rectangle
+
+_BLOCK: Final = 64
+_AT_ONCE: Final = 1 << 14
+
+
+@final
+class TokenLog:
+    """Which record holds at each position, 4 bytes each; tokens stay on the disk.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._index: dict[tuple[int, int, int], NDArray[np.uint32]] = {}
+        self.length = 0
+        """How many records are taken in."""
+        self.patches = 0
+        """How many positions hold tokens."""
+
+    @property
+    def facts(self) -> CanvasFacts:
+        """What the canvas is."""
+        return self._facts
+
+    @facts.setter
+    def facts(self, facts: CanvasFacts) -> None:
+        tokens = "<u2" if facts.codebook_size <= 2**16 else "<u4"
+        shape = (len(facts.seeds), *facts.patch_size)
+        self._facts, self._dtype = facts, np.dtype([("at", "<i4", 3), ("tokens", tokens, shape), ("sum", "<u4")])
+
+    @property
+    def record_bytes(self) -> int:
+        """How long a record is."""
+        return self._dtype.itemsize
+
+    def clear(self) -> None:
+        """Forget all records."""
+        self._index, self.length, self.patches = {}, 0, 0
+
+    def packed(self, patches: Iterable[tuple[PatchIndex, Tensor]]) -> tuple[list[PatchIndex], bytes]:
+        """Return positions and bytes of records of patches, tokens ``[B, rows, columns]`` each, to be appended."""
+        positions, data = [], bytearray()
+        for number, (patch, tokens_BYX) in enumerate(patches, start=self.length):
+            record: Any = np.zeros((), self._dtype)
+            record["at"] = position = self._facts.stage.position(patch)
+            record["tokens"] = tokens_BYX.numpy()
+            record["sum"] = _sum_of_record(record.tobytes()[:-4], number)
+            positions.append(position)
+            data += record.tobytes()
+        return positions, bytes(data)
+
+    def extend(self, *, end: int | None = None) -> list[PatchIndex]:
+        """Take in the records that follow, up to the end of the log or to one that is not whole; returns positions.
+
+        Args:
+            end: how many records are taken in at most, all in all.
+        """
+        found: list[PatchIndex] = []
+        size = self._dtype.itemsize
+        with self._path.open("rb") as file:
+            while end is None or self.length < end:
+                file.seek(self.length * size)
+                data = file.read((_AT_ONCE if end is None else min(_AT_ONCE, end - self.length)) * size)
+                records = np.frombuffer(data[: len(data) // size * size], self._dtype)
+                if not len(records):
+                    break
+                for n, record in enumerate(records):
+                    raw = memoryview(data)[n * size : (n + 1) * size - 4]
+                    position = PatchIndex(*map(int, record["at"]))
+                    if (
+                        _sum_of_record(raw, self.length) != record["sum"]
+                        or not self._facts.holds(position)
+                        or int(record["tokens"].max()) >= self._facts.codebook_size
+                    ):
+                        return found
+                    self.note(position)
+                    found.append(position)
+        return found
+
+    def note(self, position: PatchIndex) -> None:
+        """Take in that the next record is of a position."""
+        t, y, x = position
+        block_YX = self._index.get((t, y // _BLOCK, x // _BLOCK))
+        if block_YX is None:
+            block_YX = self._index[t, y // _BLOCK, x // _BLOCK] = np.zeros((_BLOCK, _BLOCK), np.uint32)
+        self.length += 1
+        self.patches += int(block_YX[y % _BLOCK, x % _BLOCK] == 0)
+        block_YX[y % _BLOCK, x % _BLOCK] = self.length
+
+    def read(
+        self, area: Rectangle, *, t: int = 0, number: int = 0, corner: tuple[int, int, int] | None = None
+    ) -> Tensor:
+        """Return the tokens of an area of one image (or frame), int64 ``[Y, X]``; ``UNWRITTEN`` where there are none.
+
+        Args:
+            area: in tokens, from the corner of the grid; it may stick out.
+            t: the frame.
+            number: which of the B images.
+            corner: where the grid begins on the lattice; None for where it does now.
+        """
+        rows, columns = self._facts.patch_size
+        top, left = area.top // rows, area.left // columns
+        bottom, right = -(-area.bottom // rows), -(-area.right // columns)
+        corner = self._facts.corner if corner is None else corner
+        numbers_YX = self._numbers(t + corner[0], (top + corner[1], left + corner[2]), (bottom - top, right - left))
+        tokens_YXyx = np.full((*numbers_YX.shape, rows, columns), UNWRITTEN, np.int64)
+        written_YX = numbers_YX > 0
+        if written_YX.any():
+            tokens_YXyx[written_YX] = self._records()["tokens"][numbers_YX[written_YX] - 1, number]
+        tokens_YX = tokens_YXyx.transpose(0, 2, 1, 3).reshape((bottom - top) * rows, (right - left) * columns)
+        y, x = area.top - top * rows, area.left - left * columns
+        return torch.from_numpy(tokens_YX[y : y + area.bottom - area.top, x : x + area.right - area.left].copy())
+
+    def patch(self, patch: PatchIndex) -> Tensor | None:
+        """Return the tokens ``[B, rows, columns]`` of a patch, if it is there."""
+        t, y, x = self._facts.stage.position(patch)
+        number = int(self._numbers(t, (y, x), (1, 1))[0, 0])
+        return torch.from_numpy(self._records()["tokens"][number - 1].astype(np.int64)) if number else None
+
+    def written(self) -> Iterable[PatchIndex]:
+        """Yield the patches that are there."""
+        for (t, row, column), block_YX in sorted(self._index.items()):
+            for y, x in np.argwhere(block_YX).tolist():
+                yield self._facts.stage.patch(PatchIndex(t, row * _BLOCK + y, column * _BLOCK + x))
+
+    def _records(self) -> Any:  # a map that lives this long only does not count as memory for long
+        return np.memmap(self._path, self._dtype, "r", shape=(self.length,))
+
+    def _numbers(self, t: int, start: tuple[int, int], shape: tuple[int, int]) -> NDArray[np.uint32]:
+        """Return the numbers (from 1) of the records of an area of the log's positions; 0 where there are none."""
+        numbers_YX = np.zeros(shape, np.uint32)
+        spans = [range(s // _BLOCK, (s + n - 1) // _BLOCK + 1) for s, n in zip(start, shape, strict=True)]
+        for row, column in itertools.product(*spans):
+            block_YX = self._index.get((t, row, column))
+            if block_YX is None:
+                continue
+            here, there = [], []
+            for block, s, n in zip((row, column), start, shape, strict=True):
+                first, last = max(s, block * _BLOCK), min(s + n, (block + 1) * _BLOCK)
+                here.append(slice(first - s, last - s))
+                there.append(slice(first - block * _BLOCK, last - block * _BLOCK))
+            numbers_YX[here[0], here[1]] = block_YX[there[0], there[1]]
+        return numbers_YX
+
+
+def _sum_of_record(data: bytes | memoryview, number: int) -> int:
+    return zlib.crc32(data, number & 0xFFFFFFFF)

@@ -1,0 +1,325 @@
+"""What training and generation take, counted before either: ``estimate`` tells it.
+
+Arithmetic and memory of training are not formulas: one step is run on tensors without data (PyTorch's
+``FakeTensorMode``), counted by its ``FlopCounterMode`` and ``MemTracker``. Generation follows from the plan: waves and
+live patches are those that the renderer will have.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import torch
+from jsonargparse import Namespace
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.cli import LightningArgumentParser
+from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
+from torch.distributed._tools.mem_tracker import MemTracker
+from torch.utils import flop_counter
+
+from nuwa_lightning.commands.parsing import check_configs, deny_imports
+from nuwa_lightning.commands.training import NuwaCLI, RecipeParser
+from nuwa_lightning.errors import UsageError
+from nuwa_lightning.generation.renderer import InfiniteRenderer
+from nuwa_lightning.planning.geometry import PatchGrid
+from nuwa_lightning.planning.schedule import ContextTable, walk, waves
+from nuwa_lightning.text.base import TextEncoder
+from nuwa_lightning.training.batch import Written
+from nuwa_lightning.training.conditioning import SampleText
+from nuwa_lightning.training.muon import MuonAdamW, muon_groups
+from nuwa_lightning.training.nuwa_module import NuwaInfinityModule
+
+_WIDTHS: Final = {"ClipTextEncoder": (512, 77), "MiniLMTextEncoder": (384, 64)}
+"""Width and most tokens of text encoders, so that none has to be loaded."""
+_COUNTER: Final[Any] = flop_counter
+_CPU: Final = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_CPU_BACK: Final = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+_ATTENTION: Final = {
+    _CPU: lambda q, k, v, *_, **__: _COUNTER.sdpa_flop_count(q, k, v),
+    _CPU_BACK: lambda grad, q, k, v, *_, **__: _COUNTER.sdpa_backward_flop_count(grad, q, k, v),
+}
+"""What PyTorch's counter does not know: attention on a CPU."""
+
+
+class TextWidth(TextEncoder):
+    """Stands for a text encoder of which nothing but the width matters."""
+
+    def __init__(self, dim: int) -> None:
+        self._dim = dim
+
+    @property
+    def width(self) -> int:
+        """See `TextEncoder.width`."""
+        return self._dim
+
+    def fingerprint(self) -> str:
+        """See `TextEncoder.fingerprint`."""
+        return "none"
+
+    def encode(self, captions: Sequence[str]) -> list[Tensor]:
+        """See `TextEncoder.encode`."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class TrainingCost:
+    """One step of training on one device.
+
+    Attributes:
+        flops: of forward and backward.
+        peak: bytes of weights, gradients, optimizer and activations at the worst moment.
+        weights: bytes of the weights.
+        optimizer: bytes of the optimizer's states.
+    """
+
+    flops: float
+    peak: int
+    weights: int
+    optimizer: int
+
+
+@dataclass(frozen=True)
+class CanvasCost:
+    """A canvas to be generated.
+
+    Attributes:
+        patches: how many.
+        tokens: how many.
+        waves: batches of patches one after another.
+        rows: patches of the widest wave.
+        live: finished patches that wait for later ones, at most.
+        flops: in all.
+        steps: of the decoder, one after another: ``waves`` times the tokens of a patch.
+        memory: bytes of weights, live patches and the keys and values of the widest wave.
+    """
+
+    patches: int
+    tokens: int
+    waves: int
+    rows: int
+    live: int
+    flops: float
+    steps: int
+    memory: int
+
+
+class _RecipeCLI(NuwaCLI):
+    """Reads a recipe as ``fit`` does, and makes nothing of it."""
+
+    def before_instantiate_classes(self) -> None:
+        return
+
+    def instantiate_classes(self) -> None:
+        return
+
+
+def read_recipe(arguments: Sequence[str]) -> Namespace:
+    """Return what ``fit`` would read of these arguments.
+
+    Raises:
+        UsageError: if it would refuse them, or they are of another stage.
+    """
+    deny_imports()
+    check_configs(["fit", *arguments])
+    config: Namespace = _RecipeCLI(
+        LightningModule,
+        LightningDataModule,
+        signals=None,  # type: ignore[arg-type]  # nothing runs
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        parser_class=RecipeParser,
+        auto_configure_optimizers=False,
+        save_config_callback=None,
+        seed_everything_default=0,
+        args=list(arguments),
+        run=False,
+    ).config
+    name = str(config.model.class_path)
+    if name.rpartition(".")[2] != NuwaInfinityModule.__name__:
+        raise UsageError("--model", name, "estimate knows stage 2: give a recipe of NuwaInfinityModule")
+    return config
+
+
+def model_of(config: Namespace) -> tuple[NuwaInfinityModule, int]:
+    """Make the model of a recipe, text encoder left out; returns it and the most tokens of its texts."""
+    given, tokens = config.model.clone(), 0
+    encoder = given.init_args.conditions.text_encoder
+    if encoder is not None:
+        name = encoder.class_path.rpartition(".")[2]
+        if name not in _WIDTHS:
+            known = ", ".join(_WIDTHS)
+            raise UsageError(
+                "--model.conditions.text_encoder", name, f"its width is not known here: give one of {known}"
+            )
+        width, tokens = _WIDTHS[name]
+        path = f"{TextWidth.__module__}.{TextWidth.__name__}"
+        given.init_args.conditions.text_encoder = _namespace(class_path=path, init_args=_namespace(dim=width))
+    made = make("model", LightningModule, given)
+    assert isinstance(made, NuwaInfinityModule)
+    return made, tokens
+
+
+def make(name: str, base: type[Any], given: Namespace) -> Any:
+    """Make what a recipe names as ``name``."""
+    parser = LightningArgumentParser()
+    parser.add_lightning_class_args(base, name, subclass_mode=True)
+    return parser.instantiate_classes(_namespace(**{name: given}))[name]
+
+
+def parameters(module: nn.Module) -> int:
+    """Return how many numbers are trained."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def training_cost(
+    config: Namespace, *, shape: tuple[int, int, int], batch: int, precision: str, devices: int = 1
+) -> TrainingCost:
+    """Count one step: all samples of a batch under the same plan, which takes the most memory.
+
+    Args:
+        config: from :func:`read_recipe`.
+        shape: tokens of a sample ``(t, y, x)``.
+        batch: samples on one device.
+        precision: the trainer's.
+        devices: with more than one, gradients are there twice (DDP's buckets).
+    """
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        module, texts = model_of(config)
+    written = _written(module, shape, batch, texts)
+    counter, tracker = flop_counter.FlopCounterMode(display=False, custom_mapping=_ATTENTION), MemTracker()
+    tracker.track_external(module)
+    half = torch.autocast("cpu", torch.bfloat16, enabled=precision.startswith("bf16"))
+    with FakeTensorMode(allow_non_fake_inputs=True), tracker, counter, half:
+        _backward(module, written)
+    peak = max(int(found["Total"]) for found in tracker.get_tracker_snapshot("peak").values())
+    states = sum(_state_bytes(module))
+    weights = sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
+    twice = weights if devices > 1 else 0
+    return TrainingCost(counter.get_total_flops(), peak + states + twice, weights, states)
+
+
+def _backward(module: NuwaInfinityModule, written: Written, share: float = 1.0) -> None:
+    if module.optimize == "per_patch":
+        for _, loss in module.step_losses(written):
+            loss.backward()  # type: ignore[no-untyped-call]
+    else:
+        loss_BPN = module.loss(written, label_smoothing=module.descent.label_smoothing)
+        (loss_BPN.mean() * share).backward()  # type: ignore[no-untyped-call]
+
+
+def _written(module: NuwaInfinityModule, shape: tuple[int, int, int], samples: int, texts: int) -> Written:
+    """Return samples that all follow the first plan."""
+    said = None
+    if texts:
+        said = SampleText(torch.zeros(1, texts, module.transformer.text_dim), torch.ones(1, texts, dtype=torch.bool))
+    coarse = torch.zeros(1, *shape, dtype=torch.long) if module.plan is not None else None
+    (one,) = module.draw_plans(torch.zeros(1, *shape, dtype=torch.long), None, text=said, coarse_BTYX=coarse)
+
+    def more(x: Tensor) -> Tensor:
+        return x.expand(samples, *x.shape[1:]).clone()
+
+    mask = one.token_mask and replace(
+        one.token_mask, tokens=more(one.token_mask.tokens), neighbors=more(one.token_mask.neighbors)
+    )
+    return replace(
+        one,
+        tokens_BPN=more(one.tokens_BPN),
+        read_BPN=more(one.read_BPN),
+        neighbors_BPNK=more(one.neighbors_BPNK),
+        symmetry_BP=more(one.symmetry_BP),
+        token_mask=mask,
+        text=one.text and SampleText(*map(more, one.text)),
+    )
+
+
+def _optimizer(module: NuwaInfinityModule) -> torch.optim.Optimizer:
+    groups = muon_groups(module.transformer, *module.transformer.stacks)
+    make = module._make_optimizer
+    return MuonAdamW(groups, lr=module.lr, weight_decay=0.0) if make is None else make(groups)
+
+
+def _state_bytes(module: NuwaInfinityModule) -> list[int]:
+    """Return the bytes of the optimizer's states: one number a parameter of Muon, two of AdamW."""
+    optimizer = _optimizer(module)
+    muon = isinstance(optimizer, MuonAdamW)
+    return [
+        p.numel() * p.element_size() * (1 if muon and group.get("muon") else 2)
+        for group in optimizer.param_groups
+        for p in group["params"]
+    ]
+
+
+def measured_step(config: Namespace, *, shape: tuple[int, int, int], batch: int, steps: int = 3) -> float:
+    """Return the seconds of a step of training on this CPU, of random tokens: the fastest of ``steps``."""
+    module, texts = model_of(config)
+    optimizer, seconds = _optimizer(module), []
+    generator = torch.Generator().manual_seed(0)
+    module.transformer.set_codes(torch.randn(module.transformer.codebook_KE.shape, generator=generator))
+    for _ in range(steps):
+        tokens = torch.randint(module.transformer.codebook_size, (batch, *shape), generator=generator)
+        said = None
+        if texts:
+            width = module.transformer.text_dim
+            said = SampleText(torch.randn(batch, texts, width), torch.ones(batch, texts, dtype=torch.bool))
+        begin = time.perf_counter()
+        groups = module.draw_plans(tokens, generator, text=said)
+        optimizer.zero_grad()
+        for written in groups:
+            _backward(module, written, len(written.tokens_BPN) / batch)
+        optimizer.step()
+        seconds.append(time.perf_counter() - begin)
+    return min(seconds)
+
+
+def canvas_cost(module: NuwaInfinityModule, grid: PatchGrid, *, texts: int = 0, rows: int = 64) -> CanvasCost:
+    """Follow the plan of a canvas.
+
+    Args:
+        module: the model.
+        grid: the canvas.
+        texts: tokens of its text.
+        rows: the most patches that are written side by side.
+    """
+    model = module.transformer
+    steps = list(walk(module.direction.plan(grid), module.context_pool, grid, token_order=module.token_order))
+    table = ContextTable.from_walk(steps)
+    schedule = list(waves(steps, max_width=rows))
+    tokens, layers, W = model.patch_tokens, model.num_layers, model.size.dim
+    linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear))
+    if model.text is not None:  # read once a canvas, not once a token
+        linear -= model.text.project.weight.numel()
+        linear -= sum(m.key.weight.numel() + m.value.weight.numel() for m in map(model.text.layer, range(layers)))
+    seen = sum(len(step.context) for step in steps) * tokens + len(steps) * (tokens + 1) / 2
+    flops = 2.0 * linear * tokens * len(steps) + 4.0 * W * layers * tokens * (seen + texts * len(steps))
+    kept = 2 * layers * model.layer(0).attention.num_kv_heads * model.layer(0).attention.head_dim * tokens * 4
+    widest = max(len(wave.steps) for wave in schedule)
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    memory = weights + kept * (table.peak_live + widest * (table.max_context + 1))
+    count = len(schedule)
+    return CanvasCost(
+        len(steps), tokens * len(steps), count, widest, table.peak_live, flops, count * tokens, int(memory)
+    )
+
+
+def measured_decoding(module: NuwaInfinityModule) -> tuple[float, float]:
+    """Return the seconds that a step of decoding takes by itself, and for each row, by two small canvases."""
+    renderer = InfiniteRenderer(module.transformer.eval(), module.context_pool, module.direction, module.token_order)
+    found = []
+    for height in (1, 6):
+        grid = PatchGrid(1, height, 4)
+        cost = canvas_cost(module, grid)
+        begin = time.perf_counter()
+        for _ in renderer.render(grid, seeds=[0]):
+            pass
+        found.append((cost.steps, cost.tokens, time.perf_counter() - begin))
+    (s1, t1, y1), (s2, t2, y2) = found
+    row = max(0.0, (y2 * s1 - y1 * s2) / (t2 * s1 - t1 * s2))
+    return max(0.0, (y1 - row * t1) / s1), row
+
+
+def _namespace(**given: Any) -> Namespace:
+    return Namespace(**given)  # type: ignore[no-untyped-call]

@@ -1,0 +1,167 @@
+"""``estimate``: what a recipe of stage 2 takes, before anything is trained or generated."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from jsonargparse import Namespace
+from lightning.pytorch import LightningDataModule
+from torch._subclasses import FakeTensorMode
+
+from nuwa_lightning.commands.costs import (
+    canvas_cost,
+    make,
+    measured_decoding,
+    measured_step,
+    model_of,
+    parameters,
+    read_recipe,
+    training_cost,
+)
+from nuwa_lightning.commands.tokenizer import TokenizerSource, expected_factor, open_tokenizer
+from nuwa_lightning.data.token_windows import TokenWindowsModule
+from nuwa_lightning.errors import UsageError
+from nuwa_lightning.planning.geometry import PatchGrid
+from nuwa_lightning.request_fields import Size
+
+_EPILOG: Final = """\
+  python -m nuwa_lightning estimate --config recipes/landscape_large.yaml --devices 64 --flops 18e12
+  python -m nuwa_lightning estimate --config recipes/landscape.yaml --size 4096x512
+Any option of fit may follow. What was assumed for a time is said beside it; docs/scaling.md explains it.
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m nuwa_lightning estimate",
+        description=__doc__.partition("\n")[0] if __doc__ else None,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("-c", "--config", action="append", default=[], metavar="RECIPE", help="as for fit")
+    parser.add_argument("--size", type=str, default=None, metavar="WxH", help="pixels of a canvas to be generated")
+    parser.add_argument("--frames", type=int, default=1, help="of the canvas")
+    parser.add_argument("--devices", type=int, default=1, help="that train together")
+    parser.add_argument("--flops", type=float, help="sustained FLOP/s of a device (default: a step is timed here)")
+    parser.add_argument("--step_seconds", type=float, help="of one step of decoding (default: timed here)")
+    return parser
+
+
+def estimate(arguments: Sequence[str]) -> int:
+    """Run the command; returns the exit status."""
+    options, rest = _parser().parse_known_args(list(arguments))
+    for name, value in (("--devices", options.devices), ("--frames", options.frames)):
+        if value < 1:
+            raise UsageError(name, value, "give 1 or more")
+    for name, value in (("--flops", options.flops), ("--step_seconds", options.step_seconds)):
+        if value is not None and not 0 < value < float("inf"):
+            raise UsageError(name, value, "give a number above 0")
+    config = read_recipe([*(part for path in options.config for part in ("--config", path)), *rest])
+    lines = _training_lines(config, options) + (_canvas_lines(config, options) if options.size else [])
+    width = max(len(name) for name, _ in lines)
+    sys.stdout.writelines(f"{name:<{width}}  {value}\n" for name, value in lines)
+    return 0
+
+
+def _training_lines(config: Namespace, options: argparse.Namespace) -> list[tuple[str, str]]:
+    data = make("data", LightningDataModule, config.data)
+    if not isinstance(data, TokenWindowsModule):
+        raise UsageError("--data", config.data.class_path, "give a data module of stage 2, such as TokenDataModule")
+    shape, batch = data.window.shape, data.batch_size
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        module, _ = model_of(config)
+    scaling = module.scaling
+    precision = str(config.trainer.precision or "32-true")
+    cost = training_cost(config, shape=shape, batch=batch, precision=precision, devices=options.devices)
+    tokens = batch * shape[0] * shape[1] * shape[2]
+    steps = config.trainer.max_steps
+    batches = steps * scaling.accumulate_grad_batches if steps > 0 else 0
+    if options.flops is not None:
+        speed, told = options.flops, "as given"
+    elif 2 * cost.peak < _free_bytes():
+        speed, told = cost.flops / measured_step(config, shape=shape, batch=batch), "measured on this CPU"
+    else:
+        speed, told = 0.0, f"{_size(cost.peak)} do not fit here to be timed: give --flops"
+    lines = [
+        ("parameters", f"{parameters(module) / 1e6:.2f} million"),
+        ("sample", f"{'x'.join(map(str, shape))} tokens, {batch} a device, precision {precision}"),
+        ("weights", _size(cost.weights)),
+        ("optimizer", _size(cost.optimizer)),
+        ("memory of a device in training", f"{_size(cost.peak)}, and what the process takes by itself"),
+        ("arithmetic of a batch on a device", f"{cost.flops / 1e12:.3g} TFLOP"),
+        ("batch of all devices", f"{batch * options.devices * scaling.accumulate_grad_batches} samples"),
+    ]
+    if batches:
+        all_flops = cost.flops * batches * options.devices
+        lines += [
+            ("steps", f"{steps} ({batches} batches a device)"),
+            ("tokens", f"{tokens * batches * options.devices:.3g}"),
+            ("arithmetic in all", f"{all_flops:.3g} FLOP"),
+        ]
+    if speed and batches:
+        seconds = cost.flops * batches / speed
+        lines.append(("time of training", f"{_time(seconds)} at {speed:.3g} FLOP/s a device ({told})"))
+        lines.append(("device-days", f"{seconds * options.devices / 86400:.3g}"))
+    elif not speed:
+        lines.append(("time of training", told))
+    return lines
+
+
+def _canvas_lines(config: Namespace, options: argparse.Namespace) -> list[tuple[str, str]]:
+    factor, told = _factor(config)
+    size = Size.parse(options.size)
+    if size.width is None or size.height is None:
+        raise UsageError("--size", options.size, "an endless side has no end to estimate: give WIDTHxHEIGHT")
+    module, texts = model_of(config)
+    rows, columns = (side * factor for side in module.transformer.patch_size)
+    grid = PatchGrid(options.frames, -(-size.height // rows), -(-size.width // columns))
+    cost = canvas_cost(module, grid, texts=texts)
+    if options.step_seconds is None:
+        fixed, row = measured_decoding(module)
+        how = f"measured on this CPU: {1e3 * fixed:.3g} ms a step and {1e3 * row:.3g} ms a patch in it"
+    else:
+        fixed, row, how = options.step_seconds, 0.0, f"{1e3 * options.step_seconds:.3g} ms a step, as given"
+    seconds = fixed * cost.steps + row * cost.tokens
+    alone = (fixed + row) * cost.tokens
+    return [
+        ("canvas", f"{options.size} px, {options.frames} frame(s), {factor} px a token ({told})"),
+        ("patches and tokens", f"{cost.patches} and {cost.tokens}"),
+        ("waves", f"{cost.waves}, of {cost.rows} patches at most: {cost.patches / cost.waves:.2f} side by side"),
+        ("live patches", f"{cost.live} at most"),
+        ("memory in generation", f"{_size(cost.memory)}, and what the process takes by itself"),
+        ("arithmetic of the canvas", f"{cost.flops:.3g} FLOP"),
+        ("time of generation", f"{_time(seconds)} in waves, {_time(alone)} patch by patch ({how})"),
+    ]
+
+
+def _factor(config: Namespace) -> tuple[int, str]:
+    given = config.get("tokenizer")
+    if given is not None:
+        source = TokenizerSource(**given.as_dict())
+        if source.is_there and not source.is_class and Path(source.path).exists():
+            return open_tokenizer(source).downsample_factor, "by its tokenizer"
+        expected = expected_factor(source)
+        if expected is not None:
+            return expected, "by the recipe of its tokenizer"
+    return 16, "assumed: the tokenizer is not there"
+
+
+def _free_bytes() -> int:
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.3g} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB"
+
+
+def _time(seconds: float) -> str:
+    for unit, length in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.3g} {unit}"
+    return f"{seconds:.3g} s"

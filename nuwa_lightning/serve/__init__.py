@@ -1,0 +1,1 @@
+"""A local page on which canvases are looked at, grown and made again in part (ours)."""

@@ -1,0 +1,136 @@
+"""The paper's models: their sizes, and a step of each recipe with everything but the sizes as it is."""
+
+from __future__ import annotations
+
+import json
+import resource
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch._subclasses import FakeTensorMode
+
+from nuwa_lightning.cli import main
+from nuwa_lightning.commands.costs import model_of, parameters, read_recipe
+from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
+from nuwa_lightning.tokenizers.pretrained import save_tokenizer
+from tests.test_recipes import RECIPES, video
+
+BASE, LARGE = ["--config", str(RECIPES / "landscape_base.yaml")], ["--config", str(RECIPES / "landscape_large.yaml")]
+OVERLAYS = sorted(path.name for path in (RECIPES / "paper").glob("*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def _as_outside_of_pytest():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def overlay(name: str) -> list[str]:
+    return ["--config", str(RECIPES / "paper" / name)]
+
+
+@pytest.mark.parametrize(("recipe", "millions"), [(BASE, 202.21), (LARGE, 809.08)], ids=["base", "large"])
+def test_the_sizes_are_the_papers(recipe, millions):
+    config = read_recipe(recipe)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        module, tokens = model_of(config)
+    model = module.transformer
+    d, layers, extent = model.size.dim, model.num_layers, 5 * 5
+    # Self-attention and cross-attention, GEGLU, three norms, three LayerScales, a number for each offset and head.
+    layer = 2 * (4 * d * d + d) + (8 * d * d + 8 * d) + (4 * d * d + d) + 6 * d + 3 * d + extent * model.size.num_heads
+    around = (256 * d + d) + (512 * d + d) + (d * 16384 + 16384) + 2 * d + 32 * d + d
+    ours = 2 * d + d  # norm of the text, and what is read where there is none
+    assert parameters(module) == layers * layer + around + ours
+    assert round(parameters(module) / 1e6, 2) == millions
+    assert tokens == 77
+    assert model.codebook_KE.shape == (16384, 256)
+    assert not model.codebook_KE.requires_grad
+    assert model.patch_size == (16, 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "extent", "millions"), [("lhq.yaml", (0, 2, 2), 164.02), ("text_video.yaml", (3, 2, 2), 202.23)]
+)
+def test_overlays_change_what_they_say(name, extent, millions):
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        module, _ = model_of(read_recipe([*BASE, *overlay(name)]))
+    assert module.transformer.embedding_extent == extent
+    assert round(parameters(module) / 1e6, 2) == millions
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, sample_photos) -> Path:
+    folder = tmp_path_factory.mktemp("paper")
+    for where in ("images", "clips"):
+        (folder / where).mkdir()
+    for name, pixels in sample_photos.items():
+        Image.fromarray(pixels).resize((160, 160)).save(folder / "images" / f"{name}.png")
+        (folder / "images" / f"{name}.txt").write_text("an image")
+        video(folder / "clips" / f"{name}.mp4", pixels)
+        (folder / "clips" / f"{name}.txt").write_text("a video")
+    Image.fromarray(next(iter(sample_photos.values()))).resize((1024, 128)).save(folder / "scroll.png")
+    torch.manual_seed(0)
+    small = dict(encoder_channels=(4, 4, 4), encoder_blocks=(1,) * 3, decoder_channels=(4,) * 3)
+    size = VQGANConfig(codebook_size=64, codebook_dim=8, decoder_blocks=(1,) * 3, **small)  # type: ignore[arg-type]
+    save_tokenizer(folder / "tokenizer", VQGAN.build(size))
+    return folder
+
+
+SMALL = ["--model.codebook_size", "64", "--model.codebook_dim", "8", "--model.patch_size", "[2, 2]"]
+SMALL += ["--model.transformer.dim", "16", "--model.transformer.num_layers", "2", "--model.transformer.num_heads", "2"]
+SMALL += ["--model.transformer.num_kv_heads", "2", "--data.grid", "[4, 4]", "--data.batch_size", "2"]
+SMALL += ["--data.cache", "cache", "--tokenizer.path", "tokenizer", "--trainer.enable_progress_bar", "false"]
+SMALL += ["--trainer.fast_dev_run", "true", "--trainer.accelerator", "cpu", "--run", "run"]
+
+
+@pytest.mark.parametrize("name", ["landscape_large.yaml", *OVERLAYS])
+def test_a_small_one_takes_a_step(name, place, monkeypatch, capfd):
+    monkeypatch.chdir(place)
+    recipe = LARGE if name == "landscape_large.yaml" else [*BASE, *overlay(name)]
+    options = list(SMALL)
+    if name in ("landscape_large.yaml", "joint.yaml", "text_video.yaml"):
+        options += ["--model.conditions.text_encoder", "tests.text.letters.Letters"]
+    if name in ("lhqv.yaml", "text_video.yaml"):
+        options += [
+            "--data.videos.root",
+            "clips",
+            "--data.videos.val_fraction",
+            "0.4",
+            "--data.clips.short_side",
+            "128",
+        ]
+    elif name == "scroll.yaml":
+        options += ["--data.photos.path", "scroll.png", "--data.photos.crop", "128", "--data.photos.overlap", "64"]
+        options += ["--data.bank.short_sides", "[128]"]
+    else:
+        options += ["--data.photos.root", "images", "--data.photos.val_fraction", "0.4"]
+        options += ["--data.bank.short_sides", "[128]"]
+    assert main(["fit", *recipe, *options]) == 0, capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_step_of_base_at_batch_1_fits_into_memory(record_property):
+    """About a minute on one core; what it took stands in docs/scaling.md."""
+    module, texts = model_of(read_recipe([*BASE, *overlay("joint.yaml")]))
+    module.transformer.set_codes(torch.randn(16384, 256))
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4)
+    tokens = torch.randint(16384, (1, 1, 64, 64))
+    from nuwa_lightning.training.conditioning import SampleText
+
+    said = SampleText(torch.randn(1, texts, 512), torch.ones(1, texts, dtype=torch.bool))
+    losses = []
+    for _ in range(2):
+        (written,) = module.draw_plans(tokens, torch.Generator().manual_seed(0), text=said)
+        loss = module.loss(written).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    record_property("peak", json.dumps({"bytes": peak, "losses": losses}))
+    assert losses[1] < losses[0]
+    assert peak < 9e9
