@@ -19,7 +19,7 @@ from PIL import Image
 
 from evaluation.crop_spec import CropSpec
 from nuwa_lightning.data.listing import list_files, said_of
-from nuwa_lightning.data.reading import SUFFIXES, ImageReadError, image_size, read_image
+from nuwa_lightning.data.reading import MAX_PIXELS, SUFFIXES, ImageReadError, image_size, read_image
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.hashing import file_sha256
 
@@ -54,6 +54,7 @@ class ImageSet:
         option: the option to name in an error.
         skip_corrupt: leave out files that cannot be read, and count them in ``skipped``.
         label: what to call it in a report; by default the folder's name.
+        max_pixels: refuse an image of more, before it is decoded.
 
     Raises:
         UsageError: if the folder is missing or holds no image, sizes are mixed, or there are too few crops; if a
@@ -68,9 +69,11 @@ class ImageSet:
         option: str = "folder",
         skip_corrupt: bool = False,
         label: str | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         self.spec, self.option, self.skip_corrupt = spec or CropSpec(), option, skip_corrupt
         self.skipped: dict[Path, str] = {}
+        self._max_pixels = max_pixels
         self._sizes: set[tuple[int, int]] = set()
         if isinstance(where, (str, os.PathLike)):
             self.folder: Path | None = Path(where)
@@ -165,7 +168,7 @@ class ImageSet:
             if not cuts or path in self.skipped:
                 continue
             try:
-                image = read_image(path)
+                image = read_image(path, max_pixels=self._max_pixels)
             except ImageReadError as error:
                 self._skip(path, error)
                 continue
@@ -173,7 +176,8 @@ class ImageSet:
 
     def _skip(self, path: Path, error: ImageReadError) -> None:
         if not self.skip_corrupt:
-            hint = f"{error.reason}: replace or remove it, or give --skip-corrupt"
+            way = "give a larger --max-pixels if you trust it" if error.over_limit else "replace or remove it"
+            hint = f"{error.reason}: {way}, or give --skip-corrupt"
             raise UsageError(self.option, str(path), hint) from error
         self.skipped[path] = error.reason
 
@@ -181,7 +185,7 @@ class ImageSet:
         sizes = []
         for path in self.files:
             try:
-                sizes.append((path, image_size(path)))
+                sizes.append((path, image_size(path, max_pixels=self._max_pixels)))
             except ImageReadError as error:
                 self._skip(path, error)
         if not sizes:
@@ -283,7 +287,8 @@ def image_files(folder: Path, *, option: str) -> list[Path]:
         raise UsageError(option, str(folder), "is not a folder: give one with images")
     found = list_files(folder, SUFFIXES)
     if not found.files:
-        raise UsageError(option, str(folder), "holds no image: give a folder with PNG or JPEG files")
+        beside = f" ({said_of(found.left_out)})" if found.left_out else ""
+        raise UsageError(option, str(folder), f"holds no image{beside}: give a folder with PNG or JPEG files")
     if found.left_out:
         _LOG.warning("%s: files that are no image: %s", folder, said_of(found.left_out))
     return found.files

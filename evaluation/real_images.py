@@ -7,6 +7,7 @@ from typing import Final
 
 from evaluation.crop_spec import CropSpec
 from evaluation.images import ImageSet
+from nuwa_lightning.data.reading import MAX_PIXELS
 from nuwa_lightning.errors import UsageError
 
 LANDSCAPE: Final = "landscape"
@@ -14,7 +15,12 @@ LANDSCAPE: Final = "landscape"
 
 
 def real_images(
-    where: str | os.PathLike[str], spec: CropSpec, *, option: str = "--real", skip_corrupt: bool = False
+    where: str | os.PathLike[str],
+    spec: CropSpec,
+    *,
+    option: str = "--real",
+    skip_corrupt: bool = False,
+    max_pixels: int = MAX_PIXELS,
 ) -> ImageSet:
     """Return the real crops of a folder, or of the photographs called "landscape".
 
@@ -22,7 +28,7 @@ def real_images(
         UsageError: as :class:`ImageSet`; for known photographs, if the protocol names no split.
     """
     if str(where) != LANDSCAPE:
-        return ImageSet(where, spec, option=option, skip_corrupt=skip_corrupt)
+        return ImageSet(where, spec, option=option, skip_corrupt=skip_corrupt, max_pixels=max_pixels)
     if spec.split == "any":
         raise UsageError("protocol.real.split", spec.split, "for these photographs, name the split: train or val")
     from nuwa_lightning.data.landscape_photos import LandscapePhotos

@@ -15,7 +15,7 @@ from evaluation.perceptual import PerceptualDistance, of_pairs
 from evaluation.protocol import Reconstruction
 from evaluation.psnr import psnr
 from evaluation.ssim import DEFINITION, ssim
-from nuwa_lightning.data.reading import ImageReadError, read_image
+from nuwa_lightning.data.reading import MAX_PIXELS, ImageReadError, read_image
 from nuwa_lightning.errors import UsageError
 
 
@@ -27,9 +27,11 @@ class Pairs:
         reconstructions: folder of the reconstructions; not every original needs one.
         option: how to call the second in an error.
         skip_corrupt: leave out pairs of which a file cannot be read, and count them in ``skipped``.
+        max_pixels: refuse an image of more, before it is decoded.
 
     Raises:
-        UsageError: if a folder is missing or empty, or a reconstruction has no partner.
+        UsageError: if a folder is missing or empty, a reconstruction has no partner, or two files of a folder
+            differ in their suffix alone.
     """
 
     def __init__(
@@ -39,15 +41,15 @@ class Pairs:
         *,
         option: str = "--reconstruction",
         skip_corrupt: bool = False,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
-        self.option, self.skip_corrupt = option, skip_corrupt
+        self.option, self.skip_corrupt, self._max_pixels = option, skip_corrupt, max_pixels
         self.skipped: dict[Path, str] = {}
         self.equal = 0
         theirs, ours = Path(originals), Path(reconstructions)
-        partners = {path.relative_to(theirs).with_suffix(""): path for path in image_files(theirs, option="--original")}
+        partners = _by_name(theirs, "--original")
         self.files = []
-        for path in image_files(ours, option=option):
-            name = path.relative_to(ours).with_suffix("")
+        for name, path in _by_name(ours, option).items():
             if name not in partners:
                 hint = f"has no partner of that name in {theirs}: name each reconstruction as its original"
                 raise UsageError(option, str(name), hint)
@@ -63,16 +65,30 @@ class Pairs:
             if path in self.skipped:
                 continue
             try:
-                a, b = (np.asarray(read_image(file), np.uint8) for file in (original, path))
+                images = (read_image(file, max_pixels=self._max_pixels) for file in (original, path))
+                a, b = (np.asarray(image, np.uint8) for image in images)
             except ImageReadError as error:
                 if not self.skip_corrupt:
-                    raise UsageError(self.option, str(error.path), f"{error.reason}: replace or remove it") from error
+                    way = "give a larger --max-pixels if you trust it" if error.over_limit else "replace or remove it"
+                    raise UsageError(self.option, str(error.path), f"{error.reason}: {way}") from error
                 self.skipped[path] = error.reason
                 continue
             if a.shape != b.shape:
                 sizes = f"{b.shape[1]}x{b.shape[0]}, its original {a.shape[1]}x{a.shape[0]}"
                 raise UsageError(self.option, str(path), f"is {sizes}: reconstruct at the original size")
             yield a, b
+
+
+def _by_name(folder: Path, option: str) -> dict[Path, Path]:
+    """Return the images below a folder by their path in it without suffix, which must tell them apart."""
+    found: dict[Path, Path] = {}
+    for path in image_files(folder, option=option):
+        name = path.relative_to(folder).with_suffix("")
+        if name in found:
+            hint = f"{path.name} has the same name but for its suffix, so pairs are ambiguous: remove or rename either"
+            raise UsageError(option, str(found[name]), hint)
+        found[name] = path
+    return found
 
 
 def score_pairs(pairs: Pairs, wanted: Reconstruction, distance: PerceptualDistance | None) -> dict[str, Estimate]:

@@ -23,6 +23,7 @@ from evaluation.protocol import Protocol
 from evaluation.real_images import real_images
 from evaluation.reconstruction import Pairs, score_pairs
 from evaluation.record import SAMPLES, finish_report, samples_of
+from nuwa_lightning.data.reading import MAX_PIXELS
 from nuwa_lightning.errors import UsageError
 
 Where = str | os.PathLike[str]
@@ -63,12 +64,18 @@ class Work:
         cached: whether features are kept at all.
         skip_corrupt: leave out files that cannot be read, and count them.
         progress: show bars on standard error.
+        max_pixels: refuse an image of more, before it is decoded.
     """
 
     cache: Path | None = None
     cached: bool = True
     skip_corrupt: bool = False
     progress: bool = False
+    max_pixels: int = MAX_PIXELS
+
+    def __post_init__(self) -> None:
+        if self.max_pixels < 1:
+            raise UsageError("--max-pixels", self.max_pixels, "must be at least 1")
 
 
 @dataclass
@@ -128,17 +135,18 @@ def score(
     check_device(networks.device)
     if networks.extractor is not None:
         check_name(networks.extractor)
-    sets = {"real": real_images(real, protocol.real, skip_corrupt=work.skip_corrupt)}
+    reading: dict[str, Any] = {"skip_corrupt": work.skip_corrupt, "max_pixels": work.max_pixels}
+    sets = {"real": real_images(real, protocol.real, **reading)}
     for name, where in (("generated", generated), ("reconstruction", reconstruction)):
         if where is not None:
             spec = protocol.generated if name == "generated" else dataclasses.replace(protocol.generated, count=None)
-            sets[name] = ImageSet(where, spec, option=f"--{name}", skip_corrupt=work.skip_corrupt)
+            sets[name] = ImageSet(where, spec, option=f"--{name}", **reading)
     check_different(sets)
     for name, found in sets.items():
         check_count(found, len(found), least(name))
     pairs = None
     if reconstruction is not None:
-        pairs = Pairs(original or _folder(sets["real"]), reconstruction, skip_corrupt=work.skip_corrupt)
+        pairs = Pairs(original or _folder(sets["real"]), reconstruction, **reading)
     captions = clip = None
     if protocol.metrics.clip:
         clip = _clip(networks)

@@ -40,6 +40,7 @@ class Options:
         cache: folder where features are kept (default: the user's cache)
         no_cache: keep no features
         skip_corrupt: leave out files that cannot be read, and count them
+        max_pixels: read images of at most so many pixels; raise it for files that you trust
         output: file to write the report to as JSON
     """
 
@@ -58,6 +59,7 @@ class Options:
     cache: Path | None = None
     no_cache: bool = False
     skip_corrupt: bool = False
+    max_pixels: int = 200_000_000
     output: Path | None = None
 
 
@@ -79,7 +81,7 @@ def run(options: Options, command: str) -> int:
         reconstruction=options.reconstruction,
         original=options.original,
         networks=Networks(options.weights, options.lpips_weights, options.clip, options.device),
-        work=Work(options.cache, not options.no_cache, options.skip_corrupt, sys.stderr.isatty()),
+        work=Work(options.cache, not options.no_cache, options.skip_corrupt, sys.stderr.isatty(), options.max_pixels),
     )
     report["run"]["command"] = command
     return tell(report, options.output)

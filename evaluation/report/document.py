@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evaluation.report.figures import learning_curves, quality_against_cost
+from evaluation.report.figures import curves_over_time, learning_curves, quality_against_cost
 from evaluation.report.image_grids import Strip, nearest_strips, strips_of
 from evaluation.report.study import Line, Number, Study, lines_of, seconds_of_canvas, student
 from evaluation.table import LOW_RANK
@@ -84,6 +84,11 @@ def blocks_of(study: Study) -> Iterator[Block]:
         lines = lines_of(study, samples)
         yield score_table(study, lines)
         yield Paragraph(_about(study, samples))
+        drawn = curves_over_time(study, samples)
+        if drawn is not None:
+            yield Heading(f"{samples} over time")
+            said = "Means over clips on 0..255 with 95 % intervals over files (Student's t)"
+            yield Figure(f"over_time_{samples}", drawn, f"{said}; dotted: real clips.")
     costs = cost_table(study)
     if costs is not None:
         yield Heading("Cost")

@@ -37,6 +37,26 @@ def learning_curves(study: Study) -> str | None:
     return _svg(figure)
 
 
+def curves_over_time(study: Study, samples: str) -> str | None:
+    """Return how clips change over time, a panel for each curve, real clips dotted; None where nothing is known."""
+    told = {e.name: e.results[0].reports.get(samples, {}).get("curves") for e in study.entries if e.results}
+    found = {name: curves for name, curves in told.items() if curves}
+    if not found:
+        return None
+    first = next(iter(found.values()))
+    figure, axes = _panels(len(first["generated"]))
+    for axis, name in zip(axes, first["generated"], strict=True):
+        lines = [(entry, curves["generated"][name], _color(i), "-") for i, (entry, curves) in enumerate(found.items())]
+        for entry, curve, color, style in [*lines, ("real", first["real"][name], "#777777", ":")]:
+            axis.plot(curve["frames"], curve["value"], label=entry, color=color, ls=style, lw=1.3)
+            if None not in [*curve["low"], *curve["high"]]:
+                axis.fill_between(curve["frames"], curve["low"], curve["high"], color=color, alpha=0.12, lw=0)
+        axis.set_title(name, fontsize=9)
+        axis.set_xlabel("frame of the clip", fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=7, frameon=False)
+    return _svg(figure)
+
+
 def quality_against_cost(study: Study, samples: str, metric: str) -> str | None:
     """Return a metric against training time and against sampling time, or None where no times are known."""
     line = next((line for line in lines_of(study, samples) if line.name == metric), None)

@@ -27,6 +27,7 @@ from evaluation.protocol import FOLDER
 from evaluation.record import finish_report
 from evaluation.rows import Row, of_distance, of_estimate
 from evaluation.video.clips import Clip, Clips, ClipSet
+from evaluation.video.curves import curves_of, over_clips
 from evaluation.video.extractors import ClipExtractor
 from evaluation.video.measures import flicker, frame_difference, motion
 from nuwa_lightning.errors import UsageError
@@ -50,6 +51,7 @@ class VideoProtocol:
         block_frames: also compare blocks of so many frames; None does not.
         flicker: measure flicker and frame difference.
         motion_block: side of the blocks whose motion is measured; None does not.
+        curves: report color drift, sharpness, distance to the first frame and flicker over time.
         resamples: bootstrap resamples of each interval.
         splits: splits of the real clips for each floor.
         seed: of all resampling.
@@ -64,6 +66,7 @@ class VideoProtocol:
     block_frames: int | None = None
     flicker: bool = True
     motion_block: int | None = 32
+    curves: bool = True
     resamples: int = 200
     splits: int = 20
     seed: int = 0
@@ -84,6 +87,7 @@ class _Side:
     owners: list[int] = field(default_factory=list)
     sources: list[int] = field(default_factory=list)
     measures: dict[str, list[float]] = field(default_factory=dict)
+    curves: list[Any] = field(default_factory=list)
 
 
 def load_video_protocol(name: str | Path, changes: tuple[str, ...] | list[str] = ()) -> VideoProtocol:
@@ -139,7 +143,7 @@ def score_videos(
     if protocol.block_frames:
         rows += _blocks(protocol, sides, extractor.prefix)
     rows += [_measured(name, sides) for name in sides["generated"].measures]
-    report = {
+    report: dict[str, Any] = {
         "metrics": rows,
         "sets": {
             name: {
@@ -153,6 +157,9 @@ def score_videos(
             for name, found in sets.items()
         },
     }
+    if protocol.curves:
+        found = {name: over_clips(side.curves, np.array(side.sources, np.intp)) for name, side in sides.items()}
+        report["curves"] = {"stride": protocol.generated.stride, **found}
     settings = protocol.settings() | {"extractor": identity(extractor)}
     return finish_report(report, settings, seconds=time.monotonic() - started)
 
@@ -174,6 +181,8 @@ def _go_through(
                 side.owners.append(number)
         for name, value in _measures(clip, protocol).items():
             side.measures.setdefault(name, []).append(value)
+        if protocol.curves:
+            side.curves.append(curves_of(clip))
         progress(path.name)
     return side
 

@@ -1,13 +1,14 @@
 """What training and generation take, counted before either: ``estimate`` tells it.
 
 Arithmetic and memory of training are not formulas: one step is run on tensors without data (PyTorch's
-``FakeTensorMode``), counted by its ``FlopCounterMode`` and ``MemTracker``. Generation follows from the plan: waves and
-live patches are those that the renderer will have.
+``FakeTensorMode``), its arithmetic counted by ``FlopCounterMode``, its memory by what comes and goes. Generation
+follows from the plan: waves and live patches are those that the renderer will have.
 """
 
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -18,13 +19,14 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
-from torch.distributed._tools.mem_tracker import MemTracker
 from torch.utils import flop_counter
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from nuwa_lightning.commands.parsing import check_configs, deny_imports
 from nuwa_lightning.commands.training import NuwaCLI, RecipeParser
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.generation.renderer import InfiniteRenderer
+from nuwa_lightning.generation.renderer import InfiniteRenderer, Rendering
 from nuwa_lightning.planning.geometry import PatchGrid
 from nuwa_lightning.planning.schedule import ContextTable, walk, waves
 from nuwa_lightning.text.base import TextEncoder
@@ -144,9 +146,11 @@ def read_recipe(arguments: Sequence[str]) -> Namespace:
     return config
 
 
-def model_of(config: Namespace) -> tuple[NuwaInfinityModule, int]:
+def model_of(config: Namespace, *, num_layers: int | None = None) -> tuple[NuwaInfinityModule, int]:
     """Make the model of a recipe, text encoder left out; returns it and the most tokens of its texts."""
     given, tokens = config.model.clone(), 0
+    if num_layers is not None:
+        given.init_args.transformer.num_layers = num_layers
     encoder = given.init_args.conditions.text_encoder
     if encoder is not None:
         name = encoder.class_path.rpartition(".")[2]
@@ -167,12 +171,41 @@ def make(name: str, base: type[Any], given: Namespace) -> Any:
     """Make what a recipe names as ``name``."""
     parser = LightningArgumentParser()
     parser.add_lightning_class_args(base, name, subclass_mode=True)
-    return parser.instantiate_classes(_namespace(**{name: given}))[name]
+    return parser.instantiate(_namespace(**{name: given}))[name]
 
 
 def parameters(module: nn.Module) -> int:
     """Return how many numbers are trained."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of storages that are made inside of it, gradients among them, for as long as they live."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._known: set[int] = set()
+        self._now = self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if not isinstance(tensor, Tensor):
+                continue
+            storage = tensor.untyped_storage()
+            place = storage._cdata
+            if place in given or place in self._known:
+                continue
+            self._known.add(place)
+            self._now += storage.nbytes()
+            weakref.finalize(storage, self._gone, place, storage.nbytes())
+        self.peak = max(self.peak, self._now)
+        return out
+
+    def _gone(self, place: int, count: int) -> None:
+        self._known.discard(place)
+        self._now -= count
 
 
 def training_cost(
@@ -187,19 +220,23 @@ def training_cost(
         precision: the trainer's.
         devices: with more than one, gradients are there twice (DDP's buckets).
     """
+    counts = []
+    for layers in (1, 2):  # both are the same for every layer
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            module, texts = model_of(config, num_layers=layers)
+        written = _written(module, shape, batch, texts)
+        counter, live = flop_counter.FlopCounterMode(display=False, custom_mapping=_ATTENTION), _Live()
+        half = torch.autocast("cpu", torch.bfloat16, enabled=precision.startswith("bf16"))
+        with FakeTensorMode(allow_non_fake_inputs=True), live, counter, half:
+            _backward(module, written)
+        counts.append((float(counter.get_total_flops()), live.peak))
     with FakeTensorMode(allow_non_fake_inputs=True):
-        module, texts = model_of(config)
-    written = _written(module, shape, batch, texts)
-    counter, tracker = flop_counter.FlopCounterMode(display=False, custom_mapping=_ATTENTION), MemTracker()
-    tracker.track_external(module)
-    half = torch.autocast("cpu", torch.bfloat16, enabled=precision.startswith("bf16"))
-    with FakeTensorMode(allow_non_fake_inputs=True), tracker, counter, half:
-        _backward(module, written)
-    peak = max(int(found["Total"]) for found in tracker.get_tracker_snapshot("peak").values())
+        module, _ = model_of(config)
+    flops, peak = (one + (module.transformer.num_layers - 1) * (two - one) for one, two in zip(*counts, strict=True))
     states = sum(_state_bytes(module))
     weights = sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
     twice = weights if devices > 1 else 0
-    return TrainingCost(counter.get_total_flops(), peak + states + twice, weights, states)
+    return TrainingCost(flops, weights + int(peak) + states + twice, weights, states)
 
 
 def _backward(module: NuwaInfinityModule, written: Written, share: float = 1.0) -> None:
@@ -218,6 +255,8 @@ def _written(module: NuwaInfinityModule, shape: tuple[int, int, int], samples: i
         said = SampleText(torch.zeros(1, texts, module.transformer.text_dim), torch.ones(1, texts, dtype=torch.bool))
     coarse = torch.zeros(1, *shape, dtype=torch.long) if module.plan is not None else None
     (one,) = module.draw_plans(torch.zeros(1, *shape, dtype=torch.long), None, text=said, coarse_BTYX=coarse)
+
+    assert one.layout.walked  # made here, since tensors without data do not tell their numbers
 
     def more(x: Tensor) -> Tensor:
         return x.expand(samples, *x.shape[1:]).clone()
@@ -287,7 +326,7 @@ def canvas_cost(module: NuwaInfinityModule, grid: PatchGrid, *, texts: int = 0, 
     model = module.transformer
     steps = list(walk(module.direction.plan(grid), module.context_pool, grid, token_order=module.token_order))
     table = ContextTable.from_walk(steps)
-    schedule = list(waves(steps, max_width=rows))
+    schedule = list(waves(steps, max_width=rows, lookahead=Rendering.lookahead(grid, rows)))
     tokens, layers, W = model.patch_tokens, model.num_layers, model.size.dim
     linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear))
     if model.text is not None:  # read once a canvas, not once a token

@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import torch
 
+from nuwa_lightning.data.folders import locked
 from nuwa_lightning.errors import ToldError, UsageError
 from nuwa_lightning.generation.pretrained import load_generator
 from nuwa_lightning.models.pixel_guided import PixelGuidedDecoder
@@ -28,6 +29,10 @@ from nuwa_lightning.tokenizers.pretrained import load_pixel_guided, load_tokeniz
 from nuwa_lightning.tokenizers.windows import WindowedTokenizer
 
 _LOG = logging.getLogger(__name__)
+_RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+_TOGETHER: tuple[str, ...] = (*_RANKS, "GROUP_", "ROLE_", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_")
+_TOGETHER += ("TORCHELASTIC_", "SLURM_", "PMI_", "OMPI_")
+"""Beginnings of names of what torchrun, SLURM and MPI tell each process."""
 
 
 @dataclass(frozen=True)
@@ -258,8 +263,10 @@ def _make(folder: str, command: Sequence[str], option: str, recipe: str) -> None
 
     In a process of its own: its memory is given back, and its threads and seeds do not touch those of stage 2.
     """
-    status = _run(command)
-    if status or not (Path(folder) / "config.json").exists():
+    made = Path(folder) / "config.json"
+    with locked(Path(folder).parent):  # of processes that train together one makes it, the others wait
+        status = 0 if made.exists() else _run(command)
+    if status or not made.exists():
         # Status 2: it has named its option, value and cure.
         fault = ToldError if status == 2 else UsageError
         raise fault(option, recipe, f"its training ended with status {status}; see above")
@@ -267,7 +274,7 @@ def _make(folder: str, command: Sequence[str], option: str, recipe: str) -> None
 
 def _run(command: Sequence[str]) -> int:
     """Return the status of a training in a process of its own; a signal to one of the two ends both."""
-    with subprocess.Popen(command) as process:
+    with subprocess.Popen(command, env=alone()) as process:
         try:
             status = process.wait()
         except Stopped as stopped:
@@ -277,6 +284,11 @@ def _run(command: Sequence[str]) -> int:
     if status in STOPPED:
         raise Stopped(status - 128)
     return status
+
+
+def alone() -> dict[str, str]:
+    """Return the environment without what makes a process one of many, for a process that trains by itself."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(_TOGETHER)}
 
 
 def _fit(recipe: str, run: Path, *options: str) -> list[str]:
@@ -325,12 +337,12 @@ class Refinement:
         half = max(1, (os.cpu_count() or 2) // 2)
         # Fixed, also when nothing is refined this time: sums in another number of threads may differ in the last bit.
         torch.set_num_threads(half)
-        if finished:
+        if finished or any(os.environ.get(name, "0") != "0" for name in _RANKS):  # the first process does it
             return cls(None, source)
         log = run_folder / "refinement.log"
         run_folder.mkdir(parents=True, exist_ok=True)
         command = _fit(source.refine, run, "--trainer.enable_progress_bar", "false", *start_from)
-        environment = {**os.environ, "OMP_NUM_THREADS": str(half), "MKL_NUM_THREADS": str(half)}
+        environment = {**alone(), "OMP_NUM_THREADS": str(half), "MKL_NUM_THREADS": str(half)}
         with log.open("ab") as out:
             process = subprocess.Popen(command, stdout=out, stderr=out, env=environment, preexec_fn=die_with_parent)
         _LOG.info("refining the decoder beside stage 2, on %d core(s); its log: %s", half, log)

@@ -208,7 +208,7 @@ class Rendering:
         copies = len(self._seeds) * self._guidance.count
         shape = (copies, attention.num_kv_heads, model.patch_tokens, attention.head_dim)
         self._waves = waves(
-            walked, max_width=max(1, renderer.max_rows // copies), lookahead=self._lookahead(grid, renderer.max_rows)
+            walked, max_width=max(1, renderer.max_rows // copies), lookahead=self.lookahead(grid, renderer.max_rows)
         )
         self._model = DecodingTransformer(model, renderer.precision)
         self._cache = SlotCache(model.num_layers, shape, like=model.bos, number=renderer.precision.cache)
@@ -220,7 +220,7 @@ class Rendering:
             self._restore(decoding_state)
 
     @staticmethod
-    def _lookahead(grid: PatchGrid, most: int) -> int:
+    def lookahead(grid: PatchGrid, most: int) -> int:
         """Return how many steps of the plan must be under way for the widest front."""
         sides = sorted(n or 0 for n in grid.shape[1:] if n is not None)
         return max(1024, sides[0] * min(sides[0], 2 * most))

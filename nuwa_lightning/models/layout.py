@@ -149,6 +149,12 @@ class PlanLayout:
     groups: tuple[ContextGroup, ...]
     key: tuple[object, ...]
 
+    @functools.cached_property
+    def walked(self) -> list[tuple[ContextGroup, int, list[int], bool]]:
+        """For each step its group, its number there, the steps that it sees, and whether it is known."""
+        found = {int(s): (g, i, g.context_PC[i].tolist()) for g in self.groups for i, s in enumerate(g.steps_P)}
+        return [(*found[step], known) for step, known in enumerate(self.known_P.tolist())]
+
 
 def step_tensors(planned: PlannedStep, embedding: RelativePatchEmbedding) -> tuple[list[int], list[int]]:
     """Return the embedding entries and the relative symmetries of a step's context."""

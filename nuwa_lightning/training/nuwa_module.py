@@ -313,13 +313,10 @@ class NuwaInfinityModule(LightningModule):
 
     def step_losses(self, written: Written) -> Iterator[tuple[int, Tensor]]:
         """Yield ``(step, mean loss)`` patch by patch with detached cached context (paper, Algorithm 1)."""
-        where = {int(s): (g, i) for g in written.layout.groups for i, s in enumerate(g.steps_P)}
         states: dict[int, list[Tensor]] = {}
         tokens_BPN, smoothing = written.tokens_BPN, self.descent.label_smoothing
-        given = written.layout.known_P.tolist()
-        B, P, _ = tokens_BPN.shape
-        for step in range(P):
-            group, i = where[step]
+        B = len(tokens_BPN)
+        for step, (group, i, context, given) in enumerate(written.layout.walked):
             token_mask = written.token_mask and TokenMask(
                 written.token_mask.tokens[:, step], written.token_mask.neighbors[:, step]
             )
@@ -327,13 +324,13 @@ class NuwaInfinityModule(LightningModule):
                 written.read_BPN[:, step],
                 written.symmetry_BP[:, step],
                 neighbors_RNK=written.neighbors_BPNK[:, step],
-                context=[states[int(c)] for c in group.context_PC[i]],
+                context=[states[c] for c in context],
                 offset_RC=group.offset_PC[i].expand(B, -1),
                 symmetry_RC=group.symmetry_PC[i].expand(B, -1),
                 token_mask=token_mask,
                 text=self._text_states(written),
             )
-            if not given[step]:
+            if not given:
                 yield step, patch_loss(logits_BNK, tokens_BPN[:, step], token_mask, self.loss_terms, smoothing)
 
     def _clip_and_step(self, optimizer: Any) -> None:

@@ -114,6 +114,26 @@ STAGE_2_VIDEOS: dict[str, Any] = {
     },
     "trainer": STAGE_1["trainer"] | {"callbacks": []},
 }
+GUIDED: dict[str, Any] = {
+    "run": "guided",
+    "tokenizer": {"path": "one/tokenizer"},
+    "model": {
+        "class_path": "PixelGuidedModule",
+        "init_args": {"guide_blocks": [1, 1], "loss": {"perceptual": {"weight": 0}}, "descent": {"warmup_steps": 2}},
+    },
+    "data": {
+        "class_path": "VideoFolderDataModule",
+        "init_args": {
+            "root": "clips",
+            "cache": "cache",
+            "clips": {"fps": 8, "frames": 3, "short_side": 48},
+            "size": 32,
+            "batch_size": 2,
+            "steps_per_epoch": 4,
+        },
+    },
+    "trainer": STAGE_1["trainer"] | {"callbacks": []},
+}
 QUICK = ("--trainer.fast_dev_run", "true")
 
 
@@ -139,7 +159,12 @@ def lightning_may_warn() -> Iterator[None]:
 
 
 def write_recipes(folder: Path) -> None:
-    for name, recipe in (("one.yaml", STAGE_1), ("two.yaml", STAGE_2), ("videos.yaml", STAGE_2_VIDEOS)):
+    for name, recipe in (
+        ("one.yaml", STAGE_1),
+        ("two.yaml", STAGE_2),
+        ("videos.yaml", STAGE_2_VIDEOS),
+        ("guided.yaml", GUIDED),
+    ):
         (folder / name).write_text(yaml.safe_dump(recipe), encoding="utf-8")
 
 

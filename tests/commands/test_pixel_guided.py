@@ -45,18 +45,14 @@ GUIDED: dict[str, Any] = {
 }
 
 
-def write_guided(folder: Path, photos: dict[str, Any]) -> None:
-    """Write two videos, and the recipe."""
-    (folder / "videos").mkdir()
-    for number, photo in enumerate(photos.values()):
-        frames = (photo[100:148, 100 + 2 * n : 164 + 2 * n] for n in range(8))
-        write_video(frames, folder / "videos" / f"{number}.mp4", width=64, height=48, fps=10)
-    (folder / "guided.yaml").write_text(yaml.safe_dump(GUIDED), encoding="utf-8")
-
-
 @pytest.fixture
 def videos(workplace: Path, sample_photos: dict[str, Any]) -> Path:
-    write_guided(workplace, sample_photos)
+    """Two videos, and the recipe."""
+    (workplace / "videos").mkdir()
+    for number, photo in enumerate(sample_photos.values()):
+        frames = (photo[100:148, 100 + 2 * n : 164 + 2 * n] for n in range(8))
+        write_video(frames, workplace / "videos" / f"{number}.mp4", width=64, height=48, fps=10)
+    (workplace / "guided.yaml").write_text(yaml.safe_dump(GUIDED), encoding="utf-8")
     return workplace
 
 

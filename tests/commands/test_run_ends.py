@@ -16,6 +16,7 @@ import yaml
 
 from nuwa_lightning.commands import record
 from nuwa_lightning.signals import Signals, Stopped
+from tests.commands.conftest import write_clips
 
 OWN = """
 import os
@@ -106,16 +107,11 @@ def assert_same_checkpoints(first: dict, second: dict) -> None:
             assert_same(first[part], second[part], part)
 
 
-@pytest.fixture
-def guided_recipe(workplace, sample_photos) -> None:
-    from tests.commands.test_pixel_guided import write_guided
-
-    write_guided(workplace, sample_photos)
-
-
 @pytest.mark.parametrize("recipe", ["one.yaml", "two.yaml", "guided.yaml"])
 @pytest.mark.parametrize("stop", [3, 4])  # in the middle of an epoch, and at its end
-def test_a_finished_run_is_extended_to_the_bit(shell, recipe, stop, guided_recipe):
+def test_a_finished_run_is_extended_to_the_bit(shell, recipe, stop, sample_photos):
+    if recipe == "guided.yaml":
+        write_clips(Path("clips"), sample_photos)
     # a warm-up that lasts keeps the schedule the same for any number of steps
     warm = ("--model.warmup_steps" if recipe == "one.yaml" else "--model.descent.warmup_steps", 100)
     options = ("-c", recipe, *warm, "--trainer.callbacks", "[]")

@@ -14,6 +14,7 @@ from evaluation.__main__ import main
 from evaluation.fid import frechet_distance
 from evaluation.record import read_report
 from evaluation.video.clips import Clips, ClipSet
+from evaluation.video.curves import curves_of
 from evaluation.video.extractors import Lite0Clips, make_clip_extractor
 from evaluation.video.measures import flicker, frame_difference, motion
 from evaluation.video.score import load_video_protocol
@@ -222,3 +223,30 @@ def test_only_a_network_that_gives_its_hash_may_say_fvd(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="give the hash of its weights as weights_sha256"):
         make_clip_extractor("tests.evaluation.toys.NamelessClips")
     assert make_clip_extractor("tests.evaluation.toys.NamelessClips", weights=tmp_path / "weights").prefix == ""
+
+
+def test_curves_of_known_clips() -> None:
+    fade = np.stack([np.full((8, 8, 3), 10 * i, np.uint8) for i in range(5)])
+    drift, sharpness, distance, flickers = curves_of(fade)
+    np.testing.assert_allclose(drift, [0, 10, 20, 30, 40])
+    np.testing.assert_allclose(distance, drift)
+    np.testing.assert_array_equal(sharpness, 0)
+    np.testing.assert_array_equal(flickers, [np.nan, np.nan, 0, 0, 0])
+    blink = np.stack([np.full((8, 8, 3), 50 + 20 * (i % 2), np.uint8) for i in range(5)])
+    np.testing.assert_allclose(curves_of(blink)[3, 2:], 20)
+    stripes = np.zeros((3, 8, 8, 3), np.uint8)
+    stripes[..., ::2, :] = 100  # one neighbor in two directions differs
+    np.testing.assert_allclose(curves_of(stripes)[1], 50)
+
+
+def test_curves_stand_in_the_report_and_on_its_page(folders: dict[str, Path], tmp_path: Path, capsys: Any) -> None:
+    path = tmp_path / "report.json"
+    assert score(capsys, folders["real"], folders["still"], "--output", str(path))[0] == 0
+    curves = read_report(path)["curves"]
+    assert curves["generated"]["distance to the first frame"]["value"] == [0.0] * 8
+    real = curves["real"]["distance to the first frame"]
+    assert all(low <= value <= high for low, value, high in zip(real["low"], real["value"], real["high"], strict=True))
+    assert real["value"][-1] > 5
+    assert main(["report", str(path), "--output", str(tmp_path / "page")]) == 0
+    assert "distance to the first frame" in (tmp_path / "page/figures/over_time_images.svg").read_text()
+    assert "over_time" in (tmp_path / "page/report.md").read_text()

@@ -1,0 +1,62 @@
+"""What ``estimate`` counts: equal to formulas of its own for training, to the paper's canvas for generation."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nuwa_lightning.commands.costs import canvas_cost, model_of, read_recipe, training_cost
+from nuwa_lightning.models.nuwa_infinity import TransformerConfig
+from nuwa_lightning.planning.context import NearbyContextPool
+from nuwa_lightning.planning.direction import ArbitraryDirectionController
+from nuwa_lightning.planning.geometry import PatchGrid
+from nuwa_lightning.training.nuwa_module import NuwaInfinityModule
+
+
+@pytest.fixture(scope="module")
+def recipe(repository: Path) -> Any:
+    options = ["--model.codebook_size", "64", "--model.codebook_dim", "8", "--model.patch_size", "[4, 4]"]
+    options += ["--model.transformer.dim", "32", "--model.transformer.num_layers", "3"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return read_recipe(["--config", str(repository / "recipes" / "landscape.yaml"), *options])
+
+
+def test_a_step_is_counted(recipe: Any) -> None:
+    cost = training_cost(recipe, shape=(1, 8, 8), batch=2, precision="32-true")
+    module, _ = model_of(recipe)
+    d, positions, rows = 32, 17, 2 * 4
+    inner = int(2.67 * d)
+    layer = positions * rows * 2 * (4 * d * d + 3 * inner * d)
+    # Omega over 2 x 2 patches with extent (1, 1): 0, 1, 2 and 3 patches are seen.
+    seen = 2 * sum(positions * (16 * count + positions) for count in range(4))
+    attention = 4 * d * seen
+    head = rows * 16 * 2 * d * 64 + 2 * 64 * 8 * d
+    # Backward is twice forward; attention on a CPU keeps no probabilities and makes them once more.
+    least, most = 3 * (3 * layer + head), 3 * (3 * layer + head) + 3.5 * 3 * attention
+    assert least < cost.flops < 1.1 * most
+    weights = sum(t.numel() * 4 for t in (*module.parameters(), *module.buffers()))
+    assert cost.weights == weights
+    assert weights < cost.optimizer + weights < cost.peak
+    twice = training_cost(recipe, shape=(1, 8, 8), batch=4, precision="32-true")
+    assert twice.flops == pytest.approx(2 * cost.flops, rel=0.02)
+
+
+@pytest.mark.parametrize(("order", "waves"), [("omega", 461), ("zeta", 193)])
+def test_the_papers_longest_canvas(order: Any, waves: int) -> None:
+    """Chains of 461 and 173 patches; in zeta the renderer, which looks 1024 steps ahead, needs 20 waves more."""
+    module = NuwaInfinityModule(
+        16,
+        4,
+        patch_size=(16, 16),
+        transformer=TransformerConfig(dim=24, num_layers=2, num_heads=2, num_kv_heads=2),
+        context_pool=NearbyContextPool((0, 2, 2)),
+        direction=ArbitraryDirectionController(order=order),
+    )
+    cost = canvas_cost(module, PatchGrid(1, 8, 152), rows=1000)
+    assert (cost.patches, cost.tokens, cost.waves) == (1216, 311_296, waves)
+    assert cost.steps == waves * 256
+    assert cost.live >= (16 if order == "omega" else 2 * 152)

@@ -1,0 +1,77 @@
+"""Folders that are scored: what is no sample stays out, pairs are told apart, large images are a matter of trust."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from evaluation.__main__ import main
+from evaluation.images import ImageSet, image_files
+from evaluation.reconstruction import Pairs
+from nuwa_lightning.errors import UsageError
+
+
+def paint(path: Path, seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (8, 10, 3), np.uint8)).save(path)
+    return path
+
+
+def test_zarr_among_scored_images_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    image = paint(tmp_path / "a.png")
+    paint(tmp_path / "wide.zarr" / "0" / "b.png", 1)
+    with caplog.at_level(logging.WARNING):
+        assert image_files(tmp_path, option="--real") == [image]
+    assert "files that are no image: 1 .zarr" in caplog.text
+    image.unlink()
+    with pytest.raises(UsageError, match=r"holds no image \(1 .zarr\)"):
+        image_files(tmp_path, option="--real")
+
+
+@pytest.mark.parametrize("option", ["--original", "--reconstruction"])
+@pytest.mark.parametrize("place", ["", "below"])
+def test_two_files_of_one_name_make_no_pair(tmp_path: Path, option: str, place: str) -> None:
+    folders = {name: tmp_path / name[2:] for name in ("--original", "--reconstruction")}
+    for seed, folder in enumerate(folders.values()):
+        paint(folder / place / "a.png", seed)
+    assert len(Pairs(*folders.values()).files) == 1
+    paint(folders[option] / place / "a.bmp", 2)
+    with pytest.raises(UsageError) as caught:
+        Pairs(*folders.values())
+    assert caught.value.option == option
+    assert "a.bmp" in str(caught.value)
+    assert "a.png" in str(caught.value)
+
+
+def test_equal_names_in_two_folders_are_two_pairs(tmp_path: Path) -> None:
+    for seed, name in enumerate(("a/x.png", "b/x.png")):
+        paint(tmp_path / "originals" / name, seed)
+        paint(tmp_path / "made" / name, 2 + seed)
+    assert [a.relative_to(tmp_path / "originals") == b.relative_to(tmp_path / "made")
+            for a, b in Pairs(tmp_path / "originals", tmp_path / "made").files] == [True, True]  # fmt: skip
+
+
+def test_how_many_pixels_are_trusted(tmp_path: Path) -> None:
+    paint(tmp_path / "real" / "a.png")
+    paint(tmp_path / "made" / "a.png", 1)
+    assert len(list(ImageSet(tmp_path / "real", max_pixels=80).crops())) == 1
+    assert len(list(Pairs(tmp_path / "real", tmp_path / "made", max_pixels=80))) == 1
+    with pytest.raises(UsageError, match=r"10x8 is 80 pixels, .* give a larger --max-pixels if you trust it"):
+        _ = ImageSet(tmp_path / "real", max_pixels=79).plan
+    with pytest.raises(UsageError, match="give a larger --max-pixels if you trust it"):
+        list(Pairs(tmp_path / "real", tmp_path / "made", max_pixels=79))
+
+
+@pytest.mark.parametrize(("limit", "words"), [("79", "give a larger --max-pixels"), ("0", "must be at least 1")])
+def test_the_option_reaches_the_reader(tmp_path: Path, capsys, limit: str, words: str) -> None:
+    paint(tmp_path / "real" / "a.png")
+    paint(tmp_path / "made" / "a.png", 1)
+    flags = ("--real", str(tmp_path / "real"), "--generated", str(tmp_path / "made"), "--max-pixels", limit)
+    assert main(["score", *flags]) == 2
+    told = capsys.readouterr().err
+    assert words in told
+    assert len([line for line in told.splitlines() if line.startswith("error:")]) == 1
