@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from nuwa_lightning.errors import ToldError, UsageError, shortened
+from nuwa_lightning.signals import Signals, Stopped
 
 _TRAINING = ("fit", "validate", "test", "predict")
 _COMMANDS = ("generate", "canvas", "serve", "estimate", "convert-tokenizer")
@@ -91,12 +92,7 @@ def main(args: Sequence[str] | None = None) -> int:
             found = importlib.import_module(f"nuwa_lightning.commands.{name}")
             return int(getattr(found, name)(rest))
         if command in _TRAINING:
-            if rest in (["-h"], ["--help"]):
-                sys.stdout.write(_FIT_HELP.format(command=command))
-                return 0
-            from nuwa_lightning.commands.training import train
-
-            return train([command, *("--help" if a == "--help-all" else a for a in rest)])
+            return _train(command, rest)
         raise UsageError("COMMAND", command, _did_you_mean(command))
     except (UsageError, OSError) as error:
         if os.environ.get("NUWA_LIGHTNING_TRACEBACK"):
@@ -104,9 +100,22 @@ def main(args: Sequence[str] | None = None) -> int:
         if not isinstance(error, ToldError):
             sys.stderr.write(f"error: {_printable(' '.join(_line(error).split()))}\n")
         return 2
+    except Stopped as stopped:
+        sys.stderr.write(f"{stopped}\n")
+        return 128 + stopped.number
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")
         return 130
+
+
+def _train(command: str, rest: list[str]) -> int:
+    if rest in (["-h"], ["--help"]):
+        sys.stdout.write(_FIT_HELP.format(command=command))
+        return 0
+    with Signals() as signals:  # before what takes seconds to import
+        from nuwa_lightning.commands.training import train
+
+        return train([command, *("--help" if a == "--help-all" else a for a in rest)], signals)
 
 
 def _line(error: UsageError | OSError) -> str:

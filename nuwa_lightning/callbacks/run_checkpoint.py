@@ -1,74 +1,15 @@
-"""The checkpoint that a run is gone on with from, and signals that end a run with one."""
+"""The checkpoint that a run is gone on with from, also after a signal."""
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
-from types import FrameType, TracebackType
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-_STOPPING = [signal.Signals[name] for name in ("SIGTERM", "SIGHUP", "SIGINT") if name in signal.Signals.__members__]
-STOPPED = tuple(128 + number for number in _STOPPING)
-"""Exit statuses of a run that a signal has ended."""
-
-
-class Stopped(SystemExit):
-    """A signal ends the run, with exit status 128 plus its number.
-
-    Args:
-        number: of the signal.
-        step: how many batches are safe in a checkpoint, if there is one.
-    """
-
-    def __init__(self, number: int, step: int | None = None) -> None:
-        super().__init__(128 + number)
-        self.name, self.number, self.step = signal.Signals(number).name, number, step
-
-    def __str__(self) -> str:
-        """Return the line that tells it."""
-        if self.step is None:
-            return f"stopped by {self.name} outside of the training loop: start it again with --ckpt_path last"
-        return f"stopped by {self.name} at step {self.step}: go on with --ckpt_path last"
-
-
-class Signals:
-    """Raises :class:`Stopped` on SIGTERM, SIGHUP and SIGINT: at once or, while ``waiting``, when it is asked for.
-
-    A signal that is ignored (``nohup``) stays ignored; a second one while waiting is obeyed at once.
-    """
-
-    def __init__(self) -> None:
-        self.waiting = False
-        self.number = 0
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Signals:
-        for number in _STOPPING:
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                self._before[number] = signal.getsignal(number)
-        self.install()
-        return self
-
-    def install(self) -> None:
-        """Take the signals, also from Lightning, which does so when a training begins."""
-        for number in self._before:
-            signal.signal(number, self._handle)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.waiting and not self.number:
-            self.number = number
-            return
-        raise Stopped(number)
+from nuwa_lightning.signals import Signals, Stopped
 
 
 class RunCheckpoint(Checkpoint):

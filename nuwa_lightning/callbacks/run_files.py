@@ -10,7 +10,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from nuwa_lightning.atomic import atomic_write, write_json
-from nuwa_lightning.callbacks.run_checkpoint import Stopped
+from nuwa_lightning.signals import Stopped
 
 
 class RunFiles(Callback):
@@ -26,15 +26,15 @@ class RunFiles(Callback):
 
     def __init__(self, folder: Path, config: str, record: Mapping[str, Any]) -> None:
         self._folder, self._config, self._record = folder, config, dict(record)
-        self._begun = False
+        self.begun = False  # whether both are written
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Write both, once."""
-        if self._begun or not trainer.is_global_zero:
+        if self.begun or not trainer.is_global_zero:
             return
-        self._begun = True
+        self.begun = True
         self._folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(self._folder / "config.yaml") as partial:
             partial.write_text(self._config, encoding="utf-8")
@@ -42,16 +42,19 @@ class RunFiles(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say that it ended by itself."""
-        self._end(trainer, "finished")
+        self.end(trainer.global_step, "finished")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Say what ended it."""
         with contextlib.suppress(OSError):  # a full disk, most likely: that is told already
-            self._end(trainer, exception.name if isinstance(exception, Stopped) else type(exception).__name__)
+            self.end(
+                trainer.global_step, exception.name if isinstance(exception, Stopped) else type(exception).__name__
+            )
 
-    def _end(self, trainer: Trainer, by: str) -> None:
-        if self._begun:
-            self._record["ended"] = {"by": by, "step": trainer.global_step}
+    def end(self, step: int, by: str) -> None:
+        """Write what ended the run after which step, if it has begun."""
+        if self.begun:
+            self._record["ended"] = {"by": by, "step": step}
             self._write()
 
     def _write(self) -> None:

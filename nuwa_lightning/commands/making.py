@@ -18,6 +18,7 @@ from nuwa_lightning.canvas.job import Generation, Order, Progress, Recorder, cut
 from nuwa_lightning.canvas.preview import CanvasPreview
 from nuwa_lightning.errors import LawError, UsageError
 from nuwa_lightning.request import GenerationRequest
+from nuwa_lightning.signals import STOPPING
 from nuwa_lightning.writers import check_format, check_output, read_metadata, sweep
 
 if TYPE_CHECKING:
@@ -382,7 +383,8 @@ def signals() -> Iterator[list[int]]:
             raise KeyboardInterrupt
         caught.append(number)
 
-    before = {number: signal.signal(number, catch) for number in (signal.SIGINT, signal.SIGTERM)}
+    obeyed = (number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN)
+    before = {number: signal.signal(number, catch) for number in obeyed}
     try:
         yield caught
     finally:

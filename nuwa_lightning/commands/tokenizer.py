@@ -16,7 +16,6 @@ from typing import Any, cast
 
 import torch
 
-from nuwa_lightning.callbacks.run_checkpoint import STOPPED, Stopped
 from nuwa_lightning.data.folders import locked
 from nuwa_lightning.errors import ToldError, UsageError
 from nuwa_lightning.generation.pretrained import Generator, load_generator
@@ -24,6 +23,7 @@ from nuwa_lightning.models.pixel_guided import PixelGuidedDecoder
 from nuwa_lightning.models.vqgan import VQGANConfig
 from nuwa_lightning.plain_data import parse_yaml, read_text
 from nuwa_lightning.processes import die_with_parent
+from nuwa_lightning.signals import STOPPED, Stopped
 from nuwa_lightning.tokenizers.base import Tokenizer, is_tokenizer_class
 from nuwa_lightning.tokenizers.pretrained import load_pixel_guided, load_tokenizer
 from nuwa_lightning.tokenizers.windows import WindowedTokenizer

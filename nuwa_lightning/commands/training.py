@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
 import os
-import sys
 import traceback
 import warnings
 from collections.abc import Sequence
@@ -19,14 +19,15 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Progress
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from nuwa_lightning.atomic import write_json
 from nuwa_lightning.callbacks.checkpoint_io import AtomicCheckpointIO
-from nuwa_lightning.callbacks.run_checkpoint import RunCheckpoint, Signals, Stopped
+from nuwa_lightning.callbacks.run_checkpoint import RunCheckpoint
 from nuwa_lightning.callbacks.run_files import RunFiles
 from nuwa_lightning.callbacks.sample_sheet import SampleSheet
 from nuwa_lightning.callbacks.stage_bar import StageBar
 from nuwa_lightning.commands.known_classes import known_classes
 from nuwa_lightning.commands.parsing import OneLineParser, check_configs, deny_imports, usage_error, whole_name
-from nuwa_lightning.commands.record import check_run_folder, run_record
+from nuwa_lightning.commands.record import check_run_folder, run_record, versions
 from nuwa_lightning.commands.resuming import check_checkpoint, find_checkpoint
 from nuwa_lightning.commands.tokenizer import (
     CoarseSource,
@@ -53,6 +54,7 @@ from nuwa_lightning.generation.pretrained import save_generator
 from nuwa_lightning.legacy import upgraded_arguments
 from nuwa_lightning.models.vqgan import VQGAN
 from nuwa_lightning.processes import keep_freed_memory
+from nuwa_lightning.signals import Signals, Stopped
 from nuwa_lightning.tokenizers.base import Tokenizer
 from nuwa_lightning.tokenizers.pretrained import save_pixel_guided, save_tokenizer
 from nuwa_lightning.training.nuwa_module import NuwaInfinityModule
@@ -97,12 +99,29 @@ class NuwaCLI(LightningCLI):
     def __init__(self, *args: Any, signals: Signals, **kwargs: Any) -> None:
         self.options: Any = None
         self._signals = signals
+        self._files: RunFiles | None = None
         try:
             super().__init__(*args, **kwargs)
         except UsageError as error:
             if self.options is not None:
                 error.option = whole_name(error.option, error.value, self.options.as_dict())
             raise
+        except Stopped as stopped:
+            self._record_stop(stopped)
+            raise
+
+    def _record_stop(self, stopped: Stopped) -> None:
+        """Note a signal outside of the training loop; what the folder says of an earlier run stays."""
+        another = os.environ.get("LOCAL_RANK", "0") != "0"
+        if self.options is None or self.subcommand != "fit" or self._trial or another:
+            return
+        path = Path(self.options.run) / "record.json"
+        with contextlib.suppress(OSError):  # no room, no right: the line tells of the signal
+            if self._files is not None and self._files.begun:
+                self._files.end(self.trainer.global_step, stopped.name)
+            elif not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_json(path, {"versions": versions(), "ended": {"by": stopped.name, "step": 0}})
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options that belong to the run rather than to a class."""
@@ -218,8 +237,8 @@ class NuwaCLI(LightningCLI):
             self.datamodule.train_dataloader()
         if not self._trial:
             record = run_record(self.config_init[self.subcommand], self.datamodule, networks=self._networks())
-            files = RunFiles(self.run_folder, self._recipe(), record)
-            self.trainer.callbacks.insert(0, files)  # type: ignore[attr-defined]
+            self._files = RunFiles(self.run_folder, self._recipe(), record)
+            self.trainer.callbacks.insert(0, self._files)  # type: ignore[attr-defined]
 
     def _check_data(self) -> None:
         """Refuse data of another stage; what a data module of the user's own gives is not known here."""
@@ -378,8 +397,12 @@ def _no_advertisement(record: logging.LogRecord) -> bool:
     return "💡 Tip" not in record.getMessage()
 
 
-def train(arguments: list[str]) -> int:
-    """Run one of Lightning's subcommands; returns the exit status."""
+def train(arguments: list[str], signals: Signals) -> int:
+    """Run one of Lightning's subcommands; returns the exit status.
+
+    Raises:
+        Stopped: after one of ``signals``.
+    """
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     for noisy in ("httpx", "fsspec", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -399,22 +422,18 @@ def train(arguments: list[str]) -> int:
     check_configs(arguments)
     arguments = upgraded_arguments(arguments)
     try:
-        with Signals() as signals:
-            NuwaCLI(
-                LightningModule,
-                LightningDataModule,
-                signals=signals,
-                subclass_mode_model=True,
-                subclass_mode_data=True,
-                parser_class=RecipeParser,
-                auto_configure_optimizers=False,
-                save_config_callback=None,
-                seed_everything_default=0,
-                args=arguments,
-            )
-    except Stopped as stopped:
-        sys.stderr.write(f"{stopped}\n")
-        return 128 + stopped.number
+        NuwaCLI(
+            LightningModule,
+            LightningDataModule,
+            signals=signals,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            parser_class=RecipeParser,
+            auto_configure_optimizers=False,
+            save_config_callback=None,
+            seed_everything_default=0,
+            args=arguments,
+        )
     except MisconfigurationException as error:
         raise usage_error(error, f"--trainer or --model of {arguments[0]}") from error
     return 0

@@ -167,8 +167,9 @@ def test_killed_at_every_call_that_touches_the_disk(
     assert number > 50
 
 
-def test_ctrl_c_and_sigterm_stop_between_waves(server: Server, folder: Path, whole: dict[str, bytes]) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
+def test_signals_stop_between_waves(server: Server, folder: Path, whole: dict[str, bytes]) -> None:
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # under nohup: then it stays so
+    for number in (signal.SIGINT, signal.SIGTERM, *(() if ignored else (signal.SIGHUP,))):
         output = f"stopped{number}.tif"
         assert server.run(*command(output), at=40, number=number) == 128 + number, server.said()
         assert not (folder / output).exists()

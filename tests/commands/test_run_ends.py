@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +14,8 @@ import pytest
 import torch
 import yaml
 
-from nuwa_lightning.callbacks.run_checkpoint import Signals, Stopped
 from nuwa_lightning.commands import record
+from nuwa_lightning.signals import Signals, Stopped
 from tests.commands.conftest import write_clips
 
 OWN = """
@@ -32,6 +34,11 @@ class StopAt(Callback):
             trainer.should_stop = True
 
 
+class SignalIn(Callback):
+    def __init__(self, hook: str, number: int):
+        setattr(self, hook, lambda *_, **__: os.kill(os.getpid(), number))
+
+
 class SignalAt(Callback):
     def __init__(self, step: int, number: int):
         self.step, self.number = step, number
@@ -39,6 +46,22 @@ class SignalAt(Callback):
     def on_train_batch_start(self, trainer, *_):
         if trainer.global_step == self.step:
             os.kill(os.getpid(), self.number)
+"""
+
+IMPORTING = """
+import importlib.abc, os, signal, sys
+
+
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "torch":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+sys.meta_path.insert(0, Finder())
+from nuwa_lightning.cli import main
+
+sys.exit(main(sys.argv[1:]))
 """
 
 
@@ -151,6 +174,38 @@ def test_a_signal_leaves_a_checkpoint_a_record_and_one_line(shell, name, obeyed)
     assert json.loads(Path("s/record.json").read_text())["ended"] == {"by": "finished", "step": 6}
     assert shell("fit", "-c", again, "--run", "whole").status == 0
     assert_same_checkpoints(checkpoint("whole"), checkpoint("s"))
+
+
+@pytest.mark.parametrize("hook", ["setup", "on_sanity_check_start", "on_fit_start", "on_train_end", "teardown"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_before_or_after_the_loop(shell, hook, name, obeyed):
+    number = int(getattr(signal, name))
+    done = shell("fit", "-c", with_callback("SignalIn", "one.yaml", hook=hook, number=number), "--run", "s")
+    assert done.status == 128 + number
+    assert f"stopped by {name}" in done.stderr
+    assert "Traceback" not in done.stderr
+    step = 6 if hook in ("on_train_end", "teardown") else 0
+    assert json.loads(Path("s/record.json").read_text())["ended"] == {"by": name, "step": step}
+    assert not Path("s/tokenizer").exists()
+    assert shell("fit", "-c", "one.yaml", "--run", "s", "--ckpt_path", "last").status == 0
+    assert Path("s/tokenizer/config.json").exists()
+
+
+def test_a_signal_before_the_first_step_leaves_the_record_of_an_earlier_run(shell, finished, obeyed):
+    kept = (finished / "one" / "record.json").read_bytes()
+    Path("one/record.json").write_bytes(kept)
+    recipe = with_callback("SignalIn", "one.yaml", hook="setup", number=int(signal.SIGTERM))
+    assert shell("fit", "-c", recipe).status == 143
+    assert Path("one/record.json").read_bytes() == kept
+
+
+def test_a_signal_while_libraries_are_imported(workplace):
+    command = [sys.executable, "-c", IMPORTING, "fit", "-c", "one.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 143, done.stderr
+    assert done.stderr.splitlines() == [
+        "stopped by SIGTERM outside of the training loop: start it again with --ckpt_path last"
+    ]
 
 
 def test_what_is_refused_late_leaves_the_folder_as_it_is(shell, finished):
