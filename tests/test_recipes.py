@@ -30,7 +30,7 @@ def content(name: str) -> dict[str, Any]:
 
 
 def is_whole(name: str) -> bool:
-    return {"model", "data", "trainer"} <= content(name).keys()
+    return "class_path" in content(name).get("model", {})
 
 
 def is_large(name: str) -> bool:
