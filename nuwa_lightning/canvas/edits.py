@@ -55,7 +55,7 @@ def steered(request: GenerationRequest, options: Mapping[str, Any]) -> Generatio
 
 
 def edited(facts: CanvasFacts, edit: Mapping[str, Any], *, before: int | None) -> CanvasFacts:
-    """Return facts that tell of one more edit; ``before`` it so many records counted (None in memory: nothing to undo)."""
+    """Return facts that tell of one more edit, ``before`` which so many records counted; None in memory."""
     how = {**facts.how, "edits": [*facts.how.get("edits", ()), edit]}
     if before is not None:
         how["undo"] = [*facts.how.get("undo", ()), before]
