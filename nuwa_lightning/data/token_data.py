@@ -190,6 +190,7 @@ class TokenDataModule(TokenWindowsModule):
     Args:
         photos: where the photos come from.
         grid: (y, x) of a window in tokens.
+        grids: further sizes; each training batch is of one, of all with equal probability. Validation is by ``grid``.
         bank: what is encoded of each photo.
         max_pixels: limit on the pixels of one photo.
         options: see `TokenWindowsModule`.
@@ -205,12 +206,14 @@ class TokenDataModule(TokenWindowsModule):
         photos: PhotoSource,
         *,
         grid: tuple[int, int] = (32, 32),
+        grids: Sequence[tuple[int, int]] = (),
         bank: BankSettings = _BANK,
         max_pixels: int = MAX_PIXELS,
         **options: Any,
     ) -> None:
         bank.check()
-        super().__init__(photos, Window(1, *grid), stills=0.0, **options)  # a photo is always one
+        more = [Window(1, *size) for size in grids]
+        super().__init__(photos, Window(1, *grid), stills=0.0, more=more, **options)  # a photo is always one
         self.photos = photos
         self.settings = bank
         self.max_pixels = max_pixels
@@ -258,7 +261,9 @@ class TokenDataModule(TokenWindowsModule):
         except ImageReadError:
             return None
         shapes = sizes_for(size, self.settings.short_sides, 2 * factor)
-        return any(y // factor >= self.window.y and x // factor >= self.window.x for y, x in shapes)
+        y, x = self.window.y, self.window.x
+        rows = (lambda found: found == y) if self.whole_height else (lambda found: found >= y)
+        return any(rows(height // factor) and width // factor >= x for height, width in shapes)
 
     def _set_odd_aside(self, factor: int) -> None:
         """Hold out other photos where none of those held out can be used, or none of the rest."""
