@@ -30,14 +30,12 @@ def sample_tokens(
 ) -> Tensor:
     """Return the tokens of small canvases, one a seed, ``[B, Y, X]``, of videos ``[T, B, Y, X]``, held in memory."""
     rows, columns = renderer.model.patch_size
-    assert grid.t is not None
-    assert grid.y is not None
-    assert grid.x is not None
-    tokens_TBYX = torch.zeros(grid.t, len(seeds), grid.y * rows, grid.x * columns, dtype=torch.long)
+    frames, down, across = grid.lengths
+    tokens_TBYX = torch.zeros(frames, len(seeds), down * rows, across * columns, dtype=torch.long)
     for done in renderer.render(grid, seeds=seeds, known=known, prompts=prompts):
         t, top, left = done.patch.t, done.patch.y * rows, done.patch.x * columns
         tokens_TBYX[t, :, top : top + rows, left : left + columns] = done.tokens_BYX
-    return tokens_TBYX[0] if grid.t == 1 else tokens_TBYX
+    return tokens_TBYX[0] if frames == 1 else tokens_TBYX
 
 
 @torch.inference_mode()

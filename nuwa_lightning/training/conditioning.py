@@ -123,15 +123,13 @@ def draw_known(grid: PatchGrid, generator: torch.Generator) -> frozenset[PatchIn
 
     Of three videos two are to be gone on with instead: the first frame is given, or the first few.
     """
-    assert grid.t is not None
-    assert grid.y is not None
-    assert grid.x is not None
-    if grid.t > 1 and bool(torch.rand((), generator=generator) < _GOING_ON):
+    frames, rows, columns = grid.lengths
+    if frames > 1 and bool(torch.rand((), generator=generator) < _GOING_ON):
         first = bool(torch.rand((), generator=generator) < 0.5)
-        frames = 1 if first else int(torch.randint(1, grid.t, (), generator=generator))
-        return frozenset(patch for patch in grid if patch.t < frames)
-    spans = (itertools.combinations(range(length + 1), 2) for length in (grid.y, grid.x))
-    rectangles = [(*y, *x) for y, x in itertools.product(*spans) if (*y, *x) != (0, grid.y, 0, grid.x)]
+        count = 1 if first else int(torch.randint(1, frames, (), generator=generator))
+        return frozenset(patch for patch in grid if patch.t < count)
+    spans = (itertools.combinations(range(length + 1), 2) for length in (rows, columns))
+    rectangles = [(*y, *x) for y, x in itertools.product(*spans) if (*y, *x) != (0, rows, 0, columns)]
     if not rectangles:
         return frozenset()
     top, bottom, left, right = rectangles[int(torch.randint(len(rectangles), (), generator=generator))]
