@@ -28,7 +28,7 @@ from evaluation.sampling import SampleSpec, sample_folder
 from evaluation.score import Work, score
 from nuwa_lightning.atomic import write_json
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.processes import die_with_parent
+from nuwa_lightning.signals import die_with_parent
 from nuwa_lightning.tokenizers.pretrained import load_tokenizer
 
 DONE: Final = "cell.json"

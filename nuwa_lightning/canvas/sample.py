@@ -12,8 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nuwa_lightning.canvas.decoding import to_uint8
-from nuwa_lightning.canvas.frame_decoder import SingleFrames
+from nuwa_lightning.canvas.decoding import SingleFrames, to_uint8
 from nuwa_lightning.generation.prompts import Prompts
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex

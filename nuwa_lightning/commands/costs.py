@@ -30,10 +30,10 @@ from nuwa_lightning.generation.renderer import InfiniteRenderer, Rendering
 from nuwa_lightning.planning.geometry import PatchGrid
 from nuwa_lightning.planning.schedule import ContextTable, walk, waves
 from nuwa_lightning.text.base import TextEncoder
-from nuwa_lightning.training.batch import Written
 from nuwa_lightning.training.conditioning import SampleText
 from nuwa_lightning.training.muon import MuonAdamW, muon_groups
 from nuwa_lightning.training.nuwa_module import NuwaInfinityModule
+from nuwa_lightning.training.plans import Written
 
 _WIDTHS: Final = {"ClipTextEncoder": (512, 77), "MiniLMTextEncoder": (384, 64)}
 """Width and most tokens of text encoders, so that none has to be loaded."""

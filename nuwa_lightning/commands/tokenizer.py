@@ -22,8 +22,7 @@ from nuwa_lightning.generation.pretrained import Generator, load_generator
 from nuwa_lightning.models.pixel_guided import PixelGuidedDecoder
 from nuwa_lightning.models.vqgan import VQGANConfig
 from nuwa_lightning.plain_data import parse_yaml, read_text
-from nuwa_lightning.processes import die_with_parent
-from nuwa_lightning.signals import STOPPED, Stopped
+from nuwa_lightning.signals import STOPPED, Stopped, die_with_parent
 from nuwa_lightning.tokenizers.base import Tokenizer, is_tokenizer_class
 from nuwa_lightning.tokenizers.pretrained import load_pixel_guided, load_tokenizer
 from nuwa_lightning.tokenizers.windows import WindowedTokenizer

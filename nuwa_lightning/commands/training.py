@@ -21,14 +21,13 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from nuwa_lightning.atomic import write_json
 from nuwa_lightning.callbacks.checkpoint_io import AtomicCheckpointIO
-from nuwa_lightning.callbacks.run_checkpoint import RunCheckpoint
-from nuwa_lightning.callbacks.run_files import RunFiles
+from nuwa_lightning.callbacks.run_files import RunCheckpoint, RunFiles
 from nuwa_lightning.callbacks.sample_sheet import SampleSheet
 from nuwa_lightning.callbacks.stage_bar import StageBar
 from nuwa_lightning.commands.known_classes import known_classes
 from nuwa_lightning.commands.parsing import OneLineParser, check_configs, deny_imports, usage_error, whole_name
 from nuwa_lightning.commands.record import check_run_folder, run_record, versions
-from nuwa_lightning.commands.resuming import check_checkpoint, find_checkpoint
+from nuwa_lightning.commands.resuming import check_checkpoint, find_checkpoint, what_next
 from nuwa_lightning.commands.tokenizer import (
     CoarseSource,
     Refinement,
@@ -42,7 +41,6 @@ from nuwa_lightning.commands.tokenizer import (
     provide_guided,
     provide_tokenizer,
 )
-from nuwa_lightning.commands.what_next import what_next
 from nuwa_lightning.data.data_module import StreamingDataModule
 from nuwa_lightning.data.image_folder import PhotosDataModule
 from nuwa_lightning.data.token_data import TokenDataModule
@@ -53,8 +51,7 @@ from nuwa_lightning.generation.coarse_plan import CoarseEncoder
 from nuwa_lightning.generation.pretrained import save_generator
 from nuwa_lightning.legacy import upgraded_arguments
 from nuwa_lightning.models.vqgan import VQGAN
-from nuwa_lightning.processes import keep_freed_memory
-from nuwa_lightning.signals import Signals, Stopped
+from nuwa_lightning.signals import Signals, Stopped, keep_freed_memory
 from nuwa_lightning.tokenizers.base import Tokenizer
 from nuwa_lightning.tokenizers.pretrained import save_pixel_guided, save_tokenizer
 from nuwa_lightning.training.nuwa_module import NuwaInfinityModule

@@ -23,8 +23,7 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError, features
 
-from nuwa_lightning.data.folders import regular_stat
-from nuwa_lightning.data.listing import list_files
+from nuwa_lightning.data.folders import list_files, regular_stat
 from nuwa_lightning.data.tones import BITS, is_deep, scaled, straight, to_rgb
 from nuwa_lightning.errors import UsageError
 

@@ -30,7 +30,6 @@ from nuwa_lightning.planning.direction.base import DirectionController, Step
 from nuwa_lightning.planning.geometry import PatchGrid
 from nuwa_lightning.planning.schedule import TokenOrder
 from nuwa_lightning.tokenizers.base import Tokenizer
-from nuwa_lightning.training.batch import Written, look_up
 from nuwa_lightning.training.conditioning import Conditions, SampleText, token_noise
 from nuwa_lightning.training.losses import LossTerm
 from nuwa_lightning.training.muon import MuonAdamW, muon_groups
@@ -43,7 +42,7 @@ from nuwa_lightning.training.optimization import (
     group_options,
     prefer_options,
 )
-from nuwa_lightning.training.plans import TrainingPlans
+from nuwa_lightning.training.plans import TrainingPlans, Written, look_up
 from nuwa_lightning.training.scaling import ScalingConfig, TokenLosses, patch_loss
 
 Optimize = Literal["joint", "accumulated", "per_patch"]
