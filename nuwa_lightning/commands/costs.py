@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import torch
 from jsonargparse import Namespace
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LightningArgumentParser
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
@@ -24,11 +24,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from nuwa_lightning.commands.parsing import check_configs, deny_imports
-from nuwa_lightning.commands.training import NuwaCLI, RecipeParser
+from nuwa_lightning.commands.training import NuwaCLI
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.renderer import InfiniteRenderer, Rendering
 from nuwa_lightning.planning.geometry import PatchGrid
 from nuwa_lightning.planning.schedule import ContextTable, walk, waves
+from nuwa_lightning.signals import Signals
 from nuwa_lightning.text.base import TextEncoder
 from nuwa_lightning.training.conditioning import SampleText
 from nuwa_lightning.training.muon import MuonAdamW, muon_groups
@@ -123,19 +124,7 @@ def read_recipe(arguments: Sequence[str]) -> Namespace:
     """Return what ``fit`` would read of these arguments."""
     deny_imports()
     check_configs(["fit", *arguments])
-    config: Namespace = _RecipeCLI(
-        LightningModule,
-        LightningDataModule,
-        signals=None,  # type: ignore[arg-type]  # nothing runs
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        parser_class=RecipeParser,
-        auto_configure_optimizers=False,
-        save_config_callback=None,
-        seed_everything_default=0,
-        args=list(arguments),
-        run=False,
-    ).config
+    config: Namespace = _RecipeCLI(arguments, signals=Signals(), run=False).config
     name = str(config.model.class_path)
     if name.rpartition(".")[2] != NuwaInfinityModule.__name__:
         raise UsageError("--model", name, "estimate knows stage 2: give a recipe of NuwaInfinityModule")

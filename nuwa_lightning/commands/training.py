@@ -93,12 +93,23 @@ class RecipeParser(OneLineParser, LightningArgumentParser):
 class NuwaCLI(LightningCLI):
     """LightningCLI with a run folder, a tokenizer made on demand, and resumption that obeys the command line."""
 
-    def __init__(self, *args: Any, signals: Signals, **kwargs: Any) -> None:
+    def __init__(self, arguments: Sequence[str], *, signals: Signals, run: bool = True) -> None:
         self.options: Any = None
         self._signals = signals
         self._files: RunFiles | None = None
         try:
-            super().__init__(*args, **kwargs)
+            super().__init__(
+                LightningModule,
+                LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                parser_class=RecipeParser,
+                auto_configure_optimizers=False,
+                save_config_callback=None,
+                seed_everything_default=0,
+                args=list(arguments),
+                run=run,
+            )
         except UsageError as error:
             if self.options is not None:
                 error.option = whole_name(error.option, error.value, self.options.as_dict())
@@ -411,18 +422,7 @@ def train(arguments: list[str], signals: Signals) -> int:
     check_configs(arguments)
     arguments = upgraded_arguments(arguments)
     try:
-        NuwaCLI(
-            LightningModule,
-            LightningDataModule,
-            signals=signals,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            parser_class=RecipeParser,
-            auto_configure_optimizers=False,
-            save_config_callback=None,
-            seed_everything_default=0,
-            args=arguments,
-        )
+        NuwaCLI(arguments, signals=signals)
     except MisconfigurationException as error:
         raise usage_error(error, f"--trainer or --model of {arguments[0]}") from error
     return 0

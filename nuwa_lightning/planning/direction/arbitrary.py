@@ -9,21 +9,17 @@ from typing import Literal, final
 
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.planning.direction.base import DirectionController, Step
-from nuwa_lightning.planning.direction.growth import (
+from nuwa_lightning.planning.direction.fit import (
     PAPER_SYMMETRIES,
     RING,
     Misfit,
     Place,
     SymmetryName,
     finished_mask,
-    frame_by_frame,
-    in_order,
-    is_prefix,
-    known_first,
-    layers,
     misfit,
     named_symmetries,
 )
+from nuwa_lightning.planning.direction.growth import frame_by_frame, in_order, is_prefix, known_first, layers
 from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex, Symmetry
 
 _Entry = tuple[Misfit, int, tuple[int, int, int], Place, int]

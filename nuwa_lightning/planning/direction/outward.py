@@ -8,17 +8,8 @@ from typing import final
 
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.planning.direction.base import DirectionController, Step
-from nuwa_lightning.planning.direction.growth import (
-    DIAMOND,
-    PAPER_SYMMETRIES,
-    Place,
-    SymmetryName,
-    frame_by_frame,
-    known_first,
-    layers_from,
-    named_symmetries,
-    with_symmetries,
-)
+from nuwa_lightning.planning.direction.fit import PAPER_SYMMETRIES, Place, SymmetryName, named_symmetries
+from nuwa_lightning.planning.direction.growth import DIAMOND, frame_by_frame, known_first, layers_from, with_symmetries
 from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex, Symmetry
 
 

@@ -8,17 +8,8 @@ from fractions import Fraction
 from typing import final
 
 from nuwa_lightning.planning.direction.base import DirectionController, Step
-from nuwa_lightning.planning.direction.growth import (
-    PAPER_SYMMETRIES,
-    RING,
-    Place,
-    SymmetryName,
-    frame_by_frame,
-    known_first,
-    layers_from,
-    named_symmetries,
-    with_symmetries,
-)
+from nuwa_lightning.planning.direction.fit import PAPER_SYMMETRIES, RING, Place, SymmetryName, named_symmetries
+from nuwa_lightning.planning.direction.growth import frame_by_frame, known_first, layers_from, with_symmetries
 from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex, Symmetry
 
 

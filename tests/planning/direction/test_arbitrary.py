@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser
 
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.planning.direction import ArbitraryDirectionController, DirectionController
-from nuwa_lightning.planning.direction.growth import PAPER_SYMMETRIES
+from nuwa_lightning.planning.direction.fit import PAPER_SYMMETRIES
 from nuwa_lightning.planning.geometry import SYMMETRIES, PatchGrid, PatchIndex, PatchOffset, symmetry_named
 from tests.strategies import ALL_SYMMETRIES, canvases, grids
 

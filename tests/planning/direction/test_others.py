@@ -11,7 +11,7 @@ from nuwa_lightning.planning.direction import (
     RasterDirectionController,
     SpiralDirectionController,
 )
-from nuwa_lightning.planning.direction.growth import PAPER_SYMMETRIES, RING, best_symmetry, misfit
+from nuwa_lightning.planning.direction.fit import PAPER_SYMMETRIES, RING, best_symmetry, misfit
 from nuwa_lightning.planning.geometry import SYMMETRIES, ZETA, PatchGrid, PatchIndex, symmetry_named
 from tests.strategies import canvases
 
