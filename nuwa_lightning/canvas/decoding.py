@@ -72,15 +72,7 @@ class FrameDecoder(Protocol):
 class TileDecoder:
     """Decodes tiles of a canvas, each with as much around it as decoding the whole would look at.
 
-    On a closed axis tiles at the seam see the tokens on its other side.
-
-    Args:
-        tokenizer: what decodes.
-        size: height and width of the canvas in tokens.
-        read: gives tokens.
-        tile: side of a tile in tokens.
-        finish: what is done to pixels before they are given away.
-        wrap: the closed axes, as in ``PatchGrid``.
+    On a closed axis (``wrap``) tiles at the seam see the tokens on its other side. Sizes are in tokens.
     """
 
     tokenizer: Tokenizer

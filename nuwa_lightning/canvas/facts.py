@@ -109,13 +109,7 @@ class CanvasFacts:
 
 @dataclass(frozen=True)
 class CanvasState:
-    """Where generation stands between two waves.
-
-    Attributes:
-        waves: how many are finished.
-        facts: plain JSON.
-        tensors: the live states.
-    """
+    """Where generation stands between two waves."""
 
     waves: int
     facts: Mapping[str, Any]

@@ -28,12 +28,7 @@ _TEXTS: Final = frozenset({".txt", ".csv", ".tsv", ".json", ".jsonl", ".ndjson",
 
 @dataclass(frozen=True)
 class Listing:
-    """The files below a folder.
-
-    Attributes:
-        files: the samples.
-        left_out: how many files of other kinds lie there, by suffix or by what they are; texts do not count.
-    """
+    """The files below a folder that are samples, and how many others lie there, by suffix or by what they are."""
 
     files: list[Path]
     left_out: Counter[str]

@@ -88,14 +88,7 @@ def load_tokenizer(
 def load_trainable(
     folder: str | os.PathLike[str], *, option: str
 ) -> tuple[VQGAN | PublishedVQGAN, tuple[int, int] | None]:
-    """Do the same for what trains a tokenizer: our own, or a published one.
-
-    Returns:
-        The tokenizer itself, and ``step`` and ``overlap`` of its windows if the folder has it in some.
-
-    Raises:
-        UsageError: if it is another, or as for :func:`load_tokenizer`.
-    """
+    """Return what trains a tokenizer, our own or a published one, and ``step`` and ``overlap`` of its windows, if any."""
     found = load_tokenizer(folder, option=option)
     tokenizer, windows = found, None
     if isinstance(found, WindowedTokenizer):
@@ -200,15 +193,9 @@ def save_pixel_guided(folder: str | os.PathLike[str], guided: PixelGuidedDecoder
 def load_pixel_guided(
     folder: str | os.PathLike[str], *, tokenizer: Tokenizer | None = None, option: str = "tokenizer.guided"
 ) -> PixelGuidedDecoder:
-    """Read a folder that :func:`save_pixel_guided` wrote; the decoder comes frozen, in evaluation mode.
+    """Read a folder that :func:`save_pixel_guided` wrote, or a run that holds it; the decoder comes frozen.
 
-    Args:
-        folder: the folder itself, or a run that holds it as ``pixel_guided``.
-        tokenizer: the one whose tokens are to be decoded; without, it is not checked.
-        option: what the user called it, for error messages.
-
-    Raises:
-        UsageError: if the folder is missing, of another kind or format, damaged, or of another tokenizer.
+    Without a tokenizer it is not checked whether it belongs to that.
     """
     path = _inside(folder, "pixel_guided")
     config = _read_config(path, GUIDED_KIND, option)

@@ -78,11 +78,7 @@ class Conditions:
 def token_noise(tokens_BS: Tensor, codebook_KE: Tensor, *, share: float, generator: torch.Generator) -> Tensor:
     """Return tokens as they are read, some of them wrongly: half as a code that looks alike, half as another's token.
 
-    Args:
-        tokens_BS: samples, each of which draws how much it misreads, from 0 to ``share``.
-        codebook_KE: code vectors, whose distances tell what looks alike.
-        share: of tokens that are token_noise, at most.
-        generator: draws.
+    Each sample draws how much it misreads, from 0 to ``share``; distances of code vectors tell what looks alike.
     """
     B, S = tokens_BS.shape
     device, K = tokens_BS.device, len(codebook_KE)
@@ -100,12 +96,7 @@ def token_noise(tokens_BS: Tensor, codebook_KE: Tensor, *, share: float, generat
 
 
 class SampleText(NamedTuple):
-    """The texts of some samples.
-
-    Attributes:
-        states_BSE: token states.
-        text_mask_BS: which tokens are there; none where the text was dropped.
-    """
+    """The texts of some samples."""
 
     states_BSE: Tensor
     text_mask_BS: Tensor

@@ -126,10 +126,7 @@ class LossWeights:
 def difference_terms(rebuilt_B3YX: Tensor, image_B3YX: Tensor, *, factor: int) -> dict[str, Tensor]:
     """Return the terms that compare pixels: ``pixel``, ``squared`` and ``colour``.
 
-    Args:
-        rebuilt_B3YX: what was made.
-        image_B3YX: what it should be.
-        factor: side of the squares whose mean colours are compared, in pixels; those of twice the side are, too.
+    Mean colours are compared over squares of ``factor`` pixels, and over those of twice the side.
     """
     difference = rebuilt_B3YX - image_B3YX
     coarse = functional.avg_pool2d(difference, factor)
