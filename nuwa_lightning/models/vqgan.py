@@ -232,7 +232,7 @@ class _Levels(nn.Module):
 
 
 class Encoder(_Levels):
-    """Turns pixels into one vector for each square of ``downsample_factor`` pixels, with a finite receptive field (ours).
+    """Turns pixels into a vector for each square of ``downsample_factor`` pixels, with a finite receptive field (ours).
 
     Pixels are folded into channels at once, and every further level folds 2x2 cells, so that nearly all the work is
     done on coarse grids of many channels, where a CPU is fastest. There is no normalisation outside of the residual
@@ -347,9 +347,10 @@ class VectorQuantizer(nn.Module):
         return (z_ND @ self.codebook_KD.T).argmax(dim=1)
 
     def forward(self, z_BDYX: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the codes ``q_BDYX`` (gradients pass straight to the normalised vectors), ``tokens_BYX``, and the commitment.
+        """Return codes ``q_BDYX`` (gradients pass straight to the normalised vectors), ``tokens_BYX``, and commitment.
 
-        Vectors may have any length. The commitment is the mean squared distance to the code, summed over D: from 0 to 4.
+        Vectors may have any length. The commitment is the mean squared distance to the code, summed over D: from 0 to
+        4.
         """
         unit_BYXD = functional.normalize(z_BDYX.permute(0, 2, 3, 1), dim=3)
         tokens_BYX = self.nearest(unit_BYXD.detach().reshape(-1, self.codebook_dim)).view(unit_BYXD.shape[:3])
@@ -371,8 +372,8 @@ class VectorQuantizer(nn.Module):
     def update(self, z_ND: Tensor, tokens_N: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Move the codes towards the vectors they were assigned, on all ranks alike; restart those hardly used.
 
-        ``generator`` draws vectors for restarts and must be the same on every rank. Returns how often each code was used in
-        this step by all ranks (float, K).
+        ``generator`` draws vectors for restarts and must be the same on every rank. Returns how often each code was
+        used in this step by all ranks (float, K).
         """
         unit_ND = functional.normalize(z_ND.float(), dim=1)
         count_K = self.count(tokens_N)
@@ -404,8 +405,8 @@ class VectorQuantizer(nn.Module):
     ) -> None:
         """Put the codes where real vectors are: spherical k-means with a k-means++ start.
 
-        The vectors of all ranks are used; each gives its own batch by batch, and the moving averages begin with the size of
-        one. ``generator`` must be the same on every rank.
+        The vectors of all ranks are used; each gives its own batch by batch, and the moving averages begin with the
+        size of one. ``generator`` must be the same on every rank.
         """
         unit_ND = _gather(functional.normalize(z_ND.float(), dim=1))
         ranks = len(unit_ND) // max(1, len(z_ND))

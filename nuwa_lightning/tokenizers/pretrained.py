@@ -88,7 +88,7 @@ def load_tokenizer(
 def load_trainable(
     folder: str | os.PathLike[str], *, option: str
 ) -> tuple[VQGAN | PublishedVQGAN, tuple[int, int] | None]:
-    """Return what trains a tokenizer, our own or a published one, and ``step`` and ``overlap`` of its windows, if any."""
+    """Return what trains a tokenizer, our own or a published one, and ``step`` and ``overlap`` of its windows."""
     found = load_tokenizer(folder, option=option)
     tokenizer, windows = found, None
     if isinstance(found, WindowedTokenizer):
