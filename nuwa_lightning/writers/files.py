@@ -215,14 +215,16 @@ def read_metadata(path: str | os.PathLike[str], *, writer: Writer | str | None =
 
 
 def _image_writer(path: Path, writer: object, option: str = "output") -> ImageWriter:
-    return _writer(path, writer, IMAGE_WRITERS, ImageWriter, "images", option)
+    made: ImageWriter = _writer(path, writer, IMAGE_WRITERS, ImageWriter, "images", option)
+    return made
 
 
 def _video_writer(path: Path, writer: object, option: str = "output") -> VideoWriter:
-    return _writer(path, writer, VIDEO_WRITERS, VideoWriter, "videos", option)
+    made: VideoWriter = _writer(path, writer, VIDEO_WRITERS, VideoWriter, "videos", option)
+    return made
 
 
-def _writer(path: Path, writer: object, known: Mapping[str, type[_W]], kind: type[_W], of: str, option: str) -> _W:
+def _writer(path: Path, writer: object, known: Mapping[str, type[_W]], kind: type[Any], of: str, option: str) -> Any:
     made = _made(writer) if writer is not None else _by_suffix(path, known, option)()
     if not isinstance(made, kind):
         raise UsageError("writer", writer, f"is no writer of {of}: subclass nuwa_lightning.writers.{kind.__name__}")
