@@ -26,11 +26,7 @@ _LARGEST: Final = 1 << 63
 
 
 def check_kinds(request: Any) -> None:
-    """Refuse fields of a dataclass that are of another kind than they are declared: files may say anything.
-
-    Raises:
-        UsageError: naming the first one.
-    """
+    """Refuse fields of a dataclass that are of another kind than they are declared: files may say anything."""
     for each in dataclasses.fields(request):
         value, declared = getattr(request, each.name), str(each.type)
         kind = declared.removesuffix(" | None")
@@ -75,11 +71,7 @@ class Size:
 
     @classmethod
     def parse(cls, text: str) -> Size:
-        """Return what ``4096x512``, ``x512`` or ``4096x`` says.
-
-        Raises:
-            UsageError: if it is not WIDTHxHEIGHT with both at least 1, one of them perhaps left out.
-        """
+        """Return what ``4096x512``, ``x512`` or ``4096x`` says."""
         found = re.fullmatch(r"(\d*)[xX](\d*)", text)
         sides = [int(side) if side else None for side in found.groups()] if found else []
         if not any(sides) or 0 in sides:
@@ -106,11 +98,7 @@ class Expansion:
 
     @classmethod
     def parse(cls, text: str) -> Expansion:
-        """Return what ``left=512,right=512,up=0,down=256``, in part or whole and in any order, says.
-
-        Raises:
-            UsageError: if it says something else.
-        """
+        """Return what ``left=512,right=512,up=0,down=256``, in part or whole and in any order, says."""
         sides = [f.name for f in dataclasses.fields(cls)]
         found: dict[str, int] = {}
         for part in text.split(","):

@@ -12,12 +12,7 @@ STOPPED = tuple(128 + number for number in STOPPING)
 
 
 class Stopped(SystemExit):
-    """A signal ends the run, with exit status 128 plus its number.
-
-    Args:
-        number: of the signal.
-        step: how many batches are safe in a checkpoint, if there is one.
-    """
+    """A signal ends the run, with exit status 128 plus its number."""
 
     def __init__(self, number: int, step: int | None = None) -> None:
         super().__init__(128 + number)

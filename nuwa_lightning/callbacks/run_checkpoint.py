@@ -16,12 +16,7 @@ class RunCheckpoint(Checkpoint):
     """Writes one file, replaced atomically: now and then, at the end, and when a signal comes.
 
     It is written at the end of a batch, also the last one: what Lightning writes after that counts an epoch that was
-    cut short as a whole one.
-
-    Args:
-        path: the file.
-        signals: what stops the run after the batch at hand.
-        every_n_steps: how often; 0 only when a signal comes (where the user keeps checkpoints in a way of their own).
+    cut short as a whole one. Every 0 steps: only when a signal comes (where the user keeps checkpoints in another way).
     """
 
     def __init__(self, path: Path, signals: Signals, *, every_n_steps: int = 100) -> None:
@@ -37,11 +32,7 @@ class RunCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Write when it is time, and stop if that was asked for.
-
-        Raises:
-            Stopped: after a signal, in every process.
-        """
+        """Write when it is time, and stop if that was asked for."""
         if getattr(pl_module, "mid_step", False):
             return  # gradients of some batches wait for more, and no checkpoint keeps them
         number = self._asked(trainer)

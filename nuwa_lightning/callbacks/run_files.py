@@ -17,11 +17,6 @@ class RunFiles(Callback):
     """Writes ``config.yaml`` and ``record.json`` after the first step, and into the latter how the run ended.
 
     What is refused before that writes over nothing that the folder says of an earlier run.
-
-    Args:
-        folder: of the run.
-        config: the run's options as YAML that repeats it.
-        record: what ``record.json`` says.
     """
 
     def __init__(self, folder: Path, config: str, record: Mapping[str, Any]) -> None:

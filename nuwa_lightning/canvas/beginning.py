@@ -16,11 +16,7 @@ from nuwa_lightning.request import GenerationRequest
 
 
 def begun(folder: str | os.PathLike[str], maker: CanvasMaker, request: GenerationRequest) -> Canvas:
-    """Return the canvas of a request with nothing on it yet.
-
-    Raises:
-        UsageError: if the model cannot, the canvas is endless, or the folder is there or cannot be made.
-    """
+    """Return the canvas of a request with nothing on it yet."""
     renderer = maker.renderer(request)
     order = maker.builder.order(request, direction=renderer.direction)
     if order.grid.endless or request.count != 1:
@@ -39,11 +35,7 @@ def begun(folder: str | os.PathLike[str], maker: CanvasMaker, request: Generatio
 
 
 def copied(folder: str | os.PathLike[str], maker: CanvasMaker, request: GenerationRequest, *, of: TokenView) -> Canvas:
-    """Return a copy of a finished canvas; what was undone or made again is left out.
-
-    Raises:
-        UsageError: if the folder holds anything, or cannot be written.
-    """
+    """Return a copy of a finished canvas; what was undone or made again is left out."""
     path = Path(folder)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UsageError("folder", folder, "is there already: name a new one")

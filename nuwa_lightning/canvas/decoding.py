@@ -62,12 +62,7 @@ class FrameDecoder(Protocol):
         ...
 
     def decode(self, tokens_YX: Tensor, previous_YX3: Pixels | None) -> Pixels:
-        """Return the pixels of a frame.
-
-        Args:
-            tokens_YX: its tokens.
-            previous_YX3: the frame before as it was decoded or given; None for the first one.
-        """
+        """Return the pixels of a frame, given the one before as it was decoded or given; None for the first one."""
         ...
 
 
@@ -163,12 +158,7 @@ class DecodedImage:
     """The pixels of a canvas, decoded when they are asked for: an ``ImageSource``.
 
     Rows are to be asked for from top to bottom; each tile is decoded once then. Memory: a tile with what lies around
-    it, and the rows that are asked for.
-
-    Args:
-        tiles: from tokens to pixels.
-        crop: which part of the grid is the image.
-        folder: where a row of tiles lies that is too wide for the memory; by default that for temporary files.
+    it, and the rows that are asked for. A row of tiles too wide for that lies in a temporary file in ``folder``.
     """
 
     def __init__(self, tiles: TileDecoder, crop: Crop, *, folder: Path | None = None) -> None:
@@ -245,14 +235,7 @@ class _Strip:
 def decoded_frames(
     frames_YX: Iterator[Tensor], decoder: FrameDecoder, crop: Crop, *, finish: Finish | None = None
 ) -> Iterator[Pixels]:
-    """Yield the frames of a video, uint8 ``[Y, X, 3]``.
-
-    Args:
-        frames_YX: the tokens of each.
-        decoder: from tokens to pixels.
-        crop: which part of the grid is the frame.
-        finish: what is done to the pixels of the first frame, such as laying the given image over them.
-    """
+    """Yield the frames of a video, uint8 ``[Y, X, 3]``; ``finish`` lays the given image over the first one."""
     previous_YX3: Pixels | None = None
     for number, tokens_YX in enumerate(frames_YX):
         pixels_YX3 = decoder.decode(tokens_YX, previous_YX3)

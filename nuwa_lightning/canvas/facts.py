@@ -141,11 +141,7 @@ def write_facts(path: Path, facts: CanvasFacts) -> None:
 
 
 def read_facts(path: Path) -> CanvasFacts:
-    """Return what a canvas says about itself.
-
-    Raises:
-        ValueError: (or KeyError, TypeError) if it makes no sense.
-    """
+    """Return what a canvas says about itself."""
     with path.open("rb") as file:
         found = json.loads(file.read(_LONGEST_FACTS))
     content = dict(found["canvas"])

@@ -21,13 +21,7 @@ from nuwa_lightning.tokenizers.tiling import Rectangle
 @final
 @dataclass(frozen=True)
 class SingleFrames:
-    """Each frame by itself, as the tokenizer decodes images.
-
-    Args:
-        tokenizer: what decodes.
-        tile: side, in tokens, of what is decoded at once.
-        wrap: the closed axes, as in ``PatchGrid``.
-    """
+    """Each frame by itself, as the tokenizer decodes images."""
 
     tokenizer: Tokenizer
     tile: int = 64
@@ -57,11 +51,6 @@ class GuidedFrames:
     """The first frame by itself, each later one guided by the pixels of the frame before.
 
     These are the pixels that were given away, 8 bits each: whoever goes on with a video finds them the same.
-
-    Args:
-        first: what decodes the first frame.
-        decoder: what decodes the others.
-        tile: side, in tokens, of what is decoded at once.
     """
 
     first: SingleFrames

@@ -50,13 +50,7 @@ class CanvasMaker(Protocol):
 @final
 @dataclass(frozen=True, eq=False)
 class History:
-    """The stages of a canvas.
-
-    Attributes:
-        store: the canvas as it is.
-        maker: the pipeline.
-        request: how it was begun.
-    """
+    """The stages of a canvas."""
 
     store: TokenView
     maker: CanvasMaker
@@ -214,14 +208,7 @@ class History:
 
 @dataclass(frozen=True, eq=False)
 class _Known(Mapping[PatchIndex, Tensor]):
-    """The tokens of a stage's known patches, read when they are asked for; ``ABSENT`` what of them is made again.
-
-    Attributes:
-        store: the canvas as it is.
-        stage: whose patches these are.
-        masks: the given tokens, by position.
-        part: what is made again.
-    """
+    """The tokens of a stage's known patches, read when they are asked for; ``ABSENT`` what of them is made again."""
 
     store: TokenView
     stage: Stage
@@ -229,11 +216,7 @@ class _Known(Mapping[PatchIndex, Tensor]):
     part: Remake
 
     def __getitem__(self, patch: PatchIndex) -> Tensor:
-        """Return the tokens ``[B, rows, columns]`` of a patch.
-
-        Raises:
-            KeyError: if nothing of it is known.
-        """
+        """Return the tokens ``[B, rows, columns]`` of a patch."""
         position = self.stage.position(patch)
         tokens_BYX = self.store.patch(self.store.facts.stage.patch(position))
         if patch not in self.part.patches:

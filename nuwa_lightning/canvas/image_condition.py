@@ -150,13 +150,7 @@ class ImageCondition:
         return Given(filled(window_YX3.astype(np.float32), given_YX), given_YX, corner)
 
     def finish(self, pixels_YX3: Pixels, *, y: int, x: int) -> Pixels:
-        """Return decoded pixels with the image's own over them; with a margin, of which only the inside counts.
-
-        Args:
-            pixels_YX3: decoded pixels.
-            y: row of the grid at which they begin.
-            x: column of the grid at which they begin.
-        """
+        """Return decoded pixels with the image's own over them; with a margin, of which only the inside counts."""
         top, left = self._y.image - y, self._x.image - x
         here, there = _overlap(pixels_YX3.shape[:2], self._given_YX.shape, top, left)
         out_YX3, known_YX = pixels_YX3.copy(), np.zeros(pixels_YX3.shape[:2], bool)

@@ -24,12 +24,6 @@ class JointBlend:
 
     Next to the seam a pixel is the mean of itself and of its mirror image on the other side, so that there is no step;
     with the distance the mirror image fades out.
-
-    Args:
-        size: height and width of the canvas in pixels.
-        wrap: closed axes, ``x``, ``y`` or ``xy``.
-        reach: over how many pixels on each side; at most a quarter of the canvas.
-        factor: pixels a token.
     """
 
     size: tuple[int | None, int | None]

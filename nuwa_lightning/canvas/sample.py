@@ -28,15 +28,7 @@ def sample_tokens(
     known: Mapping[PatchIndex, Tensor] | None = None,
     prompts: Prompts | None = None,
 ) -> Tensor:
-    """Return the tokens of small canvases, one a seed, ``[B, Y, X]``, of videos ``[T, B, Y, X]``, held in memory.
-
-    Args:
-        renderer: the sampler.
-        grid: their shape in patches.
-        seeds: one for each canvas.
-        known: given patches, ``[B, rows, columns]``.
-        prompts: the texts, for a model that reads text.
-    """
+    """Return the tokens of small canvases, one a seed, ``[B, Y, X]``, of videos ``[T, B, Y, X]``, held in memory."""
     rows, columns = renderer.model.patch_size
     assert grid.t is not None
     assert grid.y is not None

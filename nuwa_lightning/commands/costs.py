@@ -120,11 +120,7 @@ class _RecipeCLI(NuwaCLI):
 
 
 def read_recipe(arguments: Sequence[str]) -> Namespace:
-    """Return what ``fit`` would read of these arguments.
-
-    Raises:
-        UsageError: if it would refuse them, or they are of another stage.
-    """
+    """Return what ``fit`` would read of these arguments."""
     deny_imports()
     check_configs(["fit", *arguments])
     config: Namespace = _RecipeCLI(
@@ -213,12 +209,7 @@ def training_cost(
 ) -> TrainingCost:
     """Count one step: all samples of a batch under the same plan, which takes the most memory.
 
-    Args:
-        config: from :func:`read_recipe`.
-        shape: tokens of a sample ``(t, y, x)``.
-        batch: samples on one device.
-        precision: the trainer's.
-        devices: with more than one, gradients are there twice (DDP's buckets).
+    A sample has ``(t, y, x)`` tokens. With more devices than one gradients are there twice (DDP's buckets).
     """
     counts = []
     for layers in (1, 2):  # both are the same for every layer
@@ -315,14 +306,7 @@ def measured_step(config: Namespace, *, shape: tuple[int, int, int], batch: int,
 
 
 def canvas_cost(module: NuwaInfinityModule, grid: PatchGrid, *, texts: int = 0, rows: int = 64) -> CanvasCost:
-    """Follow the plan of a canvas.
-
-    Args:
-        module: the model.
-        grid: the canvas.
-        texts: tokens of its text.
-        rows: the most patches that are written side by side.
-    """
+    """Follow the plan of a canvas."""
     model = module.transformer
     steps = list(walk(module.direction.plan(grid), module.context_pool, grid, token_order=module.token_order))
     table = ContextTable.from_walk(steps)

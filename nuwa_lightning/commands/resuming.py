@@ -23,13 +23,7 @@ class ChecksCheckpoints(Protocol):
 def find_checkpoint(given: str | None, run: Path, *, needed: bool) -> str | None:
     """Return the file that ``--ckpt_path`` means; None to start from the beginning.
 
-    Args:
-        given: what the user said; ``last`` is the newest ``last*.ckpt`` below the run folder.
-        run: the run folder.
-        needed: whether there must be one (validation) or a first run may say ``last``, too (training).
-
-    Raises:
-        UsageError: if there is no such file.
+    ``last`` is the newest ``last*.ckpt`` below the run folder; unless one is ``needed`` a first run may say it, too.
     """
     if given is None:
         return None
@@ -50,10 +44,6 @@ def find_checkpoint(given: str | None, run: Path, *, needed: bool) -> str | None
 
 
 def check_checkpoint(path: str | None, model: object) -> None:
-    """Refuse a checkpoint that does not fit ``model``, before anything else is done.
-
-    Raises:
-        UsageError: if it cannot be read or is of another stage or size.
-    """
+    """Refuse a checkpoint that does not fit ``model``, before anything else is done."""
     if path is not None and Path(path).is_file() and isinstance(model, ChecksCheckpoints):
         model.check_checkpoint(read_checkpoint(path, mapped=True), path)

@@ -96,11 +96,7 @@ class CoarseSource:
 
 
 def provide_coarse(source: CoarseSource, tokenizer: TokenizerSource) -> Generator:
-    """Return the model that writes coarse plans, trained first if it is not there.
-
-    Raises:
-        UsageError: if it is missing and no recipe makes it, its training fails, or it is of another tokenizer.
-    """
+    """Return the model that writes coarse plans, trained first if it is not there; refused if of another tokenizer."""
     if not source.is_there:
         if source.recipe is None:
             hint = "there is no model of coarse plans; train it first: --config recipes/plan/coarse_model.yaml"
@@ -116,11 +112,7 @@ def provide_coarse(source: CoarseSource, tokenizer: TokenizerSource) -> Generato
 
 
 def open_tokenizer(source: TokenizerSource) -> Tokenizer:
-    """Return the tokenizer that ``source`` names, which is there.
-
-    Raises:
-        UsageError: if it cannot be loaded or made.
-    """
+    """Return the tokenizer that ``source`` names, which is there."""
     if not source.is_class:
         own = [_imported(path, "--tokenizer.own") for path in source.own]
         tokenizer = load_tokenizer(source.path, own=own)
@@ -155,11 +147,7 @@ def _imported(path: str, option: str) -> type[Any]:
 
 
 def check_recipes(source: TokenizerSource) -> None:
-    """Refuse a recipe that will be needed and is not there, before anything is trained.
-
-    Raises:
-        UsageError: naming it.
-    """
+    """Refuse a recipe that will be needed and is not there, before anything is trained."""
     for name, recipe, makes in (
         ("recipe", source.recipe, source.path),
         ("refine", source.refine, source.refined),
@@ -185,11 +173,7 @@ def expected_factor(source: TokenizerSource) -> int | None:
 
 
 def provide_tokenizer(source: TokenizerSource, *, fast_dev_run: bool) -> None:
-    """Train the tokenizer that ``source`` names if it is not there.
-
-    Raises:
-        UsageError: if it is missing and no recipe makes it, or its training fails.
-    """
+    """Train the tokenizer that ``source`` names if it is not there."""
     if source.is_there:
         _LOG.info("tokenizer: %s (trained before)", source.path)
         return
@@ -207,8 +191,7 @@ def provide_tokenizer(source: TokenizerSource, *, fast_dev_run: bool) -> None:
 def find_refined(source: TokenizerSource, tokenizer: Tokenizer) -> Tokenizer | None:
     """Return the refined tokenizer that ``source`` names: the same tokens, better seen; None if it is not there.
 
-    Raises:
-        UsageError: if it is another tokenizer, whose codes mean something else.
+    Another tokenizer, whose codes mean something else, is refused.
     """
     if source.refined is None or not (Path(source.refined) / "config.json").exists():
         return None
@@ -220,11 +203,7 @@ def find_refined(source: TokenizerSource, tokenizer: Tokenizer) -> Tokenizer | N
 
 
 def check_guided(source: TokenizerSource, tokenizer: Tokenizer) -> None:
-    """Refuse a decoder of videos that is there but does not fit, or that is missing and cannot be made.
-
-    Raises:
-        UsageError: saying which.
-    """
+    """Refuse a decoder of videos that is there but does not fit, or that is missing and cannot be made."""
     if source.guided is None:
         return
     if (Path(source.guided) / "config.json").exists():
@@ -239,11 +218,6 @@ def provide_guided(source: TokenizerSource, tokenizer: Tokenizer, refined: str |
 
     It comes after all else, since it begins as the refined decoder. If it cannot be trained the run is whole without:
     videos are then decoded frame by frame.
-
-    Args:
-        source: what the user named.
-        tokenizer: what it has to fit.
-        refined: folder of the refined tokenizer, if there is one.
     """
     if source.guided is None:
         return None
@@ -301,12 +275,7 @@ def _fit(recipe: str, run: Path, *options: str) -> list[str]:
 
 
 class Refinement:
-    """A process that refines the decoder before or while stage 2 trains (ours): codes are frozen, so tokens stay valid.
-
-    Args:
-        process: the running process, or None if there is none.
-        source: what it makes.
-    """
+    """A process that refines the decoder before or while stage 2 trains (ours): codes are frozen, tokens stay valid."""
 
     def __init__(self, process: subprocess.Popen[bytes] | None, source: TokenizerSource | None = None) -> None:
         self._process = process
@@ -314,16 +283,7 @@ class Refinement:
 
     @classmethod
     def start(cls, source: TokenizerSource, tokenizer: Tokenizer, run_folder: Path) -> Refinement:
-        """Start it, or return at once if the refined tokenizer is there.
-
-        Args:
-            source: what the user named.
-            tokenizer: what is to be refined.
-            run_folder: where its log goes.
-
-        Raises:
-            UsageError: if what is there, or what was made before stage 2, is another tokenizer; or none was made.
-        """
+        """Start it, or return at once if the refined tokenizer is there; its log goes to the run folder."""
         if source.refine is None or source.refined is None:
             raise UsageError(
                 "--tokenizer.refined", source.refined, "--tokenizer.refine needs it: name a folder to make"

@@ -169,11 +169,7 @@ class NuwaCLI(LightningCLI):
             self.options.ckpt_path = find_checkpoint(self.options.ckpt_path, self.run_folder, needed=needed)
 
     def instantiate_classes(self) -> None:
-        """Make model, data and trainer.
-
-        Raises:
-            UsageError: for a value that one of them refuses.
-        """
+        """Make model, data and trainer."""
         try:
             super().instantiate_classes()
         except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
@@ -398,11 +394,7 @@ def _no_advertisement(record: logging.LogRecord) -> bool:
 
 
 def train(arguments: list[str], signals: Signals) -> int:
-    """Run one of Lightning's subcommands; returns the exit status.
-
-    Raises:
-        Stopped: after one of ``signals``.
-    """
+    """Run one of Lightning's subcommands; returns the exit status."""
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     for noisy in ("httpx", "fsspec", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

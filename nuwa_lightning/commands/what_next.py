@@ -17,11 +17,7 @@ _VIDEO = "--size 256x256 --frames 40 --seed 0 --output video.mp4"
 def what_next(run: Path, window: Window | None, factor: int, text: str | None) -> tuple[str, str]:
     """Return what can be made of a trained model, and the command that does.
 
-    Args:
-        run: the run folder; classes of the user's own that it names are allowed by the command.
-        window: what the model was trained on, in tokens.
-        factor: pixels of a token.
-        text: what it is asked for, if it reads texts.
+    The model was trained on ``window``, in tokens of ``factor`` pixels, and is asked for ``text`` if it reads texts.
     """
     videos = window is not None and window.frames > 1
     what, options = ("a video", _VIDEO) if videos else ("a larger image", _PANORAMA)

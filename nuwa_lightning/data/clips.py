@@ -51,11 +51,7 @@ class ClipSettings:
     short_side: int = 160
 
     def check(self) -> None:
-        """Refuse what cannot work.
-
-        Raises:
-            UsageError: naming the option.
-        """
+        """Refuse what cannot work."""
         if not 0 < self.fps <= 1000:
             raise UsageError("data.clips.fps", self.fps, "give frames a second, such as 8")
         for name, value in (("frames", self.frames), ("stride", self.stride), ("short_side", self.short_side)):
@@ -79,13 +75,7 @@ class Shot:
 @final
 @dataclass(frozen=True)
 class PreparedVideo:
-    """A video on disk as an array.
-
-    Attributes:
-        sample: the video.
-        file: the array.
-        shots: between the cuts.
-    """
+    """A video on disk as an array."""
 
     sample: Video
     file: Path
@@ -108,15 +98,7 @@ PreparedVideos = Prepared[PreparedVideo]
 def prepare_videos(
     videos: Sequence[Video], settings: ClipSettings, *, reader: FrameReader, cache: Path, progress: bool = True
 ) -> PreparedVideos:
-    """Decode what is not on disk yet, and return what can be used; what cannot is named and counted.
-
-    Args:
-        videos: the videos.
-        settings: size, speed and length of clips.
-        reader: decodes.
-        cache: the cache folder.
-        progress: show a bar.
-    """
+    """Decode what is not on disk yet, and return what can be used; what cannot is named and counted."""
     from tqdm.auto import tqdm
 
     folder = cache / _VERSION
@@ -149,13 +131,7 @@ def tell_left_out(total: int, videos: Sequence[Video], what: str) -> None:
 
 
 def nothing_usable(option: tuple[str, str], found: PreparedVideos, settings: ClipSettings) -> UsageError:
-    """Return what to raise if no video is left.
-
-    Args:
-        option: the option that says where they lie, and its value.
-        found: what became of them.
-        settings: length of clips.
-    """
+    """Return what to raise if no video is left."""
     if found.left_out["too_short"]:
         hint = (
             f"no video of {option[1]} has {settings.reach} frames between two cuts: use longer videos or shorter clips"

@@ -44,11 +44,7 @@ def cache_folder(cache: str | os.PathLike[str] | None = None) -> Path:
 
 
 def regular_stat(path: str | os.PathLike[str]) -> os.stat_result:
-    """Return what the system knows of a file; what is no file, such as a pipe, would keep a reader waiting forever.
-
-    Raises:
-        OSError: if there is none, or it is no regular file.
-    """
+    """Return what the system knows of a file; what is no file, such as a pipe, would keep a reader waiting forever."""
     found = os.stat(path)
     if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
@@ -58,11 +54,7 @@ def regular_stat(path: str | os.PathLike[str]) -> os.stat_result:
 
 
 def content_key(path: str | os.PathLike[str]) -> str:
-    """Return 40 hexadecimal digits that stand for the content of a file, all of it; of many use `content_keys`.
-
-    Raises:
-        OSError: if the file cannot be read, or changes meanwhile.
-    """
+    """Return 40 hexadecimal digits that stand for the content of a file, all of it; of many use `content_keys`."""
     found = content_keys([path])[0]
     if isinstance(found, OSError):
         raise found

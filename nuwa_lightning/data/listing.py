@@ -32,12 +32,8 @@ def list_files(folder: str | os.PathLike[str], suffixes: Collection[str], *, nat
     """Return every file below ``folder`` that has one of ``suffixes`` (in lower case), and count the others.
 
     Sub-folders and linked folders are included, hidden ones (name starting with a dot) and what this program writes
-    beside images (`own_kind`) are not; a folder that is linked into itself is visited once.
-
-    Args:
-        folder: the folder.
-        suffixes: those of the samples.
-        natural: sort 2 before 10, as frames of a video want it, instead of by path.
+    beside images (`own_kind`) are not; a folder that is linked into itself is visited once. ``natural`` sorts 2 before
+    10, as frames of a video want it.
 
     Raises:
         FileNotFoundError: if ``folder`` is missing.
@@ -75,12 +71,7 @@ def list_files(folder: str | os.PathLike[str], suffixes: Collection[str], *, nat
 
 
 def own_kind(name: str, beside: Collection[str]) -> str | None:
-    """Return what a file or folder is that no sample is made of, though image files are in it or its name says so.
-
-    Args:
-        name: its name.
-        beside: the names of the files beside it.
-    """
+    """Return what a file or folder is that no sample is made of, though image files are in it or its name says so."""
     if name.endswith(".preview.png"):
         return "preview"
     if name.endswith("_files") and f"{name.removesuffix('_files')}.dzi" in beside:

@@ -67,11 +67,7 @@ def change(before: Thumbnail, after: Thumbnail) -> Change:
 
 
 def find_cuts(changes: Sequence[Change]) -> list[int]:
-    """Return the frames that begin a new shot.
-
-    Args:
-        changes: of each frame but the first against the one before; so ``changes[0]`` belongs to frame 1.
-    """
+    """Return the frames that begin a new shot, given how each but the first differs from the one before it."""
     pixels = np.array([c.pixels for c in changes])
     cuts = []
     for place, found in enumerate(changes):

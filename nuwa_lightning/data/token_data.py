@@ -78,18 +78,8 @@ def build_token_bank(
     """Return the bank of ``photos``, encoding what is not on disk yet; see `build_bank`.
 
     Its name depends on the tokenizer's fingerprint, the photos' contents and the settings, so another tokenizer never
-    reads it.
-
-    Args:
-        photos: by split.
-        tokenizer: see `build_bank`.
-        cache: folder for banks and shrunk photos.
-        settings: what is encoded of each photo.
-        encode: see `build_bank`.
-        max_pixels: limit on the pixels of one photo.
-        progress: show a bar.
-        source: the option that says where the photos lie and its value, for messages.
-        coarse: keep the tokens of coarse plans of the photos instead of their own.
+    reads it. With ``coarse`` it holds the tokens of coarse plans of the photos instead of their own; ``source`` is the
+    option that says where the photos lie and its value, for messages.
 
     Raises:
         UsageError: if a setting makes no sense or no photo can be used.
@@ -252,11 +242,7 @@ class TokenDataModule(TokenWindowsModule):
         )
 
     def check_sizes(self, factor: int) -> None:
-        """Look at the headers of the photos, before there is a tokenizer of ``factor`` pixels a token.
-
-        Raises:
-            UsageError: if each that can be read is smaller than a window.
-        """
+        """Look at the headers of the photos, before there is a tokenizer of ``factor`` pixels a token."""
         self._set_odd_aside(factor)
         smaller = False
         for split in SPLITS:

@@ -18,15 +18,7 @@ _PADDING: Final = 8
 
 
 def length_bytes(codec: str, extradata: bytes | None) -> int | None:
-    """Return how many bytes tell the length of a unit.
-
-    Args:
-        codec: as FFmpeg calls it.
-        extradata: of the stream.
-
-    Returns:
-        0 if units are told apart by start codes, None if the codec has none.
-    """
+    """Return how many bytes tell the length of a unit; 0 where start codes part units, None if the codec has none."""
     said = extradata or b""
     if codec == "h264":
         return (said[4] & 3) + 1 if len(said) > 6 and said[0] == 1 else 0
@@ -37,12 +29,7 @@ def length_bytes(codec: str, extradata: bytes | None) -> int | None:
 
 
 def find_damage(packet: bytes, lengths: int) -> str | None:
-    """Return what is wrong with a packet of H.264 or HEVC, or None.
-
-    Args:
-        packet: the compressed data.
-        lengths: see `length_bytes`.
-    """
+    """Return what is wrong with a packet of H.264 or HEVC, or None."""
     if lengths == 0:
         return "a stretch of zeros" if _ZEROS_BETWEEN.search(packet) else None
     at = 0

@@ -43,13 +43,7 @@ _EXTRA: Final = "pip install 'nuwa-lightning[video]'"
 
 
 class VideoReadError(UsageError):
-    """A file is not a video that can be read; the message names the file and the reason.
-
-    Args:
-        path: the file.
-        reason: what is wrong with it.
-        hint: what to do about it.
-    """
+    """A file is not a video that can be read; the message names the file and the reason."""
 
     def __init__(self, path: str | os.PathLike[str], reason: str, *, hint: str = "replace or remove the file") -> None:
         self.path = Path(path)
@@ -61,11 +55,7 @@ class FrameReader(Protocol):
     """Decodes videos."""
 
     def frames(self, path: Path) -> Iterator[tuple[float, Frame]]:
-        """Yield every frame, upright, with its time in seconds from the first one, in the order of showing.
-
-        Raises:
-            VideoReadError: if the file is missing, no video, damaged, or its frames change their size.
-        """
+        """Yield every frame, upright, with its time in seconds from the first one, in the order of showing."""
 
 
 @final
@@ -74,9 +64,6 @@ class PyAvReader:
 
     Of damage, lost stretches are always found in H.264 and HEVC (`nuwa_lightning.data.video_damage`), and elsewhere
     what the decoder notices.
-
-    Raises:
-        UsageError: if PyAV is not installed.
     """
 
     def __init__(self) -> None:
@@ -111,9 +98,6 @@ class TorchcodecReader:
     """Decodes by torchcodec, where it is installed; from its version 0.11 on it turns videos upright.
 
     It paints over damage, so PyAV looks through the compressed data first, and finds lost stretches in H.264 and HEVC.
-
-    Raises:
-        UsageError: if one of them is not installed.
     """
 
     def __init__(self) -> None:
@@ -187,11 +171,7 @@ def clip_files(clip: Path) -> list[Path]:
 
 
 def read_clip(clip: Path) -> Iterator[Frame]:
-    """Yield the frames of a clip that `list_clips` found, in the order of showing; videos are read by PyAV.
-
-    Raises:
-        VideoReadError: if it cannot be read.
-    """
+    """Yield the frames of a clip that `list_clips` found, in the order of showing; videos are read by PyAV."""
     if clip.is_dir():
         for file in clip_files(clip):
             try:
@@ -210,11 +190,7 @@ def read_clip(clip: Path) -> Iterator[Frame]:
 
 
 def make_reader(name: ReaderName) -> FrameReader:
-    """Return the reader of that name.
-
-    Raises:
-        UsageError: if there is none, or its library is not installed.
-    """
+    """Return the reader of that name."""
     if name == "pyav":
         return PyAvReader()
     if name == "torchcodec":

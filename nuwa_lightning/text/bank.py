@@ -42,9 +42,6 @@ class TextBank:
     Args:
         folder: the folder of an encoder, which `build_text_bank` made.
         captions: those that are wanted; the folder may hold more.
-
-    Raises:
-        UsageError: if a shard is damaged.
     """
 
     def __init__(self, folder: Path, captions: Sequence[str]) -> None:
@@ -62,11 +59,7 @@ class TextBank:
         return len(self._spans)
 
     def states(self, caption: str) -> Tensor:
-        """Return the token states ``[S, E]`` of a caption, in half precision; of "" none.
-
-        Raises:
-            UsageError: if their shard is damaged.
-        """
+        """Return the token states ``[S, E]`` of a caption, in half precision; of "" none."""
         caption = " ".join(caption.split())
         if caption in self._spans:
             shard, start, stop = self._spans[caption]
@@ -96,16 +89,9 @@ def build_text_bank(
     cache: Path,
     fingerprint: str,
 ) -> TextBank:
-    """Return the bank of ``captions``, encoding those that are not on disk yet.
+    """Return the bank of tidy ``captions``, encoding those that are not on disk yet into token states ``[S, E]``.
 
-    Args:
-        captions: tidy captions; "" needs no encoding.
-        encode: gives token states ``[S, E]``.
-        cache: folder for banks.
-        fingerprint: of the encoder; another one never reads this bank.
-
-    Raises:
-        UsageError: if a shard is damaged.
+    An encoder of another fingerprint never reads it.
     """
     from tqdm.auto import tqdm
 

@@ -26,13 +26,7 @@ def tidy(caption: str) -> str:
 
 
 def say_cut(caption: str, kept: str, limit: int) -> None:
-    """Say that an encoder reads the beginning of a caption only.
-
-    Args:
-        caption: the whole.
-        kept: what is read.
-        limit: the most tokens that are read.
-    """
+    """Say that an encoder reads the beginning of a caption only."""
     line = "a caption is longer than the %d tokens that are read, and was cut after character %d: ...%s | %s..."
     _LOG.warning(line, limit, len(kept), kept[-24:], caption[len(kept) :][:24].strip())
 

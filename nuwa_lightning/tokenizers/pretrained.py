@@ -192,11 +192,7 @@ def _class_of_package(name: str) -> type[Any]:
 
 
 def save_pixel_guided(folder: str | os.PathLike[str], guided: PixelGuidedDecoder) -> None:
-    """Write the folder, whole or not at all; a folder that is there is replaced.
-
-    Raises:
-        OSError: if it cannot be written.
-    """
+    """Write the folder, whole or not at all; a folder that is there is replaced."""
     said = {"size": guided.size.as_dict(), "tokenizer_fingerprint": guided.fingerprint()}
     save_folder(folder, guided.state_dict(), {"kind": GUIDED_KIND, "format": FORMAT, **said})
 

@@ -45,11 +45,7 @@ TokenReader = Callable[[Rectangle], Tensor]
 
 
 def tiles(height: int, width: int, tile: int) -> Iterator[Rectangle]:
-    """Yield rectangles of at most ``tile`` x ``tile`` that cover the canvas once, row by row.
-
-    Raises:
-        ValueError: if ``tile`` is below 1.
-    """
+    """Yield rectangles of at most ``tile`` x ``tile`` that cover the canvas once, row by row."""
     if tile < 1:
         raise ValueError(f"tile {tile}: at least one token is needed")
     for top in range(0, height, tile):

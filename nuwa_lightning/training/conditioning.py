@@ -62,11 +62,7 @@ class Conditions:
         return 0 if self.text_encoder is None else self.text_encoder.width
 
     def text_of(self, batch: Mapping[str, Tensor], generator: torch.Generator | None) -> SampleText | None:
-        """Return the texts of a batch, some of them dropped if there is a generator to draw which.
-
-        Raises:
-            UsageError: if the batch has none for a model that reads text.
-        """
+        """Return the texts of a batch, some of them dropped if there is a generator to draw which."""
         if self.text_encoder is None:
             return None
         if "text" not in batch:

@@ -61,11 +61,7 @@ class PerceptualTerm:
             check_range(f"model.loss.perceptual.{name}", getattr(self, name), least)
 
     def build(self) -> PerceptualLoss | None:
-        """Return the network, frozen, or nothing.
-
-        Raises:
-            UsageError: if what was asked for by name is not there.
-        """
+        """Return the network, frozen, or nothing."""
         if self.weight <= 0:
             return None
         loss = build_perceptual(self.kind, vgg16=self.vgg16, lpips_heads=self.lpips_heads)

@@ -157,11 +157,7 @@ class NuwaInfinityModule(LightningModule):
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The attached tokenizer.
-
-        Raises:
-            RuntimeError: before :meth:`attach_tokenizer`.
-        """
+        """The attached tokenizer."""
         if not self._tokenizer:
             raise RuntimeError("attach_tokenizer has not been called")
         return self._tokenizer[0]

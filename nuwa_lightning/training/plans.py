@@ -22,14 +22,7 @@ Shape = tuple[int, int, int]
 
 @final
 class TrainingPlans:
-    """Plans of a direction controller, drawn for samples.
-
-    Args:
-        direction: whose plans they are.
-        conditions: how often parts of a sample are given.
-        patch_size: tokens of a patch, rows and columns.
-        lay_out: turns a plan into tensors.
-    """
+    """Plans of a direction controller, drawn for samples."""
 
     def __init__(
         self,
@@ -51,13 +44,7 @@ class TrainingPlans:
         return max((shape[0] for shape in self._layouts), default=1)
 
     def layouts(self, shape: Shape) -> tuple[Tensor, list[PlanLayout]]:
-        """Return the weights and layouts of the plans that a sample of ``(t, y, x)`` tokens may follow.
-
-        Raises:
-            UsageError: if the sample is no whole number of patches, or a symmetry transposes patches that are not
-                square.
-            LawError: if the pool or the direction breaks a law.
-        """
+        """Return the weights and layouts of the plans that a sample of ``(t, y, x)`` tokens may follow."""
         if shape not in self._layouts:
             rows, columns = self._patch_size
             if shape[1] % rows or shape[2] % columns:

@@ -67,11 +67,7 @@ class ContextPool(ABC):
 
 
 def checked_extent(option: str, extent: Extent) -> Extent:
-    """Return ``extent`` as a tuple of three whole numbers.
-
-    Raises:
-        UsageError: if it is anything else than three whole numbers from 0 up.
-    """
+    """Return ``extent`` as a tuple of three whole numbers."""
     values = tuple(extent) if isinstance(extent, (tuple, list)) else ()
     if len(values) != 3 or not all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in values):
         raise UsageError(option, extent, "give three whole numbers from 0 up, in patches along (t, y, x)")
