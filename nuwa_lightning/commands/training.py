@@ -231,7 +231,7 @@ class NuwaCLI(LightningCLI):
             self._check_sizes(expected_factor(source))
             tokenizer = self._attach_tokenizer(make=True)
             self._check_sizes(self.model.tokenizer.downsample_factor)
-            if source.refine and not self._trial:
+            if (source.refine or source.refined) and not self._trial:
                 self.refinement = Refinement.start(source, tokenizer, self.run_folder)
         if isinstance(self.model, PixelGuidedModule):
             self._attach_to_guided(make=True)

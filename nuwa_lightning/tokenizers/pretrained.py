@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from nuwa_lightning.atomic import atomic_folder
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.hub import find_part
 from nuwa_lightning.legacy import upgrade_state, upgraded
 from nuwa_lightning.models.pixel_guided import PixelGuidedDecoder, PixelGuidedSize
 from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
@@ -63,14 +64,14 @@ def load_tokenizer(
     """Read a folder that :func:`save_tokenizer` wrote; the tokenizer comes frozen, in evaluation mode.
 
     Args:
-        folder: the folder itself, or a stage-1 run that holds it as ``tokenizer``.
+        folder: the folder itself, a run that holds it as ``tokenizer``, or the name of a model of this package.
         option: what the user called it, for error messages.
         own: classes outside of this package that the folder may name.
 
     Raises:
         UsageError: if the folder is missing, of another kind or format, damaged, or names a class that is not given.
     """
-    path = _inside(folder, "tokenizer")
+    path = find_part(folder, "tokenizer")
     config, state = _read_config(path, KIND, option), _read_weights(path, option)
     try:
         return _built(config, state, {class_path(cls): cls for cls in own})
@@ -197,7 +198,7 @@ def load_pixel_guided(
 
     Without a tokenizer it is not checked whether it belongs to that.
     """
-    path = _inside(folder, "pixel_guided")
+    path = find_part(folder, "pixel_guided")
     config = _read_config(path, GUIDED_KIND, option)
     try:
         size, fingerprint = PixelGuidedSize.from_dict(config["size"]), config["tokenizer_fingerprint"]
@@ -222,13 +223,6 @@ def first_not_finite(state: Mapping[str, Any]) -> str | None:
         if isinstance(value, Tensor) and value.is_floating_point() and not bool(torch.isfinite(value).all()):
             return name
     return None
-
-
-def _inside(folder: str | os.PathLike[str], name: str) -> Path:
-    path = Path(folder)
-    if not (path / "config.json").exists() and (path / name / "config.json").exists():
-        return path / name
-    return path
 
 
 def save_folder(folder: str | os.PathLike[str], state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
