@@ -126,6 +126,8 @@ def save_generator(folder: str | Path, generator: Generator, *, dtype: torch.dty
         "tokenizer_fingerprint": generator.tokenizer_fingerprint,
         "frames": generator.frames,
     }
+    if model.grouped:
+        config["model"]["grouped"] = True
     if generator.text_encoder is not None:
         config["model"]["text_dim"] = model.text_dim
         config["text_encoder"] = described(generator.text_encoder)
@@ -177,7 +179,7 @@ def load_generator(
         # Folders from before there was a choice do not say it.
         before = {"name": "AutoregressiveLocalDecoder", "args": {}}
         local_decoder = _build(config.get("local_decoder", before), LocalDecoder, own)
-        if local_decoder.bidirectional != model.bidirectional:
+        if (local_decoder.bidirectional, local_decoder.grouped) != (model.bidirectional, model.grouped):
             raise ValueError(f"{local_decoder} is not what the model was trained for")
         encoder: TextEncoder | None = None
         if "text_encoder" in config:
