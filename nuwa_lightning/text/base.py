@@ -5,16 +5,146 @@ Shape legend: B captions, S tokens of a caption, E width of a token.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import final
+from typing import Any, Final, NamedTuple, final
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from nuwa_lightning.text.bank import TextBank, build_text_bank
+from nuwa_lightning.atomic import atomic_folder, make_cache, write_json
+from nuwa_lightning.errors import UsageError
+
+_VERSION: Final = 2
+_AT_ONCE: Final = 1024
+"""Captions of a shard."""
+
+
+class _Span(NamedTuple):
+    """Where the states of a caption lie."""
+
+    shard: str
+    start: int
+    stop: int
+
+
+@final
+class TextBank:
+    """Captions and their token states, mapped from disk.
+
+    An encoder has a folder, in which shards are only ever added: a set with one caption more encodes one, sets share
+    what they have in common, and what is finished when an encoding is broken off stays.
+
+    Args:
+        folder: the folder of an encoder, which `build_text_bank` made.
+        captions: those that are wanted; the folder may hold more.
+    """
+
+    def __init__(self, folder: Path, captions: Sequence[str]) -> None:
+        self.folder = folder
+        wanted = set(captions)
+        self._spans = {caption: span for caption, span in _spans(folder).items() if caption in wanted}
+        self._shards: dict[str, npt.NDArray[np.float16]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the mapped files out, so that loading processes map them themselves."""
+        return {**self.__dict__, "_shards": {}}
+
+    def __len__(self) -> int:
+        """Return the number of different captions."""
+        return len(self._spans)
+
+    def states(self, caption: str) -> Tensor:
+        """Return the token states ``[S, E]`` of a caption, in half precision; of "" none."""
+        caption = " ".join(caption.split())
+        if caption in self._spans:
+            shard, start, stop = self._spans[caption]
+        elif self._spans:  # as wide as the others
+            shard, start, stop = next(iter(self._spans.values())).shard, 0, 0
+        else:
+            return torch.zeros(0, 1, dtype=torch.float16)
+        return torch.from_numpy(np.array(self._shard(shard)[start:stop]))
+
+    def batch(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Return the token states of captions side by side; see `padded`."""
+        return padded([self.states(caption) for caption in captions])
+
+    def _shard(self, name: str) -> npt.NDArray[np.float16]:
+        if name not in self._shards:
+            try:
+                self._shards[name] = np.load(self.folder / name / "states.npy", mmap_mode="r", allow_pickle=False)
+            except (OSError, ValueError) as error:
+                raise _damaged(self.folder / name) from error
+        return self._shards[name]
+
+
+def build_text_bank(
+    captions: Sequence[str],
+    encode: Callable[[Sequence[str]], list[Tensor]],
+    *,
+    cache: Path,
+    fingerprint: str,
+) -> TextBank:
+    """Return the bank of tidy ``captions``, encoding those that are not on disk yet into token states ``[S, E]``.
+
+    An encoder of another fingerprint never reads it.
+    """
+    from tqdm.auto import tqdm
+
+    different = sorted({caption for caption in captions if caption})
+    said = json.dumps([_VERSION, fingerprint]).encode()
+    folder = cache / "texts" / hashlib.sha256(said).hexdigest()[:24]
+    there = _spans(folder)
+    new = [caption for caption in different if caption not in there]
+    if new:
+        make_cache(folder)
+        with tqdm(total=len(new), desc="encoding captions", unit="caption", disable=None) as bar:
+            for start in range(0, len(new), _AT_ONCE):
+                some = new[start : start + _AT_ONCE]
+                _add(folder, some, encode(some), fingerprint)
+                bar.update(len(some))
+    return TextBank(folder, different)
+
+
+def _add(folder: Path, captions: Sequence[str], states: Sequence[Tensor], fingerprint: str) -> None:
+    """Write a shard; it appears whole or not at all."""
+    stops = np.cumsum([len(one) for one in states], dtype=np.int64).tolist()
+    spans = list(zip(captions, [0, *stops[:-1]], stops, strict=True))
+    # Named by what is in it: two processes that encode the same at once replace each other's.
+    name = hashlib.sha256(json.dumps(captions).encode()).hexdigest()[:24]
+    with atomic_folder(folder / name, overwrite=True) as partial:
+        np.save(partial / "states.npy", torch.cat(list(states)).numpy(), allow_pickle=False)
+        write_json(partial / "index.json", {"version": _VERSION, "fingerprint": fingerprint, "captions": spans})
+
+
+def _spans(folder: Path) -> dict[str, _Span]:
+    """Return where every caption in the folder of an encoder lies."""
+    found: dict[str, _Span] = {}
+    for index in sorted(folder.glob("[!.]*/index.json")):
+        try:
+            said = json.loads(index.read_text("utf-8"))["captions"]
+            found |= {caption: _Span(index.parent.name, start, stop) for caption, start, stop in said}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise _damaged(index.parent) from error
+    return found
+
+
+def _damaged(shard: Path) -> UsageError:
+    return UsageError("text bank", shard, "damaged; delete the folder, it is made anew")
+
+
+def padded(states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return token states side by side, float32 ``[B, S, E]``, and which tokens are there, ``[B, S]``."""
+    text_BSE = torch.nn.utils.rnn.pad_sequence([s.float() for s in states], batch_first=True)
+    lengths_B1 = torch.tensor([[len(s)] for s in states])
+    return text_BSE, torch.arange(text_BSE.shape[1]) < lengths_B1
+
 
 _BATCH = 32
 _LOG = logging.getLogger(__name__)
@@ -26,13 +156,7 @@ def tidy(caption: str) -> str:
 
 
 def say_cut(caption: str, kept: str, limit: int) -> None:
-    """Say that an encoder reads the beginning of a caption only.
-
-    Args:
-        caption: the whole.
-        kept: what is read.
-        limit: the most tokens that are read.
-    """
+    """Say that an encoder reads the beginning of a caption only."""
     line = "a caption is longer than the %d tokens that are read, and was cut after character %d: ...%s | %s..."
     _LOG.warning(line, limit, len(kept), kept[-24:], caption[len(kept) :][:24].strip())
 

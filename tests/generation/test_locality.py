@@ -23,7 +23,7 @@ from nuwa_lightning.models.nuwa_infinity import ABSENT, PatchTransformer, TokenM
 from nuwa_lightning.planning.context import NearbyContextPool
 from nuwa_lightning.planning.direction import ArbitraryDirectionController
 from nuwa_lightning.planning.geometry import PatchGrid
-from nuwa_lightning.training.batch import hide
+from nuwa_lightning.training.plans import hide
 from tests.generation.all_logits import build
 
 NEARBY, OMEGA = NearbyContextPool((0, 1, 1)), ArbitraryDirectionController()
