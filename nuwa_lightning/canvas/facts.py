@@ -17,6 +17,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from nuwa_lightning.atomic import atomic_write, write_json
+from nuwa_lightning.plain_data import parse_json, read_json
 from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
 
 UNWRITTEN: Final = -1
@@ -146,8 +147,7 @@ def read_facts(path: Path) -> CanvasFacts:
     Raises:
         ValueError: (or KeyError, TypeError) if it makes no sense.
     """
-    with path.open("rb") as file:
-        found = json.loads(file.read(_LONGEST_FACTS))
+    found = read_json(path, longest=_LONGEST_FACTS)
     content = dict(found["canvas"])
     if found["sha256"] != _sum_of(content) or content.pop("format") != _FORMAT:
         raise ValueError("checksum or format")
@@ -193,7 +193,7 @@ def read_state(path: Path) -> CanvasState | None:
         if content[:start] != _MAGIC + hashlib.sha256(data).digest():
             return None
         (length,) = struct.unpack_from("<Q", data)
-        facts = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["facts"])
+        facts = parse_json(parse_json(data[8 : 8 + length])["__metadata__"]["facts"])
         waves = facts.pop("waves")
         if type(waves) is not int or type(facts["log"]) is not int or min(waves, facts["log"]) < 0:
             return None

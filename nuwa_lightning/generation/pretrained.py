@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any, Final, TypeVar, get_args
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.coarse_plan import CoarsePlan
@@ -30,10 +28,11 @@ from nuwa_lightning.legacy import upgrade_state, upgraded
 from nuwa_lightning.models.nuwa_infinity import PatchTransformer, TransformerConfig
 from nuwa_lightning.planning.context.base import ContextPool
 from nuwa_lightning.planning.direction.base import DirectionController
+from nuwa_lightning.plain_data import fits, from_plain, read_json
 from nuwa_lightning.planning.schedule import TokenOrder
 from nuwa_lightning.text import TextEncoder
 from nuwa_lightning.tokenizers.base import class_path, saved_arguments
-from nuwa_lightning.tokenizers.pretrained import first_not_finite, in_float32, save_folder
+from nuwa_lightning.tokenizers.pretrained import read_weights, save_folder
 
 Strategy = ContextPool | DirectionController | LocalDecoder | TextEncoder
 S = TypeVar("S", ContextPool, DirectionController, LocalDecoder, TextEncoder)
@@ -154,22 +153,21 @@ def load_generator(
     """
     folder = Path(folder)
     try:
-        config = upgraded(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        config = upgraded(read_json(folder / "config.json"))
         if config["kind"] != KIND:
             raise UsageError("checkpoint", folder, f"holds a {config['kind']}, not a {KIND}: name a stage-2 run")
         if config["format"] != FORMAT:
             raise UsageError("checkpoint", folder, f"has format {config['format']}, this version reads {FORMAT}")
+        state = read_weights(folder)
         size = dict(config["model"])
-        size["patch_size"], size["embedding_extent"] = tuple(size["patch_size"]), tuple(size["embedding_extent"])
-        size["size"] = TransformerConfig(**size["size"])
+        size["size"] = from_plain(TransformerConfig, size["size"])
+        numbers = (size["codebook_size"], size["codebook_dim"], *size["patch_size"], size["size"].dim)
+        if not fits(numbers, tuple[int, ...]) or min(numbers) < 1 or size["size"].num_layers > len(state):
+            raise ValueError("its sizes make no sense")
         with torch.device("meta"):
-            model = PatchTransformer(**size)
-        state = load_file(folder / "model.safetensors")
-        spoiled = first_not_finite(state)
-        if spoiled is not None:
-            raise ValueError(f"{spoiled} holds NaN or infinity")
+            model = from_plain(PatchTransformer, size)
         upgrade_state(state)
-        model.load_state_dict(in_float32(state), strict=True, assign=True)
+        model.load_state_dict(state, strict=True, assign=True)
         asked = config if direction is None else {name: part for name, part in config.items() if name != "direction"}
         _check_own(asked, own)
         pool = _build(config["context_pool"], ContextPool, own)
@@ -183,7 +181,9 @@ def load_generator(
         if "text_encoder" in config:
             encoder = _build(config["text_encoder"], TextEncoder, own)
         order, fingerprint = config["token_order"], config["tokenizer_fingerprint"]
-        frames = int(config.get("frames", 1))
+        frames = config.get("frames", 1)
+        if not fits([order, fingerprint, config.get("text_fingerprint", "")], list[str]) or not fits(frames, int):
+            raise ValueError("what it says of its training makes no sense")
         plan = _plan_of(config, model)
         if order not in get_args(TokenOrder):
             raise ValueError(f"token_order {order!r} is none of {', '.join(get_args(TokenOrder))}")
@@ -193,8 +193,8 @@ def load_generator(
         ) from None
     except UsageError:
         raise
-    except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # of classes that are made of what anybody may have written
+        reason = " ".join(f"{error or type(error).__name__}".split())[:200]
         raise UsageError("checkpoint", folder, f"is damaged ({reason}): train it again or name another run") from None
     if pool.embedding_extent != tuple(size["embedding_extent"]):
         raise UsageError(
@@ -202,13 +202,13 @@ def load_generator(
             pool,
             f"the model was trained for offsets up to {tuple(size['embedding_extent'])}: train with this pool first",
         )
-    if encoder is not None and encoder.fingerprint() != config["text_fingerprint"]:
+    if encoder is not None and encoder.fingerprint() != config.get("text_fingerprint"):
         raise UsageError("checkpoint", folder, f"{encoder} is not what it was in training: install that one again")
     return Generator(model.eval(), pool, direction, order, fingerprint, local_decoder, encoder, frames, plan)
 
 
 def _plan_of(config: Mapping[str, Any], model: PatchTransformer) -> CoarsePlan | None:
-    plan = CoarsePlan(**config["plan"]) if "plan" in config else None
+    plan = from_plain(CoarsePlan, config["plan"]) if "plan" in config else None
     if (plan is not None) is not model.coarse_plan:
         raise ValueError("whether it reads a coarse plan is said in two ways")
     return plan
@@ -277,8 +277,7 @@ def _not_allowed(names: Sequence[str]) -> UsageError:
 
 
 def _build(description: Mapping[str, Any], kind: Callable[..., S], own: Sequence[type[Strategy]]) -> S:
-    args = {k: tuple(v) if isinstance(v, list) else v for k, v in description["args"].items()}
-    made: S = _class(str(description["name"]), kind, own)(**args)
+    made: S = from_plain(_class(str(description["name"]), kind, own), description["args"])
     return made
 
 
