@@ -146,8 +146,9 @@ class _Rows:
         """Return the rows that are there and whole, by key."""
         wanted = f"SELECT key, CAST(row AS BLOB) FROM features WHERE key IN ({','.join('?' * len(keys))})"
         found = self._tried(lambda: self._store.execute(wanted, keys).fetchall())
-        rows = {key: row for key, row in found if len(row) == self._length}
-        return {key: row for key, row in rows.items() if np.isfinite(np.frombuffer(row, np.float32)).all()}
+        whole = {key: row for key, row in found if row is not None and _is_whole(row, self._length)}
+        self._tell(len(found) - len(whole))
+        return whole
 
     def keep(self, rows: Mapping[bytes, bytes]) -> None:
         """Add rows.
@@ -185,10 +186,12 @@ class _Rows:
             lengths = "SELECT length(CAST(row AS BLOB)) AS n, count(*) FROM features GROUP BY n ORDER BY count(*) DESC"
             usual = self._store.execute(lengths).fetchall()
             self._length = next((n for n, _ in usual if n and n >= self._least and n % 4 == 0), 0)
-            odd = sum(count for n, count in usual if n != self._length)
-            if odd:
-                _LOG.warning("%s: %d damaged rows are computed anew", path, odd)
-                self._store.execute("DELETE FROM features WHERE length(CAST(row AS BLOB)) IS NOT ?", (self._length,))
+            self._tell(sum(count for n, count in usual if n != self._length))
+            self._store.execute("DELETE FROM features WHERE length(CAST(row AS BLOB)) IS NOT ?", (self._length,))
+
+    def _tell(self, damaged: int) -> None:
+        if damaged:
+            _LOG.warning("%s: %d damaged rows are computed anew", self._path, damaged)
 
     def _tried(self, work: Callable[[], _T]) -> _T:
         try:
@@ -210,6 +213,10 @@ class _Rows:
         _LOG.warning("%s cannot be used (%s): features are not kept", self._path, error)
         self._path = None
         self._open()
+
+
+def _is_whole(row: bytes, length: int) -> bool:
+    return len(row) == length and bool(np.isfinite(np.frombuffer(row, np.float32)).all())
 
 
 def _key(pixels: Pixels) -> bytes:

@@ -14,9 +14,10 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeVar, get_args
+from typing import Any, Final, TypeVar
 
 import torch
+from torch import Tensor
 
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.coarse_plan import CoarsePlan
@@ -26,9 +27,9 @@ from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.legacy import upgrade_state, upgraded
 from nuwa_lightning.models.nuwa_infinity import PatchTransformer, TransformerConfig
+from nuwa_lightning.plain_data import fits, from_plain, read_json
 from nuwa_lightning.planning.context.base import ContextPool
 from nuwa_lightning.planning.direction.base import DirectionController
-from nuwa_lightning.plain_data import fits, from_plain, read_json
 from nuwa_lightning.planning.schedule import TokenOrder
 from nuwa_lightning.text import TextEncoder
 from nuwa_lightning.tokenizers.base import class_path, saved_arguments
@@ -158,16 +159,7 @@ def load_generator(
             raise UsageError("checkpoint", folder, f"holds a {config['kind']}, not a {KIND}: name a stage-2 run")
         if config["format"] != FORMAT:
             raise UsageError("checkpoint", folder, f"has format {config['format']}, this version reads {FORMAT}")
-        state = read_weights(folder)
-        size = dict(config["model"])
-        size["size"] = from_plain(TransformerConfig, size["size"])
-        numbers = (size["codebook_size"], size["codebook_dim"], *size["patch_size"], size["size"].dim)
-        if not fits(numbers, tuple[int, ...]) or min(numbers) < 1 or size["size"].num_layers > len(state):
-            raise ValueError("its sizes make no sense")
-        with torch.device("meta"):
-            model = from_plain(PatchTransformer, size)
-        upgrade_state(state)
-        model.load_state_dict(state, strict=True, assign=True)
+        model = _model_of(config["model"], read_weights(folder))
         asked = config if direction is None else {name: part for name, part in config.items() if name != "direction"}
         _check_own(asked, own)
         pool = _build(config["context_pool"], ContextPool, own)
@@ -177,16 +169,13 @@ def load_generator(
         local_decoder = _build(config.get("local_decoder", before), LocalDecoder, own)
         if local_decoder.bidirectional != model.bidirectional:
             raise ValueError(f"{local_decoder} is not what the model was trained for")
-        encoder: TextEncoder | None = None
-        if "text_encoder" in config:
-            encoder = _build(config["text_encoder"], TextEncoder, own)
-        order, fingerprint = config["token_order"], config["tokenizer_fingerprint"]
-        frames = config.get("frames", 1)
-        if not fits([order, fingerprint, config.get("text_fingerprint", "")], list[str]) or not fits(frames, int):
-            raise ValueError("what it says of its training makes no sense")
+        encoder = _build(config["text_encoder"], TextEncoder, own) if "text_encoder" in config else None
+        order, fingerprint, frames = (
+            config.get(name, 1) for name in ("token_order", "tokenizer_fingerprint", "frames")
+        )
+        if not fits((order, fingerprint, frames), tuple[TokenOrder, str, int]):
+            raise ValueError(f"token_order {order!r}, tokenizer {fingerprint!r} or frames {frames!r} makes no sense")
         plan = _plan_of(config, model)
-        if order not in get_args(TokenOrder):
-            raise ValueError(f"token_order {order!r} is none of {', '.join(get_args(TokenOrder))}")
     except FileNotFoundError as error:
         raise UsageError(
             "checkpoint", folder, f"{error.filename} is missing: name the folder of a finished run"
@@ -196,15 +185,27 @@ def load_generator(
     except Exception as error:  # of classes that are made of what anybody may have written
         reason = " ".join(f"{error or type(error).__name__}".split())[:200]
         raise UsageError("checkpoint", folder, f"is damaged ({reason}): train it again or name another run") from None
-    if pool.embedding_extent != tuple(size["embedding_extent"]):
+    if pool.embedding_extent != model.embedding_extent:
         raise UsageError(
             "own",
             pool,
-            f"the model was trained for offsets up to {tuple(size['embedding_extent'])}: train with this pool first",
+            f"the model was trained for offsets up to {model.embedding_extent}: train with this pool first",
         )
     if encoder is not None and encoder.fingerprint() != config.get("text_fingerprint"):
         raise UsageError("checkpoint", folder, f"{encoder} is not what it was in training: install that one again")
     return Generator(model.eval(), pool, direction, order, fingerprint, local_decoder, encoder, frames, plan)
+
+
+def _model_of(said: Any, state: dict[str, Tensor]) -> PatchTransformer:
+    size = {**said, "size": from_plain(TransformerConfig, said["size"])}
+    numbers = (size["codebook_size"], size["codebook_dim"], *size["patch_size"], size["size"].dim)
+    if not fits(numbers, tuple[int, ...]) or min(numbers) < 1 or size["size"].num_layers > len(state):
+        raise ValueError("its sizes make no sense")
+    with torch.device("meta"):  # no memory is taken before the weights turn out to fit
+        model = from_plain(PatchTransformer, size)
+    upgrade_state(state)
+    model.load_state_dict(state, strict=True, assign=True)
+    return model
 
 
 def _plan_of(config: Mapping[str, Any], model: PatchTransformer) -> CoarsePlan | None:

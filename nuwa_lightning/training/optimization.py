@@ -82,7 +82,15 @@ def prefer_options(
         optimizer: restored from a checkpoint.
         options: its :func:`group_options` before that, with the scheduler made already.
         scheduler: its schedule, which goes on where it was.
+
+    Raises:
+        UsageError: if the state is that of other parameters.
     """
+    for parameter, state in optimizer.state.items():
+        for name in ("mean", "square", "momentum", "exp_avg", "exp_avg_sq", "momentum_buffer"):
+            if name in state and getattr(state[name], "shape", None) != parameter.shape:
+                hint = f"{name} of its optimizer does not have the shape of its weights: name an earlier one"
+                raise UsageError("ckpt_path", "this checkpoint", hint)
     for group, chosen in zip(optimizer.param_groups, options, strict=True):
         group.update(chosen)
     if scheduler is None:
