@@ -142,7 +142,9 @@ def change_lines(path: Path, rng: random.Random) -> None:
 YAML_WORDS = (
     *("&a [*a]", "*b", "2001-99-99", "0x_", "!!python/object/apply:os.system [ls]", "!!binary x", "1e999", ".nan"),
     *("<<: 1", "? a", "- - -", "9" * 5000, "[" * 200, "{a: [" * 100, "null", "~", "0o9", "1:99:99", "=", "%", "'"),
-    "\n".join(["a: &a [x, x]"] + [f"{chr(98 + n)}: &{chr(98 + n)} [*{chr(97 + n)}, *{chr(97 + n)}]" for n in range(20)]),
+    "\n".join(
+        ["a: &a [x, x]"] + [f"{chr(98 + n)}: &{chr(98 + n)} [*{chr(97 + n)}, *{chr(97 + n)}]" for n in range(20)]
+    ),
 )
 
 
@@ -304,8 +306,10 @@ def damaged(path: Path, rng: random.Random) -> str:
     """Damage a file, and return how."""
     way = _WAYS.get(path.suffix)
     if path.name.startswith("state-"):
+
         def way(path: Path, rng: random.Random) -> None:  # fmt: skip
             change_safetensors(path, rng, start=_STATE)
+
     if way is None or rng.random() < 0.35:
         path.write_bytes(bytes_changed(path.read_bytes(), rng))
         return "its bytes"

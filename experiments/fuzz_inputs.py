@@ -20,8 +20,10 @@ import random
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
+import time
 import traceback
 import warnings
 from collections import Counter
@@ -33,6 +35,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import fuzz_written  # noqa: F401  # its targets are found by their names, too
 from fuzz_damage import damaged
 from fuzz_targets import TARGETS, Target
 
@@ -120,29 +123,56 @@ def where(error: BaseException) -> str:
     return f"{Path(frame.filename).name}:{frame.name}"
 
 
-def run(target: Target, good: Path, seed: int, trials: int) -> Outcome:
-    """Return what became of the trials, in processes of their own."""
-    found, done = Outcome(), 0
-    while done < trials:
-        notes = good.parent / f"{target.name}.notes"
-        notes.write_text("")
-        child = os.fork()
-        if not child:
-            resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-            quiet()
-            with notes.open("a", buffering=1) as out:
-                for trial in range(done, min(trials, done + 500)):
-                    out.write(f"{json.dumps([trial, *tried(target, good, seed, trial)])}\n")
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
-        lines = [json.loads(line) for line in notes.read_text().splitlines()]
-        for trial, what, kind in lines:
-            found.add(trial, what, kind)
-        done += len(lines)
-        if status:
-            found.add(done, "other error", f"the process died ({status})")
-            done += 1
+def run(todo: list[tuple[str, int]], seed: int) -> dict[str, Outcome]:
+    """Return what became of so many trials of each target, in another process: one that dies or hangs is replaced."""
+    found = {name: Outcome() for name, _ in todo}
+    with tempfile.TemporaryDirectory() as name:
+        notes, read = Path(name) / "notes", 0
+        notes.touch()
+        while left := [(each, found[each].counts.total(), count) for each, count in todo
+                       if found[each].counts.total() < count]:  # fmt: skip
+            arguments = [sys.executable, __file__, "--child", json.dumps([seed, name, left])]
+            with subprocess.Popen(arguments) as child:
+                quiet_since = time.monotonic()
+                while child.poll() is None:
+                    time.sleep(0.5)
+                    if notes.stat().st_size > read:
+                        quiet_since, read = time.monotonic(), notes.stat().st_size
+                    if time.monotonic() - quiet_since > 20 * LIMIT_SECONDS:
+                        child.kill()
+            lines = [json.loads(line) for line in notes.read_text().splitlines()]
+            notes.write_text("")
+            read = 0
+            for each, trial, what, kind in lines:
+                found[each].add(trial, what, kind)
+            if child.returncode:
+                each = next(each for each, count in todo if found[each].counts.total() < count)
+                killed = child.returncode == -signal.SIGKILL
+                how = ("hang", "killed") if killed else ("other error", f"the process died ({child.returncode})")
+                found[each].add(found[each].counts.total(), *how)
     return found
+
+
+def work(seed: int, folder: str, todo: list[tuple[str, int, int]]) -> None:
+    """Go through trials, and write a line on each."""
+    os.environ |= {"NUWA_LIGHTNING_CACHE": f"{folder}/cache", "TQDM_DISABLE": "1"}
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    told = Path(folder) / "notes"
+    for name, first, last in todo:
+        target, good = made(name, folder)
+        quiet()
+        with told.open("a", buffering=1) as out:
+            for trial in range(first, last):
+                out.write(f"{json.dumps([name, trial, *tried(target, good, seed, trial)])}\n")
+
+
+def made(name: str, folder: str) -> tuple[Target, Path]:
+    """Return a target and its good files, which are read once."""
+    good = Path(tempfile.mkdtemp(dir=folder)) / "good"
+    good.mkdir()
+    target = TARGETS[name](good)
+    target.read_copy(good)
+    return target, good
 
 
 def quiet() -> None:
@@ -162,24 +192,23 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="names of targets with commas")
     parser.add_argument("--again", default="", help="TARGET:TRIAL")
+    parser.add_argument("--child", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    wanted = [name for name in options.only.split(",") if name] or list(TARGETS)
+    if options.child:
+        work(*json.loads(options.child))
+        return
     if options.again:
-        wanted = [options.again.partition(":")[0]]
+        name, _, trial = options.again.partition(":")
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ["NUWA_LIGHTNING_CACHE"] = f"{folder}/cache"
+            tried(*made(name, folder), options.seed, int(trial), show=True)
+        return
+    wanted = [name for name in options.only.split(",") if name] or list(TARGETS)
+    todo = [(name, max(1, round(options.trials * TARGETS[name].share))) for name in wanted]
     total: Counter[str] = Counter()
-    with tempfile.TemporaryDirectory() as name:
-        os.environ["NUWA_LIGHTNING_CACHE"] = f"{name}/cache"
-        for each in wanted:
-            good = Path(name) / each / "good"
-            good.mkdir(parents=True)
-            target = TARGETS[each](good)
-            target.read_copy(good)
-            if options.again:
-                tried(target, good, options.seed, int(options.again.partition(":")[2]), show=True)
-                return
-            found = run(target, good, options.seed, max(1, round(options.trials * target.share)))
-            report(each, found)
-            total += found.counts
+    for name, outcome in run(todo, options.seed).items():
+        report(name, outcome)
+        total += outcome.counts
     sys.stdout.write(f"| all | {row(total)} |\n")
 
 

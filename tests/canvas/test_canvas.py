@@ -156,7 +156,7 @@ def test_what_a_stranger_wrote_is_refused(canvas: Canvas, tmp_path: Path) -> Non
     path = canvas.folder / "canvas.json"
 
     def stage(**grid: object) -> dict[str, object]:
-        return {"grid": grid, "corner": [0, 0, 0], "size": [6, 500], "origin": [0, 0]}
+        return {"grid": grid, "corner": [0, 0, 0], "size": [6, 20], "origin": [0, 0]}
 
     content = json.loads(path.read_text())["canvas"]
     for change in (
@@ -175,6 +175,25 @@ def test_what_a_stranger_wrote_is_refused(canvas: Canvas, tmp_path: Path) -> Non
         {"finished": 1},
         {"how": []},
         {"more": 1},
+        {"finished": True, "stages": [{**stage(t=1, y=3, x=3, wrap=""), "size": [6, None]}]},
+        {"stages": [{**stage(t=1, y=3, x=3, wrap=""), "size": [6, 500]}]},
+        {"stages": [{**stage(t=1, y=3, x=3, wrap=""), "origin": [48, 0]}]},
+        {"stages": [{**stage(t=1, y=3, x=3, wrap=""), "origin": [-1, 0]}]},
+        *(
+            {"how": {name: value}}
+            for name, value in (
+                ("metadata", {}),
+                ("metadata", [1]),
+                ("request", "a"),
+                ("edits", [1]),
+                ("edits", [{"grow": {}}]),
+                ("undo", [0.5]),
+                ("undo", [-1]),
+                ("undo", [10**6]),
+                ("given", {"image.png": 1}),
+                ("versions", []),
+            )
+        ),
     ):
         wrong = {**content, **change}
         path.write_text(json.dumps({"canvas": wrong, "sha256": _sum_of(wrong)}))
