@@ -145,6 +145,8 @@ def run(todo: list[tuple[str, int]], seed: int) -> dict[str, Outcome]:
             read = 0
             for each, trial, what, kind in lines:
                 found[each].add(trial, what, kind)
+            if child.returncode == 3:
+                sys.exit("good files are not read as they should: see above")
             if child.returncode:
                 each = next(each for each, count in todo if found[each].counts.total() < count)
                 killed = child.returncode == -signal.SIGKILL
@@ -159,7 +161,11 @@ def work(seed: int, folder: str, todo: list[tuple[str, int, int]]) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     told = Path(folder) / "notes"
     for name, first, last in todo:
-        target, good = made(name, folder)
+        try:
+            target, good = made(name, folder)
+        except Exception:
+            traceback.print_exc()
+            sys.exit(3)
         quiet()
         with told.open("a", buffering=1) as out:
             for trial in range(first, last):

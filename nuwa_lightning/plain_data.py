@@ -203,7 +203,7 @@ def check_plain(cls: Callable[..., Any], values: Any) -> None:
     if not fits(values, dict[str, Any]):
         raise ValueError(f"{getattr(cls, '__name__', cls)}: names and values are needed")
     try:
-        kinds = get_type_hints(cls if is_dataclass(cls) else cls.__init__)  # type: ignore[misc]
+        kinds = get_type_hints(cls if is_dataclass(cls) else cls.__init__)
     except (NameError, TypeError):  # a class of the user's own whose types are there for a type checker only
         return
     for name, value in values.items():

@@ -78,5 +78,5 @@ class TextEncoder(ABC):
     @final
     def bank(self, captions: Sequence[str], cache: Path) -> TextBank:
         """Return the token states of captions, each encoded once and kept in the folder ``cache``."""
-        known = {"fingerprint": self.fingerprint(), "width": self.width}
-        return build_text_bank([tidy(c) for c in captions], self.states, cache=cache, **known)
+        tidied = [tidy(caption) for caption in captions]
+        return build_text_bank(tidied, self.states, cache=cache, fingerprint=self.fingerprint(), width=self.width)
