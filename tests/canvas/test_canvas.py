@@ -249,7 +249,8 @@ def test_differences_are_named() -> None:
 
 def test_damage_in_a_finished_canvas_is_told_and_nothing_is_cut(canvas: Canvas) -> None:
     canvas.put((PatchIndex(0, 0, x), patch_tokens(x)) for x in range(5))
-    canvas.amend(replace(FACTS, finished=True, log=4))
+    row = Stage(PatchGrid(1, 1, 4), size=(6, 60))
+    canvas.amend(replace(FACTS, stages=(row,), finished=True, log=4))
     canvas.close()
     with opened(canvas.folder) as found:
         assert (found.patches, found.length) == (4, 4), "what was not sure to last is cut"
@@ -260,3 +261,11 @@ def test_damage_in_a_finished_canvas_is_told_and_nothing_is_cut(canvas: Canvas) 
     with pytest.raises(UsageError, match="record 1 is damaged, and so is the canvas"):
         Canvas.open(canvas.folder)
     assert path.read_bytes() == content
+
+
+def test_a_finished_canvas_has_all_of_its_patches(canvas: Canvas) -> None:
+    canvas.put((PatchIndex(0, 0, x), patch_tokens(x)) for x in range(5))
+    canvas.amend(replace(FACTS, finished=True, log=5))
+    canvas.close()
+    with pytest.raises(UsageError, match="holds 5 of 210 patches: put back a copy"):
+        Canvas.open(canvas.folder)
