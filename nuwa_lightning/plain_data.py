@@ -27,12 +27,7 @@ T = TypeVar("T")
 
 
 def read_text(path: str | os.PathLike[str], *, longest: int = _LONGEST) -> str:
-    """Return the text of a file.
-
-    Raises:
-        OSError: if there is none that can be read.
-        ValueError: if it is no regular file (a pipe would keep its reader waiting), is too long, or is no UTF-8.
-    """
+    """Return the text of a file, refused if it is no regular file (a pipe waits forever), too long, or no UTF-8."""
     state = os.stat(path)
     if not (stat.S_ISREG(state.st_mode) or stat.S_ISDIR(state.st_mode)):
         raise ValueError("a pipe, a socket or a device, no file")
@@ -42,16 +37,7 @@ def read_text(path: str | os.PathLike[str], *, longest: int = _LONGEST) -> str:
 
 
 def read_mapping(path: str | os.PathLike[str], option: str, *, example: str) -> dict[str, Any]:
-    """Return the mapping that a YAML file holds.
-
-    Args:
-        path: the file.
-        option: the option to name in an error.
-        example: a line that such a file may hold.
-
-    Raises:
-        UsageError: if it is missing, cannot be read, is no YAML, or no mapping.
-    """
+    """Return the mapping that a YAML file holds; errors name the ``option`` and show an ``example`` of a line."""
     path = Path(path)
     try:
         content = parse_yaml(read_text(path))
@@ -71,11 +57,7 @@ def read_mapping(path: str | os.PathLike[str], option: str, *, example: str) -> 
 
 
 def parse_yaml(text: str) -> Any:
-    """Return what a YAML document says: plain values and nothing else.
-
-    Raises:
-        ValueError: if it is none, is too deep, or grows beyond all bounds by its aliases.
-    """
+    """Return what a YAML document says: plain values and nothing else."""
     try:
         _check_growth(text)
         return yaml.load(text, _Loader)
@@ -125,11 +107,7 @@ def _check_growth(text: str) -> None:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Return what JSON text says.
-
-    Raises:
-        ValueError: if it is none, too deep, or holds a number of thousands of digits.
-    """
+    """Return what JSON text says."""
     try:
         found = json.loads(text)
     except RecursionError:

@@ -42,12 +42,7 @@ class AtomicCheckpointIO(CheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write ``checkpoint`` to ``path``, whole or not at all.
-
-        Raises:
-            UsageError: if it cannot be written; what was at ``path`` is still there.
-            TypeError: if there are ``storage_options``, since files are local.
-        """
+        """Write ``checkpoint`` to ``path``, whole or not at all: on an error what was there is still there."""
         if storage_options is not None:
             raise TypeError("checkpoints are local files: there are no storage_options")
         target = Path(path)
@@ -63,11 +58,7 @@ class AtomicCheckpointIO(CheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
     ) -> dict[str, Any]:
-        """Read tensors and plain values; nothing in the file is run, whatever ``weights_only`` says.
-
-        Raises:
-            UsageError: if there is no such file or it is no checkpoint.
-        """
+        """Read tensors and plain values; nothing in the file is run, whatever ``weights_only`` says."""
         return read_checkpoint(path, map_location=map_location)
 
     def remove_checkpoint(self, path: str | Path) -> None:
@@ -104,15 +95,9 @@ def _save(checkpoint: dict[str, Any], file: BinaryIO) -> None:
 
 
 def read_checkpoint(path: str | Path, *, map_location: Any = "cpu", mapped: bool = False) -> dict[str, Any]:
-    """Return the content of a checkpoint.
+    """Return the content of a checkpoint, refused if it is none or its weights are not finite.
 
-    Args:
-        path: a local file.
-        map_location: see ``torch.load``.
-        mapped: leave tensors on the disk until they are used: quick, to look at the rest.
-
-    Raises:
-        UsageError: if there is no such file, it is no checkpoint, or its weights are not finite.
+    ``mapped`` leaves tensors on the disk until they are used: quick, to look at the rest.
     """
     option = "ckpt_path"
     if not Path(path).is_file():  # a pipe would keep its reader waiting

@@ -14,12 +14,11 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from nuwa_lightning.canvas.beginning import begun, copied
 from nuwa_lightning.canvas.canvas import Canvas
 from nuwa_lightning.canvas.decoding import Pixels
 from nuwa_lightning.canvas.edits import Box, Candidate, check_growth, edited, steered, taken_back, touched, where
 from nuwa_lightning.canvas.facts import CanvasFacts
-from nuwa_lightning.canvas.history import CanvasMaker, History, grown
+from nuwa_lightning.canvas.history import CanvasMaker, History, begun, copied, grown
 from nuwa_lightning.canvas.job import Progress, Recorder, decoded, decoded_video, export
 from nuwa_lightning.canvas.keeping import check_hashes, kept_request
 from nuwa_lightning.canvas.memory import TokenStore

@@ -119,13 +119,7 @@ class CanvasFacts:
 
 @dataclass(frozen=True)
 class CanvasState:
-    """Where generation stands between two waves.
-
-    Attributes:
-        waves: how many are finished.
-        facts: plain JSON.
-        tensors: the live states.
-    """
+    """Where generation stands between two waves."""
 
     waves: int
     facts: Mapping[str, Any]
@@ -151,11 +145,7 @@ def write_facts(path: Path, facts: CanvasFacts) -> None:
 
 
 def read_facts(path: Path) -> CanvasFacts:
-    """Return what a canvas says about itself.
-
-    Raises:
-        ValueError: (or KeyError, TypeError) if it makes no sense.
-    """
+    """Return what a canvas says about itself."""
     found = read_json(path, longest=_LONGEST_FACTS)
     content = dict(found["canvas"])
     if found["sha256"] != _sum_of(content) or content.pop("format") != _FORMAT:

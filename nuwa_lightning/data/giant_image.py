@@ -83,11 +83,7 @@ class GiantImage(PhotoSource):
         self._index: dict[str, object] = {}
 
     def prepare(self) -> None:
-        """Cut the crops, or find those that were cut before.
-
-        Raises:
-            UsageError: if the image is missing, damaged, or too large to be decoded.
-        """
+        """Cut the crops, or find those that were cut before."""
         if self._index:
             return
         try:

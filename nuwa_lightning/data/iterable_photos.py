@@ -49,11 +49,7 @@ class IterablePhotos(PhotoSource):
         """Yield images (PIL, or uint8 (Y, X), (Y, X, 3) or (Y, X, 4)) with their captions, "" for none."""
 
     def prepare(self) -> None:
-        """Keep the images, or find those that were kept before.
-
-        Raises:
-            UsageError: if there is none, or something is no image.
-        """
+        """Keep the images, or find those that were kept before."""
         with locked(self.folder):
             if self._indexed() is None:
                 captions = [self._keep(number, *sample) for number, sample in enumerate(self.samples())]

@@ -69,11 +69,7 @@ class PreparedPhotos(Prepared[_Shrunk]):
         return self.entries[index].shapes
 
     def array(self, index: int, size: int) -> npt.NDArray[np.uint8]:
-        """Return photo ``index`` at its ``size``-th size, as (Y, X, 3); mapped from disk where it is kept there.
-
-        Raises:
-            ImageReadError: if it is not kept on disk and cannot be decoded.
-        """
+        """Return photo ``index`` at its ``size``-th size, as (Y, X, 3); mapped from disk where it is kept there."""
         entry = self.entries[index]
         if entry.files:
             mapped: npt.NDArray[np.uint8] = np.load(entry.files[size], mmap_mode="r", allow_pickle=False)
@@ -103,14 +99,8 @@ def prepare_photos(
 ) -> PreparedPhotos:
     """Shrink ``photos`` to ``short_sides`` (pixels of the shorter side), in threads, with a progress bar.
 
-    Args:
-        photos: what to prepare; files that cannot be read are named in one warning line each, counted and skipped.
-        short_sides: the sizes.
-        crop: side in pixels of the square that will be cropped; photos below it are left out.
-        cache: folder for the arrays.
-        max_pixels: see `read_image`.
-        limit_bytes: with more bytes of arrays than this nothing is kept and every access decodes.
-        progress: show a bar.
+    Files that cannot be read are named, counted and skipped; photos below ``crop`` pixels are left out. With more than
+    ``limit_bytes`` of arrays nothing is kept and every access decodes.
     """
     usable: list[_Shrunk] = []
     skipped: list[Skipped] = []
@@ -206,14 +196,7 @@ def as_pixels(array_YX3: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
 
 
 def nothing_usable(option: str, value: str, found: PreparedPhotos, *, what: str) -> UsageError:
-    """Return what to raise if no photo is left.
-
-    Args:
-        option: says where they lie.
-        value: its value.
-        found: what became of them.
-        what: what they are called.
-    """
+    """Return what to raise if no photo is left."""
     too_small = found.left_out["too_small"]
     if too_small and not found.skipped:
         hint = f"all {what} are too small, the largest has a shorter side of {found.largest_side} px: give larger ones"

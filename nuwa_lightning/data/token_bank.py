@@ -122,14 +122,7 @@ class BankItem(Protocol):
 
 @final
 class TokenBank:
-    """Token grids of images or videos, mapped from disk.
-
-    Args:
-        folder: a folder that :func:`build_bank` made.
-
-    Raises:
-        UsageError: if it is not one.
-    """
+    """Token grids of images or videos, mapped from disk."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -147,11 +140,7 @@ class TokenBank:
             raise UsageError("token bank", folder, "damaged; delete the folder, it is built anew") from error
 
     def _check(self) -> None:
-        """Refuse what does not fit together, once, so that no batch meets it.
-
-        Raises:
-            ValueError: if something does not.
-        """
+        """Refuse what does not fit together, once, so that no batch meets it."""
         if mapped_array(self.folder / "tokens.npy") is None:
             raise ValueError("no tokens")
         flat = self._flat
@@ -218,15 +207,9 @@ def build_bank(
 ) -> TokenBank:
     """Return a bank, encoding what is not on disk yet.
 
-    Args:
-        cache: folder for banks.
-        decides: plain JSON of everything that decides what is in it, and so about its name.
-        items: called if there is something to do; returns what is to be encoded, and what cannot be, by the reason:
-            ``skipped`` (unreadable files) and ``too_small`` (keys).
-        tokenizer: gives factor, number of codes, fingerprint and, if ``encode`` is None, the encoder.
-        about: plain JSON that is kept with it.
-        encode: the encoder, such as one that works tile by tile.
-        progress: show a bar.
+    ``decides`` is plain JSON of everything that decides what is in it, and so about its name; ``items`` is called if
+    there is something to do, and returns what is to be encoded, and what cannot be, by the reason: ``skipped``
+    (unreadable files) and ``too_small`` (keys).
 
     Raises:
         ValueError: if the encoder returns tokens of a wrong shape or outside ``[0, codebook_size)``.

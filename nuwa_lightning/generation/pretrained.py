@@ -25,6 +25,7 @@ from nuwa_lightning.generation.fast_transformer import Precision
 from nuwa_lightning.generation.local import AutoregressiveLocalDecoder, LocalDecoder
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
+from nuwa_lightning.hub import find_run
 from nuwa_lightning.legacy import upgrade_state, upgraded
 from nuwa_lightning.models.nuwa_infinity import PatchTransformer, TransformerConfig
 from nuwa_lightning.plain_data import fits, from_plain, read_json
@@ -40,6 +41,7 @@ S = TypeVar("S", ContextPool, DirectionController, LocalDecoder, TextEncoder)
 
 KIND = "nuwa-lightning patch transformer"
 FORMAT = 1
+_ABSENT: Final = ("text_dim", "coarse_plan")
 
 _HOMES: dict[type[Any], str] = {
     ContextPool: "nuwa_lightning.planning.context",
@@ -99,6 +101,38 @@ class Generator:
         )
 
 
+def shape_of(model: PatchTransformer) -> dict[str, Any]:
+    """Return what :class:`PatchTransformer` is made with, in plain values."""
+    return {
+        "codebook_size": model.codebook_size,
+        "codebook_dim": model.codebook_dim,
+        "patch_size": list(model.patch_size),
+        "embedding_extent": list(model.embedding_extent),
+        "size": dataclasses.asdict(model.size),
+        "bidirectional": model.bidirectional,
+        "text_dim": model.text_dim,
+        "coarse_plan": model.coarse_plan,
+    }
+
+
+def begin_with(model: PatchTransformer, folder: str, *, option: str) -> None:
+    """Give ``model`` the weights of a trained one of the same shape.
+
+    Args:
+        model: what is to be trained on.
+        folder: a run of stage 2, or the name of a model that comes with the package.
+        option: what the user called it, for error messages.
+
+    Raises:
+        UsageError: if there is none, or it is of another shape.
+    """
+    trained = load_generator(find_run(folder) / "model").model
+    for name, value in shape_of(trained).items():
+        if (here := shape_of(model)[name]) != value:
+            raise UsageError(option, folder, f"its {name} is {value}, that of this model {here}: give the same")
+    model.load_state_dict(trained.state_dict())
+
+
 def save_generator(folder: str | Path, generator: Generator, *, dtype: torch.dtype = torch.float32) -> None:
     """Write the folder, whole or not at all.
 
@@ -107,18 +141,11 @@ def save_generator(folder: str | Path, generator: Generator, *, dtype: torch.dty
         generator: what to save.
         dtype: of the weights on disk; they are read as float32 again.
     """
-    model = generator.model
     config: dict[str, Any] = {
         "kind": KIND,
         "format": FORMAT,
-        "model": {
-            "codebook_size": model.codebook_size,
-            "codebook_dim": model.codebook_dim,
-            "patch_size": list(model.patch_size),
-            "embedding_extent": list(model.embedding_extent),
-            "size": dataclasses.asdict(model.size),
-            "bidirectional": model.bidirectional,
-        },
+        # What is not there is not said, as in the first version's folders.
+        "model": {name: value for name, value in shape_of(generator.model).items() if value or name not in _ABSENT},
         "context_pool": described(generator.pool),
         "direction": described(generator.direction),
         "local_decoder": described(generator.local_decoder),
@@ -127,11 +154,9 @@ def save_generator(folder: str | Path, generator: Generator, *, dtype: torch.dty
         "frames": generator.frames,
     }
     if generator.text_encoder is not None:
-        config["model"]["text_dim"] = model.text_dim
         config["text_encoder"] = described(generator.text_encoder)
         config["text_fingerprint"] = generator.text_encoder.fingerprint()
     if generator.plan is not None:
-        config["model"]["coarse_plan"] = True
         config["plan"] = dataclasses.asdict(generator.plan)
     save_folder(folder, {name: value.to(dtype) for name, value in generator.model.state_dict().items()}, config)
 

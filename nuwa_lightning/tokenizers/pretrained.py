@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from nuwa_lightning.atomic import atomic_folder
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.hub import find_part
 from nuwa_lightning.legacy import upgrade_state, upgraded
 from nuwa_lightning.models.pixel_guided import PixelGuidedDecoder, PixelGuidedSize
 from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
@@ -65,14 +66,14 @@ def load_tokenizer(
     """Read a folder that :func:`save_tokenizer` wrote; the tokenizer comes frozen, in evaluation mode.
 
     Args:
-        folder: the folder itself, or a stage-1 run that holds it as ``tokenizer``.
+        folder: the folder itself, a run that holds it as ``tokenizer``, or the name of a model of this package.
         option: what the user called it, for error messages.
         own: classes outside of this package that the folder may name.
 
     Raises:
         UsageError: if the folder is missing, of another kind or format, damaged, or names a class that is not given.
     """
-    path = _inside(folder, "tokenizer")
+    path = find_part(folder, "tokenizer")
     config, state = _read_config(path, KIND, option), _read_weights(path, option)
     try:
         return _built(config, state, {class_path(cls): cls for cls in own})
@@ -90,14 +91,7 @@ def load_tokenizer(
 def load_trainable(
     folder: str | os.PathLike[str], *, option: str
 ) -> tuple[VQGAN | PublishedVQGAN, tuple[int, int] | None]:
-    """Do the same for what trains a tokenizer: our own, or a published one.
-
-    Returns:
-        The tokenizer itself, and ``step`` and ``overlap`` of its windows if the folder has it in some.
-
-    Raises:
-        UsageError: if it is another, or as for :func:`load_tokenizer`.
-    """
+    """Return what trains a tokenizer, our own or a published one, and ``step`` and ``overlap`` of its windows."""
     found = load_tokenizer(folder, option=option)
     tokenizer, windows = found, None
     if isinstance(found, WindowedTokenizer):
@@ -195,11 +189,7 @@ def _class_of_package(name: str) -> type[Any]:
 
 
 def save_pixel_guided(folder: str | os.PathLike[str], guided: PixelGuidedDecoder) -> None:
-    """Write the folder, whole or not at all; a folder that is there is replaced.
-
-    Raises:
-        OSError: if it cannot be written.
-    """
+    """Write the folder, whole or not at all; a folder that is there is replaced."""
     said = {"size": guided.size.as_dict(), "tokenizer_fingerprint": guided.fingerprint()}
     save_folder(folder, guided.state_dict(), {"kind": GUIDED_KIND, "format": FORMAT, **said})
 
@@ -207,17 +197,11 @@ def save_pixel_guided(folder: str | os.PathLike[str], guided: PixelGuidedDecoder
 def load_pixel_guided(
     folder: str | os.PathLike[str], *, tokenizer: Tokenizer | None = None, option: str = "tokenizer.guided"
 ) -> PixelGuidedDecoder:
-    """Read a folder that :func:`save_pixel_guided` wrote; the decoder comes frozen, in evaluation mode.
+    """Read a folder that :func:`save_pixel_guided` wrote, or a run that holds it; the decoder comes frozen.
 
-    Args:
-        folder: the folder itself, or a run that holds it as ``pixel_guided``.
-        tokenizer: the one whose tokens are to be decoded; without, it is not checked.
-        option: what the user called it, for error messages.
-
-    Raises:
-        UsageError: if the folder is missing, of another kind or format, damaged, or of another tokenizer.
+    Without a tokenizer it is not checked whether it belongs to that.
     """
-    path = _inside(folder, "pixel_guided")
+    path = find_part(folder, "pixel_guided")
     config = _read_config(path, GUIDED_KIND, option)
     try:
         size, fingerprint = PixelGuidedSize.from_dict(config["size"]), config["tokenizer_fingerprint"]
@@ -242,13 +226,6 @@ def first_not_finite(state: Mapping[str, Any]) -> str | None:
         if isinstance(value, Tensor) and value.is_floating_point() and not bool(torch.isfinite(value).all()):
             return name
     return None
-
-
-def _inside(folder: str | os.PathLike[str], name: str) -> Path:
-    path = Path(folder)
-    if not (path / "config.json").exists() and (path / name / "config.json").exists():
-        return path / name
-    return path
 
 
 def save_folder(folder: str | os.PathLike[str], state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:

@@ -19,10 +19,6 @@ class SubmoduleAveraging(Callback):
     Lightning's ``EMAWeightAveraging`` copies the whole LightningModule (discriminator and code statistics included) and
     averages integer buffers. Here only parameters that are trained are averaged; buffers stay as they are. The layout
     of checkpoints is Lightning's: ``state_dict`` holds the averages, ``current_model_state`` what is trained.
-
-    Args:
-        submodule: name of the attribute.
-        decay: how much of the average survives a step; less in the first steps.
     """
 
     def __init__(self, submodule: str, decay: float = 0.99) -> None:

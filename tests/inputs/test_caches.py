@@ -20,7 +20,7 @@ from nuwa_lightning.data.token_bank import TokenBank
 from nuwa_lightning.data.token_data import BankSettings, build_token_bank
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.plain_data import check_plain, fits, parse_json
-from nuwa_lightning.text.bank import TextBank
+from nuwa_lightning.text.base import TextBank
 from tests.data.conftest import painted
 from tests.data.test_token_data import Means
 from tests.evaluation.toys import ToyFeatures

@@ -17,8 +17,8 @@ from nuwa_lightning.text import (
     hugging_face,
     minilm,
 )
-from nuwa_lightning.text import bank as text_bank
-from nuwa_lightning.text.bank import padded
+from nuwa_lightning.text import base as text_bank
+from nuwa_lightning.text.base import padded
 
 installed = pytest.mark.skipif(importlib.util.find_spec(minilm.PACKAGE) is None, reason="weights are not installed")
 CAPTIONS = ["a snowy mountain above a lake", "", "dunes", "  a snowy   mountain above a lake\n"]
