@@ -218,7 +218,7 @@ class FinishedCanvas:
             UsageError: if the format cannot hold it or the file cannot be written.
         """
         facts = self._facts
-        if not 0 <= number < len(facts.seeds):
+        if not 0 <= number < len(facts.how["metadata"]):
             raise UsageError("number", number, f"the canvas holds {len(facts.seeds)} images, counted from 0")
         metadata = {**facts.how["metadata"][number], "size": list(self.size)}
         if self.edits:
