@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import http.client
 import io
 import json
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -24,8 +26,8 @@ from nuwa_lightning.serve.app import Page, Server
 class Served:
     """Whoever asks a server."""
 
-    def __init__(self, port: int) -> None:
-        self.port = port
+    def __init__(self, port: int, page: Page | None = None) -> None:
+        self.port, self.page = port, page
 
     def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes, Any]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
@@ -97,11 +99,15 @@ def serving(
     host: str = "127.0.0.1",
     token: str | None = None,
     port: int = 0,
+    own: tuple[type[Any], ...] = (),
     **more: Any,
 ) -> Iterator[Served]:
     """Yield a server of the canvases of a folder."""
-    page = Page(pipe, folder, **more)
-    with socket.create_server(("127.0.0.1", port)) as listening:
+    run = tempfile.TemporaryDirectory()
+    pipe.save_pretrained(run.name)
+    load = functools.partial(NuwaInfinityPipeline.from_folder, Path(run.name), own=own, name=pipe.name)
+    page = Page(load, folder, **more)
+    with run, socket.create_server(("127.0.0.1", port)) as listening:
         server = Server(page, host=host, token=token)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
@@ -110,7 +116,7 @@ def serving(
             while not server.started:
                 assert time.monotonic() < until
                 time.sleep(0.01)
-            yield Served(listening.getsockname()[1])
+            yield Served(listening.getsockname()[1], page)
         finally:
             server.should_exit = True
             thread.join()

@@ -199,7 +199,7 @@ def test_a_visit(pipe: NuwaInfinityPipeline, tmp_path: Path) -> None:
         page.locator("#paint").wait_for()  # a hole is painted, by keys, and nothing but the hole changes
         page.fill("#expand [name=right]", "0")
         page.click("#paint-name")
-        page.fill("#brush", "20")
+        page.fill("#pad-brush", "20")
         page.focus("#pad")
         page.keyboard.press("ArrowLeft")
         page.keyboard.press(" ")

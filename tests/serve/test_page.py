@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -79,9 +82,9 @@ def test_redo_with_candidates_keep_one_and_undo(server: Served, pipe: NuwaInfini
     canvas = server.new()
     before, box = shown(server, canvas), [16, 8, 24, 16]
     direct = pipe(size=(40, 24), seed=3, output_type="tokens").canvases[0]
-    found = server.get(f"/api/canvases/{canvas}/dependents/16/8/24/16")
-    assert found == {"patches": len(direct.dependents((16, 8, 24, 16))), "of": 15}
-    assert server.ask("GET", f"/api/canvases/{canvas}/dependents/16/8/99/16")[0] == 400
+    status, found = server.post(f"/api/canvases/{canvas}/dependents", {"box": box})
+    assert (status, found) == (200, {"patches": len(direct.dependents((16, 8, 24, 16))), "of": 15})
+    assert server.post(f"/api/canvases/{canvas}/dependents", {"box": [16, 8, 99, 16]})[0] == 400
     job = server.do(f"/api/canvases/{canvas}/redo", {"box": box, "seed": 7, "count": 3})
     assert job["result"]["candidates"] == [7, 8, 9]
     assert (shown(server, canvas) == before).all()
@@ -294,9 +297,14 @@ def test_a_canvas_of_another_model_is_told(server: Served, tmp_path: Path) -> No
     assert server.ask("GET", f"/api/canvases/{entry['id']}/tiles/0/0/0")[0] == 404
 
 
-def test_a_text_model_reads_the_prompt_of_an_edit(tmp_path: Path) -> None:
-    pipe = tiny(text=True)
-    with serving(pipe, tmp_path) as server:
+def test_a_text_model_reads_the_prompt_of_an_edit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repository: Path
+) -> None:
+    shutil.copy(repository / "tests" / "text" / "letters.py", tmp_path / "own_letters.py")  # a class of the user's own
+    monkeypatch.syspath_prepend(tmp_path)
+    own, pipe = importlib.import_module("own_letters").Letters, tiny(text=True)
+    pipe.generator = replace(pipe.generator, text_encoder=own(most=9))
+    with serving(pipe, tmp_path, own=(own,)) as server:
         canvas = server.new(options={"prompt": "a lake", "guidance": 1.5})
         server.do(f"/api/canvases/{canvas}/grow", {"right": 16, "options": {"prompt": "snow"}})
         server.do(f"/api/canvases/{canvas}/redo", {"box": [0, 0, 4, 4], "seed": 5, "options": {"prompt": ""}})
