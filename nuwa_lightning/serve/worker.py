@@ -22,6 +22,8 @@ _REMEMBERED: Final = 200
 _PATIENCE: Final = 5.0
 _LONGEST_WAIT: Final = 30.0
 _GO_ON: Final = ("new", "resume", "grow")
+PRELOADED: Final = ["nuwa_lightning.serve.jobs", "torch.fx.experimental.symbolic_shapes"]
+"""What another process need not import anew; the second is imported with the first tensor on the device ``meta``."""
 
 
 @final
@@ -162,7 +164,7 @@ class Worker:
             "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
         )
         if hasattr(context, "set_forkserver_preload"):
-            context.set_forkserver_preload(["nuwa_lightning.serve.jobs"])
+            context.set_forkserver_preload(PRELOADED)
         wait = 0.0
         while not self._closing.wait(wait):
             ours, its = context.Pipe()

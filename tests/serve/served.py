@@ -30,7 +30,7 @@ class Served:
         self.port, self.page = port, page
 
     def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes, Any]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
         try:
             named = {name.replace("_", "-"): value for name, value in headers.items()}
             connection.request(method, path, body, named)
@@ -54,14 +54,14 @@ class Served:
         assert status == 200, job
         return self.wait(job["id"], ends=ends)
 
-    def wait(self, number: int, *, ends: str = "done", seconds: float = 60) -> dict[str, Any]:
+    def wait(self, number: int, *, ends: str = "done", seconds: float = 300) -> dict[str, Any]:
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             found: dict[str, Any] = next(job for job in self.get("/api/state")["jobs"] if job["id"] == number)
             if found["state"] not in ("queued", "running"):
                 assert found["state"] == ends, found
                 return found
-            time.sleep(0.02)
+            time.sleep(0.05)
         raise AssertionError("the job does not end")
 
     def new(self, **wish: Any) -> str:
@@ -112,7 +112,7 @@ def serving(
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
-            until = time.monotonic() + 30
+            until = time.monotonic() + 300
             while not server.started:
                 assert time.monotonic() < until
                 time.sleep(0.01)

@@ -40,7 +40,7 @@ class Window:
         if said.type in ("error", "warning") and "willReadFrequently" not in said.text:  # that is :meth:`drawn`
             self.wrong.append(said.text)
 
-    def until(self, holds: Callable[[], object], seconds: float = 60) -> None:
+    def until(self, holds: Callable[[], object], seconds: float = 300) -> None:
         end = time.monotonic() + seconds
         while not holds():
             assert time.monotonic() < end, self.page.locator("#say").inner_text()

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from nuwa_lightning.cli import main
+from nuwa_lightning.serve.worker import PRELOADED
 from tests.canvas.editable import tiny
 from tests.serve.served import Served
 
@@ -50,7 +51,7 @@ def command(run: Path, canvases: Path) -> Iterator[tuple[Served, subprocess.Pope
 
 
 def answering(port: int) -> Served:
-    server, until = Served(port), time.monotonic() + 60
+    server, until = Served(port), time.monotonic() + 300
     while True:
         try:
             server.get("/api/state")
@@ -64,7 +65,7 @@ def answering(port: int) -> Served:
 def forked(run: Path, canvases: Path) -> Iterator[tuple[Served, Any]]:
     """The same command in a process that has imported everything already, so that many can be killed."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["nuwa_lightning.commands.serve", "nuwa_lightning.serve.app"])
+    context.set_forkserver_preload(["nuwa_lightning.commands.serve", "nuwa_lightning.serve.app", *PRELOADED])
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     words = ["serve", "--checkpoint", str(run), "--canvases", str(canvases), "--port", str(port)]

@@ -16,7 +16,7 @@ from PIL import Image
 
 from nuwa_lightning import GenerationRequest, NuwaInfinityPipeline, UsageError
 from nuwa_lightning.request_fields import Size
-from tests.canvas.editable import tiny
+from tests.canvas.editable import same_but, tiny
 from tests.serve.served import Served, serving
 
 
@@ -28,6 +28,12 @@ def pipe() -> NuwaInfinityPipeline:
 @pytest.fixture
 def server(pipe: NuwaInfinityPipeline, tmp_path: Path):
     with serving(pipe, tmp_path) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def shared(pipe: NuwaInfinityPipeline, tmp_path_factory: pytest.TempPathFactory):
+    with serving(pipe, tmp_path_factory.mktemp("canvases")) as served:
         yield served
 
 
@@ -209,6 +215,7 @@ def test_lines_that_make_it_again(server: Served, pipe: NuwaInfinityPipeline, tm
     canvas = server.new(options={"temperature": 0.8})
     server.do(f"/api/canvases/{canvas}/grow", {"right": 16, "seed": 4, "options": {"top_k": 3}})
     server.do(f"/api/canvases/{canvas}/redo", {"box": [0, 0, 9, 9], "seed": 7})
+    server.do(f"/api/canvases/{canvas}/redo", {"box": [[0, 16, 8, 24], [24, 0, 32, 8]], "seed": 8})
     lines = server.get(f"/api/canvases/{canvas}/recipe")
     code = (
         lines["python"].replace("NuwaInfinityPipeline.from_pretrained(", "found(").replace("from nuwa", "# from nuwa")
@@ -243,21 +250,24 @@ def test_lines_that_make_it_again(server: Served, pipe: NuwaInfinityPipeline, tm
         ("{}/grow", {"right": -1}, "right"),
         ("{}/redo", {"box": [0, 0, 8], "seed": 1}, "box"),
         ("{}/redo", {"box": [0, 0, 8, 8], "seed": 1, "count": 9}, "count"),
+        ("{}/redo", {"box": [[0, 0, 8, 8]] * 1001, "seed": 1}, "box"),
+        ("{}/redo", {"box": [[0, 0, 8, 8], 8], "seed": 1}, "box"),
+        ("{}/dependents", {"box": []}, "box"),
         ("{}/export", {"suffix": "/../x.png"}, "suffix"),
         ("{}/fly", {}, "action"),
     ],
 )
-def test_wrong_wishes_are_one_line(server: Served, path: str, wish: object, named: str) -> None:
-    canvas = server.new() if "{}" in path else ""
-    body = json.dumps(wish).encode()
-    status, answer, _ = server.ask(
+def test_wrong_wishes_are_one_line(shared: Served, path: str, wish: object, named: str) -> None:
+    canvas = shared.new() if "{}" in path else ""
+    before, body = len(shared.get("/api/state")["canvases"]), json.dumps(wish).encode()
+    status, answer, _ = shared.ask(
         "POST", path.format(f"/api/canvases/{canvas}"), body, content_type="application/json"
     )
     line = json.loads(answer)["error"]
     assert status == 400
     assert line.startswith(f"{named}: ")
     assert "\n" not in line
-    assert len(server.get("/api/state")["canvases"]) == bool(canvas)
+    assert len(shared.get("/api/state")["canvases"]) == before
 
 
 @pytest.mark.parametrize(
@@ -269,12 +279,49 @@ def test_wrong_wishes_are_one_line(server: Served, path: str, wish: object, name
         ("keep", {"number": 0}, "candidate"),
     ],
 )
-def test_what_a_canvas_refuses_leaves_it_whole(server: Served, path: str, wish: object, named: str) -> None:
-    canvas = server.new()
-    before = shown(server, canvas)
-    job = server.do(f"/api/canvases/{canvas}/{path}", wish, ends="failed")
+def test_what_a_canvas_refuses_leaves_it_whole(shared: Served, path: str, wish: object, named: str) -> None:
+    canvas = shared.new()
+    before = shown(shared, canvas)
+    job = shared.do(f"/api/canvases/{canvas}/{path}", wish, ends="failed")
     assert job["error"].startswith(f"{named}: ")
-    assert (shown(server, canvas) == before).all()
+    assert (shown(shared, canvas) == before).all()
+
+
+@pytest.mark.parametrize("wrap", ["x", "xy"])
+def test_on_a_closed_canvas_only_tiles_that_changed_go(server: Served, wrap: str) -> None:
+    assert server.page is not None
+    canvas = server.new(width=1600, height=32, wrap=wrap)
+    shown(server, canvas)
+    tiles = server.page.library.open(canvas).tiles
+    kept = dict(tiles._made._kept)
+    job = server.do(f"/api/canvases/{canvas}/redo", {"box": [1592, 24, 1600, 32], "seed": 8})
+    assert 0 < job["patches"][1] < 200
+    left = set(tiles._made._kept)
+    assert 0 < len(left & set(kept)) < len(kept)
+    assert (shown(server, canvas) == exported(server, canvas)).all()
+    changed = {key for key, value in kept.items() if tiles._made._kept[key] != value}
+    assert changed
+    assert not changed & left
+
+
+def test_patches_that_were_painted_are_redone_with_what_saw_them(server: Served, pipe: NuwaInfinityPipeline) -> None:
+    canvas, boxes = server.new(), [[0, 16, 8, 24], [24, 16, 40, 24]]
+    direct = pipe(size=(40, 24), seed=3, output_type="tokens").canvases[0]
+    status, found = server.post(f"/api/canvases/{canvas}/dependents", {"box": boxes})
+    alone = [direct.dependents(tuple(box)) for box in boxes]
+    assert direct.dependents(boxes) == alone[0] | alone[1]
+    assert (status, found["patches"]) == (200, len(alone[0] | alone[1]))
+    server.do(f"/api/canvases/{canvas}/redo", {"box": boxes, "seed": 7})
+    before = direct.tokens_TYX.clone()
+    direct.redo([tuple(box) for box in boxes], seed=7)
+    assert (shown(server, canvas) == next(direct.pixels())).all()
+    assert same_but(before, direct.tokens_TYX, alone[0] | alone[1])
+    assert server.canvas(canvas)["edits"][-1]["redo"] == boxes
+    server.do(f"/api/canvases/{canvas}/redo", {"box": boxes, "seed": 9, "count": 2})
+    status, data, _ = server.ask("GET", f"/api/canvases/{canvas}/candidates/1")
+    assert (status, Image.open(io.BytesIO(data)).size) == (200, (40, 24))
+    server.do(f"/api/canvases/{canvas}/undo")
+    assert server.canvas(canvas)["edits"] == []
 
 
 def test_strange_folders_do_no_harm(server: Served, tmp_path: Path) -> None:
