@@ -163,7 +163,9 @@ class Page:
         model |= {"plan": generator.plan is not None}
         model |= {"patch": [columns * f, rows * f], "factor": f, "side": SIDE, "levels": LEVELS}
         model |= {"pool": repr(generator.pool), "direction": repr(generator.direction)}
-        return JSONResponse({"model": model, "canvases": self.library.told(), "jobs": self.worker.told()})
+        process = self.worker.process and self.worker.process.pid
+        listed = {"canvases": self.library.told(), "jobs": self.worker.told()}
+        return JSONResponse({"model": model, "process": process, **listed})
 
     def canvas(self, request: Request) -> Response:
         """Return one canvas."""

@@ -24,8 +24,7 @@ async function look() {
   if (asking) { again = true; return asking; }
   asking = (async () => {
     const found = await get("/api/state");
-    state.model = found.model;
-    state.canvases = found.canvases;
+    Object.assign(state, {model: found.model, canvases: found.canvases, process: found.process});
     state.jobs = new Map(found.jobs.map(job => [job.id, job]));
     if (!viewer) begin();
     if (!state.canvases.some(each => each.id === state.current)) {
@@ -122,7 +121,7 @@ function showAbout(canvas) {
   const said = canvas ? [["Size", `${canvas.size.join(" × ")} pixels`], ["Patches", `${canvas.patches.join(" of ")}, ${canvas.patch.join("×")} pixels each`],
     ["Task", canvas.task], ["Seed", canvas.seed], ["Prompt", (canvas.request.prompt || []).join("; ")], ["Closed axes", canvas.wrap],
     ["Edits", canvas.edits.map(edit => edit.grow ? `grown ${Object.entries(edit.grow).map(each => each.join(" ")).join(", ")}` : `${edit.patches} patches redone, seed ${edit.seed}`).slice(-8).join("; ")]] : [];
-  said.push(["Model", state.model.name]);
+  said.push(["Model", state.model.name], ["Its process", state.process]);
   $("about").replaceChildren(...said.filter(([, value]) => value !== "" && value !== undefined).flatMap(([name, value]) => [make("dt", name), make("dd", String(value))]));
 }
 
