@@ -160,10 +160,9 @@ class Worker:
     # -- the thread ---------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        context = multiprocessing.get_context(
-            "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-        )
-        if hasattr(context, "set_forkserver_preload"):
+        method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+        context: Any = multiprocessing.get_context(method)
+        if method == "forkserver":
             context.set_forkserver_preload(PRELOADED)
         wait = 0.0
         while not self._closing.wait(wait):
