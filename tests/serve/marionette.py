@@ -52,7 +52,9 @@ class Firefox:
 
     def run(self, function: str, *given: Any) -> Any:
         """Return what a function of the page returns, or promises."""
-        script = f"const done = arguments[arguments.length - 1]; Promise.resolve(({function})(...arguments)).then(done);"
+        script = (
+            f"const done = arguments[arguments.length - 1]; Promise.resolve(({function})(...arguments)).then(done);"
+        )
         return self("ExecuteAsyncScript", {"script": script, "args": given, "sandbox": None})["value"]
 
     def until(self, condition: str, seconds: float = 300) -> None:
