@@ -62,11 +62,7 @@ class Conditions:
         return 0 if self.text_encoder is None else self.text_encoder.width
 
     def text_of(self, batch: Mapping[str, Tensor], generator: torch.Generator | None) -> SampleText | None:
-        """Return the texts of a batch, some of them dropped if there is a generator to draw which.
-
-        Raises:
-            UsageError: if the batch has none for a model that reads text.
-        """
+        """Return the texts of a batch, some of them dropped if there is a generator to draw which."""
         if self.text_encoder is None:
             return None
         if "text" not in batch:
@@ -82,11 +78,7 @@ class Conditions:
 def token_noise(tokens_BS: Tensor, codebook_KE: Tensor, *, share: float, generator: torch.Generator) -> Tensor:
     """Return tokens as they are read, some of them wrongly: half as a code that looks alike, half as another's token.
 
-    Args:
-        tokens_BS: samples, each of which draws how much it misreads, from 0 to ``share``.
-        codebook_KE: code vectors, whose distances tell what looks alike.
-        share: of tokens that are token_noise, at most.
-        generator: draws.
+    Each sample draws how much it misreads, from 0 to ``share``; distances of code vectors tell what looks alike.
     """
     B, S = tokens_BS.shape
     device, K = tokens_BS.device, len(codebook_KE)
@@ -104,12 +96,7 @@ def token_noise(tokens_BS: Tensor, codebook_KE: Tensor, *, share: float, generat
 
 
 class SampleText(NamedTuple):
-    """The texts of some samples.
-
-    Attributes:
-        states_BSE: token states.
-        text_mask_BS: which tokens are there; none where the text was dropped.
-    """
+    """The texts of some samples."""
 
     states_BSE: Tensor
     text_mask_BS: Tensor
@@ -127,15 +114,13 @@ def draw_known(grid: PatchGrid, generator: torch.Generator) -> frozenset[PatchIn
 
     Of three videos two are to be gone on with instead: the first frame is given, or the first few.
     """
-    assert grid.t is not None
-    assert grid.y is not None
-    assert grid.x is not None
-    if grid.t > 1 and bool(torch.rand((), generator=generator) < _GOING_ON):
+    frames, rows, columns = grid.lengths
+    if frames > 1 and bool(torch.rand((), generator=generator) < _GOING_ON):
         first = bool(torch.rand((), generator=generator) < 0.5)
-        frames = 1 if first else int(torch.randint(1, grid.t, (), generator=generator))
-        return frozenset(patch for patch in grid if patch.t < frames)
-    spans = (itertools.combinations(range(length + 1), 2) for length in (grid.y, grid.x))
-    rectangles = [(*y, *x) for y, x in itertools.product(*spans) if (*y, *x) != (0, grid.y, 0, grid.x)]
+        count = 1 if first else int(torch.randint(1, frames, (), generator=generator))
+        return frozenset(patch for patch in grid if patch.t < count)
+    spans = (itertools.combinations(range(length + 1), 2) for length in (rows, columns))
+    rectangles = [(*y, *x) for y, x in itertools.product(*spans) if (*y, *x) != (0, rows, 0, columns)]
     if not rectangles:
         return frozenset()
     top, bottom, left, right = rectangles[int(torch.randint(len(rectangles), (), generator=generator))]

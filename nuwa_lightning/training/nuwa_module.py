@@ -6,9 +6,9 @@ Shape legend: B samples, P steps of a plan, N tokens per patch, K codes, T/Y/X t
 from __future__ import annotations
 
 import math
+import operator
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -19,10 +19,9 @@ from torch import Tensor
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.coarse_plan import CoarsePlan
 from nuwa_lightning.generation.local import AutoregressiveLocalDecoder, LocalDecoder
-from nuwa_lightning.generation.patch_decoder import own_neighbors
-from nuwa_lightning.generation.pretrained import Generator, check_saved, save_generator
+from nuwa_lightning.generation.pretrained import Generator, begin_with, check_saved, save_generator, shape_of
 from nuwa_lightning.models.layout import PlanLayout, lay_out
-from nuwa_lightning.models.nuwa_infinity import ABSENT, PatchTransformer, TextStates, TokenMask, TransformerConfig
+from nuwa_lightning.models.nuwa_infinity import PatchTransformer, TextStates, TransformerConfig
 from nuwa_lightning.planning.context.base import ContextPool, checked_extent
 from nuwa_lightning.planning.context.nearby import NearbyContextPool
 from nuwa_lightning.planning.direction.arbitrary import ArbitraryDirectionController
@@ -30,7 +29,6 @@ from nuwa_lightning.planning.direction.base import DirectionController, Step
 from nuwa_lightning.planning.geometry import PatchGrid
 from nuwa_lightning.planning.schedule import TokenOrder
 from nuwa_lightning.tokenizers.base import Tokenizer
-from nuwa_lightning.training.batch import Written, look_up
 from nuwa_lightning.training.conditioning import Conditions, SampleText, token_noise
 from nuwa_lightning.training.losses import LossTerm
 from nuwa_lightning.training.muon import MuonAdamW, muon_groups
@@ -43,7 +41,7 @@ from nuwa_lightning.training.optimization import (
     group_options,
     prefer_options,
 )
-from nuwa_lightning.training.plans import TrainingPlans
+from nuwa_lightning.training.plans import TrainingPlans, Written, hide, look_up
 from nuwa_lightning.training.scaling import ScalingConfig, TokenLosses, patch_loss
 
 Optimize = Literal["joint", "accumulated", "per_patch"]
@@ -54,6 +52,7 @@ _OPTIONS = {
     "size": "model.transformer",
     "embedding_extent": "model.context_pool",
     "bidirectional": "model.local_decoder",
+    "grouped": "model.local_decoder",
     "text_dim": "model.conditions.text_encoder",
     "coarse_plan": "model.plan",
 }
@@ -74,6 +73,8 @@ class NuwaInfinityModule(LightningModule):
         optimize: "joint", "accumulated" or "per_patch".
         conditions: what samples are conditioned on beside their context: a text, parts of them that are given.
         plan: the coarse plan that the model reads; None for a model without.
+        start_from: a run of stage 2 whose weights this one begins with, or ``landscape``, which comes with the package;
+            its shape has to be the same.
         lr: peak learning rate of Muon (layer matrices) and AdamW (the rest).
         descent: the rest of the optimiser's options; its weight decay is the default optimizer's.
         optimizer: another optimizer, called with groups of parameters: a class path with its arguments in a recipe. Its
@@ -101,6 +102,7 @@ class NuwaInfinityModule(LightningModule):
         optimize: Optimize = "joint",
         conditions: Conditions = Conditions(),  # noqa: B008 - frozen
         plan: CoarsePlan | None = None,
+        start_from: str | None = None,
         lr: float = 2e-3,
         descent: OptimizerConfig = OptimizerConfig(),  # noqa: B008 - frozen
         optimizer: Callable[[Iterable[Any]], torch.optim.Optimizer] | None = None,
@@ -127,6 +129,7 @@ class NuwaInfinityModule(LightningModule):
                 embedding_extent=checked_extent("model.context_pool", context_pool.embedding_extent),
                 size=transformer,
                 bidirectional=local_decoder.bidirectional,
+                grouped=local_decoder.grouped,
                 text_dim=conditions.text_dim,
                 coarse_plan=plan is not None,
             )
@@ -134,6 +137,8 @@ class NuwaInfinityModule(LightningModule):
             raise
         except ValueError as error:
             raise UsageError("model.transformer", transformer, str(error)) from None
+        if start_from is not None:
+            begin_with(self.transformer, start_from, option="model.start_from")
         self._tokenizer: tuple[Tokenizer, ...] = ()
         self._plans = TrainingPlans(direction, conditions, patch_size=patch_size, lay_out=self._lay_out)
         self._options: list[dict[str, Any]] = []
@@ -157,11 +162,7 @@ class NuwaInfinityModule(LightningModule):
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The attached tokenizer.
-
-        Raises:
-            RuntimeError: before :meth:`attach_tokenizer`.
-        """
+        """The attached tokenizer."""
         if not self._tokenizer:
             raise RuntimeError("attach_tokenizer has not been called")
         return self._tokenizer[0]
@@ -228,21 +229,10 @@ class NuwaInfinityModule(LightningModule):
             neighbors_BPNK = torch.stack([look_up(seen[b], p.neighbors_PNK) for b, p in chosen])
             symmetry_BP = torch.stack([p.symmetry_P for _, p in chosen]).to(flat.device)
             of_these = text and text.rows(members)
-            token_mask = self._hide(neighbors_BPNK, hiding)
+            token_mask = hide(neighbors_BPNK, self.local_decoder, self.transformer, self.token_order, hiding)
             layout = chosen[0][1]
             groups.append(Written(layout, tokens_BPN, read_BPN, neighbors_BPNK, symmetry_BP, token_mask, of_these))
         return groups
-
-    def _hide(self, neighbors_BPNK: Tensor, generator: torch.Generator) -> TokenMask | None:
-        B, P, N, _ = neighbors_BPNK.shape
-        masked_BPN = self.local_decoder.training_mask((B, P, N), generator)
-        if masked_BPN is None:
-            return None
-        masked_BPN = masked_BPN.to(neighbors_BPNK.device)
-        model = self.transformer
-        own_NK = own_neighbors(model.patch_size, self.token_order, model.neighbors).to(neighbors_BPNK.device)
-        gone_BPNK = masked_BPN[:, :, own_NK.clamp_min(0)] & (own_NK != ABSENT)
-        return TokenMask(masked_BPN, torch.where(gone_BPNK, ABSENT, neighbors_BPNK))
 
     # -- training -----------------------------------------------------------------------------------------------------
 
@@ -317,9 +307,7 @@ class NuwaInfinityModule(LightningModule):
         tokens_BPN, smoothing = written.tokens_BPN, self.descent.label_smoothing
         B = len(tokens_BPN)
         for step, (group, i, context, given) in enumerate(written.layout.walked):
-            token_mask = written.token_mask and TokenMask(
-                written.token_mask.tokens[:, step], written.token_mask.neighbors[:, step]
-            )
+            token_mask = written.token_mask and written.token_mask.of(operator.itemgetter((slice(None), step)))
             logits_BNK, states[step] = self.transformer.forward_step(
                 written.read_BPN[:, step],
                 written.symmetry_BP[:, step],
@@ -382,22 +370,9 @@ class NuwaInfinityModule(LightningModule):
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
-    def _described(self) -> dict[str, Any]:
-        model = self.transformer
-        return {
-            "codebook_size": model.codebook_size,
-            "codebook_dim": model.codebook_dim,
-            "patch_size": list(model.patch_size),
-            "embedding_extent": list(model.embedding_extent),
-            "size": asdict(model.size),
-            "bidirectional": model.bidirectional,
-            "text_dim": model.text_dim,
-            "coarse_plan": model.coarse_plan,
-        }
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the model's shape and the tokenizer's fingerprint, in plain values."""
-        checkpoint["patch_transformer"] = self._described()
+        checkpoint["patch_transformer"] = shape_of(self.transformer)
         checkpoint["tokenizer_fingerprint"] = self.tokenizer.fingerprint() if self._tokenizer else None
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -413,10 +388,11 @@ class NuwaInfinityModule(LightningModule):
         if "patch_transformer" not in checkpoint:
             raise UsageError("ckpt_path", name, "it is not of stage 2 (NuwaInfinityModule): name one of this stage")
         # Checkpoints from before there was a choice do not say it.
-        stored = {"bidirectional": False, "text_dim": 0, "coarse_plan": False, **checkpoint["patch_transformer"]}
+        new = {"bidirectional": False, "grouped": False, "text_dim": 0, "coarse_plan": False}
+        stored = {**new, **checkpoint["patch_transformer"]}
         first = {"ahead": False, "copy_head": False, "code_head": True, "symmetry_embedding": True}
         stored["size"] = {**first, **stored["size"]}
-        for key, value in self._described().items():
+        for key, value in shape_of(self.transformer).items():
             if stored.get(key) != value:
                 hint = f"the checkpoint {name} has {stored.get(key)}: use that, or start anew"
                 raise UsageError(_OPTIONS.get(key, key), value, hint)

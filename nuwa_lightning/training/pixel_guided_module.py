@@ -297,11 +297,8 @@ class PixelGuidedModule(ReconstructionModule):
 def slowed(video_BT3YX: Tensor, *, factor: int, generator: torch.Generator, fastest: int = 2) -> Tensor:
     """Return clips as long, in which a window moves over the first frame of each at a constant slow speed.
 
-    Args:
-        video_BT3YX: the clips.
-        factor: the window's sides are multiples of it, as large as there is room.
-        generator: draws speed and place of each.
-        fastest: whole pixels a frame along each axis; each clip draws its own limit first, 0 among them.
+    Its sides are multiples of ``factor``, as large as there is room. Each clip draws a limit of its own, of at most
+    ``fastest`` whole pixels a frame along each axis, 0 among them, then its speed.
     """
     frames, room = video_BT3YX.shape[1], fastest * (video_BT3YX.shape[1] - 1)
     sides = [max(factor, (full - room) // factor * factor) for full in video_BT3YX.shape[3:]]

@@ -21,13 +21,7 @@ from nuwa_lightning.training.losses import LossWeights, random_crops
 
 
 class ReconstructionModule(LightningModule, ABC):
-    """A perceptual loss, averaged weights, AdamW.
-
-    Args:
-        trained: the attribute that holds what is trained and averaged.
-        loss: weights of the terms.
-        average_decay: of the moving average of the weights; 0 is off.
-    """
+    """A perceptual loss, averaged weights, AdamW; the attribute ``trained`` holds what is trained and averaged."""
 
     def __init__(self, trained: str, loss: LossWeights, average_decay: float) -> None:
         super().__init__()
