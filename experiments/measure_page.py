@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from nuwa_lightning import GenerationRequest, NuwaInfinityPipeline
-from nuwa_lightning.canvas.beginning import begun
+from nuwa_lightning.canvas.history import begun
 from nuwa_lightning.request_fields import Size
 
 WIDTH, HEIGHT = 100_352, 512
