@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -22,15 +23,16 @@ from nuwa_lightning.generation.local import AutoregressiveLocalDecoder, LocalDec
 from nuwa_lightning.generation.patch_decoder import own_neighbors
 from nuwa_lightning.generation.pretrained import Generator, check_saved, save_generator
 from nuwa_lightning.models.layout import PlanLayout, lay_out
-from nuwa_lightning.models.nuwa_infinity import ABSENT, PatchTransformer, TextStates, TokenMask, TransformerConfig
+from nuwa_lightning.models.nuwa_infinity import PatchTransformer, TextStates, TokenMask, TransformerConfig
 from nuwa_lightning.planning.context.base import ContextPool, checked_extent
 from nuwa_lightning.planning.context.nearby import NearbyContextPool
 from nuwa_lightning.planning.direction.arbitrary import ArbitraryDirectionController
 from nuwa_lightning.planning.direction.base import DirectionController, Step
 from nuwa_lightning.planning.geometry import PatchGrid
 from nuwa_lightning.planning.schedule import TokenOrder
+from nuwa_lightning.processes import WHOLE, BatchPart
 from nuwa_lightning.tokenizers.base import Tokenizer
-from nuwa_lightning.training.batch import Written, look_up
+from nuwa_lightning.training.batch import Whole, Written, gathered, hidden, no_loss
 from nuwa_lightning.training.conditioning import Conditions, SampleText, token_noise
 from nuwa_lightning.training.losses import LossTerm
 from nuwa_lightning.training.muon import MuonAdamW, muon_groups
@@ -42,6 +44,7 @@ from nuwa_lightning.training.optimization import (
     cosine_schedule,
     group_options,
     prefer_options,
+    unsynced,
 )
 from nuwa_lightning.training.plans import TrainingPlans
 from nuwa_lightning.training.scaling import ScalingConfig, TokenLosses, patch_loss
@@ -198,6 +201,7 @@ class NuwaInfinityModule(LightningModule):
         *,
         text: SampleText | None = None,
         coarse_BTYX: Tensor | None = None,
+        part: BatchPart = WHOLE,
     ) -> list[Written]:
         """Give each sample a plan and put samples that share all masks together.
 
@@ -206,43 +210,37 @@ class NuwaInfinityModule(LightningModule):
             generator: draws plans and what is hidden; without one, samples take plans in turn (validation).
             text: of the samples.
             coarse_BTYX: their coarse plans, ``ABSENT`` where there is none, for a model that reads them.
+            part: which part of the batch the samples are.
         """
         hiding = generator or torch.Generator().manual_seed(0)
         B, T, Y, X = tokens_BTYX.shape
-        drawn = self._plans.draw((T, Y, X), B, generator)
+        own, every = part.samples(B), self.local_decoder.bidirectional or self.optimize == "per_patch"
+        drawn, patches = self._plans.draw((T, Y, X), part.world * B, generator, needed=None if every else own)
         same: dict[tuple[object, ...], list[int]] = defaultdict(list)
-        for b, layout in enumerate(drawn):
-            same[layout.key].append(b)
+        laid_out = {number: layout for number, layout in enumerate(drawn) if layout is not None}
+        for number, layout in laid_out.items():
+            same[layout.key].append(number)
         flat = read = tokens_BTYX.flatten(1)
         if generator is not None and self.conditions.token_noise:
             share, codes_KE = self.conditions.token_noise, self.transformer.codebook_KE
-            read = token_noise(flat, codes_KE, share=share, generator=generator)
+            read = token_noise(flat, codes_KE, share=share, generator=generator, part=part)
         seen = read if coarse_BTYX is None else torch.cat([read, coarse_BTYX.flatten(1)], dim=1)
         groups = []
-        for members in same.values():
-            chosen = [(b, drawn[b]) for b in members]
-            tokens_BPN = torch.stack([flat[b][p.index_PN.to(flat.device)] for b, p in chosen])
-            read_BPN = tokens_BPN
-            if read is not flat:
-                read_BPN = torch.stack([read[b][p.index_PN.to(read.device)] for b, p in chosen])
-            neighbors_BPNK = torch.stack([look_up(seen[b], p.neighbors_PNK) for b, p in chosen])
-            symmetry_BP = torch.stack([p.symmetry_P for _, p in chosen]).to(flat.device)
-            of_these = text and text.rows(members)
-            token_mask = self._hide(neighbors_BPNK, hiding)
-            layout = chosen[0][1]
-            groups.append(Written(layout, tokens_BPN, read_BPN, neighbors_BPNK, symmetry_BP, token_mask, of_these))
+        for numbers in same.values():
+            layout = laid_out[numbers[0]]
+            masked_GPN = self.local_decoder.training_mask((len(numbers), *layout.index_PN.shape), hiding)
+            chosen = {number - own.start: laid_out[number] for number in numbers if number in own}
+            if not chosen and self.optimize != "per_patch":
+                continue  # else, where another process takes a step, this one takes it, too
+            read_as = gathered(chosen, layout, flat, read, seen)
+            token_mask = None
+            if masked_GPN is not None:
+                masked_BPN = masked_GPN[[number in own for number in numbers]]
+                own_NK = own_neighbors(self.transformer.patch_size, self.token_order, self.transformer.neighbors)
+                token_mask = hidden(masked_BPN, read_as[2], own_NK)
+            whole = Whole(len(numbers), patches * self.transformer.patch_tokens, masked_GPN)
+            groups.append(Written(layout, *read_as, whole, token_mask, text and text.rows([*chosen])))
         return groups
-
-    def _hide(self, neighbors_BPNK: Tensor, generator: torch.Generator) -> TokenMask | None:
-        B, P, N, _ = neighbors_BPNK.shape
-        masked_BPN = self.local_decoder.training_mask((B, P, N), generator)
-        if masked_BPN is None:
-            return None
-        masked_BPN = masked_BPN.to(neighbors_BPNK.device)
-        model = self.transformer
-        own_NK = own_neighbors(model.patch_size, self.token_order, model.neighbors).to(neighbors_BPNK.device)
-        gone_BPNK = masked_BPN[:, :, own_NK.clamp_min(0)] & (own_NK != ABSENT)
-        return TokenMask(masked_BPN, torch.where(gone_BPNK, ABSENT, neighbors_BPNK))
 
     # -- training -----------------------------------------------------------------------------------------------------
 
@@ -269,43 +267,45 @@ class NuwaInfinityModule(LightningModule):
         """Take one optimizer step (or, with ``per_patch``, one a patch) and return the mean loss."""
         every = self.scaling.accumulate_grad_batches
         batches = self.global_step * every + batch_idx % every
-        seed = torch.initial_seed() ^ (batches * 2654435761 + self.global_rank)
-        generator = torch.Generator().manual_seed(seed & ((1 << 63) - 1))
-        text = self.conditions.text_of(batch, generator)
-        coarse_BTYX = self.plan.of_batch(batch, generator) if self.plan else None
-        groups = self.draw_plans(batch["tokens"], generator, text=text, coarse_BTYX=coarse_BTYX)
+        generator = torch.Generator().manual_seed((torch.initial_seed() ^ (batches * 2654435761)) & ((1 << 63) - 1))
+        part = BatchPart(self.global_rank, self.trainer.world_size)
+        text = self.conditions.text_of(batch, generator, part)
+        coarse_BTYX = self.plan.of_batch(batch, generator, part) if self.plan else None
+        groups = self.draw_plans(batch["tokens"], generator, text=text, coarse_BTYX=coarse_BTYX, part=part)
         optimizer: Any = self.optimizers()
         scheduler: Any = self.lr_schedulers()
         if self.optimize == "per_patch":
-            mean = self._render_and_optimize(groups, optimizer)
+            mean = self._render_and_optimize(groups, optimizer, part.world)
         else:
             if not self.mid_step:
                 optimizer.zero_grad()
-            mean, count = torch.zeros((), device=self.device), sum(written.count for written in groups)
+            mean = torch.zeros((), device=self.device)
             for written in groups:
                 loss_BPN = self.loss(written, self.loss_terms, label_smoothing=self.descent.label_smoothing)
-                loss = loss_BPN[:, ~written.layout.known_P].sum() / count
+                loss = loss_BPN[:, ~written.layout.known_P].sum() / written.whole.total * part.world
                 check_finite({"the loss": loss}, step=self.global_step, lr=self.lr)
-                self.manual_backward(loss / every if every > 1 else loss)
+                # Processes may have different numbers of groups, and DDP waits for all of them after each.
+                with nullcontext() if written is groups[-1] else unsynced(self.trainer):
+                    self.manual_backward(loss / every if every > 1 else loss)
                 mean = mean + loss.detach()
             self.mid_step = (batch_idx + 1) % every != 0 and not self.trainer.is_last_batch
             if not self.mid_step:
                 self._clip_and_step(optimizer)
         if not self.mid_step:
             scheduler.step()
-        self.log("train/loss", mean, prog_bar=True)
+        self.log("train/loss", mean, prog_bar=True, sync_dist=True)
         self.log("train/lr", scheduler.get_last_lr()[0])
         return {"loss": mean}
 
-    def _render_and_optimize(self, groups: list[Written], optimizer: Any) -> Tensor:
+    def _render_and_optimize(self, groups: list[Written], optimizer: Any, world: int) -> Tensor:
         total, count = torch.zeros((), device=self.device), 0
         for place, written in enumerate(groups):
-            P = written.tokens_BPN.shape[1]
-            for step, loss in self.step_losses(written):
+            for step, own in self.step_losses(written):
+                loss = own * (written.share(step) * world)
                 check_finite({"the loss": loss}, step=self.global_step, lr=self.lr)
                 optimizer.zero_grad()
                 self.manual_backward(loss)
-                last = place == len(groups) - 1 and step == P - 1
+                last = place == len(groups) - 1 and step == written.tokens_BPN.shape[1] - 1
                 # Only the last step goes through Lightning, so that global_step counts batches.
                 self._clip_and_step(optimizer if last else optimizer.optimizer)
                 total, count = total + loss.detach(), count + 1
@@ -314,8 +314,11 @@ class NuwaInfinityModule(LightningModule):
     def step_losses(self, written: Written) -> Iterator[tuple[int, Tensor]]:
         """Yield ``(step, mean loss)`` patch by patch with detached cached context (paper, Algorithm 1)."""
         states: dict[int, list[Tensor]] = {}
-        tokens_BPN, smoothing = written.tokens_BPN, self.descent.label_smoothing
-        B = len(tokens_BPN)
+        tokens_BPN, smoothing, B = written.tokens_BPN, self.descent.label_smoothing, len(written.tokens_BPN)
+        if B == 0:  # other processes have such samples; gradients of zero keep them company
+            steps = [step for step, (*_, given) in enumerate(written.layout.walked) if not given]
+            yield from ((step, no_loss(self.transformer)) for step in steps)
+            return
         for step, (group, i, context, given) in enumerate(written.layout.walked):
             token_mask = written.token_mask and TokenMask(
                 written.token_mask.tokens[:, step], written.token_mask.neighbors[:, step]

@@ -71,19 +71,35 @@ class TrainingPlans:
             self._layouts[shape] = torch.tensor(weights, dtype=torch.float64), layouts
         return self._layouts[shape]
 
-    def draw(self, shape: Shape, count: int, generator: torch.Generator | None) -> list[PlanLayout]:
-        """Return a layout for each of ``count`` samples: drawn, or in turn where there is no generator."""
+    def draw(
+        self, shape: Shape, count: int, generator: torch.Generator | None, *, needed: range | None = None
+    ) -> tuple[list[PlanLayout | None], int]:
+        """Return a layout for each of ``count`` samples: drawn, or in turn where there is no generator.
+
+        Args:
+            shape: of a sample.
+            count: of samples.
+            generator: draws.
+            needed: which layouts are needed, by default all; others that would have to be made are None.
+
+        Returns:
+            The layouts, and how many patches are written in all.
+        """
         weights, layouts = self.layouts(shape)
-        if generator is None:
-            return [layouts[number % len(layouts)] for number in range(count)]
-        choice = torch.multinomial(weights, count, replacement=True, generator=generator).tolist()
-        drawn = [layouts[number] for number in choice]
-        for place, number in enumerate(choice):
-            if self._happens(self._conditions.known_prob, generator):
-                drawn[place] = self._with_known(shape, generator)
-            elif self._happens(self._conditions.closing_prob, generator):
-                drawn[place] = self._closed(shape, number)
-        return drawn
+        drawn: list[PlanLayout | None] = [layouts[number % len(layouts)] for number in range(count)]
+        known = 0
+        if generator is not None:
+            choice = torch.multinomial(weights, count, replacement=True, generator=generator).tolist()
+            drawn = [layouts[number] for number in choice]
+            for place, number in enumerate(choice):
+                if self._happens(self._conditions.known_prob, generator):
+                    given = draw_known(self._grid(shape), generator)
+                    drawn[place] = self._with_known(shape, given) if needed is None or place in needed else None
+                    known += len(given) if drawn[place] is None else 0
+                elif self._happens(self._conditions.closing_prob, generator):
+                    drawn[place] = self._closed(shape, number)
+        known += sum(int(layout.known_P.sum()) for layout in drawn if layout is not None)
+        return drawn, count * self._grid(shape).size - known
 
     @staticmethod
     def _happens(share: float, generator: torch.Generator) -> bool:
@@ -101,9 +117,8 @@ class TrainingPlans:
             self._closing[shape, number] = self._lay_out(closing(plan, grid), grid)
         return self._closing[shape, number]
 
-    def _with_known(self, shape: Shape, generator: torch.Generator) -> PlanLayout:
+    def _with_known(self, shape: Shape, known: frozenset[PatchIndex]) -> PlanLayout:
         grid = self._grid(shape)
-        known = draw_known(grid, generator)
         key = (grid, known)
         if key not in self._known:
             if len(self._known) >= _KNOWN_LAYOUTS:
