@@ -114,14 +114,14 @@ class Share(Dataset[dict[str, Tensor]]):
 
 def stage_1() -> VQGANModule:
     made = VQGANModule(SIZE, loss=LOSS, unquantized_steps=3, warmup_steps=2, lr=1e-3)
-    made._perceptual = (Edges(),)
+    made._perceptual = (Edges().double(),)
     return made
 
 
 def guided() -> PixelGuidedModule:
     loss, descent = LossWeights(squared=0.5, perceptual=PERCEPTUAL), OptimizerConfig(0.01, 2)
     made = PixelGuidedModule((1, 1), loss=loss, slow_share=0.5, descent=descent)
-    made._perceptual = (Edges(),)
+    made._perceptual = (Edges().double(),)
     vqgan = VQGAN.build(SIZE).eval().requires_grad_(False)
     vqgan.quantizer.codebook_KD.copy_(nn.functional.normalize(torch.randn(8, 4), dim=1))
     made.attach_tokenizer(vqgan.double())
