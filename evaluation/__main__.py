@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.processes import keep_freed_memory
+from nuwa_lightning.signals import keep_freed_memory
 
 COMMANDS = ("score", "score-videos", "crops", "sample", "ablate", "paper", "report", "benchmark")
 """Each is a module of ``evaluation.commands``: ``Options``, ``ABOUT``, ``EXAMPLES`` and ``run``."""

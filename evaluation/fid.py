@@ -29,8 +29,11 @@ _PARTS: Final = 50
 """How many parts of such sets are left out in turn."""
 
 
-def frechet_distance(x_ND: Features, y_MD: Features) -> float:
+def frechet_distance(x_ND: Features, y_MD: Features, *, ddof: int = 1) -> float:
     """Return the squared Frechet distance of the normal distributions fitted to two sets of features.
+
+    Covariances are divided by the number of members less ``ddof``: 1 for FID, 0 for FVD as StyleGAN-V and cd-fvd have
+    it.
 
     The trace of ``(S_x S_y) ** 0.5`` is the sum of the singular values of the product of the two centerd feature
     matrices, so no root of a rank-deficient matrix is taken: exact for fewer images than features, where the usual
@@ -43,7 +46,7 @@ def frechet_distance(x_ND: Features, y_MD: Features) -> float:
         raise ValueError(f"features must be (N, D) and (M, D), got {x_ND.shape} and {y_MD.shape}")
     if len(x_ND) < 2 or len(y_MD) < 2:
         raise ValueError(f"sets of {len(x_ND)} and {len(y_MD)} images: at least 2 each are needed")
-    return FidAgainst(x_ND).value(y_MD)
+    return FidAgainst(x_ND, ddof=ddof).value(y_MD)
 
 
 def gaussian_frechet_distance(
@@ -66,6 +69,7 @@ def fid(
     clusters_M: NDArray[np.intp] | None = None,
     resamples: int = 200,
     seed: int = 0,
+    ddof: int = 1,
 ) -> Distance:
     """Return the Frechet distance of two sets of features with an interval.
 
@@ -79,11 +83,12 @@ def fid(
         clusters_M: the same for the second set.
         resamples: at most so many parts of a set are left out in turn.
         seed: of the parts.
+        ddof: see :func:`frechet_distance`.
 
     Raises:
         ValueError: if a set has fewer than two members, or the feature lengths differ.
     """
-    value = frechet_distance(x_ND, y_MD)
+    value = frechet_distance(x_ND, y_MD, ddof=ddof)
     rng = np.random.default_rng(seed)
     n, m = len(x_ND), len(y_MD)
     clusters = [np.arange(len(z)) if found is None else found for z, found in ((x_ND, clusters_N), (y_MD, clusters_M))]
@@ -95,7 +100,7 @@ def fid(
     parts = [parts_of(found, resamples, rng) for found in clusters]
     # The variance is one part that falls with 1/N and one with 1/M.
     scale = float(np.sqrt((1 / n + 1 / m) / (1 / len(x_ND) + 1 / len(y_MD))))
-    against = FidAgainst(x_ND)
+    against = FidAgainst(x_ND, ddof=ddof)
     here = value if scale == 1 else against.value(y_MD)
     std, low, high = of_two_sets(here, lambda u_BN, v_BM: against.weighted(y_MD, u_BN, v_BM), parts[0], parts[1])
     if scale != 1:
@@ -110,15 +115,16 @@ class FidAgainst:
 
     Args:
         x_ND: features of that set.
+        ddof: see :func:`frechet_distance`.
     """
 
-    def __init__(self, x_ND: Features) -> None:
-        self._x_ND = x_ND
-        self._mean, self._root = _mean_and_root(x_ND)
+    def __init__(self, x_ND: Features, *, ddof: int = 1) -> None:
+        self._x_ND, self._ddof = x_ND, ddof
+        self._mean, self._root = _mean_and_root(x_ND, ddof)
 
     def value(self, y_MD: Features) -> float:
         """Return the distance, as :func:`frechet_distance`."""
-        mean, root = _mean_and_root(y_MD)
+        mean, root = _mean_and_root(y_MD, self._ddof)
         shared = np.linalg.svd(self._root @ root.T, compute_uv=False).sum()
         return float(((self._mean - mean) ** 2).sum() + (self._root**2).sum() + (root**2).sum() - 2 * shared)
 
@@ -133,15 +139,17 @@ class FidAgainst:
         x_ND, y_MD = (np.asarray(z, np.float64) - self._mean for z in (self._x_ND, y_MD))
         n_B, m_B = times_BN.sum(1), times_BM.sum(1)
         mean_x_BD, mean_y_BD = times_BN @ x_ND / n_B[:, None], times_BM @ y_MD / m_B[:, None]
-        trace_x_B = (times_BN @ (x_ND**2).sum(1) - n_B * (mean_x_BD**2).sum(1)) / (n_B - 1)
-        trace_y_B = (times_BM @ (y_MD**2).sum(1) - m_B * (mean_y_BD**2).sum(1)) / (m_B - 1)
+        trace_x_B = (times_BN @ (x_ND**2).sum(1) - n_B * (mean_x_BD**2).sum(1)) / (n_B - self._ddof)
+        trace_y_B = (times_BM @ (y_MD**2).sum(1) - m_B * (mean_y_BD**2).sum(1)) / (m_B - self._ddof)
         cross_NM, x_my_NB, y_mx_MB = x_ND @ y_MD.T, x_ND @ mean_y_BD.T, y_MD @ mean_x_BD.T
         means_B = (mean_x_BD * mean_y_BD).sum(1)
         values = ((mean_x_BD - mean_y_BD) ** 2).sum(1) + trace_x_B + trace_y_B
         for b, (u_N, v_M) in enumerate(zip(times_BN, times_BM, strict=True)):
             rows, columns = np.flatnonzero(u_N), np.flatnonzero(v_M)
             product = cross_NM[np.ix_(rows, columns)] - x_my_NB[rows, b, None] - y_mx_MB[columns, b] + means_B[b]
-            product *= np.sqrt(u_N[rows] / (n_B[b] - 1))[:, None] * np.sqrt(v_M[columns] / (m_B[b] - 1))
+            product *= np.sqrt(u_N[rows] / (n_B[b] - self._ddof))[:, None] * np.sqrt(
+                v_M[columns] / (m_B[b] - self._ddof)
+            )
             gram = product @ product.T if len(rows) < len(columns) else product.T @ product
             values[b] -= 2 * np.sqrt(np.clip(np.linalg.eigvalsh(gram), 0, None)).sum()
         return np.asarray(values)
@@ -154,6 +162,7 @@ def real_floor(
     clusters_N: NDArray[np.intp] | None = None,
     splits: int = 50,
     seed: int = 0,
+    ddof: int = 1,
 ) -> Distance:
     """Return the distance of real images from other real images at the numbers of ours: here it is the bias.
 
@@ -167,6 +176,7 @@ def real_floor(
         clusters_N: which file a real image comes from; no file is on both sides. By default each is one.
         splits: random partings; above 2000 images five are enough.
         seed: of the parting.
+        ddof: see :func:`frechet_distance`.
 
     Raises:
         ValueError: if there are fewer than four images.
@@ -181,7 +191,7 @@ def real_floor(
         sides = disjoint_parts(clusters_N, n, rng)
         small = [disjoint_parts(clusters_N[side], len(side), rng)[0] for side in sides]
         small = [side[part] if len(part) > 1 else side for side, part in zip(sides, small, strict=True)]
-        values[i], halves[i] = (frechet_distance(real_ND[b], real_ND[a]) for a, b in (sides, small))
+        values[i], halves[i] = (frechet_distance(real_ND[b], real_ND[a], ddof=ddof) for a, b in (sides, small))
         inverse[i], inverse_of_halves[i] = (1 / len(a) + 1 / len(b) for a, b in (sides, small))
     growth, fewer = (float(np.log(z.mean() / y.mean())) for z, y in ((halves, values), (inverse_of_halves, inverse)))
     power = min(1.0, max(0.0, growth / fewer)) if fewer > 0 else 0.0
@@ -191,14 +201,14 @@ def real_floor(
     return Distance(float(values.mean()), float(values.std()), float(low), float(high), len(real_ND), n, how)
 
 
-def _mean_and_root(x_ND: Features) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _mean_and_root(x_ND: Features, ddof: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the mean and a matrix ``R`` whose ``R.T @ R`` is the covariance, with at most D rows."""
     n, width = x_ND.shape
     chunks = range(0, n, _CHUNK)
     mean = sum(np.asarray(x_ND[i : i + _CHUNK], np.float64).sum(0) for i in chunks) / n
     root = np.zeros((0, width))
     for i in chunks:
-        part = (np.asarray(x_ND[i : i + _CHUNK], np.float64) - mean) / np.sqrt(n - 1)
+        part = (np.asarray(x_ND[i : i + _CHUNK], np.float64) - mean) / np.sqrt(n - ddof)
         root = np.concatenate([root, part])
         if len(root) > width:
             root = np.asarray(np.linalg.qr(root, mode="r"))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from evaluation.crop_spec import CropSpec
-from nuwa_lightning.data.listing import list_files, said_of
+from nuwa_lightning.data.folders import list_files, said_of
 from nuwa_lightning.data.reading import MAX_PIXELS, SUFFIXES, ImageReadError, image_size, read_image
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.hashing import file_sha256

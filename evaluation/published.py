@@ -112,6 +112,13 @@ def cmmd(x_ND: NDArray[np.floating[Any]], y_MD: NDArray[np.floating[Any]]) -> fl
     return 1000 * total
 
 
+def jedi(x_ND: NDArray[np.floating[Any]], y_MD: NDArray[np.floating[Any]]) -> float:
+    """Return 100 times the squared MMD of the kernel ``(x.y / D) ** 2``, with pairs of a clip with itself."""
+    x_ND, y_MD = np.asarray(x_ND, np.float64), np.asarray(y_MD, np.float64)
+    xx, yy, xy = (float(((a @ b.T / a.shape[1]) ** 2).mean()) for a, b in ((x_ND, x_ND), (y_MD, y_MD), (x_ND, y_MD)))
+    return 100 * (xx + yy - 2 * xy)
+
+
 def _folder(weights: str | os.PathLike[str] | None) -> tuple[Path, str]:
     if weights is None or not Path(weights).is_file() or Path(weights).suffix != ".safetensors":
         hint = "give the model.safetensors of a folder that save_pretrained has written: nothing is downloaded"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,7 @@ def distances(
     """
     real, ours = features["real"], features[which]
     found: list[Row] = []
-    shared = {"clusters_N": real.clusters_N, "clusters_M": ours.clusters_N}
+    shared: dict[str, Any] = {"clusters_N": real.clusters_N, "clusters_M": ours.clusters_N}
     if protocol.metrics.fid is not None and protocol.metrics.fid.low_rank == "refuse":
         _check_rank(prefix, real, ours, images, protocol)
     if protocol.metrics.kid is not None:
@@ -87,7 +88,8 @@ def distances(
         )  # fmt: skip
         found.append(of_distance(f"{prefix}KID", which, value, floor))
     if protocol.metrics.cmmd:
-        found.append(_cmmd_row(prefix, which, real, ours, protocol))
+        both = real.features_ND, ours.features_ND
+        found.append(of_biased(f"{prefix}CMMD", which, cmmd, both, real.clusters_N, protocol))
     if protocol.metrics.mind is not None:
         along, looked = protocol.metrics.mind, protocol.metrics.mind.projections
         value = monge.mind(real.features_ND, ours.features_ND, **shared, projections=looked, seed=along.seed)
@@ -369,17 +371,21 @@ def _block_rows(
     ]  # fmt: skip
 
 
-def _cmmd_row(prefix: str, which: str, real: FeatureSet, ours: FeatureSet, protocol: Protocol) -> Row:
-    value = cmmd(real.features_ND, ours.features_ND)
+def of_biased(
+    name: str, which: str, distance: Callable[[Any, Any], float], sets: tuple[Any, Any], clusters_N: NDArray[np.intp],
+    protocol: Any,
+) -> Row:  # fmt: skip
+    """Return the row of a kernel distance with pairs of an image (or clip) with itself, which has no interval."""
+    real, ours = sets
     rng = np.random.default_rng(protocol.seed)
-    parts = [disjoint_parts(real.clusters_N, len(ours), rng) for _ in range(protocol.splits)]
-    floors = [cmmd(real.features_ND[rest], real.features_ND[part]) for part, rest in parts]
-    how = "biased, all images; no interval: pairs of an image with itself shift it by an unknown part"
+    parts = [disjoint_parts(clusters_N, len(ours), rng) for _ in range(protocol.splits)]
+    floors = [distance(real[rest], real[part]) for part, rest in parts]
+    how = "biased, all of both; no interval: pairs of each with itself shift it by an unknown part"
     sizes = len(parts[0][1]), len(parts[0][0])
     ends = [float(end) for end in np.percentile(floors, [2.5, 97.5])]
     floor = Distance(float(np.mean(floors)), float(np.std(floors)), ends[0], ends[1], *sizes, "real against real")
-    none = Distance(value, math.nan, math.nan, math.nan, len(real), len(ours), how)
-    return of_distance(f"{prefix}CMMD", which, none, floor)
+    none = Distance(distance(real, ours), math.nan, math.nan, math.nan, len(real), len(ours), how)
+    return of_distance(name, which, none, floor)
 
 
 def _parts(real: FeatureSet, n: int, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

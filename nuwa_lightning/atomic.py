@@ -6,11 +6,9 @@ The same folder is used on purpose, since a rename across file systems is a copy
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import os
-import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -33,12 +31,7 @@ def fsync_path(path: Path) -> None:
 
 def _beside(path: Path, kind: str) -> Path:
     """Return a hidden name in the folder of ``path`` that keeps its suffix, since many libraries go by the suffix."""
-    return path.with_name(f"{_hidden(path)}{secrets.token_hex(4)}.{kind}{path.suffix}")
-
-
-def _hidden(path: Path) -> str:
-    """Return how hidden names of ``path`` begin."""
-    return f".{short_name(path.stem)}."
+    return path.with_name(f".{short_name(path.stem)}.{secrets.token_hex(4)}.{kind}{path.suffix}")
 
 
 def short_name(name: str, *, longest: int = 80) -> str:
@@ -51,91 +44,6 @@ def short_name(name: str, *, longest: int = 80) -> str:
     if len(data) <= longest:
         return name
     return f"{data[: longest - 17].decode('ascii', 'ignore')}-{hashlib.sha256(data).hexdigest()[:16]}"
-
-
-class PartialFile:
-    """A file (or a folder) under a hidden name beside its target, until it is complete.
-
-    For files that take long to make: unlike the block of :func:`atomic_write`, the partial file may outlive its process
-    and be taken up by another one. Everything else that belongs to it may lie beside it under :meth:`beside`.
-
-    Args:
-        path: the target; a symbolic link is followed, not replaced.
-        name: name of the partial file of an earlier process, to go on with it; None makes a new, empty one.
-        folder: make a folder instead.
-
-    Raises:
-        FileNotFoundError: if ``name`` is not there.
-        ValueError: if ``name`` is no name that this class gives.
-        OSError: if the folder is missing or cannot be written to.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], *, name: str | None = None, folder: bool = False) -> None:
-        self.target = Path(os.path.realpath(path))
-        self._folder = folder
-        self._accompanied = name is not None
-        if name is None:
-            self.path = _beside(self.target, "partial")
-            if folder:
-                self.path.mkdir()
-                return
-            # 0o666 lets the umask decide, as for any file that the user makes (mkstemp would leave it private).
-            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-            return
-        if not re.fullmatch(re.escape(_hidden(self.target)) + r"[0-9a-f]{8}\.partial\.?[^/]*", name):
-            raise ValueError(f"{name!r} is no partial file of {self.target}")
-        self.path = self.target.with_name(name)
-        if not (self.path.is_dir() if folder else self.path.is_file()):
-            self._remove_others()  # of no use without it; killed in complete(), they were about to go
-            raise FileNotFoundError(2, "the unfinished file is gone", str(self.path))
-
-    @staticmethod
-    def sweep(path: str | os.PathLike[str]) -> None:
-        """Remove every partial file of a target, and what lies beside them; no process may be at work on it."""
-        target = Path(os.path.realpath(path))
-        name = re.compile(re.escape(_hidden(target)) + r"[0-9a-f]{8}\.partial" + re.escape(target.suffix) + r"(\..*)?")
-        for found in target.parent.glob(glob.escape(_hidden(target)) + "*"):
-            if name.fullmatch(found.name):
-                _remove(found)
-
-    def beside(self, kind: str) -> Path:
-        """Return the name of another file that belongs to this one; :meth:`abandon` removes it, too."""
-        self._accompanied = True
-        return self.path.with_name(f"{self.path.name}.{kind}")
-
-    def complete(self) -> None:
-        """Force the file to the disk and give it its name, then remove what lies :meth:`beside` it.
-
-        Of a folder the content counts as forced already, since it may be large.
-        """
-        fsync_path(self.path)
-        if self._folder:
-            _swap_in(self.path, self.target, overwrite=True)
-        else:
-            os.replace(self.path, self.target)
-        fsync_path(self.target.parent)
-        self._remove_others()
-
-    def abandon(self) -> None:
-        """Remove the file and what lies beside it."""
-        if self._folder:
-            shutil.rmtree(self.path, ignore_errors=True)
-        else:
-            self.path.unlink(missing_ok=True)
-        self._remove_others()
-
-    def _remove_others(self) -> None:
-        if not self._accompanied:  # spare small files the search through a large folder
-            return
-        for found in self.path.parent.glob(glob.escape(f"{self.path.name}.") + "*"):
-            _remove(found)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -156,12 +64,17 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         OSError: if the folder is missing or cannot be written to.
     """
-    file = PartialFile(path)
+    target = Path(os.path.realpath(path))
+    partial = _beside(target, "partial")
+    # 0o666 lets the umask decide, as for any file that the user makes (mkstemp would leave it private).
+    os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
-        yield file.path
-        file.complete()
+        yield partial
+        fsync_path(partial)
+        os.replace(partial, target)
+        fsync_path(target.parent)
     except BaseException:
-        file.abandon()
+        partial.unlink(missing_ok=True)
         raise
 
 
@@ -219,11 +132,7 @@ def _swap_in(partial: Path, target: Path, *, overwrite: bool) -> None:
 
 
 def make_cache(folder: Path) -> None:
-    """Make a folder of the cache, if it is not there.
-
-    Raises:
-        UsageError: if it cannot be made, saying how to have another one.
-    """
+    """Make a folder of the cache, if it is not there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -232,12 +141,7 @@ def make_cache(folder: Path) -> None:
 
 
 def write_json(path: str | os.PathLike[str], data: object) -> None:
-    """Write ``data`` as sorted, indented JSON, atomically; equal data gives equal bytes.
-
-    Raises:
-        ValueError: if ``data`` holds NaN or infinity, which JSON has no word for.
-        OSError: if the file cannot be written.
-    """
+    """Write ``data`` as sorted, indented JSON, atomically; equal data gives equal bytes."""
     text = json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
     with atomic_write(path) as partial:
         # A file name may hold bytes that are no UTF-8: Python keeps each as a surrogate, JSON writes it as \\udcXX.

@@ -34,25 +34,14 @@ class UsageError(ValueError):
 
 
 def check_range(option: str, value: float, least: float, most: float = math.inf) -> None:
-    """Refuse a number that is not from ``least`` to ``most``; NaN never is, nor infinity.
-
-    Raises:
-        UsageError: naming the option.
-    """
+    """Refuse a number that is not from ``least`` to ``most``; NaN never is, nor infinity."""
     if not (math.isfinite(value) and least <= value <= most):
         end = f" to {most:g}" if math.isfinite(most) else " up"
         raise UsageError(option, value, f"give a number from {least:g}{end}")
 
 
 class LawError(UsageError):
-    """A strategy (a context pool, a direction) broke one of its laws during a run: a fault of its class.
-
-    Args:
-        option: where the strategy was named.
-        value: the strategy, and the patch at which it happened.
-        law: which one, and how.
-        check: what of ``nuwa_lightning.testing`` finds it without a run.
-    """
+    """A strategy (a context pool, a direction) broke one of its laws during a run: a fault of its class."""
 
     def __init__(self, option: str, value: object, law: str, check: str) -> None:
         self.law = law
@@ -89,14 +78,7 @@ def some_of(names: Sequence[str], *, count: int = 5) -> str:
 
 
 def unwritable(path: Path, error: OSError, *, what: str = "", full: str = "make room there") -> UsageError:
-    """Return what to tell when a file cannot be written.
-
-    Args:
-        path: the output.
-        error: what the system said.
-        what: which part of it, if not itself, such as ``its journal``.
-        full: the cure where there is no room; elsewhere it is another file.
-    """
+    """Return what to tell when a file cannot be written."""
     hint = full if error.errno in _FULL else "name a file in a folder that can be written to"
     subject = f"{what} " if what else ""
     return UsageError("output", path, f"{subject}cannot be written ({error.strerror or error}): {hint}")

@@ -56,12 +56,7 @@ _TRANSPARENT: Final = ("init_args", "args", "dict_kwargs")
 
 
 def upgraded(config: Any, *, below: str = "") -> Any:
-    """Return a configuration with the first version's keys and class names replaced by today's.
-
-    Args:
-        config: parsed YAML or JSON.
-        below: the key that holds it.
-    """
+    """Return a configuration with the first version's keys and class names replaced by today's."""
     if isinstance(config, list):
         return [upgraded(item, below=below) for item in config]
     if isinstance(config, str):

@@ -428,11 +428,7 @@ def _shown(made: Sequence[list[Pixels]], output_type: OutputType, *, video: bool
 
 
 def _check_call(size: Any, options: Mapping[str, Any]) -> None:
-    """Refuse what a call cannot take.
-
-    Raises:
-        UsageError: naming the argument, with the nearest right name.
-    """
+    """Refuse what a call cannot take."""
     if size is not None and (not isinstance(size, (tuple, list)) or len(size) != 2):
         raise UsageError("size", size, "give width and height in pixels, such as (1024, 512)")
     elsewhere = {"count": "num_images_per_prompt", "guidance": "guidance_scale"}

@@ -26,11 +26,7 @@ _LARGEST: Final = 1 << 63
 
 
 def check_kinds(request: Any) -> None:
-    """Refuse fields of a dataclass that are of another kind than they are declared: files may say anything.
-
-    Raises:
-        UsageError: naming the first one.
-    """
+    """Refuse fields of a dataclass that are of another kind than they are declared: files may say anything."""
     for each in dataclasses.fields(request):
         value, declared = getattr(request, each.name), str(each.type)
         kind = declared.removesuffix(" | None")
@@ -75,11 +71,7 @@ class Size:
 
     @classmethod
     def parse(cls, text: str) -> Size:
-        """Return what ``4096x512``, ``x512`` or ``4096x`` says.
-
-        Raises:
-            UsageError: if it is not WIDTHxHEIGHT with both at least 1, one of them perhaps left out.
-        """
+        """Return what ``4096x512``, ``x512`` or ``4096x`` says."""
         found = re.fullmatch(r"(\d*)[xX](\d*)", text)
         sides = [int(side) if side else None for side in found.groups()] if found else []
         if not any(sides) or 0 in sides:
@@ -106,11 +98,7 @@ class Expansion:
 
     @classmethod
     def parse(cls, text: str) -> Expansion:
-        """Return what ``left=512,right=512,up=0,down=256``, in part or whole and in any order, says.
-
-        Raises:
-            UsageError: if it says something else.
-        """
+        """Return what ``left=512,right=512,up=0,down=256``, in part or whole and in any order, says."""
         sides = [f.name for f in dataclasses.fields(cls)]
         found: dict[str, int] = {}
         for part in text.split(","):
@@ -205,16 +193,9 @@ class InputImage:
 
     @classmethod
     def open(cls, image: Any, mask: Any = None, *, max_pixels: int | None = None, option: str = "image") -> InputImage:
-        """Read an image and its mask, each once.
+        """Read an image and its mask, each once: files, Pillow images or arrays ``[Y, X, 3]`` (uint8).
 
-        Args:
-            image: a file, a Pillow image, or an array ``[Y, X, 3]`` (uint8).
-            mask: likewise, of the same size; white where the image is to be generated anew.
-            max_pixels: refuse a file of more pixels; None for 200 million.
-            option: the option to name in errors.
-
-        Raises:
-            UsageError: if one of them cannot be read, or they do not fit.
+        The mask has the same size and is white where the image is to be generated anew.
         """
         pixels_YX3, source, transparent = _read(option, image, max_pixels)
         if mask is None:

@@ -28,7 +28,8 @@ from evaluation.sampling import SampleSpec, sample_folder
 from evaluation.score import Work, score
 from nuwa_lightning.atomic import write_json
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.processes import die_with_parent
+from nuwa_lightning.hub import find_part
+from nuwa_lightning.signals import die_with_parent
 from nuwa_lightning.tokenizers.pretrained import load_tokenizer
 
 DONE: Final = "cell.json"
@@ -86,7 +87,7 @@ def provide_tokenizer(ablation: Ablation) -> Tokenizer:
     source = tokenizer_source(ablation)
     if "path" not in source:
         raise UsageError("ablation.base", ablation.base, "names no tokenizer: set tokenizer.path in it")
-    path = Path(source["path"])
+    path = find_part(source["path"], "tokenizer")
     if not (path / "config.json").is_file():
         if not source.get("recipe"):
             raise UsageError("tokenizer.path", str(path), "there is no tokenizer, and no recipe to make one: train it")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.processes import die_with_parent
+from nuwa_lightning.signals import die_with_parent
 
 Start = Callable[[Sequence[str], dict[str, str]], "subprocess.Popen[bytes]"]
 

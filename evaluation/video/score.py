@@ -25,8 +25,9 @@ from evaluation.estimates import Estimate, of_mean
 from evaluation.extractor import identity
 from evaluation.feature_cache import FeatureSet
 from evaluation.protocol import FOLDER
+from evaluation.published import jedi
 from evaluation.record import finish_report
-from evaluation.rows import Row, of_distance, of_estimate
+from evaluation.rows import Row, of_biased, of_distance, of_estimate
 from evaluation.video.clips import Clip, Clips, ClipSet
 from evaluation.video.curves import curves_of, over_clips
 from evaluation.video.extractors import ClipExtractor
@@ -34,6 +35,7 @@ from evaluation.video.measures import flicker, frame_difference, motion
 from nuwa_lightning.errors import UsageError
 
 LEAST: Final = 4
+_KINDS: Final = ("fvd", "fvd_over_n", "kvd", "jedi")
 FORMAT: Final = 3
 """Raised whenever the same protocol comes to mean other numbers; it is part of the hash."""
 
@@ -48,7 +50,8 @@ class VideoProtocol:
         real: which real clips.
         generated: which generated clips.
         features: name of the extractor, or an import path.
-        distances: of whole clips: "fvd" (Frechet), "kvd" (kernel).
+        distances: of whole clips: "fvd" (Frechet, covariances over N - 1), "fvd_over_n" (over N, as StyleGAN-V and
+            cd-fvd have them), "kvd" (kernel), "jedi" (V-JEPA's kernel distance).
         block_frames: also compare blocks of so many frames; None does not.
         flicker: measure flicker and frame difference.
         motion_block: side of the blocks whose motion is measured; None does not.
@@ -71,6 +74,13 @@ class VideoProtocol:
     resamples: int = 200
     splits: int = 20
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for kind in self.distances:
+            if kind not in _KINDS:
+                raise UsageError("protocol.distances", kind, f"choose of {', '.join(_KINDS)}")
+        if {"fvd", "fvd_over_n"} <= set(self.distances):
+            raise UsageError("protocol.distances", "fvd and fvd_over_n", "both are called FVD: choose either")
 
     def settings(self) -> dict[str, Any]:
         """Return every setting as plain values."""
@@ -223,28 +233,26 @@ def _measures(clip: Clip, protocol: VideoProtocol) -> dict[str, float]:
 
 def _distances(protocol: VideoProtocol, sides: Mapping[str, _Side], prefix: str) -> list[Row]:
     real, ours = (np.array(sides[name].features, np.float64) for name in ("real", "generated"))
+    files_N, files_M = (np.array(sides[name].sources, np.intp) for name in ("real", "generated"))
+    own: dict[str, Any] = {"clusters_N": files_N, "splits": protocol.splits, "seed": protocol.seed}
     rows = []
     for kind in protocol.distances:
-        if kind not in ("fvd", "kvd"):
-            raise UsageError("protocol.distances", kind, "choose of fvd, kvd")
-        floor = frechet.real_floor if kind == "fvd" else kernel.real_floor
-        files_N, files_M = (np.array(sides[name].sources, np.intp) for name in ("real", "generated"))
-        value = (
-            frechet.fid(
-                real, ours, clusters_N=files_N, clusters_M=files_M, resamples=protocol.resamples, seed=protocol.seed
-            )
-            if kind == "fvd"
-            else kernel.kid(real, ours, clusters_N=files_N, clusters_M=files_M, seed=protocol.seed)
-        )
-        lowest = floor(
-            real,
-            len(ours),
-            clusters_N=np.array(sides["real"].sources, np.intp),
-            splits=protocol.splits,
-            seed=protocol.seed,
-        )
-        row = of_distance(f"{prefix}{kind.upper()}", "generated", value, lowest)
-        if kind == "fvd" and min(len(real), len(ours)) <= real.shape[1]:
+        if kind == "jedi":
+            rows.append(of_biased(f"{prefix}JEDi", "generated", jedi, (real, ours), files_N, protocol))
+            continue
+        if kind == "kvd":
+            value = kernel.kid(real, ours, clusters_N=files_N, clusters_M=files_M, seed=protocol.seed)
+            rows.append(of_distance(f"{prefix}KVD", "generated", value, kernel.real_floor(real, len(ours), **own)))
+            continue
+        ddof = {"fvd": 1, "fvd_over_n": 0}[kind]
+        value = frechet.fid(
+            real, ours, clusters_N=files_N, clusters_M=files_M, resamples=protocol.resamples, seed=protocol.seed,
+            ddof=ddof,
+        )  # fmt: skip
+        lowest = frechet.real_floor(real, len(ours), ddof=ddof, **own)
+        row = of_distance(f"{prefix}FVD", "generated", value, lowest)
+        row["how"] += "" if ddof else "; covariances over N, as StyleGAN-V and cd-fvd have them"
+        if min(len(real), len(ours)) <= real.shape[1]:
             row["low_rank"] = True
             row["how"] += "; fewer clips than features: the floor is its bias"
         rows.append(row)

@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
-import pickle
+import math
 import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Final, cast
 
 import torch
 from lightning.fabric.plugins.io import CheckpointIO
+from torch import Tensor
 
 from nuwa_lightning.atomic import atomic_write
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.legacy import upgrade_checkpoint
+from nuwa_lightning.plain_data import fits
 from nuwa_lightning.tokenizers.pretrained import first_not_finite
+
+_KINDS: Final = {
+    "state_dict": dict[str, Any],
+    "current_model_state": dict[str, Tensor],
+    "epoch": int,
+    "global_step": int,
+    "pytorch-lightning_version": str,
+    "loops": dict[str, Any],
+    "callbacks": dict[str, Any],
+    "optimizer_states": list[dict[str, Any]],
+    "lr_schedulers": list[dict[str, Any]],
+}
+"""What the parts of a checkpoint are, of those that Lightning takes without a look."""
+_COUNTS: Final = ("ready", "started", "processed", "completed", "_batches_that_stepped", "last_epoch", "_step_count")
+_NUMBERS: Final = ("lr", "initial_lr", "weight_decay", "base_lrs", "_last_lr")
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -24,12 +42,7 @@ class AtomicCheckpointIO(CheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write ``checkpoint`` to ``path``, whole or not at all.
-
-        Raises:
-            UsageError: if it cannot be written; what was at ``path`` is still there.
-            TypeError: if there are ``storage_options``, since files are local.
-        """
+        """Write ``checkpoint`` to ``path``, whole or not at all: on an error what was there is still there."""
         if storage_options is not None:
             raise TypeError("checkpoints are local files: there are no storage_options")
         target = Path(path)
@@ -45,11 +58,7 @@ class AtomicCheckpointIO(CheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
     ) -> dict[str, Any]:
-        """Read tensors and plain values; nothing in the file is run, whatever ``weights_only`` says.
-
-        Raises:
-            UsageError: if there is no such file or it is no checkpoint.
-        """
+        """Read tensors and plain values; nothing in the file is run, whatever ``weights_only`` says."""
         return read_checkpoint(path, map_location=map_location)
 
     def remove_checkpoint(self, path: str | Path) -> None:
@@ -86,28 +95,49 @@ def _save(checkpoint: dict[str, Any], file: BinaryIO) -> None:
 
 
 def read_checkpoint(path: str | Path, *, map_location: Any = "cpu", mapped: bool = False) -> dict[str, Any]:
-    """Return the content of a checkpoint.
+    """Return the content of a checkpoint, refused if it is none or its weights are not finite.
 
-    Args:
-        path: a local file.
-        map_location: see ``torch.load``.
-        mapped: leave tensors on the disk until they are used: quick, to look at the rest.
-
-    Raises:
-        UsageError: if there is no such file, it is no checkpoint, or its weights are not finite.
+    ``mapped`` leaves tensors on the disk until they are used: quick, to look at the rest.
     """
     option = "ckpt_path"
+    if not Path(path).is_file():  # a pipe would keep its reader waiting
+        raise UsageError(option, path, "there is no such file: name one in RUN/checkpoints, or say last")
     try:
         content = torch.load(path, map_location=map_location, weights_only=True, mmap=mapped)
-    except FileNotFoundError:
-        raise UsageError(option, path, "there is no such file: name one in RUN/checkpoints, or say last") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError):
+    except Exception:  # of a parser that meets what anybody may have written
         raise UsageError(option, path, "is no checkpoint, or a damaged one: name another") from None
     if not isinstance(content, dict) or "state_dict" not in content:
         raise UsageError(option, path, "is no checkpoint of a training: name one in RUN/checkpoints")
-    upgrade_checkpoint(content)
-    for part in ("state_dict", "current_model_state"):
-        spoiled = first_not_finite(content.get(part, {}))
-        if spoiled is not None:
-            raise UsageError(option, path, f"{spoiled} holds NaN or infinity: name an earlier one, or start anew")
+    try:
+        upgrade_checkpoint(content)
+        for name, kind in _KINDS.items():
+            if name in content and not fits(content[name], kind):
+                raise UsageError(option, path, f"what it says of {name} makes no sense: name an earlier one")
+        for part in ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers", "loops"):
+            for name, value in _leaves(content.get(part), part):
+                _check_leaf(part, name, value, path)
+    except (RecursionError, AttributeError, TypeError):  # names that are none, and what is nested without end
+        raise UsageError(option, path, "is no checkpoint, or a damaged one: name another") from None
     return content
+
+
+def _leaves(value: object, name: str) -> Iterator[tuple[str, object]]:
+    """Yield what is neither mapping nor list inside a value, with the last name that leads there."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _leaves(inner, str(key))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _leaves(inner, name)
+    else:
+        yield name, value
+
+
+def _check_leaf(part: str, name: str, value: object, path: str | Path) -> None:
+    if first_not_finite({name: value}) or (isinstance(value, float) and not math.isfinite(value)):
+        hint = f"{name} holds NaN or infinity: name an earlier one, or start anew"
+        raise UsageError("ckpt_path", path, hint)
+    count = name in _COUNTS and part != "state_dict"
+    good = fits(value, int) and isinstance(value, int) and value >= 0 if count else not isinstance(value, str | bytes)
+    if not good and not isinstance(value, Tensor) and (count or name in _NUMBERS or part == "optimizer_states"):
+        raise UsageError("ckpt_path", path, f"{name} in its {part} is {value!r:.60}, no number: name an earlier one")

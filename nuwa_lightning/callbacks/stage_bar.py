@@ -13,9 +13,6 @@ class StageBar(TQDMProgressBar):
 
     Where the trainer was given a number of steps it is one bar over all of them, and a resumed run begins where it
     stands; else there is one bar for each epoch.
-
-    Args:
-        refresh_rate: batches between two updates.
     """
 
     def __init__(self, refresh_rate: int = 5) -> None:

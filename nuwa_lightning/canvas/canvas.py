@@ -50,13 +50,6 @@ class Canvas:
     """An open canvas; no other process can open it before :meth:`close`.
 
     Memory holds 4 bytes a patch, tokens stay on the disk. Use :meth:`create` or :meth:`open`.
-
-    Args:
-        folder: the canvas.
-        option: the option to name in errors.
-
-    Raises:
-        UsageError: if another process has it open, the folder holds something else, or cannot be made.
     """
 
     def __init__(self, folder: Path, *, option: str = "canvas") -> None:
@@ -84,11 +77,7 @@ class Canvas:
 
     @classmethod
     def open(cls, folder: Path, *, option: str = "canvas") -> Canvas:
-        """Return the canvas in a folder, everything in it checked.
-
-        Raises:
-            UsageError: if there is none, it is damaged, or another process has it open.
-        """
+        """Return the canvas in a folder, everything in it checked."""
         if not (folder / "canvas.json").is_file():
             raise UsageError(option, folder, "holds no canvas: name a folder that --canvas made")
         made = cls(folder, option=option)
@@ -121,15 +110,7 @@ class Canvas:
         return self._tokens.patches
 
     def begin(self, facts: CanvasFacts, request: GenerationRequest | None = None) -> None:
-        """Begin a canvas, and forget what was there.
-
-        Args:
-            facts: what it is.
-            request: what it is made of, for a canvas that is kept: its given pixels are.
-
-        Raises:
-            UsageError: if the disk is full or fails.
-        """
+        """Begin a canvas, and forget what was there; the given pixels of a ``request`` are kept with it."""
         try:
             self._forget()
             given = {} if request is None else keep_given(self.folder, request)
@@ -143,8 +124,7 @@ class Canvas:
     def amend(self, facts: CanvasFacts) -> None:
         """Say anew what the canvas is, in one step, of whose log ``facts.log`` records count; states before it go.
 
-        Raises:
-            UsageError: if the disk is full or fails; the canvas is what it was.
+        If the disk is full or fails the canvas is what it was.
         """
         assert self._log is not None
         try:
@@ -167,11 +147,7 @@ class Canvas:
             path.unlink(missing_ok=True)
 
     def load(self) -> None:
-        """Read what is in the folder; of the log is cut off what nothing counts on, such as a torn tail.
-
-        Raises:
-            UsageError: if it does not say what canvas it is.
-        """
+        """Read what is in the folder; of the log is cut off what nothing counts on, such as a torn tail."""
         try:
             self._tokens.facts = read_facts(self.folder / "canvas.json")
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -188,13 +164,12 @@ class Canvas:
             raise self._unwritable(error) from error
 
     def check_whole(self) -> None:
-        """Refuse a canvas of which tokens that were sure to last are damaged.
-
-        Raises:
-            UsageError: naming the record.
-        """
+        """Refuse a canvas of which tokens that were sure to last are damaged."""
         if self.length < self.facts.log:
             hint = f"record {self.length} is damaged, and so is the canvas: put back a copy of the folder"
+            raise UsageError(self._option, self.folder / "tokens.log", hint)
+        if self.facts.finished and self.patches < self.facts.grid.size:
+            hint = f"holds {self.patches} of {self.facts.grid.size} patches: put back a copy of the folder"
             raise UsageError(self._option, self.folder / "tokens.log", hint)
         states = [] if self.facts.finished else map(read_state, self._states())
         newest = next((found for found in states if found is not None), None)
@@ -205,11 +180,7 @@ class Canvas:
     def latest(self, *, earlier: bool = False) -> CanvasState | None:
         """Return the newest state whose tokens are all there, or None before the first; cuts the log after these.
 
-        Args:
-            earlier: pass over a damaged one.
-
-        Raises:
-            UsageError: if it is damaged, telling whether the one before is good.
+        A damaged one is refused, telling whether the one before is good, or passed over if ``earlier``.
         """
         damaged: list[Path] = []
         for path in self._states():
@@ -232,8 +203,7 @@ class Canvas:
     def put(self, patches: Iterable[tuple[PatchIndex, Tensor]]) -> None:
         """Store patches, tokens ``[B, rows, columns]`` each; they are sure to last from the next :meth:`commit` on.
 
-        Raises:
-            UsageError: if the disk is full or fails; the canvas is as it was before.
+        If the disk is full or fails the canvas is as it was before.
         """
         assert self._log is not None
         positions, data = self._tokens.packed(patches)
@@ -249,11 +219,7 @@ class Canvas:
             self._tokens.note(position)
 
     def commit(self, state: CanvasState) -> None:
-        """Force everything to the disk, add a state, and drop those before the last two.
-
-        Raises:
-            UsageError: if the disk is full or fails; the states before stay.
-        """
+        """Force everything to the disk, add a state, and drop those before the last two; on an error these stay."""
         assert self._log is not None
         try:
             os.fsync(self._log.fileno())

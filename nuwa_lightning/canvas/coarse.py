@@ -68,26 +68,13 @@ class CoarseOrder:
     corner: tuple[int, int, int] = (0, 0, 0)
 
     def begin(self, grid: PatchGrid, patch_size: tuple[int, int], seeds: Sequence[int]) -> CoarseCanvas:
-        """Return the coarse canvas of a canvas that is to be read.
-
-        Args:
-            grid: shape of the canvas in patches.
-            patch_size: tokens of a patch of it.
-            seeds: one for each canvas.
-        """
+        """Return the coarse canvas of a canvas that is to be read."""
         return CoarseCanvas(self, grid, patch_size, seeds)
 
 
 @final
 class CoarseCanvas:
-    """A coarse canvas in the making, as ``generation.coarse_plan.CoarseTokens``.
-
-    Args:
-        order: what is to be made.
-        grid: shape of the canvas in patches.
-        patch_size: tokens of a patch of the canvas.
-        seeds: one for each canvas.
-    """
+    """A coarse canvas in the making, as ``generation.coarse_plan.CoarseTokens``."""
 
     def __init__(self, order: CoarseOrder, grid: PatchGrid, patch_size: tuple[int, int], seeds: Sequence[int]) -> None:
         self._order, self._patch_size, self._wrap, self._images = order, patch_size, grid.wrap, len(seeds)
@@ -225,17 +212,7 @@ class Given(NamedTuple):
 
 
 def coarse_grid(grid: PatchGrid, patch_size: tuple[int, int], plan: CoarsePlan, coarse: tuple[int, int]) -> PatchGrid:
-    """Return the patches of the coarse canvas that cover a canvas.
-
-    Args:
-        grid: of the canvas.
-        patch_size: tokens of its patches.
-        plan: how it is read.
-        coarse: coarse tokens of a coarse patch.
-
-    Raises:
-        UsageError: if a closed axis is no whole number of coarse patches.
-    """
+    """Return the patches, of ``coarse`` coarse tokens each, of the coarse canvas that cover a canvas."""
     lengths: list[int | None] = []
     for name, n, side, cells in zip("yx", grid.shape[1:], patch_size, coarse, strict=True):
         tokens, whole = None if n is None else n * side, cells * plan.scale
@@ -251,11 +228,7 @@ def known_of_image(
 ) -> dict[PatchIndex, Tensor]:
     """Return the coarse patches ``[1, rows, columns]`` of given pixels, ``ABSENT`` where a token is not given whole.
 
-    Args:
-        given: the pixels; sides and corner are whole coarse tokens.
-        plan: how they are read.
-        tokenizer: makes the tokens.
-        patch_size: coarse tokens of a patch.
+    Sides and corner of what is given are whole coarse tokens; ``patch_size`` is in coarse tokens.
     """
     image_13YX = torch.from_numpy(np.ascontiguousarray(given.pixels_YX3.transpose(2, 0, 1)))[None] / 127.5 - 1
     with torch.inference_mode():
@@ -274,13 +247,9 @@ def known_of_sketch(
     size: tuple[int, int],
     origin: tuple[int, int],
 ) -> dict[PatchIndex, Tensor]:
-    """Return all coarse patches of a canvas that is laid out as a small image, of any size, shows.
+    """Return all coarse patches of a canvas of ``size`` pixels that is laid out as an image, stretched to it, shows.
 
-    Args:
-        sketch_YX3: the image; it is stretched to the canvas.
-        order: of the coarse canvas.
-        size: height and width of the canvas in pixels.
-        origin: pixel row and column of its grid at which it begins.
+    The canvas begins at pixel row and column ``origin`` of its grid.
     """
     scale, factor = order.plan.scale, order.tokenizer.downsample_factor
     (height, width), (top, left) = (-(-n // scale) for n in size), (n // scale for n in origin)

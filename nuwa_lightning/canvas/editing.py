@@ -14,12 +14,11 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from nuwa_lightning.canvas.beginning import begun, copied
 from nuwa_lightning.canvas.canvas import Canvas
 from nuwa_lightning.canvas.decoding import Pixels
 from nuwa_lightning.canvas.edits import Box, Candidate, check_growth, edited, steered, taken_back, touched, where
 from nuwa_lightning.canvas.facts import CanvasFacts
-from nuwa_lightning.canvas.history import CanvasMaker, History, grown
+from nuwa_lightning.canvas.history import CanvasMaker, History, begun, copied, grown
 from nuwa_lightning.canvas.job import Progress, Recorder, decoded, decoded_video, export
 from nuwa_lightning.canvas.keeping import check_hashes, kept_request
 from nuwa_lightning.canvas.memory import TokenStore
@@ -219,7 +218,7 @@ class FinishedCanvas:
             UsageError: if the format cannot hold it or the file cannot be written.
         """
         facts = self._facts
-        if not 0 <= number < len(facts.seeds):
+        if not 0 <= number < len(facts.how["metadata"]):
             raise UsageError("number", number, f"the canvas holds {len(facts.seeds)} images, counted from 0")
         metadata = {**facts.how["metadata"][number], "size": list(self.size)}
         if self.edits:

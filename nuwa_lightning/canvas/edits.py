@@ -40,12 +40,7 @@ STEERED: Final = ("prompt", "temperature", "top_k", "top_p", "guidance")
 def steered(request: GenerationRequest, options: Mapping[str, Any]) -> GenerationRequest:
     """Return the request by which patches of an edit are made.
 
-    Args:
-        request: how the canvas was begun.
-        options: what is otherwise; a ``prompt`` (a string, "" for none) is for all that the edit makes.
-
-    Raises:
-        UsageError: if there is no such option, or it is out of range.
+    A ``prompt`` among the options (a string, "" for none) is for all that the edit makes.
     """
     for name, value in options.items():
         if name not in STEERED:
@@ -60,13 +55,7 @@ def steered(request: GenerationRequest, options: Mapping[str, Any]) -> Generatio
 
 
 def edited(facts: CanvasFacts, edit: Mapping[str, Any], *, before: int | None) -> CanvasFacts:
-    """Return facts that tell of one more edit.
-
-    Args:
-        facts: after it.
-        edit: what it was.
-        before: how many records of the log counted before it; None in memory, where nothing is taken back.
-    """
+    """Return facts that tell of one more edit, ``before`` which so many records counted; None in memory."""
     how = {**facts.how, "edits": [*facts.how.get("edits", ()), edit]}
     if before is not None:
         how["undo"] = [*facts.how.get("undo", ()), before]
@@ -87,11 +76,7 @@ def taken_back(facts: CanvasFacts) -> CanvasFacts | None:
 
 
 def check_growth(facts: CanvasFacts, wish: Mapping[str, int], *, video: bool) -> None:
-    """Refuse a growth that cannot be.
-
-    Raises:
-        UsageError: naming the side.
-    """
+    """Refuse a growth that cannot be."""
     for name, n in wish.items():
         if n < 0:
             raise UsageError(
@@ -109,11 +94,7 @@ def check_growth(facts: CanvasFacts, wish: Mapping[str, int], *, video: bool) ->
 
 
 def touched(facts: CanvasFacts, box: Box, frames: tuple[int, int] | None) -> Callable[[PatchIndex], bool]:
-    """Return whether the patch at a position of the lattice is one that a box touches.
-
-    Raises:
-        UsageError: if the box does not lie inside the canvas.
-    """
+    """Return whether the patch at a position of the lattice is one that a box touches."""
     stage, (rows, columns) = facts.stage, facts.patch_pixels
     left, top, right, bottom = box
     height, width = (side or 0 for side in stage.size)

@@ -112,15 +112,8 @@ class Progress:
 class Generation:
     """A canvas in the making: iterate over it, wave by wave; between waves its state may be committed.
 
-    Args:
-        order: what is to be made.
-        renderer: the sampler.
-        canvas: where the tokens go; as it was when the state was committed.
-        state: what :meth:`state` returned for the same order: go on from there.
-        walked: for a canvas that holds tokens, the steps to be gone through; of known ones nothing is stored.
-
-    Raises:
-        ValueError: if the state is that of another canvas.
+    It begins at a state that :meth:`state` returned for the same order, of whose time the canvas is. Where ``walked``
+    gives the steps to be gone through, nothing is stored of known ones.
     """
 
     def __init__(
@@ -170,12 +163,7 @@ class Generation:
 
 
 class Recorder:
-    """Stores a state now and then, so that it takes little of the time.
-
-    Args:
-        every: seconds between two at least; 0 stores one each time.
-        commit: stores one.
-    """
+    """Stores a state now and then, so that it takes little of the time."""
 
     def __init__(self, every: float, commit: Callable[[], None]) -> None:
         self._least = self._every = every
@@ -234,14 +222,7 @@ def cut_order(order: Order, length: int, patch_pixels: tuple[int, int]) -> Order
 
 
 def decoded(canvas: TokenView, tokenizer: Tokenizer, order: Order, *, number: int = 0) -> DecodedImage:
-    """Return the pixels of an image of a canvas, as a writer takes them.
-
-    Args:
-        canvas: the tokens.
-        tokenizer: what decodes.
-        order: its shape, without an endless axis, and how it is tiled and finished.
-        number: which of the images.
-    """
+    """Return the pixels of one of the images of a canvas, as a writer takes them; the order has no endless axis."""
 
     def read(area: Rectangle) -> Tensor:
         return canvas.read(area, number=number)
@@ -271,30 +252,14 @@ def export(
     overwrite: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> None:
-    """Write an image or a video of a canvas to a file, in memory for a few tiles or frames; see :func:`decoded`.
-
-    Args:
-        canvas: see there.
-        tokenizer: see there.
-        order: see there.
-        path: the file.
-        metadata: as for the writers.
-        number: which of the images.
-        overwrite: as for the writers.
-        progress: told how many rows (frames) were taken.
-
-    Raises:
-        UsageError: if the format cannot hold it or the file cannot be written.
-    """
+    """Write an image or a video of a canvas to a file, in memory for a few tiles or frames; see the writers."""
     if order.video is None:
         with closing(decoded(canvas, tokenizer, order, number=number)) as image:
             write_image(image, path, metadata=metadata, overwrite=overwrite, progress=progress)
         return
-    (height, width), fps = _crop(order).size, order.video.fps
-    frames = decoded_video(canvas, order, number=number)
-    write_video(
-        frames, path, width=width, height=height, fps=fps, metadata=metadata, overwrite=overwrite, progress=progress
-    )
+    (height, width), frames = _crop(order).size, decoded_video(canvas, order, number=number)
+    options: dict[str, Any] = {"metadata": metadata, "overwrite": overwrite, "progress": progress}
+    write_video(frames, path, width=width, height=height, fps=order.video.fps, **options)
 
 
 def _crop(order: Order) -> Crop:
@@ -305,10 +270,9 @@ def _crop(order: Order) -> Crop:
 
 
 def _tokens(canvas: TokenView, grid: PatchGrid) -> tuple[int, int]:
-    assert grid.y is not None
-    assert grid.x is not None
     rows, columns = canvas.facts.patch_size
-    return grid.y * rows, grid.x * columns
+    _, down, across = grid.lengths
+    return down * rows, across * columns
 
 
 def _flattened(decoding_state: DecodingState) -> dict[str, Tensor]:
@@ -325,11 +289,7 @@ def _flattened(decoding_state: DecodingState) -> dict[str, Tensor]:
 
 
 def _decoding_state(state: CanvasState, renderer: InfiniteRenderer, order: Order) -> DecodingState:
-    """Return the live states of a canvas.
-
-    Raises:
-        ValueError: if they do not fit the model; whoever wrote the file may have meant harm.
-    """
+    """Return the live states of a canvas, or raise a ValueError: whoever wrote the file may have meant harm."""
     model, tensors = renderer.model, state.tensors
     attention = model.layer(0).attention
     copies = len(order.seeds) * order.copies

@@ -35,19 +35,11 @@ def keep_given(folder: Path, request: GenerationRequest) -> dict[str, str]:
 
 
 def kept_request(folder: Path, how: Mapping[str, Any], *, max_pixels: int | None, option: str) -> GenerationRequest:
-    """Return the request that a canvas was begun by.
-
-    Args:
-        folder: the canvas.
-        how: what it says of how it was made.
-        max_pixels: refuse given images of more; None for 200 million.
-        option: the option to name in errors.
-
-    Raises:
-        UsageError: if it makes no sense, or given pixels are damaged.
-    """
+    """Return the request that a canvas was begun by, refused if it makes no sense or given pixels are damaged."""
     try:
         sums = dict(how.get("given") or {})
+        if not how["metadata"]:
+            raise KeyError("metadata")
         options = {name: value for name, value in dict(how["request"]).items() if name not in ("image", "mask", "plan")}
         options = {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}
         for name in GIVEN:
@@ -78,11 +70,7 @@ def hashes(builder: OrderBuilder) -> dict[str, str]:
 
 
 def check_hashes(folder: Path, how: Mapping[str, Any], builder: OrderBuilder, option: str) -> None:
-    """Refuse a pipeline that did not make a canvas.
-
-    Raises:
-        UsageError: naming what of it is another.
-    """
+    """Refuse a pipeline that did not make a canvas."""
     found = hashes(builder)
     for name in ("model", "tokenizer", "decoder"):
         if how.get(name) != found[name]:

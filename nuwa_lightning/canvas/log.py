@@ -30,11 +30,7 @@ _AT_ONCE: Final = 1 << 14
 
 @final
 class TokenLog:
-    """Which record holds at each position, 4 bytes each; tokens stay on the disk.
-
-    Args:
-        path: the file.
-    """
+    """Which record holds at each position, 4 bytes each; tokens stay on the disk."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -77,11 +73,7 @@ class TokenLog:
         return positions, bytes(data)
 
     def extend(self, *, end: int | None = None) -> list[PatchIndex]:
-        """Take in the records that follow, up to the end of the log or to one that is not whole; returns positions.
-
-        Args:
-            end: how many records are taken in at most, all in all.
-        """
+        """Take in the records that follow, up to number ``end`` or to one that is not whole; returns positions."""
         found: list[PatchIndex] = []
         size = self._dtype.itemsize
         with self._path.open("rb") as file:
@@ -119,11 +111,7 @@ class TokenLog:
     ) -> Tensor:
         """Return the tokens of an area of one image (or frame), int64 ``[Y, X]``; ``UNWRITTEN`` where there are none.
 
-        Args:
-            area: in tokens, from the corner of the grid; it may stick out.
-            t: the frame.
-            number: which of the B images.
-            corner: where the grid begins on the lattice; None for where it does now.
+        The area counts from the ``corner`` of the grid on the lattice, by default where it is now, and may stick out.
         """
         rows, columns = self._facts.patch_size
         top, left = area.top // rows, area.left // columns

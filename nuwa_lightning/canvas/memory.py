@@ -72,11 +72,7 @@ class TokenStore(TokenView, Protocol):
 
 @final
 class MemoryCanvas:
-    """A canvas in memory; a :class:`TokenStore`.
-
-    Args:
-        facts: what it is.
-    """
+    """A canvas in memory; a :class:`TokenStore`."""
 
     def __init__(self, facts: CanvasFacts) -> None:
         self._facts = facts

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from typing import Final, final
 
 from nuwa_lightning.canvas.coarse import CoarseOrder, coarse_grid, known_of_image, known_of_sketch
-from nuwa_lightning.canvas.frame_decoder import GuidedFrames, SingleFrames
-from nuwa_lightning.canvas.image_condition import ImageCondition
+from nuwa_lightning.canvas.decoding import GuidedFrames, SingleFrames
+from nuwa_lightning.canvas.image_condition import ImageCondition, JointBlend
 from nuwa_lightning.canvas.job import Order, Video
-from nuwa_lightning.canvas.joint import JointBlend
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.fast_transformer import Precision
 from nuwa_lightning.generation.pretrained import Generator
@@ -67,13 +66,7 @@ class OrderBuilder:
     ) -> Order:
         """Return what is to be made, as if there were one canvas; :func:`batched` lays several side by side.
 
-        Args:
-            request: what is asked for.
-            direction: the order of patches; None for the model's own.
-            note: told what is not as it was asked for.
-
-        Raises:
-            UsageError: if the request does not fit the model or its tokenizer.
+        ``note`` is told what is not as it was asked for; what does not fit the model is refused.
         """
         rows, columns = self._patch
         if request.image is not None:
@@ -101,16 +94,7 @@ class OrderBuilder:
     def coarse_order(
         self, request: GenerationRequest, order: Order, *, note: Callable[[str], None] = lambda _: None
     ) -> CoarseOrder | None:
-        """Return what is to be made of the coarse plan of an order; None for a model that reads none.
-
-        Args:
-            request: what is asked for.
-            order: of the canvas itself.
-            note: told where there is no plan.
-
-        Raises:
-            UsageError: if there is no such plan.
-        """
+        """Return what is to be made of the coarse plan of an order; None for a model that reads none."""
         plan, sketch, patch_size = self.generator.plan, request.plan, self.generator.model.patch_size
         if plan is None:
             if sketch is not None:
@@ -229,13 +213,7 @@ class OrderBuilder:
 
 
 def batched(order: Order, seeds: tuple[int, ...], *, first: int = 0) -> Order:
-    """Return an order of several canvases side by side.
-
-    Args:
-        order: of one canvas, whose prompts choose for all images of the request.
-        seeds: one for each canvas.
-        first: the number of the first of them among the images of the request.
-    """
+    """Return an order of canvases side by side, one a seed, which are images ``first`` and following of the request."""
     known = {patch: tokens.expand(len(seeds), -1, -1) for patch, tokens in order.known.items()}
 
     def some(prompts: Prompts | None) -> Prompts | None:

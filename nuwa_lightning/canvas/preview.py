@@ -14,14 +14,7 @@ from nuwa_lightning.writers.preview import GrowingPreview
 
 
 class CanvasPreview:
-    """Shows the first image of a canvas; at the borders of tiles one may see them, which a reduced copy hides.
-
-    Args:
-        preview: the file.
-        canvas: the tokens.
-        tokenizer: what decodes.
-        order: what is made.
-    """
+    """Shows the first image of a canvas; at the borders of tiles one may see them, which a reduced copy hides."""
 
     def __init__(self, preview: GrowingPreview, canvas: Canvas, tokenizer: Tokenizer, order: Order) -> None:
         self._preview, self._canvas, self._tokenizer, self._order = preview, canvas, tokenizer, order
@@ -30,11 +23,7 @@ class CanvasPreview:
         self._shown: set[tuple[int, int]] = set()
 
     def save(self, cut: Order | None = None) -> None:
-        """Decode the tiles that are complete by now, and save.
-
-        Args:
-            cut: an endless canvas as it came to be, once it is stopped: its last tiles are complete, too.
-        """
+        """Decode the tiles that are complete by now, and save; of an endless canvas that was ``cut`` all of them."""
         self._order = cut or self._order
         (down, across), (rows, columns) = self._patches, self._canvas.facts.patch_size
         missing: dict[tuple[int, int], int] = {}

@@ -27,17 +27,7 @@ def remade(
 ) -> Candidate:
     """Put what is made again into a canvas, where it does not count yet; on an error the canvas is what it was.
 
-    Args:
-        store: the canvas.
-        history: its stages.
-        box: as for :meth:`FinishedCanvas.redo`, and so on.
-        seed: see there.
-        frames: see there.
-        options: see there.
-        callback: see there.
-
-    Raises:
-        UsageError: if there is nothing in the box that could be made again.
+    Arguments as for :meth:`FinishedCanvas.redo`.
     """
     facts, request = store.facts, steered(history.request, options or {})
     history, found = replace(history, request=request), set[PatchIndex]()

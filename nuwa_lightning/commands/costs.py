@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import torch
 from jsonargparse import Namespace
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LightningArgumentParser
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
@@ -24,16 +24,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from nuwa_lightning.commands.parsing import check_configs, deny_imports
-from nuwa_lightning.commands.training import NuwaCLI, RecipeParser
+from nuwa_lightning.commands.training import NuwaCLI
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.renderer import InfiniteRenderer, Rendering
 from nuwa_lightning.planning.geometry import PatchGrid
 from nuwa_lightning.planning.schedule import ContextTable, walk, waves
+from nuwa_lightning.signals import Signals
 from nuwa_lightning.text.base import TextEncoder
-from nuwa_lightning.training.batch import Written
 from nuwa_lightning.training.conditioning import SampleText
 from nuwa_lightning.training.muon import MuonAdamW, muon_groups
 from nuwa_lightning.training.nuwa_module import NuwaInfinityModule
+from nuwa_lightning.training.plans import Written
 
 _WIDTHS: Final = {"ClipTextEncoder": (512, 77), "MiniLMTextEncoder": (384, 64)}
 """Width and most tokens of text encoders, so that none has to be loaded."""
@@ -120,26 +121,10 @@ class _RecipeCLI(NuwaCLI):
 
 
 def read_recipe(arguments: Sequence[str]) -> Namespace:
-    """Return what ``fit`` would read of these arguments.
-
-    Raises:
-        UsageError: if it would refuse them, or they are of another stage.
-    """
+    """Return what ``fit`` would read of these arguments."""
     deny_imports()
     check_configs(["fit", *arguments])
-    config: Namespace = _RecipeCLI(
-        LightningModule,
-        LightningDataModule,
-        signals=None,  # type: ignore[arg-type]  # nothing runs
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        parser_class=RecipeParser,
-        auto_configure_optimizers=False,
-        save_config_callback=None,
-        seed_everything_default=0,
-        args=list(arguments),
-        run=False,
-    ).config
+    config: Namespace = _RecipeCLI(arguments, signals=Signals(), run=False).config
     name = str(config.model.class_path)
     if name.rpartition(".")[2] != NuwaInfinityModule.__name__:
         raise UsageError("--model", name, "estimate knows stage 2: give a recipe of NuwaInfinityModule")
@@ -213,12 +198,7 @@ def training_cost(
 ) -> TrainingCost:
     """Count one step: all samples of a batch under the same plan, which takes the most memory.
 
-    Args:
-        config: from :func:`read_recipe`.
-        shape: tokens of a sample ``(t, y, x)``.
-        batch: samples on one device.
-        precision: the trainer's.
-        devices: with more than one, gradients are there twice (DDP's buckets).
+    A sample has ``(t, y, x)`` tokens. With more devices than one gradients are there twice (DDP's buckets).
     """
     counts = []
     for layers in (1, 2):  # both are the same for every layer
@@ -315,14 +295,7 @@ def measured_step(config: Namespace, *, shape: tuple[int, int, int], batch: int,
 
 
 def canvas_cost(module: NuwaInfinityModule, grid: PatchGrid, *, texts: int = 0, rows: int = 64) -> CanvasCost:
-    """Follow the plan of a canvas.
-
-    Args:
-        module: the model.
-        grid: the canvas.
-        texts: tokens of its text.
-        rows: the most patches that are written side by side.
-    """
+    """Follow the plan of a canvas."""
     model = module.transformer
     steps = list(walk(module.direction.plan(grid), module.context_pool, grid, token_order=module.token_order))
     table = ContextTable.from_walk(steps)

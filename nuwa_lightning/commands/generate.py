@@ -206,11 +206,7 @@ def _check_formats(request: GenerationRequest, outputs: Sequence[Path], notes: _
 
 
 def import_own(path: str) -> type[Any]:
-    """Return the strategy or text encoder at an import path such as ``my_pools.MyPool``.
-
-    Raises:
-        UsageError: if there is none.
-    """
+    """Return the strategy or text encoder at an import path such as ``my_pools.MyPool``."""
     from nuwa_lightning.generation.local import LocalDecoder
     from nuwa_lightning.planning.context import ContextPool
     from nuwa_lightning.planning.direction import DirectionController

@@ -137,11 +137,7 @@ def parser() -> ArgumentParser:
 
 
 def parsed(arguments: Sequence[str]) -> tuple[GenerationRequest, RunOptions]:
-    """Return what is asked for, options of an image that ``--from`` names included, and where it goes.
-
-    Raises:
-        UsageError: naming the option.
-    """
+    """Return what is asked for, options of an image that ``--from`` names included, and where it goes."""
     _check_arguments(arguments)
     p = parser()
     values = _plain(p.parse_args(arguments))
@@ -268,11 +264,7 @@ def _makes_videos(checkpoint: str) -> bool:
 
 
 def image_metadata(path: str) -> Mapping[str, Any]:
-    """Return how an image was made.
-
-    Raises:
-        UsageError: if it cannot be read, or does not say.
-    """
+    """Return how an image was made."""
     from nuwa_lightning.writers import read_metadata
 
     if not Path(path).exists():

@@ -71,13 +71,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a job.
-
-    Attributes:
-        status: exit status: 0, or 128 and the number of the signal that stopped it.
-        size: width and height in pixels.
-        patches: how many are finished, of each canvas.
-    """
+    """What came of a job."""
 
     status: int
     size: tuple[int | None, int | None]
@@ -95,16 +89,8 @@ def make(
 ) -> Outcome:
     """Make the files, from the beginning or from where the canvas of an earlier run stands.
 
-    Args:
-        job: what is to be made.
-        renderer: the sampler.
-        tokenizer: what turns tokens into pixels.
-        watch: told after each wave.
-        begun: told once how many patches were there already.
-        export_bar: shows how far each file is, once all patches are there.
-
-    Raises:
-        UsageError: if the files cannot be made, or the canvas is of another job or damaged.
+    ``watch`` is told after each wave, ``begun`` once how many patches were there already; ``export_bar`` shows how far
+    each file is, once all patches are there.
     """
     canvas, state = _opened(job)
     if canvas is None:
@@ -213,14 +199,7 @@ class _Stopped(Exception):
 
 
 class _Runner:
-    """One run of a job.
-
-    Args:
-        job: what is to be made.
-        canvas: held by this process.
-        state: where to go on from.
-        export_bar: see :func:`make`.
-    """
+    """One run of a job."""
 
     def __init__(self, job: Job, canvas: Canvas, state: CanvasState | None, export_bar: ExportBar) -> None:
         self._job, self._canvas, self._state, self._export_bar = job, canvas, state, export_bar

@@ -158,14 +158,9 @@ def nearest(name: str, known: Collection[str]) -> str | None:
 
 
 def whole_name(option: str, value: object, options: Mapping[str, Any]) -> str:
-    """Complete the name of an option of which an object knows only its own part.
+    """Complete the name of an option of which an object knows only its own part, such as ``extent``.
 
     Where several end alike the one with that value is meant, else the innermost: outer ones know their whole name.
-
-    Args:
-        option: the part, such as ``extent``.
-        value: what was given.
-        options: all options of the run.
 
     >>> whole_name("extent", 3, {"model": {"class_path": "M", "init_args": {"pool": {"init_args": {"extent": 3}}}}})
     '--model.pool.extent'
@@ -185,11 +180,7 @@ def _named(prefix: str, given: Any) -> Iterator[tuple[str, Any]]:
 
 
 def check_configs(arguments: list[str]) -> None:
-    """Look at the files after ``--config`` before the parser does.
-
-    Raises:
-        UsageError: if one is missing or is no YAML, naming the file and the line, or is an overlay with nothing below.
-    """
+    """Look at the files after ``--config`` before the parser does: refuses what is no YAML, or overlays nothing."""
     chosen: set[str] = set()
     for place, argument in enumerate(arguments):
         option, equals, value = argument.partition("=")
@@ -225,12 +216,7 @@ def _check_name(option: str, value: str) -> None:
 
 
 def usage_error(error: BaseException, option: str) -> UsageError:
-    """Return the user's error that ``error`` was caused by, or its innermost cause as one.
-
-    Args:
-        error: what was raised while objects were made of options.
-        option: which option to name if the cause does not say.
-    """
+    """Return the user's error that ``error`` was caused by, or its innermost cause as one."""
     chain = list(_chain(error))
     known = next((e for e in chain if isinstance(e, UsageError)), None)
     if known is not None:

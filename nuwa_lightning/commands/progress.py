@@ -16,11 +16,6 @@ class GenerationBar:
     """One line: patches a second, megapixels, how many at once, how many alive, memory, time left.
 
     Nothing is shown before :meth:`begin`, so that what is refused until then is told in one line.
-
-    Args:
-        patches: of all canvases; None where they never end.
-        pixels: of one patch.
-        canvases: how many there are.
     """
 
     def __init__(self, patches: int | None, pixels: int, *, canvases: int) -> None:

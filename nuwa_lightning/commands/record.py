@@ -53,11 +53,7 @@ def _hash(text: str) -> str | None:
 
 
 def check_run_folder(folder: Path) -> None:
-    """Refuse a run folder that cannot be made or written to, before any work; leaves nothing behind.
-
-    Raises:
-        UsageError: saying why.
-    """
+    """Refuse a run folder that cannot be made or written to, before any work; leaves nothing behind."""
     made: list[Path] = []
     try:
         made = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -83,13 +79,7 @@ class Recorded(Protocol):
 
 
 def run_record(config: Any, datamodule: Any, *, networks: Mapping[str, str | None]) -> dict[str, Any]:
-    """Return what ``record.json`` says.
-
-    Args:
-        config: the run's options.
-        datamodule: where its data comes from.
-        networks: which trained networks it uses beside what it trains, by what for.
-    """
+    """Return what ``record.json`` says; ``networks`` are those used beside what is trained, by what for."""
     record: dict[str, Any] = {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),

@@ -19,11 +19,11 @@ import torch
 from nuwa_lightning.data.folders import locked
 from nuwa_lightning.errors import ToldError, UsageError
 from nuwa_lightning.generation.pretrained import Generator, load_generator
+from nuwa_lightning.hub import find_part
 from nuwa_lightning.models.pixel_guided import PixelGuidedDecoder
 from nuwa_lightning.models.vqgan import VQGANConfig
 from nuwa_lightning.plain_data import parse_yaml, read_text
-from nuwa_lightning.processes import die_with_parent
-from nuwa_lightning.signals import STOPPED, Stopped
+from nuwa_lightning.signals import STOPPED, Stopped, die_with_parent
 from nuwa_lightning.tokenizers.base import Tokenizer, is_tokenizer_class
 from nuwa_lightning.tokenizers.pretrained import load_pixel_guided, load_tokenizer
 from nuwa_lightning.tokenizers.windows import WindowedTokenizer
@@ -40,7 +40,8 @@ class TokenizerSource:
     """Where the tokenizer of stage 2 comes from.
 
     Args:
-        path: folder of the trained tokenizer, or the import path of a class (``my_tokenizers.Mine``).
+        path: folder of the trained tokenizer, the name of a model that comes with the package (``landscape``), or the
+            import path of a class (``my_tokenizers.Mine``).
         recipe: stage-1 recipe that makes it when it is missing; its run folder must be the parent of ``path``.
         refine: recipe that refines its decoder, with frozen codes.
         beside: refine it on half of the cores while stage 2 trains on the others, instead of before, on all of them.
@@ -74,7 +75,7 @@ class TokenizerSource:
     @property
     def is_there(self) -> bool:
         """Whether nothing has to be trained first."""
-        return self.is_class or (Path(self.path) / "config.json").exists()
+        return self.is_class or (find_part(self.path, "tokenizer") / "config.json").exists()
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class CoarseSource:
     """Where the model that writes coarse plans comes from.
 
     Args:
-        path: folder of the trained model.
+        path: folder of the trained model, or the name of a model that comes with the package (``landscape``).
         recipe: recipe that makes it when it is missing; its run folder must be the parent of ``path``.
     """
 
@@ -92,15 +93,16 @@ class CoarseSource:
     @property
     def is_there(self) -> bool:
         """Whether it is trained."""
-        return (Path(self.path) / "config.json").exists()
+        return (self.folder / "config.json").exists()
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+        return find_part(self.path, "coarse")
 
 
 def provide_coarse(source: CoarseSource, tokenizer: TokenizerSource) -> Generator:
-    """Return the model that writes coarse plans, trained first if it is not there.
-
-    Raises:
-        UsageError: if it is missing and no recipe makes it, its training fails, or it is of another tokenizer.
-    """
+    """Return the model that writes coarse plans, trained first if it is not there; refused if of another tokenizer."""
     if not source.is_there:
         if source.recipe is None:
             hint = "there is no model of coarse plans; train it first: --config recipes/plan/coarse_model.yaml"
@@ -108,7 +110,7 @@ def provide_coarse(source: CoarseSource, tokenizer: TokenizerSource) -> Generato
         _LOG.info("training the model of coarse plans %s by %s", source.path, source.recipe)
         command = _fit(source.recipe, Path(source.path).parent, "--tokenizer.path", tokenizer.path)
         _make(source.path, command, "--coarse.recipe", source.recipe)
-    found = load_generator(source.path)
+    found = load_generator(source.folder)
     if found.tokenizer_fingerprint != open_tokenizer(tokenizer).fingerprint():
         hint = "was trained with another tokenizer: name the one made with this, a new folder, or null"
         raise UsageError("--coarse.path", source.path, hint)
@@ -116,11 +118,7 @@ def provide_coarse(source: CoarseSource, tokenizer: TokenizerSource) -> Generato
 
 
 def open_tokenizer(source: TokenizerSource) -> Tokenizer:
-    """Return the tokenizer that ``source`` names, which is there.
-
-    Raises:
-        UsageError: if it cannot be loaded or made.
-    """
+    """Return the tokenizer that ``source`` names, which is there."""
     if not source.is_class:
         own = [_imported(path, "--tokenizer.own") for path in source.own]
         tokenizer = load_tokenizer(source.path, own=own)
@@ -155,11 +153,7 @@ def _imported(path: str, option: str) -> type[Any]:
 
 
 def check_recipes(source: TokenizerSource) -> None:
-    """Refuse a recipe that will be needed and is not there, before anything is trained.
-
-    Raises:
-        UsageError: naming it.
-    """
+    """Refuse a recipe that will be needed and is not there, before anything is trained."""
     for name, recipe, makes in (
         ("recipe", source.recipe, source.path),
         ("refine", source.refine, source.refined),
@@ -185,11 +179,7 @@ def expected_factor(source: TokenizerSource) -> int | None:
 
 
 def provide_tokenizer(source: TokenizerSource, *, fast_dev_run: bool) -> None:
-    """Train the tokenizer that ``source`` names if it is not there.
-
-    Raises:
-        UsageError: if it is missing and no recipe makes it, or its training fails.
-    """
+    """Train the tokenizer that ``source`` names if it is not there."""
     if source.is_there:
         _LOG.info("tokenizer: %s (trained before)", source.path)
         return
@@ -207,8 +197,7 @@ def provide_tokenizer(source: TokenizerSource, *, fast_dev_run: bool) -> None:
 def find_refined(source: TokenizerSource, tokenizer: Tokenizer) -> Tokenizer | None:
     """Return the refined tokenizer that ``source`` names: the same tokens, better seen; None if it is not there.
 
-    Raises:
-        UsageError: if it is another tokenizer, whose codes mean something else.
+    Another tokenizer, whose codes mean something else, is refused.
     """
     if source.refined is None or not (Path(source.refined) / "config.json").exists():
         return None
@@ -220,11 +209,7 @@ def find_refined(source: TokenizerSource, tokenizer: Tokenizer) -> Tokenizer | N
 
 
 def check_guided(source: TokenizerSource, tokenizer: Tokenizer) -> None:
-    """Refuse a decoder of videos that is there but does not fit, or that is missing and cannot be made.
-
-    Raises:
-        UsageError: saying which.
-    """
+    """Refuse a decoder of videos that is there but does not fit, or that is missing and cannot be made."""
     if source.guided is None:
         return
     if (Path(source.guided) / "config.json").exists():
@@ -239,11 +224,6 @@ def provide_guided(source: TokenizerSource, tokenizer: Tokenizer, refined: str |
 
     It comes after all else, since it begins as the refined decoder. If it cannot be trained the run is whole without:
     videos are then decoded frame by frame.
-
-    Args:
-        source: what the user named.
-        tokenizer: what it has to fit.
-        refined: folder of the refined tokenizer, if there is one.
     """
     if source.guided is None:
         return None
@@ -301,12 +281,7 @@ def _fit(recipe: str, run: Path, *options: str) -> list[str]:
 
 
 class Refinement:
-    """A process that refines the decoder before or while stage 2 trains (ours): codes are frozen, so tokens stay valid.
-
-    Args:
-        process: the running process, or None if there is none.
-        source: what it makes.
-    """
+    """A process that refines the decoder before or while stage 2 trains (ours): codes are frozen, tokens stay valid."""
 
     def __init__(self, process: subprocess.Popen[bytes] | None, source: TokenizerSource | None = None) -> None:
         self._process = process
@@ -314,17 +289,12 @@ class Refinement:
 
     @classmethod
     def start(cls, source: TokenizerSource, tokenizer: Tokenizer, run_folder: Path) -> Refinement:
-        """Start it, or return at once if the refined tokenizer is there.
-
-        Args:
-            source: what the user named.
-            tokenizer: what is to be refined.
-            run_folder: where its log goes.
-
-        Raises:
-            UsageError: if what is there, or what was made before stage 2, is another tokenizer; or none was made.
-        """
-        if source.refine is None or source.refined is None:
+        """Start it, or return at once if the refined tokenizer is there; its log goes to the run folder."""
+        if source.refine is None:
+            if find_refined(source, tokenizer) is None:
+                _LOG.warning("--tokenizer.refined %s is not there: images are decoded without it", source.refined)
+            return cls(None, source)
+        if source.refined is None:
             raise UsageError(
                 "--tokenizer.refined", source.refined, "--tokenizer.refine needs it: name a folder to make"
             )

@@ -36,13 +36,7 @@ _CAPTION_KEYS: Final = ("caption", "text", "captions", "prompt", "description")
 @final
 @dataclass(frozen=True)
 class Captions:
-    """Captions of the files below a folder.
-
-    Attributes:
-        folder: the folder.
-        source: the file for all, or None.
-        by_path: its captions, by path from the folder.
-    """
+    """Captions of the files below a folder."""
 
     folder: Path
     source: Path | None
@@ -67,11 +61,7 @@ def text_beside(path: Path) -> Path | None:
 
 
 def decoded(raw: bytes, path: Path) -> str:
-    """Return the text of a file.
-
-    Raises:
-        UnicodeError: if it is no text.
-    """
+    """Return the text of a file."""
     if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return raw.decode("utf-16")
     if b"\0" in raw[:200]:  # UTF-16 without a mark: of Latin text every other byte is zero
@@ -86,11 +76,7 @@ def decoded(raw: bytes, path: Path) -> str:
 
 @final
 class CaptionedFolders:
-    """Captions of several folders, such as those of training and of validation, which may share one file.
-
-    Args:
-        source: the file for all; see `read_captions`.
-    """
+    """Captions of several folders, such as those of training and of validation, which may share one file."""
 
     def __init__(self, source: str | None = None) -> None:
         self._source = source
@@ -98,11 +84,7 @@ class CaptionedFolders:
         self._found: list[tuple[Captions, dict[Path, str]]] = []
 
     def of(self, folder: Path, paths: Iterable[Path]) -> dict[Path, str]:
-        """Return the captions of the files ``paths`` below ``folder``, "" for none.
-
-        Raises:
-            UsageError: see `read_captions`.
-        """
+        """Return the captions of the files ``paths`` below ``folder``, "" for none."""
         place = _locate(folder, self._source)
         known = None if place is None else self._read.get(place)
         said = read_captions(folder, self._source) if known is None else replace(known, folder=folder)
@@ -157,15 +139,9 @@ class CaptionedFolders:
 
 
 def read_captions(folder: Path, source: str | None = None, *, option: str = "captions") -> Captions:
-    """Return the captions of the files below ``folder``.
+    """Return the captions of the files below ``folder``, refused if their file is missing, damaged, or of another kind.
 
-    Args:
-        folder: a folder of photos or videos.
-        source: the file for all, from the folder or from the working directory; by default one of `FOUND_BY_NAME`.
-        option: what the user called ``source``.
-
-    Raises:
-        UsageError: if the file is missing, damaged, or of another kind.
+    ``source`` is the file for all, from the folder or from the working directory; by default one of `FOUND_BY_NAME`.
     """
     path = _locate(folder, source)
     if path is None:

@@ -49,11 +49,7 @@ class CropSettings:
         return self.size if self.val_size is None else self.val_size
 
     def check(self) -> None:
-        """Refuse what cannot work.
-
-        Raises:
-            UsageError: naming the option.
-        """
+        """Refuse what cannot work."""
         pairs = (("", self.size, self.short_sides), ("val_", self.validation_size, self.val_short_sides))
         for name, size, sides in pairs:
             if size < 1:
@@ -109,11 +105,7 @@ def jitter_colours(
 
 
 def _readable(photos: PreparedPhotos, index: int, scale: int) -> tuple[int, npt.NDArray[np.uint8]]:
-    """Return the photo, or the next that can be read: kept ones can, others may be damaged, always the same ones.
-
-    Raises:
-        ImageReadError: if none can.
-    """
+    """Return the photo, or the next that can be read: kept ones can, others may be damaged, always the same ones."""
     for turn in range(len(photos)):
         at = (index + turn) % len(photos)
         try:

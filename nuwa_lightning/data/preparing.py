@@ -20,11 +20,12 @@ import numpy.typing as npt
 from PIL import Image
 
 from nuwa_lightning.atomic import atomic_write, make_cache
-from nuwa_lightning.data.folders import content_keys, mapped_array
+from nuwa_lightning.data.folders import content_keys
 from nuwa_lightning.data.photos import Photo
 from nuwa_lightning.data.reading import MAX_PIXELS, ImageReadError, image_size, notes_of, read_image
 from nuwa_lightning.data.sources import Prepared, Skipped
 from nuwa_lightning.errors import UsageError, some_of
+from nuwa_lightning.plain_data import mapped_array
 
 # Legend: Y, X pixels along the axes; 3 colours.
 
@@ -68,11 +69,7 @@ class PreparedPhotos(Prepared[_Shrunk]):
         return self.entries[index].shapes
 
     def array(self, index: int, size: int) -> npt.NDArray[np.uint8]:
-        """Return photo ``index`` at its ``size``-th size, as (Y, X, 3); mapped from disk where it is kept there.
-
-        Raises:
-            ImageReadError: if it is not kept on disk and cannot be decoded.
-        """
+        """Return photo ``index`` at its ``size``-th size, as (Y, X, 3); mapped from disk where it is kept there."""
         entry = self.entries[index]
         if entry.files:
             mapped: npt.NDArray[np.uint8] = np.load(entry.files[size], mmap_mode="r", allow_pickle=False)
@@ -102,14 +99,8 @@ def prepare_photos(
 ) -> PreparedPhotos:
     """Shrink ``photos`` to ``short_sides`` (pixels of the shorter side), in threads, with a progress bar.
 
-    Args:
-        photos: what to prepare; files that cannot be read are named in one warning line each, counted and skipped.
-        short_sides: the sizes.
-        crop: side in pixels of the square that will be cropped; photos below it are left out.
-        cache: folder for the arrays.
-        max_pixels: see `read_image`.
-        limit_bytes: with more bytes of arrays than this nothing is kept and every access decodes.
-        progress: show a bar.
+    Files that cannot be read are named, counted and skipped; photos below ``crop`` pixels are left out. With more than
+    ``limit_bytes`` of arrays nothing is kept and every access decodes.
     """
     usable: list[_Shrunk] = []
     skipped: list[Skipped] = []
@@ -205,14 +196,7 @@ def as_pixels(array_YX3: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
 
 
 def nothing_usable(option: str, value: str, found: PreparedPhotos, *, what: str) -> UsageError:
-    """Return what to raise if no photo is left.
-
-    Args:
-        option: says where they lie.
-        value: its value.
-        found: what became of them.
-        what: what they are called.
-    """
+    """Return what to raise if no photo is left."""
     too_small = found.left_out["too_small"]
     if too_small and not found.skipped:
         hint = f"all {what} are too small, the largest has a shorter side of {found.largest_side} px: give larger ones"

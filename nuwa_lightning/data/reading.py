@@ -23,8 +23,7 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError, features
 
-from nuwa_lightning.data.folders import regular_stat
-from nuwa_lightning.data.listing import list_files
+from nuwa_lightning.data.folders import list_files, regular_stat
 from nuwa_lightning.data.tones import BITS, is_deep, scaled, straight, to_rgb
 from nuwa_lightning.errors import UsageError
 
@@ -61,14 +60,7 @@ _SUBFILE, _OLD_SUBFILE, _PLANAR = 254, 255, 284
 
 
 class ImageReadError(UsageError):
-    """A file is not an image that can be read; the message names the file and the reason.
-
-    Args:
-        path: the file.
-        reason: what is wrong with it.
-        hint: what to do about it.
-        over_limit: whether ``max_pixels`` refused it; callers know what their option is called.
-    """
+    """A file is not an image that can be read; ``over_limit``: ``max_pixels`` refused it, which callers name."""
 
     def __init__(
         self,
@@ -166,11 +158,7 @@ def notes_of(image: Image.Image) -> tuple[str, ...]:
 
 
 def image_size(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Return (height, width) in pixels as `read_image` would give them, reading the header only.
-
-    Raises:
-        ImageReadError: if the file is missing, not an image or too large.
-    """
+    """Return (height, width) in pixels as `read_image` would give them, reading the header only."""
 
     def size(image: Image.Image) -> tuple[int, int]:
         # Pillow gives the size of a TIFF as it is after turning, of anything else as it is before.
@@ -182,11 +170,7 @@ def image_size(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
 
 
 def is_transparent(path: str | os.PathLike[str]) -> bool:
-    """Say whether an image that `read_image` reads lets its background through anywhere.
-
-    Raises:
-        ImageReadError: if it cannot be read.
-    """
+    """Say whether an image that `read_image` reads lets its background through anywhere."""
 
     def transparent(image: Image.Image) -> bool:
         if image.mode.startswith(("I", "F")) or not image.has_transparency_data:
@@ -197,12 +181,7 @@ def is_transparent(path: str | os.PathLike[str]) -> bool:
 
 
 def list_images(folder: str | os.PathLike[str], *, natural: bool = False) -> list[Path]:
-    """Return every image file below ``folder``, sorted by path, or 2 before 10 if ``natural``; see `list_files`.
-
-    Raises:
-        FileNotFoundError: if ``folder`` is missing.
-        NotADirectoryError: if it is not a folder.
-    """
+    """Return every image file below ``folder``, sorted by path, or 2 before 10 if ``natural``; see `list_files`."""
     return list_files(folder, SUFFIXES, natural=natural).files
 
 
@@ -239,11 +218,7 @@ def _with_image(path: str | os.PathLike[str], max_pixels: int | None, work: Call
 
 
 def _formats(head: bytes) -> tuple[str, ...]:
-    """Return what Pillow may try.
-
-    Raises:
-        ValueError: if a package is missing that would read it.
-    """
+    """Return what Pillow may try."""
     found = FORMATS if features.check("avif") else FORMATS[:-1]
     if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS | {b"mif1", b"msf1"}:
         if importlib.util.find_spec("pillow_heif") is not None:
@@ -289,11 +264,7 @@ def _without_metadata(path: str | os.PathLike[str], keep_profile: bool) -> io.By
 
 
 def _by_tifffile(path: str | os.PathLike[str], max_pixels: int | None) -> Image.Image:
-    """Return a TIFF that Pillow does not know: float or planar RGB.
-
-    Raises:
-        ValueError: if it is of another kind.
-    """
+    """Return a TIFF that Pillow does not know: float or planar RGB."""
     import tifffile
 
     with tifffile.TiffFile(path) as tiff:
@@ -345,9 +316,7 @@ def check_size(path: str | os.PathLike[str], size: tuple[int, int], max_pixels: 
 def _orientation(image: Image.Image, header_of: str | os.PathLike[str] | None = None) -> int:
     """Return how the image is turned, as EXIF counts; 1 if it does not say.
 
-    Args:
-        image: the image.
-        header_of: of a PNG the file, if it is not to be decoded: EXIF data may follow the pixels, but rarely do.
+    ``header_of`` is the file of a PNG that is not to be decoded: EXIF data may follow the pixels, but rarely do.
     """
     try:
         if header_of is not None and not _png_ends_with_text(header_of):

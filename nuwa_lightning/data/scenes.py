@@ -35,9 +35,6 @@ class Scene:
         water: a lake in front.
         snow: snow on all land.
         motion: how the camera moves in a video; not seen in an image.
-
-    Raises:
-        UsageError: if a word is none of those above.
     """
 
     time: str = "day"
@@ -125,14 +122,7 @@ _PAN: Final = 1 / 18  # of the height a frame: 8 pixels, a token of the default 
 
 
 def draw(scene: Scene, seed: int, size: tuple[int, int], *, frame: int = 0) -> NDArray[np.uint8]:
-    """Return the image of a scene, uint8 ``[Y, X, 3]``.
-
-    Args:
-        scene: its attributes.
-        seed: decides everything else: lines, places, shades.
-        size: height and width in pixels.
-        frame: of a video.
-    """
+    """Return the image of a scene, uint8 ``[Y, X, 3]``."""
     random = np.random.default_rng([seed, 1])
     height, width = size
     # The unit of the world is the height of the image; x may go on without end.

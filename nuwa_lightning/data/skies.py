@@ -32,9 +32,6 @@ def skyline(image_YX3: NDArray[np.uint8]) -> NDArray[np.int64] | None:
     Of all lines that follow the first edge of each column, an edge being anything steeper than some threshold, that
     one whose sky and land are the most uniform (Shen and Wang, "Sky region detection in a single image for autonomous
     ground robot navigation", 2013). Lines that jump up and down are no skylines.
-
-    Args:
-        image_YX3: some 100 rows high.
     """
     float_YX3 = image_YX3.astype(np.float64)
     rows = np.arange(len(float_YX3))[:, None]
@@ -71,11 +68,7 @@ class Drift(Steady):
     """
 
     def frames(self, path: Path) -> Iterator[tuple[float, Frame]]:
-        """Yield the frames with their times in seconds.
-
-        Raises:
-            VideoReadError: if the file cannot be read.
-        """
+        """Yield the frames with their times in seconds."""
         from PIL import Image
 
         photo = photograph(path)

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Generic, Literal, Protocol, Self, TypeVar
 
 from nuwa_lightning.data.captions import CaptionedFolders
-from nuwa_lightning.data.folders import content_keys
-from nuwa_lightning.data.listing import Listing, list_files, said_of
+from nuwa_lightning.data.folders import Listing, content_keys, list_files, said_of
 from nuwa_lightning.errors import UsageError, some_of
 
 Split = Literal["train", "val"]
@@ -80,9 +79,6 @@ def held_out(scenes: Iterable[str], *, fraction: float) -> set[str]:
 
     A scene stays on its side when others come or go. With two scenes or more, at least one is held out and at least
     one is left for training.
-
-    Raises:
-        UsageError: if ``fraction`` is not in [0, 1).
     """
     if not 0.0 <= fraction < 1.0:
         raise UsageError("val_fraction", fraction, "give a share of the photos in [0, 1)")
@@ -136,19 +132,11 @@ class FolderSource(Source, Generic[T]):
         self._left_out: Counter[str] = Counter()
 
     def prepare(self) -> None:
-        """Check the folders.
-
-        Raises:
-            UsageError: if a folder is missing or holds no sample.
-        """
+        """Check the folders."""
         self.listed("train")
 
     def listed(self, split: Split) -> list[T]:
-        """Return the samples of ``split``, sorted by path.
-
-        Raises:
-            UsageError: if a folder is missing or holds none.
-        """
+        """Return the samples of ``split``, sorted by path."""
         if self._all is None:
             captions = CaptionedFolders(self._captions)
             self._all = self._below(self.roots, "root", captions), self._below(self.val_roots, "val_root", captions)

@@ -35,13 +35,7 @@ class BatchMaker(Protocol):
 class RandomBatches:
     """A `BatchMaker` of random samples; each is a pure function of the seed and its number.
 
-    Attributes:
-        draw: makes a sample of a random generator and the index of a photo or video.
-        count: how many of these there are.
-        batch_size: samples in a batch, per process.
-        seed: of the order and the samples.
-        rank: of this process.
-        world: how many processes train together.
+    ``draw`` makes a sample of a random generator and the index of one of ``count`` photos or videos.
     """
 
     draw: Callable[[np.random.Generator, int], dict[str, Any]]
@@ -95,11 +89,7 @@ def photo_of_sample(seed: int, sample: int, count: int) -> int:
 class BatchStream:
     """An iterable over the batches of one epoch, from where the trainer stands.
 
-    Args:
-        maker: computes the batches.
-        length: batches in an epoch.
-        position: returns the number of batches that the trainer has finished, over all epochs.
-        num_workers: processes that compute ahead; 0 computes in this one.
+    ``position`` returns the number of batches that the trainer has finished, over all epochs.
     """
 
     def __init__(self, maker: BatchMaker, *, length: int, position: Callable[[], int], num_workers: int = 0) -> None:

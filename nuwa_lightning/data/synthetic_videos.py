@@ -22,15 +22,7 @@ _VERSION: Final = "2"
 @final
 @dataclass(frozen=True)
 class Drawn(Movement):
-    """A drawn landscape seen by a camera that stands still or moves.
-
-    Attributes:
-        scene: what is seen, and how the camera moves.
-        seed: decides everything else.
-        size: height and width in pixels.
-        count: how many frames.
-        fps: frames a second.
-    """
+    """A drawn landscape seen by a camera that stands still or moves."""
 
     scene: Scene
     seed: int

@@ -14,20 +14,22 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, final
+from typing import Any, Final, Protocol, final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from nuwa_lightning.atomic import atomic_folder, atomic_write, write_json
-from nuwa_lightning.data.folders import locked, mapped_array
+from nuwa_lightning.data.folders import locked
 from nuwa_lightning.data.sources import SPLITS, Split
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.plain_data import mapped_array, read_json
 
 # Legend: T frames, Y, X tokens (of tokens) or pixels (of images) along the axes; B, 1 and 3: images, one, colours.
 
 _LOG = logging.getLogger(__name__)
+_LONGEST: Final = 1 << 34
 
 Tokens = npt.NDArray[np.integer[Any]]
 
@@ -120,19 +122,12 @@ class BankItem(Protocol):
 
 @final
 class TokenBank:
-    """Token grids of images or videos, mapped from disk.
-
-    Args:
-        folder: a folder that :func:`build_bank` made.
-
-    Raises:
-        UsageError: if it is not one.
-    """
+    """Token grids of images or videos, mapped from disk."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            data = json.loads((folder / "index.json").read_text("utf-8"))
+            data = read_json(folder / "index.json", longest=_LONGEST)
             self.codebook_size: int = data["codebook_size"]
             self.fingerprint: str = data["fingerprint"]
             self.keys: list[str] = [photo["key"] for photo in data["photos"]]
@@ -141,15 +136,11 @@ class TokenBank:
             self.too_small: list[str] = data.get("too_small", [])
             self.entries = [BankEntry(**entry) for entry in data["entries"]]
             self._check()
-        except (OSError, ValueError, KeyError, TypeError, EOFError, AttributeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError("token bank", folder, "damaged; delete the folder, it is built anew") from error
 
     def _check(self) -> None:
-        """Refuse what does not fit together, once, so that no batch meets it.
-
-        Raises:
-            ValueError: if something does not.
-        """
+        """Refuse what does not fit together, once, so that no batch meets it."""
         if mapped_array(self.folder / "tokens.npy") is None:
             raise ValueError("no tokens")
         flat = self._flat
@@ -216,15 +207,9 @@ def build_bank(
 ) -> TokenBank:
     """Return a bank, encoding what is not on disk yet.
 
-    Args:
-        cache: folder for banks.
-        decides: plain JSON of everything that decides what is in it, and so about its name.
-        items: called if there is something to do; returns what is to be encoded, and what cannot be, by the reason:
-            ``skipped`` (unreadable files) and ``too_small`` (keys).
-        tokenizer: gives factor, number of codes, fingerprint and, if ``encode`` is None, the encoder.
-        about: plain JSON that is kept with it.
-        encode: the encoder, such as one that works tile by tile.
-        progress: show a bar.
+    ``decides`` is plain JSON of everything that decides what is in it, and so about its name; ``items`` is called if
+    there is something to do, and returns what is to be encoded, and what cannot be, by the reason: ``skipped``
+    (unreadable files) and ``too_small`` (keys).
 
     Raises:
         ValueError: if the encoder returns tokens of a wrong shape or outside ``[0, codebook_size)``.

@@ -43,19 +43,7 @@ def build_clip_bank(
 ) -> TokenBank:
     """Return the bank of ``videos``, encoding what is not on disk yet; see `build_bank`.
 
-    Args:
-        videos: by split.
-        tokenizer: see `build_bank`.
-        cache: folder for banks.
-        clips: what the videos were prepared with; shots too short for a clip are left out.
-        flips: also encode the left-right mirror images of videos for training.
-        longest: of a longer shot only so many frames are encoded, the first ones.
-        encode: see `build_bank`.
-        progress: show a bar.
-
-    Raises:
-        UsageError: if there is no video for training.
-        ValueError: see `build_bank`.
+    Shots too short for a clip are left out; of one that is longer than ``longest`` only the first frames are encoded.
     """
     factor, most = tokenizer.downsample_factor, max(longest, clips.reach)
     items = [

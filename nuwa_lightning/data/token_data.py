@@ -78,18 +78,8 @@ def build_token_bank(
     """Return the bank of ``photos``, encoding what is not on disk yet; see `build_bank`.
 
     Its name depends on the tokenizer's fingerprint, the photos' contents and the settings, so another tokenizer never
-    reads it.
-
-    Args:
-        photos: by split.
-        tokenizer: see `build_bank`.
-        cache: folder for banks and shrunk photos.
-        settings: what is encoded of each photo.
-        encode: see `build_bank`.
-        max_pixels: limit on the pixels of one photo.
-        progress: show a bar.
-        source: the option that says where the photos lie and its value, for messages.
-        coarse: keep the tokens of coarse plans of the photos instead of their own.
+    reads it. With ``coarse`` it holds the tokens of coarse plans of the photos instead of their own; ``source`` is the
+    option that says where the photos lie and its value, for messages.
 
     Raises:
         UsageError: if a setting makes no sense or no photo can be used.
@@ -200,6 +190,7 @@ class TokenDataModule(TokenWindowsModule):
     Args:
         photos: where the photos come from.
         grid: (y, x) of a window in tokens.
+        grids: further sizes; each training batch is of one, of all with equal probability. Validation is by ``grid``.
         bank: what is encoded of each photo.
         max_pixels: limit on the pixels of one photo.
         options: see `TokenWindowsModule`.
@@ -215,12 +206,14 @@ class TokenDataModule(TokenWindowsModule):
         photos: PhotoSource,
         *,
         grid: tuple[int, int] = (32, 32),
+        grids: Sequence[tuple[int, int]] = (),
         bank: BankSettings = _BANK,
         max_pixels: int = MAX_PIXELS,
         **options: Any,
     ) -> None:
         bank.check()
-        super().__init__(photos, Window(1, *grid), stills=0.0, **options)  # a photo is always one
+        more = [Window(1, *size) for size in grids]
+        super().__init__(photos, Window(1, *grid), stills=0.0, more=more, **options)  # a photo is always one
         self.photos = photos
         self.settings = bank
         self.max_pixels = max_pixels
@@ -249,11 +242,7 @@ class TokenDataModule(TokenWindowsModule):
         )
 
     def check_sizes(self, factor: int) -> None:
-        """Look at the headers of the photos, before there is a tokenizer of ``factor`` pixels a token.
-
-        Raises:
-            UsageError: if each that can be read is smaller than a window.
-        """
+        """Look at the headers of the photos, before there is a tokenizer of ``factor`` pixels a token."""
         self._set_odd_aside(factor)
         smaller = False
         for split in SPLITS:
@@ -271,8 +260,11 @@ class TokenDataModule(TokenWindowsModule):
             size = image_size(photo.path, max_pixels=self.max_pixels)
         except ImageReadError:
             return None
-        shapes = sizes_for(size, self.settings.short_sides, 2 * factor)
-        return any(y // factor >= self.window.y and x // factor >= self.window.x for y, x in shapes)
+        for height, width in sizes_for(size, self.settings.short_sides, 2 * factor):
+            y, x = height // factor, width // factor
+            if y >= self.window.y and x >= self.window.x and (not self.whole_height or y == self.window.y):
+                return True
+        return False
 
     def _set_odd_aside(self, factor: int) -> None:
         """Hold out other photos where none of those held out can be used, or none of the rest."""

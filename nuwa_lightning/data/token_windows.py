@@ -92,6 +92,9 @@ class TokenWindowsModule(StreamingDataModule):
         window: what is cut.
         batch_size: windows in a batch, per process.
         stills: share of the batches that hold single frames, as many as a batch of windows has in all.
+        more: windows of other sizes; each training batch is of one size, of all with equal probability.
+        whole_height: take windows only of grids with as many rows, so that the top and the bottom of a window are those
+            of an image.
         options: see `StreamingDataModule`.
 
     Raises:
@@ -102,16 +105,27 @@ class TokenWindowsModule(StreamingDataModule):
     """What the grids are of, for messages: photo or video."""
 
     def __init__(
-        self, source: Source, window: Window, *, batch_size: int = 2, stills: float = 0.0, **options: Any
+        self,
+        source: Source,
+        window: Window,
+        *,
+        batch_size: int = 2,
+        stills: float = 0.0,
+        more: Sequence[Window] = (),
+        whole_height: bool = False,
+        **options: Any,
     ) -> None:
         super().__init__(batch_size=batch_size, **options)
-        if min(window.y, window.x) < 1:
-            raise UsageError("data.grid", [window.y, window.x], "give 1 token or more along each axis")
+        for option, size in [("data.grid", window), *(("data.grids", size) for size in more)]:
+            if min(size.y, size.x) < 1:
+                raise UsageError(option, [size.y, size.x], "give 1 token or more along each axis")
         if not 0 <= stills < 1:
             raise UsageError("data.stills", stills, "give a share of the batches, from 0 to below 1")
         self.source = source
         self.window = window
         self.stills = stills
+        self.more = tuple(more)
+        self.whole_height = whole_height
         self._tokenizer: TokenizerLike | None = None
         self._encode: Encode | None = None
         self._bank: TokenBank | None = None
@@ -141,15 +155,18 @@ class TokenWindowsModule(StreamingDataModule):
         """Return to what lengths of the shorter side files are shrunk, and what to do for larger ones, in words."""
 
     @final
-    def too_small(self, factor: int) -> UsageError:
+    def too_small(self, factor: int, window: Window | None = None) -> UsageError:
         """Return what to raise if no grid is as large as a window."""
-        y, x = self.window.y, self.window.x
+        option = "data.grids" if window in self.more else "data.grid"
+        window = window or self.window
+        y, x = window.y, window.x
         sides, larger = self.shrunk_to()
         hint = (
-            f"no {self.noun} is that large: a window needs {y * factor}x{x * factor} px (height x width) after"
+            f"no {self.noun} is that large: a window needs {y * factor}x{x * factor} px (height x width"
+            f"{', whole height' if self.whole_height else ''}) after"
             f" shrinking to {sides}; {larger}, give larger {self.noun}s or a smaller grid"
         )
-        return UsageError("data.grid", [y, x], hint)
+        return UsageError(option, [y, x], hint)
 
     @final
     def attach_tokenizer(self, tokenizer: TokenizerLike, *, encode: Encode | None = None) -> None:
@@ -231,7 +248,7 @@ class TokenWindowsModule(StreamingDataModule):
     def smaller(self) -> list[str]:
         """The keys of photos or videos of which no grid is as large as a window."""
         bank = self.bank
-        fitting = {entry.photo for entry in bank.entries if self.window.fits(entry)}
+        fitting = {entry.photo for entry in bank.entries if self._fits_in(self.window, entry)}
         return bank.too_small + [key for place, key in enumerate(bank.keys) if place not in fitting]
 
     def prepare_data(self) -> None:
@@ -246,27 +263,25 @@ class TokenWindowsModule(StreamingDataModule):
         Raises:
             UsageError: if no tokenizer is attached or nothing is as large as a window.
         """
-        choices = self._fitting("train")
-        if not choices:
-            raise self.too_small(self._tokenizer.downsample_factor if self._tokenizer else 1)
-        windows = RandomBatches(
-            functools.partial(_random_window, self.banks, choices, self.window),
-            len(choices),
-            self.batch_size,
-            self.seed,
-            rank,
-            world,
-        )
+
+        def batches(window: Window) -> RandomBatches:
+            choices = self._fitting("train", window)
+            if not choices:
+                raise self.too_small(self._tokenizer.downsample_factor if self._tokenizer else 1, window)
+            draw = functools.partial(_random_window, self.banks, choices, window)
+            return RandomBatches(draw, len(choices), self.batch_size, self.seed, rank, world)
+
+        sizes = tuple(map(batches, (self.window, *self.more)))
         stills = None
         if self.stills:
             one = Window(1, self.window.y, self.window.x)
-            draw = functools.partial(_random_window, self.banks, choices, one)
-            stills = replace(windows, draw=draw, batch_size=self.batch_size * self.window.frames)
-        return _Batches(windows, stills, self.stills, self.captions)
+            draw = functools.partial(_random_window, self.banks, self._fitting("train", self.window), one)
+            stills = replace(sizes[0], draw=draw, batch_size=self.batch_size * self.window.frames)
+        return _Batches(sizes, stills, self.stills, self.captions)
 
     def validation_samples(self) -> FixedSamples[tuple[BankEntry, int, int, int]]:
         """Return all windows that tile the held-out grids."""
-        entries = [entry for some in self._fitting("val") for entry in some]
+        entries = [entry for some in self._fitting("val", self.window) for entry in some]
         places = [
             (entry, t, y, x)
             for entry in entries
@@ -289,17 +304,22 @@ class TokenWindowsModule(StreamingDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps: enough to notice that the data changed."""
-        grid = [self.window.y, self.window.x]
+        grid: list[Any] = [self.window.y, self.window.x]
+        if self.more or self.whole_height:
+            grid = [grid, *([window.y, window.x] for window in self.more), self.whole_height]
         return {"bank": self.bank.folder.name, "seed": self.seed, "batch_size": self.batch_size, "grid": grid}
 
-    def _fitting(self, split: Split) -> list[list[BankEntry]]:
+    def _fits_in(self, window: Window, entry: BankEntry) -> bool:
+        return window.fits(entry) and (not self.whole_height or entry.y == window.y)
+
+    def _fitting(self, split: Split, window: Window) -> list[list[BankEntry]]:
         """Return the grids of ``split`` that are at least one window large, by photo or video."""
         found: dict[int, list[BankEntry]] = {}
         captions = self.captions
         for entry in self.bank.entries:
             if captions is not None and not captions.of_photo[entry.photo]:
                 continue
-            if self.bank.splits[entry.photo] == split and self.window.fits(entry):
+            if self.bank.splits[entry.photo] == split and self._fits_in(window, entry):
                 found.setdefault(entry.photo, []).append(entry)
         return list(found.values())
 
@@ -335,15 +355,17 @@ class _Collate:
 class _Batches:
     """A `BatchMaker` of windows, some batches of single frames, with their texts."""
 
-    windows: RandomBatches
+    sizes: tuple[RandomBatches, ...]
     stills: RandomBatches | None
     share: float
     captions: _Captions | None
 
     def batch(self, step: int) -> Batch:
         """See `BatchMaker.batch`."""
-        maker = self.windows
+        maker = self.sizes[0]
         # Nothing is drawn for what never happens. All processes draw the same: their steps take equally long.
+        if len(self.sizes) > 1:
+            maker = self.sizes[int(generator(maker.seed, 4, step).integers(len(self.sizes)))]
         if self.stills is not None and generator(maker.seed, 3, step).random() < self.share:
             maker = self.stills
         batch = maker.batch(step)

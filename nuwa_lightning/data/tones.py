@@ -26,11 +26,7 @@ def is_deep(image: Image.Image) -> bool:
 
 
 def to_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
-    """Return an image as 8-bit sRGB over white; what was changed that a user may want to know is added to ``notes``.
-
-    Raises:
-        ValueError: if its values do not tell what white is.
-    """
+    """Return an image as 8-bit sRGB over white; what was changed that a user may want to know is added to ``notes``."""
     profile = image.info.get("icc_profile")
     if image.mode.startswith("I") or image.mode == "F":
         return _in_srgb(_deep_gray(image, notes), profile, notes)
@@ -90,9 +86,6 @@ def to_srgb(profile: bytes) -> tuple[str, Any]:
 
     The transform is None where it changes no color by more than two levels: many files carry sRGB in slightly other
     words. Colors out of reach are clipped (relative colorimetric, black point compensated), as most viewers do.
-
-    Raises:
-        ValueError: if it is damaged or of a kind that is not known.
     """
     from PIL import ImageCms
 
@@ -126,11 +119,7 @@ def _lab_to_srgb() -> Any:
 
 
 def _deep_gray(image: Image.Image, notes: list[str]) -> Image.Image:
-    """Scale 16-bit, 32-bit and float gray to 8 bits; `Image.convert` would clip at 255.
-
-    Raises:
-        ValueError: if the values do not tell what white is.
-    """
+    """Scale 16-bit, 32-bit and float gray to 8 bits; `Image.convert` would clip at 255."""
     values = np.asarray(image)
     tags: Any = getattr(image, "tag_v2", {})
     if image.mode == "F":
@@ -156,11 +145,7 @@ def _white(values: npt.NDArray[Any], tags: Any) -> float:
 
 
 def scaled(values: npt.NDArray[Any], white: float, *, inverted: bool = False) -> npt.NDArray[np.uint8]:
-    """Return values from 0 to ``white`` as 8 bits; inverted, white is 0.
-
-    Raises:
-        ValueError: if a value lies outside.
-    """
+    """Return values from 0 to ``white`` as 8 bits; inverted, white is 0."""
     if values.size and not (float(values.min()) >= 0.0 and float(values.max()) <= white):
         raise ValueError(f"gray values outside 0..{white:g}")
     made = np.rint(values.astype(np.float64) * (255.0 / white)).astype(np.uint8)

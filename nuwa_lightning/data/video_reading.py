@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import re
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,13 +16,52 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageSequence
 
-from nuwa_lightning.data.folders import regular_stat
-from nuwa_lightning.data.listing import natural_key, own_kind
+from nuwa_lightning.data.folders import natural_key, own_kind, regular_stat
 from nuwa_lightning.data.reading import MAX_PIXELS, ImageReadError, check_size, list_images, read_image
-from nuwa_lightning.data.video_damage import find_damage, length_bytes
 from nuwa_lightning.errors import UsageError
 
 # Legend: Y, X pixels along the axes, 3 colours.
+
+_ZEROS: Final = re.compile(rb"\x00\x00[\x00-\x02]")
+_ZEROS_BETWEEN: Final = re.compile(rb"\x00\x00(?:\x00+[^\x00\x01]|\x02)")
+"""Where units are told apart by 0, 0, 1, any number of zeros may stand before that."""
+_PADDING: Final = 8
+"""Some tools leave zeros at the end of a unit; what is lost is longer."""
+
+
+def length_bytes(codec: str, extradata: bytes | None) -> int | None:
+    """Return how many bytes tell the length of a unit; 0 where start codes part units, None if the codec has none."""
+    said = extradata or b""
+    if codec == "h264":
+        return (said[4] & 3) + 1 if len(said) > 6 and said[0] == 1 else 0
+    if codec == "hevc":
+        # A stream with start codes begins 0, 0, 1 or 0, 0, 0, 1.
+        return (said[21] & 3) + 1 if len(said) > 22 and (said[0] or said[1] or said[2] > 1) else 0
+    return None
+
+
+def find_damage(packet: bytes, lengths: int) -> str | None:
+    """Return what is wrong with a packet of H.264 or HEVC, which decoders paint over without a word, or None.
+
+    A stretch of a file that was never written, or lost, reads as zeros. These codecs escape zeros: within a unit of
+    theirs (NAL; H.264 7.4.1, HEVC 7.4.2) the bytes 0, 0 are never followed by 0, 1 or 2. So such a stretch is found
+    without decoding, as is a unit whose length cannot be.
+    """
+    if lengths == 0:
+        return "a stretch of zeros" if _ZEROS_BETWEEN.search(packet) else None
+    at = 0
+    while at < len(packet):
+        size = int.from_bytes(packet[at : at + lengths], "big")
+        at += lengths
+        if not 0 < size <= len(packet) - at:
+            return f"a unit of {size} bytes where {max(0, len(packet) - at)} are left"
+        unit = packet[at : at + size]
+        kept = unit.rstrip(b"\0")
+        if _ZEROS.search(kept) or len(unit) - len(kept) > _PADDING:
+            return "a stretch of zeros"
+        at += size
+    return None
+
 
 Frame = npt.NDArray[np.uint8]
 """uint8 RGB, (Y, X, 3)."""
@@ -45,11 +85,7 @@ _EXTRA: Final = "pip install 'nuwa-lightning[video]'"
 class VideoReadError(UsageError):
     """A file is not a video that can be read; the message names the file and the reason.
 
-    Args:
-        path: the file.
-        reason: what is wrong with it.
-        hint: what to do about it.
-        over_limit: whether ``max_pixels`` refused it; callers know what their option is called.
+    ``over_limit``: whether ``max_pixels`` refused it; callers know what their option is called.
     """
 
     def __init__(
@@ -70,25 +106,17 @@ class FrameReader(Protocol):
     """Decodes videos."""
 
     def frames(self, path: Path) -> Iterator[tuple[float, Frame]]:
-        """Yield every frame, upright, with its time in seconds from the first one, in the order of showing.
-
-        Raises:
-            VideoReadError: if the file is missing, no video, damaged, or its frames change their size.
-        """
+        """Yield every frame, upright, with its time in seconds from the first one, in the order of showing."""
 
 
 @final
 class PyAvReader:
     """Decodes by PyAV, in one thread, and turns videos upright as the file says.
 
-    Of damage, lost stretches are always found in H.264 and HEVC (`nuwa_lightning.data.video_damage`), and elsewhere
+    Of damage, lost stretches are always found in H.264 and HEVC (`nuwa_lightning.data.video_reading`), and elsewhere
     what the decoder notices.
 
-    Args:
-        max_pixels: refuse videos whose frames have more, before any is decoded.
-
-    Raises:
-        UsageError: if PyAV is not installed.
+    Videos whose frames have more than ``max_pixels`` are refused before any is decoded.
     """
 
     def __init__(self, *, max_pixels: int = MAX_PIXELS) -> None:
@@ -125,9 +153,6 @@ class TorchcodecReader:
     """Decodes by torchcodec, where it is installed; from its version 0.11 on it turns videos upright.
 
     It paints over damage, so PyAV looks through the compressed data first, and finds lost stretches in H.264 and HEVC.
-
-    Raises:
-        UsageError: if one of them is not installed.
     """
 
     def __init__(self) -> None:
@@ -239,11 +264,7 @@ def _check_frame(clip: Path, size: tuple[int, int], max_pixels: int) -> None:
 
 
 def make_reader(name: ReaderName) -> FrameReader:
-    """Return the reader of that name.
-
-    Raises:
-        UsageError: if there is none, or its library is not installed.
-    """
+    """Return the reader of that name."""
     if name == "pyav":
         return PyAvReader()
     if name == "torchcodec":

@@ -26,11 +26,7 @@ class Movement(ABC):
 
     @abstractmethod
     def frames(self, path: Path) -> Iterator[tuple[float, Frame]]:
-        """Yield the frames with their times in seconds.
-
-        Raises:
-            VideoReadError: if the file cannot be read.
-        """
+        """Yield the frames with their times in seconds."""
 
 
 @final
@@ -119,20 +115,12 @@ class Video(Sample):
         return self.motion is not None
 
     def frames(self, reader: FrameReader) -> Iterator[tuple[float, Frame]]:
-        """Yield the frames with their times in seconds.
-
-        Raises:
-            VideoReadError: if the file cannot be read.
-        """
+        """Yield the frames with their times in seconds."""
         return reader.frames(self.path) if self.motion is None else self.motion.frames(self.path)
 
 
 def photograph(path: Path) -> Image.Image:
-    """Return the photograph that a video is made of.
-
-    Raises:
-        VideoReadError: if it cannot be read.
-    """
+    """Return the photograph that a video is made of."""
     try:
         return read_image(path)
     except ImageReadError as error:

@@ -58,12 +58,7 @@ class WindowReader(ABC):
         """Let go of the file."""
 
     def read(self, top: int, left: int, height: int, width: int) -> Pixels:
-        """Return a rectangle (Y, X, 3).
-
-        Raises:
-            ValueError: if it does not lie inside the image.
-            ImageReadError: if it is damaged there.
-        """
+        """Return a rectangle (Y, X, 3)."""
         rows, columns = self.size
         if not (0 <= top < top + height <= rows and 0 <= left < left + width <= columns):
             raise ValueError(f"window {top, left, height, width} of an image of {rows}x{columns} pixels")
@@ -82,15 +77,7 @@ class WindowReader(ABC):
 
 @final
 class WholeImage(WindowReader):
-    """An image that its format only gives whole.
-
-    Args:
-        path: the file.
-        max_pixels: refuse more pixels than this, before decoding.
-
-    Raises:
-        ImageReadError: see `read_image`.
-    """
+    """An image that its format only gives whole."""
 
     def __init__(self, path: Path, *, max_pixels: int = MAX_PIXELS) -> None:
         self._pixels_YX3: Pixels = np.asarray(read_image(path, max_pixels=max_pixels))
@@ -110,16 +97,9 @@ class WholeImage(WindowReader):
 
 @final
 class TiffWindows(WindowReader):
-    """A page of a TIFF or BigTIFF, tile by tile or strip by strip.
+    """A page of a TIFF or BigTIFF, tile by tile or strip by strip; see :func:`can_be_read_by_parts`.
 
-    Args:
-        path: the file.
-        page: its page; see :func:`can_be_read_by_parts`.
-        held_bytes: decoded parts that are kept for the next windows.
-        max_pixels: refuse a page whose single tile or strip has more pixels than this.
-
-    Raises:
-        ImageReadError: if the file ends before its last part.
+    ``held_bytes`` of decoded parts are kept for the next windows; a part of more than ``max_pixels`` is refused.
     """
 
     def __init__(
@@ -226,14 +206,6 @@ def open_windows(
 
     A TIFF of 8 or 16 bits, grey or RGB, that is uncompressed or compressed by deflate (all codecs where the package
     imagecodecs is installed) is never held whole and may have any size. Anything else is decoded whole.
-
-    Args:
-        path: the file.
-        max_pixels: limit on the pixels that are decoded at once, against files made to exhaust the memory.
-        held_bytes: decoded tiles that are kept for the next windows.
-
-    Raises:
-        ImageReadError: if it is missing, no image, damaged, cut short, or larger than the limit where that holds.
     """
     path = Path(path)
     try:

@@ -22,11 +22,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nuwa_lightning.batch_part import WHOLE, BatchPart
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.models.nuwa_infinity import ABSENT
 from nuwa_lightning.planning.geometry import PatchIndex
-from nuwa_lightning.processes import WHOLE, BatchPart
 from nuwa_lightning.tokenizers.base import Tokenizer
 from nuwa_lightning.tokenizers.tiling import decode_tiled, encode_tiled
 

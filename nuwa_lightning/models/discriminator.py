@@ -19,11 +19,6 @@ class PatchDiscriminator(nn.Module):
     """Says of every small square of an image how real it looks (Isola et al. 2017); no statistics over the canvas.
 
     Pixels are folded into channels first, as in our encoder, which is what makes it cheap on a CPU.
-
-    Args:
-        channels: channels of the hidden layers.
-        layers: hidden layers of 3x3 kernels; each widens what one answer sees.
-        cell: pixels per side of the square that one answer stands for.
     """
 
     def __init__(self, channels: int = 64, layers: int = 3, *, cell: int = 4) -> None:

@@ -21,11 +21,7 @@ from nuwa_lightning.planning.schedule import ContextTable, PlannedStep, TokenOrd
 
 
 def patch_cells(symmetry: Symmetry, patch_size: tuple[int, int], token_order: TokenOrder) -> list[tuple[int, int]]:
-    """Return the ``(row, column)`` inside a patch of each of its N tokens, in writing order.
-
-    Raises:
-        ValueError: if a symmetry that transposes meets a patch that is not square.
-    """
+    """Return the ``(row, column)`` inside a patch of each of its N tokens, in writing order."""
     frame = ZETA if token_order == "raster" else symmetry
     rows, columns = patch_size
     if frame.transpose and token_order == "mirrored" and rows != columns:
@@ -69,12 +65,7 @@ def neighbor_sources(
 ) -> tuple[tuple[NeighborSource | None, ...], ...]:
     """Return for each of N tokens in writing order the sources of its K neighbors.
 
-    Args:
-        symmetry: of the step.
-        context: offsets, on the canvas, of the patches that the pool selected.
-        patch_size: rows and columns.
-        token_order: how patches are written.
-        neighbors: of the model.
+    ``context`` are the offsets, on the canvas, of the patches that the pool selected.
     """
     rows, columns = patch_size
     cells = patch_cells(symmetry, patch_size, token_order)
@@ -175,9 +166,8 @@ def lay_out(
     steps = list(plan)
     table = ContextTable.from_walk(walk(steps, pool, grid, token_order=token_order))
     rows, columns = patch_size
-    assert grid.y is not None
-    assert grid.x is not None
-    frames, height, width = grid.t or 0, grid.y * rows, grid.x * columns
+    frames, down, across = grid.lengths
+    height, width = down * rows, across * columns
 
     def base(patch: PatchIndex) -> int:
         return (patch.t * height + patch.y * rows) * width + patch.x * columns

@@ -32,9 +32,6 @@ class PerceptualLoss(nn.Module, ABC):
 
     Each stage's features are brought to unit length per position; the squared differences are weighted per channel by
     learned heads, averaged over the image and summed over the stages (LPIPS, Zhang et al. 2018).
-
-    Args:
-        heads: one weight vector for each stage.
     """
 
     name: str
@@ -97,11 +94,7 @@ class STLPIPS(PerceptualLoss):
 
     @classmethod
     def from_package(cls, *, fused: bool = True) -> STLPIPS:
-        """Read the weights that the installed package ``stlpips-pytorch`` carries, without running its code.
-
-        Raises:
-            UsageError: if the package is not installed.
-        """
+        """Read the weights that the installed package ``stlpips-pytorch`` carries, without running its code."""
         folder = _package_folder("stlpips_pytorch")
         if folder is None:
             hint = "stlpips-pytorch is not installed: pip install stlpips-pytorch --no-deps"
@@ -133,12 +126,7 @@ class STLPIPS(PerceptualLoss):
 
 
 class LPIPS(PerceptualLoss):
-    """LPIPS with the VGG-16 trunk (Zhang et al. 2018), where its weights are on disk.
-
-    Args:
-        trunk: state of torchvision's ``vgg16`` (``features.*``).
-        heads: state of the package ``lpips``' ``weights/v0.1/vgg.pth``.
-    """
+    """LPIPS with the VGG-16 trunk (Zhang et al. 2018), where its weights are on disk."""
 
     name = "LPIPS(vgg)"
     _STAGES = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
@@ -155,11 +143,7 @@ class LPIPS(PerceptualLoss):
 
     @classmethod
     def from_files(cls, trunk: str | os.PathLike[str], heads: str | os.PathLike[str]) -> LPIPS:
-        """Read torchvision's ``vgg16`` weights and the package ``lpips``' ``vgg.pth``.
-
-        Raises:
-            UsageError: if a file is missing or holds something else.
-        """
+        """Read torchvision's ``vgg16`` weights and the package ``lpips``' ``vgg.pth``."""
         try:
             return cls(_read_state(Path(trunk)), _read_state(Path(heads)))
         except KeyError as error:
@@ -188,13 +172,8 @@ def build_perceptual(
 ) -> PerceptualLoss | None:
     """Return the best perceptual distance there is: LPIPS where its files are, else ST-LPIPS, else nothing.
 
-    Args:
-        kind: ``auto``, ``lpips``, ``st-lpips`` or ``none``.
-        vgg16: torchvision's ``vgg16`` weights; by default those that torch's hub has in its cache.
-        lpips_heads: the package ``lpips``' ``vgg.pth``; by default that of the installed package.
-
-    Raises:
-        UsageError: if the kind is unknown, or asked for by name and not there.
+    A ``kind`` that is asked for by name and not there is refused. By default torchvision's ``vgg16`` weights are those
+    in the cache of torch's hub, and the package ``lpips``' ``vgg.pth`` that of the installed package.
     """
     if kind not in ("auto", "lpips", "st-lpips", "none"):
         raise UsageError("perceptual.kind", kind, "use auto, lpips, st-lpips or none")

@@ -44,13 +44,7 @@ class PixelGuidedSize:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> PixelGuidedSize:
-        """Return the size that :meth:`as_dict` described.
-
-        Raises:
-            KeyError: if a part is missing.
-            TypeError: if a name is unknown.
-            ValueError: if a number makes no sense.
-        """
+        """Return the size that :meth:`as_dict` described."""
         return cls(VQGANConfig.from_dict(values["vqgan"]), tuple(values["guide_blocks"]))
 
 
@@ -58,11 +52,6 @@ class Guide(nn.Module):
     """Turns an image into features for every level of a decoder, with a finite receptive field.
 
     What it gives starts at zero (ours), so that the decoder it is added to decodes as before until it is trained.
-
-    Args:
-        channels: channels of each level of the decoder, coarsest first.
-        blocks: residual blocks of each level here, coarsest first.
-        cell: side in pixels of a cell of the finest level.
     """
 
     def __init__(self, channels: Sequence[int], blocks: Sequence[int], *, cell: int) -> None:

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, final
 
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.planning.context.base import ContextPool
-from nuwa_lightning.planning.context.canvas import CanvasPool
+from nuwa_lightning.planning.context.base import CanvasPool, ContextPool
 from nuwa_lightning.planning.direction.base import Step
 from nuwa_lightning.planning.geometry import OMEGA, Extent, PatchGrid, PatchIndex, PatchOffset, Symmetry
 

@@ -161,11 +161,7 @@ class _Loaded:
 
 
 def _loaded(name: str, max_tokens: int, *, clip: bool) -> _Loaded:
-    """Return an encoder that reads ``max_tokens``.
-
-    Raises:
-        UsageError: if the library or the model is not there, or reads fewer or more.
-    """
+    """Return an encoder that reads ``max_tokens``."""
     loaded = _load(name, clip=clip)
     _check_tokens(max_tokens, *loaded.limits)
     return loaded

@@ -59,11 +59,7 @@ class MiniLMTextEncoder(TextEncoder):
         return f"MiniLM {_digest(self._files()[0])} {self.max_tokens}"
 
     def encode(self, captions: Sequence[str]) -> list[Tensor]:
-        """See `TextEncoder.encode`.
-
-        Raises:
-            UsageError: if the weights are not there, or are others.
-        """
+        """See `TextEncoder.encode`."""
         weights, vocabulary = self._files()
         tokens: list[Tensor] = []
         for caption, found in zip(captions, _word_pieces(vocabulary).encode_batch(list(captions)), strict=True):

@@ -99,11 +99,7 @@ class PublishedQuantizer(nn.Module):
 
 
 class PublishedDecoder(nn.Module):
-    """Codes to pixels; MoVQ's norms look at the codes once more.
-
-    Args:
-        vq: a ``diffusers.VQModel``.
-    """
+    """Codes to pixels; MoVQ's norms look at the codes once more."""
 
     def __init__(self, vq: Any) -> None:
         super().__init__()
@@ -183,11 +179,7 @@ class PublishedVQGAN(nn.Module):
         return 1
 
     def encode_features(self, image_B3YX: Tensor) -> Tensor:
-        """Return the vectors ``z_BDYX`` before quantisation.
-
-        Raises:
-            ValueError: if a side is no multiple of ``downsample_factor``.
-        """
+        """Return the vectors ``z_BDYX`` before quantisation."""
         sides = tuple(image_B3YX.shape[2:])
         if any(side % self.downsample_factor or side == 0 for side in sides):
             raise ValueError(f"image of {sides}: both sides must be multiples of {self.downsample_factor}")
@@ -211,12 +203,7 @@ class PublishedVQGAN(nn.Module):
         return self.decode_features(self.quantizer.lookup(tokens_BYX)).clamp(-1, 1)
 
     def forward(self, image_B3YX: Tensor, *, quantize: bool = True) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return reconstructions (not clamped), vectors ``z_BDYX``, tokens and commitment, with gradients.
-
-        Args:
-            image_B3YX: in [-1, 1].
-            quantize: always true; a published tokenizer has its codes.
-        """
+        """Return reconstructions (not clamped), vectors ``z_BDYX``, tokens and commitment, with gradients."""
         z_BDYX = self.encode_features(image_B3YX)
         q_BDYX, tokens_BYX, commitment = self.quantizer(z_BDYX)
         return self.decode_features(q_BDYX), z_BDYX, tokens_BYX, commitment

@@ -18,10 +18,10 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
+from nuwa_lightning.batch_part import WHOLE, BatchPart
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.planning.direction.base import Step
 from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
-from nuwa_lightning.processes import WHOLE, BatchPart
 from nuwa_lightning.text.base import TextEncoder
 
 _GOING_ON: Final = 2 / 3
@@ -65,16 +65,7 @@ class Conditions:
     def text_of(
         self, batch: Mapping[str, Tensor], generator: torch.Generator | None, part: BatchPart = WHOLE
     ) -> SampleText | None:
-        """Return the texts of a batch, some of them dropped if there is a generator to draw which.
-
-        Args:
-            batch: holds the texts.
-            generator: draws.
-            part: which part of the batch this is.
-
-        Raises:
-            UsageError: if the batch has none for a model that reads text.
-        """
+        """Return the texts of a batch, some of them dropped if there is a generator to draw which."""
         if self.text_encoder is None:
             return None
         if "text" not in batch:
@@ -92,12 +83,7 @@ def token_noise(
 ) -> Tensor:
     """Return tokens as they are read, some of them wrongly: half as a code that looks alike, half as another's token.
 
-    Args:
-        tokens_BS: samples, each of which draws how much it misreads, from 0 to ``share``.
-        codebook_KE: code vectors, whose distances tell what looks alike.
-        share: of tokens that are token_noise, at most.
-        generator: draws.
-        part: which part of the batch the samples are.
+    Each sample draws how much it misreads, from 0 to ``share``; distances of code vectors tell what looks alike.
     """
     S = tokens_BS.shape[1]
     device, K, whole = tokens_BS.device, len(codebook_KE), part.world * len(tokens_BS)
@@ -115,12 +101,7 @@ def token_noise(
 
 
 class SampleText(NamedTuple):
-    """The texts of some samples.
-
-    Attributes:
-        states_BSE: token states.
-        text_mask_BS: which tokens are there; none where the text was dropped.
-    """
+    """The texts of some samples."""
 
     states_BSE: Tensor
     text_mask_BS: Tensor
@@ -138,15 +119,13 @@ def draw_known(grid: PatchGrid, generator: torch.Generator) -> frozenset[PatchIn
 
     Of three videos two are to be gone on with instead: the first frame is given, or the first few.
     """
-    assert grid.t is not None
-    assert grid.y is not None
-    assert grid.x is not None
-    if grid.t > 1 and bool(torch.rand((), generator=generator) < _GOING_ON):
+    frames, rows, columns = grid.lengths
+    if frames > 1 and bool(torch.rand((), generator=generator) < _GOING_ON):
         first = bool(torch.rand((), generator=generator) < 0.5)
-        frames = 1 if first else int(torch.randint(1, grid.t, (), generator=generator))
-        return frozenset(patch for patch in grid if patch.t < frames)
-    spans = (itertools.combinations(range(length + 1), 2) for length in (grid.y, grid.x))
-    rectangles = [(*y, *x) for y, x in itertools.product(*spans) if (*y, *x) != (0, grid.y, 0, grid.x)]
+        count = 1 if first else int(torch.randint(1, frames, (), generator=generator))
+        return frozenset(patch for patch in grid if patch.t < count)
+    spans = (itertools.combinations(range(length + 1), 2) for length in (rows, columns))
+    rectangles = [(*y, *x) for y, x in itertools.product(*spans) if (*y, *x) != (0, rows, 0, columns)]
     if not rectangles:
         return frozenset()
     top, bottom, left, right = rectangles[int(torch.randint(len(rectangles), (), generator=generator))]

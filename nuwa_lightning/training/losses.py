@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from nuwa_lightning.batch_part import WHOLE, BatchPart
 from nuwa_lightning.errors import check_range
 from nuwa_lightning.models.perceptual import PerceptualLoss, build_perceptual
-from nuwa_lightning.processes import WHOLE, BatchPart
 
 _LOG = logging.getLogger(__name__)
 
@@ -62,11 +62,7 @@ class PerceptualTerm:
             check_range(f"model.loss.perceptual.{name}", getattr(self, name), least)
 
     def build(self) -> PerceptualLoss | None:
-        """Return the network, frozen, or nothing.
-
-        Raises:
-            UsageError: if what was asked for by name is not there.
-        """
+        """Return the network, frozen, or nothing."""
         if self.weight <= 0:
             return None
         loss = build_perceptual(self.kind, vgg16=self.vgg16, lpips_heads=self.lpips_heads)
@@ -131,10 +127,7 @@ class LossWeights:
 def difference_terms(rebuilt_B3YX: Tensor, image_B3YX: Tensor, *, factor: int) -> dict[str, Tensor]:
     """Return the terms that compare pixels: ``pixel``, ``squared`` and ``colour``.
 
-    Args:
-        rebuilt_B3YX: what was made.
-        image_B3YX: what it should be.
-        factor: side of the squares whose mean colours are compared, in pixels; those of twice the side are, too.
+    Mean colours are compared over squares of ``factor`` pixels, and over those of twice the side.
     """
     difference = rebuilt_B3YX - image_B3YX
     coarse = functional.avg_pool2d(difference, factor)

@@ -17,15 +17,7 @@ _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalise(matrices_BMN: Tensor, steps: int = 5) -> Tensor:
-    """Push the singular values of each matrix towards 1 by Newton-Schulz iteration.
-
-    Args:
-        matrices_BMN: a stack of matrices ``[B, M, N]``.
-        steps: iterations.
-
-    Returns:
-        The same shape; singular values roughly in 0.7 .. 1.2.
-    """
+    """Push the singular values of each matrix ``[B, M, N]`` to roughly 0.7 .. 1.2 by Newton-Schulz iteration."""
     a, b, c = _COEFFICIENTS
     x = matrices_BMN
     tall = x.shape[-2] > x.shape[-1]
@@ -127,12 +119,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
 
 def muon_groups(model: nn.Module, *hidden: nn.Module) -> list[dict[str, Any]]:
-    """Split parameters: matrices inside ``hidden`` go to Muon, all else to AdamW, and only matrices decay.
-
-    Args:
-        model: everything that is trained.
-        hidden: the stacks of layers inside ``model``.
-    """
+    """Split parameters: matrices inside ``hidden`` go to Muon, all else to AdamW, and only matrices decay."""
     named = (pair for stack in hidden for pair in stack.named_parameters())
     inside = {id(p) for name, p in named if p.ndim == 2 and name.endswith("weight")}
     params = [p for p in model.parameters() if p.requires_grad]

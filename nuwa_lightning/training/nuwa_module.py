@@ -9,7 +9,6 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -17,11 +16,12 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from nuwa_lightning.batch_part import WHOLE, BatchPart
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.coarse_plan import CoarsePlan
 from nuwa_lightning.generation.local import AutoregressiveLocalDecoder, LocalDecoder
 from nuwa_lightning.generation.patch_decoder import own_neighbors
-from nuwa_lightning.generation.pretrained import Generator, check_saved, save_generator
+from nuwa_lightning.generation.pretrained import Generator, begin_with, check_saved, save_generator, shape_of
 from nuwa_lightning.models.layout import PlanLayout, lay_out
 from nuwa_lightning.models.nuwa_infinity import PatchTransformer, TextStates, TokenMask, TransformerConfig
 from nuwa_lightning.planning.context.base import ContextPool, checked_extent
@@ -30,9 +30,7 @@ from nuwa_lightning.planning.direction.arbitrary import ArbitraryDirectionContro
 from nuwa_lightning.planning.direction.base import DirectionController, Step
 from nuwa_lightning.planning.geometry import PatchGrid
 from nuwa_lightning.planning.schedule import TokenOrder
-from nuwa_lightning.processes import WHOLE, BatchPart
 from nuwa_lightning.tokenizers.base import Tokenizer
-from nuwa_lightning.training.batch import Whole, Written, gathered, hidden, no_loss
 from nuwa_lightning.training.conditioning import Conditions, SampleText, token_noise
 from nuwa_lightning.training.losses import LossTerm
 from nuwa_lightning.training.muon import MuonAdamW, muon_groups
@@ -46,7 +44,7 @@ from nuwa_lightning.training.optimization import (
     prefer_options,
     unsynced,
 )
-from nuwa_lightning.training.plans import TrainingPlans
+from nuwa_lightning.training.plans import TrainingPlans, Whole, Written, gathered, hidden, no_loss
 from nuwa_lightning.training.scaling import ScalingConfig, TokenLosses, patch_loss
 
 Optimize = Literal["joint", "accumulated", "per_patch"]
@@ -77,6 +75,8 @@ class NuwaInfinityModule(LightningModule):
         optimize: "joint", "accumulated" or "per_patch".
         conditions: what samples are conditioned on beside their context: a text, parts of them that are given.
         plan: the coarse plan that the model reads; None for a model without.
+        start_from: a run of stage 2 whose weights this one begins with, or ``landscape``, which comes with the package;
+            its shape has to be the same.
         lr: peak learning rate of Muon (layer matrices) and AdamW (the rest).
         descent: the rest of the optimiser's options; its weight decay is the default optimizer's.
         optimizer: another optimizer, called with groups of parameters: a class path with its arguments in a recipe. Its
@@ -104,6 +104,7 @@ class NuwaInfinityModule(LightningModule):
         optimize: Optimize = "joint",
         conditions: Conditions = Conditions(),  # noqa: B008 - frozen
         plan: CoarsePlan | None = None,
+        start_from: str | None = None,
         lr: float = 2e-3,
         descent: OptimizerConfig = OptimizerConfig(),  # noqa: B008 - frozen
         optimizer: Callable[[Iterable[Any]], torch.optim.Optimizer] | None = None,
@@ -137,6 +138,8 @@ class NuwaInfinityModule(LightningModule):
             raise
         except ValueError as error:
             raise UsageError("model.transformer", transformer, str(error)) from None
+        if start_from is not None:
+            begin_with(self.transformer, start_from, option="model.start_from")
         self._tokenizer: tuple[Tokenizer, ...] = ()
         self._plans = TrainingPlans(direction, conditions, patch_size=patch_size, lay_out=self._lay_out)
         self._options: list[dict[str, Any]] = []
@@ -160,11 +163,7 @@ class NuwaInfinityModule(LightningModule):
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The attached tokenizer.
-
-        Raises:
-            RuntimeError: before :meth:`attach_tokenizer`.
-        """
+        """The attached tokenizer."""
         if not self._tokenizer:
             raise RuntimeError("attach_tokenizer has not been called")
         return self._tokenizer[0]
@@ -385,22 +384,9 @@ class NuwaInfinityModule(LightningModule):
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
-    def _described(self) -> dict[str, Any]:
-        model = self.transformer
-        return {
-            "codebook_size": model.codebook_size,
-            "codebook_dim": model.codebook_dim,
-            "patch_size": list(model.patch_size),
-            "embedding_extent": list(model.embedding_extent),
-            "size": asdict(model.size),
-            "bidirectional": model.bidirectional,
-            "text_dim": model.text_dim,
-            "coarse_plan": model.coarse_plan,
-        }
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the model's shape and the tokenizer's fingerprint, in plain values."""
-        checkpoint["patch_transformer"] = self._described()
+        checkpoint["patch_transformer"] = shape_of(self.transformer)
         checkpoint["tokenizer_fingerprint"] = self.tokenizer.fingerprint() if self._tokenizer else None
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -419,7 +405,7 @@ class NuwaInfinityModule(LightningModule):
         stored = {"bidirectional": False, "text_dim": 0, "coarse_plan": False, **checkpoint["patch_transformer"]}
         first = {"ahead": False, "copy_head": False, "code_head": True, "symmetry_embedding": True}
         stored["size"] = {**first, **stored["size"]}
-        for key, value in self._described().items():
+        for key, value in shape_of(self.transformer).items():
             if stored.get(key) != value:
                 hint = f"the checkpoint {name} has {stored.get(key)}: use that, or start anew"
                 raise UsageError(_OPTIONS.get(key, key), value, hint)

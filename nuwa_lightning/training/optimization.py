@@ -52,11 +52,7 @@ class OptimizerConfig:
 
 
 def step_uncounted(optimizer: Any) -> None:
-    """Take a step that ``global_step`` does not count; call it inside ``training_step`` only.
-
-    Args:
-        optimizer: one of ``LightningModule.optimizers()``.
-    """
+    """Take a step that ``global_step`` does not count; call it inside ``training_step`` only."""
     # The loop sets these again before every training_step, hence the silencing lasts for one batch.
     optimizer._on_before_step = _nothing
     optimizer._on_after_step = _nothing
@@ -79,13 +75,17 @@ def prefer_options(
 ) -> None:
     """Let the options of this run win over those that a checkpoint brought along with an optimizer's state.
 
+    They are its :func:`group_options` from before that, with the scheduler made already, which goes on where it was.
     Where nothing was changed, nothing changes, to the bit.
 
-    Args:
-        optimizer: restored from a checkpoint.
-        options: its :func:`group_options` before that, with the scheduler made already.
-        scheduler: its schedule, which goes on where it was.
+    Raises:
+        UsageError: if the state is that of other parameters.
     """
+    for parameter, state in optimizer.state.items():
+        for name in ("mean", "square", "momentum", "exp_avg", "exp_avg_sq", "momentum_buffer"):
+            if name in state and getattr(state[name], "shape", None) != parameter.shape:
+                hint = f"{name} of its optimizer does not have the shape of its weights: name an earlier one"
+                raise UsageError("ckpt_path", "this checkpoint", hint)
     for group, chosen in zip(optimizer.param_groups, options, strict=True):
         group.update(chosen)
     if scheduler is None:
@@ -117,14 +117,10 @@ def cosine_schedule(
 
 
 def cosine_factor(step: int, *, warmup: int, total: float, peak_early: bool = False, linear: bool = False) -> float:
-    """Return the learning rate at ``step`` over its peak: linear warm-up, then a cosine to zero at ``total``.
+    """Return the learning rate at ``step`` (from 0) over its peak: linear warm-up, then a cosine to zero at ``total``.
 
-    Args:
-        step: from 0.
-        warmup: steps of the linear part.
-        total: steps in all; infinity stays at the peak.
-        peak_early: whether the last of the ``warmup`` steps is at the peak already, else it is the next.
-        linear: a straight line instead of the cosine.
+    With ``peak_early`` the last of the ``warmup`` steps is at the peak already, else it is the next; an infinite
+    ``total`` stays at the peak; ``linear`` is a straight line instead of the cosine.
     """
     if step < warmup:
         return (step + 1) / (warmup if peak_early else warmup + 1)
@@ -135,11 +131,7 @@ def cosine_factor(step: int, *, warmup: int, total: float, peak_early: bool = Fa
 
 
 def check_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Refuse a learning rate that an optimizer was given of its own, since all groups follow ``model.lr``.
-
-    Raises:
-        UsageError: if there is one.
-    """
+    """Refuse a learning rate that an optimizer was given of its own, since all groups follow ``model.lr``."""
     parameter = inspect.signature(type(optimizer)).parameters.get("lr")
     own = optimizer.defaults.get("lr", lr)
     if own != lr and (parameter is None or own != parameter.default):
@@ -168,16 +160,7 @@ def unsynced(trainer: Trainer) -> AbstractContextManager[None]:
 
 
 def check_finite(tensors: dict[str, Tensor], *, step: int, lr: float) -> None:
-    """Stop a training that has gone wrong, before it spoils the weights.
-
-    Args:
-        tensors: losses or gradients by name.
-        step: what ``global_step`` is.
-        lr: the option to blame, since it nearly always is.
-
-    Raises:
-        UsageError: naming the step and the first tensor that is not finite.
-    """
+    """Stop a training that has gone wrong before it spoils the weights; ``lr`` is blamed, since it nearly always is."""
     if all(bool(torch.isfinite(value).all()) for value in tensors.values()):
         return
     bad = next(name for name, value in tensors.items() if not torch.isfinite(value).all())
@@ -185,11 +168,7 @@ def check_finite(tensors: dict[str, Tensor], *, step: int, lr: float) -> None:
 
 
 def clip_gradients(parameters: Iterable[tuple[str, Tensor]], limit: float, *, step: int, lr: float) -> Tensor:
-    """Scale gradients down to a total length of ``limit`` (0: leave them) and return the length they had.
-
-    Raises:
-        UsageError: if a gradient is not finite, naming it and the step.
-    """
+    """Scale gradients down to a total length of ``limit`` (0: leave them) and return the length they had."""
     named = {name: p for name, p in parameters if p.grad is not None}
     norm = torch.nn.utils.get_total_norm([p.grad for p in named.values() if p.grad is not None])
     if not torch.isfinite(norm):

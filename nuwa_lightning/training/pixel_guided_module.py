@@ -15,10 +15,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from nuwa_lightning.batch_part import WHOLE, BatchPart
 from nuwa_lightning.errors import UsageError, check_range
 from nuwa_lightning.models.pixel_guided import PixelGuidedDecoder
 from nuwa_lightning.models.vqgan import VQGAN
-from nuwa_lightning.processes import WHOLE, BatchPart
 from nuwa_lightning.training.losses import LossWeights, difference_terms, weighted_sum
 from nuwa_lightning.training.optimization import (
     OptimizerConfig,
@@ -308,12 +308,8 @@ def slowed(
 ) -> Tensor:
     """Return clips as long, in which a window moves over the first frame of each at a constant slow speed.
 
-    Args:
-        video_BT3YX: the clips.
-        factor: the window's sides are multiples of it, as large as there is room.
-        generator: draws speed and place of each.
-        fastest: whole pixels a frame along each axis; each clip draws its own limit first, 0 among them.
-        part: which part of the batch the clips are.
+    Its sides are multiples of ``factor``, as large as there is room. Each clip draws a limit of its own, of at most
+    ``fastest`` whole pixels a frame along each axis, 0 among them, then its speed.
     """
     frames, room = video_BT3YX.shape[1], fastest * (video_BT3YX.shape[1] - 1)
     sides = [max(factor, (full - room) // factor * factor) for full in video_BT3YX.shape[3:]]

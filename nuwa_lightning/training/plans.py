@@ -1,18 +1,129 @@
-"""Which plan a training sample follows, laid out as tensors; each layout is made once."""
+"""Which plan a training sample follows, laid out as tensors (each layout is made once), and its tokens in that order.
+
+Shape legend: B samples, G samples of all processes that train together, P steps of a plan, N tokens per patch,
+K neighbors, S tokens of a sample.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import final
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.models.layout import PlanLayout
+from nuwa_lightning.models.nuwa_infinity import ABSENT, TokenMask
 from nuwa_lightning.planning.direction.base import DirectionController, Step
 from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
-from nuwa_lightning.training.conditioning import Conditions, closing, draw_known
+from nuwa_lightning.training.conditioning import Conditions, SampleText, closing, draw_known
+
+
+class Whole(NamedTuple):
+    """What all processes that train together have.
+
+    Attributes:
+        samples: how many follow plans with the same masks.
+        total: how many tokens are written of the whole batch, whatever its plans.
+        masked_GPN: which tokens of these samples are hidden, if any are.
+    """
+
+    samples: int
+    total: int
+    masked_GPN: Tensor | None
+
+
+@dataclass(frozen=True)
+class Written:
+    """Samples that follow plans with the same masks, in writing order.
+
+    Attributes:
+        layout: of one of them.
+        tokens_BPN: codes, the targets.
+        read_BPN: codes as they are read: the same, or some of them wrong.
+        neighbors_BPNK: their neighbors, as they are read.
+        symmetry_BP: index of each step's symmetry.
+        whole: these samples and those that follow such plans in other processes.
+        token_mask: what is hidden, unless each token sees earlier ones only.
+        text: their texts, for a model that reads text.
+    """
+
+    layout: PlanLayout
+    tokens_BPN: Tensor
+    read_BPN: Tensor
+    neighbors_BPNK: Tensor
+    symmetry_BP: Tensor
+    whole: Whole
+    token_mask: TokenMask | None = None
+    text: SampleText | None = None
+
+    @property
+    def count(self) -> int:
+        """How many tokens are written in all processes; those that are given are no targets."""
+        _, P, N = self.tokens_BPN.shape
+        return self.whole.samples * (P - int(self.layout.known_P.sum())) * N
+
+    def share(self, step: int) -> float:
+        """Return which share of the targets of a step this process has."""
+        masked_GPN = self.whole.masked_GPN
+        if self.token_mask is None or masked_GPN is None:
+            return len(self.tokens_BPN) / self.whole.samples
+        return float(self.token_mask.tokens[:, step].sum()) / float(masked_GPN[:, step].sum())
+
+    def weighted(self, loss_BPN: Tensor) -> Tensor:
+        """Return the loss of hidden tokens only, if any are, so that the mean over what is written is their mean."""
+        masked_GPN = self.whole.masked_GPN
+        if self.token_mask is None or masked_GPN is None:
+            return loss_BPN
+        targets = masked_GPN[:, ~self.layout.known_P].sum().clamp_min(1)
+        return loss_BPN * self.token_mask.tokens * (self.count / targets).to(loss_BPN.device)
+
+
+def look_up(tokens_S: Tensor, place: Tensor) -> Tensor:
+    """Return the tokens at ``place``, ABSENT where that is ABSENT."""
+    place = place.to(tokens_S.device)
+    return torch.where(place == ABSENT, ABSENT, tokens_S[place.clamp_min(0)])
+
+
+def gathered(
+    layouts: Mapping[int, PlanLayout], layout: PlanLayout, tokens_BS: Tensor, read_BS: Tensor, seen_BM: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the tokens of some samples as :class:`Written` holds them: targets, read, neighbors and symmetries.
+
+    Args:
+        layouts: of each of the samples, by its place in the batch; there may be none.
+        layout: one with the same masks.
+        tokens_BS: the batch.
+        read_BS: how it is read.
+        seen_BM: the same with the coarse plan behind it, where there is one.
+    """
+    (P, N, K), device = layout.neighbors_PNK.shape, tokens_BS.device
+
+    def stacked(parts: list[Tensor], *shape: int) -> Tensor:
+        return torch.stack(parts) if parts else torch.zeros(0, *shape, dtype=torch.long, device=device)
+
+    tokens_BPN = stacked([tokens_BS[b][p.index_PN.to(device)] for b, p in layouts.items()], P, N)
+    read_BPN = tokens_BPN
+    if read_BS is not tokens_BS:
+        read_BPN = stacked([read_BS[b][p.index_PN.to(device)] for b, p in layouts.items()], P, N)
+    neighbors_BPNK = stacked([look_up(seen_BM[b], p.neighbors_PNK) for b, p in layouts.items()], P, N, K)
+    symmetry_BP = stacked([p.symmetry_P for p in layouts.values()], P).to(device)
+    return tokens_BPN, read_BPN, neighbors_BPNK, symmetry_BP
+
+
+def hidden(masked_BPN: Tensor, neighbors_BPNK: Tensor, own_NK: Tensor) -> TokenMask:
+    """Return what is hidden: tokens, and neighbors in the patch itself (``own_NK``) that are hidden tokens."""
+    masked_BPN, own_NK = masked_BPN.to(neighbors_BPNK.device), own_NK.to(neighbors_BPNK.device)
+    gone_BPNK = masked_BPN[:, :, own_NK.clamp_min(0)] & (own_NK != ABSENT)
+    return TokenMask(masked_BPN, torch.where(gone_BPNK, ABSENT, neighbors_BPNK))
+
+
+def no_loss(model: nn.Module) -> Tensor:
+    """Return a loss of zero, with gradients of zero for all that is trained."""
+    return 0 * torch.stack([p.sum() for p in model.parameters() if p.requires_grad]).sum()
+
 
 _KNOWN_LAYOUTS = 256
 """Plans with given patches that are kept: each takes 0.1 s to lay out and some 0.3 MB."""
@@ -22,14 +133,7 @@ Shape = tuple[int, int, int]
 
 @final
 class TrainingPlans:
-    """Plans of a direction controller, drawn for samples.
-
-    Args:
-        direction: whose plans they are.
-        conditions: how often parts of a sample are given.
-        patch_size: tokens of a patch, rows and columns.
-        lay_out: turns a plan into tensors.
-    """
+    """Plans of a direction controller, drawn for samples."""
 
     def __init__(
         self,
@@ -51,13 +155,7 @@ class TrainingPlans:
         return max((shape[0] for shape in self._layouts), default=1)
 
     def layouts(self, shape: Shape) -> tuple[Tensor, list[PlanLayout]]:
-        """Return the weights and layouts of the plans that a sample of ``(t, y, x)`` tokens may follow.
-
-        Raises:
-            UsageError: if the sample is no whole number of patches, or a symmetry transposes patches that are not
-                square.
-            LawError: if the pool or the direction breaks a law.
-        """
+        """Return the weights and layouts of the plans that a sample of ``(t, y, x)`` tokens may follow."""
         if shape not in self._layouts:
             rows, columns = self._patch_size
             if shape[1] % rows or shape[2] % columns:

@@ -14,22 +14,16 @@ import torch
 from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 
+from nuwa_lightning.batch_part import WHOLE, BatchPart
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.models.perceptual import PerceptualLoss
-from nuwa_lightning.processes import WHOLE, BatchPart
 from nuwa_lightning.tokenizers.base import Tokenizer
 from nuwa_lightning.training.ema import SubmoduleAveraging
 from nuwa_lightning.training.losses import LossWeights, random_crops
 
 
 class ReconstructionModule(LightningModule, ABC):
-    """A perceptual loss, averaged weights, AdamW.
-
-    Args:
-        trained: the attribute that holds what is trained and averaged.
-        loss: weights of the terms.
-        average_decay: of the moving average of the weights; 0 is off.
-    """
+    """A perceptual loss, averaged weights, AdamW; the attribute ``trained`` holds what is trained and averaged."""
 
     def __init__(self, trained: str, loss: LossWeights, average_decay: float) -> None:
         super().__init__()

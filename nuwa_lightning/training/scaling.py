@@ -52,11 +52,7 @@ class ScalingConfig:
                 )
 
     def check(self, optimize: str) -> None:
-        """Refuse what does not go with a way to optimize.
-
-        Raises:
-            UsageError: naming the option.
-        """
+        """Refuse what does not go with a way to optimize."""
         if optimize == "per_patch" and self.accumulate_grad_batches > 1:
             hint = "optimize: per_patch takes a step after each patch: give 1, or optimize: joint"
             raise UsageError("model.scaling.accumulate_grad_batches", self.accumulate_grad_batches, hint)
@@ -71,15 +67,7 @@ class ScalingConfig:
 @final
 @dataclass(frozen=True)
 class TokenLosses:
-    """The ``score`` of :meth:`PatchTransformer.forward` that gives the loss of each token.
-
-    Attributes:
-        model: makes logits.
-        target_BPN: what tokens should be.
-        terms: added to the cross-entropy.
-        label_smoothing: of the cross-entropy.
-        chunk: see ``ScalingConfig.logits_chunk``.
-    """
+    """The ``score`` of :meth:`PatchTransformer.forward` that gives the loss of each token."""
 
     model: PatchTransformer
     target_BPN: Tensor

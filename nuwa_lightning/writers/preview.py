@@ -19,16 +19,7 @@ class GrowingPreview:
     """A reduced copy of what has been written so far, saved as PNG from time to time; black where nothing is yet.
 
     Each of its pixels is the mean of a square of the canvas, whose side is a power of two and doubles whenever the
-    preview outgrows ``longest``. Memory: the preview alone.
-
-    Args:
-        path: a ``.png``.
-        found: go on with the one that is there.
-        longest: its longest side in pixels.
-        every: seconds between two saves while it grows.
-
-    Raises:
-        UsageError: if something is there that is no preview.
+    preview outgrows ``longest``. Memory: the preview alone. What is no preview is never replaced.
     """
 
     def __init__(self, path: Path, *, found: bool = False, longest: int = 2048, every: float = 10.0) -> None:

@@ -177,15 +177,9 @@ def webp_metadata(path: Path) -> dict[str, Any] | None:
 
 
 def _save(source: ImageSource, fields: Mapping[str, str], operation: Callable[[Any], None]) -> None:
-    """Run an operation of libvips on the image, in memory for a few bands.
+    """Run an operation of libvips on a ``pyvips.Image`` that can be read once, from top to bottom, in a few bands.
 
-    Args:
-        source: the pixels.
-        fields: metadata by libvips's names.
-        operation: gets a ``pyvips.Image`` that can be read once, from top to bottom.
-
-    Raises:
-        OSError: if the operation fails.
+    ``fields`` are metadata by libvips's names.
     """
     import pyvips
 
@@ -225,12 +219,7 @@ def _save(source: ImageSource, fields: Mapping[str, str], operation: Callable[[A
 
 
 class _Feed:
-    """An uncompressed TIFF that does not exist: a header, then pixels as they come.
-
-    Args:
-        width: pixels along x.
-        height: pixels along y.
-    """
+    """An uncompressed TIFF that does not exist: a header, then pixels as they come."""
 
     def __init__(self, width: int, height: int) -> None:
         self._head = tiff_header(width, height)

@@ -209,6 +209,23 @@ def test_windows_are_cut_from_the_photos_they_name(photo_folder: Path) -> None:
     assert not torch.equal(other["tokens"], made[0]["tokens"])
 
 
+def test_windows_of_several_sizes_span_the_whole_height(photo_folder: Path) -> None:
+    data = data_module(
+        photo_folder, grids=[(8, 9)], whole_height=True, bank=BankSettings((23, 35), phases=2), steps_per_epoch=40
+    )
+    sizes = [tuple(batch["tokens"].shape[2:]) for batch in data.train_dataloader()]
+    assert set(sizes) == {(5, 6), (8, 9)}
+    assert 8 <= sizes.count((8, 9)) <= 32
+    for batch in itertools.islice(data.train_dataloader(), 10):
+        for window, index in zip(batch["tokens"][:, 0].numpy(), batch["index"].tolist(), strict=True):
+            grids = [data.bank.grid(entry) for entry in data.bank.entries if entry.photo == index]
+            high = [grid for grid in grids if len(grid) == len(window)]
+            columns = (np.lib.stride_tricks.sliding_window_view(grid, window.shape) for grid in high)
+            assert any((found == window).all((2, 3)).any() for found in columns)
+    with pytest.raises(UsageError, match=r"data\.grids: \[9, 6\]: .*whole height"):
+        data_module(photo_folder, grids=[(9, 6)], whole_height=True, bank=BankSettings((23, 35))).train_dataloader()
+
+
 def test_validation_windows_tile_the_held_out_photos(photo_folder: Path) -> None:
     data = data_module(photo_folder)
     (loader,) = data.val_dataloader()
@@ -266,6 +283,7 @@ def test_a_window_larger_than_any_photo(photo_folder: Path) -> None:
     ("options", "said"),
     [
         ({"grid": (0, 4)}, "data.grid"),
+        ({"grids": [(4, 0)]}, "data.grids"),
         ({"bank": BankSettings(())}, "data.bank.short_sides"),
         ({"bank": BankSettings(phases=0)}, "data.bank.phases"),
         ({"batch_size": 0}, "data.batch_size"),

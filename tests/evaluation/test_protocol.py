@@ -28,13 +28,16 @@ GOLDEN = {
     "landscape": (4, "fdaa717f888d9244"),
     "landscape_wide": (4, "dacb9ab201eed509"),
     "video": (4, "663f590e661b77ca"),
+    "fvd": (1, "65fb23f160732192"),
+    "fvd_videomae": (1, "fd2fd2039fa5472b"),
+    "jedi": (1, "8e41996682e2519d"),
 }
 """Version and hash of each protocol: who changes a protocol (or what it means) raises its version here and there."""
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_changed_protocol_has_a_new_version(name: str) -> None:
-    protocol = load_video_protocol(name) if name == "video" else load_protocol(name)
+    protocol = load_video_protocol(name) if name in ("video", "fvd", "fvd_videomae", "jedi") else load_protocol(name)
     assert (protocol.version, settings_sha256(protocol.settings())[:16]) == GOLDEN[name]
     assert protocol.name == name
     head = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")

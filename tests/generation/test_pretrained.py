@@ -162,7 +162,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "a pool with wrong numbers": (
         _config(lambda c: c["context_pool"]["args"].update(extent=[1])),
-        "three whole numbers",
+        "extent: .* is not of the kind",
     ),
     "a local decoder of another kind": (
         _config(lambda c: c["local_decoder"].update(name="ParallelLocalDecoder")),

@@ -66,11 +66,7 @@ def best_symmetry(mask: int, symmetries: Sequence[Symmetry], previous: Symmetry 
 
 
 def named_symmetries(option: str, names: Sequence[str]) -> tuple[Symmetry, ...]:
-    """Return the symmetries called ``names``.
-
-    Raises:
-        UsageError: if there is none, one twice, or an unknown name.
-    """
+    """Return the symmetries called ``names``."""
     try:
         symmetries = tuple(symmetry_named(name) for name in names)
     except ValueError as error:

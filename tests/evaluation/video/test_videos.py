@@ -193,7 +193,7 @@ def test_bad_input_is_one_line(folders: dict[str, Path], tmp_path: Path, capsys:
     short = refused(folders["other"], "--set", "generated.frames=20")
     assert "(6 are shorter than 20 frames)" in short
     assert "give lite0t, or the import path" in refused(folders["other"], "--features", "i3d")
-    assert "choose of fvd, kvd" in refused(folders["other"], "--set", "distances=[fid]")
+    assert "choose of fvd, fvd_over_n, kvd, jedi" in refused(folders["other"], "--set", "distances=[fid]")
     assert "make it first" in refused(folders["other"], "--output", str(tmp_path / "none" / "a.json"))
     damaged = tmp_path / "damaged"
     for i in range(5):
