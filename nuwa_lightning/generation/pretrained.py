@@ -41,7 +41,7 @@ S = TypeVar("S", ContextPool, DirectionController, LocalDecoder, TextEncoder)
 
 KIND = "nuwa-lightning patch transformer"
 FORMAT = 1
-_ABSENT: Final = ("text_dim", "coarse_plan")
+_ABSENT: Final = ("grouped", "text_dim", "coarse_plan")
 
 _HOMES: dict[type[Any], str] = {
     ContextPool: "nuwa_lightning.planning.context",
@@ -110,6 +110,7 @@ def shape_of(model: PatchTransformer) -> dict[str, Any]:
         "embedding_extent": list(model.embedding_extent),
         "size": dataclasses.asdict(model.size),
         "bidirectional": model.bidirectional,
+        "grouped": model.grouped,
         "text_dim": model.text_dim,
         "coarse_plan": model.coarse_plan,
     }
@@ -192,7 +193,7 @@ def load_generator(
         # Folders from before there was a choice do not say it.
         before = {"name": "AutoregressiveLocalDecoder", "args": {}}
         local_decoder = _build(config.get("local_decoder", before), LocalDecoder, own)
-        if local_decoder.bidirectional != model.bidirectional:
+        if (local_decoder.bidirectional, local_decoder.grouped) != (model.bidirectional, model.grouped):
             raise ValueError(f"{local_decoder} is not what the model was trained for")
         encoder = _build(config["text_encoder"], TextEncoder, own) if "text_encoder" in config else None
         order, fingerprint, frames = (

@@ -6,6 +6,7 @@ Shape legend: B samples, P steps of a plan, N tokens per patch, K codes, T/Y/X t
 from __future__ import annotations
 
 import math
+import operator
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -20,10 +21,9 @@ from nuwa_lightning.batch_part import WHOLE, BatchPart
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.coarse_plan import CoarsePlan
 from nuwa_lightning.generation.local import AutoregressiveLocalDecoder, LocalDecoder
-from nuwa_lightning.generation.patch_decoder import own_neighbors
 from nuwa_lightning.generation.pretrained import Generator, begin_with, check_saved, save_generator, shape_of
 from nuwa_lightning.models.layout import PlanLayout, lay_out
-from nuwa_lightning.models.nuwa_infinity import PatchTransformer, TextStates, TokenMask, TransformerConfig
+from nuwa_lightning.models.nuwa_infinity import PatchTransformer, TextStates, TransformerConfig
 from nuwa_lightning.planning.context.base import ContextPool, checked_extent
 from nuwa_lightning.planning.context.nearby import NearbyContextPool
 from nuwa_lightning.planning.direction.arbitrary import ArbitraryDirectionController
@@ -44,7 +44,7 @@ from nuwa_lightning.training.optimization import (
     prefer_options,
     unsynced,
 )
-from nuwa_lightning.training.plans import TrainingPlans, Whole, Written, gathered, hidden, no_loss
+from nuwa_lightning.training.plans import TrainingPlans, Whole, Written, gathered, hide, no_loss
 from nuwa_lightning.training.scaling import ScalingConfig, TokenLosses, patch_loss
 
 Optimize = Literal["joint", "accumulated", "per_patch"]
@@ -55,6 +55,7 @@ _OPTIONS = {
     "size": "model.transformer",
     "embedding_extent": "model.context_pool",
     "bidirectional": "model.local_decoder",
+    "grouped": "model.local_decoder",
     "text_dim": "model.conditions.text_encoder",
     "coarse_plan": "model.plan",
 }
@@ -131,6 +132,7 @@ class NuwaInfinityModule(LightningModule):
                 embedding_extent=checked_extent("model.context_pool", context_pool.embedding_extent),
                 size=transformer,
                 bidirectional=local_decoder.bidirectional,
+                grouped=local_decoder.grouped,
                 text_dim=conditions.text_dim,
                 coarse_plan=plan is not None,
             )
@@ -226,19 +228,14 @@ class NuwaInfinityModule(LightningModule):
         seen = read if coarse_BTYX is None else torch.cat([read, coarse_BTYX.flatten(1)], dim=1)
         groups = []
         for numbers in same.values():
-            layout = laid_out[numbers[0]]
-            masked_GPN = self.local_decoder.training_mask((len(numbers), *layout.index_PN.shape), hiding)
-            chosen = {number - own.start: laid_out[number] for number in numbers if number in own}
+            alike = {number: laid_out[number] for number in numbers}
+            chosen, layout = {n - own.start: p for n, p in alike.items() if n in own}, alike[numbers[0]]
+            read_as = gathered(chosen, layout, flat, read, seen)
+            masks = hide(read_as[2], alike, own, self.local_decoder, self.transformer, self.token_order, hiding)
             if not chosen and self.optimize != "per_patch":
                 continue  # else, where another process takes a step, this one takes it, too
-            read_as = gathered(chosen, layout, flat, read, seen)
-            token_mask = None
-            if masked_GPN is not None:
-                masked_BPN = masked_GPN[[number in own for number in numbers]]
-                own_NK = own_neighbors(self.transformer.patch_size, self.token_order, self.transformer.neighbors)
-                token_mask = hidden(masked_BPN, read_as[2], own_NK)
-            whole = Whole(len(numbers), patches * self.transformer.patch_tokens, masked_GPN)
-            groups.append(Written(layout, *read_as, whole, token_mask, text and text.rows([*chosen])))
+            whole = Whole(len(numbers), patches * self.transformer.patch_tokens, masks[1])
+            groups.append(Written(layout, *read_as, whole, masks[0], text and text.rows([*chosen])))
         return groups
 
     # -- training -----------------------------------------------------------------------------------------------------
@@ -319,9 +316,7 @@ class NuwaInfinityModule(LightningModule):
             yield from ((step, no_loss(self.transformer)) for step in steps)
             return
         for step, (group, i, context, given) in enumerate(written.layout.walked):
-            token_mask = written.token_mask and TokenMask(
-                written.token_mask.tokens[:, step], written.token_mask.neighbors[:, step]
-            )
+            token_mask = written.token_mask and written.token_mask.of(operator.itemgetter((slice(None), step)))
             logits_BNK, states[step] = self.transformer.forward_step(
                 written.read_BPN[:, step],
                 written.symmetry_BP[:, step],
@@ -402,7 +397,8 @@ class NuwaInfinityModule(LightningModule):
         if "patch_transformer" not in checkpoint:
             raise UsageError("ckpt_path", name, "it is not of stage 2 (NuwaInfinityModule): name one of this stage")
         # Checkpoints from before there was a choice do not say it.
-        stored = {"bidirectional": False, "text_dim": 0, "coarse_plan": False, **checkpoint["patch_transformer"]}
+        new = {"bidirectional": False, "grouped": False, "text_dim": 0, "coarse_plan": False}
+        stored = {**new, **checkpoint["patch_transformer"]}
         first = {"ahead": False, "copy_head": False, "code_head": True, "symmetry_embedding": True}
         stored["size"] = {**first, **stored["size"]}
         for key, value in shape_of(self.transformer).items():

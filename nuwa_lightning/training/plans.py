@@ -14,10 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.generation.local import LocalDecoder
+from nuwa_lightning.generation.patch_decoder import own_neighbors
 from nuwa_lightning.models.layout import PlanLayout
-from nuwa_lightning.models.nuwa_infinity import ABSENT, TokenMask
+from nuwa_lightning.models.nuwa_infinity import ABSENT, PatchTransformer, TokenMask
 from nuwa_lightning.planning.direction.base import DirectionController, Step
 from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
+from nuwa_lightning.planning.schedule import TokenOrder
 from nuwa_lightning.training.conditioning import Conditions, SampleText, closing, draw_known
 
 
@@ -81,6 +84,43 @@ class Written:
         return loss_BPN * self.token_mask.tokens * (self.count / targets).to(loss_BPN.device)
 
 
+def hide(
+    neighbors_BPNK: Tensor,
+    layouts: Mapping[int, PlanLayout],
+    own: range,
+    decoder: LocalDecoder,
+    model: PatchTransformer,
+    token_order: TokenOrder,
+    generator: torch.Generator,
+) -> tuple[TokenMask | None, Tensor | None]:
+    """Return what a local decoder hides of patches in training, in this process ``[B, ...]``, and in all (``G``).
+
+    None where each token sees earlier ones only. ``layouts`` are of all samples, of which ``own`` are this process's.
+    """
+    P, N, _ = neighbors_BPNK.shape[1:]
+    masked_GPN = decoder.training_mask((len(layouts), P, N), generator)
+    if masked_GPN is None:
+        return None, None
+    is_own = [number in own for number in layouts]
+    own_NK = own_neighbors(model.patch_size, token_order, model.neighbors)
+    context_GPNK = neighbors_BPNK.cpu()
+    if not all(is_own):  # of others only how many there are counts
+        context_GPNK = torch.stack([layout.neighbors_PNK for layout in layouts.values()])
+        context_GPNK[is_own] = neighbors_BPNK.cpu()
+    context_GPNK = context_GPNK.masked_fill(own_NK != ABSENT, ABSENT)
+    groups_GPN = decoder.training_groups(context_GPNK, own_NK, model.neighbors, generator)
+    place_NK, masked_BPN = own_NK.clamp_min(0), masked_GPN[is_own]
+    groups_BPN = None if groups_GPN is None else groups_GPN[is_own]
+    if groups_BPN is None:
+        gone_BPNK = masked_BPN[:, :, place_NK]
+    else:
+        gone_BPNK = groups_BPN[:, :, place_NK] >= groups_BPN[:, :, :, None]
+    device = neighbors_BPNK.device
+    left_BPNK = neighbors_BPNK.masked_fill((gone_BPNK & (own_NK != ABSENT)).to(device), ABSENT)
+    groups_BPN = None if groups_BPN is None else groups_BPN.to(device)
+    return TokenMask(masked_BPN.to(device), left_BPNK, groups_BPN), masked_GPN
+
+
 def look_up(tokens_S: Tensor, place: Tensor) -> Tensor:
     """Return the tokens at ``place``, ABSENT where that is ABSENT."""
     place = place.to(tokens_S.device)
@@ -111,13 +151,6 @@ def gathered(
     neighbors_BPNK = stacked([look_up(seen_BM[b], p.neighbors_PNK) for b, p in layouts.items()], P, N, K)
     symmetry_BP = stacked([p.symmetry_P for p in layouts.values()], P).to(device)
     return tokens_BPN, read_BPN, neighbors_BPNK, symmetry_BP
-
-
-def hidden(masked_BPN: Tensor, neighbors_BPNK: Tensor, own_NK: Tensor) -> TokenMask:
-    """Return what is hidden: tokens, and neighbors in the patch itself (``own_NK``) that are hidden tokens."""
-    masked_BPN, own_NK = masked_BPN.to(neighbors_BPNK.device), own_NK.to(neighbors_BPNK.device)
-    gone_BPNK = masked_BPN[:, :, own_NK.clamp_min(0)] & (own_NK != ABSENT)
-    return TokenMask(masked_BPN, torch.where(gone_BPNK, ABSENT, neighbors_BPNK))
 
 
 def no_loss(model: nn.Module) -> Tensor:

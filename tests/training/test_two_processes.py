@@ -101,20 +101,20 @@ def window(number: int) -> dict[str, Tensor]:
 class Share(Dataset[dict[str, Tensor]]):
     """The samples of one process: a batch of all processes is four samples in a row."""
 
-    def __init__(self, make: Callable[[int], dict[str, Tensor]], rank: int, world: int) -> None:
-        self.make, self.rank, self.share, self.world = make, rank, BATCH // world, world
+    def __init__(self, make: Callable[[int], dict[str, Tensor]], rank: int, world: int, dtype: torch.dtype) -> None:
+        self.make, self.rank, self.share, self.world, self.dtype = make, rank, BATCH // world, world, dtype
 
     def __len__(self) -> int:
         return 48 // self.world
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         number = index // self.share * BATCH + self.rank * self.share + index % self.share
-        return {name: t.double() if t.is_floating_point() else t for name, t in self.make(number).items()}
+        return {name: t.to(self.dtype) if t.is_floating_point() else t for name, t in self.make(number).items()}
 
 
 def stage_1() -> VQGANModule:
     made = VQGANModule(SIZE, loss=LOSS, unquantized_steps=3, warmup_steps=2, lr=1e-3)
-    made._perceptual = (Edges().double(),)
+    made._perceptual = (Edges(),)
     return made
 
 
@@ -158,14 +158,14 @@ CASES: dict[str, tuple[Callable[[], LightningModule], Callable[[int], dict[str, 
 
 
 def train(folder: Path, rank: int, world: int) -> None:
-    """Train every case; in double precision, so that sums in another order hardly differ."""
+    """Train every case; in double precision, so that sums in another order hardly differ, but for the code book."""
     for name, (make, sample) in CASES.items():
         seed_everything(0, verbose=False)
         model = make()
         trainer = Trainer(
             default_root_dir=folder,
             accelerator="cpu",
-            precision="64-true",
+            precision=32 if name == "stage 1" else "64-true",
             devices=world,
             strategy="ddp" if world > 1 else "auto",
             use_distributed_sampler=False,
@@ -176,7 +176,8 @@ def train(folder: Path, rank: int, world: int) -> None:
             max_steps=6,
             limit_val_batches=0,
         )
-        trainer.fit(model, DataLoader(Share(sample, rank, world), batch_size=BATCH // world))
+        dtype = torch.float32 if name == "stage 1" else torch.float64
+        trainer.fit(model, DataLoader(Share(sample, rank, world, dtype), batch_size=BATCH // world))
         weights = {key: value for key, value in model.state_dict().items() if not key.startswith("_")}
         logged = {key: value for key, value in trainer.callback_metrics.items() if key.startswith("train/")}
         torch.save({"weights": weights, "logged": logged, "steps": trainer.global_step}, folder / f"{name}.pt")
@@ -214,12 +215,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
 def test_two_processes_learn_what_one_learns(trained: Path, case: str) -> None:
     one, first, second = (torch.load(trained / p / f"{case}.pt") for p in ("one/0", "two/0", "two/1"))
     assert one["steps"] == first["steps"] == second["steps"] == 6
+    near = {"rtol": 2e-3, "atol": 2e-4} if case == "stage 1" else {"rtol": 1e-5, "atol": 1e-7}
     start = CASES[case][0]().state_dict()
     assert one["logged"].keys() == first["logged"].keys()
     for part in ("logged", "weights"):
         for key, value in one[part].items():
             assert part == "logged" or torch.equal(first[part][key], second[part][key]), key
-            torch.testing.assert_close(first[part][key], value, rtol=1e-5, atol=1e-7, msg=lambda m, k=key: f"{k}: {m}")
+            torch.testing.assert_close(first[part][key], value, **near, msg=lambda m, k=key: f"{k}: {m}")
     assert any(not torch.equal(start[key], value.to(start[key].dtype)) for key, value in one["weights"].items())
 
 
