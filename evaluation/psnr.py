@@ -1,7 +1,5 @@
 """Peak signal-to-noise ratio of reconstructions, in float64 on 8-bit RGB."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
