@@ -169,6 +169,9 @@ class Canvas:
         if self.length < self.facts.log:
             hint = f"record {self.length} is damaged, and so is the canvas: put back a copy of the folder"
             raise UsageError(self._option, self.folder / "tokens.log", hint)
+        if self.facts.finished and self.patches < self.facts.grid.size:
+            hint = f"holds {self.patches} of {self.facts.grid.size} patches: put back a copy of the folder"
+            raise UsageError(self._option, self.folder / "tokens.log", hint)
         states = [] if self.facts.finished else map(read_state, self._states())
         newest = next((found for found in states if found is not None), None)
         if newest is not None and newest.facts["log"] > self.length:

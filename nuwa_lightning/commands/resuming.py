@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 from nuwa_lightning.callbacks.checkpoint_io import read_checkpoint
 from nuwa_lightning.data.token_windows import Window
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.pretrained import own_classes
-from nuwa_lightning.plain_data import parse_json, read_text
+from nuwa_lightning.plain_data import read_json
 from nuwa_lightning.tokenizers.pretrained import own_tokenizers
 
 _LOG = logging.getLogger(__name__)
+TRAINED: Final = ("epoch", "global_step", "loops", "callbacks", "optimizer_states", "lr_schedulers")
+"""Parts of a checkpoint that a training goes on from."""
 
 
 @runtime_checkable
@@ -48,10 +51,34 @@ def find_checkpoint(given: str | None, run: Path, *, needed: bool) -> str | None
     return None
 
 
-def check_checkpoint(path: str | None, model: object) -> None:
-    """Refuse a checkpoint that does not fit ``model``, before anything else is done."""
-    if path is not None and Path(path).is_file() and isinstance(model, ChecksCheckpoints):
-        model.check_checkpoint(read_checkpoint(path, mapped=True), path)
+def check_checkpoint(path: str | None, model: object, *, parts: Sequence[str] = ()) -> None:
+    """Refuse a checkpoint that does not fit ``model``, or lacks one of ``parts``, before anything else is done.
+
+    Raises:
+        UsageError: if it cannot be read or is of another stage or size.
+    """
+    if path is None or not Path(path).is_file() or not isinstance(model, ChecksCheckpoints):
+        return
+    content = read_checkpoint(path, mapped=True)
+    missing = next((name for name in parts if name not in content), None)
+    if missing is not None:
+        hint = f"has no {missing}, without which a training cannot go on: name last.ckpt, or an earlier one"
+        raise UsageError("--ckpt_path", path, hint)
+    try:
+        if parts:  # Lightning counts from the beginning, without a word, where they do not say how far it was
+            for name in ("epoch_progress", "epoch_loop.batch_progress"):
+                content["loops"]["fit_loop"][name]["total"]["processed"]
+            content["optimizer_states"][0]["param_groups"], content["lr_schedulers"]
+        model.check_checkpoint(content, path)
+    except (LookupError, TypeError, AttributeError, RuntimeError) as error:
+        raise unusable(path, error) from None
+
+
+def unusable(path: object, error: BaseException) -> UsageError:
+    """Return what to raise where a part of a checkpoint is not what this run has in its place."""
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    hint = f"does not fit this run, or is damaged ({reason}): name an earlier one, or start anew"
+    return UsageError("--ckpt_path", path, hint)
 
 
 _PANORAMA = "--size 4096x512 --seed 0 --output panorama.png"
@@ -80,5 +107,5 @@ def _own_of(run: Path) -> list[str]:
     found: list[str] = []
     for part, classes in (("model", own_classes), ("coarse", own_classes), ("tokenizer", own_tokenizers)):
         if (run / part / "config.json").exists():
-            found += classes(parse_json(read_text(run / part / "config.json")))
+            found += classes(read_json(run / part / "config.json"))
     return list(dict.fromkeys(found))

@@ -27,7 +27,7 @@ from nuwa_lightning.callbacks.stage_bar import StageBar
 from nuwa_lightning.commands.known_classes import known_classes
 from nuwa_lightning.commands.parsing import OneLineParser, check_configs, deny_imports, usage_error, whole_name
 from nuwa_lightning.commands.record import check_run_folder, run_record, versions
-from nuwa_lightning.commands.resuming import check_checkpoint, find_checkpoint, what_next
+from nuwa_lightning.commands.resuming import TRAINED, check_checkpoint, find_checkpoint, unusable, what_next
 from nuwa_lightning.commands.tokenizer import (
     CoarseSource,
     Refinement,
@@ -220,7 +220,7 @@ class NuwaCLI(LightningCLI):
         self.refinement = Refinement(None)
         self._check_data()
         self._check_trainer()
-        check_checkpoint(self.options.get("ckpt_path"), self.model)
+        check_checkpoint(self.options.get("ckpt_path"), self.model, parts=TRAINED)
         if isinstance(self.model, NuwaInfinityModule):
             source = self._source()
             if not self._trial:
@@ -291,10 +291,15 @@ class NuwaCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         try:
             super()._run_subcommand(subcommand)
-        except (ValueError, RuntimeError) as error:
+        except (UsageError, MisconfigurationException):
+            raise
+        except Exception as error:
+            frames = traceback.extract_tb(error.__traceback__)
+            if any(frame.filename.endswith("checkpoint_connector.py") for frame in frames[:-1]):
+                raise unusable(self.options.get("ckpt_path"), error) from error
             # Lightning refuses some options only when it trains; faults of anybody else keep their traceback.
-            frame = traceback.extract_tb(error.__traceback__)[-1]
-            if isinstance(error, UsageError) or f"{os.sep}lightning{os.sep}pytorch{os.sep}" not in frame.filename:
+            ours = f"{os.sep}lightning{os.sep}pytorch{os.sep}" not in frames[-1].filename
+            if ours or not isinstance(error, ValueError | RuntimeError):
                 raise
             raise usage_error(error, "--trainer") from error
 

@@ -20,12 +20,13 @@ import numpy.typing as npt
 from PIL import Image
 
 from nuwa_lightning.atomic import atomic_write, write_json
-from nuwa_lightning.data.folders import content_key, locked, mapped_array
+from nuwa_lightning.data.folders import content_key, locked
 from nuwa_lightning.data.preparing import shrunk
 from nuwa_lightning.data.sources import Prepared, Skipped
 from nuwa_lightning.data.video_reading import Frame, FrameReader, VideoReadError
 from nuwa_lightning.data.videos import Video
 from nuwa_lightning.errors import UsageError, some_of
+from nuwa_lightning.plain_data import fits, mapped_array, read_json
 
 # Legend: T frames, Y, X pixels along the axes, 3 colours.
 
@@ -226,11 +227,11 @@ def _bounds(array: Path, about: Path) -> list[int]:
     """Return where shots of a decoded video begin and end; none if it is not there, or damaged: it is made anew."""
     try:
         frames_TYX3 = mapped_array(array)
-        cuts = json.loads(about.read_text("utf-8"))["cuts"]
+        cuts = read_json(about)["cuts"]
         if frames_TYX3 is None or frames_TYX3.ndim != 4 or frames_TYX3.shape[3] != 3 or frames_TYX3.dtype != np.uint8:
             return []
-        bounds = [0, *(int(cut) for cut in cuts), len(frames_TYX3)]
-    except (OSError, ValueError, EOFError, KeyError, TypeError, RecursionError):
+        bounds = [0, *cuts, len(frames_TYX3)] if fits(cuts, list[int]) else []
+    except (OSError, ValueError, KeyError, TypeError):
         return []
     return bounds if bounds == sorted(set(bounds)) else []
 

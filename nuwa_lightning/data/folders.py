@@ -15,10 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
-
-import numpy as np
-import numpy.typing as npt
+from typing import Final
 
 from nuwa_lightning.atomic import make_cache
 
@@ -228,15 +225,6 @@ def _remembered(states: Sequence[os.stat_result], cache: str | os.PathLike[str] 
         with closing(sqlite3.connect(file, timeout=10)) as store, store:
             store.execute("CREATE TABLE IF NOT EXISTS keys (mark TEXT PRIMARY KEY, key TEXT)")
             store.executemany("INSERT OR REPLACE INTO keys VALUES (?, ?)", keys.items())
-
-
-def mapped_array(path: Path) -> npt.NDArray[Any] | None:
-    """Return the array in a .npy file, mapped; None if there is none, or it is damaged."""
-    try:
-        found: npt.NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError, EOFError, TypeError, OverflowError, RecursionError):
-        return None
-    return found
 
 
 @contextmanager

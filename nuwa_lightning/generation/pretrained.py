@@ -14,11 +14,10 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeVar, get_args
+from typing import Any, Final, TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from torch import Tensor
 
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.coarse_plan import CoarsePlan
@@ -29,19 +28,20 @@ from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.hub import find_run
 from nuwa_lightning.legacy import upgrade_state, upgraded
 from nuwa_lightning.models.nuwa_infinity import PatchTransformer, TransformerConfig
+from nuwa_lightning.plain_data import fits, from_plain, read_json
 from nuwa_lightning.planning.context.base import ContextPool
 from nuwa_lightning.planning.direction.base import DirectionController
 from nuwa_lightning.planning.schedule import TokenOrder
 from nuwa_lightning.text import TextEncoder
 from nuwa_lightning.tokenizers.base import class_path, saved_arguments
-from nuwa_lightning.tokenizers.pretrained import first_not_finite, in_float32, save_folder
+from nuwa_lightning.tokenizers.pretrained import read_weights, save_folder
 
 Strategy = ContextPool | DirectionController | LocalDecoder | TextEncoder
 S = TypeVar("S", ContextPool, DirectionController, LocalDecoder, TextEncoder)
 
 KIND = "nuwa-lightning patch transformer"
 FORMAT = 1
-_ABSENT: Final = ("text_dim", "coarse_plan")
+_ABSENT: Final = ("grouped", "text_dim", "coarse_plan")
 
 _HOMES: dict[type[Any], str] = {
     ContextPool: "nuwa_lightning.planning.context",
@@ -110,6 +110,7 @@ def shape_of(model: PatchTransformer) -> dict[str, Any]:
         "embedding_extent": list(model.embedding_extent),
         "size": dataclasses.asdict(model.size),
         "bidirectional": model.bidirectional,
+        "grouped": model.grouped,
         "text_dim": model.text_dim,
         "coarse_plan": model.coarse_plan,
     }
@@ -179,22 +180,12 @@ def load_generator(
     """
     folder = Path(folder)
     try:
-        config = upgraded(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        config = upgraded(read_json(folder / "config.json"))
         if config["kind"] != KIND:
             raise UsageError("checkpoint", folder, f"holds a {config['kind']}, not a {KIND}: name a stage-2 run")
         if config["format"] != FORMAT:
             raise UsageError("checkpoint", folder, f"has format {config['format']}, this version reads {FORMAT}")
-        size = dict(config["model"])
-        size["patch_size"], size["embedding_extent"] = tuple(size["patch_size"]), tuple(size["embedding_extent"])
-        size["size"] = TransformerConfig(**size["size"])
-        with torch.device("meta"):
-            model = PatchTransformer(**size)
-        state = load_file(folder / "model.safetensors")
-        spoiled = first_not_finite(state)
-        if spoiled is not None:
-            raise ValueError(f"{spoiled} holds NaN or infinity")
-        upgrade_state(state)
-        model.load_state_dict(in_float32(state), strict=True, assign=True)
+        model = _model_of(config["model"], read_weights(folder))
         asked = config if direction is None else {name: part for name, part in config.items() if name != "direction"}
         _check_own(asked, own)
         pool = _build(config["context_pool"], ContextPool, own)
@@ -202,38 +193,49 @@ def load_generator(
         # Folders from before there was a choice do not say it.
         before = {"name": "AutoregressiveLocalDecoder", "args": {}}
         local_decoder = _build(config.get("local_decoder", before), LocalDecoder, own)
-        if local_decoder.bidirectional != model.bidirectional:
+        if (local_decoder.bidirectional, local_decoder.grouped) != (model.bidirectional, model.grouped):
             raise ValueError(f"{local_decoder} is not what the model was trained for")
-        encoder: TextEncoder | None = None
-        if "text_encoder" in config:
-            encoder = _build(config["text_encoder"], TextEncoder, own)
-        order, fingerprint = config["token_order"], config["tokenizer_fingerprint"]
-        frames = int(config.get("frames", 1))
+        encoder = _build(config["text_encoder"], TextEncoder, own) if "text_encoder" in config else None
+        order, fingerprint, frames = (
+            config.get(name, 1) for name in ("token_order", "tokenizer_fingerprint", "frames")
+        )
+        if not fits((order, fingerprint, frames), tuple[TokenOrder, str, int]):
+            raise ValueError(f"token_order {order!r}, tokenizer {fingerprint!r} or frames {frames!r} makes no sense")
         plan = _plan_of(config, model)
-        if order not in get_args(TokenOrder):
-            raise ValueError(f"token_order {order!r} is none of {', '.join(get_args(TokenOrder))}")
     except FileNotFoundError as error:
         raise UsageError(
             "checkpoint", folder, f"{error.filename} is missing: name the folder of a finished run"
         ) from None
     except UsageError:
         raise
-    except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # of classes that are made of what anybody may have written
+        reason = " ".join(f"{error or type(error).__name__}".split())[:200]
         raise UsageError("checkpoint", folder, f"is damaged ({reason}): train it again or name another run") from None
-    if pool.embedding_extent != tuple(size["embedding_extent"]):
+    if pool.embedding_extent != model.embedding_extent:
         raise UsageError(
             "own",
             pool,
-            f"the model was trained for offsets up to {tuple(size['embedding_extent'])}: train with this pool first",
+            f"the model was trained for offsets up to {model.embedding_extent}: train with this pool first",
         )
-    if encoder is not None and encoder.fingerprint() != config["text_fingerprint"]:
+    if encoder is not None and encoder.fingerprint() != config.get("text_fingerprint"):
         raise UsageError("checkpoint", folder, f"{encoder} is not what it was in training: install that one again")
     return Generator(model.eval(), pool, direction, order, fingerprint, local_decoder, encoder, frames, plan)
 
 
+def _model_of(said: Any, state: dict[str, Tensor]) -> PatchTransformer:
+    size = {**said, "size": from_plain(TransformerConfig, said["size"])}
+    numbers = (size["codebook_size"], size["codebook_dim"], *size["patch_size"], size["size"].dim)
+    if not fits(numbers, tuple[int, ...]) or min(numbers) < 1 or size["size"].num_layers > len(state):
+        raise ValueError("its sizes make no sense")
+    with torch.device("meta"):  # no memory is taken before the weights turn out to fit
+        model = from_plain(PatchTransformer, size)
+    upgrade_state(state)
+    model.load_state_dict(state, strict=True, assign=True)
+    return model
+
+
 def _plan_of(config: Mapping[str, Any], model: PatchTransformer) -> CoarsePlan | None:
-    plan = CoarsePlan(**config["plan"]) if "plan" in config else None
+    plan = from_plain(CoarsePlan, config["plan"]) if "plan" in config else None
     if (plan is not None) is not model.coarse_plan:
         raise ValueError("whether it reads a coarse plan is said in two ways")
     return plan
@@ -302,8 +304,7 @@ def _not_allowed(names: Sequence[str]) -> UsageError:
 
 
 def _build(description: Mapping[str, Any], kind: Callable[..., S], own: Sequence[type[Strategy]]) -> S:
-    args = {k: tuple(v) if isinstance(v, list) else v for k, v in description["args"].items()}
-    made: S = _class(str(description["name"]), kind, own)(**args)
+    made: S = from_plain(_class(str(description["name"]), kind, own), description["args"])
     return made
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, final
 
@@ -20,10 +21,14 @@ from torch import Tensor
 
 from nuwa_lightning.atomic import atomic_folder, make_cache, write_json
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.plain_data import fits, mapped_array, read_json
 
 _VERSION: Final = 2
 _AT_ONCE: Final = 1024
 """Captions of a shard."""
+_LONGEST: Final = 1 << 30
+_BATCH = 32
+_LOG = logging.getLogger(__name__)
 
 
 class _Span(NamedTuple):
@@ -44,12 +49,21 @@ class TextBank:
     Args:
         folder: the folder of an encoder, which `build_text_bank` made.
         captions: those that are wanted; the folder may hold more.
+
+    Raises:
+        UsageError: if a shard is damaged.
     """
 
     def __init__(self, folder: Path, captions: Sequence[str]) -> None:
         self.folder = folder
         wanted = set(captions)
-        self._spans = {caption: span for caption, span in _spans(folder).items() if caption in wanted}
+        found = [(shard, _spans(shard)) for shard in _shards(folder)]
+        damaged = next((shard for shard, spans in found if spans is None), None)
+        if damaged is not None:
+            raise UsageError("text bank", damaged, "damaged; delete the folder, it is made anew")
+        self._spans = {
+            caption: span for _, spans in found for caption, span in (spans or {}).items() if caption in wanted
+        }
         self._shards: dict[str, npt.NDArray[np.float16]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -77,10 +91,7 @@ class TextBank:
 
     def _shard(self, name: str) -> npt.NDArray[np.float16]:
         if name not in self._shards:
-            try:
-                self._shards[name] = np.load(self.folder / name / "states.npy", mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError) as error:
-                raise _damaged(self.folder / name) from error
+            self._shards[name] = np.load(self.folder / name / "states.npy", mmap_mode="r", allow_pickle=False)
         return self._shards[name]
 
 
@@ -90,17 +101,30 @@ def build_text_bank(
     *,
     cache: Path,
     fingerprint: str,
+    width: int,
 ) -> TextBank:
-    """Return the bank of tidy ``captions``, encoding those that are not on disk yet into token states ``[S, E]``.
+    """Return the bank of ``captions``, encoding those that are not on disk yet, or damaged there.
 
-    An encoder of another fingerprint never reads it.
+    Args:
+        captions: tidy captions; "" needs no encoding.
+        encode: gives token states ``[S, E]``.
+        cache: folder for banks.
+        fingerprint: of the encoder; another one never reads this bank.
+        width: E.
     """
     from tqdm.auto import tqdm
 
     different = sorted({caption for caption in captions if caption})
     said = json.dumps([_VERSION, fingerprint]).encode()
     folder = cache / "texts" / hashlib.sha256(said).hexdigest()[:24]
-    there = _spans(folder)
+    there: dict[str, _Span] = {}
+    for shard in _shards(folder):
+        spans = _spans(shard, width=width)
+        if spans is None:
+            _LOG.warning("%s is damaged: encoding its captions anew", shard)
+            shutil.rmtree(shard, ignore_errors=True)
+        else:
+            there |= spans
     new = [caption for caption in different if caption not in there]
     if new:
         make_cache(folder)
@@ -123,20 +147,32 @@ def _add(folder: Path, captions: Sequence[str], states: Sequence[Tensor], finger
         write_json(partial / "index.json", {"version": _VERSION, "fingerprint": fingerprint, "captions": spans})
 
 
-def _spans(folder: Path) -> dict[str, _Span]:
-    """Return where every caption in the folder of an encoder lies."""
-    found: dict[str, _Span] = {}
-    for index in sorted(folder.glob("[!.]*/index.json")):
-        try:
-            said = json.loads(index.read_text("utf-8"))["captions"]
-            found |= {caption: _Span(index.parent.name, start, stop) for caption, start, stop in said}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise _damaged(index.parent) from error
-    return found
+def _shards(folder: Path) -> Iterator[Path]:
+    """Yield the folders of the shards."""
+    return (index.parent for index in sorted(folder.glob("[!.]*/index.json")))
 
 
-def _damaged(shard: Path) -> UsageError:
-    return UsageError("text bank", shard, "damaged; delete the folder, it is made anew")
+def _spans(shard: Path, *, width: int | None = None) -> dict[str, _Span] | None:
+    """Return where every caption of a shard lies; None if it is damaged.
+
+    Args:
+        shard: its folder.
+        width: E, to go through all its numbers; without only its shape is looked at.
+    """
+    states = mapped_array(shard / "states.npy")
+    try:
+        found = read_json(shard / "index.json", longest=_LONGEST)["captions"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if states is None or states.ndim != 2 or states.dtype != np.float16:
+        return None
+    if not fits(found, list[tuple[str, int, int]]):
+        return None
+    if not all(0 <= start < stop <= len(states) for _, start, stop in found):
+        return None
+    if width is not None and (states.shape[1] != width or not np.isfinite(states).all()):
+        return None
+    return {caption: _Span(shard.name, start, stop) for caption, start, stop in found}
 
 
 def padded(states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -144,10 +180,6 @@ def padded(states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     text_BSE = torch.nn.utils.rnn.pad_sequence([s.float() for s in states], batch_first=True)
     lengths_B1 = torch.tensor([[len(s)] for s in states])
     return text_BSE, torch.arange(text_BSE.shape[1]) < lengths_B1
-
-
-_BATCH = 32
-_LOG = logging.getLogger(__name__)
 
 
 def tidy(caption: str) -> str:
@@ -202,4 +234,5 @@ class TextEncoder(ABC):
     @final
     def bank(self, captions: Sequence[str], cache: Path) -> TextBank:
         """Return the token states of captions, each encoded once and kept in the folder ``cache``."""
-        return build_text_bank([tidy(c) for c in captions], self.states, cache=cache, fingerprint=self.fingerprint())
+        tidied = [tidy(caption) for caption in captions]
+        return build_text_bank(tidied, self.states, cache=cache, fingerprint=self.fingerprint(), width=self.width)

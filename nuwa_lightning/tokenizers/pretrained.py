@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import importlib
 import json
 import os
@@ -25,6 +26,7 @@ from nuwa_lightning.hub import find_part
 from nuwa_lightning.legacy import upgrade_state, upgraded
 from nuwa_lightning.models.pixel_guided import PixelGuidedDecoder, PixelGuidedSize
 from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
+from nuwa_lightning.plain_data import check_plain, from_plain, read_json
 from nuwa_lightning.tokenizers.base import Tokenizer, class_path, is_tokenizer_class, saved_arguments
 from nuwa_lightning.tokenizers.published import PublishedVQGAN
 from nuwa_lightning.tokenizers.windows import WindowedTokenizer
@@ -82,8 +84,8 @@ def load_tokenizer(
         raise UsageError(option, path, error.hint) from None
     except _Apart as error:
         raise UsageError(option, path, f"weights and config.json do not belong together: {error}") from None
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UsageError(option, path, f"config.json makes no sense ({error}): copy the folder again") from None
+    except Exception as error:  # of classes that are made of what anybody may have written
+        raise UsageError(option, path, f"config.json makes no sense ({error!r:.200}): copy the folder again") from None
 
 
 def load_trainable(
@@ -141,7 +143,7 @@ def _built(config: Mapping[str, Any], state: dict[str, Tensor], own: Mapping[str
     made: Any
     if cls is VQGAN:
         with torch.device("meta"):  # no memory is taken before the weights turn out to fit
-            made = VQGAN.build(VQGANConfig.from_dict(config["size"]))
+            made = VQGAN.build(from_plain(VQGANConfig, config["size"]))
         _fill(made, state, assign=True)
         made = made.to(memory_format=torch.channels_last)
     else:
@@ -150,6 +152,7 @@ def _built(config: Mapping[str, Any], state: dict[str, Tensor], own: Mapping[str
             inner = {k.removeprefix(f"{key}."): v for k, v in state.items() if k.startswith(f"{key}.")}
             arguments[key] = _built(inside, inner, own)
         with torch.device("meta") if cls is PublishedVQGAN else contextlib.nullcontext():
+            check_plain(cls, arguments)
             made = cls(**arguments)
         if isinstance(made, nn.Module):
             _fill(made, state, assign=cls is PublishedVQGAN)
@@ -206,8 +209,8 @@ def load_pixel_guided(
             raise TypeError(f"tokenizer_fingerprint {fingerprint!r}: a text is needed")
         with torch.device("meta"):
             guided = PixelGuidedDecoder.build(size, tokenizer=fingerprint)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UsageError(option, path, f"config.json makes no sense ({error}): copy the folder again") from None
+    except Exception as error:  # of classes that are made of what anybody may have written
+        raise UsageError(option, path, f"config.json makes no sense ({error!r:.200}): copy the folder again") from None
     if tokenizer is not None:
         guided.check_tokenizer(tokenizer, option=option, value=path)
     try:
@@ -237,26 +240,41 @@ def save_folder(folder: str | os.PathLike[str], state: Mapping[str, Tensor], con
         shutil.copymode(partial / "config.json", partial / "model.safetensors")
 
 
-def _read_weights(path: Path, option: str) -> dict[str, Tensor]:
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Return the weights of a folder in the numbers that we calculate with, whatever they were saved in.
+
+    Raises:
+        OSError: if they are not there.
+        ValueError: if they are damaged, or hold what is no number to calculate with.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    path = folder / "model.safetensors"
+    if not path.is_file():  # a pipe would keep its reader waiting
+        raise FileNotFoundError(errno.ENOENT, "there is no such file", str(path))
     try:
-        state: dict[str, Tensor] = load_file(path / "model.safetensors")
-    except FileNotFoundError:
-        raise UsageError(option, path, "model.safetensors is missing: copy the folder again or retrain") from None
-    except (SafetensorError, OSError) as error:
-        raise UsageError(option, path, f"model.safetensors is damaged ({error}): copy it again or retrain") from None
+        state: dict[str, Tensor] = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"model.safetensors is damaged ({error})") from None
     spoiled = first_not_finite(state)
     if spoiled is not None:
-        raise UsageError(option, path, f"{spoiled} holds NaN or infinity: train it again or name another")
-    upgrade_state(state)
-    return in_float32(state)
-
-
-def in_float32(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights in the numbers that we calculate with, whatever they were saved in."""
+        raise ValueError(f"{spoiled} holds NaN or infinity")
+    strange = next((name for name, value in state.items() if value.is_complex()), None)
+    if strange is not None:
+        raise ValueError(f"{strange} holds complex numbers")
     return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+
+
+def _read_weights(path: Path, option: str) -> dict[str, Tensor]:
+    try:
+        state = read_weights(path)
+    except FileNotFoundError:
+        raise UsageError(option, path, "model.safetensors is missing: copy the folder again or retrain") from None
+    except (ValueError, OSError) as error:
+        raise UsageError(option, path, f"{error}: copy it again or retrain") from None
+    upgrade_state(state)
+    return state
 
 
 def _read_config(path: Path, wanted: str, option: str) -> Mapping[str, Any]:
@@ -264,7 +282,7 @@ def _read_config(path: Path, wanted: str, option: str) -> Mapping[str, Any]:
     if path.is_file():
         raise UsageError(option, path, "is a file: name the folder with config.json and model.safetensors")
     try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        config = read_json(path / "config.json")
     except FileNotFoundError:
         raise UsageError(option, path, f"there is no {what} here: name a folder with config.json") from None
     except (OSError, ValueError) as error:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
+
+_LOG = logging.getLogger(__name__)
 
 
 class SubmoduleAveraging(Callback):
@@ -85,6 +88,8 @@ class SubmoduleAveraging(Callback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take both sets of weights back."""
         if "current_model_state" not in checkpoint or trainer.state.fn != "fit":
+            if self.state_key in checkpoint.get("callbacks", ()) and trainer.state.fn == "fit":
+                _LOG.warning("the checkpoint holds no weights beside their averages: going on from the averages")
             return
         current = checkpoint["current_model_state"]
         self._average = {name: checkpoint["state_dict"][name].clone() for name in current}

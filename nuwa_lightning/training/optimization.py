@@ -74,7 +74,15 @@ def prefer_options(
 
     They are its :func:`group_options` from before that, with the scheduler made already, which goes on where it was.
     Where nothing was changed, nothing changes, to the bit.
+
+    Raises:
+        UsageError: if the state is that of other parameters.
     """
+    for parameter, state in optimizer.state.items():
+        for name in ("mean", "square", "momentum", "exp_avg", "exp_avg_sq", "momentum_buffer"):
+            if name in state and getattr(state[name], "shape", None) != parameter.shape:
+                hint = f"{name} of its optimizer does not have the shape of its weights: name an earlier one"
+                raise UsageError("ckpt_path", "this checkpoint", hint)
     for group, chosen in zip(optimizer.param_groups, options, strict=True):
         group.update(chosen)
     if scheduler is None:

@@ -209,6 +209,8 @@ def read_metadata(path: str | os.PathLike[str], *, writer: Writer | str | None =
     chosen = _made(writer) if writer is not None else _by_suffix(path, known, "image")()
     try:
         path.stat()
+        if not (path.is_file() or path.is_dir()):
+            raise OSError("a pipe, a socket or a device, no file")
         return (chosen.read_metadata(path) if isinstance(chosen, Writer) else None) or {}
     except Exception as error:  # of libraries that parse what anybody may have written
         raise UsageError("image", path, f"cannot be read ({_reason(error)}): name another file") from error
