@@ -268,5 +268,5 @@ def test_weights_of_another_decoder_are_taken_over(tmp_path: Path) -> None:
     torch.testing.assert_close(new.logits(x, wider), trained.logits(x, near), rtol=1e-5, atol=1e-5)
     assert torch.equal(new.layer(1).attention.out.weight, trained.layer(1).attention.out.weight.float().double())
     other = build(NearbyContextPool((0, 1, 1)), 2, grouped=True)
-    with pytest.raises(UsageError, match="start_from: .*its embedding_extent"):
+    with pytest.raises(UsageError, match=r"start_from: .*its embedding_extent"):
         begin_with(other, str(tmp_path), option="model.start_from")
