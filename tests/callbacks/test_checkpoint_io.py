@@ -180,7 +180,8 @@ WRONG = {
     **{f"{name} of {value!r:.9}": (put(name, value), name) for name, value in (
         ("epoch", "one"), ("epoch", 1.5), ("epoch", True), ("global_step", None), ("global_step", 2**70),
         ("loops", [1]), ("callbacks", "none"), ("optimizer_states", {}), ("optimizer_states", ["a"]),
-        ("lr_schedulers", 7), ("state_dict", [1]), ("current_model_state", {"w": "ones"}), ("pytorch-lightning_version", 2.6),
+        ("lr_schedulers", 7), ("state_dict", [1]), ("current_model_state", {"w": "ones"}),
+        ("pytorch-lightning_version", 2.6),
     )},
     "text for a moment": (put(f"{STEP}/exp_avg", "ones"), "exp_avg in its optimizer_states is 'ones', no number"),
     "bytes for a step": (put(f"{STEP}/step", b"2"), "step in its optimizer_states"),
