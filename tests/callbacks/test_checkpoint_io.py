@@ -168,13 +168,6 @@ def put(path: str, value: object) -> Callable[[dict[str, Any]], None]:
     return change
 
 
-def deep(depth: int) -> object:
-    value: object = 1
-    for _ in range(depth):
-        value = [value]
-    return value
-
-
 STEP, BATCHES = "optimizer_states/0/state/0", "loops/fit_loop/epoch_loop.batch_progress/total"
 WRONG = {
     **{f"{name} of {value!r:.9}": (put(name, value), name) for name, value in (
@@ -193,7 +186,6 @@ WRONG = {
     "a count below 0": (put(f"{BATCHES}/ready", -1), "ready in its loops is -1"),
     "a count of parts": (put(f"{BATCHES}/started", 1.5), "started in its loops is 1.5"),
     "counts of tensors": (put("lr_schedulers/0/last_epoch", "2"), "last_epoch in its lr_schedulers"),
-    "nesting": (put("loops/fit_loop", {"a": deep(5000)}), "a damaged one"),
 }  # fmt: skip
 
 

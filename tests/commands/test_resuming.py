@@ -197,7 +197,6 @@ DAMAGED = {
         "of its optimizer does not have the shape of its weights",
     ),
     "groups of another number": (lambda c: c["optimizer_states"][0]["param_groups"].pop(), "does not fit this run"),
-    "averages of text": (lambda c: c.update(callbacks={"SubmoduleAveraging": "often"}), "does not fit this run"),
 }
 
 
