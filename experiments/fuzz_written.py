@@ -126,7 +126,8 @@ class Reports(Target):
         sets = {kind: {"folder": kind, "sha256": "0" * 64, "crops": 9, "files": 9} for kind in ("real", "generated")}
         report: dict[str, Any] = {"metrics": [row, {**row, "name": "FID"}], "sets": sets, "notes": [],
                                   "protocol": {"name": "a", "version": 1, "sha256": "0", "settings": {"seed": 0}},
-                                  "versions": {"python": "3", "torch": "2"}, "commit": "0", "machine": {"cpu": "a", "cores": 2}}  # fmt: skip
+                                  "versions": {"python": "3", "torch": "2"}, "commit": "0",
+                                  "machine": {"cpu": "a", "cores": 2}}  # fmt: skip
         found = {
             **report,
             "digest": digest(report),

@@ -26,6 +26,7 @@ from nuwa_lightning.tokenizers.tiling import Rectangle
 
 _BLOCK: Final = 64
 _AT_ONCE: Final = 1 << 14
+_BYTES: Final = 1 << 26
 
 
 @final
@@ -79,7 +80,8 @@ class TokenLog:
         with self._path.open("rb") as file:
             while end is None or self.length < end:
                 file.seek(self.length * size)
-                data = file.read((_AT_ONCE if end is None else min(_AT_ONCE, end - self.length)) * size)
+                most = max(1, min(_AT_ONCE, _BYTES // size))
+                data = file.read((most if end is None else min(most, end - self.length)) * size)
                 records = np.frombuffer(data[: len(data) // size * size], self._dtype)
                 if not len(records):
                     break
