@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nuwa_lightning.canvas.facts import UNWRITTEN, CanvasFacts
+from nuwa_lightning.errors import UsageError
 from nuwa_lightning.planning.geometry import PatchIndex
 from nuwa_lightning.tokenizers.tiling import Rectangle
 
@@ -77,6 +78,8 @@ class TokenLog:
         """Take in the records that follow, up to number ``end`` or to one that is not whole; returns positions."""
         found: list[PatchIndex] = []
         size = self._dtype.itemsize
+        if not self._path.is_file():  # a pipe would keep its reader waiting
+            raise UsageError("canvas", self._path, "is not there: put back a copy of the folder")
         with self._path.open("rb") as file:
             while end is None or self.length < end:
                 file.seek(self.length * size)
