@@ -1,7 +1,5 @@
 """The command line: ``python -m evaluation COMMAND``."""
 
-from __future__ import annotations
-
 import difflib
 import importlib
 import shlex
@@ -47,11 +45,7 @@ def _run(given: Sequence[str]) -> int:
 
 
 def parsed(given: Sequence[str]) -> Any:
-    """Return the ``Options`` of a command line.
-
-    Raises:
-        UsageError: if there is no such command, or an option is wrong.
-    """
+    """Return the ``Options`` of a command line."""
     from evaluation.commands.options import parse
 
     name, *rest = given

@@ -3,8 +3,6 @@
 A feature extractor is a plain callable: uint8 RGB ``(B, Y, X, 3)`` to features ``(B, D)`` and class scores ``(B, K)``.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -29,11 +27,7 @@ def identity(extractor: Any) -> dict[str, Any]:
 
 
 def remember_weights(extractor: Any, weights: str | os.PathLike[str] | None) -> None:
-    """Note the hash of the weights that a network of one's own was made with: :func:`identity` tells it.
-
-    Raises:
-        UsageError: if there is no such file.
-    """
+    """Note the hash of the weights that a network of one's own was made with: :func:`identity` tells it."""
     if weights is None:
         return
     if not Path(weights).is_file():

@@ -3,8 +3,6 @@
 A feature extractor is a plain callable: uint8 RGB ``(B, Y, X, 3)`` to features ``(B, D)`` and class scores ``(B, K)``.
 """
 
-from __future__ import annotations
-
 import importlib
 import os
 import re
@@ -50,11 +48,7 @@ def make_extractor(name: str, *, weights: str | os.PathLike[str] | None = None, 
 
 
 def check_name(extractor: Extractor) -> None:
-    """Refuse a prefix that is not plain, or that only other weights may bear.
-
-    Raises:
-        UsageError: saying which.
-    """
+    """Refuse a prefix that is not plain, or that only other weights may bear."""
     prefix = extractor.prefix
     own = lite0.Lite0Features, inception.InceptionFeatures, inception.CleanInceptionFeatures
     if type(extractor) in own:

@@ -4,8 +4,6 @@ Which crops is settled before any image is decoded, from sizes and contents alon
 on the order of work, or on what a cache holds.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os
@@ -110,20 +108,12 @@ class ImageSet:
         return self._plan
 
     def crops(self) -> Iterator[Pixels]:
-        """Yield the crops, all of one size.
-
-        Raises:
-            UsageError: if a file cannot be read.
-        """
+        """Yield the crops, all of one size."""
         for _, image, cuts in self._read():
             yield from (cut_out(image, cut, self.spec) for cut in cuts)
 
     def canvases(self) -> Iterator[Pixels]:
-        """Yield what seams and collapse are looked for in: whole images at their scales, or the crops.
-
-        Raises:
-            UsageError: if a file cannot be read.
-        """
+        """Yield what seams and collapse are looked for in: whole images at their scales, or the crops."""
         if self.spec.crop not in ("windows", "whole"):
             yield from self.crops()
             return
@@ -148,11 +138,7 @@ class ImageSet:
         return self._hashes
 
     def pixel_hashes(self) -> list[set[str]]:
-        """Return, of each file that is used, the hashes of its pixels and of its crops', as they are and mirrored.
-
-        Raises:
-            UsageError: if a file cannot be read.
-        """
+        """Return, of each file that is used, the hashes of its pixels and of its crops', as they are and mirrored."""
         found = []
         for _, image, cuts in self._read():
             each = [np.asarray(image, np.uint8), *(cut_out(image, cut, self.spec) for cut in cuts)]
@@ -278,11 +264,7 @@ class ImageSet:
 
 
 def image_files(folder: Path, *, option: str) -> list[Path]:
-    """Return every image below a folder, sorted by path.
-
-    Raises:
-        UsageError: if the folder is missing or holds none.
-    """
+    """Return every image below a folder, sorted by path."""
     if not folder.is_dir():
         raise UsageError(option, str(folder), "is not a folder: give one with images")
     found = list_files(folder, SUFFIXES)

@@ -3,8 +3,6 @@
 Network and weights are torch-fidelity's: a port of the TensorFlow graph, its odd resizing included.
 """
 
-from __future__ import annotations
-
 import os
 from typing import Any
 
@@ -57,12 +55,7 @@ class InceptionFeatures:
 
 
 class CleanInceptionFeatures(InceptionFeatures):
-    """The same network behind the resizing of clean-fid (Parmar et al. 2022): each color as floats, not rounded.
-
-    Args:
-        weights: see :class:`InceptionFeatures`.
-        device: where it computes.
-    """
+    """The same network behind the resizing of clean-fid (Parmar et al. 2022): each color as floats, not rounded."""
 
     prefix = "clean-"
 

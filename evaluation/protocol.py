@@ -4,8 +4,6 @@ Two numbers compare when the hashes of their protocols agree; if they do not, :f
 Where the images lie, how many processes work and where weights lie on disk move no number and are no part of it.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json
@@ -223,9 +221,6 @@ def load_protocol(name: str | Path, changes: Sequence[str] = ()) -> Protocol:
     Args:
         name: "landscape", or a path.
         changes: settings to change, as ``real.count=50``.
-
-    Raises:
-        UsageError: if there is none, or a setting of it is wrong.
     """
     path = Path(name)
     if path.suffix not in (".yaml", ".yml") and not path.exists():
@@ -251,11 +246,7 @@ def upgraded(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def resolved(features: Features) -> Features:
-    """Return features with the hash that their name stands for.
-
-    Raises:
-        UsageError: if the protocol asks for another one.
-    """
+    """Return features with the hash that their name stands for."""
     known = KNOWN_SHA256.get(features.name)
     if known is None or features.weights_sha256 == known:
         return features

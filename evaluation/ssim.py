@@ -5,8 +5,6 @@ window lies inside the image; the mean over places and colors. As scikit-image w
 use_sample_covariance=False``. torchmetrics computes the map, but by itself averages a mirrored border in, too.
 """
 
-from __future__ import annotations
-
 from typing import Final
 
 import numpy as np
@@ -17,11 +15,7 @@ _BORDER: Final = 5
 
 
 def ssim(a_YX3: NDArray[np.uint8], b_YX3: NDArray[np.uint8]) -> float:
-    """Return the SSIM of two images, the mean over colors and places.
-
-    Raises:
-        ValueError: if the shapes differ, or the images are smaller than the window.
-    """
+    """Return the SSIM of two images, the mean over colors and places."""
     import torch
     from torchmetrics.functional.image import structural_similarity_index_measure
 

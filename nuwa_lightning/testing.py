@@ -345,6 +345,7 @@ def check_local_decoder(decoder: LocalDecoder, *, seed: int = 0) -> None:
             embedding_extent=pool.embedding_extent,
             size=TransformerConfig(16, 1, num_heads=2, num_kv_heads=2, layer_scale=1.0),
             bidirectional=decoder.bidirectional,
+            grouped=decoder.grouped,
         )
         model.set_codes(torch.randn(K, 4))
         torch.nn.init.normal_(model.head.weight, std=0.5)

@@ -1,7 +1,5 @@
 """Cells that were made elsewhere, taken over after they were found to be the same cells."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Sequence
@@ -18,9 +16,6 @@ def merge(ablation: Ablation, output: Path, others: Sequence[Path]) -> list[Cell
     """Copy the finished cells of other output folders that are not there yet; returns them.
 
     Checkpoints stay where they are: what a report needs is small.
-
-    Raises:
-        UsageError: if a folder is missing, holds a cell of another definition, or one of another tokenizer.
     """
     taken = []
     for other in others:

@@ -1,7 +1,5 @@
 """``python -m evaluation score``: one report on folders of images."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -88,11 +86,7 @@ def run(options: Options, command: str) -> int:
 
 
 def check_output(output: Path | None) -> None:
-    """Refuse a report whose folder is missing, before any work.
-
-    Raises:
-        UsageError: naming the folder.
-    """
+    """Refuse a report whose folder is missing, before any work."""
     if output is not None and not output.parent.is_dir():
         raise UsageError("--output", str(output), f"the folder {output.parent} does not exist: make it first")
 

@@ -1,7 +1,5 @@
 """What a report is about: entries (variants, or scored folders), each with the same metrics at one seed or several."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -113,9 +111,6 @@ def load_study(runs: Sequence[Path], command: str) -> Study:
     Args:
         runs: one output folder of an ablation, or reports of ``score`` (or folders with a ``report.json``).
         command: the report's own command.
-
-    Raises:
-        UsageError: if one is neither, they mix, nothing is finished, or protocols differ.
     """
     ablations = [run for run in runs if (run / SOURCE).is_file()]
     if ablations and len(runs) > 1:

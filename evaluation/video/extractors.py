@@ -4,8 +4,6 @@ The published FVD takes I3D, which no package carries: pass in a class of your o
 Offline, ``lite0t`` stands in under its own name: EfficientNet-Lite0's features of the frames, and how they change.
 """
 
-from __future__ import annotations
-
 import importlib
 import os
 from typing import Any, Protocol, runtime_checkable
@@ -68,11 +66,7 @@ class Lite0Clips:
 def make_clip_extractor(
     name: str, *, weights: str | os.PathLike[str] | None = None, device: str = "cpu"
 ) -> ClipExtractor:
-    """Return the extractor of a name: "lite0t", or the import path of a class of your own.
-
-    Raises:
-        UsageError: if there is none.
-    """
+    """Return the extractor of a name: "lite0t", or the import path of a class of your own."""
     if name == "lite0t":
         return Lite0Clips(weights=weights, device=device)
     module, _, cls = name.rpartition(".")

@@ -241,16 +241,13 @@ def _written(module: NuwaInfinityModule, shape: tuple[int, int, int], samples: i
     def more(x: Tensor) -> Tensor:
         return x.expand(samples, *x.shape[1:]).clone()
 
-    mask = one.token_mask and replace(
-        one.token_mask, tokens=more(one.token_mask.tokens), neighbors=more(one.token_mask.neighbors)
-    )
     return replace(
         one,
         tokens_BPN=more(one.tokens_BPN),
         read_BPN=more(one.read_BPN),
         neighbors_BPNK=more(one.neighbors_BPNK),
         symmetry_BP=more(one.symmetry_BP),
-        token_mask=mask,
+        token_mask=one.token_mask and one.token_mask.of(more),
         text=one.text and SampleText(*map(more, one.text)),
     )
 

@@ -85,7 +85,7 @@ def neighbor_sources(
         patch = (dt, y // rows, x // columns)
         cell = (y % rows, x % columns)
         if patch == (0, 0, 0):
-            return NeighborSource(None, written[cell]) if written[cell] < n else None
+            return NeighborSource(None, written[cell]) if there.later or written[cell] < n else None
         if patch in known:
             return NeighborSource(known[patch], cell[0] * columns + cell[1])
         return None

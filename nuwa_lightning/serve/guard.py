@@ -4,8 +4,6 @@ A page of somebody else that is open in the same browser can send requests here.
 after DNS rebinding, has an ``Origin`` of its own, and cannot send JSON without asking first, which is never granted.
 """
 
-from __future__ import annotations
-
 import ipaddress
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -40,13 +38,7 @@ def is_loopback(host: str) -> bool:
 
 @final
 class Guard:
-    """Refuses requests before anything reads them.
-
-    Args:
-        app: what answers the others.
-        host: the address that is listened on.
-        token: what has to be shown; None for nothing.
-    """
+    """Refuses requests before anything reads them."""
 
     def __init__(self, app: App, *, host: str, token: str | None) -> None:
         self._app, self._host, self._token = app, host, token

@@ -6,6 +6,7 @@ Shape legend: B samples, P steps of a plan, N tokens per patch, K codes, T/Y/X t
 from __future__ import annotations
 
 import math
+import operator
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,10 +19,9 @@ from torch import Tensor
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.coarse_plan import CoarsePlan
 from nuwa_lightning.generation.local import AutoregressiveLocalDecoder, LocalDecoder
-from nuwa_lightning.generation.patch_decoder import own_neighbors
 from nuwa_lightning.generation.pretrained import Generator, begin_with, check_saved, save_generator, shape_of
 from nuwa_lightning.models.layout import PlanLayout, lay_out
-from nuwa_lightning.models.nuwa_infinity import ABSENT, PatchTransformer, TextStates, TokenMask, TransformerConfig
+from nuwa_lightning.models.nuwa_infinity import PatchTransformer, TextStates, TransformerConfig
 from nuwa_lightning.planning.context.base import ContextPool, checked_extent
 from nuwa_lightning.planning.context.nearby import NearbyContextPool
 from nuwa_lightning.planning.direction.arbitrary import ArbitraryDirectionController
@@ -41,7 +41,7 @@ from nuwa_lightning.training.optimization import (
     group_options,
     prefer_options,
 )
-from nuwa_lightning.training.plans import TrainingPlans, Written, look_up
+from nuwa_lightning.training.plans import TrainingPlans, Written, hide, look_up
 from nuwa_lightning.training.scaling import ScalingConfig, TokenLosses, patch_loss
 
 Optimize = Literal["joint", "accumulated", "per_patch"]
@@ -52,6 +52,7 @@ _OPTIONS = {
     "size": "model.transformer",
     "embedding_extent": "model.context_pool",
     "bidirectional": "model.local_decoder",
+    "grouped": "model.local_decoder",
     "text_dim": "model.conditions.text_encoder",
     "coarse_plan": "model.plan",
 }
@@ -128,6 +129,7 @@ class NuwaInfinityModule(LightningModule):
                 embedding_extent=checked_extent("model.context_pool", context_pool.embedding_extent),
                 size=transformer,
                 bidirectional=local_decoder.bidirectional,
+                grouped=local_decoder.grouped,
                 text_dim=conditions.text_dim,
                 coarse_plan=plan is not None,
             )
@@ -227,21 +229,10 @@ class NuwaInfinityModule(LightningModule):
             neighbors_BPNK = torch.stack([look_up(seen[b], p.neighbors_PNK) for b, p in chosen])
             symmetry_BP = torch.stack([p.symmetry_P for _, p in chosen]).to(flat.device)
             of_these = text and text.rows(members)
-            token_mask = self._hide(neighbors_BPNK, hiding)
+            token_mask = hide(neighbors_BPNK, self.local_decoder, self.transformer, self.token_order, hiding)
             layout = chosen[0][1]
             groups.append(Written(layout, tokens_BPN, read_BPN, neighbors_BPNK, symmetry_BP, token_mask, of_these))
         return groups
-
-    def _hide(self, neighbors_BPNK: Tensor, generator: torch.Generator) -> TokenMask | None:
-        B, P, N, _ = neighbors_BPNK.shape
-        masked_BPN = self.local_decoder.training_mask((B, P, N), generator)
-        if masked_BPN is None:
-            return None
-        masked_BPN = masked_BPN.to(neighbors_BPNK.device)
-        model = self.transformer
-        own_NK = own_neighbors(model.patch_size, self.token_order, model.neighbors).to(neighbors_BPNK.device)
-        gone_BPNK = masked_BPN[:, :, own_NK.clamp_min(0)] & (own_NK != ABSENT)
-        return TokenMask(masked_BPN, torch.where(gone_BPNK, ABSENT, neighbors_BPNK))
 
     # -- training -----------------------------------------------------------------------------------------------------
 
@@ -316,9 +307,7 @@ class NuwaInfinityModule(LightningModule):
         tokens_BPN, smoothing = written.tokens_BPN, self.descent.label_smoothing
         B = len(tokens_BPN)
         for step, (group, i, context, given) in enumerate(written.layout.walked):
-            token_mask = written.token_mask and TokenMask(
-                written.token_mask.tokens[:, step], written.token_mask.neighbors[:, step]
-            )
+            token_mask = written.token_mask and written.token_mask.of(operator.itemgetter((slice(None), step)))
             logits_BNK, states[step] = self.transformer.forward_step(
                 written.read_BPN[:, step],
                 written.symmetry_BP[:, step],
@@ -399,7 +388,8 @@ class NuwaInfinityModule(LightningModule):
         if "patch_transformer" not in checkpoint:
             raise UsageError("ckpt_path", name, "it is not of stage 2 (NuwaInfinityModule): name one of this stage")
         # Checkpoints from before there was a choice do not say it.
-        stored = {"bidirectional": False, "text_dim": 0, "coarse_plan": False, **checkpoint["patch_transformer"]}
+        new = {"bidirectional": False, "grouped": False, "text_dim": 0, "coarse_plan": False}
+        stored = {**new, **checkpoint["patch_transformer"]}
         first = {"ahead": False, "copy_head": False, "code_head": True, "symmetry_embedding": True}
         stored["size"] = {**first, **stored["size"]}
         for key, value in shape_of(self.transformer).items():

@@ -13,10 +13,13 @@ import torch
 from torch import Tensor
 
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.generation.local import LocalDecoder
+from nuwa_lightning.generation.patch_decoder import own_neighbors
 from nuwa_lightning.models.layout import PlanLayout
-from nuwa_lightning.models.nuwa_infinity import ABSENT, TokenMask
+from nuwa_lightning.models.nuwa_infinity import ABSENT, PatchTransformer, TokenMask
 from nuwa_lightning.planning.direction.base import DirectionController, Step
 from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
+from nuwa_lightning.planning.schedule import TokenOrder
 from nuwa_lightning.training.conditioning import Conditions, SampleText, closing, draw_known
 
 
@@ -54,6 +57,31 @@ class Written:
         masked_BPN = self.token_mask.tokens
         targets = masked_BPN[:, ~self.layout.known_P].sum().clamp_min(1)
         return loss_BPN * masked_BPN * (self.count / targets)
+
+
+def hide(
+    neighbors_BPNK: Tensor,
+    decoder: LocalDecoder,
+    model: PatchTransformer,
+    token_order: TokenOrder,
+    generator: torch.Generator,
+) -> TokenMask | None:
+    """Return what a local decoder hides of patches in training; None where each token sees earlier ones only."""
+    B, P, N, _ = neighbors_BPNK.shape
+    masked_BPN = decoder.training_mask((B, P, N), generator)
+    if masked_BPN is None:
+        return None
+    own_NK = own_neighbors(model.patch_size, token_order, model.neighbors)
+    context_BPNK = neighbors_BPNK.cpu().masked_fill(own_NK != ABSENT, ABSENT)
+    groups_BPN = decoder.training_groups(context_BPNK, own_NK, model.neighbors, generator)
+    place_NK = own_NK.clamp_min(0)
+    if groups_BPN is None:
+        gone_BPNK = masked_BPN[:, :, place_NK]
+    else:
+        gone_BPNK = groups_BPN[:, :, place_NK] >= groups_BPN[:, :, :, None]
+    device = neighbors_BPNK.device
+    left_BPNK = neighbors_BPNK.masked_fill((gone_BPNK & (own_NK != ABSENT)).to(device), ABSENT)
+    return TokenMask(masked_BPN.to(device), left_BPNK, None if groups_BPN is None else groups_BPN.to(device))
 
 
 def look_up(tokens_S: Tensor, place: Tensor) -> Tensor:
