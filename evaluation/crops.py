@@ -1,5 +1,7 @@
 """The crops of a protocol as files."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 from PIL import Image

@@ -3,6 +3,8 @@
 Network and weights are torch-fidelity's: a port of the TensorFlow graph, its odd resizing included.
 """
 
+from __future__ import annotations
+
 import os
 from typing import Any
 

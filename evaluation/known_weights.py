@@ -1,5 +1,7 @@
 """The weights that a network's name stands for: a number bears the name only if it comes from them."""
 
+from __future__ import annotations
+
 from typing import Final
 
 LITE0: Final = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"

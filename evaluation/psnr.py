@@ -1,5 +1,7 @@
 """Peak signal-to-noise ratio of reconstructions, in float64 on 8-bit RGB."""
 
+from __future__ import annotations
+
 import math
 
 import numpy as np

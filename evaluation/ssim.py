@@ -5,6 +5,8 @@ window lies inside the image; the mean over places and colors. As scikit-image w
 use_sample_covariance=False``. torchmetrics computes the map, but by itself averages a mirrored border in, too.
 """
 
+from __future__ import annotations
+
 from typing import Final
 
 import numpy as np

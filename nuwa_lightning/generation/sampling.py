@@ -3,6 +3,8 @@
 Shape legend: R rows, K codes, N tokens per patch, k candidates, n places.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import torch
