@@ -47,11 +47,7 @@ def _run(given: Sequence[str]) -> int:
 
 
 def parsed(given: Sequence[str]) -> Any:
-    """Return the ``Options`` of a command line.
-
-    Raises:
-        UsageError: if there is no such command, or an option is wrong.
-    """
+    """Return the ``Options`` of a command line."""
     from evaluation.commands.options import parse
 
     name, *rest = given

@@ -12,7 +12,7 @@ import re
 from evaluation import features as lite0
 from evaluation import inception
 from evaluation.extractor import Extractor, remember_weights
-from evaluation.known_weights import INCEPTION_FILE, RESERVED_PREFIXES
+from evaluation.weights import INCEPTION_FILE, RESERVED_PREFIXES
 from nuwa_lightning.errors import UsageError
 
 
@@ -50,11 +50,7 @@ def make_extractor(name: str, *, weights: str | os.PathLike[str] | None = None, 
 
 
 def check_name(extractor: Extractor) -> None:
-    """Refuse a prefix that is not plain, or that only other weights may bear.
-
-    Raises:
-        UsageError: saying which.
-    """
+    """Refuse a prefix that is not plain, or that only other weights may bear."""
     prefix = extractor.prefix
     own = lite0.Lite0Features, inception.InceptionFeatures, inception.CleanInceptionFeatures
     if type(extractor) in own:

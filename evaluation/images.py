@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from evaluation.crop_spec import CropSpec
+from nuwa_lightning.atomic import atomic_folder
 from nuwa_lightning.data.folders import list_files, said_of
 from nuwa_lightning.data.reading import MAX_PIXELS, SUFFIXES, ImageReadError, image_size, read_image
 from nuwa_lightning.errors import UsageError
@@ -110,20 +111,12 @@ class ImageSet:
         return self._plan
 
     def crops(self) -> Iterator[Pixels]:
-        """Yield the crops, all of one size.
-
-        Raises:
-            UsageError: if a file cannot be read.
-        """
+        """Yield the crops, all of one size."""
         for _, image, cuts in self._read():
             yield from (cut_out(image, cut, self.spec) for cut in cuts)
 
     def canvases(self) -> Iterator[Pixels]:
-        """Yield what seams and collapse are looked for in: whole images at their scales, or the crops.
-
-        Raises:
-            UsageError: if a file cannot be read.
-        """
+        """Yield what seams and collapse are looked for in: whole images at their scales, or the crops."""
         if self.spec.crop not in ("windows", "whole"):
             yield from self.crops()
             return
@@ -148,11 +141,7 @@ class ImageSet:
         return self._hashes
 
     def pixel_hashes(self) -> list[set[str]]:
-        """Return, of each file that is used, the hashes of its pixels and of its crops', as they are and mirrored.
-
-        Raises:
-            UsageError: if a file cannot be read.
-        """
+        """Return, of each file that is used, the hashes of its pixels and of its crops', as they are and mirrored."""
         found = []
         for _, image, cuts in self._read():
             each = [np.asarray(image, np.uint8), *(cut_out(image, cut, self.spec) for cut in cuts)]
@@ -278,11 +267,7 @@ class ImageSet:
 
 
 def image_files(folder: Path, *, option: str) -> list[Path]:
-    """Return every image below a folder, sorted by path.
-
-    Raises:
-        UsageError: if the folder is missing or holds none.
-    """
+    """Return every image below a folder, sorted by path."""
     if not folder.is_dir():
         raise UsageError(option, str(folder), "is not a folder: give one with images")
     found = list_files(folder, SUFFIXES)
@@ -324,3 +309,18 @@ def windows(pixels_YX3: Pixels, side: int) -> Iterator[Pixels]:
     for y in range(0, height - side + 1, side):
         for x in range(0, width - side + 1, side):
             yield pixels_YX3[y : y + side, x : x + side]
+
+
+def write_crops(images: ImageSet, output: Path) -> int:
+    """Write the crops of a set as PNG files into a new folder; return their number."""
+    if not output.parent.is_dir():
+        raise UsageError("--output", str(output), f"the folder {output.parent} does not exist: make it first")
+    made = 0
+    try:
+        with atomic_folder(output) as partial:
+            for crop in images.crops():
+                Image.fromarray(crop).save(partial / f"{made:05d}.png")
+                made += 1
+    except FileExistsError as error:
+        raise UsageError("--output", str(output), "exists already: give another name") from error
+    return made

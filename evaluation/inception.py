@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from evaluation.known_weights import INCEPTION, INCEPTION_FILE
-from evaluation.weights import checked_weights
+from evaluation.weights import INCEPTION, INCEPTION_FILE, checked_weights
 
 
 class InceptionFeatures:
@@ -57,12 +56,7 @@ class InceptionFeatures:
 
 
 class CleanInceptionFeatures(InceptionFeatures):
-    """The same network behind the resizing of clean-fid (Parmar et al. 2022): each color as floats, not rounded.
-
-    Args:
-        weights: see :class:`InceptionFeatures`.
-        device: where it computes.
-    """
+    """The same network behind the resizing of clean-fid (Parmar et al. 2022): each color as floats, not rounded."""
 
     prefix = "clean-"
 

@@ -114,9 +114,6 @@ def diversity(distance: PerceptualDistance, images: ImageSet, *, pairs: int, see
     """Return the mean distance of random pairs of different images of a set (not of pairs of one canvas).
 
     Images are few enough to be held: at most two for each pair.
-
-    Raises:
-        ValueError: if there are fewer than two canvases.
     """
     clusters = images.clusters()
     names = np.unique(clusters)

@@ -18,7 +18,7 @@ from typing import Any, Final, Literal
 
 from evaluation.config import build, flat, read_yaml, set_option
 from evaluation.crop_spec import CropSpec
-from evaluation.known_weights import KNOWN_SHA256
+from evaluation.weights import KNOWN_SHA256
 from nuwa_lightning.errors import UsageError, check_range
 
 FOLDER: Final = Path(__file__).parent / "protocols"
@@ -223,9 +223,6 @@ def load_protocol(name: str | Path, changes: Sequence[str] = ()) -> Protocol:
     Args:
         name: "landscape", or a path.
         changes: settings to change, as ``real.count=50``.
-
-    Raises:
-        UsageError: if there is none, or a setting of it is wrong.
     """
     path = Path(name)
     if path.suffix not in (".yaml", ".yml") and not path.exists():
@@ -251,11 +248,7 @@ def upgraded(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def resolved(features: Features) -> Features:
-    """Return features with the hash that their name stands for.
-
-    Raises:
-        UsageError: if the protocol asks for another one.
-    """
+    """Return features with the hash that their name stands for."""
     known = KNOWN_SHA256.get(features.name)
     if known is None or features.weights_sha256 == known:
         return features

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Final
 
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.hashing import file_sha256
+
+LITE0: Final = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+INCEPTION: Final = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+INCEPTION_FILE: Final = "weights-inception-2015-12-05-6726825d.pth"
+
+KNOWN_SHA256: Final = {"lite0": LITE0, "inception": INCEPTION, "inception-clean": INCEPTION}
+"""By the name of the features."""
+
+RESERVED_PREFIXES: Final = frozenset({"lite0-", "lite0t-", "inception-", "clean-", "stlpips-", "fid-", "kid-"})
+"""Prefixes of metric names that only the networks of this package may bear, in lower case."""
 
 
 def hub_cache() -> Path:
@@ -18,17 +29,7 @@ def hub_cache() -> Path:
 def checked_weights(
     path: str | os.PathLike[str] | None, *, sha256: str, cached_as: str, option: str = "--weights"
 ) -> Path:
-    """Return a weights file whose content is the expected one.
-
-    Args:
-        path: the file; None looks into torch's hub cache.
-        sha256: of the file that is wanted.
-        cached_as: its name in the hub cache.
-        option: how to call it in an error.
-
-    Raises:
-        UsageError: if it is missing or another one.
-    """
+    """Return a weights file, by default ``cached_as`` in torch's hub cache, whose content is the expected one."""
     file = hub_cache() / cached_as if path is None else Path(path)
     if not file.is_file():
         hint = f"there is no such file; give the path of {cached_as} (sha256 {sha256[:8]}...)"

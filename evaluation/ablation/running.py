@@ -79,11 +79,7 @@ def tokenizer_source(ablation: Ablation) -> dict[str, Any]:
 
 
 def provide_tokenizer(ablation: Ablation) -> Tokenizer:
-    """Return the shared tokenizer of the base recipe, training (and refining) it first if it is not there.
-
-    Raises:
-        UsageError: if the recipe names none, or it cannot be made.
-    """
+    """Return the shared tokenizer of the base recipe, training (and refining) it first if it is not there."""
     source = tokenizer_source(ablation)
     if "path" not in source:
         raise UsageError("ablation.base", ablation.base, "names no tokenizer: set tokenizer.path in it")
@@ -125,11 +121,7 @@ def cell_arguments(cell: Cell, tokenizer: Tokenizer) -> list[str]:
 
 
 def run_cell(cell: Cell, output: Path, tokenizer: Tokenizer, *, work: Work) -> dict[str, Any] | None:
-    """Do what is left of a cell; returns what it says of itself, or None if another process is at it.
-
-    Raises:
-        UsageError: if a step fails.
-    """
+    """Do what is left of a cell; returns what it says of itself, or None if another process is at it."""
     folder = cell.folder(output)
     folder.mkdir(parents=True, exist_ok=True)
     import torch

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from evaluation.extractor import remember_weights
 from evaluation.features import PROTOCOL, Lite0Features
-from evaluation.known_weights import RESERVED_PREFIXES
 from evaluation.video.clips import Clip
+from evaluation.weights import RESERVED_PREFIXES
 from nuwa_lightning.errors import UsageError
 
 
@@ -68,11 +68,7 @@ class Lite0Clips:
 def make_clip_extractor(
     name: str, *, weights: str | os.PathLike[str] | None = None, device: str = "cpu"
 ) -> ClipExtractor:
-    """Return the extractor of a name: "lite0t", or the import path of a class of your own.
-
-    Raises:
-        UsageError: if there is none.
-    """
+    """Return the extractor of a name: "lite0t", or the import path of a class of your own."""
     if name == "lite0t":
         return Lite0Clips(weights=weights, device=device)
     module, _, cls = name.rpartition(".")

@@ -37,10 +37,11 @@ from nuwa_lightning.canvas.facts import (
 )
 from nuwa_lightning.canvas.keeping import GIVEN, keep_given
 from nuwa_lightning.canvas.log import TokenLog
-from nuwa_lightning.errors import UsageError, unwritable
+from nuwa_lightning.errors import UsageError
 from nuwa_lightning.planning.geometry import PatchIndex
 from nuwa_lightning.request import GenerationRequest
 from nuwa_lightning.tokenizers.tiling import Rectangle
+from nuwa_lightning.writers.vips import FULL
 
 _KEPT: Final = 2
 
@@ -58,7 +59,7 @@ class Canvas:
         self._tokens = TokenLog(folder / "tokens.log")
         try:
             folder.mkdir(exist_ok=True)
-            strange = [path for path in folder.iterdir() if not _is_own(path)]
+            strange = [path for path in folder.iterdir() if not _is_own(path) or (path.exists() and not path.is_file())]
             if strange:
                 raise UsageError(option, folder, f"holds {strange[0].name}, which is no part of a canvas: name another")
             self._lock = _locked(folder / "lock")
@@ -302,8 +303,8 @@ class Canvas:
             self._log.truncate(length * self._tokens.record_bytes)
 
     def _unwritable(self, error: OSError) -> UsageError:
-        found = unwritable(self.folder, error, full="make room there")
-        return UsageError(self._option, self.folder, found.hint)
+        hint = "make room there" if error.errno in FULL else "name a file in a folder that can be written to"
+        return UsageError(self._option, self.folder, f"cannot be written ({error.strerror or error}): {hint}")
 
 
 def _is_own(path: Path) -> bool:

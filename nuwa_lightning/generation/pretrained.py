@@ -42,6 +42,8 @@ S = TypeVar("S", ContextPool, DirectionController, LocalDecoder, TextEncoder)
 KIND = "nuwa-lightning patch transformer"
 FORMAT = 1
 _ABSENT: Final = ("grouped", "text_dim", "coarse_plan")
+_DECODED: Final = ("bidirectional", "grouped")
+"""What depends on the local decoder."""
 
 _HOMES: dict[type[Any], str] = {
     ContextPool: "nuwa_lightning.planning.context",
@@ -119,6 +121,9 @@ def shape_of(model: PatchTransformer) -> dict[str, Any]:
 def begin_with(model: PatchTransformer, folder: str, *, option: str) -> None:
     """Give ``model`` the weights of a trained one of the same shape.
 
+    It may be for another local decoder: what only the new one has stays as it is, and what it reads of neighbors that
+    the trained one did not begins at zero.
+
     Args:
         model: what is to be trained on.
         folder: a run of stage 2, or the name of a model that comes with the package.
@@ -129,9 +134,23 @@ def begin_with(model: PatchTransformer, folder: str, *, option: str) -> None:
     """
     trained = load_generator(find_run(folder) / "model").model
     for name, value in shape_of(trained).items():
-        if (here := shape_of(model)[name]) != value:
+        if name not in _DECODED and (here := shape_of(model)[name]) != value:
             raise UsageError(option, folder, f"its {name} is {value}, that of this model {here}: give the same")
-    model.load_state_dict(trained.state_dict())
+    new, state = model.state_dict(), trained.state_dict()
+    theirs = [kind._replace(later=False) for kind in trained.neighbors]
+    for name, axis, width in (
+        ("neighbor_embedding.linear.weight", 1, model.codebook_dim),
+        ("copy_head.linear.weight", 0, 1),
+        ("copy_head.linear.bias", 0, 1),
+    ):
+        if name in state:
+            old, begun = (torch.unflatten(part[name], axis, (-1, width)) for part in (state, new))
+            begun = torch.zeros_like(begun)
+            for place, kind in enumerate(model.neighbors[: begun.shape[axis]]):
+                if (known := kind._replace(later=False)) in theirs:
+                    begun.select(axis, place).copy_(old.select(axis, theirs.index(known)))
+            state[name] = begun.flatten(axis, axis + 1)
+    model.load_state_dict({name: state.get(name, value) for name, value in new.items()})
 
 
 def save_generator(folder: str | Path, generator: Generator, *, dtype: torch.dtype = torch.float32) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,9 +15,10 @@ from torch import Tensor
 
 from nuwa_lightning.canvas.sample import sample_tokens
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.generation.local import LocalityLocalDecoder, MaskedLocalDecoder
+from nuwa_lightning.generation.local import AutoregressiveLocalDecoder, LocalityLocalDecoder, MaskedLocalDecoder
 from nuwa_lightning.generation.local.group_order import VARIANTS, group_sizes, grown_groups
 from nuwa_lightning.generation.patch_decoder import PatchDecoder, own_neighbors
+from nuwa_lightning.generation.pretrained import Generator, begin_with, save_generator
 from nuwa_lightning.generation.renderer import InfiniteRenderer, Rendering
 from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.models.nuwa_infinity import ABSENT, PatchTransformer, TokenMask, neighbors
@@ -239,3 +241,32 @@ def test_what_does_not_fit_is_refused() -> None:
         nothing = torch.zeros(1, 1, 16, dtype=torch.long)
         mask = TokenMask(nothing == 0, nothing[..., None])
         model()(nothing, nothing[:, :, 0], neighbors_BPNK=nothing[..., None], groups=[], token_mask=mask)
+
+
+def test_weights_of_another_decoder_are_taken_over(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    pool = NearbyContextPool((1, 1, 1))
+    trained, new = build(pool, 2, copy_head=True), build(pool, 2, copy_head=True, grouped=True)
+    for parameter in new.parameters():
+        torch.nn.init.normal_(parameter)
+    own = AutoregressiveLocalDecoder()
+    save_generator(tmp_path / "model", Generator(trained, pool, OMEGA, "mirrored", "f" * 64, own))
+    (tmp_path / "tokenizer").mkdir()  # it asks for the folder of a run
+    begin_with(new, str(tmp_path), option="model.start_from")
+    near = torch.randint(0, 16, (5, len(trained.neighbors)))
+    # The same neighbors, and others that the trained model never saw.
+    plain = [kind._replace(later=False) for kind in new.neighbors]
+    wider = torch.randint(0, 16, (5, len(plain)))
+    for k, kind in enumerate(trained.neighbors):
+        wider[:, plain.index(kind)] = near[:, k]
+    assert trained.neighbor_embedding is not None
+    assert new.neighbor_embedding is not None
+    codes_KE = trained.codebook_KE
+    expected, found = trained.neighbor_embedding(near, codes_KE), new.neighbor_embedding(wider, codes_KE)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    x = torch.randn(5, 16)
+    torch.testing.assert_close(new.logits(x, wider), trained.logits(x, near), rtol=1e-5, atol=1e-5)
+    assert torch.equal(new.layer(1).attention.out.weight, trained.layer(1).attention.out.weight.float().double())
+    other = build(NearbyContextPool((0, 1, 1)), 2, grouped=True)
+    with pytest.raises(UsageError, match=r"start_from: .*its embedding_extent"):
+        begin_with(other, str(tmp_path), option="model.start_from")
