@@ -66,13 +66,16 @@ def blocks_of(image_YX3: Pixels, side: int, *, shifted: bool) -> Iterator[tuple[
             yield (row, column), image_YX3[y : y + side, x : x + side]
 
 
+def blocks_in(size: tuple[int, int], wanted: Blocks) -> int:
+    """Return how many blocks a canvas of so many rows and columns has."""
+    start = wanted.side // 2 if wanted.shifted else 0
+    rows, columns = (len(range(start, side - wanted.side + 1, wanted.side)) for side in size)
+    return rows * columns
+
+
 def count_of_blocks(images: ImageSet, wanted: Blocks) -> int:
     """Return how many blocks the canvases of a set have, before any is decoded."""
-    start = wanted.side // 2 if wanted.shifted else 0
-    lines = (
-        [len(range(start, side - wanted.side + 1, wanted.side)) for side in size] for size in images.canvas_sizes()
-    )
-    return sum(rows * columns for rows, columns in lines)
+    return sum(blocks_in(size, wanted) for size in images.canvas_sizes())
 
 
 def pooled(real: BlockSet, ours: BlockSet, kind: Kind, *, resamples: int, seed: int) -> Distance:

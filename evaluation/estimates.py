@@ -132,7 +132,9 @@ def wilson(hits: float, n: float, z: float = Z95) -> tuple[float, float]:
 
 def canvas_sums(values: NDArray[np.float64], clusters_N: NDArray[np.intp] | None) -> NDArray[np.float64]:
     """Return the sum of values over each canvas."""
-    return values if clusters_N is None else np.bincount(np.unique(clusters_N, return_inverse=True)[1], values)
+    if clusters_N is None:
+        return values
+    return np.asarray(np.bincount(np.unique(clusters_N, return_inverse=True)[1], values), np.float64)
 
 
 def standard_error(values: NDArray[np.float64], clusters_N: NDArray[np.intp] | None) -> tuple[float, int]:

@@ -141,7 +141,8 @@ class ImageSet:
 
     def some(self, numbers: NDArray[np.intp]) -> list[Pixels]:
         """Return crops by their numbers, in that order; only their files are read."""
-        wanted, held, first = set(numbers.tolist()), {}, 0
+        wanted, first = set(numbers.tolist()), 0
+        held: dict[int, Pixels] = {}
         plan, self._plan = self.plan, []
         try:
             for path, cuts in plan:
