@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.processes import keep_freed_memory
+from nuwa_lightning.signals import keep_freed_memory
 
 COMMANDS = ("score", "score-videos", "crops", "sample", "ablate", "paper", "report", "benchmark")
 """Each is a module of ``evaluation.commands``: ``Options``, ``ABOUT``, ``EXAMPLES`` and ``run``."""
@@ -47,11 +47,7 @@ def _run(given: Sequence[str]) -> int:
 
 
 def parsed(given: Sequence[str]) -> Any:
-    """Return the ``Options`` of a command line.
-
-    Raises:
-        UsageError: if there is no such command, or an option is wrong.
-    """
+    """Return the ``Options`` of a command line."""
     from evaluation.commands.options import parse
 
     name, *rest = given

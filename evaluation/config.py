@@ -16,25 +16,12 @@ T = TypeVar("T")
 
 
 def read_yaml(path: Path, option: str) -> dict[str, Any]:
-    """Return the mapping that a YAML file holds.
-
-    Raises:
-        UsageError: if it is missing, no YAML, or no mapping.
-    """
+    """Return the mapping that a YAML file holds."""
     return read_mapping(path, option, example="name: mine")
 
 
 def build(cls: type[T], content: object, where: str) -> T:
-    """Return the dataclass that a mapping describes; nested ones, tuples, literals and options included.
-
-    Args:
-        cls: a dataclass.
-        content: the mapping, as YAML gives it.
-        where: what to call it in an error.
-
-    Raises:
-        UsageError: for an unknown key, one that is missing, or a value of a wrong kind.
-    """
+    """Return the dataclass that a mapping describes; nested ones, tuples, literals and options included."""
     if not isinstance(content, Mapping):
         raise UsageError(where, content, f"write the settings of {cls.__name__} below it, one a line")
     from nuwa_lightning.commands.parsing import OneLineParser

@@ -12,11 +12,7 @@ from nuwa_lightning.errors import UsageError
 
 
 def write_crops(images: ImageSet, output: Path) -> int:
-    """Write the crops of a set as PNG files into a new folder; return their number.
-
-    Raises:
-        UsageError: if ``output`` is there already or its parent is not, or as :class:`ImageSet`.
-    """
+    """Write the crops of a set as PNG files into a new folder; return their number."""
     if not output.parent.is_dir():
         raise UsageError("--output", str(output), f"the folder {output.parent} does not exist: make it first")
     made = 0

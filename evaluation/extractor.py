@@ -29,11 +29,7 @@ def identity(extractor: Any) -> dict[str, Any]:
 
 
 def remember_weights(extractor: Any, weights: str | os.PathLike[str] | None) -> None:
-    """Note the hash of the weights that a network of one's own was made with: :func:`identity` tells it.
-
-    Raises:
-        UsageError: if there is no such file.
-    """
+    """Note the hash of the weights that a network of one's own was made with: :func:`identity` tells it."""
     if weights is None:
         return
     if not Path(weights).is_file():

@@ -50,11 +50,7 @@ def make_extractor(name: str, *, weights: str | os.PathLike[str] | None = None, 
 
 
 def check_name(extractor: Extractor) -> None:
-    """Refuse a prefix that is not plain, or that only other weights may bear.
-
-    Raises:
-        UsageError: saying which.
-    """
+    """Refuse a prefix that is not plain, or that only other weights may bear."""
     prefix = extractor.prefix
     own = lite0.Lite0Features, inception.InceptionFeatures, inception.CleanInceptionFeatures
     if type(extractor) in own:

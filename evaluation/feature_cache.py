@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +24,21 @@ from numpy.typing import NDArray
 from evaluation.extractor import Extractor, identity
 from evaluation.images import ImageSet, Pixels
 from nuwa_lightning.data.folders import cache_folder
+from nuwa_lightning.errors import UsageError
 
 BATCH: Final = 16
 _IN_MEMORY: Final = 1 << 28
 """Above this many bytes, features lie in a temporary file."""
+_DAMAGED: Final = (
+    sqlite3.SQLITE_ERROR,
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_CONSTRAINT,
+    sqlite3.SQLITE_MISMATCH,
+)
+"""What SQLite says of a file that is none of ours, or not whole; all else is a matter of rights, room and locks."""
+_LOG = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -78,10 +90,10 @@ class FeatureCache:
         return rows.found()
 
     @contextmanager
-    def rows(self, count: int, *, progress: Any = None) -> Iterator[Rows]:
+    def rows(self, count: int, *, progress: Any = None) -> Iterator[Collected]:
         """Yield where crops are given one by one; their features are there when it is left. See :meth:`of_crops`."""
-        with closing(self._open()) as store:
-            rows = Rows(partial(self._rows, store=store), self.extractor.width, count, progress)
+        with closing(_Rows(self.path if self.enabled else None, least=4 * self.extractor.width)) as store:
+            rows = Collected(partial(self._rows, store=store), self.extractor.width, count, progress)
             yield rows
             rows.flush()
 
@@ -101,10 +113,9 @@ class FeatureCache:
         # Only now it is known which files could be read.
         return replace(found, clusters_N=images.clusters())
 
-    def _rows(self, batch: list[Pixels], store: sqlite3.Connection) -> NDArray[np.float32]:
+    def _rows(self, batch: list[Pixels], store: _Rows) -> NDArray[np.float32]:
         keys = [_key(pixels) for pixels in batch]
-        marks = ",".join("?" * len(keys))
-        known = dict(store.execute(f"SELECT key, row FROM features WHERE key IN ({marks})", keys))
+        known = store.known(keys)
         missing = [i for i, key in enumerate(keys) if key not in known]
         if missing:
             images = np.stack([batch[i] for i in missing])
@@ -112,26 +123,102 @@ class FeatureCache:
             padded[: len(images)] = images
             both = np.concatenate(self.extractor(padded), axis=1).astype(np.float32)
             new = {keys[i]: both[n].tobytes() for n, i in enumerate(missing)}
-            if self.enabled:
-                with store:
-                    store.executemany("INSERT OR IGNORE INTO features VALUES (?, ?)", new.items())
+            store.keep(new)
             known |= new
         return np.stack([np.frombuffer(known[key], np.float32) for key in keys])
 
-    def _open(self) -> sqlite3.Connection:
-        if not self.enabled:
-            store = sqlite3.connect(":memory:")
-        else:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            store = sqlite3.connect(self.path, timeout=60)
-            # A crash may lose the last features, never damage the file.
-            store.execute("PRAGMA journal_mode=WAL")
-            store.execute("PRAGMA synchronous=NORMAL")
-        store.execute("CREATE TABLE IF NOT EXISTS features (key BLOB PRIMARY KEY, row BLOB)")
-        return store
+
+class _Rows:
+    """The rows of a cache's file. One that is damaged is made anew, one that cannot be used done without, both said.
+
+    Args:
+        path: the file; None for none.
+        least: bytes of a row, at least.
+    """
+
+    def __init__(self, path: Path | None, *, least: int) -> None:
+        self._path, self._least, self._length = path, least, 0
+        self._store = sqlite3.connect(":memory:")
+        self._tried(self._open)
+
+    def known(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Return the rows that are there and whole, by key."""
+        wanted = f"SELECT key, CAST(row AS BLOB) FROM features WHERE key IN ({','.join('?' * len(keys))})"
+        found = self._tried(lambda: self._store.execute(wanted, keys).fetchall())
+        whole = {key: row for key, row in found if row is not None and _is_whole(row, self._length)}
+        self._tell(len(found) - len(whole))
+        return whole
+
+    def keep(self, rows: Mapping[bytes, bytes]) -> None:
+        """Add rows.
+
+        Raises:
+            UsageError: if those that were there are of another length.
+        """
+        length = len(next(iter(rows.values())))
+        if self._length not in (0, length):
+            hint = "holds rows of another length than this network gives: remove the file, it is made anew"
+            raise UsageError("features", self._path, hint)
+        self._length = length
+        if self._path is not None:
+            self._tried(lambda: self._add(rows))
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._store.close()
+
+    def _add(self, rows: Mapping[bytes, bytes]) -> None:
+        with self._store:
+            self._store.executemany("INSERT OR REPLACE INTO features VALUES (?, ?)", rows.items())
+
+    def _open(self) -> None:
+        self._store.close()
+        path = self._path
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        self._store = sqlite3.connect(path or ":memory:", timeout=60)
+        # A crash may lose the last features, never damage the file.
+        self._store.execute("PRAGMA journal_mode=WAL")
+        self._store.execute("PRAGMA synchronous=NORMAL")
+        with self._store:
+            self._store.execute("CREATE TABLE IF NOT EXISTS features (key BLOB PRIMARY KEY, row BLOB)")
+            lengths = "SELECT length(CAST(row AS BLOB)) AS n, count(*) FROM features GROUP BY n ORDER BY count(*) DESC"
+            usual = self._store.execute(lengths).fetchall()
+            self._length = next((n for n, _ in usual if n and n >= self._least and n % 4 == 0), 0)
+            self._tell(sum(count for n, count in usual if n != self._length))
+            self._store.execute("DELETE FROM features WHERE length(CAST(row AS BLOB)) IS NOT ?", (self._length,))
+
+    def _tell(self, damaged: int) -> None:
+        if damaged:
+            _LOG.warning("%s: %d damaged rows are computed anew", self._path, damaged)
+
+    def _tried(self, work: Callable[[], _T]) -> _T:
+        try:
+            return work()
+        except (OSError, sqlite3.Error) as error:
+            self._rescue(error)
+            return work()
+
+    def _rescue(self, error: Exception) -> None:
+        assert self._path is not None, "nothing goes wrong in memory"
+        self._store.close()
+        if getattr(error, "sqlite_errorcode", 0) & 255 in _DAMAGED:
+            _LOG.warning("%s is damaged (%s): computing its features anew", self._path, error)
+            with suppress(OSError, sqlite3.Error):
+                for name in ("", "-wal", "-shm"):
+                    self._path.with_name(self._path.name + name).unlink(missing_ok=True)
+                self._open()
+                return
+        _LOG.warning("%s cannot be used (%s): features are not kept", self._path, error)
+        self._path = None
+        self._open()
 
 
-class Rows:
+def _is_whole(row: bytes, length: int) -> bool:
+    return len(row) == length and bool(np.isfinite(np.frombuffer(row, np.float32)).all())
+
+
+class Collected:
     """Features of crops that are given one by one, each its own canvas.
 
     Args:

@@ -70,11 +70,7 @@ class Lite0Features:
         self._network, self._device = network.eval().requires_grad_(False).to(device), device
 
     def __call__(self, images_BYX3: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the pooled features (B, 1280) and the ImageNet logits (B, 1000) of uint8 RGB crops.
-
-        Raises:
-            UsageError: if the images are not square: squashing them would change what the features mean.
-        """
+        """Return the pooled features (B, 1280) and the ImageNet logits (B, 1000) of uint8 RGB crops."""
         import torch
 
         height, width = images_BYX3.shape[1:3]

@@ -38,9 +38,6 @@ def frechet_distance(x_ND: Features, y_MD: Features, *, ddof: int = 1) -> float:
     The trace of ``(S_x S_y) ** 0.5`` is the sum of the singular values of the product of the two centerd feature
     matrices, so no root of a rank-deficient matrix is taken: exact for fewer images than features, where the usual
     way adds noise. Large sets are read in parts.
-
-    Raises:
-        ValueError: if a set has fewer than two members, or the feature lengths differ.
     """
     if x_ND.ndim != 2 or y_MD.ndim != 2 or x_ND.shape[1] != y_MD.shape[1]:
         raise ValueError(f"features must be (N, D) and (M, D), got {x_ND.shape} and {y_MD.shape}")
@@ -111,12 +108,7 @@ def fid(
 
 
 class FidAgainst:
-    """Distances of other sets from one that is gone through once.
-
-    Args:
-        x_ND: features of that set.
-        ddof: see :func:`frechet_distance`.
-    """
+    """Distances of other sets from one that is gone through once."""
 
     def __init__(self, x_ND: Features, *, ddof: int = 1) -> None:
         self._x_ND, self._ddof = x_ND, ddof

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from evaluation.crop_spec import CropSpec
-from nuwa_lightning.data.listing import list_files, said_of
+from nuwa_lightning.data.folders import list_files, said_of
 from nuwa_lightning.data.reading import MAX_PIXELS, SUFFIXES, ImageReadError, image_size, read_image
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.hashing import file_sha256
@@ -297,11 +297,7 @@ class ImageSet:
 
 
 def image_files(folder: Path, *, option: str) -> list[Path]:
-    """Return every image below a folder, sorted by path.
-
-    Raises:
-        UsageError: if the folder is missing or holds none.
-    """
+    """Return every image below a folder, sorted by path."""
     if not folder.is_dir():
         raise UsageError(option, str(folder), "is not a folder: give one with images")
     found = list_files(folder, SUFFIXES)

@@ -57,12 +57,7 @@ class InceptionFeatures:
 
 
 class CleanInceptionFeatures(InceptionFeatures):
-    """The same network behind the resizing of clean-fid (Parmar et al. 2022): each color as floats, not rounded.
-
-    Args:
-        weights: see :class:`InceptionFeatures`.
-        device: where it computes.
-    """
+    """The same network behind the resizing of clean-fid (Parmar et al. 2022): each color as floats, not rounded."""
 
     prefix = "clean-"
 

@@ -35,11 +35,7 @@ def polynomial_kernel(x_ND: Features, y_MD: Features) -> NDArray[np.float64]:
 
 
 def mmd2(x_ND: Features, y_MD: Features) -> float:
-    """Return the unbiased estimate of the squared maximum mean discrepancy; the sets may differ in size.
-
-    Raises:
-        ValueError: if a set has fewer than two members, or the feature lengths differ.
-    """
+    """Return the unbiased estimate of the squared maximum mean discrepancy; the sets may differ in size."""
     _check(x_ND, y_MD)
     return KidAgainst(x_ND).value(y_MD)
 
@@ -163,33 +159,20 @@ class Terms:
 
 
 class KidAgainst:
-    """Distances of other sets from one whose kernel matrix is made once; of at most `LARGEST_FULL` members.
-
-    Args:
-        x_ND: features of that set.
-        clusters_N: which canvas a member comes from; by default each is one.
-    """
+    """Distances of other sets from one whose kernel matrix is made once; of at most `LARGEST_FULL` members."""
 
     def __init__(self, x_ND: Features, clusters_N: NDArray[np.intp] | None = None) -> None:
         self._x_ND, self._xx = x_ND, polynomial_kernel(x_ND, x_ND)
         self._clusters_N = np.arange(len(x_ND)) if clusters_N is None else clusters_N
 
     def value(self, y_MD: Features, *, clusters_M: NDArray[np.intp] | None = None) -> float:
-        """Return the unbiased estimate, as :func:`mmd2`; pairs of one canvas are no independent pair and left out.
-
-        Raises:
-            ValueError: if all members of a set are of one canvas.
-        """
+        """Return the unbiased estimate, as :func:`mmd2`; pairs of one canvas are no independent pair and left out."""
         own_M = np.arange(len(y_MD)) if clusters_M is None else clusters_M
         within = _within(self._xx, self._clusters_N) + _within(polynomial_kernel(y_MD, y_MD), own_M)
         return float(within - 2 * polynomial_kernel(self._x_ND, y_MD).mean())
 
     def terms(self, y_MD: Features, *, clusters_M: NDArray[np.intp] | None = None) -> Terms:
-        """Return the distance, taken apart.
-
-        Raises:
-            ValueError: if all members of a set are of one canvas.
-        """
+        """Return the distance, taken apart."""
         own_M = np.arange(len(y_MD)) if clusters_M is None else clusters_M
         cross_NM, yy = polynomial_kernel(self._x_ND, y_MD), polynomial_kernel(y_MD, y_MD)
         biased = float(self._xx.mean() + yy.mean() - 2 * cross_NM.mean())
@@ -220,9 +203,6 @@ def real_floor(
     A random part of ``n`` images (of half of them, where there are not enough) is compared with the rest, ``splits``
     times. The mean is near zero for independent images; its spread tells what difference can be seen at all. Neither
     side is larger than `LARGEST_FULL`.
-
-    Raises:
-        ValueError: if there are fewer than four images.
     """
     if min(n, len(real_ND) // 2) < 2:
         raise ValueError(f"{len(real_ND)} real images: at least 4 are needed for two parts")

@@ -223,9 +223,6 @@ def load_protocol(name: str | Path, changes: Sequence[str] = ()) -> Protocol:
     Args:
         name: "landscape", or a path.
         changes: settings to change, as ``real.count=50``.
-
-    Raises:
-        UsageError: if there is none, or a setting of it is wrong.
     """
     path = Path(name)
     if path.suffix not in (".yaml", ".yml") and not path.exists():
@@ -251,11 +248,7 @@ def upgraded(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def resolved(features: Features) -> Features:
-    """Return features with the hash that their name stands for.
-
-    Raises:
-        UsageError: if the protocol asks for another one.
-    """
+    """Return features with the hash that their name stands for."""
     known = KNOWN_SHA256.get(features.name)
     if known is None or features.weights_sha256 == known:
         return features

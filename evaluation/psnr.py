@@ -9,11 +9,7 @@ from numpy.typing import NDArray
 
 
 def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
-    """Return the PSNR of two images in dB; infinite if they are equal.
-
-    Raises:
-        ValueError: if the shapes differ.
-    """
+    """Return the PSNR of two images in dB; infinite if they are equal."""
     if a.shape != b.shape:
         raise ValueError(f"images of shapes {a.shape} and {b.shape} cannot be compared")
     error = float(((a.astype(np.float64) - b.astype(np.float64)) ** 2).mean())

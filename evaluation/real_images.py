@@ -36,4 +36,5 @@ def real_images(
     photos = LandscapePhotos()
     photos.prepare()
     files = [photo.path for photo in photos.photos(spec.split)]
-    return ImageSet(files, spec, option=option, skip_corrupt=skip_corrupt, label=f"{LANDSCAPE} {spec.split}")
+    label = f"{LANDSCAPE} {spec.split}"
+    return ImageSet(files, spec, option=option, skip_corrupt=skip_corrupt, label=label, max_pixels=max_pixels)

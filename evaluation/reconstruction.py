@@ -56,11 +56,7 @@ class Pairs:
             self.files.append((partners[name], path))
 
     def __iter__(self) -> Iterator[tuple[Pixels, Pixels]]:
-        """Yield original and reconstruction, whole.
-
-        Raises:
-            UsageError: if a file cannot be read, or sizes differ.
-        """
+        """Yield original and reconstruction, whole."""
         for original, path in self.files:
             if path in self.skipped:
                 continue
@@ -92,11 +88,7 @@ def _by_name(folder: Path, option: str) -> dict[Path, Path]:
 
 
 def score_pairs(pairs: Pairs, wanted: Reconstruction, distance: PerceptualDistance | None) -> dict[str, Estimate]:
-    """Return the mean of each metric over the pairs, by the metric's name.
-
-    Raises:
-        UsageError: as :class:`Pairs`.
-    """
+    """Return the mean of each metric over the pairs, by the metric's name."""
     found: dict[str, Estimate] = {}
     how = "mean over images; interval: Student's t"
     looks = distance if wanted.lpips else None

@@ -104,11 +104,7 @@ def write_report(path: Path, report: Mapping[str, Any]) -> bool:
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """Return a report.
-
-    Raises:
-        UsageError: if there is none, or it was changed after it was written.
-    """
+    """Return a report."""
     try:
         report = parse_json(read_text(path, longest=_LONGEST))
     except (OSError, ValueError) as error:
@@ -139,11 +135,7 @@ def _is_report(found: Any) -> TypeGuard[dict[str, Any]]:
 
 
 def samples_of(folder: Path, *, option: str = "--generated") -> dict[str, Any]:
-    """Return what lies beside generated images about how they were made.
-
-    Raises:
-        UsageError: if it is damaged.
-    """
+    """Return what lies beside generated images about how they were made."""
     path = folder / SAMPLES
     try:
         found = parse_json(read_text(path, longest=_LONGEST))
@@ -156,11 +148,7 @@ def samples_of(folder: Path, *, option: str = "--generated") -> dict[str, Any]:
 
 
 def check_comparable(reports: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse to put numbers of different protocols into one table.
-
-    Raises:
-        UsageError: naming the settings in which two differ.
-    """
+    """Refuse to put numbers of different protocols into one table."""
     names = list(reports)
     for name in names[1:]:
         first, other = reports[names[0]]["protocol"], reports[name]["protocol"]

@@ -6,6 +6,7 @@ A row is a plain mapping: ``name``, ``set``, ``value``, ``std``, ``low``, ``high
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from typing import Any
@@ -33,6 +34,7 @@ from evaluation.published import cmmd
 from evaluation.seams import ratio_of
 from nuwa_lightning.errors import UsageError
 
+_LOG = logging.getLogger(__name__)
 Row = dict[str, Any]
 
 
@@ -265,13 +267,16 @@ def blocks(prefix: str, looks: dict[str, Look], wanted: Blocks, protocol: Protoc
 
 
 def seams(looks: dict[str, Look], which: str, wanted: Seams) -> list[Row]:
-    """Return the row of the seam ratio, or none where images are of flat color inside every patch."""
+    """Return the row of the seam ratio, or none, and a warning, where images are of flat color inside every patch."""
     found, floor = (
         ratio_of(one.steps, one.images.canvas_files(), patch=wanted.patch, token=wanted.token)
         for one in (looks[which], looks["real"])
     )
     if not math.isfinite(found.value):
-        return []  # the collapse row tells
+        # Told by a warning, since a report has no row of infinity.
+        hint = f"patches of {wanted.patch} px are flat inside, which leaves nothing to compare their borders with"
+        _LOG.warning("%s: no seam ratio: %s", looks[which].images.option, hint)
+        return []
     report: list[Row] = []
     for name, side, a, b in (
         ("seam ratio", wanted.patch, found, floor), ("token grid ratio", wanted.token, found.lattice, floor.lattice),

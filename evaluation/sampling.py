@@ -99,9 +99,6 @@ def sampler_class(name: str) -> Callable[[Generator, Sampling], TokenSampler]:
 
     Args:
         name: its import path, such as ``evaluation.baselines.SlidingWindowSampler``, or one of `ALIASES`.
-
-    Raises:
-        UsageError: if there is none of that name.
     """
     module, _, cls = ALIASES.get(name, name).rpartition(".")
     try:

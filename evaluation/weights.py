@@ -18,17 +18,7 @@ def hub_cache() -> Path:
 def checked_weights(
     path: str | os.PathLike[str] | None, *, sha256: str, cached_as: str, option: str = "--weights"
 ) -> Path:
-    """Return a weights file whose content is the expected one.
-
-    Args:
-        path: the file; None looks into torch's hub cache.
-        sha256: of the file that is wanted.
-        cached_as: its name in the hub cache.
-        option: how to call it in an error.
-
-    Raises:
-        UsageError: if it is missing or another one.
-    """
+    """Return a weights file, by default ``cached_as`` in torch's hub cache, whose content is the expected one."""
     file = hub_cache() / cached_as if path is None else Path(path)
     if not file.is_file():
         hint = f"there is no such file; give the path of {cached_as} (sha256 {sha256[:8]}...)"

@@ -30,9 +30,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from evaluation.seams import seam_ratio
 from nuwa_lightning.atomic import write_json
-from nuwa_lightning.canvas.decoding import Crop, DecodedImage, TileDecoder
-from nuwa_lightning.canvas.frame_decoder import SingleFrames
-from nuwa_lightning.canvas.joint import JointBlend
+from nuwa_lightning.canvas.decoding import Crop, DecodedImage, SingleFrames, TileDecoder
+from nuwa_lightning.canvas.image_condition import JointBlend
 from nuwa_lightning.canvas.sample import sample_tokens
 from nuwa_lightning.data.packages import Fetcher, Package
 from nuwa_lightning.generation.pretrained import load_generator

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import math
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Final
-
-_FULL: Final = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 class UsageError(ValueError):
@@ -75,10 +70,3 @@ def some_of(names: Sequence[str], *, count: int = 5) -> str:
     'a, b, ...'
     """
     return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
-
-
-def unwritable(path: Path, error: OSError, *, what: str = "", full: str = "make room there") -> UsageError:
-    """Return what to tell when a file cannot be written."""
-    hint = full if error.errno in _FULL else "name a file in a folder that can be written to"
-    subject = f"{what} " if what else ""
-    return UsageError("output", path, f"{subject}cannot be written ({error.strerror or error}): {hint}")

@@ -42,10 +42,8 @@ def find_run(
     Raises:
         UsageError: if there is no such run, or it is not finished.
     """
-    run = Path(checkpoint)
-    if str(checkpoint) in shipped() and not (run / "model").is_dir():
-        run = SHIPPED / str(checkpoint)
-    elif not run.is_dir():
+    run = named(checkpoint)
+    if not run.is_dir():
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(checkpoint)):
             hint = f"is no folder: name the run folder of stage 2, or {DEFAULT}, which comes with the package"
             raise UsageError("checkpoint", run, hint)
@@ -57,6 +55,20 @@ def find_run(
         hint = "holds no tokenizer, which comes at the end of training: let fit come to its end (--ckpt_path last)"
         raise UsageError("checkpoint", checkpoint, hint)
     return run
+
+
+def named(folder: str | os.PathLike[str]) -> Path:
+    """Return a folder, or the one that comes with this package if that is meant: ``landscape``, and no run here."""
+    path = Path(folder)
+    if str(folder) in shipped() and not any((path / part).is_dir() for part in PARTS):
+        return SHIPPED / str(folder)
+    return path
+
+
+def find_part(folder: str | os.PathLike[str], part: str) -> Path:
+    """Return the folder of a trained part: itself, or in the run that is meant, of this package or not."""
+    path, inside = Path(folder), named(folder) / part
+    return inside if (inside / "config.json").exists() and not (path / "config.json").exists() else path
 
 
 def shipped() -> tuple[str, ...]:

@@ -1,21 +1,29 @@
-"""YAML and JSON that anybody may have written: read whole or refused, whatever they hold (ours)."""
+"""YAML, JSON and plain arrays that anybody may have written: read whole or refused, whatever they hold (ours)."""
 
 from __future__ import annotations
 
 import difflib
 import json
+import math
 import os
 import stat
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, Final
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
 from nuwa_lightning.errors import UsageError
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 _LONGEST: Final = 4 << 20
 _DEEPEST: Final = 64
 _MOST: Final = 100_000
+T = TypeVar("T")
 
 
 def read_text(path: str | os.PathLike[str], *, longest: int = _LONGEST) -> str:
@@ -101,6 +109,94 @@ def _check_growth(text: str) -> None:
 def parse_json(text: str | bytes) -> Any:
     """Return what JSON text says."""
     try:
-        return json.loads(text)
+        found = json.loads(text)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
+    level = [found]
+    for _ in range(_DEEPEST):
+        level = [inner for one in level if isinstance(one, dict | list) for inner in _inside(one)]
+        if not level:
+            return found
+    raise ValueError(f"it is nested more than {_DEEPEST} levels deep")
+
+
+def _inside(value: dict[str, Any] | list[Any]) -> Sequence[Any]:
+    return list(value.values()) if isinstance(value, dict) else value
+
+
+def read_json(path: str | os.PathLike[str], *, longest: int = _LONGEST) -> Any:
+    """Return what a JSON file says.
+
+    Raises:
+        OSError: if there is none that can be read.
+        ValueError: as `read_text` and `parse_json`.
+    """
+    return parse_json(read_text(path, longest=longest))
+
+
+def fits(value: object, kind: Any) -> bool:
+    """Say whether a plain value is of a kind, given as a type hint; numbers are finite and of 64 bits, booleans none.
+
+    >>> fits({"a": [1, 2]}, dict[str, list[int]]), fits([1, "a"], tuple[int, int]), fits(True, int | None)
+    (True, False, False)
+    """
+    origin, args = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return True
+    if origin in (Union, UnionType):
+        return any(fits(value, one) for one in args)
+    if origin is Literal:
+        return isinstance(value, str) and value in args
+    if kind is float and isinstance(value, float):
+        return math.isfinite(value)
+    if kind in (int, float):
+        return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
+    if origin in (dict, Mapping):
+        return isinstance(value, dict) and all(fits(k, args[0]) and fits(v, args[1]) for k, v in value.items())
+    if origin in (list, tuple):  # a tuple comes as a list out of JSON
+        if not isinstance(value, list | tuple):
+            return False
+        if origin is list or args[-1] is Ellipsis:
+            return all(fits(one, args[0]) for one in value)
+        return len(value) == len(args) and all(map(fits, value, args))
+    return value is None if kind in (None, type(None)) else isinstance(value, kind)
+
+
+def from_plain(cls: Callable[..., T], values: Any) -> T:
+    """Return an object of a class from the plain values that a file says; lists become tuples.
+
+    Raises:
+        ValueError: as `check_plain`; and whatever the class raises.
+    """
+    check_plain(cls, values)
+    return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def check_plain(cls: Callable[..., Any], values: Any) -> None:
+    """Refuse arguments of a class, out of a file, that are of another kind than the class declares.
+
+    Raises:
+        ValueError: naming the first one.
+    """
+    if not fits(values, dict[str, Any]):
+        raise ValueError(f"{getattr(cls, '__name__', cls)}: names and values are needed")
+    try:
+        kinds = get_type_hints(cls if is_dataclass(cls) else cls.__init__)
+    except (NameError, TypeError):  # a class of the user's own whose types are there for a type checker only
+        return
+    for name, value in values.items():
+        if name in kinds and not fits(value, kinds[name]):
+            raise ValueError(f"{name}: {value!r:.100} is not of the kind {kinds[name]}")
+
+
+def mapped_array(path: Path) -> NDArray[Any] | None:
+    """Return the array in a .npy file, mapped; None if there is none, or it is damaged."""
+    import numpy as np
+
+    if not path.is_file():  # a pipe would keep its reader waiting
+        return None
+    try:
+        found: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
+    except Exception:  # of a parser that meets what anybody may have written
+        return None
+    return found

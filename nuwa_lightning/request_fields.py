@@ -193,16 +193,9 @@ class InputImage:
 
     @classmethod
     def open(cls, image: Any, mask: Any = None, *, max_pixels: int | None = None, option: str = "image") -> InputImage:
-        """Read an image and its mask, each once.
+        """Read an image and its mask, each once: files, Pillow images or arrays ``[Y, X, 3]`` (uint8).
 
-        Args:
-            image: a file, a Pillow image, or an array ``[Y, X, 3]`` (uint8).
-            mask: likewise, of the same size; white where the image is to be generated anew.
-            max_pixels: refuse a file of more pixels; None for 200 million.
-            option: the option to name in errors.
-
-        Raises:
-            UsageError: if one of them cannot be read, or they do not fit.
+        The mask has the same size and is white where the image is to be generated anew.
         """
         pixels_YX3, source, transparent = _read(option, image, max_pixels)
         if mask is None:

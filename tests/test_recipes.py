@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import yaml
 from PIL import Image
 
 from nuwa_lightning.cli import main
+from nuwa_lightning.hub import DEFAULT, SHIPPED
 from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
 from nuwa_lightning.tokenizers.pretrained import save_tokenizer
 from nuwa_lightning.writers import write_video
@@ -111,7 +113,11 @@ def test_it_takes_a_step(name, place, monkeypatch, capfd):
         options += ["--tokenizer.path", "tokenizer"]
     else:
         options = ["--data.photos", "FolderPhotos", "--data.photos.root", "photos", "--data.bank.phases", "1"]
-        options += ["--data.bank.short_sides", "[272]", "--tokenizer.path", "tokenizer"]
+        options += ["--data.bank.short_sides", "[272]"]
+        if name != "fine_tune.yaml":  # it goes on from a model, whose tokenizer it needs
+            options += ["--tokenizer.path", "tokenizer"]
+        if name == "plan/coarse_model.yaml":
+            options += ["--data.whole_height", "false"]
     options += ["--data.cache", "cache", "--data.batch_size", "1", "--trainer.enable_progress_bar", "false"]
     options += ["--trainer.fast_dev_run", "true", "--run", "run"]
     status = main(["fit", *under(name), "-c", str(RECIPES / name), *options])
@@ -122,7 +128,8 @@ def test_it_takes_a_step(name, place, monkeypatch, capfd):
 def test_the_stages_fit_together():
     landscape, vqgan = content("landscape.yaml"), content("landscape_vqgan.yaml")
     decoder = content("landscape_decoder.yaml")
-    source = landscape["tokenizer"]
+    assert landscape["tokenizer"] == {"path": DEFAULT}
+    source = content("from_scratch.yaml")["tokenizer"]
     assert source["path"] == f"{vqgan['run']}/tokenizer"
     assert source["recipe"] == "recipes/landscape_vqgan.yaml"
     if source.get("refine"):
@@ -139,6 +146,7 @@ def test_the_stages_fit_together():
     }
     assert content("landscape_text_video.yaml")["tokenizer"] == {key: source[key] for key in ("path", "recipe")}
     size = VQGANConfig.from_dict({**VQGANConfig().as_dict(), **vqgan["model"]["init_args"].get("vqgan", {})})
+    assert json.loads((SHIPPED / DEFAULT / "tokenizer" / "config.json").read_text())["size"] == size.as_dict()
     model = landscape["model"]["init_args"]
     assert (model["codebook_size"], model["codebook_dim"]) == (size.codebook_size, size.codebook_dim)
     grid, patch = landscape["data"]["init_args"]["grid"], model["patch_size"]

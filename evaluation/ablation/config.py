@@ -54,11 +54,7 @@ class Samples:
 
     @property
     def pixels(self) -> tuple[int, int]:
-        """Height and width.
-
-        Raises:
-            UsageError: if ``size`` is not of that form.
-        """
+        """Height and width."""
         found = re.fullmatch(r"(\d+)x(\d+)", self.size)
         if found is None or min(map(int, found.groups())) < 1:
             raise UsageError("samples.size", self.size, "write WIDTHxHEIGHT in pixels, such as 1024x256")
@@ -138,11 +134,7 @@ class Cell:
         return output / "cells" / self.name / f"seed_{self.seed}"
 
     def definition(self) -> dict[str, Any]:
-        """Return all that decides what the cell is, as plain values: contents of recipes, not their names.
-
-        Raises:
-            UsageError: if a recipe or protocol is missing.
-        """
+        """Return all that decides what the cell is, as plain values: contents of recipes, not their names."""
         ablation, variant = self.ablation, self.variant
         samples = {
             name: {
@@ -170,11 +162,7 @@ def definition_sha256(definition: dict[str, Any]) -> str:
 
 
 def load_ablation(path: str | Path) -> Ablation:
-    """Return the ablation of a file.
-
-    Raises:
-        UsageError: if there is none, or a setting of it is wrong.
-    """
+    """Return the ablation of a file."""
     return build(Ablation, read_yaml(Path(path), "--config"), "ablation")
 
 

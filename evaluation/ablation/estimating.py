@@ -265,7 +265,7 @@ def _passes(decoder: dict[str, Any] | None) -> int:
         from nuwa_lightning.generation.local import MaskedLocalDecoder
 
         return 1 + int(((decoder or {}).get("init_args") or {}).get("steps", MaskedLocalDecoder.steps))
-    return 2 if name == "ParallelLocalDecoder" else 1
+    return {"ParallelLocalDecoder": 2, "LocalityLocalDecoder": 3}.get(name, 1)
 
 
 def _made(described: dict[str, Any] | str) -> Any:

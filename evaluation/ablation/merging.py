@@ -18,9 +18,6 @@ def merge(ablation: Ablation, output: Path, others: Sequence[Path]) -> list[Cell
     """Copy the finished cells of other output folders that are not there yet; returns them.
 
     Checkpoints stay where they are: what a report needs is small.
-
-    Raises:
-        UsageError: if a folder is missing, holds a cell of another definition, or one of another tokenizer.
     """
     taken = []
     for other in others:

@@ -28,7 +28,8 @@ from evaluation.sampling import SampleSpec, sample_folder
 from evaluation.score import Work, score
 from nuwa_lightning.atomic import write_json
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.processes import die_with_parent
+from nuwa_lightning.hub import find_part
+from nuwa_lightning.signals import die_with_parent
 from nuwa_lightning.tokenizers.pretrained import load_tokenizer
 
 DONE: Final = "cell.json"
@@ -78,15 +79,11 @@ def tokenizer_source(ablation: Ablation) -> dict[str, Any]:
 
 
 def provide_tokenizer(ablation: Ablation) -> Tokenizer:
-    """Return the shared tokenizer of the base recipe, training (and refining) it first if it is not there.
-
-    Raises:
-        UsageError: if the recipe names none, or it cannot be made.
-    """
+    """Return the shared tokenizer of the base recipe, training (and refining) it first if it is not there."""
     source = tokenizer_source(ablation)
     if "path" not in source:
         raise UsageError("ablation.base", ablation.base, "names no tokenizer: set tokenizer.path in it")
-    path = Path(source["path"])
+    path = find_part(source["path"], "tokenizer")
     if not (path / "config.json").is_file():
         if not source.get("recipe"):
             raise UsageError("tokenizer.path", str(path), "there is no tokenizer, and no recipe to make one: train it")
@@ -124,11 +121,7 @@ def cell_arguments(cell: Cell, tokenizer: Tokenizer) -> list[str]:
 
 
 def run_cell(cell: Cell, output: Path, tokenizer: Tokenizer, *, work: Work) -> dict[str, Any] | None:
-    """Do what is left of a cell; returns what it says of itself, or None if another process is at it.
-
-    Raises:
-        UsageError: if a step fails.
-    """
+    """Do what is left of a cell; returns what it says of itself, or None if another process is at it."""
     folder = cell.folder(output)
     folder.mkdir(parents=True, exist_ok=True)
     import torch

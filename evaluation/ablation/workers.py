@@ -13,17 +13,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.processes import die_with_parent
+from nuwa_lightning.signals import die_with_parent
 
 Start = Callable[[Sequence[str], dict[str, str]], "subprocess.Popen[bytes]"]
 
 
 def check_jobs(jobs: int) -> None:
-    """Refuse numbers of processes that cannot be.
-
-    Raises:
-        UsageError: if ``jobs`` is below 1 or above the number of cores, or cells cannot be locked here.
-    """
+    """Refuse numbers of processes that cannot be."""
     if jobs > 1 and sys.platform == "win32":
         raise UsageError("--jobs", jobs, "Windows has no locks of the kind that cells need: leave it out")
     if not 1 <= jobs <= cores():
@@ -49,13 +45,6 @@ def work_side_by_side(
     """Let ``jobs`` processes do the cells; returns whether all of them ended well.
 
     A cell belongs to the process that took it first; what fails in one does not stop the others.
-
-    Args:
-        config: the ablation's file.
-        output: its output folder.
-        cells: labels of what is to be done.
-        jobs: number of processes.
-        start: starts a process; to be replaced in tests.
 
     Raises:
         KeyboardInterrupt: if it is stopped, after all processes have ended.

@@ -27,7 +27,7 @@ from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
 from nuwa_lightning.planning.context import NearbyContextPool
 from nuwa_lightning.planning.direction import ArbitraryDirectionController
 from nuwa_lightning.planning.geometry import PatchGrid
-from nuwa_lightning.processes import die_with_parent
+from nuwa_lightning.signals import die_with_parent
 from nuwa_lightning.tokenizers.pretrained import save_tokenizer
 
 RECIPE: Final = Size("recipe", 4, 128, 2)

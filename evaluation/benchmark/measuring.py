@@ -101,11 +101,7 @@ def ratio(slow: Times, fast: Times) -> float:
 
 
 class Reading(Contender):
-    """Reads memory, nothing else: what the machine gives to something that uses every number once.
-
-    Args:
-        nbytes: how many bytes.
-    """
+    """Reads memory, nothing else: what the machine gives to something that uses every number once."""
 
     def __init__(self, nbytes: int) -> None:
         self.name, self.rows, self.nbytes = f"reading {nbytes / 1e6:.0f} MB", 1, nbytes

@@ -82,12 +82,7 @@ def _model(size: Size, positions: int) -> TamingTransformer:
 
 
 class SlidingWindow(Contender):
-    """Each token from a full forward over the window of 16 x 16 tokens around it.
-
-    Args:
-        name: under which it is reported.
-        size: of the blocks.
-    """
+    """Each token from a full forward over the window of 16 x 16 tokens around it."""
 
     def __init__(self, name: str, size: Size) -> None:
         self.name, self.rows = name, 1
@@ -106,12 +101,7 @@ class SlidingWindow(Contender):
 
 
 class WithPast(Contender):
-    """Keys and values kept in a list with an entry for each step.
-
-    Args:
-        name: under which it is reported.
-        size: of the blocks.
-    """
+    """Keys and values kept in a list with an entry for each step."""
 
     def __init__(self, name: str, size: Size) -> None:
         self.name, self.rows = name, 1

@@ -117,11 +117,7 @@ def _named_tokenizer(ablation: Ablation) -> Tokenizer:
 
 
 def chosen(cells: list[Cell], only: Sequence[str] | None, index: int | None) -> list[Cell]:
-    """Return the cells that are asked for.
-
-    Raises:
-        UsageError: if there is no such cell.
-    """
+    """Return the cells that are asked for."""
     if index is not None:
         if not 0 <= index < len(cells):
             raise UsageError("--index", index, f"there are {len(cells)} cells: give 0 to {len(cells) - 1}")

@@ -88,11 +88,7 @@ def run(options: Options, command: str) -> int:
 
 
 def check_output(output: Path | None) -> None:
-    """Refuse a report whose folder is missing, before any work.
-
-    Raises:
-        UsageError: naming the folder.
-    """
+    """Refuse a report whose folder is missing, before any work."""
     if output is not None and not output.parent.is_dir():
         raise UsageError("--output", str(output), f"the folder {output.parent} does not exist: make it first")
 

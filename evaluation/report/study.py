@@ -113,9 +113,6 @@ def load_study(runs: Sequence[Path], command: str) -> Study:
     Args:
         runs: one output folder of an ablation, or reports of ``score`` (or folders with a ``report.json``).
         command: the report's own command.
-
-    Raises:
-        UsageError: if one is neither, they mix, nothing is finished, or protocols differ.
     """
     ablations = [run for run in runs if (run / SOURCE).is_file()]
     if ablations and len(runs) > 1:

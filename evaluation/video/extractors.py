@@ -68,11 +68,7 @@ class Lite0Clips:
 def make_clip_extractor(
     name: str, *, weights: str | os.PathLike[str] | None = None, device: str = "cpu"
 ) -> ClipExtractor:
-    """Return the extractor of a name: "lite0t", or the import path of a class of your own.
-
-    Raises:
-        UsageError: if there is none.
-    """
+    """Return the extractor of a name: "lite0t", or the import path of a class of your own."""
     if name == "lite0t":
         return Lite0Clips(weights=weights, device=device)
     module, _, cls = name.rpartition(".")

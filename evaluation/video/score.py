@@ -103,11 +103,7 @@ class _Side:
 
 
 def load_video_protocol(name: str | Path, changes: tuple[str, ...] | list[str] = ()) -> VideoProtocol:
-    """Return the protocol of a file, or of a name in ``evaluation/protocols``.
-
-    Raises:
-        UsageError: if there is none, or a setting of it is wrong.
-    """
+    """Return the protocol of a file, or of a name in ``evaluation/protocols``."""
     path = Path(name)
     if path.suffix not in (".yaml", ".yml") and not path.exists():
         path = FOLDER / f"{name}.yaml"
@@ -135,9 +131,6 @@ def score_videos(
         extractor: the network, passed in.
         clip: compares the generated clips with their captions, which lie beside them.
         progress: is told of each clip that is done.
-
-    Raises:
-        UsageError: for too few clips, the same clips on both sides, or as :class:`ClipSet`.
     """
     started = time.monotonic()
     sets = {"real": real, "generated": generated}

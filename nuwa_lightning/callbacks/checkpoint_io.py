@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
-import pickle
+import math
 import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Final, cast
 
 import torch
 from lightning.fabric.plugins.io import CheckpointIO
+from torch import Tensor
 
 from nuwa_lightning.atomic import atomic_write
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.legacy import upgrade_checkpoint
+from nuwa_lightning.plain_data import fits
 from nuwa_lightning.tokenizers.pretrained import first_not_finite
+
+_KINDS: Final = {
+    "state_dict": dict[str, Any],
+    "current_model_state": dict[str, Tensor],
+    "epoch": int,
+    "global_step": int,
+    "pytorch-lightning_version": str,
+    "loops": dict[str, Any],
+    "callbacks": dict[str, Any],
+    "optimizer_states": list[dict[str, Any]],
+    "lr_schedulers": list[dict[str, Any]],
+}
+"""What the parts of a checkpoint are, of those that Lightning takes without a look."""
+_COUNTS: Final = ("ready", "started", "processed", "completed", "_batches_that_stepped", "last_epoch", "_step_count")
+_NUMBERS: Final = ("lr", "initial_lr", "weight_decay", "base_lrs", "_last_lr")
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -82,17 +100,44 @@ def read_checkpoint(path: str | Path, *, map_location: Any = "cpu", mapped: bool
     ``mapped`` leaves tensors on the disk until they are used: quick, to look at the rest.
     """
     option = "ckpt_path"
+    if not Path(path).is_file():  # a pipe would keep its reader waiting
+        raise UsageError(option, path, "there is no such file: name one in RUN/checkpoints, or say last")
     try:
         content = torch.load(path, map_location=map_location, weights_only=True, mmap=mapped)
-    except FileNotFoundError:
-        raise UsageError(option, path, "there is no such file: name one in RUN/checkpoints, or say last") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError):
+    except Exception:  # of a parser that meets what anybody may have written
         raise UsageError(option, path, "is no checkpoint, or a damaged one: name another") from None
     if not isinstance(content, dict) or "state_dict" not in content:
         raise UsageError(option, path, "is no checkpoint of a training: name one in RUN/checkpoints")
-    upgrade_checkpoint(content)
-    for part in ("state_dict", "current_model_state"):
-        spoiled = first_not_finite(content.get(part, {}))
-        if spoiled is not None:
-            raise UsageError(option, path, f"{spoiled} holds NaN or infinity: name an earlier one, or start anew")
+    try:
+        upgrade_checkpoint(content)
+        for name, kind in _KINDS.items():
+            if name in content and not fits(content[name], kind):
+                raise UsageError(option, path, f"what it says of {name} makes no sense: name an earlier one")
+        for part in ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers", "loops"):
+            for name, value in _leaves(content.get(part), part):
+                _check_leaf(part, name, value, path)
+    except (RecursionError, AttributeError, TypeError):  # names that are none, and what is nested without end
+        raise UsageError(option, path, "is no checkpoint, or a damaged one: name another") from None
     return content
+
+
+def _leaves(value: object, name: str) -> Iterator[tuple[str, object]]:
+    """Yield what is neither mapping nor list inside a value, with the last name that leads there."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _leaves(inner, str(key))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _leaves(inner, name)
+    else:
+        yield name, value
+
+
+def _check_leaf(part: str, name: str, value: object, path: str | Path) -> None:
+    if first_not_finite({name: value}) or (isinstance(value, float) and not math.isfinite(value)):
+        hint = f"{name} holds NaN or infinity: name an earlier one, or start anew"
+        raise UsageError("ckpt_path", path, hint)
+    count = name in _COUNTS and part != "state_dict"
+    good = fits(value, int) and isinstance(value, int) and value >= 0 if count else not isinstance(value, str | bytes)
+    if not good and not isinstance(value, Tensor) and (count or name in _NUMBERS or part == "optimizer_states"):
+        raise UsageError("ckpt_path", path, f"{name} in its {part} is {value!r:.60}, no number: name an earlier one")

@@ -37,10 +37,11 @@ from nuwa_lightning.canvas.facts import (
 )
 from nuwa_lightning.canvas.keeping import GIVEN, keep_given
 from nuwa_lightning.canvas.log import TokenLog
-from nuwa_lightning.errors import UsageError, unwritable
+from nuwa_lightning.errors import UsageError
 from nuwa_lightning.planning.geometry import PatchIndex
 from nuwa_lightning.request import GenerationRequest
 from nuwa_lightning.tokenizers.tiling import Rectangle
+from nuwa_lightning.writers.vips import FULL
 
 _KEPT: Final = 2
 
@@ -167,6 +168,9 @@ class Canvas:
         """Refuse a canvas of which tokens that were sure to last are damaged."""
         if self.length < self.facts.log:
             hint = f"record {self.length} is damaged, and so is the canvas: put back a copy of the folder"
+            raise UsageError(self._option, self.folder / "tokens.log", hint)
+        if self.facts.finished and self.patches < self.facts.grid.size:
+            hint = f"holds {self.patches} of {self.facts.grid.size} patches: put back a copy of the folder"
             raise UsageError(self._option, self.folder / "tokens.log", hint)
         states = [] if self.facts.finished else map(read_state, self._states())
         newest = next((found for found in states if found is not None), None)
@@ -299,8 +303,8 @@ class Canvas:
             self._log.truncate(length * self._tokens.record_bytes)
 
     def _unwritable(self, error: OSError) -> UsageError:
-        found = unwritable(self.folder, error, full="make room there")
-        return UsageError(self._option, self.folder, found.hint)
+        hint = "make room there" if error.errno in FULL else "name a file in a folder that can be written to"
+        return UsageError(self._option, self.folder, f"cannot be written ({error.strerror or error}): {hint}")
 
 
 def _is_own(path: Path) -> bool:

@@ -1,6 +1,6 @@
-"""Pixels as a view of tokens: tile by tile, equal to decoding the whole canvas at once.
+"""Pixels as a view of tokens: tile by tile, equal to decoding the whole canvas at once; of videos frame by frame.
 
-Shape legend: Y/X rows and columns.
+Shape legend: B batch, Y/X rows and columns.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nuwa_lightning.models.pixel_guided import PixelGuidedDecoder, decode_next_tiled
 from nuwa_lightning.tokenizers.base import Tokenizer
 from nuwa_lightning.tokenizers.tiling import Rectangle, cut_out
 
@@ -71,15 +72,7 @@ class FrameDecoder(Protocol):
 class TileDecoder:
     """Decodes tiles of a canvas, each with as much around it as decoding the whole would look at.
 
-    On a closed axis tiles at the seam see the tokens on its other side.
-
-    Args:
-        tokenizer: what decodes.
-        size: height and width of the canvas in tokens.
-        read: gives tokens.
-        tile: side of a tile in tokens.
-        finish: what is done to pixels before they are given away.
-        wrap: the closed axes, as in ``PatchGrid``.
+    On a closed axis (``wrap``) tiles at the seam see the tokens on its other side. Sizes are in tokens.
     """
 
     tokenizer: Tokenizer
@@ -243,3 +236,56 @@ def decoded_frames(
             pixels_YX3 = finish.finish(pixels_YX3, y=0, x=0)
         previous_YX3 = pixels_YX3 if decoder.guided else None
         yield crop.of(pixels_YX3)
+
+
+@final
+@dataclass(frozen=True)
+class SingleFrames:
+    """Each frame by itself, as the tokenizer decodes images."""
+
+    tokenizer: Tokenizer
+    tile: int = 64
+    wrap: str = ""
+
+    @property
+    def guided(self) -> bool:
+        """Whether it looks at the frame before: no."""
+        return False
+
+    def decode(self, tokens_YX: Tensor, previous_YX3: Pixels | None) -> Pixels:
+        """Return the pixels of a frame."""
+        height, width = tokens_YX.shape
+        factor = self.tokenizer.downsample_factor
+
+        def read(area: Rectangle) -> Tensor:
+            return tokens_YX[area.top : area.bottom, area.left : area.right]
+
+        tiles = TileDecoder(self.tokenizer, (height, width), read, tile=self.tile, wrap=self.wrap)
+        image = DecodedImage(tiles, Crop((height * factor, width * factor)))
+        return image.rows(0, image.height)
+
+
+@final
+@dataclass(frozen=True)
+class GuidedFrames:
+    """The first frame by itself, each later one guided by the pixels of the frame before.
+
+    These are the pixels that were given away, 8 bits each: whoever goes on with a video finds them the same.
+    """
+
+    first: SingleFrames
+    decoder: PixelGuidedDecoder
+    tile: int = 64
+
+    @property
+    def guided(self) -> bool:
+        """Whether it looks at the frame before: yes."""
+        return True
+
+    def decode(self, tokens_YX: Tensor, previous_YX3: Pixels | None) -> Pixels:
+        """Return the pixels of a frame."""
+        if previous_YX3 is None:
+            return self.first.decode(tokens_YX, None)
+        previous_3YX = torch.from_numpy(np.ascontiguousarray(previous_YX3.transpose(2, 0, 1))) / 127.5 - 1
+        image_13YX = decode_next_tiled(self.decoder, tokens_YX[None], previous_3YX[None], tile=self.tile)
+        return to_uint8(image_13YX[0])

@@ -14,12 +14,11 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from nuwa_lightning.canvas.beginning import begun, copied
 from nuwa_lightning.canvas.canvas import Canvas
 from nuwa_lightning.canvas.decoding import Pixels
-from nuwa_lightning.canvas.edits import Box, Candidate, check_growth, edited, steered, taken_back, touched, where
+from nuwa_lightning.canvas.edits import Boxes, Candidate, check_growth, edited, steered, taken_back, touched, where
 from nuwa_lightning.canvas.facts import CanvasFacts
-from nuwa_lightning.canvas.history import CanvasMaker, History, grown
+from nuwa_lightning.canvas.history import CanvasMaker, History, begun, copied, grown
 from nuwa_lightning.canvas.job import Progress, Recorder, decoded, decoded_video, export
 from nuwa_lightning.canvas.keeping import check_hashes, kept_request
 from nuwa_lightning.canvas.memory import TokenStore
@@ -219,7 +218,7 @@ class FinishedCanvas:
             UsageError: if the format cannot hold it or the file cannot be written.
         """
         facts = self._facts
-        if not 0 <= number < len(facts.seeds):
+        if not 0 <= number < len(facts.how["metadata"]):
             raise UsageError("number", number, f"the canvas holds {len(facts.seeds)} images, counted from 0")
         metadata = {**facts.how["metadata"][number], "size": list(self.size)}
         if self.edits:
@@ -230,14 +229,14 @@ class FinishedCanvas:
 
     # -- edits --------------------------------------------------------------------------------------------------------
 
-    def dependents(self, box: Box, *, frames: tuple[int, int] | None = None) -> frozenset[PatchIndex]:
+    def dependents(self, box: Boxes, *, frames: tuple[int, int] | None = None) -> frozenset[PatchIndex]:
         """Return the patches that :meth:`redo` makes again: those that a box touches, and all that depend on them."""
         remakes = self._history.remakes(touched(self._facts, box, frames))
         return frozenset(self._facts.stage.patch(position) for *_, positions in remakes for position in positions)
 
     def redo(
         self,
-        box: Box,
+        box: Boxes,
         *,
         seed: int,
         frames: tuple[int, int] | None = None,
@@ -251,7 +250,7 @@ class FinishedCanvas:
         any moment, the canvas is what it was.
 
         Args:
-            box: ``(left, top, right, bottom)`` in pixels.
+            box: ``(left, top, right, bottom)`` in pixels, or several of them.
             seed: of the first image; the next has the next one.
             frames: first and last (excluded) of a video; None for all.
             options: what of ``prompt``, ``temperature``, ``top_k``, ``top_p`` and ``guidance`` is to be otherwise than
@@ -272,7 +271,7 @@ class FinishedCanvas:
 
     def candidate(
         self,
-        box: Box,
+        box: Boxes,
         *,
         seed: int,
         frames: tuple[int, int] | None = None,
@@ -437,7 +436,7 @@ class FinishedCanvas:
         """How many records count now; None in memory."""
         return self._store.facts.log if isinstance(self._store, Canvas) else None
 
-    def _remade(self, box: Box, seed: int, *more: Any) -> Candidate:
+    def _remade(self, box: Boxes, seed: int, *more: Any) -> Candidate:
         self._facts  # noqa: B018  # refuses one that is not finished
         self._check_plan()
         return remade(self._store, self._history, box, seed, *more)

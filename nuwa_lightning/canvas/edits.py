@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from torch import Tensor
 
@@ -16,6 +17,8 @@ from nuwa_lightning.request import GenerationRequest
 
 Box = tuple[int, int, int, int]
 """``(left, top, right, bottom)`` in pixels of the image, as Pillow's ``crop`` takes it."""
+Boxes = Box | Sequence[Box]
+"""One box, or several that are made again together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,23 +96,33 @@ def check_growth(facts: CanvasFacts, wish: Mapping[str, int], *, video: bool) ->
         raise UsageError("grow", "nothing", "say how many pixels: `left`, `right`, `up` or `down`")
 
 
-def touched(facts: CanvasFacts, box: Box, frames: tuple[int, int] | None) -> Callable[[PatchIndex], bool]:
-    """Return whether the patch at a position of the lattice is one that a box touches."""
+def listed(boxes: Boxes) -> list[Box]:
+    """Return boxes, one or several, as a list."""
+    return [cast(Box, boxes)] if boxes and isinstance(boxes[0], int) else list(cast(Sequence[Box], boxes))
+
+
+def touched(facts: CanvasFacts, boxes: Boxes, frames: tuple[int, int] | None) -> Callable[[PatchIndex], bool]:
+    """Return whether the patch at a position of the lattice is one that a box touches; refuse one that lies outside."""
     stage, (rows, columns) = facts.stage, facts.patch_pixels
-    left, top, right, bottom = box
-    height, width = (side or 0 for side in stage.size)
-    if not (0 <= left < right <= width and 0 <= top < bottom <= height):
-        hint = f"give left,top,right,bottom in pixels, inside the {width}x{height} of the canvas"
-        raise UsageError("box", ",".join(map(str, box)), hint)
-    count = facts.grid.t or 1
+    (y0, x0), (height, width) = stage.origin, (side or 0 for side in stage.size)
+    count, found = facts.grid.t or 1, set[tuple[int, int]]()
+    for box in listed(boxes) or [(0, 0, 0, 0)]:
+        left, top, right, bottom = box
+        if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+            hint = f"give left,top,right,bottom in pixels, inside the {width}x{height} of the canvas"
+            raise UsageError("box", ",".join(map(str, box)), hint)
+        down = range((top + y0) // rows, -(-(bottom + y0) // rows))
+        across = range((left + x0) // columns, -(-(right + x0) // columns))
+        found.update(itertools.product(down, across))
     first, last = frames or (0, count)
     if not 0 <= first < last <= count:
         raise UsageError("frames", f"{first},{last}", f"give the first and the last, inside the {count} there are")
-    y0, x0 = stage.origin
-    down = range((top + y0) // rows, -(-(bottom + y0) // rows))
-    across = range((left + x0) // columns, -(-(right + x0) // columns))
-    spans = (range(first, last), down, across)
-    return lambda position: all(place in span for place, span in zip(stage.patch(position), spans, strict=True))
+
+    def chosen(position: PatchIndex) -> bool:
+        t, y, x = stage.patch(position)
+        return first <= t < last and (y, x) in found
+
+    return chosen
 
 
 def where(folder: Path | None) -> Path | str:

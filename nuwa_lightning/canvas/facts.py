@@ -17,12 +17,22 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from nuwa_lightning.atomic import atomic_write, write_json
+from nuwa_lightning.plain_data import fits, parse_json, read_json
 from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
 
 UNWRITTEN: Final = -1
 """What stands for a token that is not there yet."""
 _FORMAT: Final = 2
 _LONGEST_FACTS: Final = 64 << 20
+_HOW: Final = {
+    "metadata": list[dict[str, Any]],
+    "request": dict[str, Any],
+    "edits": list[dict[str, Any]],
+    "undo": list[int],
+    "given": dict[str, str],
+    "versions": dict[str, Any],
+}
+"""What is read of how a canvas is made."""
 _MAGIC: Final = b"nuwa_lightning state 1\n"
 _DIGEST: Final = 32
 
@@ -109,13 +119,7 @@ class CanvasFacts:
 
 @dataclass(frozen=True)
 class CanvasState:
-    """Where generation stands between two waves.
-
-    Attributes:
-        waves: how many are finished.
-        facts: plain JSON.
-        tensors: the live states.
-    """
+    """Where generation stands between two waves."""
 
     waves: int
     facts: Mapping[str, Any]
@@ -142,8 +146,7 @@ def write_facts(path: Path, facts: CanvasFacts) -> None:
 
 def read_facts(path: Path) -> CanvasFacts:
     """Return what a canvas says about itself."""
-    with path.open("rb") as file:
-        found = json.loads(file.read(_LONGEST_FACTS))
+    found = read_json(path, longest=_LONGEST_FACTS)
     content = dict(found["canvas"])
     if found["sha256"] != _sum_of(content) or content.pop("format") != _FORMAT:
         raise ValueError("checksum or format")
@@ -157,7 +160,25 @@ def read_facts(path: Path) -> CanvasFacts:
     sound = stages and len(facts.patch_size) == 2 and 0 < len(facts.seeds) <= 1 << 16 and facts.log >= 0
     if not (plain and sound and all(0 < n < 2**31 for n in lengths) and max(facts.patch_size) <= 1 << 12):
         raise ValueError("a number is out of range")
+    _check_how(facts)
     return facts
+
+
+def _check_how(facts: CanvasFacts) -> None:
+    for name, kind in _HOW.items():
+        if name in facts.how and not fits(facts.how[name], kind):
+            raise ValueError(f"what it says of {name}")
+    for stage in facts.stages:
+        for start, size, patches, side in zip(
+            stage.origin, stage.size, stage.grid.shape[1:], facts.patch_pixels, strict=True
+        ):
+            if start < 0 or (size is not None and start + size > (patches or 0) * side):
+                raise ValueError("an image that is not inside its patches")
+    grown = sum("grow" in edit for edit in facts.how.get("edits", ()))
+    if grown >= len(facts.stages) or not all(0 <= length <= facts.log for length in facts.how.get("undo", ())):
+        raise ValueError("edits that do not fit")
+    if facts.finished and None in (*facts.grid.shape, *facts.stage.size):
+        raise ValueError("no end")
 
 
 def _stage(content: Mapping[str, Any]) -> Stage:
@@ -189,7 +210,7 @@ def read_state(path: Path) -> CanvasState | None:
         if content[:start] != _MAGIC + hashlib.sha256(data).digest():
             return None
         (length,) = struct.unpack_from("<Q", data)
-        facts = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["facts"])
+        facts = parse_json(parse_json(data[8 : 8 + length])["__metadata__"]["facts"])
         waves = facts.pop("waves")
         if type(waves) is not int or type(facts["log"]) is not int or min(waves, facts["log"]) < 0:
             return None

@@ -1,4 +1,4 @@
-"""A given image on a larger canvas: which tokens are known, and its own pixels over what is decoded (ours).
+"""What decoded pixels meet: a given image on a larger canvas, and the other end of a closed one (ours).
 
 The paper's image condition pre-caching: the known patches are read first, the others are written around them.
 
@@ -7,8 +7,10 @@ Shape legend: Y/X rows and columns in pixels.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import final
 
 import numpy as np
 import torch
@@ -17,13 +19,12 @@ from torch import Tensor
 
 from nuwa_lightning.blending import RIM, filled, meeting
 from nuwa_lightning.canvas.coarse import Given
+from nuwa_lightning.canvas.decoding import Pixels
 from nuwa_lightning.models.nuwa_infinity import ABSENT
 from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
 from nuwa_lightning.request_fields import Expansion
 from nuwa_lightning.tokenizers.base import Tokenizer
 from nuwa_lightning.tokenizers.tiling import encode_tiled
-
-Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -204,3 +205,46 @@ def _overlap(
         here.append(slice(first, last))
         there.append(slice(first - start, last - start))
     return (here[0], here[1]), (there[0], there[1])
+
+
+@final
+@dataclass(frozen=True)
+class JointBlend:
+    """Lets both ends of a closed axis run into each other; a ``Finish``.
+
+    The last patches see the first ones, but two ends that were written far apart need not fit: one would see a line.
+
+    Next to the seam a pixel is the mean of itself and of its mirror image on the other side, so that there is no step;
+    with the distance the mirror image fades out.
+    """
+
+    size: tuple[int | None, int | None]
+    wrap: str
+    reach: int
+    downsample_factor: int
+
+    @property
+    def margin(self) -> int:
+        """How many tokens around what is to be finished :meth:`finish` has to see."""
+        # A mirror image lies up to twice as far away.
+        return -(-2 * self.reach // self.downsample_factor)
+
+    def finish(self, pixels_YX3: Pixels, *, y: int, x: int) -> Pixels:
+        """Return pixels that begin at ``(y, x)``, beyond a seam if need be, without a step across the seams."""
+        out_YX3 = pixels_YX3.astype(np.float32)
+        for axis, name, start in ((1, "x", x), (0, "y", y)):
+            period = self.size[axis]
+            if name in self.wrap and period is not None:
+                out_YX3 = self._along(out_YX3, axis, start, period)
+        return np.rint(out_YX3).clip(0, 255).astype(np.uint8)
+
+    def _along(self, pixels_YX3: NDArray[np.float32], axis: int, start: int, period: int) -> NDArray[np.float32]:
+        pixels_NL3 = np.moveaxis(pixels_YX3, axis, 0).copy()
+        reach, length = min(self.reach, period // 4), len(pixels_NL3)
+        for seam in range(-(-start // period) * period - start, length + 1, period):
+            for distance in range(min(reach, seam, length - seam)):
+                weight = np.float32(0.25 * (1 + math.cos(math.pi * distance / reach)))
+                before, after = pixels_NL3[seam - 1 - distance].copy(), pixels_NL3[seam + distance].copy()
+                pixels_NL3[seam - 1 - distance] += weight * (after - before)
+                pixels_NL3[seam + distance] += weight * (before - after)
+        return np.moveaxis(pixels_NL3, 0, axis)

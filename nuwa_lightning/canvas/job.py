@@ -257,11 +257,9 @@ def export(
         with closing(decoded(canvas, tokenizer, order, number=number)) as image:
             write_image(image, path, metadata=metadata, overwrite=overwrite, progress=progress)
         return
-    (height, width), fps = _crop(order).size, order.video.fps
-    frames = decoded_video(canvas, order, number=number)
-    write_video(
-        frames, path, width=width, height=height, fps=fps, metadata=metadata, overwrite=overwrite, progress=progress
-    )
+    (height, width), frames = _crop(order).size, decoded_video(canvas, order, number=number)
+    options: dict[str, Any] = {"metadata": metadata, "overwrite": overwrite, "progress": progress}
+    write_video(frames, path, width=width, height=height, fps=order.video.fps, **options)
 
 
 def _crop(order: Order) -> Crop:
@@ -272,10 +270,9 @@ def _crop(order: Order) -> Crop:
 
 
 def _tokens(canvas: TokenView, grid: PatchGrid) -> tuple[int, int]:
-    assert grid.y is not None
-    assert grid.x is not None
     rows, columns = canvas.facts.patch_size
-    return grid.y * rows, grid.x * columns
+    _, down, across = grid.lengths
+    return down * rows, across * columns
 
 
 def _flattened(decoding_state: DecodingState) -> dict[str, Tensor]:

@@ -38,6 +38,8 @@ def kept_request(folder: Path, how: Mapping[str, Any], *, max_pixels: int | None
     """Return the request that a canvas was begun by, refused if it makes no sense or given pixels are damaged."""
     try:
         sums = dict(how.get("given") or {})
+        if not how["metadata"]:
+            raise KeyError("metadata")
         options = {name: value for name, value in dict(how["request"]).items() if name not in ("image", "mask", "plan")}
         options = {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}
         for name in GIVEN:

@@ -26,6 +26,7 @@ from nuwa_lightning.tokenizers.tiling import Rectangle
 
 _BLOCK: Final = 64
 _AT_ONCE: Final = 1 << 14
+_NEAR: Final = 16
 
 
 @final
@@ -121,7 +122,7 @@ class TokenLog:
         tokens_YXyx = np.full((*numbers_YX.shape, rows, columns), UNWRITTEN, np.int64)
         written_YX = numbers_YX > 0
         if written_YX.any():
-            tokens_YXyx[written_YX] = self._records()["tokens"][numbers_YX[written_YX] - 1, number]
+            tokens_YXyx[written_YX] = self._records(numbers_YX[written_YX])["tokens"][:, number]
         tokens_YX = tokens_YXyx.transpose(0, 2, 1, 3).reshape((bottom - top) * rows, (right - left) * columns)
         y, x = area.top - top * rows, area.left - left * columns
         return torch.from_numpy(tokens_YX[y : y + area.bottom - area.top, x : x + area.right - area.left].copy())
@@ -129,8 +130,8 @@ class TokenLog:
     def patch(self, patch: PatchIndex) -> Tensor | None:
         """Return the tokens ``[B, rows, columns]`` of a patch, if it is there."""
         t, y, x = self._facts.stage.position(patch)
-        number = int(self._numbers(t, (y, x), (1, 1))[0, 0])
-        return torch.from_numpy(self._records()["tokens"][number - 1].astype(np.int64)) if number else None
+        number_N = self._numbers(t, (y, x), (1, 1))[0]
+        return torch.from_numpy(self._records(number_N)["tokens"][0].astype(np.int64)) if number_N[0] else None
 
     def written(self) -> Iterable[PatchIndex]:
         """Yield the patches that are there."""
@@ -138,8 +139,22 @@ class TokenLog:
             for y, x in np.argwhere(block_YX).tolist():
                 yield self._facts.stage.patch(PatchIndex(t, row * _BLOCK + y, column * _BLOCK + x))
 
-    def _records(self) -> Any:  # a map that lives this long only does not count as memory for long
-        return np.memmap(self._path, self._dtype, "r", shape=(self.length,))
+    def _records(self, numbers_N: NDArray[np.uint32]) -> Any:
+        """Return the records of these numbers, from 1.
+
+        They are read and not mapped: another process may cut the log, and what is mapped then kills whoever looks.
+
+        Raises:
+            ValueError: if the log is shorter by now.
+        """
+        wanted, back_N = np.unique(numbers_N, return_inverse=True)
+        size, found = self._dtype.itemsize, []
+        with self._path.open("rb", buffering=0) as file:
+            for run in np.split(wanted, np.flatnonzero(np.diff(wanted) > _NEAR) + 1):
+                file.seek((int(run[0]) - 1) * size)
+                data = file.read((int(run[-1]) - int(run[0]) + 1) * size)
+                found.append(np.frombuffer(data, self._dtype, count=int(run[-1]) - int(run[0]) + 1)[run - run[0]])
+        return np.concatenate(found)[back_N]
 
     def _numbers(self, t: int, start: tuple[int, int], shape: tuple[int, int]) -> NDArray[np.uint32]:
         """Return the numbers (from 1) of the records of an area of the log's positions; 0 where there are none."""

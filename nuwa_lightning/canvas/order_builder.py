@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from typing import Final, final
 
 from nuwa_lightning.canvas.coarse import CoarseOrder, coarse_grid, known_of_image, known_of_sketch
-from nuwa_lightning.canvas.frame_decoder import GuidedFrames, SingleFrames
-from nuwa_lightning.canvas.image_condition import ImageCondition
+from nuwa_lightning.canvas.decoding import GuidedFrames, SingleFrames
+from nuwa_lightning.canvas.image_condition import ImageCondition, JointBlend
 from nuwa_lightning.canvas.job import Order, Video
-from nuwa_lightning.canvas.joint import JointBlend
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.fast_transformer import Precision
 from nuwa_lightning.generation.pretrained import Generator

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from nuwa_lightning.canvas.edits import Box, Candidate, steered, touched
+from nuwa_lightning.canvas.edits import Boxes, Candidate, listed, steered, touched
 from nuwa_lightning.canvas.facts import CanvasState
 from nuwa_lightning.canvas.history import History
 from nuwa_lightning.canvas.job import Generation, Progress
@@ -19,7 +19,7 @@ from nuwa_lightning.planning.geometry import PatchIndex
 def remade(
     store: TokenStore,
     history: History,
-    box: Box,
+    box: Boxes,
     seed: int,
     frames: tuple[int, int] | None,
     options: Mapping[str, Any] | None,
@@ -52,7 +52,8 @@ def remade(
     except BaseException:
         store.load()
         raise
-    edit: dict[str, Any] = {"redo": list(box), "seed": seed, "patches": len(found)}
+    boxes = [list(each) for each in listed(box)]
+    edit: dict[str, Any] = {"redo": boxes if len(boxes) > 1 else boxes[0], "seed": seed, "patches": len(found)}
     edit |= {name: value for name, value in (("frames", frames and list(frames)), ("options", options)) if value}
     tokens = {patch: store.patch(patch) for patch in map(facts.stage.patch, found)}
     kept = {patch: tokens_BYX for patch, tokens_BYX in tokens.items() if tokens_BYX is not None}

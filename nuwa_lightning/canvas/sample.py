@@ -12,8 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nuwa_lightning.canvas.decoding import to_uint8
-from nuwa_lightning.canvas.frame_decoder import SingleFrames
+from nuwa_lightning.canvas.decoding import SingleFrames, to_uint8
 from nuwa_lightning.generation.prompts import Prompts
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
@@ -30,14 +29,12 @@ def sample_tokens(
 ) -> Tensor:
     """Return the tokens of small canvases, one a seed, ``[B, Y, X]``, of videos ``[T, B, Y, X]``, held in memory."""
     rows, columns = renderer.model.patch_size
-    assert grid.t is not None
-    assert grid.y is not None
-    assert grid.x is not None
-    tokens_TBYX = torch.zeros(grid.t, len(seeds), grid.y * rows, grid.x * columns, dtype=torch.long)
+    frames, down, across = grid.lengths
+    tokens_TBYX = torch.zeros(frames, len(seeds), down * rows, across * columns, dtype=torch.long)
     for done in renderer.render(grid, seeds=seeds, known=known, prompts=prompts):
         t, top, left = done.patch.t, done.patch.y * rows, done.patch.x * columns
         tokens_TBYX[t, :, top : top + rows, left : left + columns] = done.tokens_BYX
-    return tokens_TBYX[0] if grid.t == 1 else tokens_TBYX
+    return tokens_TBYX[0] if frames == 1 else tokens_TBYX
 
 
 @torch.inference_mode()

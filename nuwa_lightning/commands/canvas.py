@@ -73,7 +73,8 @@ def parser() -> argparse.ArgumentParser:
         "--resume", nargs="?", const="last", choices=("last", "earlier"), help="go on with growing that was stopped"
     )
     redo = add("redo", "make a part again with another seed, and exactly what depends on it")
-    redo.add_argument("--box", required=True, metavar="LEFT,TOP,RIGHT,BOTTOM", help="in pixels of the image")
+    box_help = "in pixels of the image; give it again for several that are made together"
+    redo.add_argument("--box", required=True, action="append", metavar="LEFT,TOP,RIGHT,BOTTOM", help=box_help)
     redo.add_argument("--frames", metavar="FIRST,LAST", help="of a video, the last one excluded (default: all)")
     redo.add_argument("--seed", type=int, help="another one than the canvas was made with")
     grow.add_argument("--seed", type=int, help="of what is new (default: that of the canvas)")
@@ -181,13 +182,13 @@ def _grow(options: argparse.Namespace) -> int:
 def _redo(options: argparse.Namespace) -> int:
     from nuwa_lightning.commands.progress import GenerationBar
 
-    left, top, right, bottom = _numbers("box", options.box, 4)
-    box, frames = (left, top, right, bottom), None
+    boxes: list[Any] = [_numbers("box", box, 4) for box in options.box]
+    frames = None
     if options.frames is not None:
         first, last = _numbers("frames", options.frames, 2)
         frames = (first, last)
     with _opened(options) as found:
-        count = len(found.dependents(box, frames=frames))
+        count = len(found.dependents(boxes, frames=frames))
         of = f"{count} of {found.info()['patches']} patches"
         if options.count:
             sys.stderr.write(f"{options.folder}: {of} would be made again\n")
@@ -196,7 +197,7 @@ def _redo(options: argparse.Namespace) -> int:
             raise UsageError("seed", "nothing", f"give another one than {found.seed}")
         with GenerationBar(None, found.patch_pixels[0] * found.patch_pixels[1], canvases=len(found.seeds)) as bar:
             bar.begin(0)
-            found.redo(box, seed=options.seed, frames=frames, options=_steered(options), callback=bar.update)
+            found.redo(boxes, seed=options.seed, frames=frames, options=_steered(options), callback=bar.update)
         sys.stderr.write(f"{options.folder}: {of} made again\n")
     return 0
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import torch
 from jsonargparse import Namespace
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LightningArgumentParser
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
@@ -24,16 +24,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from nuwa_lightning.commands.parsing import check_configs, deny_imports
-from nuwa_lightning.commands.training import NuwaCLI, RecipeParser
+from nuwa_lightning.commands.training import NuwaCLI
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.renderer import InfiniteRenderer, Rendering
 from nuwa_lightning.planning.geometry import PatchGrid
 from nuwa_lightning.planning.schedule import ContextTable, walk, waves
+from nuwa_lightning.signals import Signals
 from nuwa_lightning.text.base import TextEncoder
-from nuwa_lightning.training.batch import Written
 from nuwa_lightning.training.conditioning import SampleText
 from nuwa_lightning.training.muon import MuonAdamW, muon_groups
 from nuwa_lightning.training.nuwa_module import NuwaInfinityModule
+from nuwa_lightning.training.plans import Written
 
 _WIDTHS: Final = {"ClipTextEncoder": (512, 77), "MiniLMTextEncoder": (384, 64)}
 """Width and most tokens of text encoders, so that none has to be loaded."""
@@ -123,19 +124,7 @@ def read_recipe(arguments: Sequence[str]) -> Namespace:
     """Return what ``fit`` would read of these arguments."""
     deny_imports()
     check_configs(["fit", *arguments])
-    config: Namespace = _RecipeCLI(
-        LightningModule,
-        LightningDataModule,
-        signals=None,  # type: ignore[arg-type]  # nothing runs
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        parser_class=RecipeParser,
-        auto_configure_optimizers=False,
-        save_config_callback=None,
-        seed_everything_default=0,
-        args=list(arguments),
-        run=False,
-    ).config
+    config: Namespace = _RecipeCLI(arguments, signals=Signals(), run=False).config
     name = str(config.model.class_path)
     if name.rpartition(".")[2] != NuwaInfinityModule.__name__:
         raise UsageError("--model", name, "estimate knows stage 2: give a recipe of NuwaInfinityModule")
@@ -252,16 +241,13 @@ def _written(module: NuwaInfinityModule, shape: tuple[int, int, int], samples: i
     def more(x: Tensor) -> Tensor:
         return x.expand(samples, *x.shape[1:]).clone()
 
-    mask = one.token_mask and replace(
-        one.token_mask, tokens=more(one.token_mask.tokens), neighbors=more(one.token_mask.neighbors)
-    )
     return replace(
         one,
         tokens_BPN=more(one.tokens_BPN),
         read_BPN=more(one.read_BPN),
         neighbors_BPNK=more(one.neighbors_BPNK),
         symmetry_BP=more(one.symmetry_BP),
-        token_mask=mask,
+        token_mask=one.token_mask and one.token_mask.of(more),
         text=one.text and SampleText(*map(more, one.text)),
     )
 

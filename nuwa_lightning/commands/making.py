@@ -71,13 +71,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a job.
-
-    Attributes:
-        status: exit status: 0, or 128 and the number of the signal that stopped it.
-        size: width and height in pixels.
-        patches: how many are finished, of each canvas.
-    """
+    """What came of a job."""
 
     status: int
     size: tuple[int | None, int | None]

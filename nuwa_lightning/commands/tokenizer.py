@@ -19,11 +19,11 @@ import torch
 from nuwa_lightning.data.folders import locked
 from nuwa_lightning.errors import ToldError, UsageError
 from nuwa_lightning.generation.pretrained import Generator, load_generator
+from nuwa_lightning.hub import find_part
 from nuwa_lightning.models.pixel_guided import PixelGuidedDecoder
 from nuwa_lightning.models.vqgan import VQGANConfig
 from nuwa_lightning.plain_data import parse_yaml, read_text
-from nuwa_lightning.processes import die_with_parent
-from nuwa_lightning.signals import STOPPED, Stopped
+from nuwa_lightning.signals import STOPPED, Stopped, die_with_parent
 from nuwa_lightning.tokenizers.base import Tokenizer, is_tokenizer_class
 from nuwa_lightning.tokenizers.pretrained import load_pixel_guided, load_tokenizer
 from nuwa_lightning.tokenizers.windows import WindowedTokenizer
@@ -40,7 +40,8 @@ class TokenizerSource:
     """Where the tokenizer of stage 2 comes from.
 
     Args:
-        path: folder of the trained tokenizer, or the import path of a class (``my_tokenizers.Mine``).
+        path: folder of the trained tokenizer, the name of a model that comes with the package (``landscape``), or the
+            import path of a class (``my_tokenizers.Mine``).
         recipe: stage-1 recipe that makes it when it is missing; its run folder must be the parent of ``path``.
         refine: recipe that refines its decoder, with frozen codes.
         beside: refine it on half of the cores while stage 2 trains on the others, instead of before, on all of them.
@@ -74,7 +75,7 @@ class TokenizerSource:
     @property
     def is_there(self) -> bool:
         """Whether nothing has to be trained first."""
-        return self.is_class or (Path(self.path) / "config.json").exists()
+        return self.is_class or (find_part(self.path, "tokenizer") / "config.json").exists()
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class CoarseSource:
     """Where the model that writes coarse plans comes from.
 
     Args:
-        path: folder of the trained model.
+        path: folder of the trained model, or the name of a model that comes with the package (``landscape``).
         recipe: recipe that makes it when it is missing; its run folder must be the parent of ``path``.
     """
 
@@ -92,7 +93,12 @@ class CoarseSource:
     @property
     def is_there(self) -> bool:
         """Whether it is trained."""
-        return (Path(self.path) / "config.json").exists()
+        return (self.folder / "config.json").exists()
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+        return find_part(self.path, "coarse")
 
 
 def provide_coarse(source: CoarseSource, tokenizer: TokenizerSource) -> Generator:
@@ -104,7 +110,7 @@ def provide_coarse(source: CoarseSource, tokenizer: TokenizerSource) -> Generato
         _LOG.info("training the model of coarse plans %s by %s", source.path, source.recipe)
         command = _fit(source.recipe, Path(source.path).parent, "--tokenizer.path", tokenizer.path)
         _make(source.path, command, "--coarse.recipe", source.recipe)
-    found = load_generator(source.path)
+    found = load_generator(source.folder)
     if found.tokenizer_fingerprint != open_tokenizer(tokenizer).fingerprint():
         hint = "was trained with another tokenizer: name the one made with this, a new folder, or null"
         raise UsageError("--coarse.path", source.path, hint)
@@ -284,7 +290,11 @@ class Refinement:
     @classmethod
     def start(cls, source: TokenizerSource, tokenizer: Tokenizer, run_folder: Path) -> Refinement:
         """Start it, or return at once if the refined tokenizer is there; its log goes to the run folder."""
-        if source.refine is None or source.refined is None:
+        if source.refine is None:
+            if find_refined(source, tokenizer) is None:
+                _LOG.warning("--tokenizer.refined %s is not there: images are decoded without it", source.refined)
+            return cls(None, source)
+        if source.refined is None:
             raise UsageError(
                 "--tokenizer.refined", source.refined, "--tokenizer.refine needs it: name a folder to make"
             )

@@ -15,20 +15,19 @@ from typing import Any, Final
 from lightning.fabric.plugins.io import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from nuwa_lightning.atomic import write_json
 from nuwa_lightning.callbacks.checkpoint_io import AtomicCheckpointIO
-from nuwa_lightning.callbacks.run_checkpoint import RunCheckpoint
-from nuwa_lightning.callbacks.run_files import RunFiles
+from nuwa_lightning.callbacks.run_files import RunCheckpoint, RunFiles
 from nuwa_lightning.callbacks.sample_sheet import SampleSheet
 from nuwa_lightning.callbacks.stage_bar import StageBar
 from nuwa_lightning.commands.known_classes import known_classes
 from nuwa_lightning.commands.parsing import OneLineParser, check_configs, deny_imports, usage_error, whole_name
 from nuwa_lightning.commands.record import check_run_folder, run_record, versions
-from nuwa_lightning.commands.resuming import check_checkpoint, find_checkpoint
+from nuwa_lightning.commands.resuming import TRAINED, check_checkpoint, find_checkpoint, unusable, what_next
 from nuwa_lightning.commands.tokenizer import (
     CoarseSource,
     Refinement,
@@ -42,7 +41,7 @@ from nuwa_lightning.commands.tokenizer import (
     provide_guided,
     provide_tokenizer,
 )
-from nuwa_lightning.commands.what_next import what_next
+from nuwa_lightning.commands.watching import check_watched
 from nuwa_lightning.data.data_module import StreamingDataModule
 from nuwa_lightning.data.image_folder import PhotosDataModule
 from nuwa_lightning.data.token_data import TokenDataModule
@@ -53,8 +52,7 @@ from nuwa_lightning.generation.coarse_plan import CoarseEncoder
 from nuwa_lightning.generation.pretrained import save_generator
 from nuwa_lightning.legacy import upgraded_arguments
 from nuwa_lightning.models.vqgan import VQGAN
-from nuwa_lightning.processes import keep_freed_memory
-from nuwa_lightning.signals import Signals, Stopped
+from nuwa_lightning.signals import Signals, Stopped, keep_freed_memory
 from nuwa_lightning.tokenizers.base import Tokenizer
 from nuwa_lightning.tokenizers.pretrained import save_pixel_guided, save_tokenizer
 from nuwa_lightning.training.nuwa_module import NuwaInfinityModule
@@ -76,10 +74,6 @@ MANUAL: Final[dict[type[LightningModule], dict[str, str]]] = {
 }
 """Which option of a model stands for an option of the trainer that needs automatic optimization."""
 
-METRICS: Final[dict[type[LightningModule], Sequence[str]]] = {
-    cls: cls.metrics for cls in (NuwaInfinityModule, VQGANModule, PixelGuidedModule)
-}
-
 
 class RecipeParser(OneLineParser, LightningArgumentParser):
     """Reads recipes, overlays and flags."""
@@ -96,12 +90,23 @@ class RecipeParser(OneLineParser, LightningArgumentParser):
 class NuwaCLI(LightningCLI):
     """LightningCLI with a run folder, a tokenizer made on demand, and resumption that obeys the command line."""
 
-    def __init__(self, *args: Any, signals: Signals, **kwargs: Any) -> None:
+    def __init__(self, arguments: Sequence[str], *, signals: Signals, run: bool = True) -> None:
         self.options: Any = None
         self._signals = signals
         self._files: RunFiles | None = None
         try:
-            super().__init__(*args, **kwargs)
+            super().__init__(
+                LightningModule,
+                LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                parser_class=RecipeParser,
+                auto_configure_optimizers=False,
+                save_config_callback=None,
+                seed_everything_default=0,
+                args=list(arguments),
+                run=run,
+            )
         except UsageError as error:
             if self.options is not None:
                 error.option = whole_name(error.option, error.value, self.options.as_dict())
@@ -212,7 +217,7 @@ class NuwaCLI(LightningCLI):
         self.refinement = Refinement(None)
         self._check_data()
         self._check_trainer()
-        check_checkpoint(self.options.get("ckpt_path"), self.model)
+        check_checkpoint(self.options.get("ckpt_path"), self.model, parts=TRAINED)
         if isinstance(self.model, NuwaInfinityModule):
             source = self._source()
             if not self._trial:
@@ -223,7 +228,7 @@ class NuwaCLI(LightningCLI):
             self._check_sizes(expected_factor(source))
             tokenizer = self._attach_tokenizer(make=True)
             self._check_sizes(self.model.tokenizer.downsample_factor)
-            if source.refine and not self._trial:
+            if (source.refine or source.refined) and not self._trial:
                 self.refinement = Refinement.start(source, tokenizer, self.run_folder)
         if isinstance(self.model, PixelGuidedModule):
             self._attach_to_guided(make=True)
@@ -255,14 +260,7 @@ class NuwaCLI(LightningCLI):
             if not self.model.automatic_optimization and value not in off:
                 hint = own.get(name, "this model optimizes by itself: give an option of the model")
                 raise UsageError(f"--trainer.{name}", value, hint)
-        known = METRICS.get(type(self.model))
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if known is None or not isinstance(callback, (EarlyStopping, ModelCheckpoint)):
-                continue
-            watched = callback.monitor
-            if watched is not None and watched not in (*known, "epoch", "step"):
-                hint = f"{type(callback).__name__} watches what is not there: give one of {', '.join(known)}"
-                raise UsageError("--trainer.callbacks.monitor", watched, hint)
+        check_watched(self.trainer, self.model, self.datamodule)
 
     def _check_sizes(self, factor: int | None) -> None:
         if factor is not None and isinstance(self.datamodule, TokenDataModule):
@@ -283,10 +281,15 @@ class NuwaCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         try:
             super()._run_subcommand(subcommand)
-        except (ValueError, RuntimeError) as error:
+        except (UsageError, MisconfigurationException):
+            raise
+        except Exception as error:
+            frames = traceback.extract_tb(error.__traceback__)
+            if any(frame.filename.endswith("checkpoint_connector.py") for frame in frames[:-1]):
+                raise unusable(self.options.get("ckpt_path"), error) from error
             # Lightning refuses some options only when it trains; faults of anybody else keep their traceback.
-            frame = traceback.extract_tb(error.__traceback__)[-1]
-            if isinstance(error, UsageError) or f"{os.sep}lightning{os.sep}pytorch{os.sep}" not in frame.filename:
+            ours = f"{os.sep}lightning{os.sep}pytorch{os.sep}" not in frames[-1].filename
+            if ours or not isinstance(error, ValueError | RuntimeError):
                 raise
             raise usage_error(error, "--trainer") from error
 
@@ -414,18 +417,7 @@ def train(arguments: list[str], signals: Signals) -> int:
     check_configs(arguments)
     arguments = upgraded_arguments(arguments)
     try:
-        NuwaCLI(
-            LightningModule,
-            LightningDataModule,
-            signals=signals,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            parser_class=RecipeParser,
-            auto_configure_optimizers=False,
-            save_config_callback=None,
-            seed_everything_default=0,
-            args=arguments,
-        )
+        NuwaCLI(arguments, signals=signals)
     except MisconfigurationException as error:
         raise usage_error(error, f"--trainer or --model of {arguments[0]}") from error
     return 0

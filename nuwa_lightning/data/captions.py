@@ -36,13 +36,7 @@ _CAPTION_KEYS: Final = ("caption", "text", "captions", "prompt", "description")
 @final
 @dataclass(frozen=True)
 class Captions:
-    """Captions of the files below a folder.
-
-    Attributes:
-        folder: the folder.
-        source: the file for all, or None.
-        by_path: its captions, by path from the folder.
-    """
+    """Captions of the files below a folder."""
 
     folder: Path
     source: Path | None

@@ -17,6 +17,7 @@ from nuwa_lightning.data.photos import Photo, PhotoSource, Split
 from nuwa_lightning.data.reading import MAX_PIXELS, ImageReadError
 from nuwa_lightning.data.windows import open_windows
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.plain_data import fits, read_json
 
 _VERSION: Final = "crops-2"
 
@@ -99,11 +100,12 @@ class GiantImage(PhotoSource):
     def _indexed(self, place: Path) -> list[int] | None:
         """Return height and width of the image whose crops lie in ``place``, all; None if they are to be cut."""
         try:
-            height, width = (int(side) for side in json.loads((place / "index.json").read_text("utf-8"))["size"])
-            if not 0 < height * width <= 1 << 48 or min(height, width) < 1:
+            size = read_json(place / "index.json")["size"]
+            if not fits(size, tuple[int, int]) or min(size) < 1 or size[0] * size[1] > 1 << 48:
                 return None
+            height, width = size
             whole = all((place / crop.name).is_file() for crop in self.crops(height, width))
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError):
             return None
         return [height, width] if whole else None
 

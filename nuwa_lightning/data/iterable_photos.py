@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from abc import abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +16,7 @@ from nuwa_lightning.data.folders import cache_folder, content_keys, locked
 from nuwa_lightning.data.photos import Photo, PhotoSource
 from nuwa_lightning.data.sources import Split, held_out
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.plain_data import fits, read_json
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     Pixels = Image.Image | npt.NDArray[np.uint8]
 
 _VERSION: Final = "samples-1"
+_LONGEST: Final = 1 << 34
 
 
 class IterablePhotos(PhotoSource):
@@ -98,8 +99,11 @@ class IterablePhotos(PhotoSource):
     def _indexed(self) -> list[str] | None:
         """Return the captions of the images that are kept; None if they are not all there."""
         try:
-            found: Any = json.loads((self.folder / "index.json").read_text("utf-8"))
-            captions = [str(caption) for caption in found["captions"]]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            found = read_json(self.folder / "index.json", longest=_LONGEST)
+            captions = found["captions"]
+        except (OSError, ValueError, KeyError, TypeError):
             return None
-        return captions if captions and all(self._file(n).is_file() for n in range(len(captions))) else None
+        if not fits(captions, list[Any]) or not captions:
+            return None
+        whole = all(self._file(n).is_file() for n in range(len(captions)))
+        return list(map(str, captions)) if whole else None

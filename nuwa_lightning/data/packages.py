@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import logging
 import os
 import shutil
@@ -25,9 +24,11 @@ from urllib.parse import unquote
 
 from nuwa_lightning.atomic import atomic_write, write_json
 from nuwa_lightning.data.folders import locked
+from nuwa_lightning.plain_data import read_json
 
 UPDATE_SECONDS: Final = 120.0
 PACKAGE_SECONDS: Final = 900.0
+_LONGEST: Final = 1 << 30
 
 Check = Callable[[Path, dict[str, Any]], None]
 Origin = Literal["apt", "npm", "pip"]
@@ -85,8 +86,8 @@ class PackageFiles:
     def manifest(self) -> dict[str, Any]:
         """Return the content of ``manifest.json``."""
         try:
-            found = json.loads((self.folder / "manifest.json").read_text("utf-8"))
-        except (OSError, ValueError, RecursionError):
+            found = read_json(self.folder / "manifest.json", longest=_LONGEST)
+        except (OSError, ValueError):
             found = None
         found = found if isinstance(found, dict) else {}
         parts = {part: found.get(part) for part in ("packages", self.kind)}

@@ -20,11 +20,12 @@ import numpy.typing as npt
 from PIL import Image
 
 from nuwa_lightning.atomic import atomic_write, make_cache
-from nuwa_lightning.data.folders import content_keys, mapped_array
+from nuwa_lightning.data.folders import content_keys
 from nuwa_lightning.data.photos import Photo
 from nuwa_lightning.data.reading import MAX_PIXELS, ImageReadError, image_size, notes_of, read_image
 from nuwa_lightning.data.sources import Prepared, Skipped
 from nuwa_lightning.errors import UsageError, some_of
+from nuwa_lightning.plain_data import mapped_array
 
 # Legend: Y, X pixels along the axes; 3 colours.
 

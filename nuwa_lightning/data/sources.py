@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Generic, Literal, Protocol, Self, TypeVar
 
 from nuwa_lightning.data.captions import CaptionedFolders
-from nuwa_lightning.data.folders import content_keys
-from nuwa_lightning.data.listing import Listing, list_files, said_of
+from nuwa_lightning.data.folders import Listing, content_keys, list_files, said_of
 from nuwa_lightning.errors import UsageError, some_of
 
 Split = Literal["train", "val"]

@@ -14,20 +14,22 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, final
+from typing import Any, Final, Protocol, final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from nuwa_lightning.atomic import atomic_folder, atomic_write, write_json
-from nuwa_lightning.data.folders import locked, mapped_array
+from nuwa_lightning.data.folders import locked
 from nuwa_lightning.data.sources import SPLITS, Split
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.plain_data import mapped_array, read_json
 
 # Legend: T frames, Y, X tokens (of tokens) or pixels (of images) along the axes; B, 1 and 3: images, one, colours.
 
 _LOG = logging.getLogger(__name__)
+_LONGEST: Final = 1 << 34
 
 Tokens = npt.NDArray[np.integer[Any]]
 
@@ -125,7 +127,7 @@ class TokenBank:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            data = json.loads((folder / "index.json").read_text("utf-8"))
+            data = read_json(folder / "index.json", longest=_LONGEST)
             self.codebook_size: int = data["codebook_size"]
             self.fingerprint: str = data["fingerprint"]
             self.keys: list[str] = [photo["key"] for photo in data["photos"]]
@@ -134,7 +136,7 @@ class TokenBank:
             self.too_small: list[str] = data.get("too_small", [])
             self.entries = [BankEntry(**entry) for entry in data["entries"]]
             self._check()
-        except (OSError, ValueError, KeyError, TypeError, EOFError, AttributeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError("token bank", folder, "damaged; delete the folder, it is built anew") from error
 
     def _check(self) -> None:

@@ -260,10 +260,11 @@ class TokenDataModule(TokenWindowsModule):
             size = image_size(photo.path, max_pixels=self.max_pixels)
         except ImageReadError:
             return None
-        shapes = sizes_for(size, self.settings.short_sides, 2 * factor)
-        y, x = self.window.y, self.window.x
-        rows = (lambda found: found == y) if self.whole_height else (lambda found: found >= y)
-        return any(rows(height // factor) and width // factor >= x for height, width in shapes)
+        for height, width in sizes_for(size, self.settings.short_sides, 2 * factor):
+            y, x = height // factor, width // factor
+            if y >= self.window.y and x >= self.window.x and (not self.whole_height or y == self.window.y):
+                return True
+        return False
 
     def _set_odd_aside(self, factor: int) -> None:
         """Hold out other photos where none of those held out can be used, or none of the rest."""

@@ -38,14 +38,7 @@ HEAD_WIDTHS: Final = (32, 64)
 
 @final
 class Kernels:
-    """The compiled functions.
-
-    Args:
-        library: the compiled file.
-
-    Raises:
-        OSError: if it cannot be loaded.
-    """
+    """The compiled functions."""
 
     def __init__(self, library: Path) -> None:
         loaded = ctypes.CDLL(str(library))

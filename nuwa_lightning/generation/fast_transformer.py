@@ -266,24 +266,28 @@ class DecodingTransformer:
         self._head = product(model.head_weight(), model.head.bias, precision.weights)
         self._norm, self._copy_head = model.norm, model.copy_head
 
-    def embed(self, inputs_RlJ: Tensor, symmetry_R: Tensor, start: int) -> Tensor:
+    def embed(self, inputs_RlJ: Tensor, symmetry_R: Tensor, start: int | Tensor) -> Tensor:
         """Return the states ``[R, l, W]`` that enter the first layer.
 
         Args:
             inputs_RlJ: tokens that positions read: their own (that before the one to be predicted, unless the model is
                 bidirectional), then neighbors; ``ABSENT`` where there is none or it is hidden.
             symmetry_R: index of each row's symmetry.
-            start: the first position; 0 is BOS.
+            start: the first position, or all of them ``[R, l]``; 0 is BOS.
         """
         R, new = inputs_RlJ.shape[:2]
         used = self._embed_IW.shape[0] // self._codebook_KE.shape[1]
         x_MI = self._codebook_KE[inputs_RlJ[:, :, :used]].view(R * new, -1)
-        place_lW, symmetries = self._place_LW[start : start + new], self.model.symmetries
-        place_RlW = place_lW.repeat(R, 1, 1) if symmetries is None else place_lW + symmetries[symmetry_R][:, None]
+        place_W = self._place_LW[start : start + new] if isinstance(start, int) else self._place_LW[start]
+        symmetries = self.model.symmetries
+        place_RlW = place_W + (place_W.new_zeros(R, 1, 1) if symmetries is None else symmetries[symmetry_R][:, None])
         x_RlW = place_RlW.flatten(0, 1).addmm_(x_MI, self._embed_IW).view(R, new, -1)
         if self._hide_W is not None:
             masked_Rl = inputs_RlJ[:, :, 0] == ABSENT
-            masked_Rl[:, : max(0, 1 - start)] = False  # BOS
+            if isinstance(start, int):
+                masked_Rl[:, : max(0, 1 - start)] = False  # BOS
+            else:
+                masked_Rl &= start > 0
             x_RlW += masked_Rl[:, :, None] * self._hide_W
         return x_RlW
 

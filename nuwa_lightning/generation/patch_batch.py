@@ -105,13 +105,15 @@ class RowBatch:
             return [seen] * len(layers)
         return [layer.logit_bias(mask, offset_RC, symmetry_RC, tokens).to(self.model.dtype) for layer in layers]
 
-    def advance(self, inputs_RlJ: Tensor) -> Tensor:
+    def advance(self, inputs_RlJ: Tensor, *, positions: Tensor | None = None, queries: int = 0) -> Tensor:
         """Run the next ``l`` positions through all layers and remember their keys and values.
 
-        A bidirectional model sees all positions from both sides, so they have to come together.
+        A bidirectional model sees all positions from both sides, so they have to come together, unless it is grouped.
 
         Args:
             inputs_RlJ: the tokens that they read, see :meth:`DecodingTransformer.embed`.
+            positions: where they stand in the patch ``[R, l]``, unless one after another.
+            queries: how many of them, the last ones, are those of a group; the others do not see them.
 
         Returns:
             Last-layer states ``[R, l, W]``.
@@ -119,11 +121,15 @@ class RowBatch:
         R, new = inputs_RlJ.shape[:2]
         start = self.context + self.place
         end = start + new
-        x_RlW = self.model.embed(inputs_RlJ, self.symmetry_R, self.place)
+        x_RlW = self.model.embed(inputs_RlJ, self.symmetry_R, self.place if positions is None else positions)
         x_MW = x_RlW.flatten(0, 1)
-        later = None
-        if new > 1 and not self.model.model.bidirectional:
+        mask = later = None
+        if queries:
+            mask = torch.ones(1, 1, new, end, dtype=torch.bool, device=x_MW.device)
+            mask[:, :, : new - queries, end - queries :] = False
+        elif new > 1 and not self.model.model.bidirectional:
             mask = causal_mask(new, self.context, start=self.place, device=x_MW.device)
+        if mask is not None:
             # In numbers, once: attention would turn a boolean mask into these in every layer.
             later = torch.zeros_like(mask, dtype=self.model.dtype).masked_fill_(~mask, float("-inf"))
         for number, layer in enumerate(self.model.layers):

@@ -53,14 +53,15 @@ class PatchDecoder:
         device = rows.symmetry_R.device
         self._bidirectional = rows.model.model.bidirectional
         R, N, K = neighbors.shape
-        self._given_RN = given.to(device)
+        self.given_RN = given.to(device)
+        """What is given, else ``ABSENT``."""
         self._partly = bool((given != ABSENT).any())
-        size, kinds = rows.model.model.patch_size, rows.model.model.neighbors
-        self.own_NK = own_neighbors(size, token_order, kinds).to(device)
+        size, self.kinds = rows.model.model.patch_size, rows.model.model.neighbors
+        self.own_NK = own_neighbors(size, token_order, self.kinds).to(device)
         """Where the neighbors of each token lie in the patch itself, else ``ABSENT``."""
         self._outside_NK, self._own_place_NK = self.own_NK == ABSENT, self.own_NK.clamp_min(0)
-        self._readers = [p.to(device) for p in readers(size, token_order, kinds)]
-        self.tokens_RN = self._given_RN.clone()
+        self._readers = [p.to(device) for p in readers(size, token_order, self.kinds)]
+        self.tokens_RN = self.given_RN.clone()
         """What is written, ``ABSENT`` where nothing is yet."""
         self._inputs_RLJ = torch.full((R, N + 1, K + 1), ABSENT, device=device)
         self._inputs_RX = self._inputs_RLJ.flatten(1)
@@ -68,6 +69,8 @@ class PatchDecoder:
         self._neighbors_RNK = self._inputs_RLJ[:, 1:, 1:] if self._bidirectional else self._inputs_RLJ[:, :-1, 1:]
         self._neighbors_RNK.copy_(neighbors)
         self._fresh = not self._partly
+        # Of a grouped model, what the next step reads first: BOS, then each time the tokens of the last group.
+        self._unread_RlJ, self._unread_Rl = self._inputs_RLJ[:, :1], torch.zeros(R, 1, dtype=torch.long, device=device)
         self._key_R = torch.zeros(R, dtype=torch.long) if keys is None else keys
 
     @functools.cached_property
@@ -96,6 +99,37 @@ class PatchDecoder:
         logits_MK = self._rows.model.logits(x_RlW.flatten(0, 1), neighbors_MK)
         return self._guidance.one(torch.unflatten(logits_MK, 0, (-1, len(places))))
 
+    def group_logits(self, places_Rn: Tensor) -> Tensor:
+        """Return logits over codes ``[R, n, K]`` of the next group of tokens, of a grouped model.
+
+        Reads the group before, whose tokens are written by now, and a query for each place of this one.
+
+        Args:
+            places_Rn: of each patch its own; each place is asked for once.
+        """
+        if not self._fresh:
+            self._refresh()
+        n, before = places_Rn.shape[1], self._unread_Rl.shape[1]
+        asked_RnJ = self._inputs_RLJ.gather(1, places_Rn[:, :, None].expand(-1, -1, self._inputs_RLJ.shape[2]) + 1)
+        asked_RnJ[:, :, 0] = ABSENT
+        if self._rows.place:
+            self._unread_RlJ[:, :, 0] = self.tokens_RN.gather(1, self._unread_Rl - 1)
+        positions_Rl = torch.cat([self._unread_Rl, places_Rn + 1], dim=1)
+        # Positions go through guidance as one more column.
+        read_RlJ = torch.cat([torch.cat([self._unread_RlJ, asked_RnJ], dim=1), positions_Rl[:, :, None]], dim=2)
+        read_RlJ = self._guidance.both(read_RlJ, first=1)
+        x_RlW = self._rows.advance(read_RlJ[:, :, :-1], positions=read_RlJ[:, :, -1], queries=n)[:, before:]
+        self._rows.rewind(self._rows.place - n)
+        self._unread_RlJ, self._unread_Rl = asked_RnJ, places_Rn + 1
+        logits_MK = self._rows.model.logits(x_RlW.flatten(0, 1), read_RlJ[:, before:, 1:-1].flatten(0, 1))
+        return self._guidance.one(torch.unflatten(logits_MK, 0, (-1, n)))
+
+    def set_group(self, places_Rn: Tensor, tokens_Rn: Tensor) -> None:
+        """Write tokens to places of each patch's own; what is given stays."""
+        given_Rn = self.given_RN.gather(1, places_Rn)
+        self.tokens_RN.scatter_(1, places_Rn, torch.where(given_Rn == ABSENT, tokens_Rn, given_Rn))
+        self._fresh = False
+
     def neighbors(self, places: Sequence[int]) -> Tensor:
         """Return the neighbors ``[R, n, K]`` of the tokens at ``places``, ``ABSENT`` where nothing is written."""
         if not self._fresh:
@@ -110,7 +144,7 @@ class PatchDecoder:
             tokens_Rn: for each patch; ``ABSENT`` takes a token back.
         """
         if self._partly:
-            given_Rn = self._given_RN[:, _index(places)]
+            given_Rn = self.given_RN[:, _index(places)]
             tokens_Rn = torch.where(given_Rn == ABSENT, tokens_Rn, given_Rn)
         if len(places) == 1 and not self._bidirectional:
             place = places[0]

@@ -14,11 +14,10 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeVar, get_args
+from typing import Any, Final, TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from torch import Tensor
 
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.coarse_plan import CoarsePlan
@@ -26,20 +25,25 @@ from nuwa_lightning.generation.fast_transformer import Precision
 from nuwa_lightning.generation.local import AutoregressiveLocalDecoder, LocalDecoder
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
+from nuwa_lightning.hub import find_run
 from nuwa_lightning.legacy import upgrade_state, upgraded
 from nuwa_lightning.models.nuwa_infinity import PatchTransformer, TransformerConfig
+from nuwa_lightning.plain_data import fits, from_plain, read_json
 from nuwa_lightning.planning.context.base import ContextPool
 from nuwa_lightning.planning.direction.base import DirectionController
 from nuwa_lightning.planning.schedule import TokenOrder
 from nuwa_lightning.text import TextEncoder
 from nuwa_lightning.tokenizers.base import class_path, saved_arguments
-from nuwa_lightning.tokenizers.pretrained import first_not_finite, in_float32, save_folder
+from nuwa_lightning.tokenizers.pretrained import read_weights, save_folder
 
 Strategy = ContextPool | DirectionController | LocalDecoder | TextEncoder
 S = TypeVar("S", ContextPool, DirectionController, LocalDecoder, TextEncoder)
 
 KIND = "nuwa-lightning patch transformer"
 FORMAT = 1
+_ABSENT: Final = ("grouped", "text_dim", "coarse_plan")
+_DECODED: Final = ("bidirectional", "grouped")
+"""What depends on the local decoder."""
 
 _HOMES: dict[type[Any], str] = {
     ContextPool: "nuwa_lightning.planning.context",
@@ -99,6 +103,56 @@ class Generator:
         )
 
 
+def shape_of(model: PatchTransformer) -> dict[str, Any]:
+    """Return what :class:`PatchTransformer` is made with, in plain values."""
+    return {
+        "codebook_size": model.codebook_size,
+        "codebook_dim": model.codebook_dim,
+        "patch_size": list(model.patch_size),
+        "embedding_extent": list(model.embedding_extent),
+        "size": dataclasses.asdict(model.size),
+        "bidirectional": model.bidirectional,
+        "grouped": model.grouped,
+        "text_dim": model.text_dim,
+        "coarse_plan": model.coarse_plan,
+    }
+
+
+def begin_with(model: PatchTransformer, folder: str, *, option: str) -> None:
+    """Give ``model`` the weights of a trained one of the same shape.
+
+    It may be for another local decoder: what only the new one has stays as it is, and what it reads of neighbors that
+    the trained one did not begins at zero.
+
+    Args:
+        model: what is to be trained on.
+        folder: a run of stage 2, or the name of a model that comes with the package.
+        option: what the user called it, for error messages.
+
+    Raises:
+        UsageError: if there is none, or it is of another shape.
+    """
+    trained = load_generator(find_run(folder) / "model").model
+    for name, value in shape_of(trained).items():
+        if name not in _DECODED and (here := shape_of(model)[name]) != value:
+            raise UsageError(option, folder, f"its {name} is {value}, that of this model {here}: give the same")
+    new, state = model.state_dict(), trained.state_dict()
+    theirs = [kind._replace(later=False) for kind in trained.neighbors]
+    for name, axis, width in (
+        ("neighbor_embedding.linear.weight", 1, model.codebook_dim),
+        ("copy_head.linear.weight", 0, 1),
+        ("copy_head.linear.bias", 0, 1),
+    ):
+        if name in state:
+            old, begun = (torch.unflatten(part[name], axis, (-1, width)) for part in (state, new))
+            begun = torch.zeros_like(begun)
+            for place, kind in enumerate(model.neighbors[: begun.shape[axis]]):
+                if (known := kind._replace(later=False)) in theirs:
+                    begun.select(axis, place).copy_(old.select(axis, theirs.index(known)))
+            state[name] = begun.flatten(axis, axis + 1)
+    model.load_state_dict({name: state.get(name, value) for name, value in new.items()})
+
+
 def save_generator(folder: str | Path, generator: Generator, *, dtype: torch.dtype = torch.float32) -> None:
     """Write the folder, whole or not at all.
 
@@ -107,18 +161,11 @@ def save_generator(folder: str | Path, generator: Generator, *, dtype: torch.dty
         generator: what to save.
         dtype: of the weights on disk; they are read as float32 again.
     """
-    model = generator.model
     config: dict[str, Any] = {
         "kind": KIND,
         "format": FORMAT,
-        "model": {
-            "codebook_size": model.codebook_size,
-            "codebook_dim": model.codebook_dim,
-            "patch_size": list(model.patch_size),
-            "embedding_extent": list(model.embedding_extent),
-            "size": dataclasses.asdict(model.size),
-            "bidirectional": model.bidirectional,
-        },
+        # What is not there is not said, as in the first version's folders.
+        "model": {name: value for name, value in shape_of(generator.model).items() if value or name not in _ABSENT},
         "context_pool": described(generator.pool),
         "direction": described(generator.direction),
         "local_decoder": described(generator.local_decoder),
@@ -127,11 +174,9 @@ def save_generator(folder: str | Path, generator: Generator, *, dtype: torch.dty
         "frames": generator.frames,
     }
     if generator.text_encoder is not None:
-        config["model"]["text_dim"] = model.text_dim
         config["text_encoder"] = described(generator.text_encoder)
         config["text_fingerprint"] = generator.text_encoder.fingerprint()
     if generator.plan is not None:
-        config["model"]["coarse_plan"] = True
         config["plan"] = dataclasses.asdict(generator.plan)
     save_folder(folder, {name: value.to(dtype) for name, value in generator.model.state_dict().items()}, config)
 
@@ -154,22 +199,12 @@ def load_generator(
     """
     folder = Path(folder)
     try:
-        config = upgraded(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        config = upgraded(read_json(folder / "config.json"))
         if config["kind"] != KIND:
             raise UsageError("checkpoint", folder, f"holds a {config['kind']}, not a {KIND}: name a stage-2 run")
         if config["format"] != FORMAT:
             raise UsageError("checkpoint", folder, f"has format {config['format']}, this version reads {FORMAT}")
-        size = dict(config["model"])
-        size["patch_size"], size["embedding_extent"] = tuple(size["patch_size"]), tuple(size["embedding_extent"])
-        size["size"] = TransformerConfig(**size["size"])
-        with torch.device("meta"):
-            model = PatchTransformer(**size)
-        state = load_file(folder / "model.safetensors")
-        spoiled = first_not_finite(state)
-        if spoiled is not None:
-            raise ValueError(f"{spoiled} holds NaN or infinity")
-        upgrade_state(state)
-        model.load_state_dict(in_float32(state), strict=True, assign=True)
+        model = _model_of(config["model"], read_weights(folder))
         asked = config if direction is None else {name: part for name, part in config.items() if name != "direction"}
         _check_own(asked, own)
         pool = _build(config["context_pool"], ContextPool, own)
@@ -177,38 +212,49 @@ def load_generator(
         # Folders from before there was a choice do not say it.
         before = {"name": "AutoregressiveLocalDecoder", "args": {}}
         local_decoder = _build(config.get("local_decoder", before), LocalDecoder, own)
-        if local_decoder.bidirectional != model.bidirectional:
+        if (local_decoder.bidirectional, local_decoder.grouped) != (model.bidirectional, model.grouped):
             raise ValueError(f"{local_decoder} is not what the model was trained for")
-        encoder: TextEncoder | None = None
-        if "text_encoder" in config:
-            encoder = _build(config["text_encoder"], TextEncoder, own)
-        order, fingerprint = config["token_order"], config["tokenizer_fingerprint"]
-        frames = int(config.get("frames", 1))
+        encoder = _build(config["text_encoder"], TextEncoder, own) if "text_encoder" in config else None
+        order, fingerprint, frames = (
+            config.get(name, 1) for name in ("token_order", "tokenizer_fingerprint", "frames")
+        )
+        if not fits((order, fingerprint, frames), tuple[TokenOrder, str, int]):
+            raise ValueError(f"token_order {order!r}, tokenizer {fingerprint!r} or frames {frames!r} makes no sense")
         plan = _plan_of(config, model)
-        if order not in get_args(TokenOrder):
-            raise ValueError(f"token_order {order!r} is none of {', '.join(get_args(TokenOrder))}")
     except FileNotFoundError as error:
         raise UsageError(
             "checkpoint", folder, f"{error.filename} is missing: name the folder of a finished run"
         ) from None
     except UsageError:
         raise
-    except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # of classes that are made of what anybody may have written
+        reason = " ".join(f"{error or type(error).__name__}".split())[:200]
         raise UsageError("checkpoint", folder, f"is damaged ({reason}): train it again or name another run") from None
-    if pool.embedding_extent != tuple(size["embedding_extent"]):
+    if pool.embedding_extent != model.embedding_extent:
         raise UsageError(
             "own",
             pool,
-            f"the model was trained for offsets up to {tuple(size['embedding_extent'])}: train with this pool first",
+            f"the model was trained for offsets up to {model.embedding_extent}: train with this pool first",
         )
-    if encoder is not None and encoder.fingerprint() != config["text_fingerprint"]:
+    if encoder is not None and encoder.fingerprint() != config.get("text_fingerprint"):
         raise UsageError("checkpoint", folder, f"{encoder} is not what it was in training: install that one again")
     return Generator(model.eval(), pool, direction, order, fingerprint, local_decoder, encoder, frames, plan)
 
 
+def _model_of(said: Any, state: dict[str, Tensor]) -> PatchTransformer:
+    size = {**said, "size": from_plain(TransformerConfig, said["size"])}
+    numbers = (size["codebook_size"], size["codebook_dim"], *size["patch_size"], size["size"].dim)
+    if not fits(numbers, tuple[int, ...]) or min(numbers) < 1 or size["size"].num_layers > len(state):
+        raise ValueError("its sizes make no sense")
+    with torch.device("meta"):  # no memory is taken before the weights turn out to fit
+        model = from_plain(PatchTransformer, size)
+    upgrade_state(state)
+    model.load_state_dict(state, strict=True, assign=True)
+    return model
+
+
 def _plan_of(config: Mapping[str, Any], model: PatchTransformer) -> CoarsePlan | None:
-    plan = CoarsePlan(**config["plan"]) if "plan" in config else None
+    plan = from_plain(CoarsePlan, config["plan"]) if "plan" in config else None
     if (plan is not None) is not model.coarse_plan:
         raise ValueError("whether it reads a coarse plan is said in two ways")
     return plan
@@ -277,8 +323,7 @@ def _not_allowed(names: Sequence[str]) -> UsageError:
 
 
 def _build(description: Mapping[str, Any], kind: Callable[..., S], own: Sequence[type[Strategy]]) -> S:
-    args = {k: tuple(v) if isinstance(v, list) else v for k, v in description["args"].items()}
-    made: S = _class(str(description["name"]), kind, own)(**args)
+    made: S = from_plain(_class(str(description["name"]), kind, own), description["args"])
     return made
 
 

@@ -32,11 +32,7 @@ EncodeText = Callable[[Sequence[str]], Sequence[Tensor]]
 
 @torch.no_grad()
 def read_texts(model: PatchTransformer, encode: EncodeText, texts: Sequence[str]) -> TextStates:
-    """Return what patches read: of "no text" first, then of each text.
-
-    Raises:
-        ValueError: if the model reads no text.
-    """
+    """Return what patches read: of "no text" first, then of each text."""
     if model.text is None:
         raise ValueError("the model reads no text")
     device = model.bos.device

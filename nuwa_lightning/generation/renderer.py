@@ -111,8 +111,9 @@ class InfiniteRenderer:
     def __post_init__(self) -> None:
         if not 1 <= self.threads <= MOST_THREADS:
             raise UsageError("threads", self.threads, f"give a whole number from 1 to {MOST_THREADS}")
-        if self.local_decoder.bidirectional != self.model.bidirectional:
-            has = "bidirectional" if self.model.bidirectional else "causal"
+        decoder, model = self.local_decoder, self.model
+        if (decoder.bidirectional, decoder.grouped) != (model.bidirectional, model.grouped):
+            has = "grouped" if model.grouped else "bidirectional" if model.bidirectional else "causal"
             raise UsageError(
                 "local_decoder", self.local_decoder, f"the model is {has}: use the one it was trained with"
             )

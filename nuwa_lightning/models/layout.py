@@ -85,7 +85,7 @@ def neighbor_sources(
         patch = (dt, y // rows, x // columns)
         cell = (y % rows, x % columns)
         if patch == (0, 0, 0):
-            return NeighborSource(None, written[cell]) if written[cell] < n else None
+            return NeighborSource(None, written[cell]) if there.later or written[cell] < n else None
         if patch in known:
             return NeighborSource(known[patch], cell[0] * columns + cell[1])
         return None
@@ -166,9 +166,8 @@ def lay_out(
     steps = list(plan)
     table = ContextTable.from_walk(walk(steps, pool, grid, token_order=token_order))
     rows, columns = patch_size
-    assert grid.y is not None
-    assert grid.x is not None
-    frames, height, width = grid.t or 0, grid.y * rows, grid.x * columns
+    frames, down, across = grid.lengths
+    height, width = down * rows, across * columns
 
     def base(patch: PatchIndex) -> int:
         return (patch.t * height + patch.y * rows) * width + patch.x * columns

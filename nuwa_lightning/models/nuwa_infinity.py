@@ -17,7 +17,7 @@ input of layer l at their tokens. Patches further away act through the states of
 
 ``Emb(i)`` holds one vector for each offset between a context patch and patch i. No absolute position of a patch ever
 enters, so a canvas may have any size. Ours are: the neighbor embedding, the symmetry embedding, the copy head, and the
-second level in any order (``bidirectional``).
+second level in any order (``bidirectional``), also group by group (``grouped``).
 
 Three callers, one maths: :meth:`PatchTransformer.forward` scores all patches of a canvas at once (training);
 :meth:`PatchTransformer.forward_step` scores one patch, given cached states (training as in the paper); decoding
@@ -49,6 +49,7 @@ from nuwa_lightning.planning.geometry import SYMMETRIES, Extent
 
 Reader = Callable[[Tensor], Tensor]
 Score = Callable[[Tensor, Tensor], Tensor]
+_OwnMasks = tuple[Tensor | None, Tensor | None]
 
 # -- hyperparameters ---------------------------------------------------------------------------------------------------
 
@@ -132,10 +133,16 @@ class TokenMask:
     Attributes:
         tokens: which tokens are masked, boolean; of the shape of the tokens.
         neighbors: the neighbors, ``ABSENT`` where they are masked.
+        groups: with which group each token is written, from 0, for a grouped model; of the shape of the tokens.
     """
 
     tokens: Tensor
     neighbors: Tensor
+    groups: Tensor | None = None
+
+    def of(self, part: Callable[[Tensor], Tensor]) -> TokenMask:
+        """Return the same of a part of the tokens."""
+        return TokenMask(part(self.tokens), part(self.neighbors), None if self.groups is None else part(self.groups))
 
 
 # -- neighbors ---------------------------------------------------------------------------------------------------------
@@ -150,6 +157,7 @@ class Neighbor(NamedTuple):
         x: columns further on.
         turned: rows and columns are those of the canonical frame of the step's symmetry; else of the canvas as it lies.
         coarse: it is a token of the coarse plan, which lies on the same grid and is there as a whole.
+        later: in the patch itself, it may be one that follows in the frame: groups are written in other orders.
     """
 
     t: int
@@ -157,6 +165,7 @@ class Neighbor(NamedTuple):
     x: int
     turned: bool = True
     coarse: bool = False
+    later: bool = False
 
 
 NEIGHBORS: Final = tuple(
@@ -165,36 +174,30 @@ NEIGHBORS: Final = tuple(
 """In the frame itself, where columns are written from left to right and each from the top down: all of them are written
 before the cell."""
 
-
 _AROUND: Final = tuple(itertools.product((-1, 0, 1), repeat=2))
 _WIDER: Final = tuple(itertools.product((-2, -1, 0, 1, 2), repeat=2))
-
 
 PAST: Final = (*(Neighbor(-1, y, x, turned=False) for y, x in _AROUND), Neighbor(-2, 0, 0, turned=False))
 """In the frames before: what was here, and what may have moved here; for models whose pool reaches backwards. As the
 canvas lies: the orders of a frame turn nothing that moves from frame to frame, and a text tells its direction."""
 
-
 AHEAD: Final = tuple(Neighbor(0, y, x) for y, x in ((0, 1), (1, 0), (-1, 1), (1, 1)))
 """On the other side: there only where a patch is finished that the order reaches later, since it is given, was written
 under another symmetry, or lies beyond the seam of a closed canvas; and above on the right, at the top of a patch."""
-
 
 MATCHED: Final = tuple(Neighbor(t, y, x) for t in (-1, -2) for y, x in _WIDER)
 """In the last two frames, further around: where what is written next to the cell came from tells how things move; see
 `motion`."""
 
-
 COARSE: Final = tuple(Neighbor(0, y, x, coarse=True) for y, x in _AROUND)
 """In the coarse plan: what is to be seen at the cell and around it, before anything of it is written."""
-
 
 ABSENT: Final = -1
 """Stands for a neighbor that is not written yet, not selected by the pool, or outside the canvas."""
 
 
 def neighbors(
-    *, past: bool = False, ahead: bool = False, coarse: bool = False, matched: bool = False
+    *, past: bool = False, ahead: bool = False, coarse: bool = False, matched: bool = False, grouped: bool = False
 ) -> tuple[Neighbor, ...]:
     """Return the neighbors that a model reads, K of them.
 
@@ -203,9 +206,11 @@ def neighbors(
         ahead: whether it reads :data:`AHEAD`.
         coarse: whether it reads a coarse plan, :data:`COARSE`.
         matched: whether its copy head looks at how things move, :data:`MATCHED`, which are the last ones.
+        grouped: whether a patch is written group by group, so that those ahead may be there, too.
     """
-    parts = ((AHEAD, ahead), (PAST, past), (COARSE, coarse), (MATCHED, matched))
-    return NEIGHBORS + tuple(itertools.chain.from_iterable(part for part, wanted in parts if wanted))
+    parts = ((AHEAD, ahead or grouped), (PAST, past), (COARSE, coarse), (MATCHED, matched))
+    found = NEIGHBORS + tuple(itertools.chain.from_iterable(part for part, wanted in parts if wanted))
+    return tuple(each._replace(later=grouped) for each in found)
 
 
 class NeighborEmbedding(nn.Module):
@@ -281,11 +286,6 @@ class RelativePatchEmbedding(nn.Module):
         t, y, x = (max(-e, min(e, v)) for v, e in zip(offset, self.extent, strict=True))
         return ((t + self.extent[0]) * self.sizes[1] + y + self.extent[1]) * self.sizes[2] + x + self.extent[2]
 
-    @property
-    def centre(self) -> int:
-        """The entry of the current patch itself."""
-        return self.index((0, 0, 0))
-
     def forward(self, offset_index: Tensor, symmetry_index: Tensor) -> Tensor:
         """Look up ``[..., *shape]`` for entries of any equal shape."""
         entry = self.offsets[offset_index]
@@ -293,7 +293,7 @@ class RelativePatchEmbedding(nn.Module):
 
     def own(self) -> Tensor:
         """Return the entry ``[*shape]`` of the current patch."""
-        return self.offsets[self.centre]
+        return self.offsets[self.index((0, 0, 0))]
 
 
 # -- attention ---------------------------------------------------------------------------------------------------------
@@ -345,23 +345,33 @@ def causal_mask(queries: int, context: int, *, start: int = 0, device: torch.dev
     return torch.cat([torch.ones(queries, context, dtype=torch.bool, device=device), own], dim=1)[None, None]
 
 
+def group_mask(group_RN: Tensor) -> Tensor:
+    """Return who sees whom in a patch written group by group, ``[R, 1, L, L]`` for BOS, N tokens, and N queries.
+
+    A token sees BOS and the tokens of its own group and those before; a query BOS, the tokens of the groups before, and
+    the queries of its own (LPD, Zhang et al., 2025).
+    """
+    group_RL = F.pad(torch.cat([group_RN, group_RN], dim=1), (1, 0), value=-1)
+    asks_L = torch.arange(group_RL.shape[1], device=group_RL.device) > group_RN.shape[1]
+    by_RL1, of_R1L, asks_L1 = group_RL[:, :, None], group_RL[:, None, :], asks_L[:, None]
+    return torch.where(asks_L, asks_L1 & (by_RL1 == of_R1L), of_R1L < by_RL1 + ~asks_L1)[:, None]
+
+
 class PatchAttention(nn.Module):
     """The projections of multi-head, grouped-query or multi-query attention over own tokens and context.
 
     Keys and values have no bias, the output projection has one (paper lineage: HORIZON code).
 
     Args:
-        dim: model width W.
-        num_heads: query heads H; ``dim`` must be a multiple of it.
-        num_kv_heads: key/value heads G; ``num_heads`` must be a multiple of it. G = H is multi-head, G = 1 multi-query.
-        dropout: dropout on the output.
+        size: of the model; query heads H are a multiple of key/value heads G, the width is one of H.
 
     Raises:
         ValueError: if the sizes do not divide.
     """
 
-    def __init__(self, dim: int, num_heads: int, *, num_kv_heads: int, dropout: float = 0.0) -> None:
+    def __init__(self, size: TransformerConfig) -> None:
         super().__init__()
+        dim, num_heads, num_kv_heads = size.dim, size.num_heads, size.num_kv_heads
         if dim % num_heads:
             raise ValueError(f"dim {dim} is no multiple of num_heads {num_heads}: change one of them")
         if num_heads % num_kv_heads:
@@ -373,7 +383,7 @@ class PatchAttention(nn.Module):
         self.key = nn.Linear(dim, num_kv_heads * self.head_dim, bias=False)
         self.value = nn.Linear(dim, num_kv_heads * self.head_dim, bias=False)
         self.out = nn.Linear(dim, dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(size.dropout)
 
     def queries(self, h: Tensor) -> Tensor:
         """Project ``[..., W]`` to queries ``[..., H, D]``."""
@@ -434,7 +444,7 @@ class PatchLayer(nn.Module):
         dim, self.causal = size.dim, causal
         self.feed = "logit" if size.position_feed == "logit" else "key"
         self.norm_attention = nn.LayerNorm(dim)
-        self.attention = PatchAttention(dim, size.num_heads, num_kv_heads=size.num_kv_heads, dropout=size.dropout)
+        self.attention = PatchAttention(size)
         self.scale_attention = nn.Parameter(torch.full((dim,), size.layer_scale))
         self.norm_feed_forward = nn.LayerNorm(dim)
         self.feed_forward = GatedFeedForward(dim, multiple=size.mlp_ratio, dropout=size.dropout)
@@ -470,13 +480,12 @@ class PatchLayer(nn.Module):
 
     def attend(
         self,
-        q_RLHD: Tensor,
-        k_RLGD: Tensor,
-        v_RLGD: Tensor,
+        own: tuple[Tensor, Tensor, Tensor],
         *,
         context: tuple[Tensor, Tensor],
         offset_RC: Tensor,
         symmetry_RC: Tensor,
+        own_mask: Tensor | None = None,
     ) -> Tensor:
         """Let whole patches attend to all of their context and, causally if the layer is, to themselves: ``[R, L, W]``.
 
@@ -484,19 +493,18 @@ class PatchLayer(nn.Module):
         key, and own keys up to the query".
 
         Args:
-            q_RLHD: queries.
-            k_RLGD: own keys, placed (:meth:`place_own`).
-            v_RLGD: own values.
+            own: queries ``[R, L, H, D]``, keys, placed (:meth:`place_own`), and values ``[R, L, G, D]`` of the patches.
             context: keys, placed (:meth:`place_context`), and values of the context ``[R, C, N, G, D]``.
             offset_RC: entries of the relative patch embedding.
             symmetry_RC: relative symmetries.
+            own_mask: who sees whom in the patch ``[R, 1, L, L]``, unless causally or everybody everybody.
         """
-        ck_RCNGD, cv_RCNGD = context
+        (q_RLHD, k_RLGD, v_RLGD), (ck_RCNGD, cv_RCNGD) = own, context
         L, N = q_RLHD.shape[1], ck_RCNGD.shape[2]
         k_RSGD = torch.cat([ck_RCNGD.flatten(1, 2), k_RLGD], dim=1)
         v_RSGD = torch.cat([cv_RCNGD.flatten(1, 2), v_RLGD], dim=1)
         S = k_RSGD.shape[1]
-        bias = None
+        bias = None if own_mask is None else F.pad(own_mask, (S - L, 0), value=True)
         if self.causal:
             bias = causal_mask(L, S - L, device=q_RLHD.device)
         if self.feed == "logit":
@@ -542,16 +550,16 @@ class TextStates:
 class TextAttention(nn.Module):
     """The text branch of one layer: pre-LN multi-head cross-attention to the text, scaled (LayerScale)."""
 
-    def __init__(self, dim: int, num_heads: int, *, layer_scale: float, dropout: float) -> None:
+    def __init__(self, size: TransformerConfig) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        dim, self.num_heads = size.dim, size.num_heads
         self.norm = nn.LayerNorm(dim)
         self.query = nn.Linear(dim, dim, bias=False)
         self.key = nn.Linear(dim, dim, bias=False)
         self.value = nn.Linear(dim, dim, bias=False)
         self.out = nn.Linear(dim, dim)
-        self.dropout = nn.Dropout(dropout)
-        self.scale = nn.Parameter(torch.full((dim,), layer_scale))
+        self.dropout = nn.Dropout(size.dropout)
+        self.scale = nn.Parameter(torch.full((dim,), size.layer_scale))
 
     def keys_values(self, text_BSW: Tensor) -> tuple[Tensor, Tensor]:
         """Project text tokens to keys and values ``[B, H, S, D]``."""
@@ -583,25 +591,17 @@ class TextConditioning(nn.Module):
 
     Args:
         text_dim: width E of a text token.
-        dim: model width W.
-        num_layers: layers of the model.
-        num_heads: heads of each branch.
-        layer_scale: start value of LayerScale.
-        dropout: dropout on the output of each branch.
+        size: of the model.
     """
 
-    def __init__(
-        self, text_dim: int, dim: int, *, num_layers: int, num_heads: int, layer_scale: float, dropout: float
-    ) -> None:
+    def __init__(self, text_dim: int, size: TransformerConfig) -> None:
         super().__init__()
         self.text_dim = text_dim
-        self.project = nn.Linear(text_dim, dim)
-        self.norm = nn.LayerNorm(dim)
+        self.project = nn.Linear(text_dim, size.dim)
+        self.norm = nn.LayerNorm(size.dim)
         # One token more than the text has: what is read where there is no text, and where none of it matters.
-        self.no_text = nn.Parameter(torch.randn(dim))
-        self.layers = nn.ModuleList(
-            TextAttention(dim, num_heads, layer_scale=layer_scale, dropout=dropout) for _ in range(num_layers)
-        )
+        self.no_text = nn.Parameter(torch.randn(size.dim))
+        self.layers = nn.ModuleList(TextAttention(size) for _ in range(size.num_layers))
 
     def layer(self, number: int) -> TextAttention:
         """Return one layer, typed."""
@@ -731,6 +731,7 @@ class PatchTransformer(nn.Module):
         bidirectional: a token sees all tokens of its patch and each of them may be masked, instead of earlier ones
             only. What later patches see of a patch is then what it is when nothing is masked.
         coarse_plan: read the tokens of a coarse plan, which may be absent.
+        grouped: predict the tokens of a group at queries (:func:`group_mask`); for a bidirectional model.
 
     Raises:
         ValueError: if sizes do not divide.
@@ -749,18 +750,18 @@ class PatchTransformer(nn.Module):
         text_dim: int = 0,
         bidirectional: bool = False,
         coarse_plan: bool = False,
+        grouped: bool = False,
     ) -> None:
         super().__init__()
         dim = size.dim
-        self.bidirectional, self.coarse_plan = bidirectional, coarse_plan
+        self.bidirectional, self.coarse_plan, self.grouped = bidirectional, coarse_plan, grouped
         self.patch_size, self.embedding_extent, self.size = patch_size, embedding_extent, size
         self.codebook_size, self.codebook_dim = codebook_size, codebook_dim
         self.register_buffer("codebook_KE", torch.zeros(codebook_size, codebook_dim))
         self.embed = nn.Linear(codebook_dim, dim)
-        read = neighbors(past=embedding_extent[0] > 0, ahead=size.ahead, coarse=coarse_plan)
-        self.neighbor_embedding = (
-            NeighborEmbedding(codebook_dim, dim, count=len(read)) if size.neighbor_embedding else None
-        )
+        past = embedding_extent[0] > 0
+        read = len(neighbors(past=past, ahead=size.ahead, coarse=coarse_plan, grouped=grouped))
+        self.neighbor_embedding = NeighborEmbedding(codebook_dim, dim, count=read) if size.neighbor_embedding else None
         # Large positions and offsets from the start: with small ones attention finds the left neighbor only.
         self.position = AxialPosition(*patch_size, dim=dim, std=0.5)
         self.bos = nn.Parameter(torch.randn(dim) * 0.5)
@@ -776,21 +777,9 @@ class PatchTransformer(nn.Module):
             nn.init.zeros_(self.head.weight)
             self.code_head.weight.data.mul_(0.2)  # the first loss is that of guessing, and yet depends on the input
         # Last, so that everything before it draws the same random numbers with and without it.
-        self.text = (
-            TextConditioning(
-                text_dim,
-                dim,
-                num_layers=size.num_layers,
-                num_heads=size.num_heads,
-                layer_scale=size.layer_scale,
-                dropout=size.dropout,
-            )
-            if text_dim
-            else None
-        )
+        self.text = TextConditioning(text_dim, size) if text_dim else None
         self.mask_token = nn.Parameter(torch.randn(dim) * 0.5) if bidirectional else None
-        moving = embedding_extent[0] > 0
-        self.copy_head = CopyHead(dim, count=len(self.neighbors), moving=moving) if size.copy_head else None
+        self.copy_head = CopyHead(dim, count=len(self.neighbors), moving=past) if size.copy_head else None
 
     @property
     def patch_tokens(self) -> int:
@@ -801,8 +790,8 @@ class PatchTransformer(nn.Module):
     def neighbors(self) -> tuple[Neighbor, ...]:
         """Which neighbors of a token it reads; those in earlier frames if its pool reaches there."""
         past = self.embedding_extent[0] > 0
-        matched = past and self.size.copy_head
-        return neighbors(past=past, ahead=self.size.ahead, coarse=self.coarse_plan, matched=matched)
+        also = {"matched": past and self.size.copy_head, "grouped": self.grouped}
+        return neighbors(past=past, ahead=self.size.ahead, coarse=self.coarse_plan, **also)
 
     @property
     def num_layers(self) -> int:
@@ -923,20 +912,21 @@ class PatchTransformer(nn.Module):
         self._check_mask(token_mask)
         B, P, _ = tokens_BPN.shape
         rows = _Rows.of(groups, samples=B, device=tokens_BPN.device)
-        row_mask = token_mask and TokenMask(rows.arrange(token_mask.tokens), rows.arrange(token_mask.neighbors))
+        row_mask = token_mask and token_mask.of(rows.arrange)
+        own_masks = self._own_masks(row_mask)
         readings = self._readings(
             rows.arrange(tokens_BPN), rows.arrange(symmetry_BP), rows.arrange(neighbors_BPNK), row_mask
         )
         for number in range(self.num_layers):
             read = rows.reader(self.reader(number, text), B)
-            inputs: tuple[Any, ...] = (number, rows, read, detach_context, *readings)
+            inputs: tuple[Any, ...] = (number, rows, own_masks, read, detach_context, *readings)
             again = recompute and torch.is_grad_enabled()
             readings = checkpoint(self._advance, *inputs, use_reentrant=False) if again else self._advance(*inputs)
         x_BPLW = torch.unflatten(readings[-1], 0, (P, B))[torch.argsort(rows.order_P)].transpose(0, 1)
         return self._scores(x_BPLW, neighbors_BPNK, token_mask, score)
 
     def _advance(
-        self, number: int, rows: _Rows, read: Reader | None, detach_context: bool, *readings: Tensor
+        self, number: int, rows: _Rows, masks: _OwnMasks, read: Reader | None, detach_context: bool, *readings: Tensor
     ) -> list[Tensor]:
         """Return what layer ``number`` makes of its inputs."""
         layer, advanced = self.layer(number), list(readings)
@@ -949,7 +939,7 @@ class PatchTransformer(nn.Module):
             if number == self.num_layers - 1 and n < len(readings) - 1:
                 continue  # no logits come from it
             own = attention.queries(normed[n]), layer.place_own(pairs[n][0]), pairs[n][1]
-            advanced[n] = layer.finish(readings[n], self._mix(layer, rows, own, seen), read)
+            advanced[n] = layer.finish(readings[n], self._mix(layer, rows, own, seen, masks[n]), read)
         return advanced
 
     def forward_step(
@@ -982,34 +972,33 @@ class PatchTransformer(nn.Module):
         self._check_mask(token_mask)
         R, N = tokens_RN.shape
         readings = self._readings(tokens_RN, symmetry_R, neighbors_RNK, token_mask)
+        own_masks = self._own_masks(token_mask)
         states = []
         for number in range(self.num_layers):
             layer = self.layer(number)
             attention = layer.attention
             normed = [layer.norm_attention(x_RLW) for x_RLW in readings]
             states.append(normed[0][:, 1:].detach())
-            if context:
-                seen_RCNW = torch.stack([patch[number] for patch in context], dim=1)
-            else:
-                seen_RCNW = normed[0].new_zeros(R, 0, N, normed[0].shape[-1])
+            none_R0NW = normed[0].new_zeros(R, 0, N, self.size.dim)
+            seen_RCNW = torch.stack([patch[number] for patch in context], dim=1) if context else none_R0NW
             ck_RCNGD, cv_RCNGD = attention.keys_values(seen_RCNW)
             seen = layer.place_context(ck_RCNGD, offset_RC, symmetry_RC), cv_RCNGD
-            for n, h_RLW in enumerate(normed):
+            attend = functools.partial(layer.attend, context=seen, offset_RC=offset_RC, symmetry_RC=symmetry_RC)
+            for n, (h_RLW, own_mask) in enumerate(zip(normed, own_masks, strict=False)):
                 k_RLGD, v_RLGD = attention.keys_values(h_RLW)
-                mixed = layer.attend(
-                    attention.queries(h_RLW),
-                    layer.place_own(k_RLGD),
-                    v_RLGD,
-                    context=seen,
-                    offset_RC=offset_RC,
-                    symmetry_RC=symmetry_RC,
-                )
+                mixed = attend((attention.queries(h_RLW), layer.place_own(k_RLGD), v_RLGD), own_mask=own_mask)
                 readings[n] = layer.finish(readings[n], mixed, self.reader(number, text))
         return self._scores(readings[-1], neighbors_RNK, token_mask), states
 
     def _check_mask(self, token_mask: TokenMask | None) -> None:
         if self.bidirectional != (token_mask is not None):
             raise ValueError("a bidirectional model needs to know what is masked, a causal one masks nothing")
+        if token_mask is not None and self.grouped != (token_mask.groups is not None):
+            raise ValueError("a grouped model needs groups, no other takes them")
+
+    def _own_masks(self, token_mask: TokenMask | None) -> _OwnMasks:
+        """Return who sees whom inside a patch for each of the readings, where layers do not know."""
+        return None, group_mask(token_mask.groups) if token_mask is not None and token_mask.groups is not None else None
 
     def _readings(
         self, tokens_RN: Tensor, symmetry_R: Tensor, neighbors_RNK: Tensor, token_mask: TokenMask | None
@@ -1020,40 +1009,47 @@ class PatchTransformer(nn.Module):
         """
         readings = [self.embed_rows(tokens_RN, symmetry_R, neighbors_RNK=neighbors_RNK)]
         if token_mask is not None:
-            readings.append(
-                self.embed_rows(tokens_RN, symmetry_R, neighbors_RNK=token_mask.neighbors, masked_RN=token_mask.tokens)
-            )
+            read = functools.partial(self.embed_rows, tokens_RN, symmetry_R, neighbors_RNK=token_mask.neighbors)
+            asked_RLW = read(masked_RN=token_mask.tokens)
+            readings.append(torch.cat([read(), asked_RLW[:, 1:]], dim=1) if self.grouped else asked_RLW)
         return readings
 
     def _scores(self, x: Tensor, neighbors: Tensor, token_mask: TokenMask | None, score: Score | None = None) -> Tensor:
-        """Return logits ``[..., N, K]`` of last-layer states ``[..., L, W]``: position n predicts token n, or n - 1."""
+        """Return logits ``[..., N, K]`` of last-layer states ``[..., L, W]``; the last N predict, or the first N."""
         neighbors = neighbors if token_mask is None else token_mask.neighbors
-        return (score or self.logits)(x[..., 1:, :] if self.bidirectional else x[..., :-1, :], neighbors)
+        predicting = slice(-neighbors.shape[-2], None) if self.bidirectional else slice(-1)
+        return (score or self.logits)(x[..., predicting, :], neighbors)
 
     @staticmethod
-    def _mix(layer: PatchLayer, rows: _Rows, own: tuple[Tensor, Tensor, Tensor], seen: tuple[Tensor, Tensor]) -> Tensor:
+    def _mix(
+        layer: PatchLayer,
+        rows: _Rows,
+        own: tuple[Tensor, Tensor, Tensor],
+        seen: tuple[Tensor, Tensor],
+        own_mask: Tensor | None,
+    ) -> Tensor:
         """Attend group by group; what concerns all groups is done once, which makes the backward pass faster."""
         N = seen[0].shape[1]
         k_MNGD = seen[0].index_select(0, rows.seen_M)
         k_MNGD = layer.place_context(k_MNGD[:, None], rows.offset_M[:, None], rows.symmetry_M[:, None])[:, 0]
         v_MNGD = seen[1].index_select(0, rows.seen_M)
-        shapes = rows.shapes
+        shapes, sizes = rows.shapes, [r for r, _ in rows.shapes]
         parts = zip(
             shapes,
-            *(torch.split(x, [r for r, _ in shapes]) for x in own),
+            zip(*(torch.split(x, sizes) for x in own), strict=True),
             *(torch.split(x, [r * c for r, c in shapes]) for x in (k_MNGD, v_MNGD, rows.offset_M, rows.symmetry_M)),
+            [None] * len(sizes) if own_mask is None else torch.split(own_mask, sizes),
             strict=True,
         )
         mixed = [
             layer.attend(
-                q_RLHD,
-                k_RLGD,
-                v_RLGD,
+                own_part,
                 context=(ck_MNGD.view(r, c, N, *ck_MNGD.shape[2:]), cv_MNGD.view(r, c, N, *cv_MNGD.shape[2:])),
                 offset_RC=offset_M.view(r, c),
                 symmetry_RC=symmetry_M.view(r, c),
+                own_mask=mask,
             )
-            for (r, c), q_RLHD, k_RLGD, v_RLGD, ck_MNGD, cv_MNGD, offset_M, symmetry_M in parts
+            for (r, c), own_part, ck_MNGD, cv_MNGD, offset_M, symmetry_M, mask in parts
         ]
         return torch.cat(mixed)
 

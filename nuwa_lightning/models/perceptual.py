@@ -126,12 +126,7 @@ class STLPIPS(PerceptualLoss):
 
 
 class LPIPS(PerceptualLoss):
-    """LPIPS with the VGG-16 trunk (Zhang et al. 2018), where its weights are on disk.
-
-    Args:
-        trunk: state of torchvision's ``vgg16`` (``features.*``).
-        heads: state of the package ``lpips``' ``weights/v0.1/vgg.pth``.
-    """
+    """LPIPS with the VGG-16 trunk (Zhang et al. 2018), where its weights are on disk."""
 
     name = "LPIPS(vgg)"
     _STAGES = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
@@ -177,13 +172,8 @@ def build_perceptual(
 ) -> PerceptualLoss | None:
     """Return the best perceptual distance there is: LPIPS where its files are, else ST-LPIPS, else nothing.
 
-    Args:
-        kind: ``auto``, ``lpips``, ``st-lpips`` or ``none``.
-        vgg16: torchvision's ``vgg16`` weights; by default those that torch's hub has in its cache.
-        lpips_heads: the package ``lpips``' ``vgg.pth``; by default that of the installed package.
-
-    Raises:
-        UsageError: if the kind is unknown, or asked for by name and not there.
+    A ``kind`` that is asked for by name and not there is refused. By default torchvision's ``vgg16`` weights are those
+    in the cache of torch's hub, and the package ``lpips``' ``vgg.pth`` that of the installed package.
     """
     if kind not in ("auto", "lpips", "st-lpips", "none"):
         raise UsageError("perceptual.kind", kind, "use auto, lpips, st-lpips or none")

@@ -232,17 +232,12 @@ class _Levels(nn.Module):
 
 
 class Encoder(_Levels):
-    """Turns pixels into one vector for each square of ``factor`` pixels, with a finite receptive field (ours).
+    """Turns pixels into a vector for each square of ``downsample_factor`` pixels, with a finite receptive field (ours).
 
     Pixels are folded into channels at once, and every further level folds 2x2 cells, so that nearly all the work is
     done on coarse grids of many channels, where a CPU is fastest. There is no normalisation outside of the residual
-    blocks: it would take away how bright a smooth square is.
-
-    Args:
-        codebook_dim: length D of the vector of a token.
-        channels: channels of each level, finest first.
-        blocks: residual blocks of each level.
-        cell: side in pixels of a cell of the finest level.
+    blocks: it would take away how bright a smooth square is. Channels and numbers of residual blocks are those of each
+    level, finest first, whose cells are ``cell`` pixels wide.
     """
 
     def __init__(
@@ -271,11 +266,8 @@ class Encoder(_Levels):
 class Decoder(_Levels):
     """Turns one vector per token into pixels, with a finite receptive field (ours).
 
-    Args:
-        codebook_dim: length D of the vector of a token.
-        channels: channels of each level, coarsest first.
-        blocks: residual blocks of each level.
-        cell: side in pixels of a cell of the finest level.
+    Channels and numbers of residual blocks are those of each level, coarsest first; the finest has cells of ``cell``
+    pixels.
     """
 
     def __init__(
@@ -304,9 +296,7 @@ class Decoder(_Levels):
     def forward(self, z_BDYX: Tensor, added: Sequence[Tensor] = ()) -> Tensor:
         """Return the image ``image_B3YX`` of the vectors; unbounded, about [-1, 1].
 
-        Args:
-            z_BDYX: the vectors.
-            added: what is added to the input of each level, coarsest first (paper section 2b); nothing by default.
+        ``added`` goes to the input of each level, coarsest first (paper section 2b).
         """
         x = self.stem(to_chart(z_BDYX))
         for number, level in enumerate(self.levels):
@@ -331,12 +321,6 @@ class VectorQuantizer(nn.Module):
     Codes cannot collapse: few dimensions, both sides of unit length, k-means start from real vectors
     (:meth:`start`), moving averages of what each code was assigned, and a code that is hardly used is put on a
     vector of the batch. All statistics are sums over every rank, so that each rank holds the same codes.
-
-    Args:
-        codebook_size: K.
-        codebook_dim: D.
-        decay: how much of the averages survives a step.
-        restart_below: a code used less often than this share of the mean use is put elsewhere.
     """
 
     codebook_KD: Tensor
@@ -363,14 +347,10 @@ class VectorQuantizer(nn.Module):
         return (z_ND @ self.codebook_KD.T).argmax(dim=1)
 
     def forward(self, z_BDYX: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Quantise.
+        """Return codes ``q_BDYX`` (gradients pass straight to the normalised vectors), ``tokens_BYX``, and commitment.
 
-        Args:
-            z_BDYX: vectors of any length.
-
-        Returns:
-            The codes ``q_BDYX`` (gradients pass straight to the normalised vectors), ``tokens_BYX`` (long), and the
-            commitment loss (mean squared distance to the code, summed over D; between 0 and 4).
+        Vectors may have any length. The commitment is the mean squared distance to the code, summed over D: from 0 to
+        4.
         """
         unit_BYXD = functional.normalize(z_BDYX.permute(0, 2, 3, 1), dim=3)
         tokens_BYX = self.nearest(unit_BYXD.detach().reshape(-1, self.codebook_dim)).view(unit_BYXD.shape[:3])
@@ -392,13 +372,8 @@ class VectorQuantizer(nn.Module):
     def update(self, z_ND: Tensor, tokens_N: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Move the codes towards the vectors they were assigned, on all ranks alike; restart those hardly used.
 
-        Args:
-            z_ND: vectors of this rank, of any length.
-            tokens_N: the codes they were assigned.
-            generator: where the vectors for restarts are drawn from; must be the same on every rank.
-
-        Returns:
-            How often each code was used in this step by all ranks (float, K).
+        ``generator`` draws vectors for restarts and must be the same on every rank. Returns how often each code was
+        used in this step by all ranks (float, K).
         """
         unit_ND = functional.normalize(z_ND.float(), dim=1)
         count_K = self.count(tokens_N)
@@ -430,14 +405,8 @@ class VectorQuantizer(nn.Module):
     ) -> None:
         """Put the codes where real vectors are: spherical k-means with a k-means++ start.
 
-        Args:
-            z_ND: vectors of this rank, of any length, batch by batch; those of all ranks are used.
-            batches: from how many batches they were gathered; the moving averages begin with the size of one.
-            iterations: rounds of k-means.
-            generator: random source; must be the same on every rank.
-
-        Raises:
-            ValueError: if there are fewer vectors than codes.
+        The vectors of all ranks are used; each gives its own batch by batch, and the moving averages begin with the
+        size of one. ``generator`` must be the same on every rank.
         """
         unit_ND = _gather(functional.normalize(z_ND.float(), dim=1))
         ranks = len(unit_ND) // max(1, len(z_ND))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -92,15 +93,16 @@ class PatchGrid:
         return None in self.shape
 
     @property
-    def size(self) -> int:
-        """The number of patches.
-
-        Raises:
-            ValueError: on an endless grid.
-        """
+    def lengths(self) -> tuple[int, int, int]:
+        """The lengths along ``(t, y, x)`` of a grid that is not endless; ValueError for another."""
         if self.t is None or self.y is None or self.x is None:
             raise ValueError(f"PatchGrid {self.shape} is endless and has no size")
-        return self.t * self.y * self.x
+        return self.t, self.y, self.x
+
+    @property
+    def size(self) -> int:
+        """The number of patches; ValueError on an endless grid."""
+        return math.prod(self.lengths)
 
     @property
     def periods(self) -> tuple[int, int, int]:

@@ -1,4 +1,4 @@
-"""Plan and pool give context table, dependency levels, waves and lifetimes; lazily, so that an axis may be endless.
+"""Plan and pool give context table, dependency levels and waves; lazily, so that an axis may be endless.
 
 Everything here is numbers of steps; no payload, no torch. A step's number is its position in the plan, known ones
 included.
@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, final
 
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.planning.context.base import ContextPool
-from nuwa_lightning.planning.context.canvas import CanvasPool
+from nuwa_lightning.planning.context.base import CanvasPool, ContextPool
 from nuwa_lightning.planning.direction.base import Step
 from nuwa_lightning.planning.geometry import OMEGA, Extent, PatchGrid, PatchIndex, PatchOffset, Symmetry
 
@@ -157,14 +156,6 @@ class ContextTable:
         for planned in self.steps:
             levels[planned.level].append(planned.number)
         return tuple(map(tuple, levels))
-
-    def lifetimes(self) -> tuple[int, ...]:
-        """Return for each step the number of the step after which it is dropped; if never, that of the last step."""
-        ends = [len(self.steps) - 1] * len(self.steps)
-        for planned in self.steps:
-            for number in planned.dropped:
-                ends[number] = planned.number
-        return tuple(ends)
 
 
 class Wave(NamedTuple):

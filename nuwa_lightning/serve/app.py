@@ -97,7 +97,7 @@ class Page:
     """What the page's requests mean.
 
     Args:
-        pipe: the model.
+        load: returns the model; importable, for the process that owns it.
         folder: of the canvases.
         max_pixels: refuse a given image of more.
         first: a canvas to begin with.
@@ -105,14 +105,17 @@ class Page:
 
     def __init__(
         self,
-        pipe: NuwaInfinityPipeline,
+        load: Callable[[], NuwaInfinityPipeline],
         folder: Path,
         *,
         max_pixels: int | None = None,
         first: GenerationRequest | None = None,
     ) -> None:
-        self.events, self._pipe, self._first = Events(), pipe, first
+        pipe = load()
+        self.events, self._pipe, self._load, self._first = Events(), pipe, load, first
         self.library = Library(folder, pipe, self._changed, max_pixels=max_pixels)
+        for part in filter(None, (pipe.generator, pipe.coarse)):
+            part.model.to("meta")  # weights are the worker's; here are shapes, the plan, and what decodes tiles
         self._reads_text = pipe.generator.text_encoder is not None
         self._turn, self._decoding = asyncio.Lock(), ThreadPoolExecutor(1, "pixels")
         self._temporary = tempfile.TemporaryDirectory()
@@ -123,7 +126,7 @@ class Page:
     async def running(self, _: Starlette) -> AsyncIterator[None]:
         """Do jobs, and look for what other processes write, inside the block."""
         self.events.begin()
-        self.worker = Worker(self.library, self.events.tell)
+        self.worker = Worker(self._load, self.library, self.events.tell)
         if self._first is not None:
             self._begin(self._first, "canvas")
 
@@ -160,7 +163,9 @@ class Page:
         model |= {"plan": generator.plan is not None}
         model |= {"patch": [columns * f, rows * f], "factor": f, "side": SIDE, "levels": LEVELS}
         model |= {"pool": repr(generator.pool), "direction": repr(generator.direction)}
-        return JSONResponse({"model": model, "canvases": self.library.told(), "jobs": self.worker.told()})
+        process = self.worker.process and self.worker.process.pid
+        listed = {"canvases": self.library.told(), "jobs": self.worker.told()}
+        return JSONResponse({"model": model, "process": process, **listed})
 
     def canvas(self, request: Request) -> Response:
         """Return one canvas."""
@@ -194,18 +199,12 @@ class Page:
         data = self.worker.candidate(request.path_params["canvas"], _number(request.path_params["number"], "number"))
         return Response(data, media_type="image/png")
 
-    def dependents(self, request: Request) -> Response:
-        """Return how many patches a redo of a box makes again."""
-        left, top, right, bottom = (_number(request.path_params[name], name) for name in ("a", "b", "c", "d"))
-        view = self.library.open(request.path_params["canvas"]).view
-        return JSONResponse({"patches": view.dependents((left, top, right, bottom)), "of": view.facts.grid.size})
-
     def exported(self, request: Request) -> Response:
         """Return a file that an export made."""
         job = self.worker.job(_number(request.path_params["job"], "job"))
-        if job.kind != "export" or not job.result.get("file"):
-            raise UsageError("job", job.id, "made no file that can be sent: it lies in the folder `exports`")
-        name = str(job.result["name"])
+        if job["kind"] != "export" or not job["result"].get("file"):
+            raise UsageError("job", job["id"], "made no file that can be sent: it lies in the folder `exports`")
+        name = str(job["result"]["name"])
         return FileResponse(
             self.library.folder / "exports" / name, filename=name, content_disposition_type="attachment"
         )
@@ -228,7 +227,7 @@ class Page:
     async def stop(self, request: Request) -> Response:
         """Stop a job."""
         number = _number(request.path_params["job"], "job")
-        return await self._posted(request, lambda _: self.worker.stop(number).told())
+        return await self._posted(request, lambda _: self.worker.stop(number))
 
     async def upload(self, request: Request) -> Response:
         """Take an image in."""
@@ -255,26 +254,28 @@ class Page:
             holed = InputImage.open(image.pixels_YX3, mask.pixels_YX3)
             image = replace(holed, source=image.source, mask_source=mask.source)
         made = wishes.request(body, image, plan, reads_text=self._reads_text)
-        self._pipe.builder.order(made)  # says what does not fit before it is put into the queue
         return self._begin(made, wishes.text(body, "name", "canvas", longest=80) or "canvas")
 
     def _begin(self, request: GenerationRequest, name: str) -> Mapping[str, Any]:
         folder = self.library.new_folder(name)
-        return self.worker.submit(id_of(folder.name), "new", {"request": request, "folder": folder}).told()
+        return self.worker.submit(id_of(folder.name), "new", {"request": request, "folder": folder})
 
     def _edit(self, canvas: str, kind: str, body: dict[str, Any]) -> Mapping[str, Any]:
         view, options = self.library.open(canvas).view, dict[str, Any]()
         if kind == "grow":
             options = wishes.growth(body, reads_text=self._reads_text)
-        elif kind == "redo":
-            options = wishes.part(body, reads_text=self._reads_text)
+        elif kind in ("redo", "dependents"):
+            options = wishes.part({"seed": 0, **body} if kind == "dependents" else body, reads_text=self._reads_text)
+            if kind == "dependents":  # nothing is changed: how many patches would be made again
+                patches = view.dependents(options["box"], options.get("frames"))
+                return {"patches": patches, "of": view.facts.grid.size}
         elif kind == "keep":
             options = {"number": wishes.whole(body, "number", 0, 100)}
         elif kind == "export":
             options = {"suffix": wishes.suffix(body, video=view.request.video)}
         elif kind not in ("undo", "resume"):
             raise UsageError("action", kind, "choose grow, redo, keep, undo, resume or export")
-        return self.worker.submit(canvas, kind, options).told()
+        return self.worker.submit(canvas, kind, options)
 
 
 def application(page: Page, *, host: str, token: str | None) -> Guard:
@@ -302,7 +303,6 @@ def application(page: Page, *, host: str, token: str | None) -> Guard:
         Route(f"{canvas}/recipe", page.recipe),
         Route(f"{canvas}/tiles/{{level}}/{{x}}/{{y}}", page.tile),
         Route(f"{canvas}/candidates/{{number}}", page.candidate),
-        Route(f"{canvas}/dependents/{{a}}/{{b}}/{{c}}/{{d}}", page.dependents),
         Route(f"{canvas}/{{kind}}", page.edit, methods=["POST"]),
         Mount("/static", StaticFiles(directory=STATIC)),
     ]

@@ -40,13 +40,7 @@ def is_loopback(host: str) -> bool:
 
 @final
 class Guard:
-    """Refuses requests before anything reads them.
-
-    Args:
-        app: what answers the others.
-        host: the address that is listened on.
-        token: what has to be shown; None for nothing.
-    """
+    """Refuses requests before anything reads them."""
 
     def __init__(self, app: App, *, host: str, token: str | None) -> None:
         self._app, self._host, self._token = app, host, token

@@ -60,7 +60,9 @@ class Library:
         self._colors = TokenColors(pipe.tokenizer)
         self._opened = OrderedDict[str, Opened]()
         self._said: dict[str, tuple[Any, dict[str, Any]]] = {}
-        self._guard = threading.RLock()
+        self._named, self._guard = set[Path](), threading.RLock()
+        self.live: str | None = None
+        """The canvas that is being edited here: of it records are shown that do not count yet."""
 
     def names(self) -> dict[str, str]:
         """Return the names of the canvases that are there, by id."""
@@ -108,6 +110,7 @@ class Library:
                     self._opened.pop(opened.id, None)
 
     def _refresh(self, opened: Opened) -> None:
+        opened.view.live = opened.id == self.live
         change = opened.view.refresh()
         if change is not None:
             opened.tiles.forget(change.areas)
@@ -143,7 +146,8 @@ class Library:
         stem = re.sub(r"[^\w\-]+", "-", name).strip("-_")[:60] or "canvas"
         for number in range(1, 1_000_000):
             path = self.folder / f"{stem}{'' if number == 1 else f'-{number}'}.canvas"
-            if not path.exists():
+            if path not in self._named and not path.exists():  # it is made later
+                self._named.add(path)
                 return path
         raise UsageError("name", name, "is taken: choose another")
 

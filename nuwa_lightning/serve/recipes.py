@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from nuwa_lightning.canvas.edits import listed
 from nuwa_lightning.request import GenerationRequest
 
 _LEFT_OUT = ("task", "unprompted", "tile", "max_rows", "blend", "count")
@@ -39,7 +40,9 @@ def _command(wish: Mapping[str, Any], edits: list[Mapping[str, Any]], checkpoint
         if "grow" in edit:
             words = ["grow", name, *(w for side, n in edit["grow"].items() for w in (f"--{side}", str(n)))]
         else:
-            words = ["redo", name, "--box", ",".join(map(str, edit["redo"]))]
+            words = ["redo", name]
+            for box in listed(edit["redo"]):
+                words += ["--box", ",".join(map(str, box))]
             words += ["--frames", ",".join(map(str, edit["frames"]))] if "frames" in edit else []
         words += ["--seed", str(edit["seed"])] if "seed" in edit else []
         for key, value in edit.get("options", {}).items():
@@ -78,7 +81,10 @@ def _python(wish: Mapping[str, Any], edits: list[Mapping[str, Any]], checkpoint:
             said = ", ".join(f"{key}={value!r}" for key, value in {**edit["grow"], **more}.items())
             lines.append(f"canvas.grow({said})")
         else:
-            said = ", ".join([repr(tuple(edit["redo"])), *(f"{key}={value!r}" for key, value in more.items())])
+            boxes = [tuple(box) for box in listed(edit["redo"])]
+            said = ", ".join(
+                [repr(boxes if len(boxes) > 1 else boxes[0]), *(f"{key}={value!r}" for key, value in more.items())]
+            )
             lines.append(f"canvas.redo({said})")
     lines.append(f"canvas.save({name!r}).close()")
     return "\n".join(lines)

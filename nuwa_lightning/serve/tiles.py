@@ -122,7 +122,7 @@ class Tiles:
         margin = f * (self._tokenizer.decode_halo + self._tokenizer.step + (finish.margin if finish else 0))
         with self._guard:
             self._frames = None
-            if areas is None or self._view.request.video or self._view.facts.grid.wrap:
+            if areas is None or self._view.request.video:
                 self._made.drop(lambda _: True)
                 self._pieces.drop(lambda _: True)
                 return

@@ -8,15 +8,16 @@ Shape legend: Y/X rows and columns.
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
 from torch import Tensor
 
-from nuwa_lightning.canvas.edits import Box, touched
+from nuwa_lightning.canvas.edits import Boxes, touched
 from nuwa_lightning.canvas.facts import CanvasFacts, read_facts
 from nuwa_lightning.canvas.history import CanvasMaker, History
 from nuwa_lightning.canvas.job import Order
@@ -198,16 +199,16 @@ class CanvasView:
                 self._last = Look(self, facts, History(self, self._maker, self._request).order())
             return self._last
 
-    def dependents(self, box: Box) -> int:
-        """Return how many patches are made again with those that a box touches; see :meth:`FinishedCanvas.dependents`.
+    def dependents(self, box: Boxes, frames: tuple[int, int] | None = None) -> int:
+        """Return how many patches are made again with those that boxes touch; see :meth:`FinishedCanvas.dependents`.
 
         Raises:
             UsageError: if the canvas is not finished, or the box does not lie inside it.
         """
         facts = self.facts
         if not facts.finished:
-            raise UsageError("box", ",".join(map(str, box)), "the canvas is not finished: wait, or go on with it")
-        remakes = History(self, self._maker, self._request).remakes(touched(facts, box, None))
+            raise UsageError("canvas", self._folder.name, "is not finished: wait, or go on with it")
+        remakes = History(self, self._maker, self._request).remakes(touched(facts, box, frames))
         return len({position for *_, positions in remakes for position in positions})
 
     def told(self) -> dict[str, Any]:
@@ -241,17 +242,22 @@ class CanvasView:
             found = self._log.extend(end=end)
             if len(now.stages) < len(before.stages):
                 return Change(None, shape)
-            return Change(tuple(map(self._area, found)), shape) if found or shape else None
+            areas = tuple(itertools.chain.from_iterable(map(self._areas, found)))
+            return Change(areas, shape) if found or shape else None
 
     @property
     def _end(self) -> int | None:
         return self.facts.log if self.facts.finished and not self.live else None
 
-    def _area(self, position: PatchIndex) -> tuple[int, Area]:
-        rows, columns = self.facts.patch_pixels
-        t, y, x = position
-        area = Area(x * columns, y * rows, (x + 1) * columns, (y + 1) * rows)
-        return t - self.facts.corner[0], area
+    def _areas(self, position: PatchIndex) -> Iterator[tuple[int, Area]]:
+        """Yield where a patch lies: on a closed axis beyond both sides too."""
+        (t, y, x), (rows, columns), grid = position, self.facts.patch_pixels, self.facts.grid
+        down, across = (
+            (-n, 0, n) if name in grid.wrap else (0,) for name, n in (("y", grid.y or 0), ("x", grid.x or 0))
+        )
+        for i, j in itertools.product(down, across):
+            top, left = (y + i) * rows, (x + j) * columns
+            yield t - self.facts.corner[0], Area(left, top, left + columns, top + rows)
 
     def _stat(self) -> tuple[int, int]:
         try:

@@ -19,6 +19,7 @@ _LONGEST_SIDE: Final = 1 << 24
 _MOST_PIXELS: Final = 1 << 34
 _LONGEST_TEXT: Final = 2000
 _MOST_CANDIDATES: Final = 8
+_MOST_BOXES: Final = 1000
 _SEEDS: Final = 2**62
 SIDES: Final = ("left", "right", "up", "down")
 
@@ -101,17 +102,23 @@ def growth(body: Mapping[str, Any], *, reads_text: bool) -> dict[str, Any]:
 
 def part(body: Mapping[str, Any], *, reads_text: bool) -> dict[str, Any]:
     """Return the arguments of ``FinishedCanvas.redo``, and how many candidates."""
-    box = body.get("box")
-    if not isinstance(box, list) or len(box) != 4 or any(type(n) is not int for n in box):
-        raise UsageError("box", json.dumps(box), "give left, top, right, bottom in whole pixels")
-    found: dict[str, Any] = {"box": box, "seed": whole(body, "seed", 0, _SEEDS)}
+    given = body.get("box")
+    boxes = given if isinstance(given, list) and given and isinstance(given[0], list) else [given]
+    if len(boxes) > _MOST_BOXES or not all(_whole_numbers(box, 4) for box in boxes):
+        hint = f"give left, top, right, bottom in whole pixels, or a list of at most {_MOST_BOXES} of them"
+        raise UsageError("box", json.dumps(given)[:200], hint)
+    found: dict[str, Any] = {"box": boxes, "seed": whole(body, "seed", 0, _SEEDS)}
     found["count"] = whole(body, "count", 1, _MOST_CANDIDATES, 1)
     if body.get("frames") is not None:
         frames = body["frames"]
-        if not isinstance(frames, list) or len(frames) != 2 or any(type(n) is not int for n in frames):
+        if not _whole_numbers(frames, 2):
             raise UsageError("frames", json.dumps(frames), "give the first and the last, excluded")
         found["frames"] = tuple(frames)
     return {**found, "options": options(body, reads_text=reads_text)}
+
+
+def _whole_numbers(value: Any, count: int) -> bool:
+    return isinstance(value, list) and len(value) == count and all(type(n) is int for n in value)
 
 
 def request(

@@ -7,7 +7,6 @@ restricted unpickler alone; classes of trainers that they name are replaced by a
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nuwa_lightning.errors import UsageError, some_of
-from nuwa_lightning.plain_data import read_mapping
+from nuwa_lightning.plain_data import read_json, read_mapping
 from nuwa_lightning.tokenizers.published import Pixels, PublishedVQGAN, Rule
 
 # In this order. Levels of taming's decoder are counted from the other end, see _diffusers_name.
@@ -257,7 +256,7 @@ def _diffusers_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], Pi
     """Return architecture, weights and range of pixels of a folder that diffusers wrote."""
     folder = next((f for f in (path, path / "vqvae", path / "movq") if (f / "config.json").is_file()), path)
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "config.json")
     except FileNotFoundError:
         raise UsageError("FILE", path, "is a folder without config.json: name one that diffusers wrote") from None
     except (OSError, ValueError) as error:

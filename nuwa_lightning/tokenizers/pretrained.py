@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import importlib
 import json
 import os
@@ -21,9 +22,11 @@ from torch import Tensor, nn
 
 from nuwa_lightning.atomic import atomic_folder
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.hub import find_part
 from nuwa_lightning.legacy import upgrade_state, upgraded
 from nuwa_lightning.models.pixel_guided import PixelGuidedDecoder, PixelGuidedSize
 from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
+from nuwa_lightning.plain_data import check_plain, from_plain, read_json
 from nuwa_lightning.tokenizers.base import Tokenizer, class_path, is_tokenizer_class, saved_arguments
 from nuwa_lightning.tokenizers.published import PublishedVQGAN
 from nuwa_lightning.tokenizers.windows import WindowedTokenizer
@@ -63,14 +66,14 @@ def load_tokenizer(
     """Read a folder that :func:`save_tokenizer` wrote; the tokenizer comes frozen, in evaluation mode.
 
     Args:
-        folder: the folder itself, or a stage-1 run that holds it as ``tokenizer``.
+        folder: the folder itself, a run that holds it as ``tokenizer``, or the name of a model of this package.
         option: what the user called it, for error messages.
         own: classes outside of this package that the folder may name.
 
     Raises:
         UsageError: if the folder is missing, of another kind or format, damaged, or names a class that is not given.
     """
-    path = _inside(folder, "tokenizer")
+    path = find_part(folder, "tokenizer")
     config, state = _read_config(path, KIND, option), _read_weights(path, option)
     try:
         return _built(config, state, {class_path(cls): cls for cls in own})
@@ -81,21 +84,14 @@ def load_tokenizer(
         raise UsageError(option, path, error.hint) from None
     except _Apart as error:
         raise UsageError(option, path, f"weights and config.json do not belong together: {error}") from None
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UsageError(option, path, f"config.json makes no sense ({error}): copy the folder again") from None
+    except Exception as error:  # of classes that are made of what anybody may have written
+        raise UsageError(option, path, f"config.json makes no sense ({error!r:.200}): copy the folder again") from None
 
 
 def load_trainable(
     folder: str | os.PathLike[str], *, option: str
 ) -> tuple[VQGAN | PublishedVQGAN, tuple[int, int] | None]:
-    """Do the same for what trains a tokenizer: our own, or a published one.
-
-    Returns:
-        The tokenizer itself, and ``step`` and ``overlap`` of its windows if the folder has it in some.
-
-    Raises:
-        UsageError: if it is another, or as for :func:`load_tokenizer`.
-    """
+    """Return what trains a tokenizer, our own or a published one, and ``step`` and ``overlap`` of its windows."""
     found = load_tokenizer(folder, option=option)
     tokenizer, windows = found, None
     if isinstance(found, WindowedTokenizer):
@@ -147,7 +143,7 @@ def _built(config: Mapping[str, Any], state: dict[str, Tensor], own: Mapping[str
     made: Any
     if cls is VQGAN:
         with torch.device("meta"):  # no memory is taken before the weights turn out to fit
-            made = VQGAN.build(VQGANConfig.from_dict(config["size"]))
+            made = VQGAN.build(from_plain(VQGANConfig, config["size"]))
         _fill(made, state, assign=True)
         made = made.to(memory_format=torch.channels_last)
     else:
@@ -156,6 +152,7 @@ def _built(config: Mapping[str, Any], state: dict[str, Tensor], own: Mapping[str
             inner = {k.removeprefix(f"{key}."): v for k, v in state.items() if k.startswith(f"{key}.")}
             arguments[key] = _built(inside, inner, own)
         with torch.device("meta") if cls is PublishedVQGAN else contextlib.nullcontext():
+            check_plain(cls, arguments)
             made = cls(**arguments)
         if isinstance(made, nn.Module):
             _fill(made, state, assign=cls is PublishedVQGAN)
@@ -200,17 +197,11 @@ def save_pixel_guided(folder: str | os.PathLike[str], guided: PixelGuidedDecoder
 def load_pixel_guided(
     folder: str | os.PathLike[str], *, tokenizer: Tokenizer | None = None, option: str = "tokenizer.guided"
 ) -> PixelGuidedDecoder:
-    """Read a folder that :func:`save_pixel_guided` wrote; the decoder comes frozen, in evaluation mode.
+    """Read a folder that :func:`save_pixel_guided` wrote, or a run that holds it; the decoder comes frozen.
 
-    Args:
-        folder: the folder itself, or a run that holds it as ``pixel_guided``.
-        tokenizer: the one whose tokens are to be decoded; without, it is not checked.
-        option: what the user called it, for error messages.
-
-    Raises:
-        UsageError: if the folder is missing, of another kind or format, damaged, or of another tokenizer.
+    Without a tokenizer it is not checked whether it belongs to that.
     """
-    path = _inside(folder, "pixel_guided")
+    path = find_part(folder, "pixel_guided")
     config = _read_config(path, GUIDED_KIND, option)
     try:
         size, fingerprint = PixelGuidedSize.from_dict(config["size"]), config["tokenizer_fingerprint"]
@@ -218,8 +209,8 @@ def load_pixel_guided(
             raise TypeError(f"tokenizer_fingerprint {fingerprint!r}: a text is needed")
         with torch.device("meta"):
             guided = PixelGuidedDecoder.build(size, tokenizer=fingerprint)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UsageError(option, path, f"config.json makes no sense ({error}): copy the folder again") from None
+    except Exception as error:  # of classes that are made of what anybody may have written
+        raise UsageError(option, path, f"config.json makes no sense ({error!r:.200}): copy the folder again") from None
     if tokenizer is not None:
         guided.check_tokenizer(tokenizer, option=option, value=path)
     try:
@@ -237,13 +228,6 @@ def first_not_finite(state: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _inside(folder: str | os.PathLike[str], name: str) -> Path:
-    path = Path(folder)
-    if not (path / "config.json").exists() and (path / name / "config.json").exists():
-        return path / name
-    return path
-
-
 def save_folder(folder: str | os.PathLike[str], state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
     """Write ``config.json`` and ``model.safetensors``, both or neither; a folder that is there is replaced."""
     from safetensors.torch import save_file
@@ -256,26 +240,41 @@ def save_folder(folder: str | os.PathLike[str], state: Mapping[str, Tensor], con
         shutil.copymode(partial / "config.json", partial / "model.safetensors")
 
 
-def _read_weights(path: Path, option: str) -> dict[str, Tensor]:
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Return the weights of a folder in the numbers that we calculate with, whatever they were saved in.
+
+    Raises:
+        OSError: if they are not there.
+        ValueError: if they are damaged, or hold what is no number to calculate with.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    path = folder / "model.safetensors"
+    if not path.is_file():  # a pipe would keep its reader waiting
+        raise FileNotFoundError(errno.ENOENT, "there is no such file", str(path))
     try:
-        state: dict[str, Tensor] = load_file(path / "model.safetensors")
-    except FileNotFoundError:
-        raise UsageError(option, path, "model.safetensors is missing: copy the folder again or retrain") from None
-    except (SafetensorError, OSError) as error:
-        raise UsageError(option, path, f"model.safetensors is damaged ({error}): copy it again or retrain") from None
+        state: dict[str, Tensor] = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"model.safetensors is damaged ({error})") from None
     spoiled = first_not_finite(state)
     if spoiled is not None:
-        raise UsageError(option, path, f"{spoiled} holds NaN or infinity: train it again or name another")
-    upgrade_state(state)
-    return in_float32(state)
-
-
-def in_float32(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights in the numbers that we calculate with, whatever they were saved in."""
+        raise ValueError(f"{spoiled} holds NaN or infinity")
+    strange = next((name for name, value in state.items() if value.is_complex()), None)
+    if strange is not None:
+        raise ValueError(f"{strange} holds complex numbers")
     return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+
+
+def _read_weights(path: Path, option: str) -> dict[str, Tensor]:
+    try:
+        state = read_weights(path)
+    except FileNotFoundError:
+        raise UsageError(option, path, "model.safetensors is missing: copy the folder again or retrain") from None
+    except (ValueError, OSError) as error:
+        raise UsageError(option, path, f"{error}: copy it again or retrain") from None
+    upgrade_state(state)
+    return state
 
 
 def _read_config(path: Path, wanted: str, option: str) -> Mapping[str, Any]:
@@ -283,7 +282,7 @@ def _read_config(path: Path, wanted: str, option: str) -> Mapping[str, Any]:
     if path.is_file():
         raise UsageError(option, path, "is a file: name the folder with config.json and model.safetensors")
     try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        config = read_json(path / "config.json")
     except FileNotFoundError:
         raise UsageError(option, path, f"there is no {what} here: name a folder with config.json") from None
     except (OSError, ValueError) as error:

@@ -56,11 +56,8 @@ def tiles(height: int, width: int, tile: int) -> Iterator[Rectangle]:
 def decode_rectangle(tokenizer: Tokenizer, read: TokenReader, *, rectangle: Rectangle, size: tuple[int, int]) -> Tensor:
     """Return the pixels ``image_B3YX`` of a rectangle of the canvas as decoding the whole canvas would give them.
 
-    Args:
-        tokenizer: what decodes.
-        read: gives tokens; asked once, for the rectangle and its margin.
-        rectangle: which tokens' pixels are wanted.
-        size: height and width of the canvas in tokens. On an endless axis give any number beyond the margin.
+    ``read`` is asked once, for the rectangle and its margin; ``size`` is that of the canvas in tokens, on an endless
+    axis any number beyond the margin.
     """
     outer = rectangle.grown(tokenizer.decode_halo, *size).from_step(tokenizer.step)
     image = tokenizer.decode(read(outer))

@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
+from nuwa_lightning.batch_part import WHOLE, BatchPart
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.planning.direction.base import Step
 from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
@@ -61,7 +62,9 @@ class Conditions:
         """Width of a text token, 0 without text."""
         return 0 if self.text_encoder is None else self.text_encoder.width
 
-    def text_of(self, batch: Mapping[str, Tensor], generator: torch.Generator | None) -> SampleText | None:
+    def text_of(
+        self, batch: Mapping[str, Tensor], generator: torch.Generator | None, part: BatchPart = WHOLE
+    ) -> SampleText | None:
         """Return the texts of a batch, some of them dropped if there is a generator to draw which."""
         if self.text_encoder is None:
             return None
@@ -70,26 +73,24 @@ class Conditions:
             raise UsageError("data", "no captions", hint)
         text_mask_BS = batch["text_mask"]
         if generator is not None and self.text_dropout:
-            kept_B = torch.rand(len(text_mask_BS), generator=generator) >= self.text_dropout
+            kept_B = part.of(torch.rand(part.world * len(text_mask_BS), generator=generator)) >= self.text_dropout
             text_mask_BS = text_mask_BS & kept_B[:, None].to(text_mask_BS.device)
         return SampleText(batch["text"], text_mask_BS)
 
 
-def token_noise(tokens_BS: Tensor, codebook_KE: Tensor, *, share: float, generator: torch.Generator) -> Tensor:
+def token_noise(
+    tokens_BS: Tensor, codebook_KE: Tensor, *, share: float, generator: torch.Generator, part: BatchPart = WHOLE
+) -> Tensor:
     """Return tokens as they are read, some of them wrongly: half as a code that looks alike, half as another's token.
 
-    Args:
-        tokens_BS: samples, each of which draws how much it misreads, from 0 to ``share``.
-        codebook_KE: code vectors, whose distances tell what looks alike.
-        share: of tokens that are token_noise, at most.
-        generator: draws.
+    Each sample draws how much it misreads, from 0 to ``share``; distances of code vectors tell what looks alike.
     """
-    B, S = tokens_BS.shape
-    device, K = tokens_BS.device, len(codebook_KE)
-    wrong_BS = torch.rand(B, S, generator=generator) < share * torch.rand(B, 1, generator=generator)
-    alike_BS = torch.rand(B, S, generator=generator) < 0.5
-    rank_BS = torch.randint(1, min(_ALIKE, K - 1) + 1, (B, S), generator=generator)
-    other_BS = torch.randint(S, (B, S), generator=generator)
+    S = tokens_BS.shape[1]
+    device, K, whole = tokens_BS.device, len(codebook_KE), part.world * len(tokens_BS)
+    wrong_BS = part.of(torch.rand(whole, S, generator=generator) < share * torch.rand(whole, 1, generator=generator))
+    alike_BS = part.of(torch.rand(whole, S, generator=generator)) < 0.5
+    rank_BS = part.of(torch.randint(1, min(_ALIKE, K - 1) + 1, (whole, S), generator=generator))
+    other_BS = part.of(torch.randint(S, (whole, S), generator=generator))
     wrong_BS, alike_BS = wrong_BS.to(device), alike_BS.to(device)
     read_BS = torch.where(wrong_BS & ~alike_BS, tokens_BS.gather(1, other_BS.to(device)), tokens_BS)
     similar_BS = wrong_BS & alike_BS
@@ -100,12 +101,7 @@ def token_noise(tokens_BS: Tensor, codebook_KE: Tensor, *, share: float, generat
 
 
 class SampleText(NamedTuple):
-    """The texts of some samples.
-
-    Attributes:
-        states_BSE: token states.
-        text_mask_BS: which tokens are there; none where the text was dropped.
-    """
+    """The texts of some samples."""
 
     states_BSE: Tensor
     text_mask_BS: Tensor
@@ -123,15 +119,13 @@ def draw_known(grid: PatchGrid, generator: torch.Generator) -> frozenset[PatchIn
 
     Of three videos two are to be gone on with instead: the first frame is given, or the first few.
     """
-    assert grid.t is not None
-    assert grid.y is not None
-    assert grid.x is not None
-    if grid.t > 1 and bool(torch.rand((), generator=generator) < _GOING_ON):
+    frames, rows, columns = grid.lengths
+    if frames > 1 and bool(torch.rand((), generator=generator) < _GOING_ON):
         first = bool(torch.rand((), generator=generator) < 0.5)
-        frames = 1 if first else int(torch.randint(1, grid.t, (), generator=generator))
-        return frozenset(patch for patch in grid if patch.t < frames)
-    spans = (itertools.combinations(range(length + 1), 2) for length in (grid.y, grid.x))
-    rectangles = [(*y, *x) for y, x in itertools.product(*spans) if (*y, *x) != (0, grid.y, 0, grid.x)]
+        count = 1 if first else int(torch.randint(1, frames, (), generator=generator))
+        return frozenset(patch for patch in grid if patch.t < count)
+    spans = (itertools.combinations(range(length + 1), 2) for length in (rows, columns))
+    rectangles = [(*y, *x) for y, x in itertools.product(*spans) if (*y, *x) != (0, rows, 0, columns)]
     if not rectangles:
         return frozenset()
     top, bottom, left, right = rectangles[int(torch.randint(len(rectangles), (), generator=generator))]

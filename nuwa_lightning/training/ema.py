@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
+
+_LOG = logging.getLogger(__name__)
 
 
 class SubmoduleAveraging(Callback):
@@ -46,7 +49,8 @@ class SubmoduleAveraging(Callback):
         keep = min(self.decay, (1 + self._step) / (10 + self._step))
         with torch.no_grad():
             for name, parameter in self._trained(pl_module):
-                self._average[name].lerp_(parameter, 1 - keep)
+                # Where the trainer moves or converts the module it does so after setup.
+                self._average[name] = self._average[name].to(parameter).lerp_(parameter, 1 - keep)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validate the averages."""
@@ -85,6 +89,8 @@ class SubmoduleAveraging(Callback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take both sets of weights back."""
         if "current_model_state" not in checkpoint or trainer.state.fn != "fit":
+            if self.state_key in checkpoint.get("callbacks", ()) and trainer.state.fn == "fit":
+                _LOG.warning("the checkpoint holds no weights beside their averages: going on from the averages")
             return
         current = checkpoint["current_model_state"]
         self._average = {name: checkpoint["state_dict"][name].clone() for name in current}

@@ -6,9 +6,10 @@ Shape legend: B samples, P steps of a plan, N tokens per patch, K codes, T/Y/X t
 from __future__ import annotations
 
 import math
+import operator
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -16,13 +17,13 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from nuwa_lightning.batch_part import WHOLE, BatchPart
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.coarse_plan import CoarsePlan
 from nuwa_lightning.generation.local import AutoregressiveLocalDecoder, LocalDecoder
-from nuwa_lightning.generation.patch_decoder import own_neighbors
-from nuwa_lightning.generation.pretrained import Generator, check_saved, save_generator
+from nuwa_lightning.generation.pretrained import Generator, begin_with, check_saved, save_generator, shape_of
 from nuwa_lightning.models.layout import PlanLayout, lay_out
-from nuwa_lightning.models.nuwa_infinity import ABSENT, PatchTransformer, TextStates, TokenMask, TransformerConfig
+from nuwa_lightning.models.nuwa_infinity import PatchTransformer, TextStates, TransformerConfig
 from nuwa_lightning.planning.context.base import ContextPool, checked_extent
 from nuwa_lightning.planning.context.nearby import NearbyContextPool
 from nuwa_lightning.planning.direction.arbitrary import ArbitraryDirectionController
@@ -30,7 +31,6 @@ from nuwa_lightning.planning.direction.base import DirectionController, Step
 from nuwa_lightning.planning.geometry import PatchGrid
 from nuwa_lightning.planning.schedule import TokenOrder
 from nuwa_lightning.tokenizers.base import Tokenizer
-from nuwa_lightning.training.batch import Written, look_up
 from nuwa_lightning.training.conditioning import Conditions, SampleText, token_noise
 from nuwa_lightning.training.losses import LossTerm
 from nuwa_lightning.training.muon import MuonAdamW, muon_groups
@@ -42,8 +42,9 @@ from nuwa_lightning.training.optimization import (
     cosine_schedule,
     group_options,
     prefer_options,
+    unsynced,
 )
-from nuwa_lightning.training.plans import TrainingPlans
+from nuwa_lightning.training.plans import TrainingPlans, Whole, Written, gathered, hide, no_loss
 from nuwa_lightning.training.scaling import ScalingConfig, TokenLosses, patch_loss
 
 Optimize = Literal["joint", "accumulated", "per_patch"]
@@ -54,6 +55,7 @@ _OPTIONS = {
     "size": "model.transformer",
     "embedding_extent": "model.context_pool",
     "bidirectional": "model.local_decoder",
+    "grouped": "model.local_decoder",
     "text_dim": "model.conditions.text_encoder",
     "coarse_plan": "model.plan",
 }
@@ -74,6 +76,8 @@ class NuwaInfinityModule(LightningModule):
         optimize: "joint", "accumulated" or "per_patch".
         conditions: what samples are conditioned on beside their context: a text, parts of them that are given.
         plan: the coarse plan that the model reads; None for a model without.
+        start_from: a run of stage 2 whose weights this one begins with, or ``landscape``, which comes with the package;
+            its shape has to be the same.
         lr: peak learning rate of Muon (layer matrices) and AdamW (the rest).
         descent: the rest of the optimiser's options; its weight decay is the default optimizer's.
         optimizer: another optimizer, called with groups of parameters: a class path with its arguments in a recipe. Its
@@ -101,6 +105,7 @@ class NuwaInfinityModule(LightningModule):
         optimize: Optimize = "joint",
         conditions: Conditions = Conditions(),  # noqa: B008 - frozen
         plan: CoarsePlan | None = None,
+        start_from: str | None = None,
         lr: float = 2e-3,
         descent: OptimizerConfig = OptimizerConfig(),  # noqa: B008 - frozen
         optimizer: Callable[[Iterable[Any]], torch.optim.Optimizer] | None = None,
@@ -127,6 +132,7 @@ class NuwaInfinityModule(LightningModule):
                 embedding_extent=checked_extent("model.context_pool", context_pool.embedding_extent),
                 size=transformer,
                 bidirectional=local_decoder.bidirectional,
+                grouped=local_decoder.grouped,
                 text_dim=conditions.text_dim,
                 coarse_plan=plan is not None,
             )
@@ -134,6 +140,8 @@ class NuwaInfinityModule(LightningModule):
             raise
         except ValueError as error:
             raise UsageError("model.transformer", transformer, str(error)) from None
+        if start_from is not None:
+            begin_with(self.transformer, start_from, option="model.start_from")
         self._tokenizer: tuple[Tokenizer, ...] = ()
         self._plans = TrainingPlans(direction, conditions, patch_size=patch_size, lay_out=self._lay_out)
         self._options: list[dict[str, Any]] = []
@@ -194,6 +202,7 @@ class NuwaInfinityModule(LightningModule):
         *,
         text: SampleText | None = None,
         coarse_BTYX: Tensor | None = None,
+        part: BatchPart = WHOLE,
     ) -> list[Written]:
         """Give each sample a plan and put samples that share all masks together.
 
@@ -202,43 +211,32 @@ class NuwaInfinityModule(LightningModule):
             generator: draws plans and what is hidden; without one, samples take plans in turn (validation).
             text: of the samples.
             coarse_BTYX: their coarse plans, ``ABSENT`` where there is none, for a model that reads them.
+            part: which part of the batch the samples are.
         """
         hiding = generator or torch.Generator().manual_seed(0)
         B, T, Y, X = tokens_BTYX.shape
-        drawn = self._plans.draw((T, Y, X), B, generator)
+        own, every = part.samples(B), self.local_decoder.bidirectional or self.optimize == "per_patch"
+        drawn, patches = self._plans.draw((T, Y, X), part.world * B, generator, needed=None if every else own)
         same: dict[tuple[object, ...], list[int]] = defaultdict(list)
-        for b, layout in enumerate(drawn):
-            same[layout.key].append(b)
+        laid_out = {number: layout for number, layout in enumerate(drawn) if layout is not None}
+        for number, layout in laid_out.items():
+            same[layout.key].append(number)
         flat = read = tokens_BTYX.flatten(1)
         if generator is not None and self.conditions.token_noise:
             share, codes_KE = self.conditions.token_noise, self.transformer.codebook_KE
-            read = token_noise(flat, codes_KE, share=share, generator=generator)
+            read = token_noise(flat, codes_KE, share=share, generator=generator, part=part)
         seen = read if coarse_BTYX is None else torch.cat([read, coarse_BTYX.flatten(1)], dim=1)
         groups = []
-        for members in same.values():
-            chosen = [(b, drawn[b]) for b in members]
-            tokens_BPN = torch.stack([flat[b][p.index_PN.to(flat.device)] for b, p in chosen])
-            read_BPN = tokens_BPN
-            if read is not flat:
-                read_BPN = torch.stack([read[b][p.index_PN.to(read.device)] for b, p in chosen])
-            neighbors_BPNK = torch.stack([look_up(seen[b], p.neighbors_PNK) for b, p in chosen])
-            symmetry_BP = torch.stack([p.symmetry_P for _, p in chosen]).to(flat.device)
-            of_these = text and text.rows(members)
-            token_mask = self._hide(neighbors_BPNK, hiding)
-            layout = chosen[0][1]
-            groups.append(Written(layout, tokens_BPN, read_BPN, neighbors_BPNK, symmetry_BP, token_mask, of_these))
+        for numbers in same.values():
+            alike = {number: laid_out[number] for number in numbers}
+            chosen, layout = {n - own.start: p for n, p in alike.items() if n in own}, alike[numbers[0]]
+            read_as = gathered(chosen, layout, flat, read, seen)
+            masks = hide(read_as[2], alike, own, self.local_decoder, self.transformer, self.token_order, hiding)
+            if not chosen and self.optimize != "per_patch":
+                continue  # else, where another process takes a step, this one takes it, too
+            whole = Whole(len(numbers), patches * self.transformer.patch_tokens, masks[1])
+            groups.append(Written(layout, *read_as, whole, masks[0], text and text.rows([*chosen])))
         return groups
-
-    def _hide(self, neighbors_BPNK: Tensor, generator: torch.Generator) -> TokenMask | None:
-        B, P, N, _ = neighbors_BPNK.shape
-        masked_BPN = self.local_decoder.training_mask((B, P, N), generator)
-        if masked_BPN is None:
-            return None
-        masked_BPN = masked_BPN.to(neighbors_BPNK.device)
-        model = self.transformer
-        own_NK = own_neighbors(model.patch_size, self.token_order, model.neighbors).to(neighbors_BPNK.device)
-        gone_BPNK = masked_BPN[:, :, own_NK.clamp_min(0)] & (own_NK != ABSENT)
-        return TokenMask(masked_BPN, torch.where(gone_BPNK, ABSENT, neighbors_BPNK))
 
     # -- training -----------------------------------------------------------------------------------------------------
 
@@ -265,43 +263,45 @@ class NuwaInfinityModule(LightningModule):
         """Take one optimizer step (or, with ``per_patch``, one a patch) and return the mean loss."""
         every = self.scaling.accumulate_grad_batches
         batches = self.global_step * every + batch_idx % every
-        seed = torch.initial_seed() ^ (batches * 2654435761 + self.global_rank)
-        generator = torch.Generator().manual_seed(seed & ((1 << 63) - 1))
-        text = self.conditions.text_of(batch, generator)
-        coarse_BTYX = self.plan.of_batch(batch, generator) if self.plan else None
-        groups = self.draw_plans(batch["tokens"], generator, text=text, coarse_BTYX=coarse_BTYX)
+        generator = torch.Generator().manual_seed((torch.initial_seed() ^ (batches * 2654435761)) & ((1 << 63) - 1))
+        part = BatchPart(self.global_rank, self.trainer.world_size)
+        text = self.conditions.text_of(batch, generator, part)
+        coarse_BTYX = self.plan.of_batch(batch, generator, part) if self.plan else None
+        groups = self.draw_plans(batch["tokens"], generator, text=text, coarse_BTYX=coarse_BTYX, part=part)
         optimizer: Any = self.optimizers()
         scheduler: Any = self.lr_schedulers()
         if self.optimize == "per_patch":
-            mean = self._render_and_optimize(groups, optimizer)
+            mean = self._render_and_optimize(groups, optimizer, part.world)
         else:
             if not self.mid_step:
                 optimizer.zero_grad()
-            mean, count = torch.zeros((), device=self.device), sum(written.count for written in groups)
+            mean = torch.zeros((), device=self.device)
             for written in groups:
                 loss_BPN = self.loss(written, self.loss_terms, label_smoothing=self.descent.label_smoothing)
-                loss = loss_BPN[:, ~written.layout.known_P].sum() / count
+                loss = loss_BPN[:, ~written.layout.known_P].sum() / written.whole.total * part.world
                 check_finite({"the loss": loss}, step=self.global_step, lr=self.lr)
-                self.manual_backward(loss / every if every > 1 else loss)
+                # Processes may have different numbers of groups, and DDP waits for all of them after each.
+                with nullcontext() if written is groups[-1] else unsynced(self.trainer):
+                    self.manual_backward(loss / every if every > 1 else loss)
                 mean = mean + loss.detach()
             self.mid_step = (batch_idx + 1) % every != 0 and not self.trainer.is_last_batch
             if not self.mid_step:
                 self._clip_and_step(optimizer)
         if not self.mid_step:
             scheduler.step()
-        self.log("train/loss", mean, prog_bar=True)
+        self.log("train/loss", mean, prog_bar=True, sync_dist=True)
         self.log("train/lr", scheduler.get_last_lr()[0])
         return {"loss": mean}
 
-    def _render_and_optimize(self, groups: list[Written], optimizer: Any) -> Tensor:
+    def _render_and_optimize(self, groups: list[Written], optimizer: Any, world: int) -> Tensor:
         total, count = torch.zeros((), device=self.device), 0
         for place, written in enumerate(groups):
-            P = written.tokens_BPN.shape[1]
-            for step, loss in self.step_losses(written):
+            for step, own in self.step_losses(written):
+                loss = own * (written.share(step) * world)
                 check_finite({"the loss": loss}, step=self.global_step, lr=self.lr)
                 optimizer.zero_grad()
                 self.manual_backward(loss)
-                last = place == len(groups) - 1 and step == P - 1
+                last = place == len(groups) - 1 and step == written.tokens_BPN.shape[1] - 1
                 # Only the last step goes through Lightning, so that global_step counts batches.
                 self._clip_and_step(optimizer if last else optimizer.optimizer)
                 total, count = total + loss.detach(), count + 1
@@ -310,12 +310,13 @@ class NuwaInfinityModule(LightningModule):
     def step_losses(self, written: Written) -> Iterator[tuple[int, Tensor]]:
         """Yield ``(step, mean loss)`` patch by patch with detached cached context (paper, Algorithm 1)."""
         states: dict[int, list[Tensor]] = {}
-        tokens_BPN, smoothing = written.tokens_BPN, self.descent.label_smoothing
-        B = len(tokens_BPN)
+        tokens_BPN, smoothing, B = written.tokens_BPN, self.descent.label_smoothing, len(written.tokens_BPN)
+        if B == 0:  # other processes have such samples; gradients of zero keep them company
+            steps = [step for step, (*_, given) in enumerate(written.layout.walked) if not given]
+            yield from ((step, no_loss(self.transformer)) for step in steps)
+            return
         for step, (group, i, context, given) in enumerate(written.layout.walked):
-            token_mask = written.token_mask and TokenMask(
-                written.token_mask.tokens[:, step], written.token_mask.neighbors[:, step]
-            )
+            token_mask = written.token_mask and written.token_mask.of(operator.itemgetter((slice(None), step)))
             logits_BNK, states[step] = self.transformer.forward_step(
                 written.read_BPN[:, step],
                 written.symmetry_BP[:, step],
@@ -378,22 +379,9 @@ class NuwaInfinityModule(LightningModule):
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
-    def _described(self) -> dict[str, Any]:
-        model = self.transformer
-        return {
-            "codebook_size": model.codebook_size,
-            "codebook_dim": model.codebook_dim,
-            "patch_size": list(model.patch_size),
-            "embedding_extent": list(model.embedding_extent),
-            "size": asdict(model.size),
-            "bidirectional": model.bidirectional,
-            "text_dim": model.text_dim,
-            "coarse_plan": model.coarse_plan,
-        }
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the model's shape and the tokenizer's fingerprint, in plain values."""
-        checkpoint["patch_transformer"] = self._described()
+        checkpoint["patch_transformer"] = shape_of(self.transformer)
         checkpoint["tokenizer_fingerprint"] = self.tokenizer.fingerprint() if self._tokenizer else None
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -409,10 +397,11 @@ class NuwaInfinityModule(LightningModule):
         if "patch_transformer" not in checkpoint:
             raise UsageError("ckpt_path", name, "it is not of stage 2 (NuwaInfinityModule): name one of this stage")
         # Checkpoints from before there was a choice do not say it.
-        stored = {"bidirectional": False, "text_dim": 0, "coarse_plan": False, **checkpoint["patch_transformer"]}
+        new = {"bidirectional": False, "grouped": False, "text_dim": 0, "coarse_plan": False}
+        stored = {**new, **checkpoint["patch_transformer"]}
         first = {"ahead": False, "copy_head": False, "code_head": True, "symmetry_embedding": True}
         stored["size"] = {**first, **stored["size"]}
-        for key, value in self._described().items():
+        for key, value in shape_of(self.transformer).items():
             if stored.get(key) != value:
                 hint = f"the checkpoint {name} has {stored.get(key)}: use that, or start anew"
                 raise UsageError(_OPTIONS.get(key, key), value, hint)

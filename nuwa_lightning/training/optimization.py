@@ -10,10 +10,13 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
 
 from nuwa_lightning.errors import UsageError, check_range
@@ -74,7 +77,15 @@ def prefer_options(
 
     They are its :func:`group_options` from before that, with the scheduler made already, which goes on where it was.
     Where nothing was changed, nothing changes, to the bit.
+
+    Raises:
+        UsageError: if the state is that of other parameters.
     """
+    for parameter, state in optimizer.state.items():
+        for name in ("mean", "square", "momentum", "exp_avg", "exp_avg_sq", "momentum_buffer"):
+            if name in state and getattr(state[name], "shape", None) != parameter.shape:
+                hint = f"{name} of its optimizer does not have the shape of its weights: name an earlier one"
+                raise UsageError("ckpt_path", "this checkpoint", hint)
     for group, chosen in zip(optimizer.param_groups, options, strict=True):
         group.update(chosen)
     if scheduler is None:
@@ -140,6 +151,12 @@ def mean_over_ranks(value: Tensor) -> Tensor:
         torch.distributed.all_reduce(value)
         value /= torch.distributed.get_world_size()
     return value
+
+
+def unsynced(trainer: Trainer) -> AbstractContextManager[None]:
+    """Keep a backward pass from DDP, which takes the mean over processes once for each that it sees."""
+    strategy = trainer.strategy
+    return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
 
 
 def check_finite(tensors: dict[str, Tensor], *, step: int, lr: float) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.plain_data import parse_json
 
 Pixels = NDArray[np.uint8]
 """uint8 sRGB, ``(rows, columns, 3)``."""
@@ -156,8 +157,8 @@ def packed(metadata: Mapping[str, Any]) -> str:
 def unpacked(text: object) -> dict[str, Any] | None:
     """Return what :func:`packed` got; None for any other text, since other programs store JSON, too."""
     try:
-        found = json.loads(text) if isinstance(text, str | bytes) and text else None
-    except (ValueError, RecursionError):
+        found = parse_json(text) if isinstance(text, str | bytes) and text else None
+    except ValueError:
         return None
     if not isinstance(found, dict):
         return None

@@ -209,22 +209,27 @@ def read_metadata(path: str | os.PathLike[str], *, writer: Writer | str | None =
     chosen = _made(writer) if writer is not None else _by_suffix(path, known, "image")()
     try:
         path.stat()
+        if not (path.is_file() or path.is_dir()):
+            raise OSError("a pipe, a socket or a device, no file")
         return (chosen.read_metadata(path) if isinstance(chosen, Writer) else None) or {}
     except Exception as error:  # of libraries that parse what anybody may have written
         raise UsageError("image", path, f"cannot be read ({_reason(error)}): name another file") from error
 
 
 def _image_writer(path: Path, writer: object, option: str = "output") -> ImageWriter:
-    made = _made(writer) if writer is not None else _by_suffix(path, IMAGE_WRITERS, option)()
-    if not isinstance(made, ImageWriter):
-        raise UsageError("writer", writer, "is no writer of images: subclass nuwa_lightning.writers.ImageWriter")
+    made: ImageWriter = _writer(path, writer, IMAGE_WRITERS, ImageWriter, "images", option)
     return made
 
 
 def _video_writer(path: Path, writer: object, option: str = "output") -> VideoWriter:
-    made = _made(writer) if writer is not None else _by_suffix(path, VIDEO_WRITERS, option)()
-    if not isinstance(made, VideoWriter):
-        raise UsageError("writer", writer, "is no writer of videos: subclass nuwa_lightning.writers.VideoWriter")
+    made: VideoWriter = _writer(path, writer, VIDEO_WRITERS, VideoWriter, "videos", option)
+    return made
+
+
+def _writer(path: Path, writer: object, known: Mapping[str, type[_W]], kind: type[Any], of: str, option: str) -> Any:
+    made = _made(writer) if writer is not None else _by_suffix(path, known, option)()
+    if not isinstance(made, kind):
+        raise UsageError("writer", writer, f"is no writer of {of}: subclass nuwa_lightning.writers.{kind.__name__}")
     return made
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.plain_data import read_json
 from nuwa_lightning.writers.base import LONGEST_SIDE, MARKER, ImageSource, ImageWriter, Pixels, bands
 
 _CHUNK = 256
@@ -69,7 +69,7 @@ class OmeZarrWriter(ImageWriter):
 
     def read_metadata(self, path: Path) -> dict[str, Any] | None:
         """Return the attribute of the group."""
-        node = json.loads((path / "zarr.json").read_bytes())
+        node = read_json(path / "zarr.json")
         found = node.get("attributes", {}).get(MARKER)
         return found if isinstance(found, dict) else None
 

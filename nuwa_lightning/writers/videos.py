@@ -14,6 +14,7 @@ from typing import Any
 from PIL import Image
 
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.plain_data import read_json
 from nuwa_lightning.writers.base import MARKER, Pixels, VideoWriter, packed, unpacked
 from nuwa_lightning.writers.vips import IMAGE_DESCRIPTION, webp_metadata
 
@@ -167,7 +168,7 @@ class FramesWriter(VideoWriter):
 
     def read_metadata(self, path: Path) -> dict[str, Any] | None:
         """Return the metadata of the JSON file."""
-        found = json.loads((path / ABOUT).read_bytes())
+        found = read_json(path / ABOUT)
         ours = {"fps", "frames", "metadata"} <= found.keys() and isinstance(found["metadata"], dict)
         return found["metadata"] if ours else None
 

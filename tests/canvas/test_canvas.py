@@ -156,7 +156,7 @@ def test_what_a_stranger_wrote_is_refused(canvas: Canvas, tmp_path: Path) -> Non
     path = canvas.folder / "canvas.json"
 
     def stage(**grid: object) -> dict[str, object]:
-        return {"grid": grid, "corner": [0, 0, 0], "size": [6, 500], "origin": [0, 0]}
+        return {"grid": grid, "corner": [0, 0, 0], "size": [6, 20], "origin": [0, 0]}
 
     content = json.loads(path.read_text())["canvas"]
     for change in (
@@ -175,6 +175,25 @@ def test_what_a_stranger_wrote_is_refused(canvas: Canvas, tmp_path: Path) -> Non
         {"finished": 1},
         {"how": []},
         {"more": 1},
+        {"finished": True, "stages": [{**stage(t=1, y=3, x=3, wrap=""), "size": [6, None]}]},
+        {"stages": [{**stage(t=1, y=3, x=3, wrap=""), "size": [6, 500]}]},
+        {"stages": [{**stage(t=1, y=3, x=3, wrap=""), "origin": [48, 0]}]},
+        {"stages": [{**stage(t=1, y=3, x=3, wrap=""), "origin": [-1, 0]}]},
+        *(
+            {"how": {name: value}}
+            for name, value in (
+                ("metadata", {}),
+                ("metadata", [1]),
+                ("request", "a"),
+                ("edits", [1]),
+                ("edits", [{"grow": {}}]),
+                ("undo", [0.5]),
+                ("undo", [-1]),
+                ("undo", [10**6]),
+                ("given", {"image.png": 1}),
+                ("versions", []),
+            )
+        ),
     ):
         wrong = {**content, **change}
         path.write_text(json.dumps({"canvas": wrong, "sha256": _sum_of(wrong)}))
@@ -230,7 +249,8 @@ def test_differences_are_named() -> None:
 
 def test_damage_in_a_finished_canvas_is_told_and_nothing_is_cut(canvas: Canvas) -> None:
     canvas.put((PatchIndex(0, 0, x), patch_tokens(x)) for x in range(5))
-    canvas.amend(replace(FACTS, finished=True, log=4))
+    row = Stage(PatchGrid(1, 1, 4), size=(6, 60))
+    canvas.amend(replace(FACTS, stages=(row,), finished=True, log=4))
     canvas.close()
     with opened(canvas.folder) as found:
         assert (found.patches, found.length) == (4, 4), "what was not sure to last is cut"
@@ -241,3 +261,11 @@ def test_damage_in_a_finished_canvas_is_told_and_nothing_is_cut(canvas: Canvas) 
     with pytest.raises(UsageError, match="record 1 is damaged, and so is the canvas"):
         Canvas.open(canvas.folder)
     assert path.read_bytes() == content
+
+
+def test_a_finished_canvas_has_all_of_its_patches(canvas: Canvas) -> None:
+    canvas.put((PatchIndex(0, 0, x), patch_tokens(x)) for x in range(5))
+    canvas.amend(replace(FACTS, finished=True, log=5))
+    canvas.close()
+    with pytest.raises(UsageError, match="holds 5 of 210 patches: put back a copy"):
+        Canvas.open(canvas.folder)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nuwa_lightning.canvas.decoding import Crop, DecodedImage, TileDecoder, to_uint8
-from nuwa_lightning.canvas.joint import JointBlend
+from nuwa_lightning.canvas.image_condition import JointBlend
 from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
 
 SIZE = (48, 64)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from nuwa_lightning.commands.generate_options import parsed
-from nuwa_lightning.commands.what_next import what_next
+from nuwa_lightning.commands.resuming import what_next
 from nuwa_lightning.data.token_windows import Window
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.regions import Axis

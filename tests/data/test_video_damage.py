@@ -9,8 +9,7 @@ import pytest
 
 pytest.importorskip("av")
 
-from nuwa_lightning.data.video_damage import find_damage, length_bytes
-from nuwa_lightning.data.video_reading import PyAvReader, VideoReadError
+from nuwa_lightning.data.video_reading import PyAvReader, VideoReadError, find_damage, length_bytes
 from tests.data.test_videos import Photos, pan, video_file
 
 READER = PyAvReader()

@@ -17,11 +17,10 @@ import torch
 pytest.importorskip("av")
 
 from nuwa_lightning.data import LandscapeClips, VideoFolderDataModule, VideosDataModule
-from nuwa_lightning.data.clips import ClipSettings, prepare_videos
+from nuwa_lightning.data.clips import ClipSettings, change, find_cuts, prepare_videos, thumbnail
 from nuwa_lightning.data.data_module import StreamingDataModule
 from nuwa_lightning.data.landscape_clips import load_clips
 from nuwa_lightning.data.packages import FetchError
-from nuwa_lightning.data.shots import change, find_cuts, thumbnail
 from nuwa_lightning.data.skies import Drift
 from nuwa_lightning.data.video_reading import PyAvReader, TorchcodecReader, VideoReadError, make_reader
 from nuwa_lightning.data.videos import Motion, Pan, Video

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from nuwa_lightning.generation.patch_decoder import own_neighbors
+from nuwa_lightning.generation.local import LocalDecoder, LocalityLocalDecoder
+from nuwa_lightning.generation.patch_decoder import PatchDecoder, own_neighbors
 from nuwa_lightning.generation.prompts import Prompts
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
@@ -62,6 +63,7 @@ class AllLogits(NamedTuple):
     stepped_BPNK: Tensor
     decoded_BPNK: Tensor | None = None
     masked_BPN: Tensor | None = None
+    groups_BPN: Tensor | None = None
 
 
 def build(
@@ -75,6 +77,7 @@ def build(
     neighbor_embedding: bool = True,
     bidirectional: bool = False,
     coarse_plan: bool = False,
+    grouped: bool = False,
 ) -> PatchTransformer:
     """Return a model all of whose weights are random: none is zero or one, as many are in a new model."""
     torch.manual_seed(0)
@@ -84,7 +87,7 @@ def build(
     )  # fmt: skip
     model = PatchTransformer(
         16, 4, patch_size=PATCH, embedding_extent=pool.embedding_extent, size=size, text_dim=text_dim,
-        bidirectional=bidirectional, coarse_plan=coarse_plan,
+        bidirectional=bidirectional or grouped, coarse_plan=coarse_plan, grouped=grouped,
     )  # fmt: skip
     model.set_codes(torch.randn(16, 4))
     for parameter in model.parameters():
@@ -134,6 +137,73 @@ def all_logits(
     return found._replace(decoded_BPNK=decoded)
 
 
+class Groups(LocalDecoder):
+    """A grouped decoder that keeps which places each wave was asked for, and the logits."""
+
+    bidirectional, grouped = True, True
+
+    def __init__(self, steps: int) -> None:
+        self.inner, self.waves = LocalityLocalDecoder(steps), list[tuple[Tensor, Tensor]]()
+
+    def draws(self, tokens: int) -> int:
+        return self.inner.draws(tokens)
+
+    def decode(self, patches: PatchDecoder, sampling: Sampling, uniform_RU: Tensor) -> None:
+        R, N = patches.tokens_RN.shape
+        groups_RN, logits_RNK, read, number = torch.zeros(R, N).long(), torch.zeros(R, N, 16), patches.group_logits, 0
+
+        def group_logits(places_Rn: Tensor) -> Tensor:
+            nonlocal number
+            logits_RnK = read(places_Rn)
+            groups_RN.scatter_(1, places_Rn, number)
+            logits_RNK.scatter_(1, places_Rn[:, :, None].expand(-1, -1, 16), logits_RnK)
+            number += 1
+            return logits_RnK
+
+        patches.group_logits = group_logits  # type: ignore[method-assign]
+        self.inner.decode(patches, sampling, uniform_RU)
+        self.waves.append((groups_RN, logits_RNK))
+
+    def training_mask(self, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor | None:
+        raise NotImplementedError
+
+
+@torch.no_grad()
+def grouped_logits(
+    model: PatchTransformer,
+    pool: ContextPool,
+    direction: DirectionController,
+    grid: PatchGrid,
+    *,
+    order: Any = "mirrored",
+    known: Mapping[PatchIndex, Tensor] | None = None,
+    texts: tuple[str, str] | None = None,
+    coarse_BTYX: Tensor | None = None,
+    steps: int = 3,
+) -> AllLogits:
+    """Decode two canvases group by group, recording logits, and score their tokens otherwise."""
+    rows, columns = PATCH
+    prompts = Prompts.for_canvases(model, Letters().states, texts) if texts else None
+    plans, decoder = None if coarse_BTYX is None else Plans(coarse_BTYX, grid.wrap), Groups(steps)
+    renderer = InfiniteRenderer(model, pool, direction, order, Sampling(top_k=0), local_decoder=decoder)
+    tokens = torch.zeros(2, grid.t or 0, rows * (grid.y or 0), columns * (grid.x or 0), dtype=torch.long)
+    written = []
+    for done in renderer.render(grid, seeds=[5, 6], known=known, prompts=prompts, coarse=plans):
+        t, y, x = done.patch
+        tokens[:, t, rows * y : rows * y + rows, columns * x : columns * x + columns] = done.tokens_BYX
+        written += [] if done.known else [done.patch]
+    plan = list(direction.plan(grid, frozenset(known or {})))
+    number = {step.patch: n for n, step in enumerate(plan)}
+    groups_BPN = torch.zeros(2, len(plan), rows * columns, dtype=torch.long)
+    decoded = torch.full((2, len(plan), rows * columns, 16), torch.nan)
+    of_rows = [torch.cat(parts) for parts in zip(*decoder.waves, strict=True)]
+    for s, patch in enumerate(written):
+        groups_BPN[:, number[patch]], decoded[:, number[patch]] = (each[2 * s : 2 * s + 2] for each in of_rows)
+    every = torch.ones_like(groups_BPN, dtype=torch.bool)
+    found = _scored(model, pool, plan, grid, tokens, order, prompts, every, coarse_BTYX, groups_BPN)
+    return found._replace(decoded_BPNK=decoded)
+
+
 @torch.no_grad()
 def masked_logits(
     model: PatchTransformer,
@@ -162,6 +232,7 @@ def _scored(
     prompts: Prompts | None,
     masked: Tensor | None = None,
     coarse_BTYX: Tensor | None = None,
+    groups: Tensor | None = None,
 ) -> AllLogits:
     layout = lay_out(
         plan, pool, grid=grid, patch_size=PATCH, embedding=model.layer(0).embedding, token_order=order,
@@ -175,7 +246,10 @@ def _scored(
     mask = None
     if masked is not None:
         own_NK = own_neighbors(PATCH, order, model.neighbors)
-        mask = TokenMask(masked, neighbors.masked_fill(masked[:, :, own_NK.clamp_min(0)] & (own_NK >= 0), -1))
+        gone = masked[:, :, own_NK.clamp_min(0)]
+        if groups is not None:
+            gone = groups[:, :, own_NK.clamp_min(0)] >= groups[:, :, :, None]
+        mask = TokenMask(masked, neighbors.masked_fill(gone & (own_NK >= 0), -1), groups)
     joint = model(tokens_BPN, symmetry_BP, neighbors_BPNK=neighbors, groups=layout.groups, text=text, token_mask=mask)
 
     stepped, states = torch.zeros_like(joint), {}
@@ -186,6 +260,6 @@ def _scored(
             tokens_BPN[:, step], symmetry_BP[:, step], neighbors_RNK=neighbors[:, step],
             context=[states[int(c)] for c in group.context_PC[i]], offset_RC=group.offset_PC[i].expand(2, -1),
             symmetry_RC=group.symmetry_PC[i].expand(2, -1), text=text,
-            token_mask=mask and TokenMask(mask.tokens[:, step], mask.neighbors[:, step]),
+            token_mask=mask and mask.of(lambda x: x[:, step]),  # noqa: B023 - called at once
         )  # fmt: skip
-    return AllLogits(plan, tokens, joint, stepped, masked_BPN=masked)
+    return AllLogits(plan, tokens, joint, stepped, masked_BPN=masked, groups_BPN=groups)

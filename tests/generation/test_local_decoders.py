@@ -15,6 +15,7 @@ from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.local import (
     AutoregressiveLocalDecoder,
     LocalDecoder,
+    LocalityLocalDecoder,
     MaskedLocalDecoder,
     ParallelLocalDecoder,
 )
@@ -37,12 +38,15 @@ def _float64() -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
 
 
-def build(pool: ContextPool, *, bidirectional: bool = True, feed: str = "key") -> PatchTransformer:
+def build(
+    pool: ContextPool, *, bidirectional: bool = True, feed: str = "key", grouped: bool = False
+) -> PatchTransformer:
     torch.manual_seed(0)
     size = TransformerConfig(16, 2, num_heads=4, num_kv_heads=2, position_feed=feed, layer_scale=1.0)  # type: ignore[arg-type]
     model = PatchTransformer(
-        16, 4, patch_size=PATCH, embedding_extent=pool.embedding_extent, size=size, bidirectional=bidirectional
-    )
+        16, 4, patch_size=PATCH, embedding_extent=pool.embedding_extent, size=size, bidirectional=bidirectional,
+        grouped=grouped,
+    )  # fmt: skip
     model.set_codes(torch.randn(16, 4))
     return model.eval()
 
@@ -117,14 +121,14 @@ def test_joint_equals_cached_whatever_is_hidden(pool: ContextPool, order: str) -
             assert (joint - scores_BPNK).abs().max() < 1e-9
 
 
-DECODERS = [MaskedLocalDecoder(3), MaskedLocalDecoder(12, (0.0, 0.0)), ParallelLocalDecoder()]
+DECODERS = [MaskedLocalDecoder(3), MaskedLocalDecoder(12, (0.0, 0.0)), ParallelLocalDecoder(), LocalityLocalDecoder(3)]
 
 
 @pytest.mark.parametrize("decoder", DECODERS, ids=str)
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_waves_change_nothing(decoder: LocalDecoder, temperature: float) -> None:
     pool, direction, grid = NearbyContextPool((0, 1, 1)), ArbitraryDirectionController("zeta"), PatchGrid(1, 4, 5)
-    model, sampling = build(pool), Sampling(temperature, top_k=0)
+    model, sampling = build(pool, grouped=decoder.grouped), Sampling(temperature, top_k=0)
     canvases = [
         sample_tokens(
             InfiniteRenderer(model, pool, direction, "mirrored", sampling, rows, local_decoder=decoder),
@@ -141,7 +145,7 @@ def test_waves_change_nothing(decoder: LocalDecoder, temperature: float) -> None
 @pytest.mark.parametrize("decoder", [AutoregressiveLocalDecoder(), *DECODERS], ids=str)
 def test_a_patch_given_in_part_is_written_around_that(decoder: LocalDecoder) -> None:
     pool, direction = NearbyContextPool((0, 1, 1)), ArbitraryDirectionController()
-    model = build(pool, bidirectional=decoder.bidirectional)
+    model = build(pool, bidirectional=decoder.bidirectional, grouped=decoder.grouped)
     part = torch.tensor([[[3, ABSENT], [ABSENT, 5]]])
     renderer = InfiniteRenderer(model, pool, direction, local_decoder=decoder)
     tokens = sample_tokens(renderer, PatchGrid(1, 2, 2), seeds=[0], known={PatchIndex(0, 0, 1): part})

@@ -17,6 +17,7 @@ from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.local import (
     AutoregressiveLocalDecoder,
     LocalDecoder,
+    LocalityLocalDecoder,
     MaskedLocalDecoder,
     ParallelLocalDecoder,
 )
@@ -58,10 +59,9 @@ def generator(
     pool = pool or NearbyContextPool((0, 1, 2))
     size = TransformerConfig(dim=16, num_layers=2, num_heads=4, num_kv_heads=2, position_feed="logit", layer_scale=0.3)
     local_decoder = local_decoder or AutoregressiveLocalDecoder()
-    extent, bidirectional = pool.embedding_extent, local_decoder.bidirectional
-    model = PatchTransformer(
-        16, 4, patch_size=(2, 2), embedding_extent=extent, size=size, bidirectional=bidirectional
-    ).eval()
+    kind = {"bidirectional": local_decoder.bidirectional, "grouped": local_decoder.grouped}
+    extent = pool.embedding_extent
+    model = PatchTransformer(16, 4, patch_size=(2, 2), embedding_extent=extent, size=size, **kind).eval()
     model.set_codes(torch.randn(16, 4))
     return Generator(model, pool, direction or ArbitraryDirectionController(), "mirrored", "f" * 64, local_decoder)
 
@@ -89,7 +89,9 @@ def test_directions_come_back(tmp_path, direction):
 
 
 @pytest.mark.parametrize(
-    "decoder", [AutoregressiveLocalDecoder(), MaskedLocalDecoder(5), ParallelLocalDecoder()], ids=str
+    "decoder",
+    [AutoregressiveLocalDecoder(), MaskedLocalDecoder(5), ParallelLocalDecoder(), LocalityLocalDecoder(4, (9, 3))],
+    ids=str,
 )
 def test_local_decoders_come_back(tmp_path, decoder):
     save_generator(tmp_path / "model", generator(local_decoder=decoder))
@@ -162,7 +164,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "a pool with wrong numbers": (
         _config(lambda c: c["context_pool"]["args"].update(extent=[1])),
-        "three whole numbers",
+        "extent: .* is not of the kind",
     ),
     "a local decoder of another kind": (
         _config(lambda c: c["local_decoder"].update(name="ParallelLocalDecoder")),

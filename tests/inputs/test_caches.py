@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,13 +13,18 @@ import pytest
 import torch
 from PIL import Image
 
+from evaluation.feature_cache import FeatureCache
 from nuwa_lightning.data import FolderPhotos, GiantImage, ImageFolderDataModule
 from nuwa_lightning.data.crops import CropSettings
 from nuwa_lightning.data.token_bank import TokenBank
 from nuwa_lightning.data.token_data import BankSettings, build_token_bank
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.plain_data import check_plain, fits, parse_json
+from nuwa_lightning.text.base import TextBank
 from tests.data.conftest import painted
 from tests.data.test_token_data import Means
+from tests.evaluation.toys import ToyFeatures
+from tests.text.test_encoders import Letters
 
 CROPS = CropSettings(size=16, short_sides=(32,), val_short_sides=(32,))
 
@@ -173,3 +179,137 @@ def test_a_store_of_keys_that_cannot_be_used(tmp_path: Path, own_cache: Path) ->
     (own_cache / "content-keys.sqlite").unlink()
     (own_cache / "content-keys.sqlite").mkdir()
     assert content_key(tmp_path / "a") == key
+
+
+def states(array: Callable[[np.ndarray], np.ndarray]) -> Callable[[Path], object]:
+    return lambda folder: np.save(folder / "states.npy", array(np.load(folder / "states.npy")))
+
+
+TEXTS: dict[str, Callable[[Path], object]] = {
+    **{f"an index that is {kind}": index(text) for kind, text in
+       (("empty", ""), ("binary", b"\xff\xfe\0"), ("a list", "[]"), ("null", "null"), ("deep", "[" * 100_000),
+        ("empty of captions", "{}"))},
+    "captions that are null": changed(captions=None),
+    "captions without spans": changed(captions=["a", "b"]),
+    "captions of numbers": changed(captions=[[1, 0, 1]]),
+    "spans of text": changed(captions=[["a", "0", "1"]]),
+    "spans of truths": changed(captions=[["a", False, True]]),
+    "spans of parts": changed(captions=[["a", 0.0, 1.0]]),
+    "spans that are NaN": changed(captions=[["a", float("nan"), 1]]),
+    "a span beyond the end": changed(captions=[["a", 0, 10**6]]),
+    "a span before the beginning": changed(captions=[["a", -2, 1]]),
+    "a span of nothing": changed(captions=[["a", 1, 1]]),
+    "a span of too many digits": changed(captions=[["a", 0, 10**30]]),
+    "states cut short": lambda folder: (folder / "states.npy").write_bytes((folder / "states.npy").read_bytes()[:-9]),
+    "states gone": lambda folder: (folder / "states.npy").unlink(),
+    "no states": lambda folder: (folder / "states.npy").write_bytes(b""),
+    "states that are a pipe": lambda folder: ((folder / "states.npy").unlink(), os.mkfifo(folder / "states.npy")),
+    "states in double precision": states(lambda found: found.astype(np.float64)),
+    "whole numbers": states(lambda found: found.astype(np.int16)),
+    "fewer states": states(lambda found: found[:-1]),
+    "states of another width": states(lambda found: found[:, :1]),
+    "states in a row": states(np.ravel),
+    "a state that is NaN": states(lambda found: np.concatenate([found[:-1], found[-1:] * np.float16("nan")])),
+    "an infinite state": states(lambda found: np.full_like(found, np.inf)),
+    "objects": lambda folder: np.save(folder / "states.npy", np.array([{}], object), allow_pickle=True),
+}  # fmt: skip
+SAID = ["a snowy mountain", "dunes", "fog"]
+
+
+@pytest.mark.parametrize("damage", TEXTS)
+def test_text_states(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+    before = Letters().bank(SAID, tmp_path)
+    expected = [before.states(caption).clone() for caption in SAID]
+    (shard,) = (index.parent for index in before.folder.glob("*/index.json"))
+    TEXTS[damage](shard)
+    again = Letters()
+    after = again.bank(SAID, tmp_path)
+    assert caplog.text.count("is damaged: encoding its captions anew") == 1
+    assert sorted(again.seen) == sorted(SAID)
+    assert all(torch.equal(after.states(c), s) for c, s in zip(SAID, expected, strict=True))
+    assert Letters().bank(SAID, tmp_path).states("fog").equal(expected[2])
+    assert caplog.text.count("is damaged") == 1  # said once, then mended
+
+
+def test_a_bank_that_is_read_alone_refuses_damage(tmp_path: Path) -> None:
+    bank = Letters().bank(SAID, tmp_path)
+    next(bank.folder.rglob("states.npy")).write_bytes(b"torn")
+    with pytest.raises(UsageError, match=r"text bank: .*: damaged; delete the folder, it is made anew"):
+        TextBank(bank.folder, SAID)
+
+
+def rows(change: str, *values: object) -> Callable[[Path], object]:
+    def execute(path: Path) -> None:
+        with sqlite3.connect(path) as store:
+            store.execute(change, values)
+        store.close()
+
+    return execute
+
+
+LAST = "UPDATE features SET row = ? WHERE rowid = (SELECT max(rowid) FROM features)"
+FEATURES: dict[str, tuple[Callable[[Path], object], int]] = {
+    "text": (lambda path: path.write_text("hello, this is no database at all" * 9), 4),
+    "cut short": (lambda path: path.write_bytes(path.read_bytes()[:5000]), 4),
+    "zeros inside": (lambda path: path.write_bytes(path.read_bytes()[:4096] + bytes(len(path.read_bytes()) - 4096)), 4),
+    "an empty file": (lambda path: path.write_bytes(b""), 4),
+    "other columns": (rows("ALTER TABLE features RENAME COLUMN row TO content"), 4),
+    "a view": (lambda path: (rows("DROP TABLE features")(path), rows("CREATE VIEW features AS SELECT 1 a")(path)), 4),
+    "a longer row": (rows(LAST, bytes(4000)), 1),
+    "a shorter row": (rows(LAST, b"abc"), 1),
+    "a row of text": (rows(LAST, "hello"), 1),
+    "a row of a number": (rows(LAST, 7), 1),
+    "a row of null": (rows(LAST, None), 1),
+    "a row with NaN": (rows("UPDATE features SET row = zeroblob(length(row) - 4) || x'0000c07f' WHERE rowid = 1"), 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", FEATURES)
+def test_features(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+    crops = np.random.default_rng(0).integers(0, 256, (4, 12, 12, 3), dtype=np.uint8)
+    cache = FeatureCache(ToyFeatures(), folder=tmp_path)
+    before = cache.of_crops(iter(crops), count=4)
+    spoil, lost = FEATURES[damage]
+    spoil(cache.path)
+    again = ToyFeatures()
+    after = FeatureCache(again, folder=tmp_path).of_crops(iter(crops), count=4)
+    assert again.seen > 0
+    np.testing.assert_array_equal(after.features_ND, before.features_ND)
+    np.testing.assert_array_equal(after.scores_NK, before.scores_NK)
+    assert ("anew" in caplog.text) is (damage != "an empty file")
+    assert lost == 4 or "1 damaged rows" in caplog.text
+    whole = ToyFeatures()
+    FeatureCache(whole, folder=tmp_path).of_crops(iter(crops), count=4)
+    assert whole.seen == 0
+
+
+def test_features_that_cannot_be_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    crops = np.random.default_rng(0).integers(0, 256, (4, 12, 12, 3), dtype=np.uint8)
+    cache = FeatureCache(ToyFeatures(), folder=tmp_path)
+    cache.path.mkdir(parents=True)
+    assert len(cache.of_crops(iter(crops), count=4)) == 4
+    assert "features are not kept" in caplog.text
+    assert cache.path.is_dir()
+
+
+@pytest.mark.parametrize(("value", "kind", "good"), [
+    (1, int, True), (1, float, True), (True, int, False), (2**63, int, False), (1.0, int, False), ("1", int, False),
+    (float("nan"), float, False), (10**400, float, False), ([1, 2], tuple[int, int], True),
+    ([1], tuple[int, int], False), ([1, 2, 3], tuple[int, ...], True), ([1, "a"], list[int], False),
+    (None, int | None, True), ({"a": 1}, dict[str, int], True),
+    ({1: 1}, dict[str, int], False), ("ab", list[str], False),
+])  # fmt: skip
+def test_kinds_of_plain_values(value: object, kind: object, good: bool) -> None:
+    assert fits(value, kind) is good
+
+
+def test_arguments_out_of_a_file() -> None:
+    check_plain(CropSettings, {"size": 16, "short_sides": [32]})
+    with pytest.raises(ValueError, match="size: 'large' is not of the kind"):
+        check_plain(CropSettings, {"size": "large"})
+    with pytest.raises(ValueError, match="names and values are needed"):
+        check_plain(CropSettings, [1])
+    assert parse_json("[" * 60 + "]" * 60)
+    for depth in (70, 900, 100_000):
+        with pytest.raises(ValueError, match="nested"):
+            parse_json("[" * depth + "]" * depth)

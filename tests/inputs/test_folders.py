@@ -17,8 +17,7 @@ from evaluation.images import ImageSet
 from nuwa_lightning.atomic import write_json
 from nuwa_lightning.data import FolderPhotos, FolderVideos, ImageFolderDataModule, TokenDataModule
 from nuwa_lightning.data.crops import CropSettings
-from nuwa_lightning.data.folders import content_key, content_keys
-from nuwa_lightning.data.listing import list_files
+from nuwa_lightning.data.folders import content_key, content_keys, list_files
 from nuwa_lightning.data.reading import list_images
 from nuwa_lightning.data.token_data import BankSettings
 from nuwa_lightning.errors import UsageError

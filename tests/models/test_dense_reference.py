@@ -16,7 +16,7 @@ from nuwa_lightning.planning.context import ContextPool, NearbyContextPool
 from nuwa_lightning.planning.direction import ArbitraryDirectionController, DirectionController
 from nuwa_lightning.planning.direction import SpiralDirectionController as Spiral
 from nuwa_lightning.planning.geometry import SYMMETRIES, PatchGrid, PatchIndex, Symmetry
-from tests.generation.all_logits import all_logits, build, masked_logits
+from tests.generation.all_logits import all_logits, build, grouped_logits, masked_logits
 from tests.strategies import ALL_SYMMETRIES, CONTROLLERS, POOLS
 from tests.text.letters import Letters
 
@@ -107,7 +107,17 @@ def planned(coarse_TYX: Tensor, cell: tuple[int, int, int], offset: tuple[int, i
     return int(coarse_TYX[t, y, x]) if 0 <= y < height and 0 <= x < width else -1
 
 
-def dense_logits(
+def within(n: int, m: int, group_N: list[int] | None) -> bool:
+    """Whether position n of a patch (BOS, tokens, queries) sees position m, if tokens are written in groups."""
+    if group_N is None:
+        return True
+    by, of = (group_N[(p - 1) % len(group_N)] if p else -1 for p in (n, m))
+    if m > len(group_N):  # a query
+        return n > len(group_N) and of == by
+    return of < by or (of == by and n <= len(group_N))
+
+
+def dense_logits(  # noqa: C901 - one formula after another
     w: dict[str, Tensor],
     canvas_TYX: Tensor,
     steps: Sequence[Step],
@@ -121,10 +131,12 @@ def dense_logits(
     text_SE: Tensor | None,
     masked_PN: Tensor | None,
     coarse_TYX: Tensor | None = None,
+    groups_PN: Tensor | None = None,
 ) -> Tensor:
     """Return logits ``[P, N, K]``: the whole canvas as one masked sequence of U times BOS and N tokens.
 
-    Of a causal model U = P. Of a bidirectional one U = 2 P: every patch as it is, then every patch with tokens masked.
+    Of a causal model U = P. Of a bidirectional one U = 2 P: every patch as it is, then every patch with tokens masked;
+    of a grouped one N queries follow the tokens of the latter, which are not masked.
 
     Args:
         w: weights of a model with patches of ``side`` x ``side`` tokens.
@@ -139,6 +151,7 @@ def dense_logits(
         text_SE: token states of a text.
         masked_PN: which tokens are masked, for a bidirectional model.
         coarse_TYX: the coarse plan, -1 where there is none.
+        groups_PN: with which group each token is written, for a grouped model.
     """
     P, N, codes, width = len(steps), side * side, w["codebook_KE"], len(w["bos"])
     which = [0 if raster else list(WAYS).index(name) for _, name in steps]
@@ -162,11 +175,14 @@ def dense_logits(
         v = on_canvas(write[i], *offset[1:]) if turned else offset[1:]
         place = tuple(a + b for a, b in zip(cell[i, n], (offset[0], *v), strict=True))
         j, m = at.get(place, (-1, -1))
-        earlier = j == i and m < n and not (masked and masked_PN[i, m])
-        return int(canvas_TYX[place]) if j in sees[i] or earlier else -1
+        if groups_PN is None:
+            there = m < n and not (masked and masked_PN[i, m])
+        else:
+            there = not masked or bool(groups_PN[i, m] < groups_PN[i, n])
+        return int(canvas_TYX[place]) if j in sees[i] or (j == i and there) else -1
 
     moving, copies = extent[0] > 0, "copy_head.linear.weight" in w
-    kinds = [(o, True) for o in SAME_FRAME + AHEAD * ahead]
+    kinds = [(o, True) for o in SAME_FRAME + AHEAD * (ahead or groups_PN is not None)]
     kinds += [((-1, y, x), False) for y, x in AROUND] * moving + [((-2, 0, 0), False)] * moving
     kinds += [((0, y, x), "plan") for y, x in AROUND] * (coarse_TYX is not None)
     kinds += [(o, True) for o in WIDER] * (moving and copies)
@@ -176,24 +192,36 @@ def dense_logits(
 
     tokens_PN = torch.tensor([[int(canvas_TYX[cell[i, n]]) for n in range(N)] for i in range(P)])
     place_NW = torch.stack([w["position.rows"][n % side] + w["position.columns"][n // side] for n in range(N)])
-    x_UNW = linear(w, "embed", codes[tokens_PN])
+
+    def reading(near_PNK: Tensor, hidden_PN: Tensor | None) -> Tensor:
+        x_PNW = linear(w, "embed", codes[tokens_PN])
+        if hidden_PN is not None:
+            x_PNW = torch.where(hidden_PN[:, :, None], w["mask_token"], x_PNW)
+        x_PLW = torch.cat([w["bos"].expand(P, 1, -1), x_PNW + place_NW], dim=1) + w["symmetries"][which][:, None]
+        if "neighbor_embedding.linear.weight" in w:
+            used = w["neighbor_embedding.linear.weight"].shape[1] // codes.shape[1]
+            vectors = torch.cat([codes, codes[:1] * 0])[near_PNK[:, :, :used]].flatten(2)
+            # Where token n is predicted: at the position before it, or at its own.
+            x_PLW[:, slice(0, N) if masked_PN is None else slice(1, N + 1)] += linear(
+                w, "neighbor_embedding.linear", vectors
+            )
+        return x_PLW
+
+    whole = masked_PN is not None
+    readings = [reading(near_UNK[:P], None)]
     if masked_PN is not None:
-        x_UNW = torch.cat([x_UNW, torch.where(masked_PN[:, :, None], w["mask_token"], x_UNW)])
-    x_ULW = torch.cat([w["bos"].expand(len(units), 1, -1), x_UNW + place_NW], dim=1)
-    x_ULW = x_ULW + w["symmetries"][[which[i] for _, i in units]][:, None]
-    # Where token n is predicted: at the position before it, or at its own.
-    predicts = slice(0, N) if masked_PN is None else slice(1, N + 1)
-    if "neighbor_embedding.linear.weight" in w:
-        used = w["neighbor_embedding.linear.weight"].shape[1] // codes.shape[1]
-        vectors = torch.cat([codes, codes[:1] * 0])[near_UNK[:, :, :used]].flatten(2)
-        x_ULW[:, predicts] += linear(w, "neighbor_embedding.linear", vectors)
-    x_SW = x_ULW.flatten(0, 1)
+        readings.append(reading(near_UNK[P:], masked_PN))
+    if groups_PN is not None:
+        readings[1] = torch.cat([reading(near_UNK[P:], None), readings[1][:, 1:]], dim=1)
+    x_SW = torch.cat([x_PLW.flatten(0, 1) for x_PLW in readings])
 
     def seen(query: tuple[tuple[bool, int], int], key: tuple[tuple[bool, int], int]) -> bool:
         (u, n), (v, m) = query, key
-        return (m <= n or masked_PN is not None) if u == v else not v[0] and v[1] in sees[u[1]] and m > 0
+        if u != v:
+            return not v[0] and v[1] in sees[u[1]] and m > 0
+        return within(n, m, groups_PN[u[1]].tolist() if u[0] else None) if groups_PN is not None else m <= n or whole
 
-    positions = list(itertools.product(units, range(N + 1)))
+    positions = [(unit, n) for unit in units for n in range(readings[unit[0]].shape[1])]
     seen_SS = torch.tensor([[seen(query, key) for key in positions] for query in positions])
     offset_PP, relative_PP = entries(steps, turn, extent)
     number_S = torch.tensor([i for (_, i), _ in positions])
@@ -215,7 +243,9 @@ def dense_logits(
         gated = value * gate * (1 + torch.erf(gate / math.sqrt(2))) / 2
         x_SW = x_SW + w[a + "scale_feed_forward"] * linear(w, a + "feed_forward.out", gated)
 
-    h_PNW = norm(w, "norm", x_SW).view(-1, P, N + 1, width)[-1][:, predicts]
+    L = readings[-1].shape[1]
+    last_PLW = norm(w, "norm", x_SW)[-P * L :].view(P, L, width)
+    h_PNW = last_PLW[:, :N] if masked_PN is None else last_PLW[:, -N:]
     logits_PNK = linear(w, "head", h_PNW) + linear(w, "code_head", h_PNW) @ codes.T
     for i, n in itertools.product(range(P), range(N if copies else 0)):
         moved = motion(codes, functools.partial(token, i, n, masked=units[-1][0])) if moving else []
@@ -243,9 +273,14 @@ def worst(
     known: dict[PatchIndex, Tensor] | None = None,
     texts: tuple[str, str] | None = None,
     coarse_BTYX: Tensor | None = None,
+    steps: int = 3,
 ) -> float:
     """Return the largest difference between the reference and any other way to score two canvases."""
-    if model.bidirectional:
+    if model.grouped:
+        found = grouped_logits(
+            model, pool, direction, grid, order=order, known=known, texts=texts, coarse_BTYX=coarse_BTYX, steps=steps
+        )
+    elif model.bidirectional:
         found = masked_logits(model, pool, direction, grid, order=order, texts=texts, coarse_BTYX=coarse_BTYX)
     else:
         found = all_logits(model, pool, direction, grid, order=order, known=known, texts=texts, coarse_BTYX=coarse_BTYX)
@@ -261,6 +296,7 @@ def worst(
             raster=order == "raster", ahead=model.size.ahead, text_SE=text_SE,
             masked_PN=None if found.masked_BPN is None else found.masked_BPN[b],
             coarse_TYX=None if coarse_BTYX is None else coarse_BTYX[b],
+            groups_PN=None if found.groups_BPN is None else found.groups_BPN[b],
         )  # fmt: skip
         differences += [found.joint_BPNK[b] - dense_PNK, found.stepped_BPNK[b] - dense_PNK]
         if found.decoded_BPNK is not None:
@@ -297,6 +333,26 @@ def test_bidirectional(pool: ContextPool) -> None:
     assert worst(model, pool, Spiral(symmetries=ALL_SYMMETRIES)) < 1e-9
     model = build(pool, 1, "logit", bidirectional=True, copy_head=True, text_dim=8, ahead=True)
     assert worst(model, pool, ArbitraryDirectionController(), order="raster", texts=("lake", "")) < 1e-9
+
+
+@pytest.mark.parametrize("direction", CONTROLLERS, ids=str)
+@pytest.mark.parametrize("pool", POOLS, ids=str)
+def test_grouped(pool: ContextPool, direction: DirectionController) -> None:
+    for num_kv_heads in (1, 2, 4):
+        model = build(pool, num_kv_heads, grouped=True, copy_head=True)
+        assert worst(model, pool, direction, grid=PatchGrid(2, 1, 3)) < 1e-9
+
+
+def test_grouped_with_everything_else() -> None:
+    pool, grid = NearbyContextPool((2, 1, 1)), PatchGrid(3, 2, 3)
+    known = {PatchIndex(0, 1, 1): torch.arange(8).view(2, 2, 2), PatchIndex(1, 0, 2): torch.arange(8).view(2, 2, 2)}
+    model = build(pool, 2, "logit", text_dim=8, grouped=True, copy_head=True, coarse_plan=True)
+    plans, every, texts = _plans(grid), Spiral(symmetries=ALL_SYMMETRIES), ("lake", "")
+    for steps in (1, 2, 64):
+        found = worst(model, pool, every, grid=grid, known=known, texts=texts, coarse_BTYX=plans, steps=steps)
+        assert found < 1e-9
+    model = build(pool, 1, grouped=True, neighbor_embedding=False)
+    assert worst(model, pool, ArbitraryDirectionController(), order="raster", known=known) < 1e-9
 
 
 def _plans(grid: PatchGrid) -> Tensor:

@@ -21,7 +21,7 @@ def build(text_dim: int, *, seed: int = 0) -> PatchTransformer:
 
 def conditioning() -> TextConditioning:
     torch.manual_seed(1)
-    return TextConditioning(6, 16, num_layers=2, num_heads=4, layer_scale=0.5, dropout=0.0).eval()
+    return TextConditioning(6, TransformerConfig(16, 2, 4, layer_scale=0.5)).eval()
 
 
 def score(model: PatchTransformer, text: TextStates | None) -> torch.Tensor:

@@ -20,6 +20,15 @@ from nuwa_lightning.planning.schedule import ContextTable, walk, waves
 from tests.strategies import POOLS, canvases, controllers, pools
 
 
+def lifetimes(walked):
+    """For each step the number of the step after which it is dropped; if never, that of the last step."""
+    ends = [len(walked) - 1] * len(walked)
+    for step in walked:
+        for number in step.dropped:
+            ends[number] = step.number
+    return ends
+
+
 def planned(controller, pool, grid, known=frozenset(), **options):
     return list(walk(controller.plan(grid, known), pool, grid, **options))
 
@@ -112,7 +121,7 @@ def test_context_table(canvas, pool, controller):
         assert numbers
         assert all(walked[n].level == level for n in numbers)
         assert not any(set(walked[n].context) & set(numbers) for n in numbers)
-    ends = table.lifetimes()
+    ends = lifetimes(walked)
     assert all(ends[n] >= max([p.number for p in walked if n in p.context], default=n) for n in range(len(walked)))
     alive = [sum(born <= now <= ends[born] for born in range(now + 1)) for now in range(len(walked))]
     assert table.peak_live == max(alive)
@@ -124,14 +133,14 @@ def test_nearby_forgets_with_the_last_user_at_the_latest(canvas, extent, control
     grid, known = canvas
     walked = planned(controller, NearbyContextPool((1, extent, extent)), grid, known)
     place = {p.patch: p.number for p in walked}
-    for p, end in zip(walked, ContextTable.from_walk(walked).lifetimes(), strict=True):
+    for p, end in zip(walked, lifetimes(walked), strict=True):
         users = [q for q in grid if 0 <= q.t - p.patch.t <= 1 and q.offset_from(p.patch).within((1, extent, extent))]
         assert end == max(place[user] for user in users)
 
 
 def test_an_empty_walk():
     table = ContextTable.from_walk([])
-    assert (len(table), table.max_context, table.groups(), table.levels(), table.lifetimes()) == (0, 0, {}, (), ())
+    assert (len(table), table.max_context, table.groups(), table.levels()) == (0, 0, {}, ())
     assert list(waves([])) == []
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import http.client
 import io
 import json
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -24,11 +26,11 @@ from nuwa_lightning.serve.app import Page, Server
 class Served:
     """Whoever asks a server."""
 
-    def __init__(self, port: int) -> None:
-        self.port = port
+    def __init__(self, port: int, page: Page | None = None) -> None:
+        self.port, self.page = port, page
 
     def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes, Any]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
         try:
             named = {name.replace("_", "-"): value for name, value in headers.items()}
             connection.request(method, path, body, named)
@@ -52,14 +54,14 @@ class Served:
         assert status == 200, job
         return self.wait(job["id"], ends=ends)
 
-    def wait(self, number: int, *, ends: str = "done", seconds: float = 60) -> dict[str, Any]:
+    def wait(self, number: int, *, ends: str = "done", seconds: float = 300) -> dict[str, Any]:
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             found: dict[str, Any] = next(job for job in self.get("/api/state")["jobs"] if job["id"] == number)
             if found["state"] not in ("queued", "running"):
                 assert found["state"] == ends, found
                 return found
-            time.sleep(0.02)
+            time.sleep(0.05)
         raise AssertionError("the job does not end")
 
     def new(self, **wish: Any) -> str:
@@ -97,20 +99,24 @@ def serving(
     host: str = "127.0.0.1",
     token: str | None = None,
     port: int = 0,
+    own: tuple[type[Any], ...] = (),
     **more: Any,
 ) -> Iterator[Served]:
     """Yield a server of the canvases of a folder."""
-    page = Page(pipe, folder, **more)
-    with socket.create_server(("127.0.0.1", port)) as listening:
+    run = tempfile.TemporaryDirectory()
+    pipe.save_pretrained(run.name)
+    load = functools.partial(NuwaInfinityPipeline.from_folder, Path(run.name), own=own, name=pipe.name)
+    page = Page(load, folder, **more)
+    with run, socket.create_server(("127.0.0.1", port)) as listening:
         server = Server(page, host=host, token=token)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
-            until = time.monotonic() + 30
+            until = time.monotonic() + 300
             while not server.started:
                 assert time.monotonic() < until
                 time.sleep(0.01)
-            yield Served(listening.getsockname()[1])
+            yield Served(listening.getsockname()[1], page)
         finally:
             server.should_exit = True
             thread.join()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,7 @@ from PIL import Image
 
 from nuwa_lightning import GenerationRequest, NuwaInfinityPipeline, UsageError
 from nuwa_lightning.request_fields import Size
-from tests.canvas.editable import tiny
+from tests.canvas.editable import same_but, tiny
 from tests.serve.served import Served, serving
 
 
@@ -25,6 +28,12 @@ def pipe() -> NuwaInfinityPipeline:
 @pytest.fixture
 def server(pipe: NuwaInfinityPipeline, tmp_path: Path):
     with serving(pipe, tmp_path) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def shared(pipe: NuwaInfinityPipeline, tmp_path_factory: pytest.TempPathFactory):
+    with serving(pipe, tmp_path_factory.mktemp("canvases")) as served:
         yield served
 
 
@@ -79,9 +88,9 @@ def test_redo_with_candidates_keep_one_and_undo(server: Served, pipe: NuwaInfini
     canvas = server.new()
     before, box = shown(server, canvas), [16, 8, 24, 16]
     direct = pipe(size=(40, 24), seed=3, output_type="tokens").canvases[0]
-    found = server.get(f"/api/canvases/{canvas}/dependents/16/8/24/16")
-    assert found == {"patches": len(direct.dependents((16, 8, 24, 16))), "of": 15}
-    assert server.ask("GET", f"/api/canvases/{canvas}/dependents/16/8/99/16")[0] == 400
+    status, found = server.post(f"/api/canvases/{canvas}/dependents", {"box": box})
+    assert (status, found) == (200, {"patches": len(direct.dependents((16, 8, 24, 16))), "of": 15})
+    assert server.post(f"/api/canvases/{canvas}/dependents", {"box": [16, 8, 99, 16]})[0] == 400
     job = server.do(f"/api/canvases/{canvas}/redo", {"box": box, "seed": 7, "count": 3})
     assert job["result"]["candidates"] == [7, 8, 9]
     assert (shown(server, canvas) == before).all()
@@ -206,6 +215,7 @@ def test_lines_that_make_it_again(server: Served, pipe: NuwaInfinityPipeline, tm
     canvas = server.new(options={"temperature": 0.8})
     server.do(f"/api/canvases/{canvas}/grow", {"right": 16, "seed": 4, "options": {"top_k": 3}})
     server.do(f"/api/canvases/{canvas}/redo", {"box": [0, 0, 9, 9], "seed": 7})
+    server.do(f"/api/canvases/{canvas}/redo", {"box": [[0, 16, 8, 24], [24, 0, 32, 8]], "seed": 8})
     lines = server.get(f"/api/canvases/{canvas}/recipe")
     code = (
         lines["python"].replace("NuwaInfinityPipeline.from_pretrained(", "found(").replace("from nuwa", "# from nuwa")
@@ -240,21 +250,24 @@ def test_lines_that_make_it_again(server: Served, pipe: NuwaInfinityPipeline, tm
         ("{}/grow", {"right": -1}, "right"),
         ("{}/redo", {"box": [0, 0, 8], "seed": 1}, "box"),
         ("{}/redo", {"box": [0, 0, 8, 8], "seed": 1, "count": 9}, "count"),
+        ("{}/redo", {"box": [[0, 0, 8, 8]] * 1001, "seed": 1}, "box"),
+        ("{}/redo", {"box": [[0, 0, 8, 8], 8], "seed": 1}, "box"),
+        ("{}/dependents", {"box": []}, "box"),
         ("{}/export", {"suffix": "/../x.png"}, "suffix"),
         ("{}/fly", {}, "action"),
     ],
 )
-def test_wrong_wishes_are_one_line(server: Served, path: str, wish: object, named: str) -> None:
-    canvas = server.new() if "{}" in path else ""
-    body = json.dumps(wish).encode()
-    status, answer, _ = server.ask(
+def test_wrong_wishes_are_one_line(shared: Served, path: str, wish: object, named: str) -> None:
+    canvas = shared.new() if "{}" in path else ""
+    before, body = len(shared.get("/api/state")["canvases"]), json.dumps(wish).encode()
+    status, answer, _ = shared.ask(
         "POST", path.format(f"/api/canvases/{canvas}"), body, content_type="application/json"
     )
     line = json.loads(answer)["error"]
     assert status == 400
     assert line.startswith(f"{named}: ")
     assert "\n" not in line
-    assert len(server.get("/api/state")["canvases"]) == bool(canvas)
+    assert len(shared.get("/api/state")["canvases"]) == before
 
 
 @pytest.mark.parametrize(
@@ -266,12 +279,50 @@ def test_wrong_wishes_are_one_line(server: Served, path: str, wish: object, name
         ("keep", {"number": 0}, "candidate"),
     ],
 )
-def test_what_a_canvas_refuses_leaves_it_whole(server: Served, path: str, wish: object, named: str) -> None:
-    canvas = server.new()
-    before = shown(server, canvas)
-    job = server.do(f"/api/canvases/{canvas}/{path}", wish, ends="failed")
+def test_what_a_canvas_refuses_leaves_it_whole(shared: Served, path: str, wish: object, named: str) -> None:
+    canvas = shared.new()
+    before = shown(shared, canvas)
+    job = shared.do(f"/api/canvases/{canvas}/{path}", wish, ends="failed")
     assert job["error"].startswith(f"{named}: ")
-    assert (shown(server, canvas) == before).all()
+    assert (shown(shared, canvas) == before).all()
+
+
+@pytest.mark.parametrize("wrap", ["x", "xy"])
+def test_on_a_closed_canvas_only_tiles_that_changed_go(server: Served, wrap: str) -> None:
+    assert server.page is not None
+    canvas = server.new(width=1600, height=32, wrap=wrap)
+    shown(server, canvas)
+    tiles = server.page.library.open(canvas).tiles
+    kept = dict(tiles._made._kept)
+    wish = {"box": [1576, 24, 1600, 32], "seed": 8, "options": {"temperature": 4, "top_k": 0}}
+    job = server.do(f"/api/canvases/{canvas}/redo", wish)
+    assert 0 < job["patches"][1] < 200
+    left = set(tiles._made._kept)
+    assert 0 < len(left & set(kept)) < len(kept)
+    assert (shown(server, canvas) == exported(server, canvas)).all()
+    changed = {key for key, value in kept.items() if tiles._made._kept[key] != value}
+    assert changed
+    assert not changed & left
+
+
+def test_patches_that_were_painted_are_redone_with_what_saw_them(server: Served, pipe: NuwaInfinityPipeline) -> None:
+    canvas, boxes = server.new(), [[0, 16, 8, 24], [24, 16, 40, 24]]
+    direct = pipe(size=(40, 24), seed=3, output_type="tokens").canvases[0]
+    status, found = server.post(f"/api/canvases/{canvas}/dependents", {"box": boxes})
+    alone = [direct.dependents(tuple(box)) for box in boxes]
+    assert direct.dependents(boxes) == alone[0] | alone[1]
+    assert (status, found["patches"]) == (200, len(alone[0] | alone[1]))
+    server.do(f"/api/canvases/{canvas}/redo", {"box": boxes, "seed": 7})
+    before = direct.tokens_TYX.clone()
+    direct.redo([tuple(box) for box in boxes], seed=7)
+    assert (shown(server, canvas) == next(direct.pixels())).all()
+    assert same_but(before, direct.tokens_TYX, alone[0] | alone[1])
+    assert server.canvas(canvas)["edits"][-1]["redo"] == boxes
+    server.do(f"/api/canvases/{canvas}/redo", {"box": boxes, "seed": 9, "count": 2})
+    status, data, _ = server.ask("GET", f"/api/canvases/{canvas}/candidates/1")
+    assert (status, Image.open(io.BytesIO(data)).size) == (200, (40, 24))
+    server.do(f"/api/canvases/{canvas}/undo")
+    assert server.canvas(canvas)["edits"] == []
 
 
 def test_strange_folders_do_no_harm(server: Served, tmp_path: Path) -> None:
@@ -294,9 +345,14 @@ def test_a_canvas_of_another_model_is_told(server: Served, tmp_path: Path) -> No
     assert server.ask("GET", f"/api/canvases/{entry['id']}/tiles/0/0/0")[0] == 404
 
 
-def test_a_text_model_reads_the_prompt_of_an_edit(tmp_path: Path) -> None:
-    pipe = tiny(text=True)
-    with serving(pipe, tmp_path) as server:
+def test_a_text_model_reads_the_prompt_of_an_edit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repository: Path
+) -> None:
+    shutil.copy(repository / "tests" / "text" / "letters.py", tmp_path / "own_letters.py")  # a class of the user's own
+    monkeypatch.syspath_prepend(tmp_path)
+    own, pipe = importlib.import_module("own_letters").Letters, tiny(text=True)
+    pipe.generator = replace(pipe.generator, text_encoder=own(most=9))
+    with serving(pipe, tmp_path, own=(own,)) as server:
         canvas = server.new(options={"prompt": "a lake", "guidance": 1.5})
         server.do(f"/api/canvases/{canvas}/grow", {"right": 16, "options": {"prompt": "snow"}})
         server.do(f"/api/canvases/{canvas}/redo", {"box": [0, 0, 4, 4], "seed": 5, "options": {"prompt": ""}})

@@ -1,6 +1,7 @@
 // The viewer's arithmetic and its store of tiles, by node.
 import assert from "node:assert";
 import {test} from "node:test";
+import {Brush} from "../../nuwa_lightning/serve/static/brush.js";
 import {TileStore, areaOf, covering, levelFor, overlap} from "../../nuwa_lightning/serve/static/tiles.js";
 
 const settled = () => new Promise(resolve => setTimeout(resolve, 5));
@@ -70,4 +71,35 @@ test("memory is bounded: the oldest tiles go, and are closed", async () => {
   }
   assert.equal(store.kept.size, 10);
   assert.equal(closed, 90);
+});
+
+test("what is painted is covered by boxes, exactly, in pixels of the image", () => {
+  const brush = new Brush(), patch = [8, 4], bounds = [-13, -5, 40, 17], inside = [-2, -2, 5, 5];
+  let seed = 7;
+  const next = n => (seed = (seed * 48271) % 2147483647) % n;
+  for (let stroke = 0; stroke < 40; stroke++) {
+    const at = [next(9) - 3, next(9) - 3];
+    brush.begin(at);
+    brush.dab(at, 1 + next(3), inside);
+    const painted = new Set();
+    for (const [left, top, right, bottom] of brush.boxes(patch, bounds)) {
+      for (let y = top; y < bottom; y++) for (let x = left; x < right; x++) {
+        assert.ok(!painted.has(`${x},${y}`));
+        painted.add(`${x},${y}`);
+      }
+    }
+    for (let y = 0; y < 22; y++) for (let x = 0; x < 53; x++) {
+      const on = [Math.floor((x - 13) / 8), Math.floor((y - 5) / 4)].join();
+      assert.equal(painted.has(`${x},${y}`), brush.chosen.has(on));
+    }
+  }
+});
+
+test("a stroke that begins on what is painted takes away", () => {
+  const brush = new Brush();
+  for (const at of [[1, 1], [2, 1], [1, 1]]) {
+    brush.begin(at);
+    brush.dab(at, 1, [0, 0, 4, 4]);
+  }
+  assert.deepEqual(brush.boxes([8, 8], [0, 0, 32, 32]), [[16, 8, 24, 16]]);
 });

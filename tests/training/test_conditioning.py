@@ -15,7 +15,7 @@ from nuwa_lightning.planning.context import NearbyContextPool
 from nuwa_lightning.planning.direction import ArbitraryDirectionController, RasterDirectionController, Step
 from nuwa_lightning.planning.geometry import OMEGA, PatchGrid, PatchIndex
 from nuwa_lightning.planning.schedule import walk
-from nuwa_lightning.text.bank import padded
+from nuwa_lightning.text.base import padded
 from nuwa_lightning.training.conditioning import Conditions, closing, draw_known
 from nuwa_lightning.training.muon import MuonAdamW, muon_groups
 from nuwa_lightning.training.nuwa_module import NuwaInfinityModule, Optimize

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.training.batch import look_up
 from nuwa_lightning.training.conditioning import Conditions, token_noise
 from nuwa_lightning.training.nuwa_module import NuwaInfinityModule, Optimize
+from nuwa_lightning.training.plans import look_up
 from tests.training import test_conditioning as test_conditions
 
 

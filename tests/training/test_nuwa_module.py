@@ -10,6 +10,7 @@ from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.local import (
     AutoregressiveLocalDecoder,
     LocalDecoder,
+    LocalityLocalDecoder,
     MaskedLocalDecoder,
     ParallelLocalDecoder,
 )
@@ -106,7 +107,9 @@ def test_nearby_context_learns_a_function_of_the_left_patch_and_empty_context_ca
     assert _learn(EmptyContextPool()) > 2.6  # chance is ln 16 = 2.77
 
 
-@pytest.mark.parametrize("local_decoder", [MaskedLocalDecoder(), ParallelLocalDecoder()], ids=str)
+@pytest.mark.parametrize(
+    "local_decoder", [MaskedLocalDecoder(), ParallelLocalDecoder(), LocalityLocalDecoder(schedules=(4, 2))], ids=str
+)
 def test_so_do_the_others(local_decoder: LocalDecoder) -> None:
     assert _learn(NearbyContextPool((0, 1, 1)), local_decoder) < 0.1
 
@@ -144,9 +147,10 @@ def test_the_loss_is_that_of_hidden_tokens_and_none_of_them_is_seen(local_decode
     torch.testing.assert_close(scores(other), scores(written), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("local_decoder", [MaskedLocalDecoder(), LocalityLocalDecoder(schedules=(4, 2))], ids=str)
 @pytest.mark.parametrize("optimize", ["accumulated", "per_patch"])
-def test_they_train_patch_by_patch_as_well(optimize: Optimize) -> None:
-    made = module(NearbyContextPool((0, 1, 1)), optimize, local_decoder=MaskedLocalDecoder())
+def test_they_train_patch_by_patch_as_well(optimize: Optimize, local_decoder: LocalDecoder) -> None:
+    made = module(NearbyContextPool((0, 1, 1)), optimize, local_decoder=local_decoder)
     (written,) = made.draw_plans(torch.randint(0, 16, (2, 1, 4, 4)), None)
     assert written.token_mask is not None
     with torch.no_grad():

@@ -12,7 +12,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.generation.local import AutoregressiveLocalDecoder, LocalDecoder, MaskedLocalDecoder
+from nuwa_lightning.generation.local import (
+    AutoregressiveLocalDecoder,
+    LocalDecoder,
+    LocalityLocalDecoder,
+    MaskedLocalDecoder,
+)
 from nuwa_lightning.models.nuwa_infinity import TransformerConfig
 from nuwa_lightning.planning.context import NearbyContextPool
 from nuwa_lightning.planning.direction import ArbitraryDirectionController
@@ -71,7 +76,9 @@ def learned(made: Any, *, text: bool = False) -> tuple[Tensor, dict[str, Tensor]
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # the compiler's own
 @pytest.mark.parametrize("optimize", ["joint", "accumulated"])
 @pytest.mark.parametrize(
-    ("decoder", "text"), [(AR, False), (AR, True), (MaskedLocalDecoder(), False)], ids=["ar", "text", "masked"]
+    ("decoder", "text"),
+    [(AR, False), (AR, True), (MaskedLocalDecoder(), False), (LocalityLocalDecoder(), False)],
+    ids=["ar", "text", "masked", "locality"],
 )
 @pytest.mark.parametrize(
     "scaling",

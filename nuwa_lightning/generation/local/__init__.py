@@ -3,6 +3,7 @@
 from nuwa_lightning.generation.local.autoregressive import AutoregressiveLocalDecoder
 from nuwa_lightning.generation.local.base import LocalDecoder
 from nuwa_lightning.generation.local.jacobi import JacobiLocalDecoder
+from nuwa_lightning.generation.local.locality import LocalityLocalDecoder
 from nuwa_lightning.generation.local.masked import MaskedLocalDecoder
 from nuwa_lightning.generation.local.parallel import ParallelLocalDecoder
 
@@ -10,6 +11,7 @@ __all__ = [
     "AutoregressiveLocalDecoder",
     "JacobiLocalDecoder",
     "LocalDecoder",
+    "LocalityLocalDecoder",
     "MaskedLocalDecoder",
     "ParallelLocalDecoder",
 ]

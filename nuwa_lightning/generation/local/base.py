@@ -1,6 +1,6 @@
 """The interface of a local decoder.
 
-Shape legend: B samples, P steps of a plan, R patches side by side, N tokens per patch, U random numbers.
+Shape legend: B samples, P steps of a plan, R patches side by side, N tokens per patch, U random numbers, K neighbors.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from torch import Tensor
 from nuwa_lightning.generation.fast_transformer import Precision
 from nuwa_lightning.generation.patch_decoder import PatchDecoder
 from nuwa_lightning.generation.sampling import Sampling
+from nuwa_lightning.models.nuwa_infinity import Neighbor
 
 
 class LocalDecoder(ABC):
@@ -29,6 +30,11 @@ class LocalDecoder(ABC):
     @abstractmethod
     def bidirectional(self) -> bool:
         """Whether a token sees all tokens of its patch (some of them hidden), or earlier ones only."""
+
+    @property
+    def grouped(self) -> bool:
+        """Whether tokens are predicted group by group at queries of their own, see :meth:`training_groups`."""
+        return False
 
     @abstractmethod
     def draws(self, tokens: int) -> int:
@@ -57,3 +63,16 @@ class LocalDecoder(ABC):
 
         The loss is about hidden tokens, and about all where this is None.
         """
+
+    def training_groups(
+        self, context_BPNK: Tensor, own_NK: Tensor, kinds: tuple[Neighbor, ...], generator: torch.Generator
+    ) -> Tensor | None:
+        """Draw with which group each token is written in training: ``[B, P, N]``, from 0; None if not ``grouped``.
+
+        Args:
+            context_BPNK: neighbors of each token in the context of its patch, else ``ABSENT``; on the CPU.
+            own_NK: where the neighbors of each token lie in the patch itself, else ``ABSENT``.
+            kinds: what neighbors these are.
+            generator: where chance comes from.
+        """
+        return None

@@ -1,7 +1,6 @@
 """What may a patch look at? One file a strategy; pure Python."""
 
-from nuwa_lightning.planning.context.base import ContextPool
-from nuwa_lightning.planning.context.canvas import CanvasPool
+from nuwa_lightning.planning.context.base import CanvasPool, ContextPool
 from nuwa_lightning.planning.context.empty import EmptyContextPool
 from nuwa_lightning.planning.context.full import FullContextPool
 from nuwa_lightning.planning.context.nearby import NearbyContextPool

@@ -24,8 +24,7 @@ async function look() {
   if (asking) { again = true; return asking; }
   asking = (async () => {
     const found = await get("/api/state");
-    state.model = found.model;
-    state.canvases = found.canvases;
+    Object.assign(state, {model: found.model, canvases: found.canvases, process: found.process});
     state.jobs = new Map(found.jobs.map(job => [job.id, job]));
     if (!viewer) begin();
     if (!state.canvases.some(each => each.id === state.current)) {
@@ -62,10 +61,11 @@ function show() {
   $("empty").hidden = Boolean(canvas);
   for (const control of document.querySelectorAll("#tools button, #redo button")) control.disabled = !canvas;
   $("undo").disabled = !canvas || !canvas.undo && canvas.finished;
-  $("frames").hidden = !canvas || canvas.frames < 2;
+  $("frames").hidden = $("single-part").hidden = !canvas || canvas.frames < 2;
   if (canvas) {
     $("frame").max = canvas.frames - 1;
-    $("frame-number").textContent = `${viewer.frame + 1} of ${canvas.frames}`;
+    $("frame").value = viewer.frame;
+    showFrame();
     const suffixes = canvas.video ? [".mp4", ".gif", ".webp", ".frames"] : [".png", ".tif", ".webp", ".jpg", ".dzi", ".zarr"];
     if ($("suffix").options.length !== suffixes.length || $("suffix").value !== suffixes.find(s => s === $("suffix").value)) {
       $("suffix").replaceChildren(...suffixes.map(each => make("option", each)));
@@ -121,7 +121,7 @@ function showAbout(canvas) {
   const said = canvas ? [["Size", `${canvas.size.join(" × ")} pixels`], ["Patches", `${canvas.patches.join(" of ")}, ${canvas.patch.join("×")} pixels each`],
     ["Task", canvas.task], ["Seed", canvas.seed], ["Prompt", (canvas.request.prompt || []).join("; ")], ["Closed axes", canvas.wrap],
     ["Edits", canvas.edits.map(edit => edit.grow ? `grown ${Object.entries(edit.grow).map(each => each.join(" ")).join(", ")}` : `${edit.patches} patches redone, seed ${edit.seed}`).slice(-8).join("; ")]] : [];
-  said.push(["Model", state.model.name]);
+  said.push(["Model", state.model.name], ["Its process", state.process]);
   $("about").replaceChildren(...said.filter(([, value]) => value !== "" && value !== undefined).flatMap(([name, value]) => [make("dt", name), make("dd", String(value))]));
 }
 
@@ -183,23 +183,60 @@ const grow = told(async sides => {
   await edit("grow", {...sides, ...steered});
 });
 
+// What is to be made again: what was painted, or the box of the form.
+function part() {
+  const form = $("redo").elements, {brush, canvas} = viewer;
+  const box = brush.empty ? ["left", "top", "right", "bottom"].map(name => Number(form[name].value)) : brush.boxes(canvas.patch, canvas.bounds);
+  return {box, frames: form.single.checked ? [viewer.frame, viewer.frame + 1] : null};
+}
+
 const redo = told(async () => {
-  const form = $("redo").elements, box = ["left", "top", "right", "bottom"].map(name => Number(form[name].value));
-  const steered = steering(), canvas = current();
+  const form = $("redo").elements, steered = steering(), canvas = current();
   if (steered.seed === canvas.seed && form.count.value === "1") steered.seed = $("steer").elements.seed.value = canvas.seed + 1 + canvas.edits.length;
-  await edit("redo", {box, count: Number(form.count.value), ...steered});
+  await edit("redo", {...part(), count: Number(form.count.value), ...steered});
 });
 
-// How much is made again: the box, and all that was made by looking at it.
+// How much is made again: that part, and all that was made by looking at it.
 async function count() {
-  const form = $("redo").elements, box = ["left", "top", "right", "bottom"].map(name => Number(form[name].value));
+  $("corners").hidden = !viewer.brush.empty;
   clearTimeout(count.due);
   count.due = setTimeout(async () => {
     try {
-      const {patches, of} = await get(`/api/canvases/${state.current}/dependents/${box.join("/")}`);
-      $("dependents").textContent = `${patches} of ${of} patches are made again.`;
+      const {patches, of} = await edit("dependents", part()), {size} = viewer.brush.chosen;
+      $("dependents").textContent = `${size ? `${size} painted, ` : ""}${patches} of ${of} patches are made again.`;
     } catch (error) { $("dependents").textContent = error.message; }
   }, 200);
+}
+
+function choosePart() {
+  if (viewer.selected) ["left", "top", "right", "bottom"].forEach((name, n) => { $("redo").elements[name].value = viewer.selected[n]; });
+  count();
+}
+
+function chooseTool(tool) {
+  viewer.tool = viewer.tool === tool ? "" : tool;
+  for (const id of ["box", "brush"]) $(id).setAttribute("aria-pressed", String(viewer.tool === id));
+  $("view").classList.toggle("drawing", Boolean(viewer.tool));
+  if (viewer.tool === "brush") viewer.moveBrush(0, 0);
+  viewer.paint();
+}
+
+// -- frames
+function setFrame(frame) {
+  $("frame").value = frame;
+  viewer.setFrame(Number($("frame").value));
+  showFrame();
+}
+
+const showFrame = () => { $("frame-number").textContent = `${viewer.frame + 1} of ${viewer.canvas.frames}`; };
+
+function play() {
+  clearInterval(play.every);
+  play.every = play.every ? undefined : setInterval(() => {
+    if (!viewer.canvas || viewer.canvas.frames < 2) play();
+    else if (viewer.store.idle) setFrame((viewer.frame + 1) % viewer.canvas.frames);
+  }, 125);
+  $("play").setAttribute("aria-pressed", String(Boolean(play.every)));
 }
 
 // Whoever looks beyond a side waits for what comes there.
@@ -243,11 +280,7 @@ function forget() {
 function begin() {
   const {model} = state;
   viewer = new Viewer($("view"), model, {
-    box: box => {
-      if (!box) return;
-      ["left", "top", "right", "bottom"].forEach((name, n) => { $("redo").elements[name].value = box[n]; });
-      count();
-    },
+    part: choosePart,
     beyond: grow,
     moved: beyond,
   });
@@ -265,21 +298,18 @@ function begin() {
   $("one").onclick = () => viewer.zoom(1 / viewer.scale);
   $("undo").onclick = told(() => edit("undo"));
   $("export").onclick = told(() => edit("export", {suffix: $("suffix").value}));
-  $("box").onclick = () => {
-    viewer.drawing = !viewer.drawing;
-    $("box").setAttribute("aria-pressed", String(viewer.drawing));
-    $("view").classList.toggle("drawing", viewer.drawing);
-  };
+  for (const id of ["box", "brush"]) $(id).onclick = () => chooseTool(id);
+  $("brush-side").oninput = () => { viewer.brushSide = Number($("brush-side").value) || 1; };
   $("overlay").onchange = () => {
     $("legend").hidden = !$("overlay").checked;
     viewer.wave = $("overlay").checked ? state.wave : null;
     viewer.paint();
   };
   $("endless").onchange = beyond;
-  $("frame").oninput = () => { viewer.setFrame(Number($("frame").value)); show(); };
+  $("frame").oninput = () => setFrame(Number($("frame").value));
+  $("play").onclick = play;
   $("redo").oninput = () => {
-    const form = $("redo").elements, box = ["left", "top", "right", "bottom"].map(name => Number(form[name].value));
-    viewer.selected = box;
+    if (viewer.brush.empty) viewer.selected = part().box;
     viewer.paint();
     count();
   };
@@ -287,7 +317,7 @@ function begin() {
   $("steer").onsubmit = event => event.preventDefault();
   $("file").onchange = () => { if ($("file").files[0]) take($("file").files[0]); };
   $("forget-image").onclick = forget;
-  pad = new Pad($("pad"), {size: $("brush"), color: $("color")});
+  pad = new Pad($("pad"), {size: $("pad-brush"), color: $("color")});
   $("wipe").onclick = () => pad.begin(pad.kind, [pad.ink.width, pad.ink.height], pad.kind === "mask" ? pad.under : null);
   $("plan").onchange = told(async () => {
     const image = $("plan").files[0] && await createImageBitmap($("plan").files[0]);
@@ -319,13 +349,15 @@ function keys(event) {
   if (event.target.matches("input, textarea, select") || event.ctrlKey || event.metaKey || !current()) return;
   const arrows = {ArrowLeft: ["left", -1, 0], ArrowRight: ["right", 1, 0], ArrowUp: ["up", 0, -1], ArrowDown: ["down", 0, 1]};
   const acts = {"+": () => viewer.zoom(1.5), "=": () => viewer.zoom(1.5), "-": () => viewer.zoom(1 / 1.5), 0: () => viewer.fit(), 1: () => $("one").click(),
-    b: () => $("box").click(), r: redo, u: () => $("undo").disabled || $("undo").click(), w: () => $("overlay").click(), Escape: () => viewer.select(null)};
+    b: () => $("box").click(), m: () => $("brush").click(), ",": () => setFrame(viewer.frame - 1), ".": () => setFrame(viewer.frame + 1), r: redo, u: () => $("undo").disabled || $("undo").click(), w: () => $("overlay").click(), Escape: () => viewer.select(null)};
   if (arrows[event.key]) {
     const [side, x, y] = arrows[event.key], far = 80 / viewer.scale;
     if (event.shiftKey) grow({[side]: Number($("step").value)});
+    else if (event.target === $("view") && viewer.tool === "brush") viewer.moveBrush(x, y);
     else if (event.target === $("view") || event.target === document.body) viewer.pan(x * far, y * far);
     else return;
-  } else if (acts[event.key]) acts[event.key]();
+  } else if (event.key === " " && event.target === $("view") && viewer.tool === "brush") viewer.paintHere();
+  else if (acts[event.key]) acts[event.key]();
   else return;
   event.preventDefault();
 }
@@ -359,6 +391,7 @@ listen({
       beyond();
     }
   }),
+  worker: ({error}) => say(error, true),
   wave: wave => {
     state.jobs.set(wave.job.id, wave.job);
     showJobs();

@@ -35,6 +35,8 @@ export class TileStore {
     this.wanted = [];
   }
 
+  get idle() { return !this.loading.size && !this.wanted.length; }
+
   clear() {
     for (const {abort} of this.loading.values()) abort.abort();
     for (const {bitmap} of this.kept.values()) bitmap?.close?.();

@@ -1,9 +1,10 @@
 // A deep zoom of one canvas, drawn on a 2D context: pan, zoom, a box, what lies beyond its sides.
 import {TileStore, areaOf, covering, levelFor, overlap} from "./tiles.js";
+import {Brush} from "./brush.js";
 import {drawWave} from "./overlay.js";
 
 export class Viewer {
-  // on: {box(box), beyond(sides), moved()}
+  // on: {part(), beyond(sides), moved()}; tool: "box", "brush" or "" for moving about.
   constructor(element, model, on) {
     Object.assign(this, {element, model, on});
     this.context = element.getContext("2d");
@@ -12,7 +13,9 @@ export class Viewer {
     this.scale = 1;
     this.frame = 0;
     this.wave = null;
-    this.drawing = false;
+    this.tool = "";
+    this.brush = new Brush();
+    this.brushSide = 1;
     new ResizeObserver(() => this.paint()).observe(element);
     element.addEventListener("pointerdown", event => this.down(event));
     element.addEventListener("pointermove", event => this.move(event));
@@ -31,7 +34,8 @@ export class Viewer {
     if (other) {
       this.store.clear();
       this.frame = 0;
-      this.wave = this.selected = null;
+      this.wave = this.selected = this.cursor = null;
+      this.brush.clear();
       if (canvas) this.fit();
     }
     this.paint();
@@ -89,7 +93,12 @@ export class Viewer {
   down(event) {
     if (!this.canvas || event.button) return;
     this.element.setPointerCapture(event.pointerId);
-    this.drag = {start: this.at(event), last: [event.clientX, event.clientY], moved: false, box: this.drawing || event.altKey};
+    const tool = event.altKey ? "box" : this.tool, start = this.at(event);
+    this.drag = {start, last: [event.clientX, event.clientY], moved: false, tool};
+    if (tool === "brush") {
+      this.brush.begin(this.patchAt(start));
+      this.dab(this.patchAt(start));
+    }
   }
 
   move(event) {
@@ -97,13 +106,14 @@ export class Viewer {
     const at = this.at(event);
     if (!this.drag) {
       this.hover = at;
-      this.element.classList.toggle("beyond", !this.drawing && Object.keys(this.beyond(at)).length > 0);
+      this.element.classList.toggle("beyond", !this.tool && Object.keys(this.beyond(at)).length > 0);
       this.paint();
       return;
     }
     const [x, y] = this.drag.last;
     if (Math.hypot(event.clientX - x, event.clientY - y) > 3) this.drag.moved = true;
-    if (this.drag.box) {
+    if (this.drag.tool === "brush") this.dab(this.patchAt(at));
+    else if (this.drag.tool === "box") {
       const [left, top, right, bottom] = this.canvas.bounds;
       const clamp = ([a, b]) => [Math.round(Math.min(right, Math.max(left, a))), Math.round(Math.min(bottom, Math.max(top, b)))];
       const [a, b] = [clamp(this.drag.start), clamp(at)];
@@ -119,13 +129,43 @@ export class Viewer {
     this.drag = null;
     if (!drag || drag.moved) return;
     const sides = this.beyond(this.at(event));
-    if (!drag.box && Object.keys(sides).length) this.on.beyond(sides);
+    if (!drag.tool && Object.keys(sides).length) this.on.beyond(sides);
   }
 
   select(box) {
     this.selected = box && box[0] < box[2] && box[1] < box[3] ? box : null;
-    this.on.box(this.selected);
+    this.brush.clear();
+    this.on.part();
     this.paint();
+  }
+
+  // -- the brush: patches to be made again
+  patchAt([x, y]) { return [Math.floor(x / this.canvas.patch[0]), Math.floor(y / this.canvas.patch[1])]; }
+
+  get patches() {
+    const [left, top, right, bottom] = this.canvas.bounds;
+    return [...this.patchAt([left, top]), ...this.patchAt([right - 1, bottom - 1]).map(n => n + 1)];
+  }
+
+  dab(at) {
+    this.selected = null;
+    this.cursor = at;
+    this.brush.dab(at, this.brushSide, this.patches);
+    this.on.part();
+    this.paint();
+  }
+
+  // Keys: the brush goes on by a patch, and paints where it is.
+  moveBrush(x, y) {
+    const [a, b, c, d] = this.patches, [u, v] = this.cursor ?? this.patchAt(this.center);
+    this.cursor = [Math.min(c - 1, Math.max(a, u + x)), Math.min(d - 1, Math.max(b, v + y))];
+    this.paint();
+  }
+
+  paintHere() {
+    this.moveBrush(0, 0);
+    this.brush.begin(this.cursor);
+    this.dab(this.cursor);
   }
 
   // How far, in whole patches, a point lies beyond each side.
@@ -200,11 +240,13 @@ export class Viewer {
       }
       context.setLineDash([]);
     };
-    if (this.selected) {
-      const [a, b, c, d] = this.selected;
-      outline([a + left, b + top, c + left, d + top], "#b3261e", []);
+    const boxes = this.selected ? [this.selected] : this.brush.boxes(this.canvas.patch, this.canvas.bounds);
+    for (const [a, b, c, d] of boxes) outline([a + left, b + top, c + left, d + top], "#b3261e", []);
+    if (this.tool === "brush" && this.cursor) {
+      const [[x, y], [width, height]] = [this.cursor, this.canvas.patch];
+      outline([x * width, y * height, (x + 1) * width, (y + 1) * height], "#000", [2, 2]);
     }
-    if (!this.hover || this.drawing || this.drag) return;
+    if (!this.hover || this.tool || this.drag) return;
     const sides = this.beyond(this.hover);
     if (!Object.keys(sides).length) return;
     const {left: l = 0, right: r = 0, up: u = 0, down: d = 0} = sides;
