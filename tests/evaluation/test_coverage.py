@@ -29,10 +29,9 @@ from evaluation.kid import kid
 from evaluation.manifold import authentic, manifold, nearest_distances
 from evaluation.mind import mind
 from evaluation.perceptual import _of_pairs_that_share
-from evaluation.psnr import psnr
+from evaluation.reconstruction import psnr, ssim
 from evaluation.report.study import over_seeds
 from evaluation.seams import seam_ratio
-from evaluation.ssim import ssim
 
 DOCS = Path(__file__).parents[2] / "docs" / "evaluation.md"
 Rng = np.random.Generator
