@@ -15,9 +15,8 @@ from scipy import linalg
 from evaluation import inception, protocol
 from evaluation.__main__ import main
 from evaluation.crop_spec import CropSpec
-from evaluation.crops import write_crops
 from evaluation.fid import frechet_distance
-from evaluation.images import ImageSet
+from evaluation.images import ImageSet, write_crops
 from evaluation.inception import CleanInceptionFeatures, InceptionFeatures
 from evaluation.record import read_report
 from nuwa_lightning.hashing import file_sha256
