@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from evaluation.estimates import Estimate, of_mean
 from evaluation.images import Pixels
-from nuwa_lightning.data.reading import read_image
+from nuwa_lightning.data.reading import MAX_PIXELS, ImageReadError, read_image
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.hashing import file_sha256
 
@@ -99,11 +99,7 @@ class ClipScore:
 
 
 def captions_of(files: list[Path], *, option: str) -> list[tuple[Path, str]]:
-    """Return the caption of each image or clip.
-
-    Raises:
-        UsageError: if one has none, or ``captions.json`` is no mapping of names to sentences.
-    """
+    """Return the caption of each image or clip."""
     found = []
     for path, caption in known_captions(files, option=option).items():
         if not caption:
@@ -140,15 +136,30 @@ def _table(path: Path, option: str) -> dict[str, str]:
     return content
 
 
-def clip_scores(scorer: ClipScore, captions: list[tuple[Path, str]]) -> dict[str, Estimate]:
+def clip_scores(
+    scorer: ClipScore, captions: list[tuple[Path, str]], *, max_pixels: int = MAX_PIXELS, option: str = "--generated"
+) -> dict[str, Estimate]:
     """Return CLIP score (100 times the cosine, at least 0 each) and CLIP-SIM (the cosine) of images and captions.
 
     Both are means over whole images with the interval of their standard error.
+
+    Args:
+        scorer: compares them.
+        captions: images with their captions.
+        max_pixels: refuse an image of more, before it is decoded.
+        option: the option to name in an error.
+
+    Raises:
+        UsageError: if an image cannot be read.
     """
     found = [np.zeros(0)]
     for i in range(0, len(captions), BATCH):
         part = captions[i : i + BATCH]
-        images = [np.asarray(read_image(path), np.uint8) for path, _ in part]
+        try:
+            images = [np.asarray(read_image(path, max_pixels=max_pixels), np.uint8) for path, _ in part]
+        except ImageReadError as error:
+            way = "give a larger --max-pixels if you trust it" if error.over_limit else "replace or remove it"
+            raise UsageError(option, str(error.path), f"{error.reason}: {way}") from error
         found.append(scorer.cosines(images, [caption for _, caption in part]))
     cosines_N = np.concatenate(found)
     how = f"mean over images; interval: Student's t{said_of_cut(scorer, (caption for _, caption in captions))}"

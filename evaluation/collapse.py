@@ -5,6 +5,8 @@ lies below the 5th percentile of that of real windows, so 5 % of real windows ar
 collapsed when one of its windows is flat.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from dataclasses import dataclass
 

@@ -5,6 +5,8 @@ opponent colors, and upper minus lower half. Inverting an image turns the signs 
 and flat images lower the second.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from typing import Final
 

@@ -1,5 +1,7 @@
 """Which crops are taken of a folder of images."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Literal
 

@@ -3,6 +3,8 @@
 A feature extractor is a plain callable: uint8 RGB ``(B, Y, X, 3)`` to features ``(B, D)`` and class scores ``(B, K)``.
 """
 
+from __future__ import annotations
+
 import os
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable

@@ -3,6 +3,8 @@
 A feature extractor is a plain callable: uint8 RGB ``(B, Y, X, 3)`` to features ``(B, D)`` and class scores ``(B, K)``.
 """
 
+from __future__ import annotations
+
 import importlib
 import os
 import re
@@ -10,7 +12,7 @@ import re
 from evaluation import features as lite0
 from evaluation import inception
 from evaluation.extractor import Extractor, remember_weights
-from evaluation.known_weights import INCEPTION_FILE, RESERVED_PREFIXES
+from evaluation.weights import INCEPTION_FILE, RESERVED_PREFIXES
 from nuwa_lightning.errors import UsageError
 
 

@@ -3,6 +3,8 @@
 Network and weights are torch-fidelity's: a port of the TensorFlow graph, its odd resizing included.
 """
 
+from __future__ import annotations
+
 import os
 from typing import Any
 
@@ -10,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from evaluation.known_weights import INCEPTION, INCEPTION_FILE
-from evaluation.weights import checked_weights
+from evaluation.weights import INCEPTION, INCEPTION_FILE, checked_weights
 
 
 class InceptionFeatures:

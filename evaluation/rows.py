@@ -6,6 +6,7 @@ A row is a plain mapping: ``name``, ``set``, ``value``, ``std``, ``low``, ``high
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from typing import Any
@@ -32,6 +33,7 @@ from evaluation.published import cmmd
 from evaluation.seams import seam_ratio
 from nuwa_lightning.errors import UsageError
 
+_LOG = logging.getLogger(__name__)
 Row = dict[str, Any]
 
 
@@ -274,7 +276,7 @@ def blocks(
 
 
 def seams(sets: dict[str, ImageSet], which: str, wanted: Seams) -> list[Row]:
-    """Return the row of the seam ratio, or none where images are of flat color inside every patch.
+    """Return the row of the seam ratio, or none, and a warning, where images are of flat color inside every patch.
 
     Raises:
         UsageError: if no image is larger than a patch.
@@ -289,7 +291,10 @@ def seams(sets: dict[str, ImageSet], which: str, wanted: Seams) -> list[Row]:
     except ValueError as error:
         raise UsageError("protocol.metrics.seams", wanted.patch, str(error)) from error
     if not math.isfinite(found.value):
-        return []  # the collapse row tells
+        # Told by a warning, since a report has no row of infinity.
+        hint = f"patches of {wanted.patch} px are flat inside, which leaves nothing to compare their borders with"
+        _LOG.warning("%s: no seam ratio: %s", sets[which].option, hint)
+        return []
     report: list[Row] = []
     for name, side, a, b in (
         ("seam ratio", wanted.patch, found, floor), ("token grid ratio", wanted.token, found.lattice, floor.lattice),

@@ -158,7 +158,8 @@ def score(
     scoring = Scoring(protocol, FeatureCache(extractor, folder=work.cache, enabled=work.cached), sets, work.progress)
     report_rows = _rows(scoring, distance, pairs)
     if clip is not None and captions:
-        scores = clip_scores(clip, captions)
+        readable = [each for each in captions if each[0] not in sets["generated"].skipped]
+        scores = clip_scores(clip, readable, max_pixels=work.max_pixels)
         report_rows += [rows.of_estimate(name, "generated", found, better="higher") for name, found in scores.items()]
     report: dict[str, Any] = {
         "metrics": report_rows,

@@ -1,5 +1,7 @@
 """A report as aligned text."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 

@@ -1,5 +1,7 @@
 """Values where there are none: carried on smoothly from where there are (ours). NumPy only."""
 
+from __future__ import annotations
+
 import math
 from typing import Final
 

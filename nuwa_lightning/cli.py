@@ -3,6 +3,8 @@
 Nothing heavy is imported before it is known to be needed, so that help comes at once.
 """
 
+from __future__ import annotations
+
 import difflib
 import importlib
 import os

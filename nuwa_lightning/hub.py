@@ -3,6 +3,8 @@
 Only JSON and safetensors are ever fetched.
 """
 
+from __future__ import annotations
+
 import os
 import re
 from pathlib import Path

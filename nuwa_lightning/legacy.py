@@ -1,5 +1,7 @@
 """Names of the first version: its recipes, flags, saved models and checkpoints keep loading."""
 
+from __future__ import annotations
+
 import json
 import logging
 import re

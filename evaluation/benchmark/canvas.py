@@ -3,6 +3,8 @@
 Shape legend: P patches.
 """
 
+from __future__ import annotations
+
 import statistics
 import subprocess
 import sys

@@ -3,6 +3,8 @@
 Needs the package transformers (extra ``benchmark``).
 """
 
+from __future__ import annotations
+
 from typing import Any, Final
 
 import torch

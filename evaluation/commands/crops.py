@@ -1,5 +1,7 @@
 """``python -m evaluation crops``: crops of photographs as files, the same ones every time."""
 
+from __future__ import annotations
+
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +29,7 @@ class Options:
 
 def run(options: Options, command: str) -> int:
     """Cut and write."""
-    from evaluation.crops import write_crops
+    from evaluation.images import write_crops
     from evaluation.protocol import load_protocol
     from evaluation.real_images import real_images
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from nuwa_lightning.errors import check_range
 
 ABOUT = """\
 Score generated clips against real ones by a protocol, like images.
@@ -26,6 +29,7 @@ class Options:
         clip: folder of a CLIP model; adds CLIP-SIM of captions (NAME.txt or captions.json beside the clips)
         device: where networks compute
         skip_corrupt: leave out clips that cannot be read, and count them
+        max_pixels: read frames of at most so many pixels; raise it for clips that you trust
         output: file to write the report to as JSON
     """
 
@@ -38,6 +42,7 @@ class Options:
     clip: Path | None = None
     device: str = "cpu"
     skip_corrupt: bool = False
+    max_pixels: int = 200_000_000
     output: Path | None = None
 
 
@@ -47,15 +52,19 @@ def run(options: Options, command: str) -> int:
 
     from evaluation.clip_score import ClipScore
     from evaluation.commands.score import check_output, tell
+    from evaluation.score import check_device
     from evaluation.video.clips import ClipSet
     from evaluation.video.extractors import make_clip_extractor
     from evaluation.video.score import load_video_protocol, score_videos
 
     check_output(options.output)
+    check_device(options.device)
+    check_range("--max-pixels", options.max_pixels, 1)
     changes = [*options.set, *([f"features={options.features}"] if options.features else [])]
     protocol = load_video_protocol(options.protocol, changes)
+    reading: dict[str, Any] = {"skip_corrupt": options.skip_corrupt, "max_pixels": options.max_pixels}
     sets = [
-        ClipSet(getattr(options, name), spec, option=f"--{name}", skip_corrupt=options.skip_corrupt)
+        ClipSet(getattr(options, name), spec, option=f"--{name}", **reading)
         for name, spec in (("real", protocol.real), ("generated", protocol.generated))
     ]
     extractor = make_clip_extractor(protocol.features, weights=options.weights, device=options.device)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from nuwa_lightning.data.reading import MAX_PIXELS
 from nuwa_lightning.data.video_reading import VideoReadError, clip_files, list_clips, read_clip
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.hashing import file_sha256
@@ -66,16 +67,24 @@ class ClipSet:
         spec: which clips.
         option: the option to name in an error.
         skip_corrupt: leave out clips that cannot be read, and count them in ``skipped``.
+        max_pixels: refuse clips whose frames have more, before they are decoded.
 
     Raises:
         UsageError: if the folder is missing or holds no clip.
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], spec: Clips, *, option: str = "folder", skip_corrupt: bool = False
+        self,
+        folder: str | os.PathLike[str],
+        spec: Clips,
+        *,
+        option: str = "folder",
+        skip_corrupt: bool = False,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         self.folder, self.spec, self.option, self.skip_corrupt = Path(folder), spec, option, skip_corrupt
         self.skipped: dict[str, str] = {}
+        self._max_pixels = max_pixels
         self.short = 0
         if not self.folder.is_dir():
             raise UsageError(option, str(folder), "is not a folder: give one with clips")
@@ -85,11 +94,7 @@ class ClipSet:
             raise UsageError(option, str(folder), hint)
 
     def __iter__(self) -> Iterator[tuple[Path, Clip]]:
-        """Yield each clip with its source.
-
-        Raises:
-            UsageError: if one cannot be read, or sizes are mixed.
-        """
+        """Yield each clip with its source."""
         self.short = 0
         first: tuple[Path, tuple[int, ...]] | None = None
         for path in self._chosen():
@@ -121,7 +126,7 @@ class ClipSet:
         held: list[NDArray[np.uint8]] = []
         made = 0
         try:
-            for number, frame in enumerate(read_clip(path)):
+            for number, frame in enumerate(read_clip(path, max_pixels=self._max_pixels)):
                 if number >= _MOST_FRAMES:
                     raise VideoReadError(path, f"it has more than {_MOST_FRAMES} frames")
                 held.append(self._fitted(frame))
@@ -133,7 +138,8 @@ class ClipSet:
                         return
         except VideoReadError as error:
             if not self.skip_corrupt:
-                hint = f"{error.reason}: replace it, or give --skip-corrupt"
+                way = "give a larger --max-pixels if you trust it" if error.over_limit else "replace it"
+                hint = f"{error.reason}: {way}, or give --skip-corrupt"
                 raise UsageError(self.option, str(path), hint) from error
             self.skipped[path.name] = error.reason
             return

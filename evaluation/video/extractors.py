@@ -4,6 +4,8 @@ The published FVD takes I3D, which no package carries: pass in a class of your o
 Offline, ``lite0t`` stands in under its own name: EfficientNet-Lite0's features of the frames, and how they change.
 """
 
+from __future__ import annotations
+
 import importlib
 import os
 from typing import Any, Protocol, runtime_checkable
@@ -13,8 +15,8 @@ from numpy.typing import NDArray
 
 from evaluation.extractor import remember_weights
 from evaluation.features import PROTOCOL, Lite0Features
-from evaluation.known_weights import RESERVED_PREFIXES
 from evaluation.video.clips import Clip
+from evaluation.weights import RESERVED_PREFIXES
 from nuwa_lightning.errors import UsageError
 
 

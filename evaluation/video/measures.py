@@ -3,6 +3,8 @@
 Shape legend: T frames, Y/X rows and columns.
 """
 
+from __future__ import annotations
+
 import itertools
 from dataclasses import dataclass
 

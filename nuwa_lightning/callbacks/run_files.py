@@ -1,6 +1,9 @@
 """What a run writes into its folder: its options, how it went, and the checkpoint that it is gone on with from."""
 
+from __future__ import annotations
+
 import contextlib
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,8 @@ class RunCheckpoint(Checkpoint):
     def __init__(self, path: Path, signals: Signals, *, every_n_steps: int = 100) -> None:
         self._path, self._signals, self._every = path, signals, every_n_steps
         self._saved = -1
+        self._ended = False
+        self._loops: dict[str, Any] | None = None  # as they were at the end of the last batch
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let signals wait for the end of a batch from now on."""
@@ -34,6 +39,7 @@ class RunCheckpoint(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Write when it is time, and stop if that was asked for."""
+        self._loops = {"fit_loop": copy.deepcopy(trainer.fit_loop.state_dict()), "epoch": trainer.current_epoch}
         if getattr(pl_module, "mid_step", False):
             return  # gradients of some batches wait for more, and no checkpoint keeps them
         number = self._asked(trainer)
@@ -48,10 +54,17 @@ class RunCheckpoint(Checkpoint):
         """Write the end of a training that was not known to be the end before, such as that of the last epoch."""
         number = self._asked(trainer)
         if (self._every or number) and trainer.global_step not in (0, self._saved):
+            self._ended = True
             self._save(trainer)
+            self._ended = False
         self._signals.waiting = False
         if number:
             raise Stopped(number, trainer.global_step)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Let a checkpoint of the end stand at the last batch: loops that have ended would count an epoch twice."""
+        if self._ended and self._loops is not None:
+            checkpoint["loops"]["fit_loop"], checkpoint["epoch"] = self._loops["fit_loop"], self._loops["epoch"]
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Let signals no longer wait."""

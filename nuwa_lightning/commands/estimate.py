@@ -1,5 +1,7 @@
 """``estimate``: what a recipe of stage 2 takes, before anything is trained or generated."""
 
+from __future__ import annotations
+
 import argparse
 import os
 import sys

@@ -1,5 +1,7 @@
 """The options of ``generate``: a request, and where it goes. An image that was made gives its request back."""
 
+from __future__ import annotations
+
 import argparse
 import dataclasses
 import json

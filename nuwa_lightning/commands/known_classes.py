@@ -1,5 +1,7 @@
 """Our own classes by option, for help and suggestions."""
 
+from __future__ import annotations
+
 from typing import Any
 
 from nuwa_lightning.callbacks.reconstruction_sheet import ReconstructionSheet

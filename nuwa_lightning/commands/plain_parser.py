@@ -1,5 +1,7 @@
 """Options of commands that need no more than argparse: errors are one line."""
 
+from __future__ import annotations
+
 import argparse
 import re
 from typing import NoReturn

@@ -15,7 +15,7 @@ from typing import Any, Final
 from lightning.fabric.plugins.io import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -41,6 +41,7 @@ from nuwa_lightning.commands.tokenizer import (
     provide_guided,
     provide_tokenizer,
 )
+from nuwa_lightning.commands.watching import check_watched
 from nuwa_lightning.data.data_module import StreamingDataModule
 from nuwa_lightning.data.image_folder import PhotosDataModule
 from nuwa_lightning.data.token_data import TokenDataModule
@@ -72,10 +73,6 @@ MANUAL: Final[dict[type[LightningModule], dict[str, str]]] = {
     },
 }
 """Which option of a model stands for an option of the trainer that needs automatic optimization."""
-
-METRICS: Final[dict[type[LightningModule], Sequence[str]]] = {
-    cls: cls.metrics for cls in (NuwaInfinityModule, VQGANModule, PixelGuidedModule)
-}
 
 
 class RecipeParser(OneLineParser, LightningArgumentParser):
@@ -263,14 +260,7 @@ class NuwaCLI(LightningCLI):
             if not self.model.automatic_optimization and value not in off:
                 hint = own.get(name, "this model optimizes by itself: give an option of the model")
                 raise UsageError(f"--trainer.{name}", value, hint)
-        known = METRICS.get(type(self.model))
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if known is None or not isinstance(callback, (EarlyStopping, ModelCheckpoint)):
-                continue
-            watched = callback.monitor
-            if watched is not None and watched not in (*known, "epoch", "step"):
-                hint = f"{type(callback).__name__} watches what is not there: give one of {', '.join(known)}"
-                raise UsageError("--trainer.callbacks.monitor", watched, hint)
+        check_watched(self.trainer, self.model, self.datamodule)
 
     def _check_sizes(self, factor: int | None) -> None:
         if factor is not None and isinstance(self.datamodule, TokenDataModule):

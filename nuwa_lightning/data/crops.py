@@ -1,5 +1,7 @@
 """Cutting square crops from prepared photos: at random for training, at the centre for validation."""
 
+from __future__ import annotations
+
 import functools
 import logging
 from dataclasses import dataclass

@@ -4,6 +4,8 @@ Batches are dicts: ``image`` float32 (B, 3, Y, X) in [-1, 1] and ``index`` int64
 usable ones of its split.
 """
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Sequence
 from typing import Any, final

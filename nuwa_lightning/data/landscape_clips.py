@@ -5,6 +5,8 @@ that rises into the sky, beside a street, a bird and a square with people. So mo
 pans and zooms over a photograph. Such videos are marked as synthetic wherever they are named.
 """
 
+from __future__ import annotations
+
 import functools
 import hashlib
 import logging

@@ -5,6 +5,8 @@ sha256, size, licence, author, a caption, and the scene it shows. The licences a
 own: fetch, train, show with attribution, but do not redistribute the files without reading them.
 """
 
+from __future__ import annotations
+
 import functools
 import hashlib
 import importlib.resources

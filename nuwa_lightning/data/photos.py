@@ -1,5 +1,7 @@
 """What a data module reads from: photos, split by whole photos into training and validation."""
 
+from __future__ import annotations
+
 from abc import abstractmethod
 from typing import final
 

@@ -191,7 +191,7 @@ def _with_image(path: str | os.PathLike[str], max_pixels: int | None, work: Call
     def of(source: str | os.PathLike[str] | io.BytesIO, formats: tuple[str, ...]) -> _T:
         with Image.open(source, formats=formats) as image:
             _seek_main_page(image)
-            _check_size(path, image.size, max_pixels)
+            check_size(path, image.size, max_pixels)
             return work(image)
 
     try:
@@ -269,7 +269,7 @@ def _by_tifffile(path: str | os.PathLike[str], max_pixels: int | None) -> Image.
 
     with tifffile.TiffFile(path) as tiff:
         page: Any = main_page(tiff)
-        _check_size(path, (page.imagewidth, page.imagelength), max_pixels)
+        check_size(path, (page.imagewidth, page.imagelength), max_pixels)
         kind, samples = page.dtype, page.samplesperpixel
         if kind is None or page.photometric not in (0, 1, 2) or samples not in (1, 3) or page.imagedepth != 1:
             raise ValueError("a TIFF of a kind that is not read: save it as RGB with 8 or 16 bits")
@@ -298,7 +298,12 @@ def main_page(tiff: Any) -> Any:
     return tiff.pages.first
 
 
-def _check_size(path: str | os.PathLike[str], size: tuple[int, int], max_pixels: int | None) -> None:
+def check_size(path: str | os.PathLike[str], size: tuple[int, int], max_pixels: int | None) -> None:
+    """Refuse an image or frame of more than ``max_pixels``, by its width and height.
+
+    Raises:
+        ImageReadError: saying so.
+    """
     if max_pixels is not None and size[0] * size[1] > max_pixels:
         raise ImageReadError(
             path,

@@ -3,6 +3,8 @@
 Shape legend: Y, X pixels along the axes, 3 colours.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, final

@@ -1,5 +1,7 @@
 """A set of drawn landscapes with captions, made on the spot; see `nuwa_lightning.data.scenes`."""
 
+from __future__ import annotations
+
 import functools
 import hashlib
 from pathlib import Path

@@ -1,5 +1,7 @@
 """Videos of drawn landscapes with captions, made on the spot; see `nuwa_lightning.data.scenes`."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path

@@ -3,6 +3,8 @@
 Windows are random in time and space; neither they nor an entry of the bank ever spans a cut.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path

@@ -5,6 +5,8 @@ window of a whole photo's tokens is what encoding the window with its surroundin
 give grids that differ as crops of pixels would.
 """
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass

@@ -4,6 +4,8 @@ Batches are dicts: ``video`` float32 (B, T, 3, Y, X) in [-1, 1], ``index`` int64
 usable ones of its split, and ``caption``, a list of B texts, "" for none.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 from typing import Any, final

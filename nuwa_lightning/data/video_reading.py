@@ -17,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image, ImageSequence
 
 from nuwa_lightning.data.folders import natural_key, own_kind, regular_stat
-from nuwa_lightning.data.reading import ImageReadError, list_images, read_image
+from nuwa_lightning.data.reading import MAX_PIXELS, ImageReadError, check_size, list_images, read_image
 from nuwa_lightning.errors import UsageError
 
 # Legend: Y, X pixels along the axes, 3 colours.
@@ -83,11 +83,22 @@ _EXTRA: Final = "pip install 'nuwa-lightning[video]'"
 
 
 class VideoReadError(UsageError):
-    """A file is not a video that can be read; the message names the file and the reason."""
+    """A file is not a video that can be read; the message names the file and the reason.
 
-    def __init__(self, path: str | os.PathLike[str], reason: str, *, hint: str = "replace or remove the file") -> None:
+    ``over_limit``: whether ``max_pixels`` refused it; callers know what their option is called.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        reason: str,
+        *,
+        hint: str = "replace or remove the file",
+        over_limit: bool = False,
+    ) -> None:
         self.path = Path(path)
         self.reason = reason
+        self.over_limit = over_limit
         super().__init__("video", f"{self.path} ({reason})", hint)
 
 
@@ -104,15 +115,19 @@ class PyAvReader:
 
     Of damage, lost stretches are always found in H.264 and HEVC (`nuwa_lightning.data.video_reading`), and elsewhere
     what the decoder notices.
+
+    Videos whose frames have more than ``max_pixels`` are refused before any is decoded.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, max_pixels: int = MAX_PIXELS) -> None:
+        self._max_pixels = max_pixels
         if importlib.util.find_spec("av") is None:
             raise UsageError("data.reader", "pyav", f"PyAV is not installed: {_EXTRA}")
 
     def frames(self, path: Path) -> Iterator[tuple[float, Frame]]:
         """See `FrameReader.frames`."""
         with _opened(path) as (container, stream):
+            _check_frame(path, (stream.width, stream.height), self._max_pixels)
             yield from _in_time(path, self._decoded(path, container, stream))
 
     def _decoded(self, path: Path, container: Any, stream: Any) -> Iterator[tuple[float | None, Frame]]:
@@ -210,23 +225,42 @@ def clip_files(clip: Path) -> list[Path]:
     return sorted(list_images(clip), key=natural_key) if clip.is_dir() else [clip]
 
 
-def read_clip(clip: Path) -> Iterator[Frame]:
-    """Yield the frames of a clip that `list_clips` found, in the order of showing; videos are read by PyAV."""
+def read_clip(clip: Path, *, max_pixels: int = MAX_PIXELS) -> Iterator[Frame]:
+    """Yield the frames of a clip that `list_clips` found, in the order of showing; videos are read by PyAV.
+
+    Args:
+        clip: the video, animation or folder of frames.
+        max_pixels: refuse frames of more pixels, before they are decoded.
+
+    Raises:
+        VideoReadError: if it cannot be read.
+    """
     if clip.is_dir():
         for file in clip_files(clip):
             try:
-                yield np.array(read_image(file), np.uint8)
+                yield np.array(read_image(file, max_pixels=max_pixels), np.uint8)
             except ImageReadError as error:
-                raise VideoReadError(clip, f"{file.name}: {error.reason}") from error
+                reason = f"{file.name}: {error.reason}"
+                raise VideoReadError(clip, reason, over_limit=error.over_limit) from error
     elif (form := ANIMATIONS.get(clip.suffix.lower())) is not None:
         try:
             with Image.open(clip, formats=[form]) as animation:
+                _check_frame(clip, animation.size, max_pixels)
                 for frame in ImageSequence.Iterator(animation):
                     yield np.array(frame.convert("RGB"), np.uint8)
+        except VideoReadError:
+            raise
         except (OSError, ValueError, SyntaxError) as error:
             raise VideoReadError(clip, " ".join(str(error).split())) from error
     else:
-        yield from (frame_YX3 for _, frame_YX3 in PyAvReader().frames(clip))
+        yield from (frame_YX3 for _, frame_YX3 in PyAvReader(max_pixels=max_pixels).frames(clip))
+
+
+def _check_frame(clip: Path, size: tuple[int, int], max_pixels: int) -> None:
+    try:
+        check_size(clip, size, max_pixels)
+    except ImageReadError as error:
+        raise VideoReadError(clip, error.reason, hint=error.hint, over_limit=True) from None
 
 
 def make_reader(name: ReaderName) -> FrameReader:

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nuwa_lightning.batch_part import WHOLE, BatchPart
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.models.nuwa_infinity import ABSENT
@@ -73,11 +74,15 @@ class CoarsePlan:
         """How coarse tokens are drawn."""
         return Sampling(self.temperature, self.top_k, self.top_p)
 
-    def of_batch(self, batch: Mapping[str, Tensor], generator: torch.Generator | None) -> Tensor:
+    def of_batch(
+        self, batch: Mapping[str, Tensor], generator: torch.Generator | None, part: BatchPart = WHOLE
+    ) -> Tensor:
         """Return the plans of training samples ``[B, T, Y, X]``, some dropped if there is a generator to draw which.
 
-        Raises:
-            UsageError: if the batch has none.
+        Args:
+            batch: holds the plans.
+            generator: draws.
+            part: which part of the batch this is.
         """
         if "coarse" not in batch:
             hint = "the model reads coarse plans and this data has none: use TokenDataModule, or model.plan=null"
@@ -85,7 +90,7 @@ class CoarsePlan:
         coarse_BTYX = batch["coarse"]
         if generator is None:
             return coarse_BTYX
-        dropped_B = torch.rand(len(coarse_BTYX), generator=generator) < self.dropout
+        dropped_B = part.of(torch.rand(part.world * len(coarse_BTYX), generator=generator)) < self.dropout
         return torch.where(dropped_B.to(coarse_BTYX.device)[:, None, None, None], ABSENT, coarse_BTYX)
 
     def shrunk(self, image_B3YX: Tensor) -> Tensor:
@@ -134,12 +139,7 @@ class CoarsePlan:
 @final
 @dataclass(frozen=True)
 class CoarseEncoder:
-    """Coarse plans of images, as a data module keeps them (``data.token_bank.CoarseLike``).
-
-    Args:
-        plan: how they are made.
-        tokenizer: makes the tokens.
-    """
+    """Coarse plans of images, as a data module keeps them (``data.token_bank.CoarseLike``)."""
 
     plan: CoarsePlan
     tokenizer: Tokenizer

@@ -3,6 +3,8 @@
 Shapes: B batch, C channels, Y/X rows and columns.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from itertools import pairwise
 

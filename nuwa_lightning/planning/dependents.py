@@ -3,6 +3,8 @@
 Numbers of steps and patches only, as in ``schedule``; no torch.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 

@@ -7,6 +7,8 @@ read.
 Shape legend: B captions, S tokens of a caption, E width of a token.
 """
 
+from __future__ import annotations
+
 import functools
 import hashlib
 import json

@@ -8,6 +8,8 @@ They look at the whole image (GroupNorm, attention), so that canvases need them 
 Shapes: B batch, N vectors, K codes, D code dimension, Y/X rows and columns.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any, Final, Literal, final, get_args
 

@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
+from nuwa_lightning.batch_part import WHOLE, BatchPart
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.planning.direction.base import Step
 from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
@@ -61,7 +62,9 @@ class Conditions:
         """Width of a text token, 0 without text."""
         return 0 if self.text_encoder is None else self.text_encoder.width
 
-    def text_of(self, batch: Mapping[str, Tensor], generator: torch.Generator | None) -> SampleText | None:
+    def text_of(
+        self, batch: Mapping[str, Tensor], generator: torch.Generator | None, part: BatchPart = WHOLE
+    ) -> SampleText | None:
         """Return the texts of a batch, some of them dropped if there is a generator to draw which."""
         if self.text_encoder is None:
             return None
@@ -70,22 +73,24 @@ class Conditions:
             raise UsageError("data", "no captions", hint)
         text_mask_BS = batch["text_mask"]
         if generator is not None and self.text_dropout:
-            kept_B = torch.rand(len(text_mask_BS), generator=generator) >= self.text_dropout
+            kept_B = part.of(torch.rand(part.world * len(text_mask_BS), generator=generator)) >= self.text_dropout
             text_mask_BS = text_mask_BS & kept_B[:, None].to(text_mask_BS.device)
         return SampleText(batch["text"], text_mask_BS)
 
 
-def token_noise(tokens_BS: Tensor, codebook_KE: Tensor, *, share: float, generator: torch.Generator) -> Tensor:
+def token_noise(
+    tokens_BS: Tensor, codebook_KE: Tensor, *, share: float, generator: torch.Generator, part: BatchPart = WHOLE
+) -> Tensor:
     """Return tokens as they are read, some of them wrongly: half as a code that looks alike, half as another's token.
 
     Each sample draws how much it misreads, from 0 to ``share``; distances of code vectors tell what looks alike.
     """
-    B, S = tokens_BS.shape
-    device, K = tokens_BS.device, len(codebook_KE)
-    wrong_BS = torch.rand(B, S, generator=generator) < share * torch.rand(B, 1, generator=generator)
-    alike_BS = torch.rand(B, S, generator=generator) < 0.5
-    rank_BS = torch.randint(1, min(_ALIKE, K - 1) + 1, (B, S), generator=generator)
-    other_BS = torch.randint(S, (B, S), generator=generator)
+    S = tokens_BS.shape[1]
+    device, K, whole = tokens_BS.device, len(codebook_KE), part.world * len(tokens_BS)
+    wrong_BS = part.of(torch.rand(whole, S, generator=generator) < share * torch.rand(whole, 1, generator=generator))
+    alike_BS = part.of(torch.rand(whole, S, generator=generator)) < 0.5
+    rank_BS = part.of(torch.randint(1, min(_ALIKE, K - 1) + 1, (whole, S), generator=generator))
+    other_BS = part.of(torch.randint(S, (whole, S), generator=generator))
     wrong_BS, alike_BS = wrong_BS.to(device), alike_BS.to(device)
     read_BS = torch.where(wrong_BS & ~alike_BS, tokens_BS.gather(1, other_BS.to(device)), tokens_BS)
     similar_BS = wrong_BS & alike_BS

@@ -49,7 +49,8 @@ class SubmoduleAveraging(Callback):
         keep = min(self.decay, (1 + self._step) / (10 + self._step))
         with torch.no_grad():
             for name, parameter in self._trained(pl_module):
-                self._average[name].lerp_(parameter, 1 - keep)
+                # Where the trainer moves or converts the module it does so after setup.
+                self._average[name] = self._average[name].to(parameter).lerp_(parameter, 1 - keep)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validate the averages."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from nuwa_lightning.batch_part import WHOLE, BatchPart
 from nuwa_lightning.errors import check_range
 from nuwa_lightning.models.perceptual import PerceptualLoss, build_perceptual
 
@@ -41,7 +42,7 @@ class PerceptualTerm:
         weight: its weight; 0 leaves it out.
         kind: ``auto`` takes LPIPS where both files are given or found, else ST-LPIPS where its package is installed,
             else none. The log and the run's record name it.
-        images: images of each batch it looks at; it costs more than the tokenizer itself.
+        images: images of each batch, of all processes together, it looks at; it costs more than the tokenizer itself.
         crop: side in pixels of the random square of each that it looks at.
         start: share of the training before it begins: it costs more than all else, and codes are better without it.
         vgg16: file with torchvision's ``vgg16`` weights, for LPIPS; by default looked for in torch hub's cache.
@@ -155,13 +156,28 @@ def weighted_sum(terms: dict[str, Tensor], weights: LossWeights) -> Tensor:
 
 
 def random_crops(
-    a_B3YX: Tensor, b_B3YX: Tensor, term: PerceptualTerm, generator: torch.Generator
+    a_B3YX: Tensor,
+    b_B3YX: Tensor,
+    term: PerceptualTerm,
+    generator: torch.Generator,
+    *,
+    part: BatchPart = WHOLE,
+    batch: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return the same random squares of some images of both.
+    """Return the same random squares of some images of both: as many as there are, of all processes, in this one.
 
     Random places also keep the network's stride from leaving a pattern of its own.
+
+    Args:
+        a_B3YX: some images.
+        b_B3YX: as many others.
+        term: how many squares, and how large.
+        generator: draws.
+        part: which part of the images these are.
+        batch: samples of a batch in this process, where the images are those of one batch after another.
     """
-    chosen = torch.randperm(len(a_B3YX), generator=generator)[: term.images]
+    whole = torch.randperm(part.world * len(a_B3YX), generator=generator)[: term.images]
+    chosen = part.rows(whole, len(a_B3YX) if batch is None else batch)
     sides = [min(term.crop, side) for side in a_B3YX.shape[2:]]
     top, left = (
         int(torch.randint(full - side + 1, (1,), generator=generator))

@@ -4,6 +4,8 @@
 float32; and one optimizer instead of two keeps Lightning's ``global_step`` and schedulers what they say they are.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable
 from typing import Any, overload
 

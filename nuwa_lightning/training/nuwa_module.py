@@ -9,6 +9,7 @@ import math
 import operator
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -16,6 +17,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from nuwa_lightning.batch_part import WHOLE, BatchPart
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.coarse_plan import CoarsePlan
 from nuwa_lightning.generation.local import AutoregressiveLocalDecoder, LocalDecoder
@@ -40,8 +42,9 @@ from nuwa_lightning.training.optimization import (
     cosine_schedule,
     group_options,
     prefer_options,
+    unsynced,
 )
-from nuwa_lightning.training.plans import TrainingPlans, Written, hide, look_up
+from nuwa_lightning.training.plans import TrainingPlans, Whole, Written, gathered, hide, no_loss
 from nuwa_lightning.training.scaling import ScalingConfig, TokenLosses, patch_loss
 
 Optimize = Literal["joint", "accumulated", "per_patch"]
@@ -199,6 +202,7 @@ class NuwaInfinityModule(LightningModule):
         *,
         text: SampleText | None = None,
         coarse_BTYX: Tensor | None = None,
+        part: BatchPart = WHOLE,
     ) -> list[Written]:
         """Give each sample a plan and put samples that share all masks together.
 
@@ -207,31 +211,31 @@ class NuwaInfinityModule(LightningModule):
             generator: draws plans and what is hidden; without one, samples take plans in turn (validation).
             text: of the samples.
             coarse_BTYX: their coarse plans, ``ABSENT`` where there is none, for a model that reads them.
+            part: which part of the batch the samples are.
         """
         hiding = generator or torch.Generator().manual_seed(0)
         B, T, Y, X = tokens_BTYX.shape
-        drawn = self._plans.draw((T, Y, X), B, generator)
+        own, every = part.samples(B), self.local_decoder.bidirectional or self.optimize == "per_patch"
+        drawn, patches = self._plans.draw((T, Y, X), part.world * B, generator, needed=None if every else own)
         same: dict[tuple[object, ...], list[int]] = defaultdict(list)
-        for b, layout in enumerate(drawn):
-            same[layout.key].append(b)
+        laid_out = {number: layout for number, layout in enumerate(drawn) if layout is not None}
+        for number, layout in laid_out.items():
+            same[layout.key].append(number)
         flat = read = tokens_BTYX.flatten(1)
         if generator is not None and self.conditions.token_noise:
             share, codes_KE = self.conditions.token_noise, self.transformer.codebook_KE
-            read = token_noise(flat, codes_KE, share=share, generator=generator)
+            read = token_noise(flat, codes_KE, share=share, generator=generator, part=part)
         seen = read if coarse_BTYX is None else torch.cat([read, coarse_BTYX.flatten(1)], dim=1)
         groups = []
-        for members in same.values():
-            chosen = [(b, drawn[b]) for b in members]
-            tokens_BPN = torch.stack([flat[b][p.index_PN.to(flat.device)] for b, p in chosen])
-            read_BPN = tokens_BPN
-            if read is not flat:
-                read_BPN = torch.stack([read[b][p.index_PN.to(read.device)] for b, p in chosen])
-            neighbors_BPNK = torch.stack([look_up(seen[b], p.neighbors_PNK) for b, p in chosen])
-            symmetry_BP = torch.stack([p.symmetry_P for _, p in chosen]).to(flat.device)
-            of_these = text and text.rows(members)
-            token_mask = hide(neighbors_BPNK, self.local_decoder, self.transformer, self.token_order, hiding)
-            layout = chosen[0][1]
-            groups.append(Written(layout, tokens_BPN, read_BPN, neighbors_BPNK, symmetry_BP, token_mask, of_these))
+        for numbers in same.values():
+            alike = {number: laid_out[number] for number in numbers}
+            chosen, layout = {n - own.start: p for n, p in alike.items() if n in own}, alike[numbers[0]]
+            read_as = gathered(chosen, layout, flat, read, seen)
+            masks = hide(read_as[2], alike, own, self.local_decoder, self.transformer, self.token_order, hiding)
+            if not chosen and self.optimize != "per_patch":
+                continue  # else, where another process takes a step, this one takes it, too
+            whole = Whole(len(numbers), patches * self.transformer.patch_tokens, masks[1])
+            groups.append(Written(layout, *read_as, whole, masks[0], text and text.rows([*chosen])))
         return groups
 
     # -- training -----------------------------------------------------------------------------------------------------
@@ -259,43 +263,45 @@ class NuwaInfinityModule(LightningModule):
         """Take one optimizer step (or, with ``per_patch``, one a patch) and return the mean loss."""
         every = self.scaling.accumulate_grad_batches
         batches = self.global_step * every + batch_idx % every
-        seed = torch.initial_seed() ^ (batches * 2654435761 + self.global_rank)
-        generator = torch.Generator().manual_seed(seed & ((1 << 63) - 1))
-        text = self.conditions.text_of(batch, generator)
-        coarse_BTYX = self.plan.of_batch(batch, generator) if self.plan else None
-        groups = self.draw_plans(batch["tokens"], generator, text=text, coarse_BTYX=coarse_BTYX)
+        generator = torch.Generator().manual_seed((torch.initial_seed() ^ (batches * 2654435761)) & ((1 << 63) - 1))
+        part = BatchPart(self.global_rank, self.trainer.world_size)
+        text = self.conditions.text_of(batch, generator, part)
+        coarse_BTYX = self.plan.of_batch(batch, generator, part) if self.plan else None
+        groups = self.draw_plans(batch["tokens"], generator, text=text, coarse_BTYX=coarse_BTYX, part=part)
         optimizer: Any = self.optimizers()
         scheduler: Any = self.lr_schedulers()
         if self.optimize == "per_patch":
-            mean = self._render_and_optimize(groups, optimizer)
+            mean = self._render_and_optimize(groups, optimizer, part.world)
         else:
             if not self.mid_step:
                 optimizer.zero_grad()
-            mean, count = torch.zeros((), device=self.device), sum(written.count for written in groups)
+            mean = torch.zeros((), device=self.device)
             for written in groups:
                 loss_BPN = self.loss(written, self.loss_terms, label_smoothing=self.descent.label_smoothing)
-                loss = loss_BPN[:, ~written.layout.known_P].sum() / count
+                loss = loss_BPN[:, ~written.layout.known_P].sum() / written.whole.total * part.world
                 check_finite({"the loss": loss}, step=self.global_step, lr=self.lr)
-                self.manual_backward(loss / every if every > 1 else loss)
+                # Processes may have different numbers of groups, and DDP waits for all of them after each.
+                with nullcontext() if written is groups[-1] else unsynced(self.trainer):
+                    self.manual_backward(loss / every if every > 1 else loss)
                 mean = mean + loss.detach()
             self.mid_step = (batch_idx + 1) % every != 0 and not self.trainer.is_last_batch
             if not self.mid_step:
                 self._clip_and_step(optimizer)
         if not self.mid_step:
             scheduler.step()
-        self.log("train/loss", mean, prog_bar=True)
+        self.log("train/loss", mean, prog_bar=True, sync_dist=True)
         self.log("train/lr", scheduler.get_last_lr()[0])
         return {"loss": mean}
 
-    def _render_and_optimize(self, groups: list[Written], optimizer: Any) -> Tensor:
+    def _render_and_optimize(self, groups: list[Written], optimizer: Any, world: int) -> Tensor:
         total, count = torch.zeros((), device=self.device), 0
         for place, written in enumerate(groups):
-            P = written.tokens_BPN.shape[1]
-            for step, loss in self.step_losses(written):
+            for step, own in self.step_losses(written):
+                loss = own * (written.share(step) * world)
                 check_finite({"the loss": loss}, step=self.global_step, lr=self.lr)
                 optimizer.zero_grad()
                 self.manual_backward(loss)
-                last = place == len(groups) - 1 and step == P - 1
+                last = place == len(groups) - 1 and step == written.tokens_BPN.shape[1] - 1
                 # Only the last step goes through Lightning, so that global_step counts batches.
                 self._clip_and_step(optimizer if last else optimizer.optimizer)
                 total, count = total + loss.detach(), count + 1
@@ -304,8 +310,11 @@ class NuwaInfinityModule(LightningModule):
     def step_losses(self, written: Written) -> Iterator[tuple[int, Tensor]]:
         """Yield ``(step, mean loss)`` patch by patch with detached cached context (paper, Algorithm 1)."""
         states: dict[int, list[Tensor]] = {}
-        tokens_BPN, smoothing = written.tokens_BPN, self.descent.label_smoothing
-        B = len(tokens_BPN)
+        tokens_BPN, smoothing, B = written.tokens_BPN, self.descent.label_smoothing, len(written.tokens_BPN)
+        if B == 0:  # other processes have such samples; gradients of zero keep them company
+            steps = [step for step, (*_, given) in enumerate(written.layout.walked) if not given]
+            yield from ((step, no_loss(self.transformer)) for step in steps)
+            return
         for step, (group, i, context, given) in enumerate(written.layout.walked):
             token_mask = written.token_mask and written.token_mask.of(operator.itemgetter((slice(None), step)))
             logits_BNK, states[step] = self.transformer.forward_step(

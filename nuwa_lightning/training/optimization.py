@@ -10,10 +10,13 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
 
 from nuwa_lightning.errors import UsageError, check_range
@@ -148,6 +151,12 @@ def mean_over_ranks(value: Tensor) -> Tensor:
         torch.distributed.all_reduce(value)
         value /= torch.distributed.get_world_size()
     return value
+
+
+def unsynced(trainer: Trainer) -> AbstractContextManager[None]:
+    """Keep a backward pass from DDP, which takes the mean over processes once for each that it sees."""
+    strategy = trainer.strategy
+    return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
 
 
 def check_finite(tensors: dict[str, Tensor], *, step: int, lr: float) -> None:

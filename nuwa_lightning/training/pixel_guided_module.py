@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from nuwa_lightning.batch_part import WHOLE, BatchPart
 from nuwa_lightning.errors import UsageError, check_range
 from nuwa_lightning.models.pixel_guided import PixelGuidedDecoder
 from nuwa_lightning.models.vqgan import VQGAN
@@ -151,15 +152,17 @@ class PixelGuidedModule(ReconstructionModule):
         video_BT3YX = self._clips(batch)
         generator = self._draws(batch_idx)
         if float(torch.rand((), generator=generator)) < self.slow_share:
-            video_BT3YX = slowed(video_BT3YX, factor=self.tokenizer.downsample_factor, generator=generator)
+            video_BT3YX = slowed(
+                video_BT3YX, factor=self.tokenizer.downsample_factor, generator=generator, part=self.part
+            )
         made_N3YX, guide_N3YX, real_N3YX, before_N3YX = self.roll(video_BT3YX, generator)
         terms = difference_terms(made_N3YX, real_N3YX, factor=self.tokenizer.downsample_factor)
-        terms |= self._perceptual_term(made_N3YX, real_N3YX, generator)
+        terms |= self._perceptual_term(made_N3YX, real_N3YX, generator, batch=len(video_BT3YX))
         terms["change"] = ((made_N3YX - guide_N3YX) - (real_N3YX - before_N3YX)).abs().mean()
         total = weighted_sum(terms, self.loss_weights) + self.change * terms["change"]
         check_finite({f"the {k} loss": v for k, v in terms.items()}, step=self.global_step, lr=self.lr)
-        self.log_dict({f"train/{k}": v.detach() for k, v in terms.items()})
-        self.log("train/loss", total.detach(), prog_bar=True)
+        self.log_dict({f"train/{k}": v.detach() for k, v in terms.items()}, sync_dist=True)
+        self.log("train/loss", total.detach(), prog_bar=True, sync_dist=True)
         return total
 
     def roll(self, video_BT3YX: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -176,6 +179,7 @@ class PixelGuidedModule(ReconstructionModule):
         batch, frames = video_BT3YX.shape[:2]
         guided, tokenizer = self._decoder(), self.tokenizer
         tokens_TBYX = [tokenizer.encode(video_BT3YX[:, t]) for t in range(frames)]
+        part = BatchPart() if generator is None else self.part
         shares = torch.tensor([self.guides.real, self.guides.decoded, self.guides.own], dtype=torch.float32)
         made: list[Tensor] = []
         guides: list[Tensor] = []
@@ -184,7 +188,7 @@ class PixelGuidedModule(ReconstructionModule):
             kind_B = (
                 torch.full((batch,), 2)
                 if generator is None
-                else torch.multinomial(shares, batch, replacement=True, generator=generator)
+                else part.of(torch.multinomial(shares, part.world * batch, replacement=True, generator=generator))
             )
             guide_B3YX = video_BT3YX[:, t - 1].clone()
             own_B = kind_B == 2
@@ -294,7 +298,14 @@ class PixelGuidedModule(ReconstructionModule):
             raise UsageError("tokenizer.path", "this tokenizer", hint)
 
 
-def slowed(video_BT3YX: Tensor, *, factor: int, generator: torch.Generator, fastest: int = 2) -> Tensor:
+def slowed(
+    video_BT3YX: Tensor,
+    *,
+    factor: int,
+    generator: torch.Generator,
+    fastest: int = 2,
+    part: BatchPart = WHOLE,
+) -> Tensor:
     """Return clips as long, in which a window moves over the first frame of each at a constant slow speed.
 
     Its sides are multiples of ``factor``, as large as there is room. Each clip draws a limit of its own, of at most
@@ -303,15 +314,19 @@ def slowed(video_BT3YX: Tensor, *, factor: int, generator: torch.Generator, fast
     frames, room = video_BT3YX.shape[1], fastest * (video_BT3YX.shape[1] - 1)
     sides = [max(factor, (full - room) // factor * factor) for full in video_BT3YX.shape[3:]]
     made: list[Tensor] = []
-    for first_3YX in video_BT3YX[:, 0]:
+    own = part.samples(len(video_BT3YX))
+    for number in range(part.world * len(video_BT3YX)):
         limit = int(torch.randint(fastest + 1, (1,), generator=generator))
         places: list[list[int]] = []
-        for full, side in zip(first_3YX.shape[1:], sides, strict=True):
+        for full, side in zip(video_BT3YX.shape[3:], sides, strict=True):
             speed = int(torch.randint(-limit, limit + 1, (1,), generator=generator))
             way = min(abs(speed) * (frames - 1), full - side)
             start = int(torch.randint(full - side - way + 1, (1,), generator=generator))
             path = [start + min(abs(speed) * t, way) for t in range(frames)]
             places.append(path if speed >= 0 else path[::-1])
+        if number not in own:
+            continue
+        first_3YX = video_BT3YX[number - own.start, 0]
         windows = [first_3YX[:, y : y + sides[0], x : x + sides[1]] for y, x in zip(*places, strict=True)]
         made.append(torch.stack(windows))
     return torch.stack(made)

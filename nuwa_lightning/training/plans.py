@@ -1,16 +1,17 @@
 """Which plan a training sample follows, laid out as tensors (each layout is made once), and its tokens in that order.
 
-Shape legend: B samples, P steps of a plan, N tokens per patch, K neighbors, S tokens of a sample.
+Shape legend: B samples, G samples of all processes that train together, P steps of a plan, N tokens per patch,
+K neighbors, S tokens of a sample.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import final
+from typing import NamedTuple, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.local import LocalDecoder
@@ -23,6 +24,20 @@ from nuwa_lightning.planning.schedule import TokenOrder
 from nuwa_lightning.training.conditioning import Conditions, SampleText, closing, draw_known
 
 
+class Whole(NamedTuple):
+    """What all processes that train together have.
+
+    Attributes:
+        samples: how many follow plans with the same masks.
+        total: how many tokens are written of the whole batch, whatever its plans.
+        masked_GPN: which tokens of these samples are hidden, if any are.
+    """
+
+    samples: int
+    total: int
+    masked_GPN: Tensor | None
+
+
 @dataclass(frozen=True)
 class Written:
     """Samples that follow plans with the same masks, in writing order.
@@ -33,6 +48,7 @@ class Written:
         read_BPN: codes as they are read: the same, or some of them wrong.
         neighbors_BPNK: their neighbors, as they are read.
         symmetry_BP: index of each step's symmetry.
+        whole: these samples and those that follow such plans in other processes.
         token_mask: what is hidden, unless each token sees earlier ones only.
         text: their texts, for a model that reads text.
     """
@@ -42,52 +58,104 @@ class Written:
     read_BPN: Tensor
     neighbors_BPNK: Tensor
     symmetry_BP: Tensor
+    whole: Whole
     token_mask: TokenMask | None = None
     text: SampleText | None = None
 
     @property
     def count(self) -> int:
-        """How many tokens are written; those that are given are no targets."""
-        return self.tokens_BPN[:, ~self.layout.known_P].numel()
+        """How many tokens are written in all processes; those that are given are no targets."""
+        _, P, N = self.tokens_BPN.shape
+        return self.whole.samples * (P - int(self.layout.known_P.sum())) * N
+
+    def share(self, step: int) -> float:
+        """Return which share of the targets of a step this process has."""
+        masked_GPN = self.whole.masked_GPN
+        if self.token_mask is None or masked_GPN is None:
+            return len(self.tokens_BPN) / self.whole.samples
+        return float(self.token_mask.tokens[:, step].sum()) / float(masked_GPN[:, step].sum())
 
     def weighted(self, loss_BPN: Tensor) -> Tensor:
         """Return the loss of hidden tokens only, if any are, so that the mean over what is written is their mean."""
-        if self.token_mask is None:
+        masked_GPN = self.whole.masked_GPN
+        if self.token_mask is None or masked_GPN is None:
             return loss_BPN
-        masked_BPN = self.token_mask.tokens
-        targets = masked_BPN[:, ~self.layout.known_P].sum().clamp_min(1)
-        return loss_BPN * masked_BPN * (self.count / targets)
+        targets = masked_GPN[:, ~self.layout.known_P].sum().clamp_min(1)
+        return loss_BPN * self.token_mask.tokens * (self.count / targets).to(loss_BPN.device)
 
 
 def hide(
     neighbors_BPNK: Tensor,
+    layouts: Mapping[int, PlanLayout],
+    own: range,
     decoder: LocalDecoder,
     model: PatchTransformer,
     token_order: TokenOrder,
     generator: torch.Generator,
-) -> TokenMask | None:
-    """Return what a local decoder hides of patches in training; None where each token sees earlier ones only."""
-    B, P, N, _ = neighbors_BPNK.shape
-    masked_BPN = decoder.training_mask((B, P, N), generator)
-    if masked_BPN is None:
-        return None
+) -> tuple[TokenMask | None, Tensor | None]:
+    """Return what a local decoder hides of patches in training, in this process ``[B, ...]``, and in all (``G``).
+
+    None where each token sees earlier ones only. ``layouts`` are of all samples, of which ``own`` are this process's.
+    """
+    P, N, _ = neighbors_BPNK.shape[1:]
+    masked_GPN = decoder.training_mask((len(layouts), P, N), generator)
+    if masked_GPN is None:
+        return None, None
+    is_own = [number in own for number in layouts]
     own_NK = own_neighbors(model.patch_size, token_order, model.neighbors)
-    context_BPNK = neighbors_BPNK.cpu().masked_fill(own_NK != ABSENT, ABSENT)
-    groups_BPN = decoder.training_groups(context_BPNK, own_NK, model.neighbors, generator)
-    place_NK = own_NK.clamp_min(0)
+    context_GPNK = neighbors_BPNK.cpu()
+    if not all(is_own):  # of others only how many there are counts
+        context_GPNK = torch.stack([layout.neighbors_PNK for layout in layouts.values()])
+        context_GPNK[is_own] = neighbors_BPNK.cpu()
+    context_GPNK = context_GPNK.masked_fill(own_NK != ABSENT, ABSENT)
+    groups_GPN = decoder.training_groups(context_GPNK, own_NK, model.neighbors, generator)
+    place_NK, masked_BPN = own_NK.clamp_min(0), masked_GPN[is_own]
+    groups_BPN = None if groups_GPN is None else groups_GPN[is_own]
     if groups_BPN is None:
         gone_BPNK = masked_BPN[:, :, place_NK]
     else:
         gone_BPNK = groups_BPN[:, :, place_NK] >= groups_BPN[:, :, :, None]
     device = neighbors_BPNK.device
     left_BPNK = neighbors_BPNK.masked_fill((gone_BPNK & (own_NK != ABSENT)).to(device), ABSENT)
-    return TokenMask(masked_BPN.to(device), left_BPNK, None if groups_BPN is None else groups_BPN.to(device))
+    groups_BPN = None if groups_BPN is None else groups_BPN.to(device)
+    return TokenMask(masked_BPN.to(device), left_BPNK, groups_BPN), masked_GPN
 
 
 def look_up(tokens_S: Tensor, place: Tensor) -> Tensor:
     """Return the tokens at ``place``, ABSENT where that is ABSENT."""
     place = place.to(tokens_S.device)
     return torch.where(place == ABSENT, ABSENT, tokens_S[place.clamp_min(0)])
+
+
+def gathered(
+    layouts: Mapping[int, PlanLayout], layout: PlanLayout, tokens_BS: Tensor, read_BS: Tensor, seen_BM: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the tokens of some samples as :class:`Written` holds them: targets, read, neighbors and symmetries.
+
+    Args:
+        layouts: of each of the samples, by its place in the batch; there may be none.
+        layout: one with the same masks.
+        tokens_BS: the batch.
+        read_BS: how it is read.
+        seen_BM: the same with the coarse plan behind it, where there is one.
+    """
+    (P, N, K), device = layout.neighbors_PNK.shape, tokens_BS.device
+
+    def stacked(parts: list[Tensor], *shape: int) -> Tensor:
+        return torch.stack(parts) if parts else torch.zeros(0, *shape, dtype=torch.long, device=device)
+
+    tokens_BPN = stacked([tokens_BS[b][p.index_PN.to(device)] for b, p in layouts.items()], P, N)
+    read_BPN = tokens_BPN
+    if read_BS is not tokens_BS:
+        read_BPN = stacked([read_BS[b][p.index_PN.to(device)] for b, p in layouts.items()], P, N)
+    neighbors_BPNK = stacked([look_up(seen_BM[b], p.neighbors_PNK) for b, p in layouts.items()], P, N, K)
+    symmetry_BP = stacked([p.symmetry_P for p in layouts.values()], P).to(device)
+    return tokens_BPN, read_BPN, neighbors_BPNK, symmetry_BP
+
+
+def no_loss(model: nn.Module) -> Tensor:
+    """Return a loss of zero, with gradients of zero for all that is trained."""
+    return 0 * torch.stack([p.sum() for p in model.parameters() if p.requires_grad]).sum()
 
 
 _KNOWN_LAYOUTS = 256
@@ -134,19 +202,35 @@ class TrainingPlans:
             self._layouts[shape] = torch.tensor(weights, dtype=torch.float64), layouts
         return self._layouts[shape]
 
-    def draw(self, shape: Shape, count: int, generator: torch.Generator | None) -> list[PlanLayout]:
-        """Return a layout for each of ``count`` samples: drawn, or in turn where there is no generator."""
+    def draw(
+        self, shape: Shape, count: int, generator: torch.Generator | None, *, needed: range | None = None
+    ) -> tuple[list[PlanLayout | None], int]:
+        """Return a layout for each of ``count`` samples: drawn, or in turn where there is no generator.
+
+        Args:
+            shape: of a sample.
+            count: of samples.
+            generator: draws.
+            needed: which layouts are needed, by default all; others that would have to be made are None.
+
+        Returns:
+            The layouts, and how many patches are written in all.
+        """
         weights, layouts = self.layouts(shape)
-        if generator is None:
-            return [layouts[number % len(layouts)] for number in range(count)]
-        choice = torch.multinomial(weights, count, replacement=True, generator=generator).tolist()
-        drawn = [layouts[number] for number in choice]
-        for place, number in enumerate(choice):
-            if self._happens(self._conditions.known_prob, generator):
-                drawn[place] = self._with_known(shape, generator)
-            elif self._happens(self._conditions.closing_prob, generator):
-                drawn[place] = self._closed(shape, number)
-        return drawn
+        drawn: list[PlanLayout | None] = [layouts[number % len(layouts)] for number in range(count)]
+        known = 0
+        if generator is not None:
+            choice = torch.multinomial(weights, count, replacement=True, generator=generator).tolist()
+            drawn = [layouts[number] for number in choice]
+            for place, number in enumerate(choice):
+                if self._happens(self._conditions.known_prob, generator):
+                    given = draw_known(self._grid(shape), generator)
+                    drawn[place] = self._with_known(shape, given) if needed is None or place in needed else None
+                    known += len(given) if drawn[place] is None else 0
+                elif self._happens(self._conditions.closing_prob, generator):
+                    drawn[place] = self._closed(shape, number)
+        known += sum(int(layout.known_P.sum()) for layout in drawn if layout is not None)
+        return drawn, count * self._grid(shape).size - known
 
     @staticmethod
     def _happens(share: float, generator: torch.Generator) -> bool:
@@ -164,9 +248,8 @@ class TrainingPlans:
             self._closing[shape, number] = self._lay_out(closing(plan, grid), grid)
         return self._closing[shape, number]
 
-    def _with_known(self, shape: Shape, generator: torch.Generator) -> PlanLayout:
+    def _with_known(self, shape: Shape, known: frozenset[PatchIndex]) -> PlanLayout:
         grid = self._grid(shape)
-        known = draw_known(grid, generator)
         key = (grid, known)
         if key not in self._known:
             if len(self._known) >= _KNOWN_LAYOUTS:

@@ -6,6 +6,7 @@ Shapes: B images, Y/X rows and columns.
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 
+from nuwa_lightning.batch_part import WHOLE, BatchPart
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.models.perceptual import PerceptualLoss
 from nuwa_lightning.tokenizers.base import Tokenizer
@@ -48,6 +50,11 @@ class ReconstructionModule(LightningModule, ABC):
         total = float(self.trainer.estimated_stepping_batches)
         return self.global_step / total if 0 < total < float("inf") else 0.0
 
+    def late_metrics(self, total: float) -> dict[str, float]:
+        """Return after how many of ``total`` batches metrics are there that are not from the first; infinity: never."""
+        term = self.loss_weights.perceptual
+        return {"train/perceptual": math.inf if self.perceptual is None else first_batch(term.start, total)}
+
     def configure_callbacks(self) -> list[Callback]:
         """Bring the averaging of the weights along."""
         return [] if self._averaging is None else [self._averaging]
@@ -57,13 +64,24 @@ class ReconstructionModule(LightningModule, ABC):
         seed = torch.initial_seed() + 7919 * self.global_step + batch_idx
         return torch.Generator().manual_seed(seed % (1 << 62))
 
-    def _perceptual_term(self, made_B3YX: Tensor, real_B3YX: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        """Return the ``perceptual`` term of the loss, once the training has come to its start."""
+    @property
+    def part(self) -> BatchPart:
+        """Which part of a batch is this process's."""
+        return WHOLE if self._trainer is None else BatchPart(self.global_rank, self.trainer.world_size)
+
+    def _perceptual_term(
+        self, made_B3YX: Tensor, real_B3YX: Tensor, generator: torch.Generator, *, batch: int | None = None
+    ) -> dict[str, Tensor]:
+        """Return the ``perceptual`` term of the loss, once the training has come to its start; see `random_crops`."""
         term = self.loss_weights.perceptual
         if self.perceptual is None or self.progress < term.start:
             return {}
-        mine, target = random_crops(made_B3YX, real_B3YX, term, generator)
-        return {"perceptual": self.perceptual(mine, target).mean()}
+        mine, target = random_crops(made_B3YX, real_B3YX, term, generator, part=self.part, batch=batch)
+        if not len(mine):
+            return {"perceptual": made_B3YX.sum() * 0}
+        # The mean over processes is that over all images that were chosen.
+        share = self.part.world * len(mine) / min(term.images, self.part.world * len(made_B3YX))
+        return {"perceptual": self.perceptual(mine, target).mean() * share}
 
     @abstractmethod
     def finished(self) -> nn.Module | Tokenizer:
@@ -76,6 +94,13 @@ class ReconstructionModule(LightningModule, ABC):
             averages = self._averaging.averaged(self)
             made.load_state_dict({k.removeprefix(f"{self._trained}."): v for k, v in averages.items()}, strict=False)
         return made.eval().requires_grad_(False)
+
+
+def first_batch(start: float, total: float, *, later: bool = False) -> float:
+    """Return how many batches have been when the first is done that began at this share of all (or ``later``)."""
+    if not 0 < total < math.inf:  # no share of these is ever done
+        return 1.0 if start <= 0 and not later else math.inf
+    return (math.floor(start * total) + 1 if later else math.ceil(start * total)) + 1.0
 
 
 def psnr(made_B3YX: Tensor, real_B3YX: Tensor) -> Tensor:

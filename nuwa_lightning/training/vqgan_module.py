@@ -8,11 +8,9 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Literal
 
 import torch
-from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor
 from torch.nn import functional
 
@@ -34,8 +32,9 @@ from nuwa_lightning.training.optimization import (
     prefer_options,
     ramp,
     step_uncounted,
+    unsynced,
 )
-from nuwa_lightning.training.reconstruction import ReconstructionModule, psnr
+from nuwa_lightning.training.reconstruction import ReconstructionModule, first_batch, psnr
 
 _LOG = logging.getLogger(__name__)
 
@@ -149,6 +148,19 @@ class VQGANModule(ReconstructionModule):
         made: VQGAN | PublishedVQGAN = self._finished(self.vqgan)
         return made if self._windows is None else WindowedTokenizer(made, *self._windows)
 
+    def late_metrics(self, total: float) -> dict[str, float]:
+        """Return after how many of ``total`` batches metrics are there that are not from the first; infinity: never."""
+        found, name = super().late_metrics(total), self.perceptual.name if self.perceptual is not None else None
+        others = (metric for metric in self.metrics if "LPIPS(" in metric and metric != f"val/{name}")
+        term = self.loss_weights.adversarial
+        begin = first_batch(term.start, total, later=term.ramp > 0) if term.weight > 0 else math.inf
+        adversarial = dict.fromkeys(("train/adversarial", "train/adaptive_weight", "train/discriminator"), begin)
+        unquantized = (
+            0 if self.train_only == "decoder" or bool(self.vqgan.quantizer.started) else self.unquantized_steps
+        )
+        use = dict.fromkeys(("codebook/usage", "codebook/perplexity"), unquantized + 1.0)
+        return {**found, **dict.fromkeys(others, math.inf), **adversarial, **use}
+
     # -- training -----------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
@@ -177,8 +189,8 @@ class VQGANModule(ReconstructionModule):
         # Before a checkpoint of this batch is written, so that a resumed run begins to count where this one did.
         if self._counting_ends(batch_idx):
             self._close_count()
-        self.log_dict({f"train/{k}": v.detach() for k, v in terms.items()})
-        self.log("train/loss", total.detach(), prog_bar=True)
+        self.log_dict({f"train/{k}": v.detach() for k, v in terms.items()}, sync_dist=True)
+        self.log("train/loss", total.detach(), prog_bar=True, sync_dist=True)
         return {"loss": total.detach()}
 
     def _terms(self, image_B3YX: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
@@ -247,7 +259,7 @@ class VQGANModule(ReconstructionModule):
         loss = hinge_loss(self.discriminator(real_B3YX), self.discriminator(fake_B3YX))
         check_finite({"the discriminator loss": loss}, step=self.global_step, lr=self.loss_weights.adversarial.lr)
         optimizer.zero_grad()
-        with self._apart():
+        with unsynced(self.trainer):  # DDP expects the tokenizer's gradients in each backward pass
             self.manual_backward(loss)
         for parameter in self.discriminator.parameters():
             assert parameter.grad is not None
@@ -255,11 +267,6 @@ class VQGANModule(ReconstructionModule):
         step_uncounted(optimizer)
         self.discriminator.requires_grad_(False)
         return loss
-
-    def _apart(self) -> AbstractContextManager[None]:
-        """Keep a backward pass from DDP, which expects the tokenizer's gradients in each."""
-        strategy = self.trainer.strategy
-        return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
 
     def configure_optimizers(self) -> Any:
         """AdamW for the tokenizer and, where there is one, Adam for the discriminator."""

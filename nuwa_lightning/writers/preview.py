@@ -1,5 +1,7 @@
 """A small image of a canvas that is still being written (ours)."""
 
+from __future__ import annotations
+
 import time
 from pathlib import Path
 

@@ -5,6 +5,8 @@ tracebacks belong to it), so libvips works in a second thread and waits for one 
 pixels that come as a stream; the one for uncompressed TIFF does, given a header in front of them.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import queue

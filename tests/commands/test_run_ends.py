@@ -39,6 +39,25 @@ class SignalIn(Callback):
         setattr(self, hook, lambda *_, **__: os.kill(os.getpid(), number))
 
 
+class Watch(Callback):
+    def __init__(self, monitor: str):
+        self.monitor = monitor
+
+
+class LogsOwn(Callback):
+    def on_validation_epoch_end(self, trainer, pl_module):
+        pl_module.log("val/own", 1.0)
+
+
+class EpochsTo(Callback):
+    def __init__(self, file: str):
+        self.file = file
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        with open(self.file, "a") as file:
+            file.write(f"step {trainer.global_step} epoch {trainer.current_epoch} batch {batch_idx}\\n")
+
+
 class SignalAt(Callback):
     def __init__(self, step: int, number: int):
         self.step, self.number = step, number
@@ -235,24 +254,127 @@ def test_options_that_need_automatic_optimization(shell, recipe, option, words):
     assert not Path("new").exists()
 
 
-def test_a_metric_that_is_not_there_is_told_before_stage_1(shell):
-    content = yaml.safe_load(Path("two.yaml").read_text())
-    content["tokenizer"] = {"path": "none/tokenizer", "recipe": "one.yaml"}
-    content["trainer"]["callbacks"] = {
-        "class_path": "lightning.pytorch.callbacks.EarlyStopping",
-        "init_args": {"monitor": "val/los"},
-    }
-    Path("stop.yaml").write_text(yaml.safe_dump(content))
-    done = shell("fit", "-c", "stop.yaml", "--run", "new")
+def watching(name: str, recipe: str, monitor: str, **options: object) -> str:
+    """Write a recipe whose tokenizer would have to be trained first, with one more callback."""
+    content = yaml.safe_load(Path(recipe).read_text())
+    if recipe == "two.yaml":
+        content["tokenizer"] = {"path": "none/tokenizer", "recipe": "one.yaml"}
+    path = name if "." in name else f"lightning.pytorch.callbacks.{name}"
+    content["trainer"]["callbacks"] = [{"class_path": path, "init_args": {"monitor": monitor, **options}}]
+    Path("watching.yaml").write_text(yaml.safe_dump(content))
+    return "watching.yaml"
+
+
+NOT_THERE = [  # callback, recipe, metric, its options, flags, what is told
+    ("EarlyStopping", "two.yaml", "val/los", {}, {}, "watches what is not there: give one of train/loss"),
+    ("ModelCheckpoint", "two.yaml", "val/los", {}, {}, "ModelCheckpoint watches what is not there"),
+    ("my_ends.Watch", "two.yaml", "val/los", {}, {}, "Watch watches what is not there"),
+    ("EarlyStopping", "two.yaml", "epoch", {}, {}, "watches what is not there"),
+    # at train steps, before the first validation
+    ("EarlyStopping", "two.yaml", "val/loss", {"check_on_train_epoch_end": True},
+     {"trainer.check_val_every_n_epoch": 2, "trainer.max_steps": 9},
+     "is there from batch 8 on, but EarlyStopping looks after batch 4"),
+    ("EarlyStopping", "two.yaml", "val/loss", {"check_on_train_epoch_end": True},
+     {"trainer.check_val_every_n_epoch": "null", "trainer.val_check_interval": 6},
+     "is there from batch 6 on, but EarlyStopping looks after batch 4"),
+    # the training ends in the middle of the first epoch
+    ("EarlyStopping", "two.yaml", "val/loss", {}, {"trainer.max_steps": 3}, "nothing is validated"),
+    ("EarlyStopping", "two.yaml", "val/loss", {}, {"trainer.limit_val_batches": 0}, "nothing is validated"),
+    ("EarlyStopping", "two.yaml", "val/loss", {}, {"data.photos.val_fraction": 0}, "nothing is validated"),
+    ("EarlyStopping", "two.yaml", "train/loss", {"check_on_train_epoch_end": False},
+     {"trainer.limit_val_batches": 0}, "looks after each validation, and nothing is validated"),
+    ("ModelCheckpoint", "two.yaml", "val/loss", {}, {"trainer.max_steps": 3}, "nothing is validated"),
+    # what this run does not log, or not yet
+    ("EarlyStopping", "one.yaml", "train/perceptual", {}, {}, "does not log, since it is off"),
+    ("EarlyStopping", "one.yaml", "val/LPIPS(vgg)", {}, {}, "does not log, since it is off"),
+    ("EarlyStopping", "one.yaml", "train/adversarial", {}, {}, "does not log, since it is off"),
+    ("EarlyStopping", "one.yaml", "codebook/usage", {}, {"trainer.val_check_interval": 2},
+     "is there from batch 3 on, but EarlyStopping looks after batch 2"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("callback", "recipe", "metric", "options", "flags", "words"), NOT_THERE)
+def test_a_metric_that_is_not_there_is_told_before_stage_1(shell, callback, recipe, metric, options, flags, words):
+    if "val_check_interval" in str(flags) and "every_n_epoch" not in str(flags):
+        options = {**options, "check_on_train_epoch_end": False}
+    given = [word for name, value in flags.items() for word in (f"--{name}", value)]
+    done = shell("fit", "-c", watching(callback, recipe, metric, **options), "--run", "new", *given)
     assert done.status == 2
-    assert "val/los: EarlyStopping watches what is not there: give one of train/loss" in done.error
+    assert done.error.startswith(f"error: --trainer.callbacks.monitor: {metric}: ")
+    assert words in done.error
     assert not Path("none").exists()
+    assert not Path("new").exists()
+
+
+THERE = [
+    ("EarlyStopping", "two.yaml", "train/loss", {}, {}),
+    ("EarlyStopping", "two.yaml", "train/loss", {"check_on_train_epoch_end": False}, {"val_check_interval": 2}),
+    ("EarlyStopping", "two.yaml", "val/loss", {}, {"max_steps": 4}),
+    ("EarlyStopping", "two.yaml", "val/loss", {}, {"val_check_interval": 1}),
+    ("EarlyStopping", "two.yaml", "val/loss", {"check_on_train_epoch_end": True}, {"val_check_interval": 2}),
+    ("EarlyStopping", "two.yaml", "val/loss", {"strict": False, "check_on_train_epoch_end": True},
+     {"check_val_every_n_epoch": 2, "max_steps": 9}),
+    ("EarlyStopping", "one.yaml", "codebook/usage", {}, {}),
+    ("ModelCheckpoint", "two.yaml", "val/loss", {"every_n_train_steps": 1}, {}),
+    ("ModelCheckpoint", "two.yaml", "epoch", {"mode": "max"}, {}),
+    ("my_ends.Watch", "two.yaml", "val/loss", {}, {}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("callback", "recipe", "metric", "options", "flags"), THERE)
+def test_a_metric_that_is_there_in_time_is_taken(shell, callback, recipe, metric, options, flags):
+    given = [word for name, value in flags.items() for word in (f"--trainer.{name}", value)]
+    tokenizer = ("--tokenizer.path", "one/tokenizer") if recipe == "two.yaml" else ()
+    done = shell("fit", "-c", watching(callback, recipe, metric, **options), "--run", "new", *tokenizer, *given)
+    assert done.status == 0, done.stderr
+    assert "watch" not in done.stderr
+
+
+def test_what_callbacks_of_ones_own_log_may_be_watched(shell):
+    content = yaml.safe_load(Path(watching("EarlyStopping", "two.yaml", "val/own")).read_text())
+    content["tokenizer"]["path"] = "one/tokenizer"
+    content["trainer"]["callbacks"].append({"class_path": "my_ends.LogsOwn"})
+    Path("watching.yaml").write_text(yaml.safe_dump(content))
+    done = shell("fit", "-c", "watching.yaml", "--run", "new")
+    assert done.status == 0, done.stderr
+
+
+@pytest.mark.parametrize("recipe", ["one.yaml", "two.yaml"])
+@pytest.mark.parametrize("how", ["max_steps", "max_epochs", "early", "signal"])
+def test_epochs_go_on_counting_where_they_were(shell, recipe, how, obeyed):
+    """Stopped in four ways, all but one at the end of an epoch: each later batch has the epoch that it has without."""
+    logged, number = "my_ends.EpochsTo", int(signal.SIGTERM)
+
+    def run(folder: str, log: str, *more: object, stop: int = 99) -> int:
+        content = yaml.safe_load(Path(recipe).read_text())
+        own = [{"class_path": logged, "init_args": {"file": log}}]
+        own.append({"class_path": "my_ends.SignalAt", "init_args": {"step": stop, "number": number}})
+        if stop < 0:
+            init = {"monitor": "train/loss", "stopping_threshold": 1e9, "check_on_train_epoch_end": False}
+            own.append({"class_path": "lightning.pytorch.callbacks.EarlyStopping", "init_args": init})
+        content["trainer"] |= {"callbacks": own, "max_steps": 10, "val_check_interval": 2}
+        Path("epochs.yaml").write_text(yaml.safe_dump(content))
+        return shell("fit", "-c", "epochs.yaml", "--run", folder, *more).status
+
+    assert run("whole", "whole.txt") == 0
+    first = {
+        "max_steps": lambda: run("part", "part.txt", "--trainer.max_steps", 4) == 0,
+        "max_epochs": lambda: run("part", "part.txt", "--trainer.max_steps", -1, "--trainer.max_epochs", 1) == 0,
+        "early": lambda: run("part", "part.txt", stop=-1) == 0,
+        "signal": lambda: run("part", "part.txt", stop=3) == 128 + number,
+    }
+    assert first[how]()
+    assert run("part", "part.txt", "--ckpt_path", "last") == 0
+    whole, part = (Path(name).read_text().splitlines() for name in ("whole.txt", "part.txt"))
+    assert len(whole) == 10
+    assert part == whole
+    assert whole[4] == "step 4 epoch 1 batch 0"
 
 
 def test_the_metrics_that_modules_name_are_those_that_they_log(finished):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    from nuwa_lightning.commands.training import METRICS
+    from nuwa_lightning.commands.watching import METRICS
     from nuwa_lightning.training.nuwa_module import NuwaInfinityModule
     from nuwa_lightning.training.vqgan_module import VQGANModule
 

@@ -9,10 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from evaluation import rows
 from evaluation.__main__ import main
+from evaluation.clip_score import clip_scores
 from evaluation.images import ImageSet, image_files
+from evaluation.protocol import Seams
 from evaluation.reconstruction import Pairs
+from evaluation.video.clips import Clips, ClipSet
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.writers import write_video
 
 
 def paint(path: Path, seed: int = 0) -> Path:
@@ -75,3 +80,80 @@ def test_the_option_reaches_the_reader(tmp_path: Path, capsys, limit: str, words
     told = capsys.readouterr().err
     assert words in told
     assert len([line for line in told.splitlines() if line.startswith("error:")]) == 1
+
+
+def film(folder: Path, kind: str) -> None:
+    """A clip of three frames of 10x8 pixels."""
+    frames = np.random.default_rng(3).integers(0, 256, (3, 8, 10, 3), np.uint8)
+    if kind == "frames":
+        for number in range(3):
+            paint(folder / "clip" / f"{number}.png", number)
+        return
+    folder.mkdir()
+    write_video(iter(frames), folder / f"clip.{kind}", width=10, height=8, fps=8)
+
+
+@pytest.mark.parametrize("kind", ["frames", "gif", "webp", "mp4"])
+def test_how_many_pixels_of_a_frame_are_trusted(tmp_path: Path, kind: str) -> None:
+    film(tmp_path / "made", kind)
+    ((_, clip_TYX3),) = ClipSet(tmp_path / "made", Clips(frames=3), max_pixels=80)
+    assert clip_TYX3.shape == (3, 8, 10, 3)
+    with pytest.raises(UsageError) as caught:
+        list(ClipSet(tmp_path / "made", Clips(frames=3), option="--generated", max_pixels=79))
+    assert caught.value.option == "--generated"
+    assert "10x8 is 80 pixels, more than max_pixels=79: give a larger --max-pixels" in str(caught.value)
+    skipping = ClipSet(tmp_path / "made", Clips(frames=3), skip_corrupt=True, max_pixels=79)
+    assert list(skipping) == []
+    assert len(skipping.skipped) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--max-pixels", "79"), "give a larger --max-pixels"),
+        (("--max-pixels", "0"), "--max-pixels: 0: give a number from 1 up"),
+        (("--device", "cuda:99"), "--device: cuda:99: cannot compute here"),
+    ],
+)
+def test_options_of_score_videos(tmp_path: Path, capsys, flags: tuple[str, ...], words: str) -> None:
+    film(tmp_path / "real", "frames")
+    film(tmp_path / "made", "gif")
+    sets = ("--real", str(tmp_path / "real"), "--generated", str(tmp_path / "made"))
+    toy = ("--features", "tests.evaluation.toys.ToyClips", "--set", "real.frames=3", "--set", "generated.frames=3")
+    assert main(["score-videos", *sets, *toy, *flags]) == 2
+    told = capsys.readouterr().err
+    assert words in told
+    assert len([line for line in told.splitlines() if line.startswith("error:")]) == 1
+
+
+class Matches:
+    """Takes the place of a CLIP model: all match alike."""
+
+    name, similarity_name = "CLIP-score", "CLIP-SIM"
+
+    def cosines(self, images, captions):
+        return np.full(len(images), 0.5)
+
+    def is_cut(self, caption):
+        return False
+
+
+def test_the_clip_score_reads_what_the_limit_allows(tmp_path: Path) -> None:
+    image = paint(tmp_path / "a.png")
+    found = clip_scores(Matches(), [(image, "a")] * 2, max_pixels=80)  # type: ignore[arg-type]
+    assert found["CLIP-score"].value == 50
+    with pytest.raises(UsageError, match=r"--generated: .*a.png: 10x8 .* give a larger --max-pixels if you trust it"):
+        clip_scores(Matches(), [(image, "a")], max_pixels=79)  # type: ignore[arg-type]
+
+
+def test_flat_patches_have_no_seam_ratio_and_that_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    colors = np.random.default_rng(0).integers(0, 256, (2, 2, 3), np.uint8)
+    Image.fromarray(colors.repeat(8, 0).repeat(8, 1)).save(tmp_path / "flat.png")
+    real = ImageSet([paint(tmp_path / f"{number}.png", number) for number in range(2)], option="--real")
+    sets = {"real": real, "flat": ImageSet([tmp_path / "flat.png"], option="--generated")}
+    wanted = Seams(patch=8, token=2)
+    assert rows.seams(sets, "real", wanted)[0]["name"] == "seam ratio"
+    assert caplog.text == ""
+    assert rows.seams(sets, "flat", wanted) == []
+    (record,) = caplog.records
+    assert record.getMessage().startswith("--generated: no seam ratio: patches of 8 px are flat inside")

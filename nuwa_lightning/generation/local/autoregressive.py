@@ -1,5 +1,7 @@
 """One token after another."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Literal, final
 

@@ -3,6 +3,8 @@
 Shape legend: R patches side by side, N tokens per patch, K neighbors of a token, n places of the window.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Final, final
 

@@ -3,6 +3,8 @@
 Shape legend: R patches side by side, N tokens per patch, K codes.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
 from typing import final
