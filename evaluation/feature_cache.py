@@ -216,7 +216,7 @@ class _Rows:
 
 
 def _is_whole(row: bytes, length: int) -> bool:
-    return len(row) == length and bool(np.isfinite(np.frombuffer(row, np.float32)).all())
+    return 0 < len(row) == length and bool(np.isfinite(np.frombuffer(row, np.float32)).all())
 
 
 def _key(pixels: Pixels) -> bytes:

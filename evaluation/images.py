@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from evaluation.crop_spec import CropSpec
+from nuwa_lightning.atomic import atomic_folder
 from nuwa_lightning.data.folders import list_files, said_of
 from nuwa_lightning.data.reading import MAX_PIXELS, SUFFIXES, ImageReadError, image_size, read_image
 from nuwa_lightning.errors import UsageError
@@ -308,3 +309,18 @@ def windows(pixels_YX3: Pixels, side: int) -> Iterator[Pixels]:
     for y in range(0, height - side + 1, side):
         for x in range(0, width - side + 1, side):
             yield pixels_YX3[y : y + side, x : x + side]
+
+
+def write_crops(images: ImageSet, output: Path) -> int:
+    """Write the crops of a set as PNG files into a new folder; return their number."""
+    if not output.parent.is_dir():
+        raise UsageError("--output", str(output), f"the folder {output.parent} does not exist: make it first")
+    made = 0
+    try:
+        with atomic_folder(output) as partial:
+            for crop in images.crops():
+                Image.fromarray(crop).save(partial / f"{made:05d}.png")
+                made += 1
+    except FileExistsError as error:
+        raise UsageError("--output", str(output), "exists already: give another name") from error
+    return made

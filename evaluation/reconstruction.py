@@ -6,17 +6,42 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evaluation.estimates import Estimate, of_mean
 from evaluation.images import Pixels, image_files
 from evaluation.perceptual import PerceptualDistance, of_pairs
 from evaluation.protocol import Reconstruction
-from evaluation.psnr import psnr
-from evaluation.ssim import DEFINITION, ssim
 from nuwa_lightning.data.reading import MAX_PIXELS, ImageReadError, read_image
 from nuwa_lightning.errors import UsageError
+
+DEFINITION: Final = "Wang et al. 2004: Gaussian window 11x11, sigma 1.5, inside the image, mean over colors"
+_BORDER: Final = 5
+
+
+def ssim(a_YX3: NDArray[np.uint8], b_YX3: NDArray[np.uint8]) -> float:
+    """Return the SSIM of two images, the mean over colors and places."""
+    import torch
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    if a_YX3.shape != b_YX3.shape:
+        raise ValueError(f"images of shapes {a_YX3.shape} and {b_YX3.shape} cannot be compared")
+    if min(a_YX3.shape[:2]) < 11:
+        raise ValueError(f"an image of {a_YX3.shape[1]}x{a_YX3.shape[0]} is smaller than the window of 11 pixels")
+    a_13YX, b_13YX = (torch.from_numpy(np.array(z)).permute(2, 0, 1)[None].double() for z in (a_YX3, b_YX3))
+    _, map_13YX = structural_similarity_index_measure(a_13YX, b_13YX, data_range=255.0, return_full_image=True)
+    return float(map_13YX[..., _BORDER:-_BORDER, _BORDER:-_BORDER].mean())
+
+
+def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
+    """Return the PSNR of two images in dB; infinite if they are equal."""
+    if a.shape != b.shape:
+        raise ValueError(f"images of shapes {a.shape} and {b.shape} cannot be compared")
+    error = float(((a.astype(np.float64) - b.astype(np.float64)) ** 2).mean())
+    return 10 * math.log10(255.0**2 / error) if error else math.inf
 
 
 class Pairs:

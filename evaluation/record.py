@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeGuard
 
@@ -14,11 +14,23 @@ from evaluation.protocol import differences, settings_sha256
 from nuwa_lightning import environment
 from nuwa_lightning.atomic import write_json
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.plain_data import parse_json, read_text
+from nuwa_lightning.plain_data import fits, parse_json, read_text
 
 SAMPLES: Final = "samples.json"
 """Beside generated images: how they were made, and how long it took."""
 _LONGEST: Final = 256 << 20
+_PARTS: Final = {
+    "metrics": list[dict[str, Any]],
+    "protocol": dict[str, Any],
+    "sets": dict[str, dict[str, Any]],
+    "run": dict[str, Any],
+    "commit": str,
+}
+_CELLS: Final = {
+    **dict.fromkeys(("name", "set", "better", "how"), str),
+    **dict.fromkeys(("value", "std", "low", "high", "floor"), float | None),
+}
+"""What is in a row of a report."""
 
 _PACKAGES = (
     "nuwa-lightning",
@@ -124,14 +136,26 @@ def _is_report(found: Any) -> TypeGuard[dict[str, Any]]:
     """Say whether something read has the parts of a report; what is in them, its digest vouches for."""
     if not isinstance(found, dict) or not {"metrics", "protocol", "digest"} <= found.keys():
         return False
-    rows, protocol = found["metrics"], found["protocol"]
+    protocol, sets = found["protocol"], found.get("sets", {})
+    parts = all(fits(found[name], kind) for name, kind in _PARTS.items() if name in found)
     return (
-        isinstance(rows, list)
-        and all(isinstance(row, dict) for row in rows)
-        and isinstance(protocol, dict)
-        and isinstance(protocol.get("sha256"), str)
-        and isinstance(protocol.get("settings"), dict)
+        parts
+        and all(fits(row[name], kind) for row in found["metrics"] for name, kind in _CELLS.items() if name in row)
+        and all(isinstance(protocol.get(name), kind) for name, kind in (("sha256", str), ("settings", dict)))
+        and all(isinstance(one.get("sha256", ""), str) for one in sets.values())
     )
+
+
+@contextmanager
+def showing(*paths: Path) -> Iterator[None]:
+    """Refuse reports of which something is shown that they lack: of another version, or by another hand."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        which = " and ".join(map(str, paths))
+        raise UsageError("RUN", which, f"lacks what is shown of it ({error!r:.100}): score it again") from None
 
 
 def samples_of(folder: Path, *, option: str = "--generated") -> dict[str, Any]:

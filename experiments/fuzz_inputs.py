@@ -123,36 +123,37 @@ def where(error: BaseException) -> str:
     return f"{Path(frame.filename).name}:{frame.name}"
 
 
-def run(todo: list[tuple[str, int]], seed: int) -> dict[str, Outcome]:
-    """Return what became of so many trials of each target, in another process: one that dies or hangs is replaced."""
-    found = {name: Outcome() for name, _ in todo}
-    with tempfile.TemporaryDirectory() as name:
-        notes, read = Path(name) / "notes", 0
-        notes.touch()
-        while left := [(each, found[each].counts.total(), count) for each, count in todo
-                       if found[each].counts.total() < count]:  # fmt: skip
-            arguments = [sys.executable, __file__, "--child", json.dumps([seed, name, left])]
-            with subprocess.Popen(arguments) as child:
-                quiet_since = time.monotonic()
-                while child.poll() is None:
-                    time.sleep(0.5)
-                    if notes.stat().st_size > read:
-                        quiet_since, read = time.monotonic(), notes.stat().st_size
-                    if time.monotonic() - quiet_since > 20 * LIMIT_SECONDS:
-                        child.kill()
-            lines = [json.loads(line) for line in notes.read_text().splitlines()]
-            notes.write_text("")
-            read = 0
-            for each, trial, what, kind in lines:
-                found[each].add(trial, what, kind)
-            if child.returncode == 3:
-                sys.exit("good files are not read as they should: see above")
-            if child.returncode:
-                each = next(each for each, count in todo if found[each].counts.total() < count)
-                killed = child.returncode == -signal.SIGKILL
-                how = ("hang", "killed") if killed else ("other error", f"the process died ({child.returncode})")
-                found[each].add(found[each].counts.total(), *how)
-    return found
+def run(todo: list[tuple[str, int]], seed: int) -> Iterator[tuple[str, Outcome]]:
+    """Yield what became of so many trials of each target, in another process: one that dies or hangs is replaced."""
+    with tempfile.TemporaryDirectory() as folder:
+        notes, child = Path(folder) / "notes", None
+        for place, (name, count) in enumerate(todo):
+            found, since = Outcome(), time.monotonic()
+            while (done := found.counts.total()) < count:
+                if child is None:
+                    notes.write_text("")
+                    left = [(name, done, count), *((each, 0, number) for each, number in todo[place + 1 :])]
+                    arguments = [sys.executable, __file__, "--child", json.dumps([seed, folder, left])]
+                    child, lines, since = subprocess.Popen(arguments), notes.open(), time.monotonic()
+                status, line = child.poll(), lines.readline()
+                if line:
+                    found.add(*json.loads(line))
+                    since = time.monotonic()
+                elif status is not None:
+                    if status == 3:
+                        sys.exit(
+                            f"good files of {name} are not read as they should: {(Path(folder) / 'why').read_text()}"
+                        )
+                    killed = status == -signal.SIGKILL
+                    found.add(
+                        done, *(("hang", "killed") if killed else ("other error", f"the process died ({status})"))
+                    )
+                    child = None
+                elif time.monotonic() - since > 20 * LIMIT_SECONDS:
+                    child.kill()
+                else:
+                    time.sleep(0.2)
+            yield name, found
 
 
 def work(seed: int, folder: str, todo: list[tuple[str, int, int]]) -> None:
@@ -164,12 +165,12 @@ def work(seed: int, folder: str, todo: list[tuple[str, int, int]]) -> None:
         try:
             target, good = made(name, folder)
         except Exception:
-            traceback.print_exc()
+            (Path(folder) / "why").write_text(traceback.format_exc())
             sys.exit(3)
         quiet()
         with told.open("a", buffering=1) as out:
             for trial in range(first, last):
-                out.write(f"{json.dumps([name, trial, *tried(target, good, seed, trial)])}\n")
+                out.write(f"{json.dumps([trial, *tried(target, good, seed, trial)])}\n")
 
 
 def made(name: str, folder: str) -> tuple[Target, Path]:
@@ -212,7 +213,7 @@ def main() -> None:
     wanted = [name for name in options.only.split(",") if name] or list(TARGETS)
     todo = [(name, max(1, round(options.trials * TARGETS[name].share))) for name in wanted]
     total: Counter[str] = Counter()
-    for name, outcome in run(todo, options.seed).items():
+    for name, outcome in run(todo, options.seed):
         report(name, outcome)
         total += outcome.counts
     sys.stdout.write(f"| all | {row(total)} |\n")

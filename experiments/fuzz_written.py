@@ -121,25 +121,32 @@ class Reports(Target):
     def make(self, folder: Path) -> None:
         from evaluation.record import SAMPLES, digest
 
-        row = {"name": "lite0-KID", "value": 0.1, "interval": [0.0, 0.2], "better": "lower", "group": "quality"}
-        sets = {kind: {"folder": kind, "sha256": "0" * 64, "crops": 9, "images": 9} for kind in ("real", "generated")}
+        row = {"name": "lite0-KID", "set": "generated", "value": 0.1, "std": 0.01, "low": 0.0, "high": 0.2, "n": 9}
+        row |= {"better": "lower", "how": "subsets", "floor": 0.01, "floor_std": 0.0, "floor_n": 9}
+        sets = {kind: {"folder": kind, "sha256": "0" * 64, "crops": 9, "files": 9} for kind in ("real", "generated")}
         report: dict[str, Any] = {"metrics": [row, {**row, "name": "FID"}], "sets": sets, "notes": [],
                                   "protocol": {"name": "a", "version": 1, "sha256": "0", "settings": {"seed": 0}},
-                                  "versions": {}, "commit": "0", "machine": {}}  # fmt: skip
-        found = {**report, "digest": digest(report), "run": {"wall_seconds": 1.0}}
+                                  "versions": {"python": "3", "torch": "2"}, "commit": "0",
+                                  "machine": {"cpu": "a", "cores": 2}}  # fmt: skip
+        found = {
+            **report,
+            "digest": digest(report),
+            "run": {"wall_seconds": 1.0, "sampling": {"size": "64x32", "temperature": 1, "top_k": 9}},
+        }
         for name in ("a", "b"):
             (folder / f"{name}.json").write_text(json.dumps(found))
         (folder / SAMPLES).write_text(json.dumps({"count": 9, "seconds": 3.5, "request": {"size": "64x32"}}))
 
     def read(self, folder: Path) -> None:
-        from evaluation.record import samples_of
+        from evaluation.record import samples_of, showing
         from evaluation.report.document import blocks_of
         from evaluation.report.markdown import to_markdown
         from evaluation.report.study import load_study
 
         samples_of(folder)
-        study = load_study([folder / "a.json", folder / "b.json"], "again")
-        to_markdown("a", blocks_of(study))
+        paths = [folder / "a.json", folder / "b.json"]
+        with showing(*paths):
+            to_markdown("a", blocks_of(load_study(paths, "again")))
 
 
 # -- images and videos -------------------------------------------------------------------------------------------------

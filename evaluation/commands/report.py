@@ -27,11 +27,13 @@ class Options:
 
 def run(options: Options, command: str) -> int:
     """Write the report."""
+    from evaluation.record import showing
     from evaluation.report.study import SOURCE, load_study
     from evaluation.report.writing import write_study
 
-    study = load_study(options.runs, command)
-    first = options.runs[0]
-    output = options.output or (first / "report" if (first / SOURCE).is_file() else Path("report"))
-    sys.stdout.write(f"{write_study(study, output)}\n")
+    with showing(*options.runs):
+        study = load_study(options.runs, command)
+        first = options.runs[0]
+        output = options.output or (first / "report" if (first / SOURCE).is_file() else Path("report"))
+        sys.stdout.write(f"{write_study(study, output)}\n")
     return 0

@@ -59,7 +59,7 @@ class Canvas:
         self._tokens = TokenLog(folder / "tokens.log")
         try:
             folder.mkdir(exist_ok=True)
-            strange = [path for path in folder.iterdir() if not _is_own(path)]
+            strange = [path for path in folder.iterdir() if not _is_own(path) or (path.exists() and not path.is_file())]
             if strange:
                 raise UsageError(option, folder, f"holds {strange[0].name}, which is no part of a canvas: name another")
             self._lock = _locked(folder / "lock")

@@ -136,6 +136,9 @@ class History:
             size = stage.size[axis]
             assert size is not None
             spare.append((start - corner, corner + size - start - image.pixels_YX3.shape[axis]))
+        if min(map(min, spare)) < 0:
+            hint = "does not say how it was made (the given image lies outside): put back a copy of the folder"
+            raise UsageError("canvas", self.store.folder or "in memory", hint)
         return ImageCondition(
             image.pixels_YX3,
             holes_YX=image.holes_YX,

@@ -21,11 +21,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nuwa_lightning.canvas.facts import UNWRITTEN, CanvasFacts
+from nuwa_lightning.errors import UsageError
 from nuwa_lightning.planning.geometry import PatchIndex
 from nuwa_lightning.tokenizers.tiling import Rectangle
 
 _BLOCK: Final = 64
 _AT_ONCE: Final = 1 << 14
+_BYTES: Final = 1 << 26
 _NEAR: Final = 16
 
 
@@ -77,10 +79,13 @@ class TokenLog:
         """Take in the records that follow, up to number ``end`` or to one that is not whole; returns positions."""
         found: list[PatchIndex] = []
         size = self._dtype.itemsize
+        if not self._path.is_file():  # a pipe would keep its reader waiting
+            raise UsageError("canvas", self._path, "is not there: put back a copy of the folder")
         with self._path.open("rb") as file:
             while end is None or self.length < end:
                 file.seek(self.length * size)
-                data = file.read((_AT_ONCE if end is None else min(_AT_ONCE, end - self.length)) * size)
+                most = max(1, min(_AT_ONCE, _BYTES // size))
+                data = file.read((most if end is None else min(most, end - self.length)) * size)
                 records = np.frombuffer(data[: len(data) // size * size], self._dtype)
                 if not len(records):
                     break

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -141,3 +144,76 @@ def test_the_trainer_writes_and_reads_through_it(tmp_path):
     second = trainer(3)
     second.fit(BoringModel(), ckpt_path=str(tmp_path / "a.ckpt"))
     assert second.global_step == 3
+
+
+def whole() -> dict[str, Any]:
+    counts = {"total": {"ready": 2, "completed": 2, "started": 2, "processed": 2}}
+    state = {"step": torch.tensor(2.0), "exp_avg": torch.ones(3), "exp_avg_sq": torch.ones(3)}
+    return {
+        "epoch": 1, "global_step": 2, "pytorch-lightning_version": "2.6.6", "callbacks": {},
+        "state_dict": {"w": torch.ones(3)}, "current_model_state": {"w": torch.ones(3)},
+        "loops": {"fit_loop": {"epoch_progress": counts, "epoch_loop.batch_progress": counts}},
+        "optimizer_states": [{"state": {0: state}, "param_groups": [{"lr": 0.1, "betas": (0.9, 0.95), "params": [0]}]}],
+        "lr_schedulers": [{"last_epoch": 2, "_step_count": 3, "base_lrs": [0.1], "_last_lr": [0.1]}],
+    }  # fmt: skip
+
+
+def put(path: str, value: object) -> Callable[[dict[str, Any]], None]:
+    def change(content: Any) -> None:
+        *way, last = path.split("/")
+        for key in way:
+            content = content[int(key) if key.isdecimal() else key]
+        content[last] = value
+
+    return change
+
+
+STEP, BATCHES = "optimizer_states/0/state/0", "loops/fit_loop/epoch_loop.batch_progress/total"
+WRONG = {
+    **{f"{name} of {value!r:.9}": (put(name, value), name) for name, value in (
+        ("epoch", "one"), ("epoch", 1.5), ("epoch", True), ("global_step", None), ("global_step", 2**70),
+        ("loops", [1]), ("callbacks", "none"), ("optimizer_states", {}), ("optimizer_states", ["a"]),
+        ("lr_schedulers", 7), ("state_dict", [1]), ("current_model_state", {"w": "ones"}),
+        ("pytorch-lightning_version", 2.6),
+    )},
+    "text for a moment": (put(f"{STEP}/exp_avg", "ones"), "exp_avg in its optimizer_states is 'ones', no number"),
+    "bytes for a step": (put(f"{STEP}/step", b"2"), "step in its optimizer_states"),
+    "a moment that is NaN": (put(f"{STEP}/exp_avg_sq", torch.full((3,), float("nan"))), "exp_avg_sq holds NaN"),
+    "a rate of text": (put("lr_schedulers/0/base_lrs", ["fast"]), "base_lrs in its lr_schedulers is 'fast', no number"),
+    "a rate that is NaN": (put("lr_schedulers/0/_last_lr", [float("nan")]), "_last_lr holds NaN"),
+    "a rate of a group": (put("optimizer_states/0/param_groups", [{"lr": "fast"}]), "lr in its optimizer_states"),
+    "a count of text": (put(f"{BATCHES}/processed", "two"), "processed in its loops is 'two', no number"),
+    "a count below 0": (put(f"{BATCHES}/ready", -1), "ready in its loops is -1"),
+    "a count of parts": (put(f"{BATCHES}/started", 1.5), "started in its loops is 1.5"),
+    "counts of tensors": (put("lr_schedulers/0/last_epoch", "2"), "last_epoch in its lr_schedulers"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_text_and_nonsense_where_numbers_belong(tmp_path, kind):
+    path = tmp_path / "a.ckpt"
+    torch.save(whole(), path)
+    assert read_checkpoint(path)["global_step"] == 2
+    change, words = WRONG[kind]
+    change(content := whole())
+    torch.save(content, path)
+    for mapped in (True, False):
+        with pytest.raises(UsageError, match=re.escape(words)) as caught:
+            read_checkpoint(path, mapped=mapped)
+        assert str(caught.value).startswith(f"ckpt_path: {path}: ")
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("keep", [0, 1, 100, 0.5, -1])
+def test_a_file_that_is_cut(tmp_path, keep):
+    torch.save(whole(), tmp_path / "a.ckpt")
+    data = (tmp_path / "a.ckpt").read_bytes()
+    (tmp_path / "a.ckpt").write_bytes(data[: int(keep * len(data)) if isinstance(keep, float) else keep])
+    with pytest.raises(UsageError, match="a damaged one"):
+        read_checkpoint(tmp_path / "a.ckpt")
+
+
+def test_a_pipe_does_not_hang(tmp_path):
+    os.mkfifo(tmp_path / "a.ckpt")
+    with pytest.raises(UsageError, match="there is no such file"):
+        read_checkpoint(tmp_path / "a.ckpt")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from pathlib import Path
 
@@ -16,6 +17,7 @@ TOYS = {
     "recipes/landscape_vqgan.yaml": "one.yaml",
     "recipes/landscape_decoder.yaml": "decoder.yaml",
     "recipes/landscape.yaml": "two.yaml",
+    "recipes/fine_tune.yaml": "fine.yaml",
 }
 
 
@@ -28,6 +30,9 @@ def toys(workplace, repository, monkeypatch):
     two = yaml.safe_load(Path("two.yaml").read_text()) | {"run": "runs/landscape"}
     two["tokenizer"] |= {"refine": "decoder.yaml", "refined": "refined/tokenizer", "beside": False}
     Path("two.yaml").write_text(yaml.safe_dump(two))
+    fine = copy.deepcopy(two) | {"run": "runs/fine_tuned"}
+    fine["model"]["init_args"]["start_from"] = "runs/landscape"
+    Path("fine.yaml").write_text(yaml.safe_dump(fine))
     decoder = yaml.safe_load(Path("one.yaml").read_text())
     decoder["model"]["init_args"] |= {"start_from": "one/tokenizer", "train_only": "decoder"}
     Path("decoder.yaml").write_text(yaml.safe_dump(decoder))
@@ -42,7 +47,7 @@ def test_what_the_readme_says_to_type_works(toys, shell, repository):
     readme = (repository / "README.md").read_text(encoding="utf-8")
     told = [words for words in commands(readme) if words[:3] == ["python", "-m", "nuwa_lightning"]]
     told = [words for words in told if words[3] != "serve"]  # tests/serve runs it; it does not end
-    assert [words[3] for words in told] == ["generate", *["fit"] * 7]
+    assert [words[3] for words in told] == ["generate", *["fit"] * 8]
     for _, _, _, *words in (told[1], told[0], *told[2:]):  # what generates needs what was trained
         words = [TOYS.get(word, "128x64" if word == "2048x512" else word) for word in words]
         if words[0] == "fit":

@@ -171,6 +171,46 @@ def test_files_that_are_no_checkpoint_are_refused(shell, finished):
         assert f"--ckpt_path: {name}" in done.error
 
 
+def lose(*way):
+    def change(content):
+        for key in way[:-1]:
+            content = content[key]
+        del content[way[-1]]
+
+    return change
+
+
+DAMAGED = {
+    "no loops": (lose("loops"), "has no loops, without which a training cannot go on"),
+    "no optimizers": (lose("optimizer_states"), "has no optimizer_states"),
+    "no schedules": (lose("lr_schedulers"), "has no lr_schedulers"),
+    "no progress": (lose("loops", "fit_loop", "epoch_loop.batch_progress"), "KeyError: 'epoch_loop.batch_progress'"),
+    "no size": (lose("patch_transformer", "size"), "KeyError: 'size'"),
+    "a weight less": (lose("state_dict", "transformer.bos"), "does not fit this run, or is damaged"),
+    "a weight of text": (lambda c: c["state_dict"].update({"transformer.bos": "ones"}), "does not fit this run"),
+    "a weight of another shape": (
+        lambda c: c["state_dict"].update({"transformer.bos": torch.ones(3)}),
+        "size mismatch",
+    ),
+    "a state of another shape": (
+        lambda c: c["optimizer_states"][0]["state"][0].update(mean=torch.ones(1), momentum=torch.ones(1)),
+        "of its optimizer does not have the shape of its weights",
+    ),
+    "groups of another number": (lambda c: c["optimizer_states"][0]["param_groups"].pop(), "does not fit this run"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_a_checkpoint_that_lacks_a_part_is_one_line(shell, finished, kind):
+    content = torch.load(finished / "two" / "checkpoints" / "last.ckpt", weights_only=True)
+    change, words = DAMAGED[kind]
+    change(content)
+    torch.save(content, "damaged.ckpt")
+    done = shell("fit", "-c", "two.yaml", "--ckpt_path", "damaged.ckpt", "--trainer.max_steps", 8)
+    assert (done.status, words in done.error) == (2, True), done.error
+    assert "ckpt_path" in done.error
+
+
 def test_last_is_the_newest_below_the_run(tmp_path):
     assert find_checkpoint(None, tmp_path, needed=True) is None
     assert find_checkpoint("last", tmp_path, needed=False) is None

@@ -20,11 +20,10 @@ from evaluation.clip_score import ClipScore, captions_of, clip_scores, frame_sim
 from evaluation.crop_spec import CropSpec
 from evaluation.extractors import make_extractor
 from evaluation.images import ImageSet
-from evaluation.known_weights import INCEPTION_FILE
 from evaluation.perceptual import PerceptualDistance, diversity
 from evaluation.video.clips import Clips, ClipSet
 from evaluation.video.score import VideoProtocol, score_videos
-from evaluation.weights import hub_cache
+from evaluation.weights import INCEPTION_FILE, hub_cache
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.hashing import file_sha256
 from tests.evaluation.toys import ToyClips

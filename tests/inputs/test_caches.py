@@ -255,6 +255,7 @@ FEATURES: dict[str, tuple[Callable[[Path], object], int]] = {
     "an empty file": (lambda path: path.write_bytes(b""), 4),
     "other columns": (rows("ALTER TABLE features RENAME COLUMN row TO content"), 4),
     "a view": (lambda path: (rows("DROP TABLE features")(path), rows("CREATE VIEW features AS SELECT 1 a")(path)), 4),
+    "rows of nothing": (rows("UPDATE features SET row = x''"), 4),
     "a longer row": (rows(LAST, bytes(4000)), 1),
     "a shorter row": (rows(LAST, b"abc"), 1),
     "a row of text": (rows(LAST, "hello"), 1),
