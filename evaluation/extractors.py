@@ -12,7 +12,7 @@ import re
 from evaluation import features as lite0
 from evaluation import inception
 from evaluation.extractor import Extractor, remember_weights
-from evaluation.known_weights import INCEPTION_FILE, RESERVED_PREFIXES
+from evaluation.weights import INCEPTION_FILE, RESERVED_PREFIXES
 from nuwa_lightning.errors import UsageError
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.known_weights import LITE0
+from evaluation.weights import LITE0
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.hashing import file_sha256
 

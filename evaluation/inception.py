@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from evaluation.known_weights import INCEPTION, INCEPTION_FILE
-from evaluation.weights import checked_weights
+from evaluation.weights import INCEPTION, INCEPTION_FILE, checked_weights
 
 
 class InceptionFeatures:

@@ -18,7 +18,7 @@ from typing import Any, Final, Literal
 
 from evaluation.config import build, flat, read_yaml, set_option
 from evaluation.crop_spec import CropSpec
-from evaluation.known_weights import KNOWN_SHA256
+from evaluation.weights import KNOWN_SHA256
 from nuwa_lightning.errors import UsageError, check_range
 
 FOLDER: Final = Path(__file__).parent / "protocols"

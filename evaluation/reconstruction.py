@@ -6,17 +6,42 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evaluation.estimates import Estimate, of_mean
 from evaluation.images import Pixels, image_files
-from evaluation.perceptual import PerceptualDistance, of_pairs
+from evaluation.perceptual import PerceptualDistance
 from evaluation.protocol import Reconstruction
-from evaluation.psnr import psnr
-from evaluation.ssim import DEFINITION, ssim
 from nuwa_lightning.data.reading import MAX_PIXELS, ImageReadError, read_image
 from nuwa_lightning.errors import UsageError
+
+DEFINITION: Final = "Wang et al. 2004: Gaussian window 11x11, sigma 1.5, inside the image, mean over colors"
+_BORDER: Final = 5
+
+
+def ssim(a_YX3: NDArray[np.uint8], b_YX3: NDArray[np.uint8]) -> float:
+    """Return the SSIM of two images, the mean over colors and places."""
+    import torch
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    if a_YX3.shape != b_YX3.shape:
+        raise ValueError(f"images of shapes {a_YX3.shape} and {b_YX3.shape} cannot be compared")
+    if min(a_YX3.shape[:2]) < 11:
+        raise ValueError(f"an image of {a_YX3.shape[1]}x{a_YX3.shape[0]} is smaller than the window of 11 pixels")
+    a_13YX, b_13YX = (torch.from_numpy(np.array(z)).permute(2, 0, 1)[None].double() for z in (a_YX3, b_YX3))
+    _, map_13YX = structural_similarity_index_measure(a_13YX, b_13YX, data_range=255.0, return_full_image=True)
+    return float(map_13YX[..., _BORDER:-_BORDER, _BORDER:-_BORDER].mean())
+
+
+def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
+    """Return the PSNR of two images in dB; infinite if they are equal."""
+    if a.shape != b.shape:
+        raise ValueError(f"images of shapes {a.shape} and {b.shape} cannot be compared")
+    error = float(((a.astype(np.float64) - b.astype(np.float64)) ** 2).mean())
+    return 10 * math.log10(255.0**2 / error) if error else math.inf
 
 
 class Pairs:
@@ -91,8 +116,12 @@ def score_pairs(pairs: Pairs, wanted: Reconstruction, distance: PerceptualDistan
     """Return the mean of each metric over the pairs, by the metric's name."""
     found: dict[str, Estimate] = {}
     how = "mean over images; interval: Student's t"
-    values = [(psnr(a, b), ssim(a, b) if wanted.ssim else math.nan) for a, b in pairs]
-    differ = [value for value, _ in values if math.isfinite(value)]
+    looks = distance if wanted.lpips else None
+    values = [
+        (psnr(a, b), ssim(a, b) if wanted.ssim else math.nan, float(looks(a[None], b[None])[0]) if looks else math.nan)
+        for a, b in pairs
+    ]
+    differ = [value for value, _, _ in values if math.isfinite(value)]
     pairs.equal = len(values) - len(differ)
     if not differ:
         raise UsageError(pairs.option, "all pairs", "equal their originals to the last bit: give reconstructions")
@@ -100,7 +129,7 @@ def score_pairs(pairs: Pairs, wanted: Reconstruction, distance: PerceptualDistan
         left = f"; {pairs.equal} equal pairs, of infinite PSNR, left out" if pairs.equal else ""
         found["PSNR"] = of_mean(np.array(differ), how=how + left)
     if wanted.ssim:
-        found["SSIM"] = of_mean(np.array([value for _, value in values]), how=f"{DEFINITION}; {how}")
-    if wanted.lpips and distance is not None:
-        found[distance.name] = of_pairs(distance, pairs, how="mean over images")
+        found["SSIM"] = of_mean(np.array([value for _, value, _ in values]), how=f"{DEFINITION}; {how}")
+    if looks is not None:
+        found[looks.name] = of_mean(np.array([value for _, _, value in values]), how=how)
     return found

@@ -30,7 +30,7 @@ from evaluation.collapse import collapse
 from evaluation.features import Lite0Features
 from evaluation.features_of import features_of
 from evaluation.kid import kid, real_floor
-from evaluation.psnr import psnr
+from evaluation.reconstruction import psnr
 from evaluation.seams import seam_ratio
 from nuwa_lightning import NuwaInfinityPipeline
 from nuwa_lightning.atomic import write_json

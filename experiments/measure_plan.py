@@ -30,7 +30,7 @@ from evaluation.collapse import collapse
 from evaluation.features import Lite0Features
 from evaluation.features_of import features_of
 from evaluation.kid import kid
-from evaluation.psnr import psnr
+from evaluation.reconstruction import psnr
 from evaluation.seams import seam_ratio
 from experiments.measure_landscape import crops, shrunk
 from nuwa_lightning import GenerationRequest, NuwaInfinityPipeline

@@ -29,7 +29,7 @@ class Options:
 
 def run(options: Options, command: str) -> int:
     """Cut and write."""
-    from evaluation.crops import write_crops
+    from evaluation.images import write_crops
     from evaluation.protocol import load_protocol
     from evaluation.real_images import real_images
 

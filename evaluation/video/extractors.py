@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from evaluation.extractor import remember_weights
 from evaluation.features import PROTOCOL, Lite0Features
-from evaluation.known_weights import RESERVED_PREFIXES
 from evaluation.video.clips import Clip
+from evaluation.weights import RESERVED_PREFIXES
 from nuwa_lightning.errors import UsageError
 
 

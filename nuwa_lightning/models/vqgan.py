@@ -564,7 +564,7 @@ class VQGAN(nn.Module):
         """Return the vectors ``z_BDYX`` before quantisation, of any length.
 
         Raises:
-            ValueError: if a side is no multiple of ``factor`` (see ``tiling.pad_to_multiple``).
+            ValueError: if a side is no multiple of ``downsample_factor``.
         """
         if any(side % self.downsample_factor or side == 0 for side in image_B3YX.shape[2:]):
             raise ValueError(

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from nuwa_lightning.tokenizers.base import Tokenizer
 
@@ -92,19 +91,6 @@ def encode_tiled(tokenizer: Tokenizer, image_B3YX: Tensor, *, tile: int = 64) ->
         inner = found[:, piece.top - outer.top : piece.bottom - outer.top, piece.left - outer.left :]
         tokens_BYX[:, piece.top : piece.bottom, piece.left : piece.right] = inner[..., : piece.right - piece.left]
     return tokens_BYX
-
-
-def pad_to_multiple(image_B3YX: Tensor, factor: int) -> Tensor:
-    """Return the image with its last row and column repeated until both sides are multiples of ``factor``."""
-    height, width = image_B3YX.shape[2:]
-    return functional.pad(image_B3YX, (0, -width % factor, 0, -height % factor), mode="replicate")
-
-
-def reconstruct(tokenizer: Tokenizer, image_B3YX: Tensor, *, tile: int = 64) -> Tensor:
-    """Return the image after encoding and decoding, whatever its size, in pieces."""
-    height, width = image_B3YX.shape[2:]
-    tokens_BYX = encode_tiled(tokenizer, pad_to_multiple(image_B3YX, tokenizer.downsample_factor), tile=tile)
-    return decode_tiled(tokenizer, tokens_BYX, tile=tile)[:, :, :height, :width]
 
 
 def cut_out(image_B3YX: Tensor, inner: Rectangle, *, outer: Rectangle, factor: int) -> Tensor:

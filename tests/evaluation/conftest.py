@@ -10,8 +10,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from evaluation.crop_spec import CropSpec
-from evaluation.crops import write_crops
-from evaluation.images import ImageSet
+from evaluation.images import ImageSet, write_crops
 from tests.evaluation.ablation_toys import ablated, finished
 
 __all__ = ["ablated", "finished"]

@@ -15,8 +15,7 @@ from evaluation.fid import frechet_distance, gaussian_frechet_distance
 from evaluation.inception_score import inception_score
 from evaluation.kid import kid, mmd2
 from evaluation.manifold import manifold
-from evaluation.psnr import psnr
-from evaluation.ssim import ssim
+from evaluation.reconstruction import psnr, ssim
 
 Array = Any
 FIDELITY = {"verbose": False}

@@ -12,7 +12,7 @@ from PIL import Image
 
 from evaluation.features import NAME, Lite0Features, preprocess
 from evaluation.features_of import features_of
-from evaluation.known_weights import LITE0
+from evaluation.weights import LITE0
 from nuwa_lightning.errors import UsageError
 
 Photos = dict[str, np.ndarray[Any, Any]]

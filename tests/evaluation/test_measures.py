@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluation.collapse import collapse, luminance_spread
-from evaluation.psnr import psnr
+from evaluation.reconstruction import psnr, ssim
 from evaluation.seams import border_ratio, seam_ratio
-from evaluation.ssim import ssim
 
 Photos = dict[str, np.ndarray[Any, Any]]
 

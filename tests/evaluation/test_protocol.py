@@ -12,9 +12,9 @@ from evaluation.config import build, flat, set_option
 from evaluation.crop_spec import CropSpec
 from evaluation.extractor import Extractor
 from evaluation.extractors import make_extractor
-from evaluation.known_weights import LITE0
 from evaluation.protocol import FOLDER, Protocol, differences, load_protocol, settings_sha256
 from evaluation.video.score import load_video_protocol
+from evaluation.weights import LITE0
 from nuwa_lightning.errors import UsageError
 from tests.evaluation.toys import ToyFeatures
 

@@ -44,6 +44,10 @@ class Firefox:
         assert error is None, error
         return result
 
+    def close(self) -> None:
+        self._file.close()
+        self._socket.close()
+
     def _read(self) -> Any:
         length = b""
         while not length.endswith(b":"):
@@ -107,6 +111,7 @@ def firefox(width: int, height: int) -> Iterator[Firefox]:
                 opened = Firefox(int(port.read_text()))
                 opened("SetWindowRect", {"width": width, "height": height})
                 yield opened
+                opened.close()
             finally:
                 process.terminate()
                 process.wait(60)

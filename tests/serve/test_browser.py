@@ -274,15 +274,15 @@ def test_frames_and_the_brush(tmp_path: Path) -> None:
         page.keyboard.press("r")
         window.said("redo: done")
         options = server.canvas(canvas)["edits"][-1]["options"]
+        page.keyboard.press("Escape")
+        assert page.evaluate("viewer.brush.empty && !viewer.tool")
+        assert page.locator("#corners").is_visible()
         here.redo([tuple(box) for box in boxes], frames=(1, 2), seed=8, options=options)
         for t, frame in enumerate(here.pixels()):
             page.fill("#frame", str(t))
             assert (window.drawn() == frame).all()
-        page.focus("#view")
-        page.keyboard.press("Escape")
-        assert page.evaluate("viewer.brush.empty")
-        assert page.locator("#corners").is_visible()
         page.fill("#brush-side", "3")  # by the pointer, three patches wide
+        page.click("#brush")
         window.click_at(20, 12)
         assert page.evaluate("viewer.brush.boxes(viewer.canvas.patch, viewer.canvas.bounds)") == [[8, 0, 32, 24]]
         assert window.wrong == []
@@ -349,7 +349,7 @@ FAINT = """() => {
     const seen = [], faint = [];
     for (const each of document.querySelectorAll("body *")) {
         const holds = [...each.childNodes].some(node => node.nodeType === 3 && node.data.trim()) || each.matches("input, select, textarea");
-        if (!holds || !each.checkVisibility() || each.matches(":disabled, :disabled *")) continue;
+        if (!holds || !each.checkVisibility({opacityProperty: true}) || each.matches(":disabled, :disabled *")) continue;
         const under = ground(each), kinds = [null, ...(each.placeholder ? ["::placeholder"] : [])];
         for (const kind of kinds) {
             const style = getComputedStyle(each, kind), ink = over(parse(style.color), under).map((n, i) => n * style.opacity + under[i] * (1 - style.opacity));

@@ -12,7 +12,7 @@ from tests.serve.marionette import FIREFOX, Firefox, firefox
 from tests.serve.served import Served, serving
 from tests.serve.test_browser import exported
 
-SHIFT, RIGHT = "\ue008", "\ue014"
+SHIFT, RIGHT, ESCAPE = "\ue008", "\ue014", "\ue00c"
 DRAWN = """async () => {
     viewer.scale = 1; viewer.hover = null; viewer.selected = null;
     viewer.center = [viewer.canvas.bounds[0] + viewer.size[0] / 2 - 8, viewer.canvas.bounds[1] + viewer.size[1] / 2 - 8];
@@ -65,7 +65,9 @@ def test_a_visit(tmp_path: Path) -> None:
         assert box[1::2] == [32, 40]
         page.fill("#steer [name=seed]", "11")
         page.click("#redo > button")
-        page.until("viewer.canvas.edits.length === 4")
+        page.until("viewer.canvas.edits.length === 4 && viewer.canvas.finished")
+        page.run("() => document.getElementById('view').focus()")
+        page.keys(ESCAPE)
         kept = drawn(page)
         assert (kept == exported(server, canvas)).all()
         assert (kept != before).any()

@@ -90,10 +90,11 @@ def killed_while_it_grows(run: Path, folder: Path, *, kills: int, right: int) ->
         with forked(run, folder) as (server, process):
             canvas = canvas or server.new()
             if server.canvas(canvas)["finished"]:
-                server.post(f"/api/canvases/{canvas}/grow", {"right": right, "down": 8})
+                _, job = server.post(f"/api/canvases/{canvas}/grow", {"right": right, "down": 8})
             else:
-                server.post(f"/api/canvases/{canvas}/resume")
-            at = time.monotonic() + chance.uniform(0.1, 1.2)
+                _, job = server.post(f"/api/canvases/{canvas}/resume")
+            begun(server, job["id"])
+            at = time.monotonic() + chance.uniform(0, 1)
             while time.monotonic() < at:
                 server.canvas(canvas)
             process.kill()
@@ -111,6 +112,14 @@ def killed_while_it_grows(run: Path, folder: Path, *, kills: int, right: int) ->
         here.grow(right=right, down=8)
     assert steps
     assert (pixels[..., :3] == next(here.pixels())).all()
+
+
+def begun(server: Served, number: int) -> None:
+    """Wait until a job has made a patch."""
+    until = time.monotonic() + 300
+    while not any(job["id"] == number and job["patches"][0] for job in server.get("/api/state")["jobs"]):
+        assert time.monotonic() < until
+        time.sleep(0.02)
 
 
 def opened(pipe: NuwaInfinityPipeline, canvas: Path) -> FinishedCanvas:
@@ -139,14 +148,12 @@ def test_the_process_of_the_model_dies_and_the_canvas_goes_on(tmp_path: Path) ->
     pipe = tiny()
     with serving(pipe, tmp_path) as server:
         assert server.page is not None
-        worker = server.page.worker
         canvas = server.new()
         events = http.client.HTTPConnection("127.0.0.1", server.port, timeout=300)
         events.request("GET", "/api/events")
         heard = events.getresponse()
         _, job = server.post(f"/api/canvases/{canvas}/grow", {"right": 4000})
-        while not worker.job(job["id"])["patches"][0]:
-            time.sleep(0.01)
+        begun(server, job["id"])
         first = kill_worker(server)
         died = server.wait(job["id"], ends="failed")
         assert "killed by signal 9" in died["error"]
@@ -225,8 +232,7 @@ def test_no_process_is_left(run: Path, tmp_path: Path, number: signal.Signals) -
         answer = connection.getresponse()
         answer.readline()
         _, job = server.post("/api/canvases", {"width": 4000, "height": 400})
-        while not next(each for each in server.get("/api/state")["jobs"] if each["id"] == job["id"])["patches"][0]:
-            time.sleep(0.05)
+        begun(server, job["id"])
         assert len(of_the_server(mark)) >= 2
         if number == signal.SIGINT:
             for pid in of_the_server(mark):

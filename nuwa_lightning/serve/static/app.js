@@ -349,7 +349,7 @@ function keys(event) {
   if (event.target.matches("input, textarea, select") || event.ctrlKey || event.metaKey || !current()) return;
   const arrows = {ArrowLeft: ["left", -1, 0], ArrowRight: ["right", 1, 0], ArrowUp: ["up", 0, -1], ArrowDown: ["down", 0, 1]};
   const acts = {"+": () => viewer.zoom(1.5), "=": () => viewer.zoom(1.5), "-": () => viewer.zoom(1 / 1.5), 0: () => viewer.fit(), 1: () => $("one").click(),
-    b: () => $("box").click(), m: () => $("brush").click(), ",": () => setFrame(viewer.frame - 1), ".": () => setFrame(viewer.frame + 1), r: redo, u: () => $("undo").disabled || $("undo").click(), w: () => $("overlay").click(), Escape: () => viewer.select(null)};
+    b: () => $("box").click(), m: () => $("brush").click(), ",": () => setFrame(viewer.frame - 1), ".": () => setFrame(viewer.frame + 1), r: redo, u: () => $("undo").disabled || $("undo").click(), w: () => $("overlay").click(), Escape: () => { chooseTool(""); viewer.select(null); }};
   if (arrows[event.key]) {
     const [side, x, y] = arrows[event.key], far = 80 / viewer.scale;
     if (event.shiftKey) grow({[side]: Number($("step").value)});

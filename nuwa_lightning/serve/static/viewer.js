@@ -112,7 +112,7 @@ export class Viewer {
     }
     const [x, y] = this.drag.last;
     if (Math.hypot(event.clientX - x, event.clientY - y) > 3) this.drag.moved = true;
-    if (this.drag.tool === "brush") this.dab(this.patchAt(at));
+    if (this.drag.tool === "brush") this.stroke(this.patchAt(at));
     else if (this.drag.tool === "box") {
       const [left, top, right, bottom] = this.canvas.bounds;
       const clamp = ([a, b]) => [Math.round(Math.min(right, Math.max(left, a))), Math.round(Math.min(bottom, Math.max(top, b)))];
@@ -153,6 +153,12 @@ export class Viewer {
     this.brush.dab(at, this.brushSide, this.patches);
     this.on.part();
     this.paint();
+  }
+
+  // A pointer that is quick jumps over patches: all on the line are painted.
+  stroke([x, y]) {
+    const [u, v] = this.cursor, steps = Math.max(Math.abs(x - u), Math.abs(y - v), 1);
+    for (let n = 1; n <= steps; n++) this.dab([u + Math.round((x - u) * n / steps), v + Math.round((y - v) * n / steps)]);
   }
 
   // Keys: the brush goes on by a patch, and paints where it is.
