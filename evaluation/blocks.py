@@ -11,7 +11,7 @@ is compared with all real blocks.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,11 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.estimates import Distance, disjoint_parts
-from evaluation.feature_cache import FeatureCache, FeatureSet
+from evaluation.feature_cache import FeatureSet
 from evaluation.fid import FidAgainst, fid
-from evaluation.images import Pixels
+from evaluation.images import ImageSet, Pixels
 from evaluation.jackknife import Times, of_two_sets, parts_of
 from evaluation.kid import LARGEST_FULL, KidAgainst, Terms, kid
+from evaluation.protocol import Blocks
 
 Kind = Literal["kid", "fid"]
 Place = tuple[int, int]
@@ -65,39 +66,16 @@ def blocks_of(image_YX3: Pixels, side: int, *, shifted: bool) -> Iterator[tuple[
             yield (row, column), image_YX3[y : y + side, x : x + side]
 
 
-def block_set(
-    canvases: Iterable[Pixels],
-    cache: FeatureCache,
-    *,
-    side: int,
-    shifted: bool,
-    count: int,
-    files: Callable[[], NDArray[np.intp]] | None = None,
-) -> BlockSet:
-    """Return the features of all blocks of ``canvases``.
+def blocks_in(size: tuple[int, int], wanted: Blocks) -> int:
+    """Return how many blocks a canvas of so many rows and columns has."""
+    start = wanted.side // 2 if wanted.shifted else 0
+    rows, columns = (len(range(start, side - wanted.side + 1, wanted.side)) for side in size)
+    return rows * columns
 
-    Args:
-        canvases: uint8 RGB, of any sizes.
-        cache: computes the features.
-        side: of a block in pixels.
-        shifted: move the grid by half a block.
-        count: an upper limit on the number of blocks.
-        files: tells, after the canvases were read, which file each is of; by default each is of its own.
-    """
-    places: list[Place] = []
-    owners: list[int] = []
 
-    def stream() -> Iterator[Pixels]:
-        for number, canvas in enumerate(canvases):
-            for place, block in blocks_of(canvas, side, shifted=shifted):
-                places.append(place)
-                owners.append(number)
-                yield block
-
-    found = cache.of_crops(stream(), count=count)
-    owners_N = np.array(owners, np.intp)
-    clusters_N = owners_N if files is None else files()[owners_N]
-    return BlockSet(FeatureSet(found.features_ND, found.scores_NK, clusters_N), places, owners_N)
+def count_of_blocks(images: ImageSet, wanted: Blocks) -> int:
+    """Return how many blocks the canvases of a set have, before any is decoded."""
+    return sum(blocks_in(size, wanted) for size in images.canvas_sizes())
 
 
 def pooled(real: BlockSet, ours: BlockSet, kind: Kind, *, resamples: int, seed: int) -> Distance:

@@ -99,11 +99,7 @@ class ClipScore:
 
 
 def captions_of(files: list[Path], *, option: str) -> list[tuple[Path, str]]:
-    """Return the caption of each image or clip.
-
-    Raises:
-        UsageError: if one has none, or ``captions.json`` is no mapping of names to sentences.
-    """
+    """Return the caption of each image or clip."""
     found = []
     for path, caption in known_captions(files, option=option).items():
         if not caption:

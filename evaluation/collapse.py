@@ -7,7 +7,7 @@ collapsed when one of its windows is flat.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,10 +53,9 @@ def luminance_spread(image_YX3: NDArray[np.uint8]) -> float:
     return float((image_YX3.astype(np.float64) @ np.array([0.299, 0.587, 0.114])).std())
 
 
-def spreads(images: Iterable[NDArray[np.uint8]], *, window: int = WINDOW) -> list[NDArray[np.float64]]:
-    """Return the spread of every window of every image; images smaller than a window are left out."""
-    found = [np.array([luminance_spread(part) for part in windows(image, window)]) for image in images]
-    return [values for values in found if len(values)]
+def spreads_of(image_YX3: NDArray[np.uint8], window: int = WINDOW) -> NDArray[np.float64]:
+    """Return the spread of every window of an image, of none if it is smaller than a window."""
+    return np.array([luminance_spread(part) for part in windows(image_YX3, window)])
 
 
 def collapse(
@@ -77,7 +76,15 @@ def collapse(
     Raises:
         ValueError: if no image of either side is as large as a window.
     """
-    real_spreads, ours = spreads(real, window=window), spreads(generated, window=window)
+    real_spreads, ours = ([spreads_of(image, window) for image in images] for images in (real, generated))
+    return collapse_of(real_spreads, ours, window=window, percentile=percentile)
+
+
+def collapse_of(
+    real: Sequence[NDArray[np.float64]], generated: Sequence[NDArray[np.float64]], *, window: int, percentile: float
+) -> CollapseResult:
+    """Return :func:`collapse` of images by the spreads of their windows."""
+    real_spreads, ours = ([values for values in found if len(values)] for found in (real, generated))
     for name, found in (("real", real_spreads), ("generated", ours)):
         if not found:
             raise ValueError(f"no {name} image is {window} pixels wide and high")

@@ -7,7 +7,6 @@ and flat images lower the second.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
@@ -16,12 +15,8 @@ from numpy.typing import NDArray
 NAMES: Final = ("brightness", "contrast", "saturation", "red minus blue", "green minus magenta", "top minus bottom")
 
 
-def color_statistics(images: Iterable[NDArray[np.uint8]]) -> NDArray[np.float64]:
-    """Return the statistics of uint8 RGB images (Y, X, 3) of any sizes, ``[N, 6]`` in the order of `NAMES`, 0..255."""
-    return np.array([_of_image(image) for image in images], np.float64).reshape(-1, len(NAMES))
-
-
-def _of_image(image_YX3: NDArray[np.uint8]) -> list[float]:
+def color_of(image_YX3: NDArray[np.uint8]) -> list[float]:
+    """Return the statistics of a uint8 RGB image (Y, X, 3), in the order of `NAMES`, 0..255."""
     image = image_YX3.astype(np.float64)
     light_YX = image @ np.array([0.299, 0.587, 0.114])
     red, green, blue = image.mean((0, 1))

@@ -53,7 +53,7 @@ class Distance:
 
 
 def of_mean(values: NDArray[np.float64], *, how: str, clusters_N: NDArray[np.intp] | None = None) -> Estimate:
-    """Return the mean with Student's 95 % interval of its standard error.
+    """Return the mean with a 95 % interval: Student's, corrected for skewness, without which few values hold it less.
 
     Args:
         values: one an image.
@@ -61,21 +61,61 @@ def of_mean(values: NDArray[np.float64], *, how: str, clusters_N: NDArray[np.int
         clusters_N: which canvas a value comes from; canvases are what is independent. By default each is one.
     """
     n, mean = len(values), float(np.mean(values))
-    std, canvases = standard_error(values, clusters_N)
-    half = student_quantile(canvases - 1) * std if canvases > 1 else 0.0
-    return Estimate(mean, std, mean - half, mean + half, n, how)
+    off_C = canvas_sums(values - mean, clusters_N)
+    std = _standard_error(off_C, n)
+    return Estimate(mean, std, *skewed_interval(mean, std, off_C), n, how)
 
 
-def of_share(hits: NDArray[np.float64], *, how: str, clusters_N: NDArray[np.intp] | None = None) -> Estimate:
+def skewed_interval(value: float, std: float, off_C: NDArray[np.float64]) -> tuple[float, float]:
+    """Return Student's 95 % interval of a sum, corrected for the skewness of its parts (Hall 1992).
+
+    Args:
+        value: the sum.
+        std: its standard error.
+        off_C: what each independent part adds beyond the mean, to any scale.
+    """
+    n = len(off_C)
+    if not std or n < 2:
+        return value, value
+    quantile = student_quantile(n - 1)
+    skewness = float((off_C**3).mean() / (off_C**2).mean() ** 1.5)
+    if abs(skewness) < 1e-6:
+        return value - std * quantile, value + std * quantile
+
+    def hall(sign: int) -> float:
+        inside = 1 + skewness * (sign * quantile / math.sqrt(n) - skewness / (6 * n))
+        return 3 * math.sqrt(n) / skewness * (float(np.cbrt(inside)) - 1)
+
+    return value - std * hall(1), value - std * hall(-1)
+
+
+def of_share(
+    hits: NDArray[np.float64],
+    *,
+    how: str,
+    clusters_N: NDArray[np.intp] | None = None,
+    influence_N: NDArray[np.float64] | None = None,
+) -> Estimate:
     """Return a share (the mean of zeros and ones) with Wilson's 95 % interval at the number of independent members.
 
     That number is the one at which independent members would have the standard error that canvases have (Kish's
     design effect); where all members agree it is the number of canvases.
+
+    Args:
+        hits: a zero or one each.
+        how: what to say of it.
+        clusters_N: which canvas a member comes from; canvases are what is independent. By default each is one.
+        influence_N: what a member adds where others' hits depend on it, too; by default its own hit.
     """
     n, share = len(hits), float(np.mean(hits))
-    std, canvases = standard_error(hits, clusters_N)
-    effective = min(float(n), share * (1 - share) / std**2) if std else float(canvases)
-    low, high = wilson(share * effective, effective, student_quantile(canvases - 1) if canvases > 1 else Z95)
+    added_N = hits if influence_N is None else influence_N
+    off_C = canvas_sums(added_N - np.mean(added_N), clusters_N)
+    std, canvases = _standard_error(off_C, n), len(off_C)
+    if canvases == n and influence_N is None:
+        low, high = wilson(share * n, n)
+    else:
+        effective = min(float(n), share * (1 - share) / std**2) if std else float(canvases)
+        low, high = wilson(share * effective, effective, student_quantile(canvases - 1) if canvases > 1 else Z95)
     return Estimate(share, std, low, high, n, how)
 
 
@@ -90,15 +130,22 @@ def wilson(hits: float, n: float, z: float = Z95) -> tuple[float, float]:
     return max(0.0, center - half), min(1.0, center + half)
 
 
+def canvas_sums(values: NDArray[np.float64], clusters_N: NDArray[np.intp] | None) -> NDArray[np.float64]:
+    """Return the sum of values over each canvas."""
+    if clusters_N is None:
+        return values
+    return np.asarray(np.bincount(np.unique(clusters_N, return_inverse=True)[1], values), np.float64)
+
+
 def standard_error(values: NDArray[np.float64], clusters_N: NDArray[np.intp] | None) -> tuple[float, int]:
     """Return the standard error of the mean of clustered values (linearized ratio), and the number of clusters."""
-    n = len(values)
-    index_N = np.arange(n) if clusters_N is None else np.unique(clusters_N, return_inverse=True)[1]
-    canvases = int(index_N.max()) + 1
-    if canvases < 2:
-        return 0.0, canvases
-    off_C = np.bincount(index_N, values - np.mean(values))
-    return float(np.sqrt((off_C**2).sum() * canvases / (canvases - 1)) / n), canvases
+    off_C = canvas_sums(values - np.mean(values), clusters_N)
+    return _standard_error(off_C, len(values)), len(off_C)
+
+
+def _standard_error(off_C: NDArray[np.float64], n: int) -> float:
+    canvases = len(off_C)
+    return float(np.sqrt((off_C**2).sum() * canvases / (canvases - 1)) / n) if canvases > 1 else 0.0
 
 
 def student_quantile(freedom: float) -> float:

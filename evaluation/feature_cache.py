@@ -12,8 +12,9 @@ import logging
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -83,20 +84,18 @@ class FeatureCache:
             count: how many there are; fewer are fine.
             progress: is told by ``update(n)`` how many are done.
         """
-        found: list[NDArray[np.float32]] = []
-        place, width = 0, self.extractor.width
-        with closing(_Rows(self.path if self.enabled else None, least=4 * width)) as store:
-            for batch in _batches(crops, BATCH):
-                rows = self._rows(batch, store)
-                if not found:
-                    found = [_room(count, width), _room(count, rows.shape[1] - width)]
-                found[0][place : place + len(batch)] = rows[:, :width]
-                found[1][place : place + len(batch)] = rows[:, width:]
-                place += len(batch)
-                if progress is not None:
-                    progress.update(len(batch))
-        features, scores = found or [np.zeros((0, width), np.float32), np.zeros((0, 0), np.float32)]
-        return FeatureSet(features[:place], scores[:place], np.arange(place))
+        with self.rows(count, progress=progress) as rows:
+            for crop in crops:
+                rows.add(crop)
+        return rows.found()
+
+    @contextmanager
+    def rows(self, count: int, *, progress: Any = None) -> Iterator[Collected]:
+        """Yield where crops are given one by one; their features are there when it is left. See :meth:`of_crops`."""
+        with closing(_Rows(self.path if self.enabled else None, least=4 * self.extractor.width)) as store:
+            rows = Collected(partial(self._rows, store=store), self.extractor.width, count, progress)
+            yield rows
+            rows.flush()
 
     def of_set(self, images: ImageSet, *, progress: bool = False) -> FeatureSet:
         """Return the features of the crops of a set, each with the number of its file.
@@ -219,21 +218,53 @@ def _is_whole(row: bytes, length: int) -> bool:
     return 0 < len(row) == length and bool(np.isfinite(np.frombuffer(row, np.float32)).all())
 
 
+class Collected:
+    """Features of crops that are given one by one, each its own canvas.
+
+    Args:
+        compute: returns features and scores side by side for a batch.
+        width: number of features.
+        count: how many crops there are, at most.
+        progress: is told by ``update(n)`` how many are done.
+    """
+
+    def __init__(
+        self, compute: Callable[[list[Pixels]], NDArray[np.float32]], width: int, count: int, progress: Any = None
+    ) -> None:
+        self._compute, self._width, self._count, self._progress = compute, width, count, progress
+        self._batch: list[Pixels] = []
+        self._room: list[NDArray[np.float32]] = []
+        self._place = 0
+
+    def add(self, pixels: Pixels) -> None:
+        """Give a crop, uint8 RGB; all are of one size."""
+        self._batch.append(pixels)
+        if len(self._batch) == BATCH:
+            self.flush()
+
+    def flush(self) -> None:
+        """Compute what waits for a full batch."""
+        if not self._batch:
+            return
+        rows, first = self._compute(self._batch), self._place
+        self._room = self._room or [_room(self._count, width) for width in (self._width, rows.shape[1] - self._width)]
+        self._place += len(rows)
+        self._room[0][first : self._place] = rows[:, : self._width]
+        self._room[1][first : self._place] = rows[:, self._width :]
+        if self._progress is not None:
+            self._progress.update(len(rows))
+        self._batch = []
+
+    def found(self) -> FeatureSet:
+        """Return the features of what was given."""
+        features, scores = self._room or [np.zeros((0, self._width), np.float32), np.zeros((0, 0), np.float32)]
+        return FeatureSet(features[: self._place], scores[: self._place], np.arange(self._place))
+
+
 def _key(pixels: Pixels) -> bytes:
     digest = hashlib.sha256(repr(pixels.shape).encode())
     digest.update(pixels.tobytes())
     return digest.digest()
-
-
-def _batches(crops: Iterable[Pixels], size: int) -> Iterator[list[Pixels]]:
-    batch: list[Pixels] = []
-    for crop in crops:
-        batch.append(crop)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def _room(count: int, width: int) -> NDArray[np.float32]:

@@ -110,26 +110,65 @@ class ImageSet:
             self._plan = self._make_plan()
         return self._plan
 
-    def crops(self) -> Iterator[Pixels]:
-        """Yield the crops, all of one size."""
+    def looks(self) -> Iterator[tuple[NDArray[np.uint8], list[Pixels], list[Pixels]]]:
+        """Yield of each file, which is decoded once, the whole image, its crops, and its canvases.
+
+        Seams and collapse are looked for in canvases: whole images at their scales, or the crops.
+
+        Raises:
+            UsageError: if a file cannot be read.
+        """
         for _, image, cuts in self._read():
-            yield from (cut_out(image, cut, self.spec) for cut in cuts)
+            whole = np.asarray(image, np.uint8)
+            crops = [cut_out(image, cut, self.spec, whole) for cut in cuts]
+            yield (
+                whole,
+                crops,
+                crops
+                if self.spec.crop != "windows"
+                else [cut_out(image, Cut(size, 0, 0, *size), self.spec, whole) for size in _canvas_sizes(cuts)],
+            )
+
+    def crops(self) -> Iterator[Pixels]:
+        """Yield the crops, all of one size; errors as :meth:`looks`."""
+        for _, image, cuts in self._read():
+            whole = np.asarray(image, np.uint8)
+            yield from (cut_out(image, cut, self.spec, whole) for cut in cuts)
 
     def canvases(self) -> Iterator[Pixels]:
-        """Yield what seams and collapse are looked for in: whole images at their scales, or the crops."""
-        if self.spec.crop not in ("windows", "whole"):
-            yield from self.crops()
-            return
-        for _, image, cuts in self._read():
-            for size in dict.fromkeys(cut.size for cut in cuts):
-                yield cut_out(image, Cut(size, 0, 0, *size), self.spec)
+        """Yield the canvases of :meth:`looks`."""
+        for _, _, canvases in self.looks():
+            yield from canvases
+
+    def some(self, numbers: NDArray[np.intp]) -> list[Pixels]:
+        """Return crops by their numbers, in that order; only their files are read."""
+        wanted, first = set(numbers.tolist()), 0
+        held: dict[int, Pixels] = {}
+        plan, self._plan = self.plan, []
+        try:
+            for path, cuts in plan:
+                if path in self.skipped:
+                    continue
+                chosen = [i for i in range(len(cuts)) if first + i in wanted]
+                self._plan = [(path, [cuts[i] for i in chosen])]
+                held |= {first + i: crop for i, crop in zip(chosen, self.crops(), strict=True)}
+                first += len(cuts)
+        finally:
+            self._plan = plan
+        return [held[int(i)] for i in numbers]
+
+    def canvas_sizes(self) -> list[tuple[int, int]]:
+        """Return (rows, columns) of each canvas, before any is decoded."""
+        if self.spec.crop == "windows":
+            return [size for _, cuts in self.plan for size in _canvas_sizes(cuts)]
+        return [(cut.rows, cut.columns) for _, cuts in self.plan for cut in cuts]
 
     def canvas_files(self) -> NDArray[np.intp]:
         """Return the number of the file that each of :meth:`canvases` comes from."""
-        if self.spec.crop not in ("windows", "whole"):
+        if self.spec.crop != "windows":
             return self.clusters()
         used = [cuts for path, cuts in self.plan if cuts and path not in self.skipped]
-        return np.repeat(np.arange(len(used)), [len(dict.fromkeys(cut.size for cut in cuts)) for cuts in used])
+        return np.repeat(np.arange(len(used)), [len(_canvas_sizes(cuts)) for cuts in used])
 
     def clusters(self) -> NDArray[np.intp]:
         """Return the number of the file that each crop comes from: crops of one canvas are not independent."""
@@ -139,14 +178,6 @@ class ImageSet:
     def hashes(self) -> list[str]:
         """Return the hash of each file's content, in the order of ``files``."""
         return self._hashes
-
-    def pixel_hashes(self) -> list[set[str]]:
-        """Return, of each file that is used, the hashes of its pixels and of its crops', as they are and mirrored."""
-        found = []
-        for _, image, cuts in self._read():
-            each = [np.asarray(image, np.uint8), *(cut_out(image, cut, self.spec) for cut in cuts)]
-            found.append({pixel_sha256(side) for pixels in each for side in (pixels, pixels[:, ::-1])})
-        return found
 
     def sha256(self) -> str:
         """Return the hash of all contents; names and order do not count."""
@@ -279,6 +310,11 @@ def image_files(folder: Path, *, option: str) -> list[Path]:
     return found.files
 
 
+def _canvas_sizes(cuts: Sequence[Cut]) -> list[tuple[int, int]]:
+    """Return the sizes that an image is brought to."""
+    return list(dict.fromkeys(cut.size for cut in cuts))
+
+
 def pixel_sha256(pixels_YX3: Pixels) -> str:
     """Return the hash of an image's size and pixels."""
     digest = hashlib.sha256(repr(pixels_YX3.shape).encode())
@@ -293,10 +329,18 @@ def scaled(size: tuple[int, int], short: int) -> tuple[int, int]:
     return rows, columns
 
 
-def cut_out(image: Image.Image, cut: Cut, spec: CropSpec) -> Pixels:
-    """Return the pixels of a cut: as if the whole image were brought to its size first, in less time."""
+def cut_out(image: Image.Image, cut: Cut, spec: CropSpec, whole_YX3: Pixels | None = None) -> Pixels:
+    """Return the pixels of a cut: as if the whole image were brought to its size first, in less time.
+
+    Args:
+        image: the image.
+        cut: what to cut.
+        spec: its filter.
+        whole_YX3: the image's pixels, where they are at hand.
+    """
     if image.size == (cut.size[1], cut.size[0]):
-        return np.asarray(image, np.uint8)[cut.top : cut.top + cut.rows, cut.left : cut.left + cut.columns]
+        whole_YX3 = np.asarray(image, np.uint8) if whole_YX3 is None else whole_YX3
+        return whole_YX3[cut.top : cut.top + cut.rows, cut.left : cut.left + cut.columns]
     down, across = image.height / cut.size[0], image.width / cut.size[1]
     box = (cut.left * across, cut.top * down, (cut.left + cut.columns) * across, (cut.top + cut.rows) * down)
     resample = Image.Resampling[spec.filter.upper()]

@@ -49,7 +49,11 @@ def inception_score(
     clusters_N = np.arange(n) if clusters_N is None else clusters_N
     parts_N = parts_of(clusters_N, resamples, np.random.default_rng(seed))
     how = f"mean over {splits} part(s); interval: of the expectation at this number of images, over canvases"
-    return of_left_out(value, _weighted(scores_NK, without(parts_N)), n=n, how=how, log=True)
+    keep_GN = without(parts_N)
+    for part in parts:
+        keep_GN[np.ix_(~keep_GN[:, part].any(1), part)] = 1.0  # a part of one canvas stays
+    left_out_G = np.mean([_weighted(scores_NK[part], keep_GN[:, part]) for part in parts], axis=0)
+    return of_left_out(value, left_out_G, n=n, how=how, log=True)
 
 
 def _score(scores_NK: Scores, chosen: NDArray[np.intp]) -> float:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.estimates import Estimate, student_quantile
+from evaluation.estimates import Estimate, skewed_interval, student_quantile
 
 Times = NDArray[np.float64]
 """How often each crop counts, ``[B, N]``."""
@@ -37,13 +37,16 @@ def variance(left_out_G: NDArray[np.float64]) -> float:
 
 
 def of_left_out(value: float, left_out_G: NDArray[np.float64], *, n: int, how: str, log: bool = False) -> Estimate:
-    """Return a number with Student's 95 % interval of its jackknife standard error; of its logarithm, if asked."""
+    """Return a number with the 95 % interval of its jackknife standard error; of its logarithm, if asked.
+
+    The interval is Student's, corrected for skewness.
+    """
     if log:
         found = of_left_out(float(np.log(value)), np.log(left_out_G), n=n, how=how)
         return Estimate(value, value * found.std, float(np.exp(found.low)), float(np.exp(found.high)), n, how)
     std = float(np.sqrt(variance(left_out_G)))
-    half = student_quantile(len(left_out_G) - 1) * std
-    return Estimate(value, std, value - half, value + half, n, how)
+    low, high = skewed_interval(value, std, left_out_G.mean() - left_out_G)
+    return Estimate(value, std, low, high, n, how)
 
 
 def freedom(variances: tuple[float, float], counts: tuple[int, int]) -> float:

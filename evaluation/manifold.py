@@ -23,6 +23,8 @@ _STRIP: Final = 256
 _STRIP_BYTES: Final = 64 << 20
 """The most of one strip: 100,000 images against as many take four of these beside their features."""
 _COLUMNS: Final = 8192
+_GAINED: Final = 0.1
+"""The share of what others' balls gain that counts in the spread of coverage: settled by simulated coverage."""
 
 
 @dataclass(frozen=True)
@@ -69,23 +71,28 @@ def manifold(
     n, m = len(real_ND), len(generated_MD)
     if min(n, m) <= max(k, k_coverage):
         raise ValueError(f"sets of {n} and {m} images: more than {max(k, k_coverage)} are needed")
-    real_radius, density_radius = _radii(real_ND, (k, k_coverage))
-    (own_radius,) = _radii(generated_MD, (k,))
+    (real_radius, density_radius, next_radius), near_NK = _radii(real_ND, (k, k_coverage, k_coverage + 1))
+    (own_radius,), _ = _radii(generated_MD, (k,))
     precise, dense, recalled = np.zeros(m), np.zeros(m), np.zeros(n, bool)
-    covered = np.zeros(n, bool)
+    covered, still = np.zeros(n, bool), np.zeros(n, bool)
     for at, d_SN in _strips(generated_MD, real_ND):
         precise[at] = (d_SN <= real_radius).any(1)
         inside = d_SN <= density_radius
         dense[at] = inside.sum(1) / k_coverage
         covered |= inside.any(0)
+        still |= (d_SN <= next_radius).any(0)
         recalled |= (d_SN <= own_radius[at, None]).any(0)
+    # Without a real image the balls that reach to it or beyond grow by one neighbor, and may be covered then.
+    gained_N = (still & ~covered).astype(np.float64)
+    reached_N = np.bincount(near_NK[:, :k_coverage].ravel(), np.repeat(gained_N, k_coverage), n)
+    influence_N = covered - _GAINED * reached_N
     fixed = "over canvases of the set that it is a share of, the other set held fixed"
     said, wide = (f"{number} neighbors; interval: Wilson, {fixed}" for number in (k, k_coverage))
     return ManifoldResult(
         of_share(precise, how=said, clusters_N=clusters_M),
         of_share(recalled.astype(np.float64), how=said, clusters_N=clusters_N),
         of_mean(dense, how=f"{k_coverage} neighbors; interval: Student's t, {fixed}", clusters_N=clusters_M),
-        of_share(covered.astype(np.float64), how=wide, clusters_N=clusters_N),
+        of_share(covered.astype(np.float64), how=wide, clusters_N=clusters_N, influence_N=influence_N),
     )
 
 
@@ -134,12 +141,17 @@ def _strips(x_ND: Features, y_MD: Features) -> Iterator[tuple[slice, NDArray[np.
         yield slice(i, i + len(part)), np.maximum(d_SM, 0, out=d_SM)
 
 
-def _radii(x_ND: Features, neighbors: tuple[int, ...]) -> list[NDArray[np.float64]]:
-    """Return each member's squared distance to its k-th neighbor, for each k."""
-    found = [np.empty(len(x_ND)) for _ in neighbors]
+def _radii(x_ND: Features, neighbors: tuple[int, ...]) -> tuple[list[NDArray[np.float64]], NDArray[np.intp]]:
+    """Return each member's squared distance to its k-th neighbor, for each k, and which its nearest ones are."""
+    most = min(max(neighbors), len(x_ND) - 1)
+    found, near_NK = [np.empty(len(x_ND)) for _ in neighbors], np.empty((len(x_ND), most), np.intp)
     for at, d_SN in _strips(x_ND, x_ND):
-        d_SN[np.arange(len(d_SN)), np.arange(at.start, at.stop)] = 0.0
+        # The nearest of all is the image itself.
+        d_SN[np.arange(len(d_SN)), np.arange(at.start, at.stop)] = -1.0
+        nearest_SK = np.argpartition(d_SN, most, axis=1)[:, : most + 1]
+        d_SK = np.take_along_axis(d_SN, nearest_SK, 1)
+        order_SK = np.argsort(d_SK, axis=1)[:, 1:]
+        near_NK[at], d_SK = np.take_along_axis(nearest_SK, order_SK, 1), np.take_along_axis(d_SK, order_SK, 1)
         for radius, k in zip(found, neighbors, strict=True):
-            # The nearest of all is the image itself.
-            radius[at] = np.partition(d_SN, k, axis=1)[:, k]
-    return found
+            radius[at] = d_SK[:, min(k, most) - 1]
+    return found, near_NK

@@ -75,9 +75,14 @@ def mind(
         variances.append(std**2)
         counts.append(count)
     std = math.sqrt(sum(variances))
-    half = student_quantile(freedom((variances[0], variances[1]), (counts[0], counts[1]))) * std if std else 0.0
+    # Of the logarithm: the distance is skewed, and not below zero.
+    times = (
+        math.exp(student_quantile(freedom((variances[0], variances[1]), (counts[0], counts[1]))) * std / value)
+        if std
+        else 1.0
+    )
     how = f"{projections} directions, seed {seed}, {len(x)} images a side; interval: of the expectation at this number"
-    return Distance(value, std, value - half, value + half, len(x_ND), len(y_MD), f"{how}, over canvases")
+    return Distance(value, std, value / times, value * times, len(x_ND), len(y_MD), f"{how}, over canvases")
 
 
 def _potential(x_NS: NDArray[np.float64], y_NS: NDArray[np.float64]) -> NDArray[np.float64]:

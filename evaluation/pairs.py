@@ -7,20 +7,10 @@ import io
 from collections.abc import Sequence
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
-from evaluation.images import ImageSet, Pixels
+from evaluation.images import Pixels
 
 _SIDE: Final = 128
 _GAP: Final = 4
-
-
-def picked(images: ImageSet, numbers: NDArray[np.intp]) -> list[Pixels]:
-    """Return crops of a set by their numbers, in that order; only these are held."""
-    wanted = set(numbers.tolist())
-    held = {i: crop for i, crop in enumerate(images.crops()) if i in wanted}
-    return [held[int(i)] for i in numbers]
 
 
 def two_rows(upper: Sequence[Pixels], lower: Sequence[Pixels]) -> str:

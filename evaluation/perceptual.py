@@ -7,15 +7,15 @@ ST-LPIPS (Ghildyal and Liu 2022), whose trunk a package carries: a metric of its
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.estimates import Estimate, of_mean
-from evaluation.images import ImageSet, Pixels
+from evaluation.estimates import Estimate
+from evaluation.images import Pixels
 from evaluation.jackknife import of_left_out
 from evaluation.weights import checked_weights
 from nuwa_lightning.hashing import file_sha256
@@ -102,20 +102,12 @@ def _lpips(kind: str, trunk: Path) -> Any:
     return network.eval().requires_grad_(False)
 
 
-def of_pairs(
-    distance: PerceptualDistance, pairs: Iterable[tuple[Pixels, Pixels]], *, how: str = "mean over pairs"
-) -> Estimate:
-    """Return the mean distance of pairs with the interval of its standard error; a pair may have any size."""
-    values = [float(distance(a[None], b[None])[0]) for a, b in pairs]
-    return of_mean(np.array(values), how=f"{how}; interval: standard error")
+def random_pairs(clusters: NDArray[np.intp], pairs: int, seed: int) -> list[tuple[int, int]]:
+    """Return random pairs of crops, not of one canvas.
 
-
-def diversity(distance: PerceptualDistance, images: ImageSet, *, pairs: int, seed: int) -> Estimate:
-    """Return the mean distance of random pairs of different images of a set (not of pairs of one canvas).
-
-    Images are few enough to be held: at most two for each pair.
+    Raises:
+        ValueError: if there are fewer than two canvases.
     """
-    clusters = images.clusters()
     names = np.unique(clusters)
     if len(names) < 2:
         raise ValueError(f"{len(names)} canvas: two are needed for a pair")
@@ -125,8 +117,32 @@ def diversity(distance: PerceptualDistance, images: ImageSet, *, pairs: int, see
         a, b = rng.integers(len(clusters), size=2).tolist()
         if clusters[a] != clusters[b]:
             chosen.append((a, b))
-    wanted = {i for pair in chosen for i in pair}
-    held = {i: crop for i, crop in enumerate(images.crops()) if i in wanted}
+    return chosen
+
+
+def diversity(
+    distance: PerceptualDistance,
+    some: Callable[[NDArray[np.intp]], list[Pixels]],
+    clusters: NDArray[np.intp],
+    *,
+    pairs: int,
+    seed: int,
+) -> Estimate:
+    """Return the mean distance of :func:`random_pairs`, at most two images for each, few enough to be held.
+
+    Args:
+        distance: of two images.
+        some: returns crops by their numbers.
+        clusters: which canvas each crop comes from.
+        pairs: how many.
+        seed: which.
+
+    Raises:
+        ValueError: as :func:`random_pairs`.
+    """
+    chosen = random_pairs(clusters, pairs, seed)
+    wanted = sorted({i for pair in chosen for i in pair})
+    held = dict(zip(wanted, some(np.array(wanted, np.intp)), strict=True))
     values = [value for part in _parts(chosen) for value in _of(distance, part, held)]
     how = f"{len(chosen)} random pairs; interval: Student's t, of the mean over all pairs, over canvases"
     return _of_pairs_that_share(np.array(values), clusters[np.array(chosen)], how)

@@ -22,11 +22,7 @@ def real_images(
     skip_corrupt: bool = False,
     max_pixels: int = MAX_PIXELS,
 ) -> ImageSet:
-    """Return the real crops of a folder, or of the photographs called "landscape".
-
-    Raises:
-        UsageError: as :class:`ImageSet`; for known photographs, if the protocol names no split.
-    """
+    """Return the real crops of a folder, or of the photographs called "landscape"."""
     if str(where) != LANDSCAPE:
         return ImageSet(where, spec, option=option, skip_corrupt=skip_corrupt, max_pixels=max_pixels)
     if spec.split == "any":

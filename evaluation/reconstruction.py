@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from evaluation.estimates import Estimate, of_mean
 from evaluation.images import Pixels, image_files
-from evaluation.perceptual import PerceptualDistance, of_pairs
+from evaluation.perceptual import PerceptualDistance
 from evaluation.protocol import Reconstruction
 from nuwa_lightning.data.reading import MAX_PIXELS, ImageReadError, read_image
 from nuwa_lightning.errors import UsageError
@@ -116,8 +116,12 @@ def score_pairs(pairs: Pairs, wanted: Reconstruction, distance: PerceptualDistan
     """Return the mean of each metric over the pairs, by the metric's name."""
     found: dict[str, Estimate] = {}
     how = "mean over images; interval: Student's t"
-    values = [(psnr(a, b), ssim(a, b) if wanted.ssim else math.nan) for a, b in pairs]
-    differ = [value for value, _ in values if math.isfinite(value)]
+    looks = distance if wanted.lpips else None
+    values = [
+        (psnr(a, b), ssim(a, b) if wanted.ssim else math.nan, float(looks(a[None], b[None])[0]) if looks else math.nan)
+        for a, b in pairs
+    ]
+    differ = [value for value, _, _ in values if math.isfinite(value)]
     pairs.equal = len(values) - len(differ)
     if not differ:
         raise UsageError(pairs.option, "all pairs", "equal their originals to the last bit: give reconstructions")
@@ -125,7 +129,7 @@ def score_pairs(pairs: Pairs, wanted: Reconstruction, distance: PerceptualDistan
         left = f"; {pairs.equal} equal pairs, of infinite PSNR, left out" if pairs.equal else ""
         found["PSNR"] = of_mean(np.array(differ), how=how + left)
     if wanted.ssim:
-        found["SSIM"] = of_mean(np.array([value for _, value in values]), how=f"{DEFINITION}; {how}")
-    if wanted.lpips and distance is not None:
-        found[distance.name] = of_pairs(distance, pairs, how="mean over images")
+        found["SSIM"] = of_mean(np.array([value for _, value, _ in values]), how=f"{DEFINITION}; {how}")
+    if looks is not None:
+        found[looks.name] = of_mean(np.array([value for _, _, value in values]), how=how)
     return found

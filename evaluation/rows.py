@@ -18,19 +18,20 @@ from evaluation import blocks as block_distances
 from evaluation import fid as frechet
 from evaluation import kid as kernel
 from evaluation import mind as monge
-from evaluation.blocks import BlockSet, block_set, blocks_of
-from evaluation.collapse import collapse
-from evaluation.color import NAMES, color_statistics
+from evaluation.blocks import BlockSet
+from evaluation.collapse import collapse_of
+from evaluation.color import NAMES
 from evaluation.estimates import Distance, Estimate, disjoint_parts, of_mean, of_median, of_share
-from evaluation.feature_cache import FeatureCache, FeatureSet
+from evaluation.feature_cache import FeatureSet
 from evaluation.images import ImageSet
 from evaluation.inception_score import inception_score
+from evaluation.looking import Look
 from evaluation.manifold import authentic, manifold, nearest_distances, nearest_of
-from evaluation.pairs import picked, two_rows
+from evaluation.pairs import two_rows
 from evaluation.perceptual import PerceptualDistance, diversity
 from evaluation.protocol import Blocks, Collapse, Manifold, Protocol, Seams
 from evaluation.published import cmmd
-from evaluation.seams import seam_ratio
+from evaluation.seams import ratio_of
 from nuwa_lightning.errors import UsageError
 
 _LOG = logging.getLogger(__name__)
@@ -166,13 +167,13 @@ def nearest(prefix: str, features: dict[str, FeatureSet], seed: int) -> list[Row
     ]  # fmt: skip
 
 
-def copies(sets: dict[str, ImageSet]) -> Row:
+def copies(looks: dict[str, Look]) -> Row:
     """Return the row of the share of generated files whose pixels, or mirrored pixels, are those of a real file."""
-    theirs = {digest for both in sets["real"].pixel_hashes() for digest in both}
-    found = np.array([bool(theirs & both) for both in sets["generated"].pixel_hashes()], np.float64)
+    theirs = {digest for both in looks["real"].hashes for digest in both}
+    found = np.array([bool(theirs & both) for both in looks["generated"].hashes], np.float64)
     how = "share of files with the pixels of a real file or crop, as they are or mirrored; interval: Wilson"
     row = of_estimate("copies of real files", "generated", of_share(found, how=how), better="lower")
-    return {**row, "floor": 0.0, "floor_std": 0.0, "floor_n": len(sets["real"].files), "share": True}
+    return {**row, "floor": 0.0, "floor_std": 0.0, "floor_n": len(looks["real"].images.files), "share": True}
 
 
 def authenticities(prefix: str, features: dict[str, FeatureSet], seed: int) -> list[Row]:
@@ -194,74 +195,64 @@ def authenticities(prefix: str, features: dict[str, FeatureSet], seed: int) -> l
     return [{**row, "share": True}]
 
 
-def nearest_pairs(features: dict[str, FeatureSet], sets: dict[str, ImageSet], count: int = 8) -> dict[str, Any]:
+def nearest_pairs(looks: dict[str, Look], count: int = 8) -> dict[str, Any]:
     """Return the samples that lie nearest to a real image, beside it: for a page that people look at.
 
     Returns:
         ``distances`` in feature space, names of ``generated`` and ``real`` files, and ``jpeg``, samples above and
         their nearest real images below, base64.
     """
-    real, ours = features["real"], features["generated"]
+    real, ours = looks["real"].features, looks["generated"].features
     distances, index = (
         nearest_distances(ours.features_ND, real.features_ND),
         nearest_of(ours.features_ND, real.features_ND),
     )
     best = np.argsort(distances, kind="stable")[:count]
-    names = {name: [path.name for path, cuts in found.plan if cuts and path not in found.skipped]
-             for name, found in sets.items()}  # fmt: skip
+    names = {name: [path.name for path, cuts in found.images.plan if cuts and path not in found.images.skipped]
+             for name, found in looks.items()}  # fmt: skip
     return {
         "distances": [round(float(distances[i]), 6) for i in best],
         "generated": [names["generated"][ours.clusters_N[i]] for i in best],
         "real": [names["real"][real.clusters_N[index[i]]] for i in best],
-        "jpeg": two_rows(picked(sets["generated"], best), picked(sets["real"], index[best])),
+        "jpeg": two_rows(looks["generated"].some(best), looks["real"].some(index[best])),
     }
 
 
-def colors(sets: dict[str, ImageSet], which: str) -> list[Row]:
+def colors(looks: dict[str, Look], which: str) -> list[Row]:
     """Return a row of each color statistic, the mean over canvases beside that of real ones."""
-    measured = {name: color_statistics(sets[name].canvases()) for name in (which, "real")}
+    measured = {name: np.array(looks[name].colors, np.float64) for name in (which, "real")}
     how = "mean over canvases; interval: Student's t, over files"
     found: list[Row] = []
     for column, name in enumerate(NAMES):
         ours, real = (
-            of_mean(values[:, column], how=how, clusters_N=sets[key].canvas_files()) for key, values in measured.items()
+            of_mean(values[:, column], how=how, clusters_N=looks[key].images.canvas_files())
+            for key, values in measured.items()
         )
         found.append(of_estimate(f"color: {name}", which, ours, better="as real", floor=real))
     return found
 
 
-def diversities(sets: dict[str, ImageSet], distance: PerceptualDistance, pairs: int, seed: int) -> list[Row]:
+def diversities(looks: dict[str, Look], distance: PerceptualDistance, pairs: int, seed: int) -> list[Row]:
     """Return the row of the perceptual distance among samples; the floor is that among real images."""
     try:
-        found = diversity(distance, sets["generated"], pairs=pairs, seed=seed)
-        floor = diversity(distance, sets["real"], pairs=pairs, seed=seed)
+        found, floor = (
+            diversity(distance, one.some, one.features.clusters_N, pairs=pairs, seed=seed)
+            for one in (looks["generated"], looks["real"])
+        )
     except UsageError:
         raise  # of a file that cannot be read
     except ValueError as error:
-        raise UsageError("--generated", sets["generated"].where, f"{error}: add some") from error
+        raise UsageError("--generated", looks["generated"].images.where, f"{error}: add some") from error
     return [of_estimate(f"{distance.name} diversity", "generated", found, better="higher", floor=floor)]
 
 
-def blocks(
-    prefix: str, sets: dict[str, ImageSet], cache: FeatureCache, wanted: Blocks, protocol: Protocol
-) -> list[Row]:
+def blocks(prefix: str, looks: dict[str, Look], wanted: Blocks, protocol: Protocol) -> list[Row]:
     """Return the rows of the distances of blocks: mean over positions, and pooled.
 
     Raises:
-        UsageError: if canvases are smaller than a block, or positions of theirs are in no real image.
+        UsageError: if positions of canvases are in no real image.
     """
-    found: dict[str, BlockSet] = {}
-    for name in ("real", "generated"):
-        count = sum(
-            1 for canvas in sets[name].canvases() for _ in blocks_of(canvas, wanted.side, shifted=wanted.shifted)
-        )
-        if not count:
-            hint = f"no canvas has a block of {wanted.side} pixels inside: make larger ones, or set blocks.side"
-            raise UsageError(sets[name].option, sets[name].where, hint)
-        found[name] = block_set(
-            sets[name].canvases(), cache, side=wanted.side, shifted=wanted.shifted, count=count,
-            files=sets[name].canvas_files,
-        )  # fmt: skip
+    found = {name: one.blocks for name, one in looks.items() if one.blocks is not None}
     real, ours = found["real"], found["generated"]
     larger = f" x{len(ours.positions()) / len(real.positions()):.3g}" if wanted.against == "pooled" else ""
     report: list[Row] = []
@@ -275,25 +266,16 @@ def blocks(
     return report
 
 
-def seams(sets: dict[str, ImageSet], which: str, wanted: Seams) -> list[Row]:
-    """Return the row of the seam ratio, or none, and a warning, where images are of flat color inside every patch.
-
-    Raises:
-        UsageError: if no image is larger than a patch.
-    """
-    try:
-        found, floor = (
-            seam_ratio(one.canvases(), patch=wanted.patch, token=wanted.token, clusters=one.canvas_files)
-            for one in (sets[which], sets["real"])
-        )
-    except UsageError:
-        raise  # of a file that cannot be read
-    except ValueError as error:
-        raise UsageError("protocol.metrics.seams", wanted.patch, str(error)) from error
+def seams(looks: dict[str, Look], which: str, wanted: Seams) -> list[Row]:
+    """Return the row of the seam ratio, or none, and a warning, where images are of flat color inside every patch."""
+    found, floor = (
+        ratio_of(one.steps, one.images.canvas_files(), patch=wanted.patch, token=wanted.token)
+        for one in (looks[which], looks["real"])
+    )
     if not math.isfinite(found.value):
         # Told by a warning, since a report has no row of infinity.
         hint = f"patches of {wanted.patch} px are flat inside, which leaves nothing to compare their borders with"
-        _LOG.warning("%s: no seam ratio: %s", sets[which].option, hint)
+        _LOG.warning("%s: no seam ratio: %s", looks[which].images.option, hint)
         return []
     report: list[Row] = []
     for name, side, a, b in (
@@ -316,14 +298,12 @@ def seams(sets: dict[str, ImageSet], which: str, wanted: Seams) -> list[Row]:
     return [_plain(row) for row in report]
 
 
-def collapsed(sets: dict[str, ImageSet], wanted: Collapse) -> list[Row]:
+def collapsed(looks: dict[str, Look], wanted: Collapse) -> list[Row]:
     """Return the row of the share of collapsed canvases, or none where images are smaller than a window."""
     try:
-        found = collapse(
-            sets["real"].canvases(), sets["generated"].canvases(), window=wanted.window, percentile=wanted.percentile
+        found = collapse_of(
+            looks["real"].spreads, looks["generated"].spreads, window=wanted.window, percentile=wanted.percentile
         )
-    except UsageError:
-        raise  # of a file that cannot be read
     except ValueError:
         return []
     how = "share of windows flatter than 95 % of these real ones; interval: Wilson, over canvases"

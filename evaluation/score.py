@@ -18,7 +18,8 @@ from evaluation.extractor import Extractor, identity
 from evaluation.extractors import check_name, make_extractor
 from evaluation.feature_cache import FeatureCache, FeatureSet
 from evaluation.images import ImageSet
-from evaluation.perceptual import PerceptualDistance
+from evaluation.looking import Look, Wanted, check, look
+from evaluation.perceptual import PerceptualDistance, random_pairs
 from evaluation.protocol import Protocol
 from evaluation.real_images import real_images
 from evaluation.reconstruction import Pairs, score_pairs
@@ -86,18 +87,36 @@ class Scoring:
     cache: FeatureCache
     sets: dict[str, ImageSet]
     progress: bool = False
-    features: dict[str, FeatureSet] = field(default_factory=dict)
+    looks: dict[str, Look] = field(default_factory=dict)
 
-    def load_features(self) -> None:
-        """Compute the features of every set that are not there yet, the smallest sets first."""
+    @property
+    def features(self) -> dict[str, FeatureSet]:
+        """The features of every set."""
+        return {name: one.features for name, one in self.looks.items()}
+
+    def look(self) -> None:
+        """Go through every set once, the smallest first."""
         for name in sorted(self.sets, key=lambda name: len(self.sets[name])):
-            if name not in self.features:
-                self.features[name] = self.cache.of_set(self.sets[name], progress=self.progress)
-                check_count(self.sets[name], len(self.features[name]), least(name))
-                files = len(np.unique(self.features[name].clusters_N))
-                if name == "real" and files < LEAST_FILES:
-                    hint = f"its crops come from {files} files, at least {LEAST_FILES} are needed: add some"
-                    raise UsageError(self.sets[name].option, self.sets[name].where, hint)
+            check(self.sets[name], self._wanted(name))
+        for name in sorted(self.sets, key=lambda name: len(self.sets[name])):
+            found = self.looks[name] = look(self.sets[name], self.cache, self._wanted(name), progress=self.progress)
+            check_count(self.sets[name], len(found.features), least(name))
+            files = len(np.unique(found.features.clusters_N))
+            if name == "real" and files < LEAST_FILES:
+                hint = f"its crops come from {files} files, at least {LEAST_FILES} are needed: add some"
+                raise UsageError(self.sets[name].option, self.sets[name].where, hint)
+
+    def _wanted(self, name: str) -> Wanted:
+        metrics, images = self.protocol.metrics, self.sets[name]
+        samples = "generated" in self.sets and name in ("real", "generated")
+        held: frozenset[int] = frozenset()
+        if samples and metrics.diversity and len(np.unique(images.clusters())) > 1:
+            pairs = random_pairs(images.clusters(), metrics.diversity.pairs, self.protocol.seed)
+            held = frozenset(i for pair in pairs for i in pair)
+        return Wanted(
+            metrics.seams, metrics.color, metrics.collapse.window if samples and metrics.collapse else None,
+            samples and metrics.memorization, metrics.blocks if samples else None, held,
+        )  # fmt: skip
 
 
 def score(
@@ -166,7 +185,7 @@ def score(
         "sets": {name: _described(found, scoring.features[name]) for name, found in sets.items()},
     }
     if "generated" in sets and protocol.metrics.memorization:
-        report["nearest"] = rows.nearest_pairs(scoring.features, sets)
+        report["nearest"] = rows.nearest_pairs(scoring.looks)
     if pairs is not None:
         report["sets"]["reconstruction"]["pairs"] = len(pairs.files) - len(pairs.skipped)
         report["sets"]["reconstruction"]["equal_pairs"] = pairs.equal
@@ -184,17 +203,18 @@ def _rows(scoring: Scoring, distance: PerceptualDistance | None, pairs: Pairs | 
     metrics = protocol.metrics
     # What is quick goes first, so that a mistake shows before the minutes that features may take.
     late: list[dict[str, Any]] = []
-    for name in others:
-        late += rows.seams(scoring.sets, name, metrics.seams) if metrics.seams else []
-        late += rows.colors(scoring.sets, name) if metrics.color else []
-    if metrics.collapse and "generated" in others:
-        late += rows.collapsed(scoring.sets, metrics.collapse)
     if pairs is not None:
         found: dict[str, Estimate] = score_pairs(pairs, protocol.reconstruction, distance)
         for name, estimate in found.items():
             better = "higher" if name in ("PSNR", "SSIM") else "lower"
             late.append(rows.of_estimate(name, "reconstruction", estimate, better=better))
-    scoring.load_features()
+    scoring.look()
+    looks = scoring.looks
+    if metrics.collapse and "generated" in others:
+        late = rows.collapsed(looks, metrics.collapse) + late
+    for name in others[::-1]:
+        late = (rows.colors(looks, name) if metrics.color else []) + late
+        late = (rows.seams(looks, name, metrics.seams) if metrics.seams else []) + late
     prefix, features = scoring.cache.extractor.prefix, scoring.features
     first: list[dict[str, Any]] = []
     for name in others:
@@ -205,11 +225,11 @@ def _rows(scoring: Scoring, distance: PerceptualDistance | None, pairs: Pairs | 
             first += rows.manifolds(prefix, features, metrics.manifold, scoring.sets["generated"], protocol.seed)
         if metrics.memorization:
             first += rows.nearest(prefix, features, protocol.seed)
-            first += [*rows.authenticities(prefix, features, protocol.seed), rows.copies(scoring.sets)]
+            first += [*rows.authenticities(prefix, features, protocol.seed), rows.copies(looks)]
         if metrics.diversity and distance is not None:
-            first += rows.diversities(scoring.sets, distance, metrics.diversity.pairs, protocol.seed)
+            first += rows.diversities(looks, distance, metrics.diversity.pairs, protocol.seed)
         if metrics.blocks:
-            first += rows.blocks(prefix, scoring.sets, scoring.cache, metrics.blocks, protocol)
+            first += rows.blocks(prefix, looks, metrics.blocks, protocol)
     return first + late
 
 

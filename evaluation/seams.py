@@ -8,13 +8,16 @@ ratio is that of the tokenizer's own reconstructions, and near 1 for photographs
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.jackknife import of_left_out, parts_of, without
+
+Steps = tuple[list[list[float]], list[NDArray[np.float64]]]
+"""Of one image, see :func:`steps_of`."""
 
 
 @dataclass(frozen=True)
@@ -68,13 +71,26 @@ def seam_ratio(
     Raises:
         ValueError: if ``patch`` is no multiple of ``token``, ``token`` is below 2, or there is no border at all.
     """
+    check_sides(patch, token)
+    found = [steps_of(np.asarray(image), patch, token, origin) for image in images]
+    return ratio_of(found, np.arange(len(found)) if clusters is None else clusters(), patch=patch, token=token)
+
+
+def check_sides(patch: int, token: int) -> None:
+    """Refuse sides of patches and tokens that do not fit.
+
+    Raises:
+        ValueError: as :func:`seam_ratio`.
+    """
     if token < 2 or patch % token:
         raise ValueError(f"patch={patch} must be a multiple of token={token}, which must be at least 2")
-    found = [_sums(np.asarray(image), patch, token, origin) for image in images]
+
+
+def ratio_of(found: Sequence[Steps], own_N: NDArray[np.intp], *, patch: int, token: int) -> SeamResult:
+    """Return :func:`seam_ratio` of images by their steps, and which canvas each is of."""
     sums_N26, places_N2P2 = (np.array([one[i] for one in found]) for i in (0, 1))
     if not sums_N26.size or not sums_N26[:, :, 1].sum():
         raise ValueError(f"no image is larger than a patch of {patch} pixels")
-    own_N = np.arange(len(sums_N26)) if clusters is None else clusters()
     lattice = _result(sums_N26[:, :, [4, 5, 2, 3]], own_N) if patch > token else None
     return replace(_result(sums_N26[:, :, :4], own_N), lattice=lattice, anywhere=_anywhere(places_N2P2, own_N))
 
@@ -103,9 +119,7 @@ def _result(sums_N24: NDArray[np.float64], own_N: NDArray[np.intp]) -> SeamResul
     return SeamResult(value, across_x, across_y, found.std, found.low, found.high, n)
 
 
-def _sums(
-    image_YX3: NDArray[np.uint8], patch: int, token: int, origin: tuple[int, int]
-) -> tuple[list[list[float]], list[NDArray[np.float64]]]:
+def steps_of(image_YX3: NDArray[np.uint8], patch: int, token: int, origin: tuple[int, int] = (0, 0)) -> Steps:
     """Return, per axis (y, x), the sum and number of steps on patch borders, off the token grid, on its rest.
 
     And sum and number at each place of a grid of patches.

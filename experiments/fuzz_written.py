@@ -46,7 +46,7 @@ class Configs(Target):
             try:
                 if path.name.startswith("generate"):
                     generate_options.parsed(["--config", str(path), "--output", "x.png"])
-                elif path.name == "protocol-video.yaml":
+                elif path.name in ("protocol-video.yaml", "protocol-fvd.yaml", "protocol-jedi.yaml"):
                     load_video_protocol(path)
                 elif path.name.startswith("protocol"):
                     load_protocol(path)

@@ -1,7 +1,7 @@
 """What an ablation will cost: every cell's options are read as ``fit`` reads them, and its work is counted.
 
-Times of training, sampling and scoring are those of finished cells for the same work; before there are some, they are
-guessed from this machine's matrix product, which may be off by a factor of three.
+Times of training, sampling and scoring are those of finished cells for the same work; before there are some, a few
+steps of each are timed here for every variant.
 """
 
 from __future__ import annotations
@@ -19,17 +19,20 @@ from typing import Any, Final
 
 from evaluation.ablation.config import Ablation, Cell, Samples
 from evaluation.ablation.running import Tokenizer, cell_arguments, finished
+from evaluation.blocks import blocks_in
+from evaluation.extractors import make_extractor
+from evaluation.feature_cache import BATCH
+from evaluation.protocol import Blocks, load_protocol
 from evaluation.sampling import ALIASES, sampler_class
 from nuwa_lightning.errors import UsageError
 
 _PIXELS_OF_A_TOKEN: Final = 8
-_TRAINING_SHARE: Final = 0.35
-_PATCH_SHARE: Final = 0.12
-_WINDOW_SHARE: Final = 0.5
-"""Share of the matrix product's speed that training, patch by patch sampling, and the sliding window reach on a CPU."""
+_SECONDS_A_START: Final = 12.0
+"""Of the process that trains a cell."""
 _SECONDS_A_REPORT: Final = 15.0
-_SECONDS_A_MEGAPIXEL: Final = {"decoding": 0.3, "scoring": 1.5}
-"""Of a CPU core; a report resamples and reads real images, too."""
+"""Of intervals and floors."""
+_SECONDS_A_MEGAPIXEL: Final = 0.3
+"""Of decoding, on a CPU core."""
 
 
 @dataclass(frozen=True)
@@ -89,15 +92,74 @@ def estimate(ablation: Ablation, output: Path, tokenizer: Tokenizer) -> dict[str
     cells = {cell.label: cell for cell in ablation.grid()}
     work = {label: count(resolve(cell, tokenizer), cell) for label, cell in cells.items()}
     ours = {label: told for label, cell in cells.items() if (told := finished(cell, output))}
-    pace = Pace.of([(cells[label].variant.sampler, *work[label][1:], told) for label, told in ours.items()])
     scored = sum(s.count * s.pixels[0] * s.pixels[1] for s in ablation.samples.values()) / 1e6
+    if ours:
+        pace = Pace.of([(cells[label].variant.sampler, *work[label][1:], told) for label, told in ours.items()])
+    else:
+        firsts = {cell.name: cell for cell in reversed(cells.values())}
+        trained = {name: timed(cell, tokenizer) for name, cell in firsts.items()}
+        after, once = scoring_seconds(ablation)
     found = {}
     for label, (weights, training, sampling) in work.items():
-        seconds = pace.seconds(ablation, cells[label].variant.sampler, training, sampling)
         if label in ours:
             seconds = sum(_spent(ours[label]))
+        elif ours:
+            seconds = pace.seconds(cells[label].variant.sampler, training, sampling)
+        else:
+            seconds, once = sum(trained[cells[label].name]) + after + once, 0.0
         found[label] = Cost(weights, training, sampling, scored, seconds / 60, label in ours)
     return found
+
+
+def timed(cell: Cell, tokenizer: Tokenizer) -> tuple[float, float]:
+    """Return the seconds of a cell's training and sampling, by a few steps of each on this CPU."""
+    from nuwa_lightning.commands.costs import canvas_cost, measured_decoding, measured_step, model_of, read_recipe
+    from nuwa_lightning.planning.geometry import PatchGrid
+
+    config = read_recipe(["--config", cell.ablation.base, *cell_arguments(cell, tokenizer)])
+    data = config.data.init_args
+    step = measured_step(config, shape=(1, *data.grid), batch=data.batch_size)
+    module, _ = model_of(config)
+    fixed, row = measured_decoding(module)
+    height, width = module.transformer.patch_size
+    passes, sampling = _passes(vars(config.model.init_args).get("local_decoder")), 0.0
+    for samples in cell.ablation.samples.values():
+        rows, columns = (-(-side // _PIXELS_OF_A_TOKEN) for side in samples.pixels)
+        if cell.variant.sampler in ("patches", ALIASES["patches"]):
+            cost = canvas_cost(module, PatchGrid(1, -(-rows // height), -(-columns // width)))
+            batches = -(-samples.count // samples.batch)
+            sampling += passes * (batches * fixed * cost.steps + samples.count * row * cost.tokens)
+        else:
+            sampling += samples.count * row * _tokens_read(samples, cell.variant.sampler, (height, width))
+    return _SECONDS_A_START + step * config.trainer.max_steps, sampling
+
+
+def scoring_seconds(ablation: Ablation) -> tuple[float, float]:
+    """Return the seconds of decoding and scoring a cell's images, and those of the real images, which come once."""
+    import numpy as np
+
+    extractors: dict[str, float] = {}
+    after = once = 0.0
+    for samples in ablation.samples.values():
+        protocol, (height, width) = load_protocol(samples.protocol), samples.pixels
+        name, side = protocol.features.name, protocol.generated.side or min(height, width)
+        if name not in extractors:
+            crops, extractor = np.zeros((BATCH, side, side, 3), np.uint8), make_extractor(name)
+            extractor(crops)
+            began = time.perf_counter()
+            extractor(crops)
+            extractors[name] = (time.perf_counter() - began) / BATCH
+        blocks = protocol.metrics.blocks
+
+        def features(rows: int, columns: int, crops: int, blocks: Blocks | None = blocks) -> int:
+            return crops + (blocks_in((rows, columns), blocks) if blocks else 0)
+
+        parts = (height // side) * (width // side) if protocol.generated.crop == "windows" else 1
+        real = protocol.real.side or side
+        after += _SECONDS_A_REPORT + samples.count * height * width / 1e6 * _SECONDS_A_MEGAPIXEL
+        after += extractors[name] * samples.count * features(height, width, parts)
+        once += extractors[name] * (protocol.real.count or 0) * features(real, real, 1)
+    return after, once
 
 
 @dataclass(frozen=True)
@@ -107,37 +169,31 @@ class Pace:
     Attributes:
         training: seconds for 1e12 operations.
         sampling: the same of a sampler, for those that a finished cell has used.
-        after: seconds of decoding and scoring a cell's images; None if no cell is finished.
-        speed: of the matrix product, in units of 1e12 operations a second.
+        after: seconds of decoding and scoring a cell's images.
+        others: the same of a sampler that none has used: their mean.
     """
 
     training: float
     sampling: dict[str, float]
-    after: float | None
-    speed: float
+    after: float
+    others: float
 
     @classmethod
     def of(cls, done: Sequence[tuple[str, float, float, dict[str, Any]]]) -> Pace:
         """Return the pace of finished cells: sampler, operations of training and of sampling, and what each says."""
-        speed, spent = measured_speed(), [_spent(told) for *_, told in done]
-        if not done:
-            return cls(1 / (speed * _TRAINING_SHARE), {}, None, speed)
+        spent = [_spent(told) for *_, told in done]
         training = sum(seconds[0] for seconds in spent) / sum(work for _, work, *_ in done)
         sampling = {}
         for name in {sampler for sampler, *_ in done}:
             pairs = [(seconds[1], each[2]) for seconds, each in zip(spent, done, strict=True) if each[0] == name]
             sampling[name] = sum(seconds for seconds, _ in pairs) / sum(work for _, work in pairs)
         # Every cell scores as many images of the same sizes; the first one reads the real ones, too.
-        return cls(training, sampling, statistics.median(seconds[2] for seconds in spent), speed)
+        after = statistics.median(seconds[2] for seconds in spent)
+        return cls(training, sampling, after, statistics.mean(sampling.values()))
 
-    def seconds(self, ablation: Ablation, sampler: str, training: float, sampling: float) -> float:
+    def seconds(self, sampler: str, training: float, sampling: float) -> float:
         """Return what a cell takes."""
-        share = _PATCH_SHARE if sampler in ("patches", ALIASES["patches"]) else _WINDOW_SHARE
-        after = self.after
-        if after is None:
-            pixels = sum(s.count * s.pixels[0] * s.pixels[1] for s in ablation.samples.values()) / 1e6
-            after = _SECONDS_A_REPORT * len(ablation.samples) + pixels * sum(_SECONDS_A_MEGAPIXEL.values())
-        return training * self.training + sampling * self.sampling.get(sampler, 1 / (self.speed * share)) + after
+        return training * self.training + sampling * self.sampling.get(sampler, self.others) + self.after
 
 
 def _spent(told: Mapping[str, Any]) -> tuple[float, float, float]:
@@ -175,22 +231,9 @@ def count(config: dict[str, Any], cell: Cell) -> tuple[int, float, float]:
     return weights, 3 * per_token * tokens / 1e12, per_token * made / 1e12
 
 
-def measured_speed(seconds: float = 0.5) -> float:
-    """Return how many operations a second (in units of 1e12) this machine's matrix product makes."""
-    import torch
-
-    a, b = torch.randn(512, 768), torch.randn(768, 2048)
-    a @ b
-    began, products = time.monotonic(), 0
-    while time.monotonic() - began < seconds:
-        a @ b
-        products += 1
-    return products * 2 * 512 * 768 * 2048 / (time.monotonic() - began) / 1e12
-
-
 def plan_table(costs: dict[str, Cost], cells: Sequence[Cell], *, jobs: int = 1) -> list[list[str]]:
     """Return the grid as rows of cells of text, with a sum, and what it comes to with several cells at a time."""
-    how = "as finished cells" if any(cost.done for cost in costs.values()) else "a guess"
+    how = "as finished cells" if any(cost.done for cost in costs.values()) else "a few steps timed"
     work = ["training TFLOP", "sampling TFLOP", "scoring megapixels"]
     head = ["cell", "seed", "state", "parameters", *work, f"minutes ({how})"]
     lines = [head]

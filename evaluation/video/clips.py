@@ -94,11 +94,7 @@ class ClipSet:
             raise UsageError(option, str(folder), hint)
 
     def __iter__(self) -> Iterator[tuple[Path, Clip]]:
-        """Yield each clip with its source.
-
-        Raises:
-            UsageError: if one cannot be read, or sizes are mixed.
-        """
+        """Yield each clip with its source."""
         self.short = 0
         first: tuple[Path, tuple[int, ...]] | None = None
         for path in self._chosen():

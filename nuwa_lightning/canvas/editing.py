@@ -395,7 +395,13 @@ class FinishedCanvas:
             raise UsageError("canvas", where(store.folder), f"{hint}, there is no growth to go on with")
         folder = store if isinstance(store, Canvas) else None
         state = folder.latest(earlier=earlier) if folder else None
-        generation, count = last_stage(self._store, self._history, state)
+        try:
+            generation, count = last_stage(self._store, self._history, state)
+        except (ValueError, LookupError, TypeError) as error:
+            if isinstance(error, UsageError) or state is None:
+                raise
+            hint = f"the state on the disk does not fit it ({error!r:.100}): choose resume earlier, or `undo`"
+            raise UsageError("canvas", where(store.folder), hint) from error
 
         def commit() -> None:
             if folder is not None:

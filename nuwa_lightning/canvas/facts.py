@@ -177,6 +177,9 @@ def _check_how(facts: CanvasFacts) -> None:
     grown = sum("grow" in edit for edit in facts.how.get("edits", ()))
     if grown >= len(facts.stages) or not all(0 <= length <= facts.log for length in facts.how.get("undo", ())):
         raise ValueError("edits that do not fit")
+    for stage in facts.stages if facts.finished else facts.stages[:-1]:
+        if not stage.grid.endless and stage.grid.size > facts.log:
+            raise ValueError("more patches than it has")
     if facts.finished and None in (*facts.grid.shape, *facts.stage.size):
         raise ValueError("no end")
 
@@ -225,4 +228,4 @@ def _short(value: object) -> str:
 
 
 def _sum_of(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()

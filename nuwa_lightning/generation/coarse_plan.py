@@ -83,9 +83,6 @@ class CoarsePlan:
             batch: holds the plans.
             generator: draws.
             part: which part of the batch this is.
-
-        Raises:
-            UsageError: if the batch has none.
         """
         if "coarse" not in batch:
             hint = "the model reads coarse plans and this data has none: use TokenDataModule, or model.plan=null"
@@ -142,12 +139,7 @@ class CoarsePlan:
 @final
 @dataclass(frozen=True)
 class CoarseEncoder:
-    """Coarse plans of images, as a data module keeps them (``data.token_bank.CoarseLike``).
-
-    Args:
-        plan: how they are made.
-        tokenizer: makes the tokens.
-    """
+    """Coarse plans of images, as a data module keeps them (``data.token_bank.CoarseLike``)."""
 
     plan: CoarsePlan
     tokenizer: Tokenizer

@@ -163,12 +163,7 @@ def _whole_numbers(weight_OI: Tensor, bias_O: Tensor | None) -> tuple[Tensor, Te
 
 @final
 class DecodingLayer:
-    """One layer, see the top of the file.
-
-    Args:
-        layer: from the model.
-        number: how matrices are kept.
-    """
+    """One layer, see the top of the file."""
 
     def __init__(self, layer: PatchLayer, number: Number) -> None:
         attention, wide = layer.attention, layer.feed_forward

@@ -153,11 +153,7 @@ class RowBatch:
         self.place = place
 
     def states(self) -> PatchStates:
-        """Return what the finished patches leave for later ones: no copy.
-
-        Raises:
-            RuntimeError: before all tokens have been advanced.
-        """
+        """Return what the finished patches leave for later ones: no copy."""
         L = self.model.model.patch_tokens + 1
         if self.place != L:
             raise RuntimeError(f"patch not finished: {self.place} of {L} positions done")

@@ -155,11 +155,7 @@ class PatchDecoder:
             self._fresh = False
 
     def states(self) -> PatchStates:
-        """Return what the finished patches leave for later ones.
-
-        Raises:
-            RuntimeError: if a token is not written yet.
-        """
+        """Return what the finished patches leave for later ones."""
         if bool((self.tokens_RN == ABSENT).any()):
             raise RuntimeError("patch not finished: some of its tokens are not written yet")
         if self._bidirectional:

@@ -154,13 +154,7 @@ def begin_with(model: PatchTransformer, folder: str, *, option: str) -> None:
 
 
 def save_generator(folder: str | Path, generator: Generator, *, dtype: torch.dtype = torch.float32) -> None:
-    """Write the folder, whole or not at all.
-
-    Args:
-        folder: where; replaced if it is there.
-        generator: what to save.
-        dtype: of the weights on disk; they are read as float32 again.
-    """
+    """Write the folder, whole or not at all."""
     config: dict[str, Any] = {
         "kind": KIND,
         "format": FORMAT,
@@ -261,11 +255,7 @@ def _plan_of(config: Mapping[str, Any], model: PatchTransformer) -> CoarsePlan |
 
 
 def named_local_decoder(name: str) -> LocalDecoder:
-    """Return a local decoder of this package, as it is by default.
-
-    Raises:
-        UsageError: if there is none of that name.
-    """
+    """Return a local decoder of this package, as it is by default."""
     known = {each.__name__: each for each in LocalDecoder.__subclasses__() if each.__module__.startswith(_HOME)}
     found = known.get(name.rpartition(".")[2])
     if found is None:
@@ -274,11 +264,7 @@ def named_local_decoder(name: str) -> LocalDecoder:
 
 
 def described(strategy: Strategy) -> dict[str, Any]:
-    """Return what a saved model says of a part: its class and the arguments that make it again.
-
-    Raises:
-        ValueError: if it could not be made again from that.
-    """
+    """Return what a saved model says of a part: its class and the arguments that make it again."""
     arguments = saved_arguments(strategy)
     try:
         json.dumps(arguments, allow_nan=False)
@@ -288,11 +274,7 @@ def described(strategy: Strategy) -> dict[str, Any]:
 
 
 def check_saved(**parts: Strategy) -> None:
-    """Refuse parts that could not be made again from a saved model, before hours go into training with them.
-
-    Raises:
-        UsageError: naming the part.
-    """
+    """Refuse parts that could not be made again from a saved model, before hours go into training with them."""
     for name, part in parts.items():
         try:
             described(part)

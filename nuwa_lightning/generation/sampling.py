@@ -1,11 +1,12 @@
 """Which token comes next: filters, and random numbers that depend on the seed and the patch alone.
 
-Shape legend: R rows, K codes, N tokens per patch, k candidates, n places.
+Shape legend: R rows, K codes, N tokens per patch, k candidates, n places (or runs of codes).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -83,13 +84,31 @@ class Sampling:
         if self.temperature == 0:
             return logits_RK.argmax(dim=-1)
         k = min(self.top_k, logits_RK.shape[-1]) if self.top_k else logits_RK.shape[-1]
-        best_Rk, token_Rk = logits_RK.topk(k, dim=-1)
+        best_Rk, token_Rk = best_codes(logits_RK, k)
         score_Rk = best_Rk.double() / self.temperature
         noisy_Rk = score_Rk + gumbel(key_R[:, None], token_Rk)
         if self.top_p < 1:
             p_Rk = score_Rk.softmax(dim=-1)
             noisy_Rk = noisy_Rk.masked_fill(p_Rk.cumsum(dim=-1) - p_Rk >= self.top_p, float("-inf"))
         return token_Rk.gather(-1, noisy_Rk.argmax(dim=-1, keepdim=True)).squeeze(-1)
+
+
+_RUN: Final = 8
+
+
+def best_codes(logits_RK: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the ``k`` largest logits of each row and their codes, as ``topk`` does, but sooner for many rows.
+
+    Codes are cut into runs of 8, far apart: the k best are among the k runs whose best ones are best.
+    """
+    R, K = logits_RK.shape
+    if K % _RUN or 4 * _RUN * k > K:
+        best = logits_RK.topk(k, dim=-1)
+        return best.values, best.indices
+    runs_R8n = logits_RK.reshape(R, _RUN, -1)
+    run_Rk = runs_R8n.amax(dim=1).topk(k, dim=-1, sorted=False).indices
+    best_Rk, at_Rk = runs_R8n.gather(2, run_Rk[:, None].expand(-1, _RUN, -1)).flatten(1).topk(k, dim=-1)
+    return best_Rk, at_Rk // k * (K // _RUN) + run_Rk.gather(1, at_Rk % k)
 
 
 _MASK = (1 << 64) - 1

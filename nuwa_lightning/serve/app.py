@@ -94,14 +94,7 @@ class Events:
 
 @final
 class Page:
-    """What the page's requests mean.
-
-    Args:
-        load: returns the model; importable, for the process that owns it.
-        folder: of the canvases.
-        max_pixels: refuse a given image of more.
-        first: a canvas to begin with.
-    """
+    """What the page's requests mean."""
 
     def __init__(
         self,
@@ -279,13 +272,7 @@ class Page:
 
 
 def application(page: Page, *, host: str, token: str | None) -> Guard:
-    """Return the server of a page.
-
-    Args:
-        page: what it answers.
-        host: the address that is listened on.
-        token: what whoever asks has to show; None for nothing.
-    """
+    """Return the server of a page."""
 
     async def index(_: Request) -> Response:
         return FileResponse(STATIC / "index.html")
@@ -321,13 +308,7 @@ def application(page: Page, *, host: str, token: str | None) -> Guard:
 
 @final
 class Server(uvicorn.Server):
-    """Answers until it is told to end; pages that listen do not keep it.
-
-    Args:
-        page: what it answers.
-        host: the address that is listened on.
-        token: what whoever asks has to show; None for nothing.
-    """
+    """Answers until it is told to end; pages that listen do not keep it."""
 
     def __init__(self, page: Page, *, host: str, token: str | None) -> None:
         self._page = page
@@ -357,11 +338,7 @@ async def _fault(_: Request, error: Exception) -> Response:
 
 
 async def _body(request: Request, longest: int) -> bytes:
-    """Return the body of a request.
-
-    Raises:
-        HTTPException: if it is longer.
-    """
+    """Return the body of a request."""
     data = bytearray()
     try:
         async for chunk in request.stream():
@@ -374,11 +351,7 @@ async def _body(request: Request, longest: int) -> bytes:
 
 
 def _number(value: str, name: str) -> int:
-    """Return a whole number of an address.
-
-    Raises:
-        UsageError: if it is none.
-    """
+    """Return a whole number of an address."""
     if not (value.removeprefix("-").isdecimal() and value.isascii() and len(value) <= 10):
         raise UsageError(name, value, "give a whole number")
     return int(value)

@@ -38,14 +38,7 @@ class Opened:
 
 @final
 class Library:
-    """The canvases of a folder.
-
-    Args:
-        folder: what holds them.
-        pipe: the model.
-        tell: told of each change of a canvas, from any thread.
-        max_pixels: refuse a given image of more.
-    """
+    """The canvases of a folder."""
 
     def __init__(
         self,
@@ -70,11 +63,7 @@ class Library:
         return {id_of(name): name for name in found}
 
     def path(self, canvas: str) -> Path:
-        """Return the folder of a canvas.
-
-        Raises:
-            UsageError: if there is none of that id.
-        """
+        """Return the folder of a canvas."""
         opened = self._opened.get(canvas)
         name = opened.name if opened else self.names().get(canvas)
         if name is None:
@@ -82,11 +71,7 @@ class Library:
         return self.folder / name
 
     def open(self, canvas: str) -> Opened:
-        """Return a canvas as it is now.
-
-        Raises:
-            UsageError: if it is not there, damaged, or of another model.
-        """
+        """Return a canvas as it is now."""
         with self._guard:
             found = self._opened.get(canvas)
             if found is None:
@@ -159,22 +144,14 @@ def id_of(name: str) -> str:
 
 @final
 class Uploads:
-    """Images that were dropped on the page; the last few.
-
-    Args:
-        folder: a temporary one.
-    """
+    """Images that were dropped on the page; the last few."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._images = OrderedDict[str, InputImage]()
 
     def add(self, data: bytes, name: str) -> tuple[str, InputImage]:
-        """Return the id of an image, and the image.
-
-        Raises:
-            UsageError: if it is none, too large, or of a format that is not taken.
-        """
+        """Return the id of an image, and the image."""
         shown = re.sub(r"[^\w.\- ]", "_", name)[:80] or "image"
         if len(data) > UPLOAD_BYTES:
             raise UsageError("image", shown, f"is larger than {UPLOAD_BYTES >> 20} MB: make it smaller")
@@ -196,11 +173,7 @@ class Uploads:
         return key, self._images[key]
 
     def get(self, key: str) -> InputImage:
-        """Return an image.
-
-        Raises:
-            UsageError: if it is not there any more.
-        """
+        """Return an image."""
         if key not in self._images:
             raise UsageError("image", key, "is not there any more: drop it once more")
         return self._images[key]

@@ -67,11 +67,7 @@ class BoundedCache(Generic[_V]):
 
 @final
 class TokenColors:
-    """The mean color of each token: of the middle of a small field of it, decoded when it is first needed.
-
-    Args:
-        tokenizer: what decodes.
-    """
+    """The mean color of each token: of the middle of a small field of it, decoded when it is first needed."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -94,14 +90,7 @@ class TokenColors:
 
 @final
 class Tiles:
-    """The tiles of a canvas.
-
-    Args:
-        view: the canvas.
-        tokenizer: what decodes.
-        colors: those of its tokens.
-        most: bytes that are kept, of pixels and of PNG each.
-    """
+    """The tiles of a canvas."""
 
     def __init__(self, view: CanvasView, tokenizer: Tokenizer, colors: TokenColors, *, most: int = 24 << 20) -> None:
         self._view, self._tokenizer, self._colors = view, tokenizer, colors

@@ -200,11 +200,7 @@ class CanvasView:
             return self._last
 
     def dependents(self, box: Boxes, frames: tuple[int, int] | None = None) -> int:
-        """Return how many patches are made again with those that boxes touch; see :meth:`FinishedCanvas.dependents`.
-
-        Raises:
-            UsageError: if the canvas is not finished, or the box does not lie inside it.
-        """
+        """Return how many patches are made again with those that boxes touch; see :meth:`FinishedCanvas.dependents`."""
         facts = self.facts
         if not facts.finished:
             raise UsageError("canvas", self._folder.name, "is not finished: wait, or go on with it")
@@ -224,11 +220,7 @@ class CanvasView:
     # -- what is new --------------------------------------------------------------------------------------------------
 
     def refresh(self) -> Change | None:
-        """Take in what is new on the disk; returns None for nothing.
-
-        Raises:
-            UsageError: if the canvas is gone or damaged.
-        """
+        """Take in what is new on the disk; returns None for nothing."""
         with self._guard:
             before, shape = self.facts, self._stamp != self._stat()
             if shape:

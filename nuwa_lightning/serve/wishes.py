@@ -25,11 +25,7 @@ SIDES: Final = ("left", "right", "up", "down")
 
 
 def parsed(body: bytes) -> dict[str, Any]:
-    """Return the JSON object of a body.
-
-    Raises:
-        UsageError: if it is none.
-    """
+    """Return the JSON object of a body."""
     try:
         found = parse_json(body.decode("utf-8")) if body else {}
     except ValueError:
@@ -124,11 +120,7 @@ def _whole_numbers(value: Any, count: int) -> bool:
 def request(
     body: Mapping[str, Any], image: InputImage | None, plan: InputImage | None, *, reads_text: bool
 ) -> GenerationRequest:
-    """Return the request of a new canvas.
-
-    Raises:
-        UsageError: as :class:`GenerationRequest` does, and for numbers that are none.
-    """
+    """Return the request of a new canvas."""
     given = options(body, reads_text=reads_text)
     prompt = given.pop("prompt", "")
     given |= {"prompt": (prompt,)} if prompt else {"unprompted": True}
@@ -154,11 +146,7 @@ def request(
 
 
 def suffix(body: Mapping[str, Any], *, video: bool) -> str:
-    """Return the format of an export.
-
-    Raises:
-        UsageError: if there is none of that name.
-    """
+    """Return the format of an export."""
     found, writers = text(body, "suffix", longest=10), VIDEO_WRITERS if video else IMAGE_WRITERS
     if found not in writers:
         raise UsageError("suffix", found or "''", f"choose {', '.join(writers)}")

@@ -31,11 +31,6 @@ class Worker:
     """Lets a process of its own do jobs, one after another; a job that runs is ``running``, others are ``queued``.
 
     When the process dies, another one is started, and a canvas that was growing goes on from its last record.
-
-    Args:
-        load: returns the model, there; importable.
-        library: the canvases, as the pages see them.
-        tell: told of events (their name and plain JSON), from any thread.
     """
 
     def __init__(
@@ -57,11 +52,7 @@ class Worker:
         self._thread.start()
 
     def submit(self, canvas: str, kind: str, options: Mapping[str, Any]) -> Told:
-        """Put a job into the queue.
-
-        Raises:
-            UsageError: if the queue is full.
-        """
+        """Put a job into the queue."""
         with self._guard:
             if len(self._waiting) >= _MOST:
                 raise UsageError("queue", len(self._waiting), "so many jobs are waiting already: stop some, or wait")
@@ -70,11 +61,7 @@ class Worker:
         return job
 
     def stop(self, number: int) -> Told:
-        """Stop a job: one that waits is not begun, one that runs leaves a whole canvas.
-
-        Raises:
-            UsageError: if there is none.
-        """
+        """Stop a job: one that waits is not begun, one that runs leaves a whole canvas."""
         with self._guard:
             job = self.job(number)
             self._stopped.add(number)
@@ -87,11 +74,7 @@ class Worker:
         return job
 
     def job(self, number: int) -> Told:
-        """Return a job.
-
-        Raises:
-            UsageError: if there is none, or it is forgotten.
-        """
+        """Return a job."""
         with self._guard:
             found = next((job for job in self._known if job["id"] == number), None)
         if found is None:
@@ -104,11 +87,7 @@ class Worker:
             return copy.deepcopy(list(self._known))
 
     def candidate(self, canvas: str, number: int) -> bytes:
-        """Return the pixels of a candidate as PNG.
-
-        Raises:
-            UsageError: if it is not there any more.
-        """
+        """Return the pixels of a candidate as PNG."""
         of, pictures = self._pictures
         if of != canvas or not 0 <= number < len(pictures):
             raise UsageError("candidate", number, "is not there any more: make it again")

@@ -12,6 +12,7 @@ import errno
 import importlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -230,12 +231,19 @@ def first_not_finite(state: Mapping[str, Any]) -> str | None:
 
 def save_folder(folder: str | os.PathLike[str], state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
     """Write ``config.json`` and ``model.safetensors``, both or neither; a folder that is there is replaced."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     Path(folder).parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(folder, overwrite=True) as partial:
         (partial / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, partial / "model.safetensors")
+        try:
+            save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, partial / "model.safetensors")
+        except SafetensorError as error:
+            number = re.search(r"os error (\d+)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder)) from None
         # safetensors lets only the owner read its files; whom a model is shared with is the umask's to say.
         shutil.copymode(partial / "config.json", partial / "model.safetensors")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
@@ -63,15 +64,30 @@ class OmeZarrWriter(ImageWriter):
         levels = [_Level(array) for array in arrays]
         for level, above in itertools.pairwise(levels):
             level.above = above
-        for pixels_YX3 in bands(source):
-            levels[0].take(pixels_YX3)
-        levels[0].end()
+        try:
+            for pixels_YX3 in bands(source):
+                levels[0].take(pixels_YX3)
+            levels[0].end()
+        except OSError:
+            _wait_for_zarr()
+            raise
 
     def read_metadata(self, path: Path) -> dict[str, Any] | None:
         """Return the attribute of the group."""
         node = read_json(path / "zarr.json")
         found = node.get("attributes", {}).get(MARKER)
         return found if isinstance(found, dict) else None
+
+
+def _wait_for_zarr() -> None:
+    """Wait for chunks that are still being written beside one that failed: they would make the folder anew."""
+    from zarr.core.sync import sync
+
+    async def others() -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    sync(others())
 
 
 class _Level:

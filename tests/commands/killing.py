@@ -2,14 +2,17 @@
 
 Each line of standard input is a JSON object: ``arguments`` of the command line, ``at`` None or the number of the call
 of ``fsync``, ``replace`` or ``unlink`` at which the child gets a signal, and ``number``, which one. The answer is the
-child's process id; when "wait" comes instead, its exit status (negative: the signal).
+child's process id. With ``full`` the disk is full from that call on instead; with ``room`` no file grows beyond so many
+bytes. When "wait" comes instead, the answer is its exit status (negative: the signal).
 """
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
+import resource
 import sys
 import warnings
 from collections.abc import Callable
@@ -25,10 +28,25 @@ def armed(function: Callable[..., Any], calls: itertools.count[int], at: int, nu
     return call
 
 
-def child(arguments: list[str], at: int | None, number: int) -> int:
+def filled(function: Callable[..., Any], calls: itertools.count[int], at: int) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if next(calls) >= at:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return function(*args, **kwargs)
+
+    return call
+
+
+def child(arguments: list[str], at: int | None, number: int, full: bool = False, room: int | None = None) -> int:
     from nuwa_lightning.cli import main
 
-    if at is not None:
+    if room is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+    if full and at is not None:
+        calls = itertools.count()
+        for name in ("fsync", "mkdir"):
+            setattr(os, name, filled(getattr(os, name), calls, at))
+    elif at is not None:
         calls = itertools.count()
         for name in ("fsync", "replace", "unlink"):
             setattr(os, name, armed(getattr(os, name), calls, at, number))
@@ -43,7 +61,10 @@ def serve() -> None:
 
     import nuwa_lightning.commands.making
     import nuwa_lightning.generation.pretrained
-    import nuwa_lightning.tokenizers.pretrained  # noqa: F401
+    import nuwa_lightning.tokenizers.pretrained
+
+    if "train" in sys.argv:
+        import nuwa_lightning.commands.training  # noqa: F401
 
     torch.set_num_threads(1)
     pid = 0

@@ -30,10 +30,10 @@ SIZE = ("--size", "112x72", "--seed", "4", "--max_rows", "4", "--tile", "2")
 class Server:
     """Runs commands in forks of a process that has everything imported (see killing.py)."""
 
-    def __init__(self, folder: Path, log: Path) -> None:
+    def __init__(self, folder: Path, log: Path, *more: str) -> None:
         self._log = log.open("w+")
         self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("killing.py"))],
+            [sys.executable, str(Path(__file__).with_name("killing.py")), *more],
             cwd=folder,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -50,7 +50,12 @@ class Server:
         return int(self._process.stdout.readline())
 
     def run(
-        self, *arguments: object, at: int | None = None, number: int = signal.SIGKILL, kill_after: float | None = None
+        self,
+        *arguments: object,
+        at: int | None = None,
+        number: int = signal.SIGKILL,
+        kill_after: float | None = None,
+        **more: object,
     ) -> int:
         """Return the exit status.
 
@@ -59,8 +64,9 @@ class Server:
             at: at which call of fsync, replace or unlink it gets a signal.
             number: which one.
             kill_after: kill it after so many seconds.
+            more: see killing.py.
         """
-        request = {"arguments": [str(a) for a in arguments], "at": at, "number": int(number)}
+        request = {"arguments": [str(a) for a in arguments], "at": at, "number": int(number), **more}
         pid = self._ask(json.dumps(request))
         if kill_after is not None:
             time.sleep(kill_after)

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evaluation.blocks import BlockSet, block_set, blocks_of, by_position, floor, pooled
-from evaluation.feature_cache import FeatureCache
+from evaluation.blocks import BlockSet, blocks_of, by_position, floor, pooled
+from evaluation.feature_cache import FeatureCache, FeatureSet
 from evaluation.fid import frechet_distance
 from evaluation.kid import polynomial_kernel
 from tests.evaluation.toys import ToyFeatures
@@ -35,11 +35,17 @@ def canvases(count: int, *, columns: int = 96, seed: int = 0, bright: int = 0) -
     return [np.kron(one, np.ones((8, 8, 1))).astype(np.uint8) for one in small]
 
 
+def block_set(images: list[np.ndarray[Any, Any]]) -> BlockSet:
+    """The features of all blocks of canvases, each of a file of its own."""
+    cut = [(number, *both) for number, image in enumerate(images) for both in blocks_of(image, 32, shifted=True)]
+    found = FeatureCache(ToyFeatures(), enabled=False).of_crops([block for *_, block in cut], count=len(cut))
+    owners = np.array([number for number, *_ in cut])
+    return BlockSet(FeatureSet(found.features_ND, found.scores_NK, owners), [place for _, place, _ in cut], owners)
+
+
 def sets(*, against_wide: bool = False) -> tuple[BlockSet, BlockSet]:
-    cache = FeatureCache(ToyFeatures(), enabled=False)
     ours = canvases(9, columns=160 if against_wide else 96, seed=1, bright=40)
-    options: dict[str, Any] = {"side": 32, "shifted": True, "count": 200}
-    return block_set(canvases(14), cache, **options), block_set(ours, cache, **options)
+    return block_set(canvases(14)), block_set(ours)
 
 
 def test_the_grid_is_shifted_by_half_a_block() -> None:
@@ -96,6 +102,6 @@ def test_the_floor_parts_canvases() -> None:
     unequal = floor(real, 3, lambda a, b: float(len(a.places) / 4 + 100 * len(b.places)), splits=2, seed=0)
     assert (unequal.value, unequal.n_x, unequal.n_y) == (11 + 400 * 3, 11, 3)
     assert abs(found.value) < by_position(real, ours, "kid", against="position", resamples=0, seed=0).value
-    few = block_set(canvases(3), FeatureCache(ToyFeatures(), enabled=False), side=32, shifted=True, count=99)
+    few = block_set(canvases(3))
     with pytest.raises(ValueError, match="at least 4 are needed"):
         floor(few, 2, measure, splits=2, seed=0)

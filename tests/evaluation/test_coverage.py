@@ -1,187 +1,278 @@
-"""How often 95 % intervals hold the number that they are of: simulated, over 200 repeats and more for each."""
+"""How often 95 % intervals hold the number that they are of: simulated, over 400 repeats and more for each.
+
+The figures are those of docs/evaluation.md: ``pytest -m slow -s tests/evaluation/test_coverage.py`` prints them.
+"""
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from evaluation import fid as frechet
 from evaluation import inception_score as classes
-from evaluation.blocks import BlockSet, by_position
-from evaluation.estimates import Distance, Estimate, of_mean, of_median, of_share
+from evaluation import kid as kernel
+from evaluation.blocks import BlockSet, by_position, pooled
+from evaluation.collapse import collapse
+from evaluation.color import color_of
+from evaluation.estimates import of_mean, of_median, of_share
 from evaluation.feature_cache import FeatureSet
-from evaluation.fid import fid, frechet_distance
+from evaluation.fid import fid
 from evaluation.kid import kid
-from evaluation.manifold import manifold
+from evaluation.manifold import authentic, manifold, nearest_distances
 from evaluation.mind import mind
 from evaluation.perceptual import _of_pairs_that_share
+from evaluation.reconstruction import psnr, ssim
 from evaluation.report.study import over_seeds
 from evaluation.seams import seam_ratio
 
-pytestmark = pytest.mark.slow
+DOCS = Path(__file__).parents[2] / "docs" / "evaluation.md"
 Rng = np.random.Generator
+Make = Callable[[Rng], Any]
 _DIM = 16
 _MIX = np.random.default_rng(99).normal(size=(_DIM, _DIM)) / 4
 
 
-def features(rng: Rng, n: int, scale: float = 1.0, shift: float = 0.0) -> np.ndarray[Any, Any]:
+@dataclass(frozen=True)
+class Case:
+    """An interval.
+
+    Attributes:
+        make: a number with its interval, of other samples at each call.
+        truth: what it is of; by default the expectation of the number, which is the mean over all repeats.
+        repeats: samples.
+        high: the most of them that may hold it.
+    """
+
+    make: Make
+    truth: float | None = None
+    repeats: int = 1000
+    high: float = 0.97
+
+
+def features(rng: Rng, n: int, scale: float = 1.0, shift: float = 0.0) -> Any:
     """Skewed and correlated, as those of networks are."""
-    return np.asarray(np.abs(scale * rng.normal(size=(n, _DIM)) @ _MIX) + shift)
+    return np.abs(scale * rng.normal(size=(n, _DIM)) @ _MIX) + shift
 
 
-def photographs(rng: Rng, count: int, crops: int) -> tuple[Any, Any]:
+def photographs(rng: Rng, count: int, crops: int, shift: float = 0.0) -> tuple[Any, Any]:
     """Crops of one photograph are alike."""
     centers = np.repeat(rng.normal(size=(count, _DIM)), crops, axis=0)
     mixed = 0.8 * centers + 0.6 * rng.normal(size=(count * crops, _DIM))
-    return np.abs(mixed @ _MIX), np.repeat(np.arange(count), crops)
+    return np.abs(mixed @ _MIX) + shift, np.repeat(np.arange(count), crops)
 
 
-def held(make: Callable[[Rng], Estimate | Distance], truth: float, repeats: int = 400) -> float:
-    found = [make(np.random.default_rng(seed)) for seed in range(repeats)]
+def kids(rng: Rng, shift: float, n: int = 100, m: int = 48, **options: Any) -> Any:
+    return kid(features(rng, n), features(rng, m, shift=shift), **options)
+
+
+def large_kids(rng: Rng) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernel, "LARGEST_FULL", 60)
+        return kids(rng, 0.2, 100, 100, subsets=2)
+
+
+def large_fids(rng: Rng) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(frechet, "_LARGEST", 60)
+        return fid(features(rng, 120), features(rng, 120, shift=0.3))
+
+
+def of_photographs(distance: Callable[..., Any], rng: Rng, shift: float) -> Any:
+    (x, own_x), (y, own_y) = photographs(rng, 24, 4), photographs(rng, 16, 3, shift)
+    return distance(x, y, clusters_N=own_x, clusters_M=own_y)
+
+
+def blocks(kind: Any, against: Any, rng: Rng) -> Any:
+    def some(count: int, shift: float) -> BlockSet:
+        x, own = photographs(rng, count, 4, shift)
+        none = np.zeros((len(x), 0), np.float32)
+        return BlockSet(FeatureSet(x.astype(np.float32), none, own), [(0, 0), (0, 1), (1, 0), (1, 1)] * count)
+
+    real, ours = some(40, 0.0), some(30, 0.3)
+    if against == "all":
+        return pooled(real, ours, kind, resamples=200, seed=0)
+    return by_position(real, ours, kind, against=against, resamples=200, seed=0)
+
+
+def share(name: str, crops: int, rng: Rng) -> Any:
+    """Over new members of the set that it is a share of, the other set as it is."""
+    real, ours = of_manifold(0), of_manifold(1)
+    own = None
+    if name in ("recall", "coverage"):
+        real, own = photographs(rng, 80 // crops, crops)
+    else:
+        ours, own = photographs(rng, 80 // crops, crops)
+        ours = 0.9 * ours
+    return getattr(manifold(real, ours, clusters_N=own, clusters_M=own), name)
+
+
+@cache
+def of_manifold(which: int) -> Any:
+    return (0.9 if which else 1.0) * photographs(np.random.default_rng(5 + which), 80, 1)[0]
+
+
+def near(rng: Rng, count: int = 30, crops: int = 2) -> Any:
+    ours, own = photographs(rng, count, crops)
+    return of_median(nearest_distances(ours, of_manifold(0)), own, "")
+
+
+def original(rng: Rng) -> Any:
+    ours, own = photographs(rng, 30, 2)
+    return of_share(authentic(ours, of_manifold(0)).astype(float), how="", clusters_N=own)
+
+
+def scores(n: int, splits: int, rng: Rng) -> Any:
+    return classes.inception_score(2 * rng.normal(size=(n, 8)) + np.arange(8) / 3, splits=splits)
+
+
+def scenes(rng: Rng, count: int) -> Any:
+    """Images of 24 x 24 pixels: colors of their own, a horizon, noise of a spread of its own."""
+    light = rng.gamma(4, 20, (count, 1, 1, 1)) + rng.normal(0, 15, (count, 1, 1, 3))
+    light = light + rng.normal(0, 20, (count, 1, 1, 1)) * (np.arange(24) < 12)[:, None, None]
+    found = light + rng.gamma(2, 8, (count, 1, 1, 1)) * rng.normal(size=(count, 24, 24, 3))
+    return found.clip(0, 255).astype(np.uint8)
+
+
+def color(column: int, rng: Rng) -> Any:
+    """Two crops of each file."""
+    values = np.array([color_of(image)[column] for image in scenes(rng, 30)])
+    return of_mean((values[:, None] + rng.normal(0, 5, (30, 2))).ravel(), how="", clusters_N=np.repeat(range(30), 2))
+
+
+@cache
+def real_scenes() -> Any:
+    return scenes(np.random.default_rng(3), 200)
+
+
+def collapsed(rng: Rng) -> Any:
+    """Canvases of four windows, alike in part."""
+    spread = np.repeat(rng.gamma(1.5, 8, 24), 4) * rng.gamma(4, 0.25, 96)
+    windows = 128 + spread[:, None, None, None] * rng.normal(size=(96, 24, 24, 3))
+    canvases = windows.clip(0, 255).astype(np.uint8).reshape(24, 96, 24, 3)
+    found = collapse(real_scenes(), canvases, window=24, percentile=20)
+    return of_share(found.flat_N.astype(float), how="", clusters_N=found.canvas_N)
+
+
+def seams(part: str, count: int, rng: Rng) -> Any:
+    images = rng.gamma(3, 12, (count, 1, 1, 1)) * rng.normal(size=(count, 48, 48, 1)) + 128
+    images[:, :, 16:] += rng.gamma(2, 10, (count, 1, 1, 1))
+    images[:, 32:] += rng.gamma(2, 10, (count, 1, 1, 1))
+    found = seam_ratio(images.clip(0, 255).repeat(3, 3).astype(np.uint8), patch=16, token=4)
+    return getattr(found, part) if part else found
+
+
+def pairs(metric: Callable[[Any, Any], float], rng: Rng) -> Any:
+    images, strength = scenes(rng, 24), rng.gamma(3, 3, (24, 1, 1, 1))
+    others = (images + strength * rng.normal(size=images.shape)).clip(0, 255).astype(np.uint8)
+    return of_mean(np.array([metric(a, b) for a, b in zip(images, others, strict=True)]), how="")
+
+
+def diversity(rng: Rng) -> Any:
+    looks, chosen = rng.normal(size=(30, 3)), rng.integers(30, size=(120, 2))
+    chosen = chosen[chosen[:, 0] != chosen[:, 1]]
+    return _of_pairs_that_share(np.linalg.norm(looks[chosen[:, 0]] - looks[chosen[:, 1]], axis=1), chosen, "")
+
+
+def clips(rng: Rng) -> Any:
+    """A measure of clips, three of a file."""
+    own = np.repeat(np.arange(16), 3)
+    return of_mean(rng.gamma(4, 1, 16)[own] * rng.gamma(8, 1 / 8, 48), how="", clusters_N=own)
+
+
+def hits(chance: float, files: int, rng: Rng) -> Any:
+    return of_share((rng.random(files) < chance).astype(float), how="")
+
+
+def seeds(count: int, rng: Rng) -> Any:
+    return over_seeds([{"value": x, "low": x, "high": x} for x in np.exp(rng.normal(3, 0.1, size=count))])
+
+
+SAME = {"high": 1.0}  # where distributions agree some are wider than they need be
+CASES: dict[str, Case] = {
+    "KID, no difference": Case(partial(kids, shift=0.0), 0.0),
+    **{f"KID, shift {shift}": Case(partial(kids, shift=shift), repeats=1500) for shift in (0.1, 0.2, 0.4)},
+    "KID over subsets": Case(partial(kids, shift=0.2, subset_size=30, subsets=20), repeats=500),
+    "KID of more than its kernel matrix holds": Case(large_kids),
+    **{
+        f"KID, crops of photographs, shift {shift}": Case(partial(of_photographs, kid, shift=shift))
+        for shift in (0.1, 0.3)
+    },
+    "FID, no difference": Case(lambda rng: fid(features(rng, 60), features(rng, 40)), repeats=400, **SAME),
+    "FID, shift": Case(lambda rng: fid(features(rng, 60), features(rng, 40, shift=0.3)), repeats=400),
+    "FID, smaller spread": Case(lambda rng: fid(features(rng, 60), features(rng, 40, 0.6)), repeats=400),
+    "FID of more than is left out in turn": Case(large_fids, repeats=400),
+    "FID, crops of photographs": Case(partial(of_photographs, fid, shift=0.3), repeats=400),
+    "MIND, no difference": Case(lambda rng: mind(features(rng, 60), features(rng, 60), projections=50), **SAME),
+    "MIND, shift": Case(lambda rng: mind(features(rng, 60), features(rng, 60, shift=0.3), projections=50)),
+    "MIND, smaller spread": Case(lambda rng: mind(features(rng, 60), features(rng, 60, 0.6), projections=50)),
+    "MIND, crops of photographs": Case(partial(of_photographs, partial(mind, projections=50), shift=0.3)),
+    "IS": Case(partial(scores, 80, 1)),
+    "IS in 10 parts": Case(partial(scores, 400, 10), repeats=600),
+    "Block-KID (positions)": Case(partial(blocks, "kid", "position"), repeats=500),
+    "Block-KID (pooled)": Case(partial(blocks, "kid", "all"), repeats=500),
+    "Block-FID (positions)": Case(partial(blocks, "fid", "position"), repeats=400),
+    "Block-FID (positions against all)": Case(partial(blocks, "fid", "pooled"), repeats=400),
+    "Block-FID (pooled)": Case(partial(blocks, "fid", "all"), repeats=400),
+    **{
+        f"{name}, {crops} of a canvas": Case(partial(share, name, crops))
+        for name in ("precision", "density", "recall", "coverage")
+        for crops in (1, 4)
+    },
+    "authenticity": Case(original),
+    "nearest real": Case(near, float(near(np.random.default_rng(1), 50_000, 1).value)),
+    "copies of real files, 1 in 10": Case(partial(hits, 0.1, 48), 0.1),
+    "copies of real files, 1 in 3": Case(partial(hits, 1 / 3, 48), 1 / 3),
+    "collapsed": Case(collapsed),
+    **{
+        f"color: {name}": Case(partial(color, i))
+        for i, name in enumerate(("brightness", "contrast", "saturation", "red minus blue"))
+    },
+    "diversity": Case(diversity),
+    **{
+        f"{name}, {count} images": Case(partial(seams, part, count), repeats=600)
+        for name, part in (("seam ratio", ""), ("token grid ratio", "lattice"), ("seam ratio, any place", "anywhere"))
+        for count in (24, 48)
+    },
+    "PSNR": Case(partial(pairs, psnr)),
+    "SSIM": Case(partial(pairs, ssim), repeats=400),
+    "LPIPS": Case(lambda rng: of_mean(rng.gamma(4, 0.05, 24), how="")),
+    "CLIP-score": Case(lambda rng: of_mean((100 * rng.normal(0.2, 0.1, 48)).clip(min=0), how="")),
+    "flicker, motion, curves of clips": Case(clips),
+    **{f"over {count} training seeds": Case(partial(seeds, count)) for count in (3, 12, 20)},
+}  # fmt: skip
+
+
+def held(case: Case) -> float:
+    found = [case.make(np.random.default_rng(seed)) for seed in range(case.repeats)]
+    truth = float(np.mean([one.value for one in found])) if case.truth is None else case.truth
     return float(np.mean([one.low <= truth <= one.high for one in found]))
 
 
-def expected(make: Callable[[Rng], float], repeats: int = 2000) -> float:
-    return float(np.mean([make(np.random.default_rng(10**6 + seed)) for seed in range(repeats)]))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_coverage(name: str) -> None:
+    """Within what is said, give or take 1.64 standard errors of so few repeats; and as the page says."""
+    case = CASES[name]
+    found = held(case)
+    sys.stdout.write(f"| {name} | {100 * found:.1f} | {case.repeats} |\n")
+    slack = 1.64 * np.sqrt(0.05 * 0.95 / case.repeats)
+    assert 0.93 - slack <= found <= case.high + slack, found
+    assert documented()[name] == pytest.approx(100 * found, abs=0.5)
 
 
-def check(share: float, repeats: int = 400, *, low: float = 0.93, high: float = 0.97) -> None:
-    """Within what is said, give or take 1.64 standard errors of so few repeats."""
-    slack = 1.64 * np.sqrt(0.05 * 0.95 / repeats)
-    assert low - slack <= share <= high + slack, share
+def documented() -> dict[str, float]:
+    """Return the figures of the page."""
+    return {a: float(b) for a, b in re.findall(r"^\| ([^|]+) \| ([\d.]+) \| \d+ \|$", DOCS.read_text("utf-8"), re.M)}
 
 
-@pytest.mark.parametrize("shift", [0.0, 0.1, 0.2, 0.4])
-@pytest.mark.parametrize("subset", [None, 30])
-def test_kid(shift: float, subset: int | None) -> None:
-    def make(rng: Rng) -> Distance:
-        return kid(features(rng, 100), features(rng, 48, shift=shift), subset_size=subset, subsets=100)
-
-    check(held(make, expected(lambda rng: kid(features(rng, 100), features(rng, 48, shift=shift)).value)))
-
-
-@pytest.mark.parametrize("shift", [0.0, 0.1, 0.3])
-def test_kid_of_crops_of_few_photographs(shift: float) -> None:
-    def make(rng: Rng) -> Distance:
-        x, own = photographs(rng, 24, 6)
-        return kid(x, features(rng, 48, shift=shift), clusters_N=own)
-
-    check(held(make, 0.0 if not shift else expected(lambda rng: make(rng).value)))
-
-
-@pytest.mark.parametrize(("scale", "shift"), [(1.0, 0.0), (1.0, 0.3), (0.6, 0.0)])
-def test_mind(scale: float, shift: float) -> None:
-    def make(rng: Rng) -> Distance:
-        return mind(features(rng, 60), features(rng, 60, scale, shift), projections=50)
-
-    share = held(make, expected(lambda rng: make(rng).value, 1500))
-    # Where the distributions agree it is wider than it need be.
-    check(share, high=1.0 if (scale, shift) == (1.0, 0.0) else 0.97)
-
-
-@pytest.mark.parametrize(("scale", "shift"), [(1.0, 0.0), (1.0, 0.3), (0.6, 0.0)])
-def test_fid(scale: float, shift: float) -> None:
-    def draw(rng: Rng) -> tuple[Any, Any]:
-        return features(rng, 60), features(rng, 40, scale, shift)
-
-    share = held(lambda rng: fid(*draw(rng)), expected(lambda rng: frechet_distance(*draw(rng)), 1500), 200)
-    check(share, 200, high=1.0 if (scale, shift) == (1.0, 0.0) else 0.97)
-
-
-@pytest.mark.parametrize("kind", ["kid", "fid"])
-def test_blocks(kind: Any) -> None:
-    places = [(row, column) for row in range(2) for column in range(2)]
-
-    def blocks(rng: Rng, count: int, shift: float) -> BlockSet:
-        x, own = photographs(rng, count, 4)
-        return BlockSet(
-            FeatureSet((x + shift).astype(np.float32), np.zeros((len(x), 0), np.float32), own), places * count
-        )
-
-    def make(resamples: int, rng: Rng) -> Distance:
-        return by_position(
-            blocks(rng, 40, 0), blocks(rng, 30, 0.3), kind, against="position", resamples=resamples, seed=0
-        )
-
-    check(held(partial(make, 200), expected(lambda rng: make(0, rng).value, 800), 200), 200)
-
-
-@pytest.mark.parametrize("name", ["precision", "recall", "density", "coverage"])
-def test_precision_recall_density_coverage(name: str) -> None:
-    """Over new members of the set that it is a share of, the other set as it is."""
-    first = np.random.default_rng(5)
-    real, ours = features(first, 80), features(first, 80, 0.8)
-    of_real = name in ("recall", "coverage")
-
-    def make(rng: Rng) -> Estimate:
-        x = features(rng, 80) if of_real else real
-        y = ours if of_real else features(rng, 80, 0.8)
-        found: Estimate = getattr(manifold(x, y), name)
-        return found
-
-    check(held(make, expected(lambda rng: make(rng).value, 1000), 400))
-
-
-def test_inception_score() -> None:
-    def make(rng: Rng) -> Estimate:
-        return classes.inception_score(2 * rng.normal(size=(80, 8)) + np.arange(8) / 3)
-
-    check(held(make, expected(lambda rng: make(rng).value, 2000)))
-
-
-@pytest.mark.parametrize("count", [12, 48])
-def test_seam_ratio(count: int) -> None:
-    def make(rng: Rng) -> Any:
-        images = []
-        for _ in range(count):
-            image = rng.gamma(3, 12) * rng.normal(size=(32, 32, 1)) + 128
-            image[:, 16:] += rng.gamma(2, 10)
-            images.append(np.clip(image, 0, 255).repeat(3, 2).astype(np.uint8))
-        return seam_ratio(images, patch=16, token=4)
-
-    truth = expected(lambda rng: make(rng).value, 600)
-    check(held(make, truth, 400))
-
-
-def test_shares_of_crops() -> None:
-    """Flat windows, and any other share."""
-
-    def make(chance: float, rng: Rng) -> Estimate:
-        each = rng.beta(4 * chance / (1 - chance), 4, size=16)
-        own = np.repeat(np.arange(16), 6)
-        return of_share((rng.random(96) < each[own]).astype(float), how="", clusters_N=own)
-
-    for chance in (0.2, 0.5):
-        check(held(partial(make, chance), chance))
-
-
-def test_means_and_medians_of_crops() -> None:
-    own = np.repeat(np.arange(20), 4)
-
-    def values(rng: Rng) -> Any:
-        return rng.normal(size=20)[own] + rng.normal(size=80)
-
-    check(held(lambda rng: of_mean(values(rng), how="", clusters_N=own), 0.0))
-    check(held(lambda rng: of_median(values(rng), own, ""), 0.0))
-    check(held(lambda rng: of_median(rng.normal(size=48), np.arange(48), ""), 0.0))
-
-
-def test_diversity() -> None:
-    def make(rng: Rng) -> Estimate:
-        looks = rng.normal(size=(30, 3))
-        pairs = rng.integers(30, size=(120, 2))
-        pairs = pairs[pairs[:, 0] != pairs[:, 1]]
-        return _of_pairs_that_share(np.linalg.norm(looks[pairs[:, 0]] - looks[pairs[:, 1]], axis=1), pairs, "")
-
-    check(held(make, expected(lambda rng: make(rng).value)))
-
-
-@pytest.mark.parametrize("seeds", [3, 12, 20])
-def test_over_seeds(seeds: int) -> None:
-    def make(rng: Rng) -> Any:
-        return over_seeds([{"value": value, "low": value, "high": value} for value in rng.normal(size=seeds)])
-
-    check(held(make, 0.0))
+def test_the_page_has_every_figure() -> None:
+    assert documented().keys() == CASES.keys()
+    assert all(figure >= 92 for figure in documented().values())  # each is sure within some 2

@@ -10,9 +10,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from evaluation import images as module
+from evaluation.blocks import count_of_blocks
+from evaluation.color import color_of
 from evaluation.crop_spec import CropSpec
-from evaluation.images import ImageSet
+from evaluation.feature_cache import FeatureCache
+from evaluation.images import ImageSet, pixel_sha256
+from evaluation.looking import Wanted, look
+from evaluation.protocol import Blocks, Seams
+from evaluation.seams import ratio_of, seam_ratio
+from nuwa_lightning.data.reading import read_image
 from nuwa_lightning.errors import UsageError
+from tests.evaluation.toys import ToyFeatures
 
 Photos = dict[str, np.ndarray[Any, Any]]
 
@@ -118,3 +127,38 @@ def test_the_hash_is_of_contents(folder: Path, tmp_path: Path) -> None:
     with (tmp_path / "renamed" / "z.png").open("ab") as file:
         file.write(b"x")
     assert ImageSet(folder).sha256() != ImageSet(tmp_path / "renamed").sha256()
+
+
+@pytest.mark.parametrize("spec", [{"crop": "windows", "side": 64}, {"crop": "random", "side": 64, "count": 30}])
+def test_a_look_decodes_each_file_once(
+    spec: dict[str, Any], folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And finds what passes of their own find."""
+    read: list[Path] = []
+
+    def reading(path: Path, **options: Any) -> Any:
+        read.append(path)
+        return read_image(path, **options)
+
+    images, cache = ImageSet(folders["other"], CropSpec(**spec)), FeatureCache(ToyFeatures(), enabled=False)
+    canvases, crops = list(images.canvases()), list(images.crops())
+    monkeypatch.setattr(module, "read_image", reading)
+    wanted = Wanted(Seams(32, 8), True, 32, True, Blocks(32), frozenset({3, 5}))
+    found = look(images, cache, wanted)
+    assert sorted(read) == sorted(images.files)
+    alone = cache.of_crops(crops, count=len(crops))
+    np.testing.assert_array_equal(found.features.features_ND, alone.features_ND)
+    np.testing.assert_array_equal(found.features.clusters_N, images.clusters())
+    assert found.colors == [color_of(canvas) for canvas in canvases]
+    assert (
+        ratio_of(found.steps, images.canvas_files(), patch=32, token=8).value
+        == seam_ratio(canvases, patch=32, token=8).value
+    )
+    assert [len(one) for one in found.spreads] == [(len(one) // 32) * (one.shape[1] // 32) for one in canvases]
+    assert found.blocks is not None
+    assert len(found.blocks.places) == count_of_blocks(images, Blocks(32))
+    assert found.hashes[0] >= {pixel_sha256(crops[0]), pixel_sha256(crops[0][:, ::-1])}
+    read.clear()
+    for number, crop in zip((5, 3, 0), found.some(np.array([5, 3, 0])), strict=True):
+        np.testing.assert_array_equal(crop, crops[number])
+    assert len(read) == 1

@@ -117,11 +117,12 @@ def test_diversity_is_of_pairs_of_different_canvases(tmp_path: Path) -> None:
     for i in range(3):
         Image.fromarray(np.full((32, 64, 3), 80 * i, np.uint8)).save(tmp_path / f"{i}.png")
     flat = ImageSet(tmp_path, CropSpec(crop="windows", side=32))
-    found = diversity(PerceptualDistance(), flat, pairs=5, seed=0)
+    found = diversity(PerceptualDistance(), flat.some, flat.clusters(), pairs=5, seed=0)
     assert found.n == 5
     assert found.value > 0.01
+    alone = ImageSet([tmp_path / "0.png"])
     with pytest.raises(ValueError, match="two are needed for a pair"):
-        diversity(PerceptualDistance(), ImageSet([tmp_path / "0.png"]), pairs=5, seed=0)
+        diversity(PerceptualDistance(), alone.some, alone.clusters(), pairs=5, seed=0)
 
 
 @pytest.fixture(scope="module")

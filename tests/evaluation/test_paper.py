@@ -6,13 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from evaluation.__main__ import main
+from evaluation.ablation import running
 from evaluation.ablation.config import Ablation, load_ablation
 from evaluation.commands.paper import Options, asked, run
 from evaluation.config import build
 from evaluation.paper import PaperTable, comparison, load_paper
 from evaluation.report.study import Entry, Result, Study
 from nuwa_lightning.errors import UsageError
+from tests.evaluation.ablation_toys import TOY, Calls, write
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -60,3 +64,40 @@ def test_orderings_are_judged_by_intervals(values: list[float], said: str) -> No
     assert rows[2][4:] == ["3", said]
     assert rows[1][5] == ""
     assert rows[4][2:4] == ["1.00", "not done"]
+
+
+@pytest.mark.slow
+def test_a_table_from_training_to_its_lines(
+    tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Six cells of toy size: stopped after three trainings, gone on with, scored, and beside the paper's numbers."""
+    write(tmp_path, finished)
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    blocks = {"blocks": {"side": 16, "against": "pooled", "distances": ["fid"]}}
+    (tmp_path / "protocol.yaml").write_text(yaml.safe_dump({**TOY, "metrics": blocks}), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NUWA_LIGHTNING_CACHE", str(tmp_path / "cache"))
+    calls = Calls()
+    monkeypatch.setattr(running, "_call", calls)
+    command = ["paper", "--only", "caches", "--set", "base=two.yaml", "real=photos"]
+    for name, size in (("views", "64x64"), ("wide", "128x64")):
+        settings = {"size": size, "count": 10, "protocol": "protocol.yaml"}
+        command += [f"samples.{name}.{key}={value}" for key, value in settings.items()]
+    command += ["--option", "trainer.max_steps=2"]
+    calls.fail_after = 2
+    assert main(command) == 130
+    assert len(calls.commands) == 3
+    calls.fail_after = None
+    capsys.readouterr()
+    assert main(command) == 0
+    assert len(calls.commands) == 6
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    rows = {(line[0], line[1]): line[2:] for line in lines if line[1:2] in (["views"], ["wide"])}
+    assert {key: row[0] for key, row in rows.items()} == {
+        ("with", "views"): "10.21", ("without", "views"): "15.80",
+        ("with", "wide"): "23.62", ("without", "wide"): "38.32",
+    }  # fmt: skip
+    assert all("[" in "".join(row) and "3" in row for row in rows.values())
+    assert "below" in " ".join(rows["with", "views"])
+    assert main([*command, "--tables_only"]) == 0
+    assert len(calls.commands) == 6

@@ -20,7 +20,7 @@ from nuwa_lightning.generation.patch_decoder import own_neighbors
 from nuwa_lightning.generation.pretrained import named_local_decoder
 from nuwa_lightning.generation.prompts import Prompts
 from nuwa_lightning.generation.renderer import InfiniteRenderer, Rendering
-from nuwa_lightning.generation.sampling import Sampling, gumbel, patch_key, place_keys, signed
+from nuwa_lightning.generation.sampling import Sampling, best_codes, gumbel, patch_key, place_keys, signed
 from nuwa_lightning.models.nuwa_infinity import ABSENT, NEIGHBORS, PatchTransformer, TransformerConfig
 from nuwa_lightning.planning.context import ContextPool, NearbyContextPool
 from nuwa_lightning.planning.direction import ArbitraryDirectionController, DirectionController
@@ -214,6 +214,20 @@ def test_frequencies_are_those_of_the_filtered_distribution(sampling: Sampling) 
     deviation = (expected * (1 - expected) / count).sqrt()
     assert bool(((frequencies - expected).abs() <= 4 * deviation + 1e-9).all())
     assert torch.equal(Sampling(0.0).draw_frozen(logits[None], torch.tensor([1])), logits.argmax()[None])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.integers(1, 5), codes=st.sampled_from([16, 64, 1001, 2048, 4096]), k=st.sampled_from([1, 7, 50, 64]),
+    levels=st.sampled_from([3, 40, 1 << 30]), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_the_best_codes_are_found_in_two_passes(rows: int, codes: int, k: int, levels: int, seed: int) -> None:
+    generator, k = torch.Generator().manual_seed(seed), min(k, codes)
+    logits_RK = torch.randint(levels, (rows, codes), generator=generator).double()  # few levels: many are alike
+    best_Rk, code_Rk = best_codes(logits_RK, k)
+    assert torch.equal(best_Rk, logits_RK.sort(dim=-1, descending=True).values[:, :k])
+    assert torch.equal(logits_RK.gather(1, code_Rk), best_Rk)
+    assert all(len(set(row)) == k for row in code_Rk.tolist())
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -12,12 +12,15 @@ from PIL import Image
 from evaluation import rows
 from evaluation.__main__ import main
 from evaluation.clip_score import clip_scores
+from evaluation.feature_cache import FeatureCache
 from evaluation.images import ImageSet, image_files
+from evaluation.looking import Wanted, look
 from evaluation.protocol import Seams
 from evaluation.reconstruction import Pairs
 from evaluation.video.clips import Clips, ClipSet
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.writers import write_video
+from tests.evaluation.toys import ToyFeatures
 
 
 def paint(path: Path, seed: int = 0) -> Path:
@@ -152,8 +155,10 @@ def test_flat_patches_have_no_seam_ratio_and_that_is_said(tmp_path: Path, caplog
     real = ImageSet([paint(tmp_path / f"{number}.png", number) for number in range(2)], option="--real")
     sets = {"real": real, "flat": ImageSet([tmp_path / "flat.png"], option="--generated")}
     wanted = Seams(patch=8, token=2)
-    assert rows.seams(sets, "real", wanted)[0]["name"] == "seam ratio"
+    cache = FeatureCache(ToyFeatures(), enabled=False)
+    looks = {name: look(images, cache, Wanted(seams=wanted)) for name, images in sets.items()}
+    assert rows.seams(looks, "real", wanted)[0]["name"] == "seam ratio"
     assert caplog.text == ""
-    assert rows.seams(sets, "flat", wanted) == []
+    assert rows.seams(looks, "flat", wanted) == []
     (record,) = caplog.records
     assert record.getMessage().startswith("--generated: no seam ratio: patches of 8 px are flat inside")

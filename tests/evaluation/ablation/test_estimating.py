@@ -12,7 +12,7 @@ from evaluation.ablation.config import Ablation, Cell, Samples, Variant
 from evaluation.ablation.estimating import estimate, plan_table
 from evaluation.ablation.running import Tokenizer
 
-SAMPLES = {"small": Samples("256x256", 40, "p"), "wide": Samples("1024x256", 10, "p")}
+SAMPLES = {"small": Samples("256x256", 40, "landscape"), "wide": Samples("1024x256", 10, "landscape_wide")}
 ABLATION = Ablation(
     "a",
     "?",
@@ -42,7 +42,9 @@ def costs(monkeypatch: pytest.MonkeyPatch, done: set[str]) -> dict[str, estimati
     monkeypatch.setattr(estimating, "finished", finished)
     monkeypatch.setattr(estimating, "resolve", lambda cell, tokenizer: {})
     monkeypatch.setattr(estimating, "count", lambda config, cell: WORK[cell.name])
-    monkeypatch.setattr(estimating, "measured_speed", lambda: 1.0)
+    monkeypatch.setattr(estimating, "timed", lambda cell, tokenizer: (20.0, WORK[cell.name][2]))
+    monkeypatch.setattr(estimating, "make_extractor", lambda name: lambda crops: None)
+    monkeypatch.setattr(estimating.time, "perf_counter", iter(range(0, 1000, 16)).__next__)  # a second a crop
     return estimate(ABLATION, Path("out"), Tokenizer(Path("t"), Path("t")))
 
 
@@ -61,8 +63,10 @@ def test_scoring_counts_before_any_is_finished(monkeypatch: pytest.MonkeyPatch) 
     found = costs(monkeypatch, set())
     pixels = (40 * 256 * 256 + 10 * 1024 * 256) / 1e6
     assert found["little:0"].scored == pytest.approx(pixels)
-    work = 10 / 0.35 + 4 / 0.12
-    assert found["little:0"].minutes * 60 == pytest.approx(work + 2 * 15 + 1.8 * pixels)
+    # Nine shifted blocks of 64 pixels are in 256 x 256, 45 in 1024 x 256, which is four windows.
+    after = 2 * 15 + 0.3 * pixels + 40 * (1 + 9) + 10 * (4 + 45)
+    assert found["little:1"].minutes * 60 == pytest.approx(20 + 4 + after)
+    assert found["little:0"].minutes * 60 == pytest.approx(20 + 4 + after + 2 * 200 * (1 + 9))  # and the real ones
     lines = plan_table(found, ABLATION.grid(), jobs=2)
-    assert lines[0][-2:] == ["scoring megapixels", "minutes (a guess)"]
+    assert lines[0][-2:] == ["scoring megapixels", "minutes (a few steps timed)"]
     assert len({len(line) for line in lines}) == 1
