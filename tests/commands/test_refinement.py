@@ -163,6 +163,6 @@ def test_the_refined_decoder_of_another_tokenizer_is_refused_before_training(she
     assert done.status == 2
     assert done.error.startswith("error: --tokenizer.refined: better/tokenizer: is not one/tokenizer refined, but ")
     assert not Path("two").exists()
-    # Without refining it is not looked at.
     options = ("--tokenizer.refine", "null", "--trainer.max_steps", 1)
-    assert shell("fit", "-c", "two.yaml", *BESIDE, *options).status == 0
+    assert shell("fit", "-c", "two.yaml", *BESIDE, *options).error == done.error
+    assert shell("fit", "-c", "two.yaml", *BESIDE, *options, "--tokenizer.refined", "null").status == 0

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -213,7 +214,9 @@ def test_nobody_sees_what_is_written_later_or_along_with_it() -> None:
 
     def scores(tokens_BPN: Tensor) -> tuple[Tensor, TokenMask]:
         near_BPNK = torch.where(own == ABSENT, ABSENT, tokens_BPN[:, :, own.clamp_min(0)])
-        mask = hide(near_BPNK, LocalityLocalDecoder(schedules=(4,)), made, "mirrored", torch.Generator().manual_seed(0))
+        decoder, seeded = LocalityLocalDecoder(schedules=(4,)), torch.Generator().manual_seed(0)
+        own_layouts: dict[int, Any] = dict.fromkeys(range(B))  # of other processes only are layouts looked at
+        mask, _ = hide(near_BPNK, own_layouts, range(B), decoder, made, "mirrored", seeded)
         assert mask is not None
         with torch.no_grad():
             logits_BNK, _ = made.forward_step(
