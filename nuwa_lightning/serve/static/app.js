@@ -245,11 +245,12 @@ function beyond() {
   if (!$("endless").checked || !canvas || !canvas.finished || busy(canvas.id)) return;
   const [left, top, right, bottom] = viewer.seen, bounds = canvas.bounds, step = Number($("step").value);
   const wide = 0.05 * (right - left), high = 0.05 * (bottom - top);
-  if (viewer.center[0] < bounds[0] - wide || viewer.center[0] > bounds[2] + 8 * wide || viewer.center[1] < bounds[1] - high || viewer.center[1] > bounds[3] + 8 * high) return;
-  if (right > bounds[2] + wide && left > bounds[0]) grow({right: step});
-  else if (left < bounds[0] - wide && right < bounds[2]) grow({left: step});
-  else if (bottom > bounds[3] + high && top > bounds[1]) grow({down: step});
-  else if (top < bounds[1] - high && bottom < bounds[3]) grow({up: step});
+  // A canvas smaller than the screen is seen beyond on both sides: it grows where more of nothing is seen.
+  const more = (one, other, least) => one > least && one > other + 2 * least;
+  if (more(right - bounds[2], bounds[0] - left, wide)) grow({right: step});
+  else if (more(bounds[0] - left, right - bounds[2], wide)) grow({left: step});
+  else if (more(bottom - bounds[3], bounds[1] - top, high)) grow({down: step});
+  else if (more(bounds[1] - top, bottom - bounds[3], high)) grow({up: step});
 }
 
 const take = told(async file => {

@@ -77,14 +77,16 @@ export class Viewer {
 
   zoom(factor, [x, y] = this.center) {
     const scale = Math.min(32, Math.max(1e-5, this.scale * factor)), by = this.scale / scale;
-    this.center = [x + (this.center[0] - x) * by, y + (this.center[1] - y) * by];
     this.scale = scale;
-    this.paint();
-    this.on.moved();
+    this.look([x + (this.center[0] - x) * by, y + (this.center[1] - y) * by]);
   }
 
-  pan(x, y) {
-    this.center = [this.center[0] + x, this.center[1] + y];
+  pan(x, y) { this.look([this.center[0] + x, this.center[1] + y]); }
+
+  // The middle of the screen never leaves the canvas, however fast one scrolls: it would be lost, and not grow on.
+  look([x, y]) {
+    const [left, top, right, bottom] = this.canvas?.bounds ?? [x, y, x, y];
+    this.center = [Math.min(right, Math.max(left, x)), Math.min(bottom, Math.max(top, y))];
     this.paint();
     this.on.moved();
   }
