@@ -116,11 +116,8 @@ class FinishedCanvas:
         """
         facts = self._store.facts
         if not facts.finished:
-            go_on = (
-                "generate with `resume`"
-                if "identity" in facts.how and len(facts.stages) == 1
-                else "`resume`, or `undo`"
-            )
+            first = "identity" in facts.how and len(facts.stages) == 1
+            go_on = "generate with `resume`" if first else "`resume`, or `undo`"
             raise UsageError("canvas", where(self._store.folder), f"is not finished: go on by {go_on}")
         return facts
 
@@ -443,11 +440,10 @@ class FinishedCanvas:
         return self._store.facts.log if isinstance(self._store, Canvas) else None
 
     def _remade(self, box: Boxes, seed: int, *more: Any) -> Candidate:
-        self._facts  # noqa: B018  # refuses one that is not finished
         self._check_plan()
         return remade(self._store, self._history, box, seed, *more)
 
     def _check_plan(self) -> None:
-        if "plan" in self._store.facts.how["request"] and self.request.plan is None:
-            hint = "the image that was its plan is not kept here: generate it anew"
-            raise UsageError("canvas", where(self._store.folder), hint)
+        if "plan" in self._facts.how["request"] and self.request.plan is None:
+            folder = where(self._store.folder)
+            raise UsageError("canvas", folder, "the image that was its plan is not kept here: generate it anew")
