@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError, features
@@ -59,8 +59,13 @@ _TURNS: Final = {
 _SUBFILE, _OLD_SUBFILE, _PLANAR = 254, 255, 284
 
 
-class ImageReadError(UsageError):
-    """A file is not an image that can be read; ``over_limit``: ``max_pixels`` refused it, which callers name."""
+class MediaReadError(UsageError):
+    """A file cannot be read; the message names it and the reason.
+
+    ``over_limit``: whether ``max_pixels`` refused it; callers know what their option is called.
+    """
+
+    kind: ClassVar[str]
 
     def __init__(
         self,
@@ -73,7 +78,13 @@ class ImageReadError(UsageError):
         self.path = Path(path)
         self.reason = reason
         self.over_limit = over_limit
-        super().__init__("image", f"{self.path} ({reason})", hint)
+        super().__init__(self.kind, f"{self.path} ({reason})", hint)
+
+
+class ImageReadError(MediaReadError):
+    """A file is not an image that can be read."""
+
+    kind = "image"
 
 
 class _PillowGuard:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import os
 import re
 from collections import deque
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image, ImageSequence
 
 from nuwa_lightning.data.folders import natural_key, own_kind, regular_stat
-from nuwa_lightning.data.reading import MAX_PIXELS, ImageReadError, check_size, list_images, read_image
+from nuwa_lightning.data.reading import MAX_PIXELS, ImageReadError, MediaReadError, check_size, list_images, read_image
 from nuwa_lightning.errors import UsageError
 
 # Legend: Y, X pixels along the axes, 3 colours.
@@ -82,24 +81,10 @@ _LOG = logging.getLogger(__name__)
 _EXTRA: Final = "pip install 'nuwa-lightning[video]'"
 
 
-class VideoReadError(UsageError):
-    """A file is not a video that can be read; the message names the file and the reason.
+class VideoReadError(MediaReadError):
+    """A file is not a video that can be read."""
 
-    ``over_limit``: whether ``max_pixels`` refused it; callers know what their option is called.
-    """
-
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        reason: str,
-        *,
-        hint: str = "replace or remove the file",
-        over_limit: bool = False,
-    ) -> None:
-        self.path = Path(path)
-        self.reason = reason
-        self.over_limit = over_limit
-        super().__init__("video", f"{self.path} ({reason})", hint)
+    kind = "video"
 
 
 class FrameReader(Protocol):
