@@ -94,6 +94,7 @@ class NuwaCLI(LightningCLI):
         self.options: Any = None
         self._signals = signals
         self._files: RunFiles | None = None
+        self.refinement = Refinement(None)
         try:
             super().__init__(
                 LightningModule,
@@ -114,6 +115,8 @@ class NuwaCLI(LightningCLI):
         except Stopped as stopped:
             self._record_stop(stopped)
             raise
+        finally:
+            self.refinement.stop()
 
     def _record_stop(self, stopped: Stopped) -> None:
         """Note a signal outside of the training loop; what the folder says of an earlier run stays."""
@@ -214,7 +217,6 @@ class NuwaCLI(LightningCLI):
 
         What can be refused at once is refused before that.
         """
-        self.refinement = Refinement(None)
         self._check_data()
         self._check_trainer()
         check_checkpoint(self.options.get("ckpt_path"), self.model, parts=TRAINED)
