@@ -67,7 +67,8 @@ def place(workplace: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) ->
     for name, recipe in (("one", STAGE_1), ("two", yaml.safe_load(Path("two.yaml").read_text())), ("better", long)):
         recipe["data"]["init_args"]["num_workers"] = 2
         Path(f"{name}.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
-    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGHUP)}
+    obeyed = {signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    before = {number: signal.signal(number, handler) for number, handler in obeyed.items()}
     yield workplace
     for number, handler in before.items():
         signal.signal(number, handler)
