@@ -218,3 +218,18 @@ def test_a_state_that_does_not_fit(pipe: NuwaInfinityPipeline, growing: Path, tm
         assert len(str(caught.value).splitlines()) == 1
         before = pipe(size=(32, 24), seed=1).canvases[0]
         assert torch.equal(canvas.undo().tokens_TYX, before.tokens_TYX)
+
+
+def test_a_damaged_record_after_the_state_before(pipe: NuwaInfinityPipeline, growing: Path, tmp_path: Path) -> None:
+    """The line names a way out, and that is one."""
+    folder = Path(shutil.copytree(growing, tmp_path / "a.canvas"))
+    whole = pipe(size=(32, 24), seed=1).canvases[0].grow(right=64)
+    first, last = (canvas_facts.read_state(path) for path in sorted(folder.glob("state-*")))
+    assert first is not None
+    assert last is not None
+    size = (folder / "tokens.log").stat().st_size // last.facts["log"]
+    os.truncate(folder / "tokens.log", first.facts["log"] * size + 3)
+    with pipe.open_canvas(folder) as canvas:
+        with pytest.raises(UsageError, match="choose resume earlier"):
+            canvas.resume()
+        assert torch.equal(canvas.resume(earlier=True).tokens_TYX, whole.tokens_TYX)
