@@ -13,7 +13,7 @@ STOPPING = [signal.Signals[name] for name in ("SIGTERM", "SIGHUP", "SIGINT") if 
 STOPPED = tuple(128 + number for number in STOPPING)
 """Exit statuses of a run that a signal has ended."""
 
-ONE_STOP = 1.0
+ONE_STOP = 2.0
 """Seconds in which several signals are one."""
 
 

@@ -113,6 +113,7 @@ class NuwaCLI(LightningCLI):
                 error.option = whole_name(error.option, error.value, self.options.as_dict())
             raise
         except Stopped as stopped:
+            signals.waiting, signals.number = True, 0  # another one does not break off what is left to do
             self._record_stop(stopped)
             raise
         finally:
