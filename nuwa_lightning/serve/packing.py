@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import io
 import os
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Final, final
+from typing import Any, Final, final
 
 _BLOCK: Final = 1 << 20
 
 
 @final
-class _Sink:
+class _Sink(io.RawIOBase):
     """A file that is only written, and read out block by block."""
 
     def __init__(self) -> None:
         self._data = bytearray()
 
-    def write(self, data: bytes | memoryview) -> int:
+    def writable(self) -> bool:
+        """Return that it is."""
+        return True
+
+    def write(self, data: Any) -> int:
         """Take bytes."""
         self._data += data
         return len(data)
-
-    def flush(self) -> None:
-        """Do nothing."""
 
     def taken(self) -> bytes:
         """Return what was written since the last call."""
@@ -40,7 +42,7 @@ def zipped(root: Path, names: Iterable[str]) -> Iterator[bytes]:
         names: of files and folders in ``root``.
     """
     sink = _Sink()
-    with zipfile.ZipFile(sink, "w") as archive:  # type: ignore[arg-type]  # it is only written
+    with zipfile.ZipFile(sink, "w") as archive:
         for path in (found for name in names for found in _files(root / name)):
             shown = os.fsencode(path.relative_to(root).as_posix()).decode("utf-8", "replace")
             entry = zipfile.ZipInfo.from_file(path, shown, strict_timestamps=False)
