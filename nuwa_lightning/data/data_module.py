@@ -85,8 +85,8 @@ class StreamingDataModule(LightningDataModule, ABC):
         if not len(samples):
             return []
         collate = self.collate()
-        workers = {"num_workers": self.num_workers, "worker_init_fn": leave_to_parent}
-        return [DataLoader(samples, batch_size=self.batch_size, collate_fn=collate, **workers)]
+        size, workers = self.batch_size, self.num_workers
+        return [DataLoader(samples, size, num_workers=workers, collate_fn=collate, worker_init_fn=leave_to_parent)]
 
     def test_dataloader(self) -> list[DataLoader[Batch]]:
         """Return the validation loader: these sets are too small for a third part."""
