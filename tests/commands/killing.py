@@ -64,6 +64,7 @@ def child(
 
 def serve() -> None:
     warnings.simplefilter("ignore")
+    sys.path.append(os.getcwd())  # as ``python -m`` has it
     import tifffile  # noqa: F401
     import torch
     import torch._dynamo  # building a model without memory imports it: once here, not in every child

@@ -18,6 +18,7 @@ from nuwa_lightning.generation.pretrained import load_generator
 from nuwa_lightning.tokenizers.pretrained import load_tokenizer
 from tests.commands.conftest import write_recipes
 from tests.commands.test_going_on import Server
+from tests.evaluation import toys
 from tests.evaluation.ablation_toys import TOY
 
 VIDEOS = (".mp4", ".gif", ".webp", ".frames")
@@ -30,12 +31,14 @@ def place(filmed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).symlink_to(filmed / name)
     shutil.copytree(filmed / "one" / "tokenizer", folder / "one" / "tokenizer")
     write_recipes(folder)
-    (folder / "protocol.yaml").write_text(yaml.safe_dump(TOY))
-    options = {"protocol": "protocol.yaml", "real": "photos", "count": 3, "size": "64x64", "cache": "cache"}
+    shutil.copy(Path(toys.__file__), folder / "my_toys.py")
+    toy = {**TOY, "features": {"name": "my_toys.ToyFeatures"}}
+    (folder / "protocol.yaml").write_text(yaml.safe_dump(toy))
+    options = {"protocol": "protocol.yaml", "real": "photos", "count": 10, "size": "64x64", "cache": "cache"}
     scores = [{"class_path": "evaluation.callbacks.Scores", "init_args": options}]
     (folder / "scores.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": scores}}))
     (folder / "made").mkdir()
-    pixels = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 64, 64, 3), np.uint8)
     for number, pixels_YX3 in enumerate(pixels):
         Image.fromarray(pixels_YX3).save(folder / "made" / f"{number}.png")
     return folder
