@@ -86,6 +86,7 @@ def serve() -> None:
             pid = os.fork()
             if not pid:
                 status = 1
+                os.dup2(2, 1)  # answers go to standard output
                 try:
                     status = child(**request)
                 finally:
