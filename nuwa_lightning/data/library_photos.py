@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import json
+import tarfile
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -205,7 +206,7 @@ class WebDatasetPhotos(IterablePhotos):
     def _tars(self) -> list[str]:
         expand = _library("braceexpand").braceexpand
         found = [path for one in self._given for path in expand(one)]
-        # Not by the library: there a name such as "pipe:rm x" is a command.
+        # The library would take a name such as "pipe:rm x" for a command: it only sees open files.
         missing = [path for path in found if not Path(path).is_file()]
         if missing or not found:
             raise UsageError("data.photos.tars", missing[0] if missing else self._given, "there is no such file")
@@ -217,20 +218,19 @@ class WebDatasetPhotos(IterablePhotos):
 
     def part(self, number: int, size: int) -> Iterator[tuple[Pixels, str]]:
         """See `IterablePhotos.part`."""
-        webdataset = _library("webdataset")
-        path = Path(self._tars()[number]).resolve()
-        stream = webdataset.WebDataset(
-            [str(path)], shardshuffle=False, nodesplitter=None, workersplitter=None, empty_check=False
-        )
+        read = _library("webdataset.tariterators")
+        path = self._tars()[number]
         try:
-            for sample in itertools.islice(stream, self.limit):
-                image = next((sample[kind] for kind in _IMAGES if kind in sample), None)
-                if image is None:
-                    raise ValueError(f"{sample['__key__']} has no image ({', '.join(_IMAGES)})")
-                yield image, self._said(sample)
-        except (OSError, ValueError, KeyError) as error:
-            if isinstance(error, UsageError):
-                raise
+            with open(path, "rb") as stream:
+                files = read.tar_file_expander([{"url": path, "stream": stream}])
+                for sample in itertools.islice(read.group_by_keys(files), self.limit):
+                    image = next((sample[kind] for kind in _IMAGES if kind in sample), None)
+                    if image is None:
+                        raise ValueError(f"{sample['__key__']} has no image ({', '.join(_IMAGES)})")
+                    yield image, self._said(sample)
+        except UsageError:
+            raise
+        except (OSError, ValueError, KeyError, tarfile.TarError) as error:
             raise UsageError("data.photos.tars", path, " ".join(str(error).split())) from error
 
     def samples(self) -> Iterator[tuple[Pixels, str]]:

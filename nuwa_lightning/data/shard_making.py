@@ -163,7 +163,9 @@ def _made(
             builders[item.split].add(item.key, item.caption, grids)
         else:
             left_out["too_small"].append(item.key)
-    shards = {split: builders[split].write(folder / f"{split}-{number:06d}.safetensors") for split in SPLITS}
+    shards: dict[str, Any] = {
+        split: builders[split].write(folder / f"{split}-{number:06d}.safetensors") for split in SPLITS
+    }
     return {**shards, "left_out": left_out}
 
 

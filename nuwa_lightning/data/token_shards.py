@@ -72,6 +72,7 @@ class ShardBuilder:
 
     def __init__(self, fingerprint: str, codebook_size: int) -> None:
         self._about = {"fingerprint": fingerprint, "codebook_size": codebook_size, "version": VERSION}
+        self._kind = token_type(codebook_size)
         self._tokens: list[npt.NDArray[Any]] = []
         self._photos: list[tuple[int, ...]] = []
         self._grids: list[tuple[int, ...]] = []
@@ -87,7 +88,7 @@ class ShardBuilder:
         self._texts += text
         self._captions += bool(caption)
         for entry, tokens_TYX in grids:
-            flat = np.ascontiguousarray(tokens_TYX, token_type(int(self._about["codebook_size"]))).ravel()
+            flat = np.ascontiguousarray(tokens_TYX, self._kind).ravel()
             row = _row(entry, len(self._photos) - 1, self._size)
             self._grids.append((*row, _checksum(row, flat)))
             self._tokens.append(flat)
@@ -264,8 +265,8 @@ class TokenShards(TokenGrids, Source):
 
     def record(self) -> dict[str, object]:
         """Return what the shards were made of."""
-        about = {split: self.count(split) for split in SPLITS}
-        return {"shards": str(self.folder), "name": self.name, **about, "made_of": self.index.get("source")}
+        found: dict[str, object] = {"shards": str(self.folder), "name": self.name, "made_of": self.index.get("source")}
+        return found | {split: self.count(split) for split in SPLITS}
 
 
 @final

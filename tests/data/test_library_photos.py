@@ -88,7 +88,7 @@ def tars(path: Path) -> PhotoSource:
 
 def litdata(path: Path, image: Callable[[int], Any] = lambda number: PIXELS[number].copy()) -> PhotoSource:
     pytest.importorskip("litdata")
-    from litdata.streaming import BinaryWriter
+    from litdata.streaming.writer import BinaryWriter
 
     writer = BinaryWriter(str(path), chunk_bytes="40KB")
     for number in range(COUNT):
