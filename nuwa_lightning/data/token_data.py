@@ -316,7 +316,8 @@ class TokenDataModule(TokenWindowsModule):
             def streamed(number: int) -> Iterator[_PassingItem]:
                 return (item(split, photo) for split, photo in streaming.photos_of_part(number, size))
 
-            return self.parts_of(streamed, count, {"photos": source.name, "bank": asdict(settings)}, about={})
+            decides = {"photos": source.name, "val_fraction": source.val_fraction, "bank": asdict(settings)}
+            return self.parts_of(streamed, count, decides, about={"source": source.name})
         source.prepare()
         chunks = [(split, some) for split in SPLITS for some in in_chunks(source.photos(split), size)]
         scenes = [[split, photo.key, photo.scene, photo.caption] for split, some in chunks for photo in some]

@@ -289,6 +289,7 @@ class _Photos(Sequence[Sequence[BankEntry]]):
         return self._shards.entries(self._start + range(self._count)[index])
 
 
+@final
 class _Shard:
     """One file, whose tables are read in parts."""
 
