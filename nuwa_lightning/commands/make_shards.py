@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from lightning.pytorch import LightningDataModule
 from torch import nn
 
 from nuwa_lightning.commands.costs import make, read_recipe
-from nuwa_lightning.commands.parsing import OneLineParser
+from nuwa_lightning.commands.plain_parser import PlainParser
 from nuwa_lightning.commands.tokenizer import TokenizerSource, open_tokenizer
 from nuwa_lightning.data.shard_making import make_shards as made
 from nuwa_lightning.data.token_shards import TokenShards
@@ -31,10 +32,12 @@ _RANKS: Final = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"))
 def make_shards(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit status."""
     rank, world = _place()
-    p = OneLineParser(
-        "python -m nuwa_lightning make-shards",
+    p = PlainParser(
+        prog="python -m nuwa_lightning make-shards",
         description="Encode the data of a recipe of stage 2 into shards.",
         epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     p.add_argument("-c", "--config", action="append", default=[], metavar="RECIPE", help="as for fit")
     p.add_argument("--output", metavar="FOLDER", required=True, help="of the shards; what is there is gone on with")
