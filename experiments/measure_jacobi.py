@@ -146,7 +146,7 @@ def exit_after(layers: int) -> type[Guess]:
             if start == end:
                 return
             patches = self._patches
-            transformer = patches._rows.model
+            transformer = patches.batch.model
             every = transformer.layers
             transformer.layers = every[:layers]
             logits_RnK = PatchDecoder.logits(patches, range(start, end))
