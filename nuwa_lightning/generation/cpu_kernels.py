@@ -223,11 +223,12 @@ def _library(needed: Mapping[str, str]) -> Path | None:
     abilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     if not all(abilities.get(name) for name in needed):
         return None
-    try:
-        return _compiled(Path(__file__).with_suffix(".c"), ("-O3", "-fopenmp", *needed.values()))
-    except (OSError, subprocess.SubprocessError) as error:
-        _LOG.info("no compiled loops: %s", error)
-        return None
+    for parallel in (("-fopenmp",), ()):  # some compilers come without it
+        try:
+            return _compiled(Path(__file__).with_suffix(".c"), ("-O3", *parallel, *needed.values()))
+        except (OSError, subprocess.SubprocessError) as error:
+            _LOG.info("no compiled loops: %s", error)
+    return None
 
 
 def _compiled(source: Path, flags: Sequence[str]) -> Path:

@@ -220,7 +220,9 @@ class GuidanceBatch:
         neighbors: Sequence[Neighbor] = (),
     ) -> None:
         self._prompts, self._canvases, self._plan = prompts, canvases, plan
-        self._coarse = [k for k, each in enumerate(neighbors) if each.coarse]
+        coarse = [k for k, each in enumerate(neighbors) if each.coarse]
+        # They stand together; a slice needs no numbers on the device.
+        self._coarse = (coarse[0], coarse[-1] + 1) if coarse else (0, 0)
         self.count = 2 if plan != 1 else prompts.copies if prompts else 1
 
     def both(self, rows: Tensor, *, first: int) -> Tensor:
@@ -236,7 +238,7 @@ class GuidanceBatch:
         pairs = pairs.expand(-1, self.count, *pairs.shape[2:])
         if self._plan != 1:
             pairs = pairs.clone()
-            pairs[:, 1, ..., [first + k for k in self._coarse]] = ABSENT
+            pairs[:, 1, ..., first + self._coarse[0] : first + self._coarse[1]] = ABSENT
         return pairs.flatten(0, 2)
 
     def one(self, logits: Tensor) -> Tensor:
