@@ -4,7 +4,8 @@
 
 All matrices of the 19M model (77 MB), or of the default recipe's (``--recipe``: they fit into the last cache), one
 after another as a step has them, for 1, 4, 8, 12, 16 and 64 rows, by each way in turn round by round beside a loop that
-only reads as many bytes; ratios are medians over rounds. One thread unless ``--threads`` says otherwise.
+only reads as many bytes; ratios are medians over rounds. Seconds of this thread, unless ``--threads`` are several or
+``--wall`` is given, on an idle machine: of the clock.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from nuwa_lightning.generation.cpu_kernels import float_kernels
 ROWS: Final = (1, 4, 8, 12, 16, 64)
 Way = Callable[[Tensor], Tensor]
 
+clock: Callable[[], float] = time.thread_time
+
 
 def shapes(size: Size, codes: int) -> list[tuple[int, int]]:
     """Return outputs and inputs of all matrices."""
@@ -53,10 +56,10 @@ def ways(weight_OI: Tensor, rows: int) -> dict[str, Way]:
     found["numpy (OpenBLAS)"] = lambda h: torch.from_numpy(W @ h.numpy().T)
     mkl = torch.ops.mkl
     if torch.backends.mkl.is_available() and hasattr(mkl, "_mkl_linear"):
-        packed = mkl._mkl_reorder_linear_weight(weight_OI.to_mkldnn(), rows)
+        packed = mkl._mkl_reorder_linear_weight(weight_OI, rows)
         found["MKL, packed (as inductor freezes)"] = lambda h: mkl._mkl_linear(h, packed, weight_OI, None, rows)
     if torch.backends.mkldnn.is_available():
-        packed_dnn = torch.ops.mkldnn._reorder_linear_weight(weight_OI.to_mkldnn(), rows)
+        packed_dnn = torch.ops.mkldnn._reorder_linear_weight(weight_OI, rows)
         found["oneDNN, packed (as inductor freezes)"] = lambda h: torch.ops.mkldnn._linear_pointwise(
             h, packed_dnn, None, "none", [], ""
         )
@@ -76,15 +79,15 @@ def measured(size: Size, codes: int, rows: int, rounds: int) -> list[dict[str, A
     each = [ways(w, rows) for w in weights]
     seconds: dict[str, list[float]] = {name: [] for name in ("reading", *each[0])}
     for _ in range(rounds):
-        began = time.perf_counter()
+        began = clock()
         for weight in weights:
             weight.view(-1).max()
-        seconds["reading"].append(time.perf_counter() - began)
+        seconds["reading"].append(clock() - began)
         for name in each[0]:
-            began = time.perf_counter()
+            began = clock()
             for way, h in zip(each, inputs, strict=True):
                 way[name](h)
-            seconds[name].append(time.perf_counter() - began)
+            seconds[name].append(clock() - began)
     total, found = sum(w.numel() for w in weights), []
     for name, took in seconds.items():
         pairs, median = list(zip(seconds["reading"], took, strict=True)), statistics.median(took)
@@ -111,13 +114,17 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Measure, write and print."""
+    global clock
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("measured_products"))
     parser.add_argument("--recipe", action="store_true", help="matrices of the default recipe's model")
     parser.add_argument("--rows", type=int, nargs="+", default=list(ROWS))
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--wall", action="store_true", help="seconds of the clock: on an idle machine")
     options = parser.parse_args()
+    if options.wall or options.threads > 1:
+        clock = time.perf_counter
     pin(options.threads)
     size, codes = (Size("recipe", 4, 128, 2), 4096) if options.recipe else (SIZES["19M"], 1024)
     before = os.getloadavg()[0]

@@ -32,7 +32,12 @@ def several_tokens(settings: Settings, say: Say, grid: PatchGrid = PatchGrid(1, 
     """Tokens a second over those of one after another, at a front of one canvas and of four."""
     generator = load_generator(SHIPPED / "landscape" / "model" if settings.run is None else settings.run / "model")
     jacobi = {"one by one": AutoregressiveLocalDecoder("gumbel"), "Jacobi": JacobiLocalDecoder()}
-    sizes = {"num_kv_heads": canvas.RECIPE.heads, "codebook_size": canvas.RECIPE_CODES}
+    causal, grouped = (
+        canvas.recipe_model(
+            canvas.RECIPE, num_kv_heads=canvas.RECIPE.heads, codebook_size=canvas.RECIPE_CODES, grouped=each
+        )
+        for each in (False, True)
+    )
     groups = LocalityLocalDecoder()
     figures = []
     for front, jacobi_aim in zip(FRONTS, (2.5, 1.5), strict=True):
@@ -47,10 +52,8 @@ def several_tokens(settings: Settings, say: Say, grid: PatchGrid = PatchGrid(1, 
             Figure(f"{name}: tokens that Jacobi leaves the same, {of}", same["Jacobi"], 1.0),
         ]
         random = {
-            "one by one": canvas.renderer(canvas.recipe_model(canvas.RECIPE, **sizes), max_rows=front),
-            "groups": canvas.renderer(
-                canvas.recipe_model(canvas.RECIPE, grouped=True, **sizes), max_rows=front, decoder=groups
-            ),
+            "one by one": canvas.renderer(causal, max_rows=front),
+            "groups": canvas.renderer(grouped, max_rows=front, decoder=groups),
         }
         found, _ = _by_turns(random, grid, front, settings, say)
         figures.append(

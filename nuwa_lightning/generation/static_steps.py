@@ -45,9 +45,9 @@ class StaticSteps:
 
     def __init__(self, patches: PatchDecoder, draw: Draw, chance: torch.dtype, backend: str | None) -> None:
         rows, model = patches.batch, patches.batch.model
-        traceable = not any(layer.loops for layer in model.layers) and model.precision.weights != "int8"
-        # What is called from C cannot be traced.
-        self._model = model if traceable else DecodingTransformer(model.model, model.precision, loops=False)
+        # What is called from C, as on a CPU, cannot be traced.
+        plain = patches.tokens_RN.device.type != "cpu"
+        self._model = model if plain else DecodingTransformer(model.model, model.precision, loops=False)
         self._draw, self._guidance, self._context = draw, patches.guidance, rows.context
         P, N = patches.tokens_RN.shape
         J, device = patches.inputs_RLJ.shape[2], patches.tokens_RN.device
@@ -142,7 +142,7 @@ class StaticSteps:
 
     def _captured(self, step: Callable[[], Any]) -> Callable[[], None]:
         """Return what replays the step as one CUDA graph; the buffers stay where they are."""
-        stream = torch.cuda.Stream()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(3):  # compiles, and finds the libraries' workspaces before anything is captured
