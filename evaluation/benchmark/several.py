@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
+import torch
 from torch import Tensor
 
 from evaluation.benchmark import canvas
@@ -39,11 +40,11 @@ def several_tokens(settings: Settings, say: Say, grid: PatchGrid = PatchGrid(1, 
         for each in (False, True)
     )
     groups = LocalityLocalDecoder()
-    figures = []
+    figures, threads = [], torch.get_num_threads()
     for front, jacobi_aim in zip(FRONTS, (2.5, 1.5), strict=True):
         of = f"front of {front}"
         found, same = _by_turns(
-            {n: replace(generator, local_decoder=d).renderer(SAMPLING, max_rows=front) for n, d in jacobi.items()},
+            {n: replace(generator, local_decoder=d).renderer(SAMPLING, max_rows=front, threads=threads) for n, d in jacobi.items()},
             grid, front, settings, say,
         )  # fmt: skip
         name = "shipped model" if settings.run is None else settings.run.name
