@@ -2,7 +2,8 @@
 
     python experiments/measure_jacobi.py runs/landscape --output measured_jacobi
 
-Three tables, by a trained run of the autoregressive decoder, on one thread (``--threads``), each cell taken in turn round by round:
+Three tables, by a trained run of the autoregressive decoder, on one thread (``--threads``), each cell taken in turn
+round by round:
 
 1. milliseconds of a step that reads 1, 4, 8, 16 or 32 positions of a patch, for fronts of 1 and 4 and number formats;
 2. steps a patch for each way to guess what enters the window, for windows and temperatures;

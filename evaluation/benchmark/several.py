@@ -44,9 +44,15 @@ def several_tokens(settings: Settings, say: Say, grid: PatchGrid = PatchGrid(1, 
     for front, jacobi_aim in zip(FRONTS, (2.5, 1.5), strict=True):
         of = f"front of {front}"
         found, same = _by_turns(
-            {n: replace(generator, local_decoder=d).renderer(SAMPLING, max_rows=front, threads=threads) for n, d in jacobi.items()},
-            grid, front, settings, say,
-        )  # fmt: skip
+            {
+                each: replace(generator, local_decoder=decoder).renderer(SAMPLING, max_rows=front, threads=threads)
+                for each, decoder in jacobi.items()
+            },
+            grid,
+            front,
+            settings,
+            say,
+        )
         name = "shipped model" if settings.run is None else settings.run.name
         figures += [
             Figure(f"{name}: Jacobi / one after another, same noise, {of}", found["Jacobi"], jacobi_aim),
