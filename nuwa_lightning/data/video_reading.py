@@ -175,7 +175,10 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
         with av.open(str(path), options={"protocol_whitelist": "file"}) as container:
             if not container.streams.video:
                 raise VideoReadError(path, "it holds no video stream")
-            yield container, container.streams.video[0]
+            stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise VideoReadError(path, "its video is of a kind that no decoder here reads")
+            yield container, stream
     except VideoReadError:
         raise
     except (FFmpegError, OSError, ValueError, IndexError) as error:

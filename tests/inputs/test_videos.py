@@ -136,6 +136,11 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
     assert len(found.entries) == 1
 
 
+def of_unknown_kind(path: Path) -> None:
+    written(path, "libx264", {}, FRAMES[:3])
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"xxxx"))
+
+
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "nothing": (lambda path: path.write_bytes(b""), "damaged or no video"),
     "text": (lambda path: path.write_text("<html>"), "damaged or no video"),
@@ -143,6 +148,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "a device": (lambda path: path.symlink_to("/dev/zero"), "a pipe, a socket or a device"),
     "a folder": (Path.mkdir, "folder|directory"),
     "a link to nothing": (lambda path: path.symlink_to("gone"), "No such file"),
+    "a kind that nobody knows": (of_unknown_kind, "of a kind that no decoder here reads"),
 }
 
 
