@@ -146,6 +146,7 @@ CROPPED: dict[str, Callable[[Path], object]] = {
     "an index of text": index('{"size": "large"}'),
     "an index of huge numbers": index('{"size": [1e300, 5]}'),
     "an index of nothing": index('{"size": [0, 0]}'),
+    "an index of a very long image": index('{"size": [1, 1099511627776]}'),
     "an index that is deep": index("[" * 100_000),
     "a crop gone": lambda folder: next(folder.glob("*.png")).unlink(),
 }
