@@ -130,6 +130,9 @@ def shard(model: PatchTransformer, mesh: DeviceMesh) -> None:
     fully_shard(model, mesh=mesh)
     for name in ("forward_step", "text_states"):
         register_fsdp_forward_method(model, name)
+    for part in model.modules():
+        if isinstance(part, FSDPModule):
+            part.set_force_sum_reduction_for_comms(mesh.device_type == "cpu")  # gloo knows no mean
 
 
 def is_sharded(model: nn.Module) -> bool:
