@@ -10,6 +10,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
+# A script of the tests imports others of them, as in pytest; packages that are installed bring a `tests` of their own.
+_SCRIPT = f"""
+import runpy, sys, types
+sys.modules["tests"] = tests = types.ModuleType("tests")
+tests.__path__ = [{str(REPOSITORY / "tests")!r}]
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 def environment(rank: int, world: int, port: int) -> dict[str, str]:
@@ -34,7 +42,9 @@ def run_together(
     folder: Path | None = None,
     told: Sequence[Mapping[str, str]] | None = None,
 ) -> list[tuple[int, str]]:
-    """Run ``python ARGUMENTS`` as processes that belong together; returns each one's status and standard error.
+    """Run ``python ARGUMENTS`` (a script of the tests, or a module) as processes that belong together.
+
+    Returns each one's status and standard error.
 
     Args:
         arguments: of Python.
@@ -46,7 +56,8 @@ def run_together(
     port = free_port()
     told = told or [environment(rank, world, port) for rank in range(world)]
     own = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    command = [sys.executable, *map(str, arguments)]
+    script = ["-c", _SCRIPT] if str(arguments[0]).endswith(".py") else []
+    command = [sys.executable, *script, *map(str, arguments)]
     processes = [
         subprocess.Popen(command, env={**own, **each}, cwd=folder, stderr=subprocess.PIPE, text=True) for each in told
     ]
