@@ -25,6 +25,8 @@ from nuwa_lightning.hub import find_run
 from nuwa_lightning.request import GenerationRequest
 
 if TYPE_CHECKING:
+    import torch
+
     from nuwa_lightning.canvas.job import Order
     from nuwa_lightning.commands.making import Job
     from nuwa_lightning.generation.renderer import InfiniteRenderer
@@ -296,17 +298,18 @@ def _how(
         "context_pool": repr(renderer.pool),
         "direction": repr(renderer.direction),
         "token_order": renderer.token_order,
-        "versions": {**versions(), **_loops(request)},
+        "versions": {**versions(), **_loops(request, renderer.model.bos.device)},
     }
 
 
-def _loops(request: GenerationRequest) -> dict[str, str]:
-    """Return whose loops work in int8: with others, last bits may differ."""
-    if request.weights != "int8":
+def _loops(request: GenerationRequest, device: torch.device) -> dict[str, str]:
+    """Return whose loops do the products: with others, last bits may differ."""
+    if request.weights == "bfloat16" or device.type != "cpu":
         return {}
-    from nuwa_lightning.generation.cpu_kernels import kernels
+    from nuwa_lightning.generation.cpu_kernels import float_kernels, kernels
 
-    return {"int8": "torch" if kernels() is None else "compiled"}
+    found = kernels() if request.weights == "int8" else float_kernels()
+    return {request.weights: "torch" if found is None else "compiled"}
 
 
 def _identity(how: Mapping[str, Any]) -> dict[str, Any]:

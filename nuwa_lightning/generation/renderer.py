@@ -386,7 +386,9 @@ class Rendering:
             context=context,
             offset_RC=offset_SC.repeat_interleave(copies, dim=0).to(device),
             relative_symmetry_RC=symmetry_SC.repeat_interleave(copies, dim=0).to(device),
-            text=prompts and prompts.rows([s.step.patch for s in steps], repeated=self._guidance.count),
+            text=None
+            if prompts is None
+            else prompts.rows([s.step.patch for s in steps], repeated=copies // len(canvases)),
         )
 
     def _given(self, steps: Sequence[PlannedStep], canvases: slice) -> Tensor:
