@@ -27,13 +27,9 @@ from nuwa_lightning.models.nuwa_infinity import PatchTransformer
 
 _META: Final = "meta.pt"
 _PARTS: Final = ".metadata"
-_KNOWN: Final = (
-    "torch.distributed.checkpoint.metadata",
-    "torch.distributed.checkpoint.filesystem",
-    "torch.serialization",
-    "torch",
-)
-"""Where all comes from that PyTorch's table of a checkpoint's parts, a pickle, may name."""
+_TABLES: Final = ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem")
+_HARMLESS: Final = (("torch", "Size"), ("torch.serialization", "_get_layout"), ("pathlib", "PosixPath"))
+"""What PyTorch's table of a checkpoint's parts, a pickle, may name: its own classes, and these."""
 
 
 @final
@@ -86,11 +82,11 @@ class _Table(pickle.Unpickler):
     """Reads PyTorch's table of parts, and nothing that is not of it."""
 
     def find_class(self, module: str, name: str) -> Any:
-        found = super().find_class(module, name) if module in _KNOWN and "." not in name else None
-        harmless = isinstance(found, torch.dtype | torch.layout | torch.memory_format)
-        if module in _KNOWN[:2] and isinstance(found, type):
-            harmless = found.__module__ == module
-        if not harmless and (module, name) not in (("torch", "Size"), ("torch.serialization", "_get_layout")):
+        if (module, name) not in _HARMLESS and ("." in name or module not in ("torch", *_TABLES)):
+            raise pickle.UnpicklingError(f"{module}.{name} is no part of it")
+        found = super().find_class(module, name)
+        own = module in _TABLES and isinstance(found, type) and found.__module__ == module
+        if not own and (module, name) not in _HARMLESS and not isinstance(found, torch.dtype):
             raise pickle.UnpicklingError(f"{module}.{name} is no part of it")
         return found
 
