@@ -35,14 +35,6 @@ class ShowsImages(Protocol):
         """What it writes to."""
 
 
-@runtime_checkable
-class LogsImages(Protocol):
-    """A logger that takes images itself, as that of Weights & Biases does."""
-
-    def log_image(self, key: str, images: list[Any], step: int | None = None) -> None:
-        """Show images."""
-
-
 class ReconstructionSheet(Callback):
     """Puts held-out images above their reconstructions: ``reconstructions.png`` in the run folder, and TensorBoard.
 
@@ -98,11 +90,8 @@ def show_sheet(trainer: Trainer, name: str, sheet_YX3: Tensor, *paths: Path) -> 
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as partial:
             Image.fromarray(sheet_YX3.numpy()).save(partial)
-    for logger in trainer.loggers:
-        if isinstance(logger, LogsImages):
-            logger.log_image(name, [sheet_YX3.numpy()], trainer.global_step)
-        elif isinstance(logger, ShowsImages) and isinstance(logger.experiment, TakesImages):
-            logger.experiment.add_image(name, sheet_YX3, trainer.global_step, dataformats="HWC")
+    if isinstance(trainer.logger, ShowsImages) and isinstance(trainer.logger.experiment, TakesImages):
+        trainer.logger.experiment.add_image(name, sheet_YX3, trainer.global_step, dataformats="HWC")
     if trainer.progress_bar_callback is not None:
         trainer.progress_bar_callback.print(f"step {trainer.global_step}: {name} in {paths[-1]}", file=sys.stderr)
 

@@ -51,12 +51,12 @@ def check_strategy(strategy: object, model: LightningModule, checkpoint: str | N
     option, name = "--trainer.strategy", type(strategy).__name__
     if isinstance(strategy, FSDPStrategy | DeepSpeedStrategy | ModelParallelStrategy):
         if not isinstance(strategy, ShardedStrategy):
-            hint = "Muon and the export would take parts for the whole: give -c recipes/sharded.yaml, or ddp"
+            hint = "Muon and the export would take parts for the whole: give class_path nuwa_lightning.training.sharding.ShardedStrategy, or ddp"
             raise UsageError(option, name, hint)
         if not isinstance(model, NuwaInfinityModule):
             raise UsageError(option, name, f"{type(model).__name__} is never sharded, it fits any device: give ddp")
     elif checkpoint is not None and is_parts(checkpoint):
-        raise UsageError("--ckpt_path", checkpoint, "is in parts: go on from it with -c recipes/sharded.yaml")
+        raise UsageError("--ckpt_path", checkpoint, "is in parts: go on from it with ShardedStrategy (docs/scaling.md)")
 
 
 def check_watched(trainer: Trainer, model: LightningModule, datamodule: object) -> None:

@@ -12,7 +12,6 @@ from typing import Any, Final, final
 
 import torch
 import torch.distributed as dist
-from lightning.fabric.plugins.collectives.torch_collective import default_pg_timeout
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -44,7 +43,7 @@ class ShardedStrategy(ModelParallelStrategy):
     """
 
     def __init__(self, process_group_backend: str | None = None) -> None:
-        super().__init__(process_group_backend=process_group_backend, timeout=default_pg_timeout)
+        super().__init__(process_group_backend=process_group_backend)
 
     def setup_environment(self) -> None:
         """See Lightning."""

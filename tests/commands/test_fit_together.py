@@ -79,4 +79,4 @@ def test_sharded_and_gone_on_with(tmp_path: Path, sample_photos: dict[str, Any])
     plain = [*more[:-2], "--trainer.devices", "1", "--trainer.strategy", "auto"]
     (status, said), *_ = run_together(plain, world=1, folder=tmp_path, told=[{}])
     assert status == 2
-    assert "in parts: go on from it with -c recipes/sharded.yaml" in said
+    assert "in parts: go on from it with ShardedStrategy" in said

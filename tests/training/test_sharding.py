@@ -148,7 +148,7 @@ def test_a_table_of_parts_runs_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_what_does_not_go_together_is_refused(tmp_path: Path) -> None:
     for other in (FSDPStrategy(), ModelParallelStrategy()):
-        with pytest.raises(UsageError, match="give -c recipes"):
+        with pytest.raises(UsageError, match="ShardedStrategy, or ddp"):
             check_strategy(other, stage_2(), None)
     with pytest.raises(UsageError, match="VQGANModule is never sharded"):
         check_strategy(ShardedStrategy(), VQGANModule(), None)
