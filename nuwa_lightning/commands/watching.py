@@ -51,7 +51,8 @@ def check_strategy(strategy: object, model: LightningModule, checkpoint: str | N
     option, name = "--trainer.strategy", type(strategy).__name__
     if isinstance(strategy, FSDPStrategy | DeepSpeedStrategy | ModelParallelStrategy):
         if not isinstance(strategy, ShardedStrategy):
-            hint = "Muon and the export would take parts for the whole: give class_path nuwa_lightning.training.sharding.ShardedStrategy, or ddp"
+            path = f"{ShardedStrategy.__module__}.{ShardedStrategy.__name__}"
+            hint = f"Muon and the export would take parts for the whole: give class_path {path}, or ddp"
             raise UsageError(option, name, hint)
         if not isinstance(model, NuwaInfinityModule):
             raise UsageError(option, name, f"{type(model).__name__} is never sharded, it fits any device: give ddp")
