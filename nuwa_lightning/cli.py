@@ -15,7 +15,7 @@ from nuwa_lightning.errors import ToldError, UsageError, shortened
 from nuwa_lightning.signals import Signals, Stopped
 
 _TRAINING = ("fit", "validate", "test", "predict")
-_COMMANDS = ("generate", "canvas", "serve", "estimate", "convert-tokenizer")
+_COMMANDS = ("generate", "canvas", "serve", "estimate", "convert-tokenizer", "make-shards")
 _HELP = """\
 usage: python -m nuwa_lightning COMMAND [options]
 
@@ -28,6 +28,7 @@ commands
   serve      the same on a local page: python -m nuwa_lightning serve --checkpoint runs/landscape
   estimate   what a recipe takes: memory, arithmetic, steps, time: ... estimate --config recipes/landscape_base.yaml
   convert-tokenizer   read a published tokenizer (taming, LDM, LlamaGen, IBQ, aMUSEd, MoVQ) for stage 2
+  make-shards   encode a large set once, by many processes: ... make-shards --config RECIPE --output FOLDER
   validate   score a checkpoint on held-out data: ... validate --config RUN/config.yaml --ckpt_path last
   test, predict   as Lightning users know them
 
@@ -101,7 +102,8 @@ def main(args: Sequence[str] | None = None) -> int:
             sys.stderr.write(f"error: {_printable(' '.join(_line(error).split()))}\n")
         return 2
     except Stopped as stopped:
-        sys.stderr.write(f"{stopped}\n")
+        if not stopped.told and os.environ.get("LOCAL_RANK", "0") == "0":
+            sys.stderr.write(f"{stopped}\n")
         return 128 + stopped.number
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")

@@ -76,7 +76,8 @@ class Order:
 
     def rendering(self, renderer: InfiniteRenderer, **options: Any) -> Rendering:
         """Return the canvas in the making, with its coarse plan; further arguments as for :class:`Rendering`."""
-        coarse = self.coarse and self.coarse.begin(self.grid, renderer.model.patch_size, self.seeds)
+        size, processes = renderer.model.patch_size, renderer.processes
+        coarse = self.coarse and self.coarse.begin(self.grid, size, self.seeds, processes=processes)
         given = {"known": self.known, "prompts": self.prompts, "coarse": coarse, **options}
         return Rendering(renderer, self.grid, seeds=self.seeds, plan_guidance=self._plan_guidance, **given)
 
@@ -141,6 +142,10 @@ class Generation:
         """How many waves are finished."""
         return self._rendering.finished
 
+    def stop(self) -> None:
+        """End it here, for all processes that write it."""
+        self._rendering.stop()
+
     @property
     def length(self) -> int:
         """How many rows (columns) of patches of an endless canvas are complete from its beginning on."""
@@ -160,6 +165,22 @@ class Generation:
         """Return where this stands, for :meth:`Canvas.commit`, with facts of the caller's."""
         tensors = _flattened(self._rendering.decoding_state()) if self.waves else {}
         return CanvasState(self.waves, dict(facts), tensors)
+
+
+def follow(order: Order, renderer: InfiniteRenderer) -> None:
+    """Write the part of this process of a canvas that the first one keeps; see :func:`lead`."""
+    assert renderer.processes is not None
+    begun, state = renderer.processes.agree()
+    if begun:
+        decoding_state = _decoding_state(state, renderer, order) if state and state.waves else None
+        for _ in order.rendering(renderer, decoding_state=decoding_state):
+            pass
+
+
+def lead(renderer: InfiniteRenderer, state: CanvasState | None = None, *, begun: bool = True) -> None:
+    """Tell the other processes where a canvas goes on, or that there is nothing to generate of it."""
+    if renderer.processes is not None:
+        renderer.processes.agree((begun, state))
 
 
 class Recorder:
@@ -294,8 +315,13 @@ def _decoding_state(state: CanvasState, renderer: InfiniteRenderer, order: Order
     attention = model.layer(0).attention
     copies = len(order.seeds) * order.copies
     shape = (copies, attention.num_kv_heads, model.patch_tokens, attention.head_dim)
+    if order.grid.endless and state.waves > state.facts["log"]:  # a plan that has no end would be followed so far
+        raise ValueError("the state has more waves than patches")
     try:
-        numbers = tensors["pool.numbers"].tolist()
+        numbers_N = tensors["pool.numbers"]
+        if numbers_N.dtype != torch.int64 or numbers_N.dim() != 1:
+            raise ValueError("the state's steps are no numbers")
+        numbers = numbers_N.tolist()
         if not numbers:
             return DecodingState(state.waves, {}, {})
         tokens = tensors["pool.tokens"]
@@ -304,10 +330,13 @@ def _decoding_state(state: CanvasState, renderer: InfiniteRenderer, order: Order
         }
     except KeyError as error:
         raise ValueError(f"the state lacks {error}") from error
-    fits = tokens.shape == (len(numbers), len(order.seeds), *model.patch_size)
-    fits = fits and all(part.shape == (len(numbers), *shape) for parts in kept.values() for part in parts)
+    parts = [part for layers in kept.values() for part in layers]
+    fits = tokens.shape == (len(numbers), len(order.seeds), *model.patch_size) and tokens.dtype == torch.int64
+    fits = fits and all(part.shape == (len(numbers), *shape) and part.is_floating_point() for part in parts)
     if not fits or not 0 <= int(tokens.min()) <= int(tokens.max()) < model.codebook_size:
         raise ValueError("the state is of another model")
+    if not all(bool(part.isfinite().all()) for part in parts):
+        raise ValueError("the state holds NaN or infinite numbers")
     states = {
         number: PatchStates(*(tuple(part[n] for part in kept[kind]) for kind in ("keys", "values")))
         for n, number in enumerate(numbers)

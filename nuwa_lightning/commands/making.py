@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -14,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from nuwa_lightning.atomic import short_name
 from nuwa_lightning.canvas.canvas import Canvas
 from nuwa_lightning.canvas.facts import CanvasState, Stage, differences, told
-from nuwa_lightning.canvas.job import Generation, Order, Progress, Recorder, cut_order, export, facts_of
+from nuwa_lightning.canvas.job import Generation, Order, Progress, Recorder, cut_order, export, facts_of, lead
 from nuwa_lightning.canvas.preview import CanvasPreview
 from nuwa_lightning.errors import LawError, UsageError
 from nuwa_lightning.request import GenerationRequest
-from nuwa_lightning.signals import STOPPING
+from nuwa_lightning.signals import ONE_STOP, STOPPING
 from nuwa_lightning.writers import check_format, check_output, read_metadata, sweep
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ def make(
     """
     canvas, state = _opened(job)
     if canvas is None:
+        lead(renderer, begun=False)
         job.note(f"{job.outputs[0]}: finished already")
         return Outcome(0, job.order.size[::-1], 0)
     try:
@@ -216,7 +218,9 @@ class _Runner:
         begun: Callable[[int], None],
     ) -> Outcome:
         """Make the files; see :func:`make`."""
-        generation = None if "ended" in self._safe else self._start(renderer, tokenizer)
+        ended = "ended" in self._safe
+        generation = None if ended else self._start(renderer, tokenizer)
+        lead(renderer, self._state, begun=not ended)
         begun(generation.patches if generation else self._canvas.patches)
         with signals() as caught:
             try:
@@ -264,6 +268,7 @@ class _Runner:
         for progress in generation:
             watch(progress)
             if caught or generation.waves == job.waves:
+                generation.stop()
                 break
             recorder()
         if caught and not endless:
@@ -353,14 +358,18 @@ class _Runner:
 def signals() -> Iterator[list[int]]:
     """Yield a list that gets the first signal to stop; the second one stops at once."""
     caught: list[int] = []
+    since = time.monotonic()
     if threading.current_thread() is not threading.main_thread():
         yield caught
         return
 
     def catch(number: int, _: object) -> None:
-        if caught:
+        nonlocal since
+        if not caught:
+            caught.append(number)
+            since = time.monotonic()
+        elif time.monotonic() - since > ONE_STOP:
             raise KeyboardInterrupt
-        caught.append(number)
 
     obeyed = (number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN)
     before = {number: signal.signal(number, catch) for number in obeyed}

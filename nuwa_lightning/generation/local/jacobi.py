@@ -5,6 +5,7 @@ Shape legend: R patches side by side, N tokens per patch, K neighbors of a token
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Final, final
 
@@ -20,6 +21,11 @@ from nuwa_lightning.models.nuwa_infinity import ABSENT
 
 _BESIDE: Final = 2
 """The first of :data:`NEIGHBORS` share a side with the token: one was written just before, one lies across."""
+
+_STEPS: Final = {4: 28.8, 8: 19.3, 12: 16.1, 16: 15.0, 24: 14.2}
+"""How many steps a trained model took for 64 tokens, by window (experiments/log.md)."""
+_FIXED: Final = 12
+_TIMED: Final = 4, 16
 
 
 @final
@@ -37,17 +43,19 @@ class JacobiLocalDecoder(LocalDecoder):
     Guesses of places that enter the window are neighbors: the token across the order of writing, else the nearest.
 
     Args:
-        window: n, how many places are read in one step: more take fewer but dearer steps. What is best depends on the
-            machine, see ``experiments/measure_jacobi.py``; 8 to 24 hardly differed.
+        window: n, how many places are read in one step: more take fewer but dearer steps. None: what is best by what
+            steps cost on this machine, which is timed at the first patch of each canvas. Tokens must not depend on a
+            clock, so this is chosen only where a place has the same bits in any window (:attr:`PatchDecoder.alone`); 12
+            elsewhere.
 
     Raises:
         UsageError: for no window.
     """
 
-    window: int = 16
+    window: int | None = None
 
     def __post_init__(self) -> None:
-        if self.window < 1:
+        if self.window is not None and self.window < 1:
             raise UsageError("window", self.window, "give a number of tokens from 1 up, such as 16")
 
     @property
@@ -62,19 +70,22 @@ class JacobiLocalDecoder(LocalDecoder):
     def decode(self, patches: PatchDecoder, sampling: Sampling, uniform_RU: Tensor) -> None:
         """Write all tokens, in as many steps as it takes."""
         N = patches.tokens_RN.shape[1]
-        guess = _Guess(patches)
+        guess, window = _Guess(patches), self.window
         start = guessed = 0
+        if window is None and patches.alone and _TIMED[-1] < N:
+            # Rows up to a power of two cost about the same.
+            key = "Jacobi", (patches.rows - 1).bit_length()
+            if key not in patches.found:
+                patches.found[key] = _best_window(patches, sampling, guess)
+                guessed = _TIMED[-1]
+            window = patches.found[key]
+        window = window or _FIXED
         while start < N:
-            end = min(start + self.window, N)
-            guess.write(guessed, end)
-            guessed = end
-            guess_Rn = patches.tokens_RN[:, start:end].clone()
-            logits_RnK = patches.logits(range(start, end))
-            drawn_M = sampling.draw_frozen(logits_RnK.flatten(0, 1), patches.keys_RN[:, start:end].flatten())
-            # Written back before the next reading: what was drawn, not what was guessed, are the tokens.
-            patches.set_tokens(range(start, end), drawn_M.view_as(guess_Rn))
-            changed_n = (patches.tokens_RN[:, start:end] != guess_Rn).any(dim=0).tolist()
-            start = start + changed_n.index(True) + 1 if True in changed_n else end
+            end = min(start + window, N)
+            if end > guessed:
+                guess.write(guessed, end)
+                guessed = end
+            start += _step(patches, sampling, start, end)
 
     def check(self, precision: Precision) -> None:
         """Refuse int8 matrices: attention to many positions rounds otherwise there than to one, so tokens differ."""
@@ -84,6 +95,35 @@ class JacobiLocalDecoder(LocalDecoder):
     def training_mask(self, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor | None:
         """Hide nothing."""
         return None
+
+
+def _step(patches: PatchDecoder, sampling: Sampling, start: int, end: int) -> int:
+    """Read the window and draw it anew; return how many of its places are final."""
+    guess_Rn = patches.tokens_RN[:, start:end].clone()
+    logits_RnK = patches.logits(range(start, end))
+    drawn_M = sampling.draw_frozen(logits_RnK.flatten(0, 1), patches.keys_RN[:, start:end].flatten())
+    # Written back before the next reading: what was drawn, not what was guessed, are the tokens.
+    patches.set_tokens(range(start, end), drawn_M.view_as(guess_Rn))
+    changed_n = (patches.tokens_RN[:, start:end] != guess_Rn).any(dim=0).tolist()
+    return changed_n.index(True) + 1 if True in changed_n else end - start
+
+
+def _best_window(patches: PatchDecoder, sampling: Sampling, guess: _Guess) -> int:
+    """Time steps of the first places, which are only guessed after it, too; return the window that should be fastest.
+
+    Seconds are those of this thread, so other work does not count.
+    """
+    guess.write(0, _TIMED[-1])
+    took = dict.fromkeys(_TIMED, float("inf"))
+    for _ in range(3):
+        for count in _TIMED:
+            began = time.thread_time()
+            guess.write(count - 3, count)
+            _step(patches, sampling, 0, count)
+            took[count] = min(took[count], time.thread_time() - began)
+    few, many = _TIMED
+    a_place = (took[many] - took[few]) / (many - few)
+    return min(_STEPS, key=lambda count: _STEPS[count] * (took[few] + (count - few) * a_place))
 
 
 class _Guess:
