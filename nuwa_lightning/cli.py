@@ -101,7 +101,7 @@ def main(args: Sequence[str] | None = None) -> int:
             sys.stderr.write(f"error: {_printable(' '.join(_line(error).split()))}\n")
         return 2
     except Stopped as stopped:
-        sys.stderr.write(f"{stopped}\n")
+        sys.stderr.write(f"{stopped} with --ckpt_path last\n")
         return 128 + stopped.number
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")

@@ -52,7 +52,7 @@ def kept_request(folder: Path, how: Mapping[str, Any], *, max_pixels: int | None
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         if isinstance(error, UsageError) and error.option in (option, "image"):
             raise
-        hint = f"does not say how it was made ({error}): name a folder that --canvas made"
+        hint = f"does not say how it was made ({error}): name the folder of a canvas that was kept"
         raise UsageError(option, folder, hint) from error
 
 

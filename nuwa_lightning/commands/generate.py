@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from nuwa_lightning.atomic import short_name
-from nuwa_lightning.commands.generate_options import RunOptions, completed, image_metadata, parsed
+from nuwa_lightning.commands.generate_options import RunOptions, image_metadata, parsed
+from nuwa_lightning.commands.options import completed
 from nuwa_lightning.commands.progress import GenerationBar, export_bar
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.hashing import file_sha256
@@ -41,7 +42,7 @@ def generate(arguments: Sequence[str]) -> int:
     try:
         return _generate(*parsed(arguments))
     except UsageError as error:
-        raise completed(error) from error.__cause__
+        raise completed(error, GenerationRequest, RunOptions) from error.__cause__
 
 
 def _generate(request: GenerationRequest, where: RunOptions) -> int:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import register_type
 
+from nuwa_lightning.commands.options import Help, as_name
 from nuwa_lightning.commands.parsing import OneLineParser
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.hub import DEFAULT, find_run
-from nuwa_lightning.plain_data import parse_json, parse_yaml, read_mapping, read_text
+from nuwa_lightning.plain_data import parse_json, read_mapping, read_text
 from nuwa_lightning.request import FRAMES, GenerationRequest
 from nuwa_lightning.request_fields import Expansion, Size
 
@@ -87,10 +86,6 @@ OF_THE_RUN: Final = tuple(each.name for each in dataclasses.fields(RunOptions))
 ``max_pixels`` is a matter of trust)."""
 
 
-class _Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keeps the lines of the examples."""
-
-
 class _Parser(OneLineParser):
     def parse_args(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Any:  # type: ignore[override]
         """Return the options; those that may be repeated as lists."""
@@ -103,7 +98,7 @@ def parser() -> ArgumentParser:
         "python -m nuwa_lightning generate",
         description="Generate an image of any size, or a video, from a trained run.",
         epilog=_EPILOG,
-        formatter_class=_Help,
+        formatter_class=Help,
     )
     p.add_argument("--config", action="config", help="a YAML file of these options; later ones win")
     p.add_class_arguments(RunOptions, skip={"overwrite", "resume", "from_file"})
@@ -187,15 +182,6 @@ def _check_arguments(arguments: Sequence[str]) -> None:
                 raise UsageError(option, ascii(text), "is no UTF-8: type it in a terminal that writes UTF-8") from None
 
 
-def completed(error: UsageError) -> UsageError:
-    """Return an error in the words of the command line: names of fields become options."""
-    names = {each.name for each in (*dataclasses.fields(GenerationRequest), *dataclasses.fields(RunOptions))} | {"mask"}
-    option = f"--{error.option.removesuffix('_file')}" if error.option in names else error.option
-    hint = re.sub(r"`(\w+)`", lambda found: f"--{found[1]}" if found[1] in names else found[0], error.hint)
-    error.option, error.hint = option, hint
-    return error
-
-
 def _gathered(arguments: Sequence[str]) -> list[str]:
     """Return the arguments with options that may be repeated as one list each."""
     kept: list[str] = []
@@ -204,9 +190,9 @@ def _gathered(arguments: Sequence[str]) -> list[str]:
     for argument in rest:
         name, equals, value = argument.partition("=")
         if before in _NAMES and not argument.startswith("--"):
-            kept.append(_as_name(argument))
+            kept.append(as_name(argument))
         elif name in _NAMES and equals:
-            kept.append(f"{name}={_as_name(value)}")
+            kept.append(f"{name}={as_name(value)}")
         elif name not in lists:
             kept.append(argument)
         elif equals:
@@ -218,14 +204,6 @@ def _gathered(arguments: Sequence[str]) -> list[str]:
             lists[name].append(following)
         before = argument
     return kept + [f"{name}={json.dumps(values)}" for name, values in lists.items() if values]
-
-
-def _as_name(name: str) -> str:
-    """Return a file's name as the parser takes it: some, such as ``#h`` and ``null``, are nothing in YAML."""
-    try:
-        return f"./{name}" if name and parse_yaml(name) is None else name
-    except ValueError:
-        return name
 
 
 def _plain(found: Namespace) -> dict[str, Any]:

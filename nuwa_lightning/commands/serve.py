@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
 import functools
 import secrets
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from nuwa_lightning.commands.plain_parser import PlainParser
+from nuwa_lightning.commands.options import parse
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.hub import DEFAULT, find_run
 
 if TYPE_CHECKING:
     from nuwa_lightning.pipeline import NuwaInfinityPipeline
 
-_EPILOG = """\
+_EPILOG: Final = """\
 The page shows the canvases of a folder (those that generate --canvas kept, and those that are begun on the page):
   python -m nuwa_lightning serve --checkpoint runs/landscape --canvases canvases
   python -m nuwa_lightning serve --demo
@@ -28,36 +28,42 @@ gone on with on the page, or by canvas grow --resume.
 """
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the options of ``serve``."""
-    p = PlainParser(
-        "python -m nuwa_lightning serve",
-        description="Open a page on which canvases are looked at, grown and made again in part.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    p.add_argument("--checkpoint", metavar="RUN", default=DEFAULT, help="as for generate")
-    p.add_argument("--canvases", metavar="FOLDER", default="canvases", help="what holds them (default: canvases)")
-    p.add_argument("--demo", action="store_true", help="begin a canvas, in a folder that is gone at the end")
-    p.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: 127.0.0.1)")
-    p.add_argument("--port", type=int, default=7000, help="0 for any that is free (default: 7000)")
-    p.add_argument("--own", metavar="CLASS", action="append", default=[], help="as for generate")
-    p.add_argument("--threads", type=int, default=1, help="as for generate")
-    p.add_argument("--max_pixels", type=int, help="as for generate, of images that canvases hold")
-    return p
+@dataclass(frozen=True)
+class Options:
+    """The page.
+
+    Args:
+        checkpoint: as for generate
+        canvases: folder that holds them
+        demo: begin a canvas, in a folder that is gone at the end
+        host: the address to listen on
+        port: 0 for any that is free
+        own: as for generate
+        threads: as for generate
+        max_pixels: as for generate, of images that canvases hold
+    """
+
+    checkpoint: str = DEFAULT
+    canvases: Path = Path("canvases")
+    demo: bool = False
+    host: str = "127.0.0.1"
+    port: int = 7000
+    own: tuple[str, ...] = ()
+    threads: int = 1
+    max_pixels: int | None = None
 
 
 def serve(arguments: Sequence[str]) -> int:
     """Run ``serve``; returns the exit status."""
-    options = parser().parse_args(arguments)
+    about = "Open a page on which canvases are looked at, grown and made again in part."
+    options = parse(Options, "python -m nuwa_lightning serve", arguments, about=about, epilog=_EPILOG)
     if not 0 <= options.port < 1 << 16:
         raise UsageError("--port", options.port, "give a number from 0 to 65535")
     with tempfile.TemporaryDirectory(prefix="canvases-") as temporary:
-        return _serve(options, Path(temporary if options.demo else options.canvases))
+        return _serve(options, Path(temporary) if options.demo else options.canvases)
 
 
-def _serve(options: argparse.Namespace, folder: Path) -> int:
+def _serve(options: Options, folder: Path) -> int:
     if (folder / "canvas.json").is_file():
         raise UsageError("--canvases", folder, "is a canvas itself: name the folder that holds it")
     try:

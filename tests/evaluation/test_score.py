@@ -16,11 +16,11 @@ import yaml
 from PIL import Image, ImageFilter
 
 from evaluation.__main__ import COMMANDS, main
-from evaluation.commands.options import parse
 from evaluation.commands.score import Options
 from evaluation.protocol import Protocol, load_protocol
 from evaluation.record import check_comparable, read_report
 from evaluation.score import Work, score
+from nuwa_lightning.commands.options import parse
 from nuwa_lightning.data.reading import image_size
 from nuwa_lightning.errors import UsageError
 
