@@ -228,7 +228,8 @@ class CanvasView:
             if moved or length > (size if end is None else min(end, size)):
                 self._reload()
                 return Change(None, shape)
-            found = self._log.extend(end=end)
+            found: list[PatchIndex] = []
+            self._log.extend(end=end, found=found)
             if len(now.stages) < len(before.stages):
                 return Change(None, shape)
             areas = tuple(itertools.chain.from_iterable(map(self._areas, found)))
