@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nuwa_lightning.errors import UsageError, some_of
+from nuwa_lightning.models.unfilled import unfilled
 from nuwa_lightning.plain_data import read_json, read_mapping
 from nuwa_lightning.tokenizers.published import Pixels, PublishedVQGAN, Rule
 
@@ -117,7 +118,7 @@ def _made(
     pixels: Pixels = "signed",
 ) -> PublishedVQGAN:
     try:
-        with torch.device("meta"):
+        with unfilled():
             made = PublishedVQGAN(vqmodel, rule, unit_codes=unit_codes, pixels=pixels)
         ours = {_our_name(name): value.float().contiguous() for name, value in state.items()}
         if unit_codes:
