@@ -42,8 +42,13 @@ def _run(given: Sequence[str]) -> int:
         about = "".join(f"  {each:<14}{_command(each).ABOUT.splitlines()[0]}\n" for each in COMMANDS)
         print(f"usage: python -m evaluation COMMAND ...\n\n{about}\npython -m evaluation COMMAND --help tells the rest")
         return 0
+    from nuwa_lightning.commands.options import completed
+
     options = parsed(given)
-    return int(_command(given[0]).run(options, shlex.join(["python", "-m", "evaluation", *given])))
+    try:
+        return int(_command(given[0]).run(options, shlex.join(["python", "-m", "evaluation", *given])))
+    except UsageError as error:
+        raise completed(error, type(options)) from error.__cause__
 
 
 def parsed(given: Sequence[str]) -> Any:

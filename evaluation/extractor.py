@@ -34,7 +34,7 @@ def remember_weights(extractor: Any, weights: str | os.PathLike[str] | None) -> 
     if weights is None:
         return
     if not Path(weights).is_file():
-        raise UsageError("--weights", str(weights), "is no file, so its content cannot be told: give a file")
+        raise UsageError("weights", str(weights), "is no file, so its content cannot be told: give a file")
     extractor.weights_file_sha256 = file_sha256(weights)
 
 
@@ -47,9 +47,9 @@ def imported(name: str, weights: str | os.PathLike[str] | None, device: str, *, 
         raise
     except (ImportError, AttributeError, ValueError) as error:
         hint = f"{error}: give {known}, or the import path of your own class, such as my_features.Mine"
-        raise UsageError("--features", name, hint) from None
+        raise UsageError("features", name, hint) from None
     if not isinstance(made, kind):
-        raise UsageError("--features", name, f"has no prefix, width or protocol: see {kind.__module__}.{kind.__name__}")
+        raise UsageError("features", name, f"has no prefix, width or protocol: see {kind.__module__}.{kind.__name__}")
     remember_weights(made, weights)
     return made
 

@@ -47,8 +47,8 @@ def check_name(extractor: Extractor) -> None:
     kind = f"{type(extractor).__module__}.{type(extractor).__qualname__}"
     if not prefix.strip():
         hint = f"only {INCEPTION_FILE} may go without a prefix: name yours by it, such as prefix = 'mine-'"
-        raise UsageError("--features", kind, hint)
+        raise UsageError("features", kind, hint)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.]*-", prefix):
-        raise UsageError("--features", kind, f"prefix {prefix!r}: letters and digits, then '-', such as 'mine-'")
+        raise UsageError("features", kind, f"prefix {prefix!r}: letters and digits, then '-', such as 'mine-'")
     if prefix.lower() in RESERVED_PREFIXES:
-        raise UsageError("--features", kind, f"prefix {prefix!r} is that of other weights: take another")
+        raise UsageError("features", kind, f"prefix {prefix!r} is that of other weights: take another")

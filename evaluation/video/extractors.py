@@ -72,8 +72,8 @@ def make_clip_extractor(
         return Lite0Clips(weights=weights, device=device)
     made: ClipExtractor = imported(name, weights, device, known="lite0t", kind=ClipExtractor)
     if made.prefix.strip() and (made.prefix.lower() in RESERVED_PREFIXES or not made.prefix.isprintable()):
-        raise UsageError("--features", name, f"prefix {made.prefix!r} is that of other weights: take another")
+        raise UsageError("features", name, f"prefix {made.prefix!r} is that of other weights: take another")
     if not made.prefix.strip() and "weights_sha256" not in made.protocol:
         hint = "a network without a prefix calls its distance FVD: give the hash of its weights as weights_sha256"
-        raise UsageError("--features", name, f"{hint} in its protocol, or a prefix")
+        raise UsageError("features", name, f"{hint} in its protocol, or a prefix")
     return made

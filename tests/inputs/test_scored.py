@@ -68,9 +68,9 @@ def test_how_many_pixels_are_trusted(tmp_path: Path) -> None:
     paint(tmp_path / "made" / "a.png", 1)
     assert len(list(ImageSet(tmp_path / "real", max_pixels=80).crops())) == 1
     assert len(list(Pairs(tmp_path / "real", tmp_path / "made", max_pixels=80))) == 1
-    with pytest.raises(UsageError, match=r"10x8 is 80 pixels, .* give a larger --max-pixels if you trust it"):
+    with pytest.raises(UsageError, match=r"10x8 is 80 pixels, .* give a larger `max_pixels` if you trust it"):
         _ = ImageSet(tmp_path / "real", max_pixels=79).plan
-    with pytest.raises(UsageError, match="give a larger --max-pixels if you trust it"):
+    with pytest.raises(UsageError, match="give a larger `max_pixels` if you trust it"):
         list(Pairs(tmp_path / "real", tmp_path / "made", max_pixels=79))
 
 
@@ -103,7 +103,7 @@ def test_how_many_pixels_of_a_frame_are_trusted(tmp_path: Path, kind: str) -> No
     assert clip_TYX3.shape == (3, 8, 10, 3)
     with pytest.raises(UsageError) as caught:
         list(ClipSet(tmp_path / "made", Clips(frames=3), option="--generated", max_pixels=79))
-    assert caught.value.option == "--generated"
+    assert caught.value.option == "generated"
     assert "10x8 is 80 pixels, more than max_pixels=79: give a larger --max-pixels" in str(caught.value)
     skipping = ClipSet(tmp_path / "made", Clips(frames=3), skip_corrupt=True, max_pixels=79)
     assert list(skipping) == []
@@ -145,7 +145,7 @@ def test_the_clip_score_reads_what_the_limit_allows(tmp_path: Path) -> None:
     image = paint(tmp_path / "a.png")
     found = clip_scores(Matches(), [(image, "a")] * 2, max_pixels=80)  # type: ignore[arg-type]
     assert found["CLIP-score"].value == 50
-    with pytest.raises(UsageError, match=r"--generated: .*a.png: 10x8 .* give a larger --max-pixels if you trust it"):
+    with pytest.raises(UsageError, match=r"generated: .*a.png: 10x8 .* give a larger `max_pixels` if you trust it"):
         clip_scores(Matches(), [(image, "a")], max_pixels=79)  # type: ignore[arg-type]
 
 
@@ -161,4 +161,4 @@ def test_flat_patches_have_no_seam_ratio_and_that_is_said(tmp_path: Path, caplog
     assert caplog.text == ""
     assert rows.seams(looks, "flat", wanted) == []
     (record,) = caplog.records
-    assert record.getMessage().startswith("--generated: no seam ratio: patches of 8 px are flat inside")
+    assert record.getMessage().startswith("generated: no seam ratio: patches of 8 px are flat inside")
