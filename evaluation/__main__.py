@@ -66,7 +66,7 @@ def parsed(given: Sequence[str]) -> Any:
         f" from.\n\nexamples\n{command.EXAMPLES}"
     )
     prog = f"python -m evaluation {name}"
-    return parse(command.Options, prog, rest, about=command.ABOUT, epilog=epilog, positional=positional)
+    return parse(command.Options, prog, rest, about=command.ABOUT, epilog=epilog, positional=positional, several=True)
 
 
 def _command(name: str) -> Any:

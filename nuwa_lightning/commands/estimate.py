@@ -52,7 +52,7 @@ class Options:
 def estimate(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit status."""
     if "-h" in arguments or "--help" in arguments:
-        parser_of(Options, "python -m nuwa_lightning estimate", about=_ABOUT, epilog=_EPILOG).print_help()
+        parser_of("python -m nuwa_lightning estimate", Options, about=_ABOUT, epilog=_EPILOG).print_help()
         return 0
     from nuwa_lightning.commands.costs import read_recipe  # only now what takes time to import
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter
+from jsonargparse import DefaultHelpFormatter
 
 from nuwa_lightning.commands.parsing import OneLineParser
 from nuwa_lightning.errors import UsageError
@@ -23,7 +24,15 @@ class Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Keeps the lines of what a command does and of its examples."""
 
 
-class _Parser(OneLineParser):
+class OptionsParser(OneLineParser):
+    """Takes arguments as people write them, see `parser_of`."""
+
+    given: Callable[[Sequence[str]], list[str]] = list
+
+    def parse_args(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Any:  # type: ignore[override]
+        """Return the options."""
+        return super().parse_args(self.given(args or ()), *more, **options)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise one line; of an option that has no default, its name alone."""
         _, wanted, names = message.partition("arguments are required: ")
@@ -33,49 +42,57 @@ class _Parser(OneLineParser):
         super().error(message, ex)
 
 
-def parser_of(cls: type[Any], prog: str, *, about: str, epilog: str = "") -> ArgumentParser:
-    """Return the parser of a command; arguments as of `parse`."""
-    p = _Parser(prog, description=about, epilog=epilog, formatter_class=Help)
-    if "config" not in get_type_hints(cls):
-        p.add_argument("-c", "--config", action="config", help="a YAML file of these options; what follows it wins")
-    p.add_class_arguments(cls)
-    return p
-
-
-def parse(
-    cls: type[T],
+def parser_of(
     prog: str,
-    arguments: Sequence[str],
-    *,
+    *classes: type[Any],
     about: str,
     epilog: str = "",
     positional: Sequence[str] = (),
-) -> T:
-    """Return the options of a command.
+    several: bool = False,
+    skip: Collection[str] = (),
+) -> OptionsParser:
+    """Return the parser of a command.
+
+    A flag whose field is true or false needs no value; ``--no-cache`` is the field ``no_cache``; a tuple may be given
+    again.
 
     Args:
-        cls: a dataclass; its docstring describes each field. The metadata ``alone`` of a field is its value where the
-            option is given without one.
         prog: what the command is called by.
-        arguments: behind it. ``--no-cache`` is the field ``no_cache``; a field that is true or false needs no value, a
-            tuple takes several, and may be given again.
+        classes: dataclasses; their docstrings describe each field. Of a field's metadata ``alone`` is its value where
+            the option is given without one, and ``file`` says that it is the name of a file, as paths are.
         about: what the command does.
         epilog: lines that show it.
-        positional: the fields of arguments without a name; beside them a tuple takes one value each time.
+        positional: the fields of arguments without a name.
+        several: whether a tuple takes as many values as follow; else one, each time.
+        skip: fields that are no options.
+    """
+    p = OptionsParser(prog, description=about, epilog=epilog, formatter_class=Help)
+    hints = {name: hint for cls in classes for name, hint in get_type_hints(cls).items()}
+    if "config" not in hints:
+        p.add_argument("-c", "--config", action="config", help="a YAML file of these options; what follows it wins")
+    for cls in classes:
+        p.add_class_arguments(cls, skip={name for name in skip if name in get_type_hints(cls)})
+    metadata = {each.name: each.metadata for cls in classes for each in dataclasses.fields(cls)}
+    p.given = functools.partial(
+        _with_values,
+        hints,
+        positional=positional,
+        alone={name: each["alone"] for name, each in metadata.items() if "alone" in each},
+        files=frozenset(name for name, each in metadata.items() if "file" in each or _has(Path, hints[name])),
+        several=several,
+    )
+    return p
+
+
+def parse(cls: type[T], prog: str, arguments: Sequence[str], **of_the_parser: Any) -> T:
+    """Return the options of a command, arguments as of `parser_of`.
 
     Raises:
         UsageError: naming the option, the value and what to do.
     """
-    p = parser_of(cls, prog, about=about, epilog=epilog)
-    fields = {each.name: each for each in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    alone = {name: each.metadata["alone"] for name, each in fields.items() if "alone" in each.metadata}
-    given = _with_values(get_type_hints(cls), arguments, positional, alone)
-    for argument in given if "config" not in fields else ():
-        option, _, value = argument.partition("=")
-        if option in ("-c", "--config"):
-            read_mapping(value, "--config", example="threads: 1")
-    found = vars(p.parse_args(given))
-    return cls(**{n: tuple(found[n]) if isinstance(found[n], list) else found[n] for n in fields})
+    found = vars(parser_of(prog, cls, **of_the_parser).parse_args(arguments))
+    names = [each.name for each in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    return cls(**{n: tuple(found[n]) if isinstance(found[n], list) else found[n] for n in names})
 
 
 def completed(error: UsageError, *classes: type[Any]) -> UsageError:
@@ -87,48 +104,55 @@ def completed(error: UsageError, *classes: type[Any]) -> UsageError:
 
 
 def _with_values(
-    hints: dict[str, Any], arguments: Sequence[str], positional: Sequence[str] = (), alone: dict[str, str] | None = None
+    hints: Mapping[str, Any],
+    arguments: Sequence[str],
+    *,
+    positional: Sequence[str] = (),
+    alone: Mapping[str, str] = {},
+    files: Collection[str] = (),
+    several: bool = False,
 ) -> list[str]:
     """Return the arguments with a value for each flag, and each tuple as one list.
 
     >>> _with_values({"dry_run": bool, "set": tuple[str, ...]}, ["--dry-run", "--set", "a", "--set=b"])
     ['--dry_run=true', '--set=["a", "b"]']
-    >>> _with_values({"run": str, "resume": str}, ["x", "--resume"], ["run"], {"resume": "last"})
+    >>> _with_values({"run": str, "resume": str}, ["x", "--resume"], positional=["run"], alone={"resume": "last"})
     ['--run=x', '--resume=last']
     """
     kept, lists = [], dict[str, list[str]]()
     words, rest = list(positional), list(arguments)
     while rest:
-        argument = rest.pop(0)
+        argument = "--config" if rest[0] == "-c" else rest[0]
+        del rest[0]
         flag, equals, value = argument[2:].partition("=")
         flag = flag.replace("-", "_")
-        if argument == "-c":
-            flag = "config"
-        elif not argument.startswith("--"):
+        if not argument.startswith("--"):
             if not words or argument == "-h":
                 kept.append(argument)
-            elif _has(tuple, hints[words[0]]):
-                lists.setdefault(words[0], []).append(argument)
-            else:
-                kept.append(f"--{words[0]}={as_name(argument)}")
-                words.pop(0)
-            continue
+                continue
+            flag, equals, value = words[0], "=", argument
+            words = words if _has(tuple, hints[flag]) else words[1:]
+        follows = bool(rest) and not rest[0].startswith("--")
         if _has(tuple, hints.get(flag)):
             found = lists.setdefault(flag, [])
-            found += [value] if equals else []
-            while not equals and rest and not rest[0].startswith("--"):
+            if not (equals or follows):
+                raise UsageError(f"--{flag}", "nothing", "expected one argument, see --help")
+            found.append(value if equals else rest.pop(0))
+            while several and not equals and rest and not rest[0].startswith("--"):
                 found.append(rest.pop(0))
-                if positional:
-                    break
-        elif equals:
-            kept.append(f"--{flag}={value}")
-        elif hints.get(flag) is bool:
-            kept.append(f"--{flag}=true")
-        elif rest and not rest[0].startswith("--"):
+            continue
+        if not equals and hints.get(flag) is bool:
+            value = "true"
+        elif not equals and follows:
             value = rest.pop(0)
-            kept.append(f"--{flag}={as_name(value) if _has(Path, hints.get(flag)) else value}")
-        else:
-            kept.append(f"--{flag}={alone[flag]}" if alone and flag in alone else f"--{flag}")
+        elif not equals and flag in alone:
+            value = alone[flag]
+        elif not equals:
+            kept.append(f"--{flag}")
+            continue
+        if flag == "config" and "config" not in hints:
+            read_mapping(value, "--config", example="size: 4096x512")
+        kept.append(f"--{flag}={_as_name(value) if flag in files else value}")
     return kept + [f"--{flag}={json.dumps(values)}" for flag, values in lists.items()]
 
 
@@ -137,7 +161,7 @@ def _has(kind: type[Any], hint: Any) -> bool:
     return any(part is kind or get_origin(part) is kind for part in (hint, *get_args(hint)))
 
 
-def as_name(name: str) -> str:
+def _as_name(name: str) -> str:
     """Return a file's name as the parser takes it: some, such as ``#h`` and ``null``, are nothing in YAML."""
     try:
         return f"./{name}" if name and parse_yaml(name) is None else name
