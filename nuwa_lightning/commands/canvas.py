@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from nuwa_lightning.commands.options import completed, parse
+from nuwa_lightning.commands.options import ModelOptions, completed, parse
 from nuwa_lightning.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,22 +34,16 @@ The pixels of an image that was given (--image) stay as they are in all of this.
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kept:
+class Kept(ModelOptions):
     """The canvas.
 
     Args:
         folder: the canvas; the first word behind the action, with or without its name
         checkpoint: the run that made it (default: the one it names)
-        own: as for generate
-        threads: as for generate
-        max_pixels: as for generate
     """
 
     folder: Path
-    checkpoint: str | None = None
-    own: tuple[str, ...] = ()
-    threads: int = 1
-    max_pixels: int | None = None
+    checkpoint: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

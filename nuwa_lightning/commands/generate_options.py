@@ -11,9 +11,9 @@ from typing import Any, Final, Literal
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import register_type
 
-from nuwa_lightning.commands.options import OptionsParser, parser_of
+from nuwa_lightning.commands.options import ModelOptions, OptionsParser, parser_of
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.hub import DEFAULT, find_run
+from nuwa_lightning.hub import find_run
 from nuwa_lightning.plain_data import parse_json, read_text
 from nuwa_lightning.request import FRAMES, GenerationRequest
 from nuwa_lightning.request_fields import Expansion, Size
@@ -43,37 +43,26 @@ for _type in (Size, Expansion):
     register_type(_type, str, _type.parse, fail_already_registered=False)
 
 
-@dataclass(frozen=True)
-class RunOptions:
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(ModelOptions):
     """What is said of the run, and nothing of the image.
 
     Args:
-        checkpoint: run folder of stage 2 (holds model/ and tokenizer/), landscape (comes with the package), or
-            OWNER/NAME on the Hugging Face hub
         output: .png, .jpg, .tif, .zarr or .dzi; .mp4, .gif, .webp or .frames (default: image.png or video.mp4)
         canvas: a folder that keeps the canvas, to be exported, grown and made again in part: see canvas --help
-        own: your pool, direction, local decoder, text encoder or tokenizer that the model was trained with:
-            my_pools.MyPool; may be repeated
         preview: a small .png that grows with the image; none for none (default: beside the output, from 16 megapixels
             on)
-        threads: CPU threads for decoding tokens; one is the fastest for small models, and beside other processes by far
         record_every: how many seconds of work a kill may cost; 0 records every wave
-        max_pixels: read an image or mask of at most so many pixels; raise it for a file that you trust (default: 200
-            million)
         overwrite: replace the output if it exists, finished or not
         resume: go on where a stopped or killed run left it; earlier: with the last good record of a journal that is
             damaged
         from_file: make an image again
     """
 
-    checkpoint: str = field(default=DEFAULT, metadata={"file": True})
     output: str | None = field(default=None, metadata={"file": True})
     canvas: str | None = None
-    own: tuple[str, ...] = ()
     preview: str | None = field(default=None, metadata={"file": True})
-    threads: int = 1
     record_every: float = 10.0
-    max_pixels: int | None = None
     overwrite: bool = False
     resume: Literal["last", "earlier"] | None = field(default=None, metadata={"alone": "last"})
     from_file: str | None = None

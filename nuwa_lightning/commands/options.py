@@ -8,6 +8,7 @@ import functools
 import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
@@ -15,6 +16,7 @@ from jsonargparse import DefaultHelpFormatter
 
 from nuwa_lightning.commands.parsing import OneLineParser
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.hub import DEFAULT
 from nuwa_lightning.plain_data import parse_yaml, read_mapping
 
 T = TypeVar("T")
@@ -22,6 +24,26 @@ T = TypeVar("T")
 
 class Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Keeps the lines of what a command does and of its examples."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Which model, and how it computes.
+
+    Args:
+        checkpoint: run folder of stage 2 (holds model/ and tokenizer/), landscape (comes with the package), or
+            OWNER/NAME on the Hugging Face hub
+        own: your pool, direction, local decoder, text encoder or tokenizer that the model was trained with:
+            my_pools.MyPool; may be repeated
+        threads: CPU threads for decoding tokens; one is the fastest for small models, and beside other processes by far
+        max_pixels: read an image or mask of at most so many pixels; raise it for a file that you trust (default: 200
+            million)
+    """
+
+    checkpoint: str = field(default=DEFAULT, metadata={"file": True})
+    own: tuple[str, ...] = ()
+    threads: int = 1
+    max_pixels: int | None = None
 
 
 class OptionsParser(OneLineParser):

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from nuwa_lightning.commands.options import parse
+from nuwa_lightning.commands.options import ModelOptions, parse
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.hub import DEFAULT, find_run
+from nuwa_lightning.hub import find_run
 
 if TYPE_CHECKING:
     from nuwa_lightning.pipeline import NuwaInfinityPipeline
@@ -28,29 +28,21 @@ gone on with on the page, or by canvas grow --resume.
 """
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(ModelOptions):
     """The page.
 
     Args:
-        checkpoint: as for generate
         canvases: folder that holds them
         demo: begin a canvas, in a folder that is gone at the end
         host: the address to listen on
         port: 0 for any that is free
-        own: as for generate
-        threads: as for generate
-        max_pixels: as for generate, of images that canvases hold
     """
 
-    checkpoint: str = DEFAULT
     canvases: Path = Path("canvases")
     demo: bool = False
     host: str = "127.0.0.1"
     port: int = 7000
-    own: tuple[str, ...] = ()
-    threads: int = 1
-    max_pixels: int | None = None
 
 
 def serve(arguments: Sequence[str]) -> int:
