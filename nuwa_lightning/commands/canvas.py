@@ -6,16 +6,15 @@ import json
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
 
-from nuwa_lightning.commands.options import ModelOptions, completed, parse
+from nuwa_lightning.commands.canvas_options import Exported, Grown, Kept, Redone
+from nuwa_lightning.commands.options import completed, parse
 from nuwa_lightning.errors import UsageError
 
 if TYPE_CHECKING:
     from nuwa_lightning.canvas.editing import FinishedCanvas
-    from nuwa_lightning.pipeline import NuwaInfinityPipeline
 
 _PROG: Final = "python -m nuwa_lightning canvas"
 _HELP: Final = """\
@@ -31,98 +30,6 @@ actions
 The pixels of an image that was given (--image) stay as they are in all of this.
 {prog} ACTION --help tells the options
 """
-
-
-@dataclass(frozen=True, kw_only=True)
-class Kept(ModelOptions):
-    """The canvas.
-
-    Args:
-        folder: the canvas; the first word behind the action, with or without its name
-        checkpoint: the run that made it (default: the one it names)
-    """
-
-    folder: Path
-    checkpoint: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Exported(Kept):
-    """The canvas, and the file that it becomes.
-
-    Args:
-        output: .png, .jpg, .webp, .tif, .zarr, .dzi; .mp4, .gif, .frames; the second word
-        number: which of several images, from 0 (default: all, as OUTPUT-0, ...)
-        overwrite: replace the output if it exists
-    """
-
-    output: Path
-    number: int | None = None
-    overwrite: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Steered(Kept):
-    """The canvas, and how what is made now is made.
-
-    Args:
-        seed: of what is new (default of grow: that of the canvas; redo needs another one)
-        prompt: as for generate
-        temperature: as for generate
-        top_k: as for generate
-        top_p: as for generate
-        guidance: as for generate
-    """
-
-    seed: int | None = None
-    prompt: str | None = None
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    guidance: float | None = None
-
-    def steered(self) -> dict[str, Any]:
-        """Return what was given of these."""
-        names = ("prompt", "temperature", "top_k", "top_p", "guidance")
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Grown(Steered):
-    """The canvas, and how much larger it becomes.
-
-    Args:
-        left: pixels more, left
-        right: pixels more, right
-        up: pixels more, up
-        down: pixels more, down
-        frames: frames more, of a video
-        record_every: how many seconds of work a kill may cost
-        resume: go on with growing that was stopped; earlier, with the last good record of a journal that is damaged
-    """
-
-    left: int = 0
-    right: int = 0
-    up: int = 0
-    down: int = 0
-    frames: int = 0
-    record_every: float = 10.0
-    resume: Literal["last", "earlier"] | None = field(default=None, metadata={"alone": "last"})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Redone(Steered):
-    """The canvas, and what of it is made again.
-
-    Args:
-        box: LEFT,TOP,RIGHT,BOTTOM in pixels of the image; give it again for several that are made together
-        frames: FIRST,LAST of a video, the last one excluded (default: all)
-        count: only say how many patches would be made again
-    """
-
-    box: tuple[str, ...]
-    frames: str | None = None
-    count: bool = False
 
 
 def canvas(arguments: Sequence[str]) -> int:
@@ -153,15 +60,10 @@ def parsed(arguments: Sequence[str]) -> tuple[str, Any]:
 
 
 def _opened(options: Kept) -> FinishedCanvas:
-    return _pipe(options).open_canvas(options.folder, max_pixels=options.max_pixels)
-
-
-def _pipe(options: Kept) -> NuwaInfinityPipeline:
-    """Return the pipeline of the run that made a canvas."""
+    """Return the canvas, opened by the pipeline of the run that made it."""
     from nuwa_lightning.canvas.facts import read_facts
-    from nuwa_lightning.commands.generate import import_own
+    from nuwa_lightning.commands.generate import load
     from nuwa_lightning.hub import find_run
-    from nuwa_lightning.pipeline import NuwaInfinityPipeline
 
     folder = options.folder
     if not (folder / "canvas.json").is_file():
@@ -170,10 +72,7 @@ def _pipe(options: Kept) -> NuwaInfinityPipeline:
         run = options.checkpoint or str(read_facts(folder / "canvas.json").how["metadata"][0]["checkpoint"]["path"])
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         raise UsageError("canvas", folder, "does not say which run made it: name it, --checkpoint RUN") from None
-    own = [import_own(path) for path in options.own]
-    pipe = NuwaInfinityPipeline.from_folder(find_run(run), own=own, name=run)
-    pipe.threads = options.threads
-    return pipe
+    return load(replace(options, checkpoint=run), find_run(run)).open_canvas(folder, max_pixels=options.max_pixels)
 
 
 def _info(options: Kept) -> int:

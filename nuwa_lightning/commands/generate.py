@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from nuwa_lightning.atomic import short_name
 from nuwa_lightning.commands.generate_options import RunOptions, image_metadata, parsed
-from nuwa_lightning.commands.options import completed
+from nuwa_lightning.commands.options import ModelOptions, completed
 from nuwa_lightning.commands.progress import GenerationBar, export_bar
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.hashing import file_sha256
@@ -56,7 +56,7 @@ def _generate(request: GenerationRequest, where: RunOptions) -> int:
     from nuwa_lightning.canvas.order_builder import batched
     from nuwa_lightning.commands.making import make
 
-    pipe = _load(where, run)
+    pipe = load(where, run)
     renderer = pipe.renderer(request)
     order = pipe.builder.order(request, direction=renderer.direction, note=notes)
     how = _how(request, where, pipe, renderer, order)
@@ -233,12 +233,13 @@ def import_own(path: str) -> type[Any]:
     return cast("type[Any]", found)
 
 
-def _load(where: RunOptions, run: Path) -> NuwaInfinityPipeline:
+def load(options: ModelOptions, run: Path) -> NuwaInfinityPipeline:
+    """Return the pipeline of a run that was found."""
     from nuwa_lightning.pipeline import NuwaInfinityPipeline
 
-    own = [import_own(path) for path in where.own]
-    pipe = NuwaInfinityPipeline.from_folder(run, own=own, name=where.checkpoint)
-    pipe.threads = where.threads
+    own = [import_own(path) for path in options.own]
+    pipe = NuwaInfinityPipeline.from_folder(run, own=own, name=options.checkpoint)
+    pipe.threads = options.threads
     return pipe
 
 

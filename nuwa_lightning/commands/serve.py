@@ -9,14 +9,11 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 from nuwa_lightning.commands.options import ModelOptions, parse
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.hub import find_run
-
-if TYPE_CHECKING:
-    from nuwa_lightning.pipeline import NuwaInfinityPipeline
 
 _EPILOG: Final = """\
 The page shows the canvases of a folder (those that generate --canvas kept, and those that are begun on the page):
@@ -65,7 +62,7 @@ def _serve(options: Options, folder: Path) -> int:
         raise UsageError("serve", error.name, hint) from None
     import socket
 
-    from nuwa_lightning.commands.generate import import_own
+    from nuwa_lightning.commands.generate import load
     from nuwa_lightning.request import GenerationRequest
     from nuwa_lightning.request_fields import Size
     from nuwa_lightning.serve.guard import is_loopback
@@ -81,23 +78,12 @@ def _serve(options: Options, folder: Path) -> int:
         hint = f"cannot be used ({error.strerror or error}): name another"
         raise UsageError(option, value, hint) from None
     with listening:
-        own = tuple(import_own(path) for path in options.own)
-        load = functools.partial(_loaded, run, own, options.checkpoint, options.threads)
         token = None if is_loopback(options.host) else secrets.token_urlsafe(24)
         first = GenerationRequest(size=Size(1024, 512), unprompted=True) if options.demo else None
-        page = Page(load, folder, max_pixels=options.max_pixels, first=first)
+        page = Page(functools.partial(load, options, run), folder, max_pixels=options.max_pixels, first=first)
         host = f"[{options.host}]" if ":" in options.host else options.host
         port = listening.getsockname()[1]
         sys.stderr.write(f"http://{host}:{port}/{f'?token={token}' if token else ''}\n")
         sys.stderr.flush()
         Server(page, host=options.host, token=token).run(sockets=[listening])
     return 0
-
-
-def _loaded(run: Path, own: Sequence[type[Any]], name: str, threads: int) -> NuwaInfinityPipeline:
-    """Return the model; called in the server and in the process that owns it."""
-    from nuwa_lightning.pipeline import NuwaInfinityPipeline
-
-    pipe = NuwaInfinityPipeline.from_folder(run, own=own, name=name)
-    pipe.threads = threads
-    return pipe
