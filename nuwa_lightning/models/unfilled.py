@@ -4,30 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-_FILLING = (Tensor.normal_, Tensor.uniform_, nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_)
+_KEPT: Final = (
+    "normal_",
+    "uniform_",
+    "kaiming_uniform_",
+    "zero_",
+    "fill_",
+    "copy_",
+    "clone",
+    "mul_",
+    "mul",
+    "normalize",
+)
+"""What gives numbers to a tensor and leaves its shape."""
+_MADE: Final = ("randn", "ones", "zeros")
 
 
 class _NothingDrawn(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        given = dict(kwargs or {})
-        if func in _FILLING:
+        given, name = dict(kwargs or {}), getattr(func, "__name__", "")
+        if name in _KEPT:
             return args[0] if args else given["tensor"]
-        return (torch.empty if func is torch.randn else func)(*args, **given)
+        if name == "full":
+            return torch.empty(args[0])
+        return (torch.empty if name in _MADE else func)(*args, **given)
 
 
 @contextmanager
 def unfilled() -> Iterator[None]:
-    """Make tensors on the device ``meta``, which takes no memory, and draw no numbers for them.
+    """Make tensors on the device ``meta``, which takes no memory, and compute no numbers for them.
 
-    That device alone would draw them, too, for which PyTorch imports sympy: seconds.
+    That device alone would go through PyTorch's own Python for that, which imports its compiler and sympy: seconds.
     """
     with torch.device("meta"), _NothingDrawn():
         yield
