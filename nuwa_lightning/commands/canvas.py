@@ -43,7 +43,8 @@ def canvas(arguments: Sequence[str]) -> int:
     try:
         return _ACTIONS[action][0](options)
     except UsageError as error:
-        from nuwa_lightning.commands.generate_options import GenerationRequest, RunOptions
+        from nuwa_lightning.commands.generate_options import RunOptions
+        from nuwa_lightning.request import GenerationRequest
 
         raise completed(error, GenerationRequest, RunOptions, type(options)) from error.__cause__
 
@@ -109,7 +110,7 @@ def _grow(options: Grown) -> int:
     from nuwa_lightning.commands.making import signals
     from nuwa_lightning.commands.progress import GenerationBar
 
-    wish = {name: getattr(options, name) for name in ("left", "right", "up", "down", "frames")}
+    wish: dict[str, Any] = {name: getattr(options, name) for name in ("left", "right", "up", "down", "frames")}
     steered = options.steered()
     if options.resume and (any(wish.values()) or steered or options.seed is not None):
         raise UsageError("resume", options.resume, "goes on with what was wished before: give no side beside it")
@@ -119,7 +120,11 @@ def _grow(options: Grown) -> int:
         canvases = len(found.seeds)
         with GenerationBar(None, found.patch_pixels[0] * found.patch_pixels[1], canvases=canvases) as bar:
             bar.begin(0)
-            how = {"callback": bar.update, "record_every": options.record_every, "stop": lambda: bool(caught)}
+            how: dict[str, Any] = {
+                "callback": bar.update,
+                "record_every": options.record_every,
+                "stop": lambda: bool(caught),
+            }
             if options.resume:
                 found.resume(**how, earlier=options.resume == "earlier")
             else:
