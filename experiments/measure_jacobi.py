@@ -2,7 +2,8 @@
 
     python experiments/measure_jacobi.py runs/landscape --output measured_jacobi
 
-Three tables, by a trained run of the autoregressive decoder, on one thread, each cell taken in turn round by round:
+Three tables, by a trained run of the autoregressive decoder, on one thread (``--threads``), each cell taken in turn
+round by round:
 
 1. milliseconds of a step that reads 1, 4, 8, 16 or 32 positions of a patch, for fronts of 1 and 4 and number formats;
 2. steps a patch for each way to guess what enters the window, for windows and temperatures;
@@ -100,7 +101,7 @@ def steps(generator: Generator, options: argparse.Namespace) -> list[dict[str, A
             watched = Watched(rounds=4 * options.rounds)
             # Refuses nothing, so int8 can be timed as well.
             chosen = replace(generator, local_decoder=watched)
-            renderer = chosen.renderer(Sampling(), max_rows=front, precision=precision)
+            renderer = chosen.renderer(Sampling(), max_rows=front, precision=precision, threads=options.threads)
             sample_tokens(renderer, PatchGrid(1, 2, 2), seeds=range(front))
             each = {f"{n}": 1e3 * statistics.median(watched.seconds[n]) for n in POSITIONS}
             rows.append({"front": front, "matrices": precision.weights, **each, "16 / 1": each["16"] / each["1"]})
@@ -146,7 +147,7 @@ def exit_after(layers: int) -> type[Guess]:
             if start == end:
                 return
             patches = self._patches
-            transformer = patches._rows.model
+            transformer = patches.batch.model
             every = transformer.layers
             transformer.layers = every[:layers]
             logits_RnK = PatchDecoder.logits(patches, range(start, end))
@@ -200,6 +201,7 @@ def speeds(generator: Generator, options: argparse.Namespace) -> list[dict[str, 
     rows = []
     decoders: dict[str, LocalDecoder] = {"autoregressive": AutoregressiveLocalDecoder(), "with frozen noise": FROZEN}
     decoders |= {f"Jacobi, window {window}": JacobiLocalDecoder(window) for window in (8, 12, 16, 24)}
+    decoders["Jacobi, window by what steps cost"] = JacobiLocalDecoder()
     grid = PatchGrid(1, 3, 4)
     for precision in FORMATS[: 1 + options.bfloat16]:
         for front in (1, 4):
@@ -209,7 +211,7 @@ def speeds(generator: Generator, options: argparse.Namespace) -> list[dict[str, 
                 tokens: dict[str, Tensor] = {}
                 for name, decoder in decoders.items():
                     chosen = replace(generator, local_decoder=decoder)
-                    renderer = chosen.renderer(Sampling(), max_rows=front, precision=precision)
+                    renderer = chosen.renderer(Sampling(), max_rows=front, precision=precision, threads=options.threads)
                     began = clock()
                     tokens[name] = sample_tokens(renderer, grid, seeds=range(front * number, front * number + front))
                     seconds[name].append(clock() - began)
@@ -248,9 +250,10 @@ def main() -> None:
         "--formats", nargs="+", default=["float32"], help="in which steps are timed, too: bfloat16, int8"
     )
     parser.add_argument("--bfloat16", action="store_true", help="tokens a second in bfloat16, too")
+    parser.add_argument("--threads", type=int, default=1, help="with several, seconds of the clock")
     parser.add_argument("--wall", action="store_true", help="seconds of the clock: on an idle machine")
     options = parser.parse_args()
-    if options.wall:
+    if options.wall or options.threads > 1:
         clock = time.perf_counter
     torch.set_num_threads(1)
     before, generator = os.getloadavg()[0], load_generator(options.run / "model")

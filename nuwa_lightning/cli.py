@@ -15,7 +15,7 @@ from nuwa_lightning.errors import ToldError, UsageError, shortened
 from nuwa_lightning.signals import Signals, Stopped
 
 _TRAINING = ("fit", "validate", "test", "predict")
-_COMMANDS = ("generate", "canvas", "serve", "estimate", "convert-tokenizer")
+_COMMANDS = ("generate", "canvas", "serve", "estimate", "convert-tokenizer", "make-shards")
 _HELP = """\
 usage: python -m nuwa_lightning COMMAND [options]
 
@@ -28,6 +28,7 @@ commands
   serve      the same on a local page: python -m nuwa_lightning serve --checkpoint runs/landscape
   estimate   what a recipe takes: memory, arithmetic, steps, time: ... estimate --config recipes/landscape_base.yaml
   convert-tokenizer   read a published tokenizer (taming, LDM, LlamaGen, IBQ, aMUSEd, MoVQ) for stage 2
+  make-shards   encode a large set once, by many processes: ... make-shards --config RECIPE --output FOLDER
   validate   score a checkpoint on held-out data: ... validate --config RUN/config.yaml --ckpt_path last
   test, predict   as Lightning users know them
 

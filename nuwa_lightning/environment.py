@@ -27,6 +27,12 @@ def machine() -> dict[str, Any]:
     return {"cpu": _cpu(), "cores": os.cpu_count(), "system": platform.platform()}
 
 
+def started_together() -> bool:
+    """Say whether torchrun started this process, and others with it."""
+    told = all(name in os.environ for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"))
+    return told and os.environ.get("WORLD_SIZE", "1") not in ("", "1")
+
+
 def _cpu() -> str:
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():

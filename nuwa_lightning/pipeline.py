@@ -30,6 +30,7 @@ from nuwa_lightning.canvas.order_builder import RECIPES, OrderBuilder, batched
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.fast_transformer import Precision
 from nuwa_lightning.generation.pretrained import Generator, load_generator, named_local_decoder, save_generator
+from nuwa_lightning.generation.processes import Processes
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.hub import find_run, upload
@@ -111,6 +112,8 @@ class NuwaInfinityPipeline:
         self._number = "float32"
         self.threads = 1
         """Of the CPU, for the many small steps of decoding tokens."""
+        self.processes: Processes | None = None
+        """Those that generate together, ``Processes.join()``: all of them make the same calls, and get the same."""
 
     @classmethod
     def from_pretrained(
@@ -266,8 +269,8 @@ class NuwaInfinityPipeline:
         if seed is not None and generator is not None:
             raise UsageError("seed", seed, "there is a generator, too: give one of both")
         if seed is None:
-            drawn = secrets.randbits(32) if generator is None else _drawn(generator)
-            seed = drawn
+            seed = secrets.randbits(32) if generator is None else _drawn(generator)
+            seed = seed if self.processes is None else self.processes.agree(seed)
         request = GenerationRequest(
             size=None if size is None else Size(*size),
             frames=frames if frames != 1 else None,
@@ -409,6 +412,7 @@ class NuwaInfinityPipeline:
             max_rows=request.max_rows,
             precision=Precision(request.weights, request.cache),  # type: ignore[arg-type]
             threads=self.threads,
+            processes=self.processes,
         )
 
     @property

@@ -19,6 +19,7 @@ import torch
 
 from evaluation.benchmark.ours import TOP_K, Size
 from nuwa_lightning.generation.fast_transformer import Precision
+from nuwa_lightning.generation.local import AutoregressiveLocalDecoder, LocalDecoder
 from nuwa_lightning.generation.pretrained import Generator, save_generator
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
@@ -41,7 +42,7 @@ EXTENT: Final = (0, 1, 1)
 
 
 def recipe_model(
-    size: Size, *, num_kv_heads: int, codebook_size: int = 1024, codebook_dim: int = 16
+    size: Size, *, num_kv_heads: int, codebook_size: int = 1024, codebook_dim: int = 16, grouped: bool = False
 ) -> PatchTransformer:
     """Return a model with random weights and the default recipe's patches of 8 x 8 tokens."""
     torch.manual_seed(0)
@@ -58,16 +59,24 @@ def recipe_model(
             mlp_ratio=8 / 3,
             layer_scale=1.0,
         ),
+        bidirectional=grouped,
+        grouped=grouped,
     )
     model.set_codes(torch.randn(codebook_size, codebook_dim))
     torch.nn.init.normal_(model.head.weight, std=0.02)
     return model.eval().requires_grad_(False)
 
 
-def renderer(model: PatchTransformer, *, precision: Precision, max_rows: int = 64) -> InfiniteRenderer:
+def renderer(
+    model: PatchTransformer,
+    *,
+    precision: Precision = Precision(),  # noqa: B008 - frozen
+    max_rows: int = 64,
+    decoder: LocalDecoder = AutoregressiveLocalDecoder(),  # noqa: B008 - frozen
+) -> InfiniteRenderer:
     """Return the sampler that writes to the right."""
     pool, direction = NearbyContextPool(EXTENT), ArbitraryDirectionController("omega")
-    return InfiniteRenderer(model, pool, direction, "mirrored", Sampling(top_k=TOP_K), max_rows, precision)
+    return InfiniteRenderer(model, pool, direction, "mirrored", Sampling(top_k=TOP_K), max_rows, precision, decoder)
 
 
 def wave_seconds(made: InfiniteRenderer, grid: PatchGrid) -> tuple[float, list[tuple[int, float]]]:

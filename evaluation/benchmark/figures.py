@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, Final
 
 import torch
 
 from evaluation.benchmark import canvas
+from evaluation.benchmark.figure import Figure, Say, Settings
 from evaluation.benchmark.measuring import Contender, Reading, Times, interleave, ratio
 from evaluation.benchmark.ours import SIZES, Ours, Size, random_model
+from evaluation.benchmark.several import several_tokens
 from evaluation.benchmark.taming import SlidingWindow, WithPast
 from nuwa_lightning.generation.cpu_kernels import kernels
 from nuwa_lightning.generation.fast_transformer import Precision
@@ -22,55 +22,6 @@ from nuwa_lightning.planning.geometry import PatchGrid
 
 FAST: Final = Precision(weights="int8", cache="bfloat16")
 """With one key/value head: the fast path."""
-
-Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One line of the table.
-
-    Attributes:
-        name: what is divided by what.
-        value: measured; None where it could not be.
-        aim: what was aimed at.
-        at_least: whether more is better.
-        note: what else there is to say.
-    """
-
-    name: str
-    value: float | None
-    aim: float | None = None
-    at_least: bool = True
-    note: str = ""
-
-    @property
-    def reached(self) -> bool | None:
-        """Whether the aim was reached, None where there is none."""
-        if self.value is None or self.aim is None:
-            return None
-        return self.value >= self.aim if self.at_least else self.value <= self.aim
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How long to measure.
-
-    Attributes:
-        steps: of a burst; 64 or more for figures to be quoted.
-        rounds: how many bursts of each.
-        large: the 85M models as well.
-        canvases: whole canvases as well (minutes).
-        shrink: by how much canvases are shorter than they should be, for a look at whether all works.
-        run: a trained run of the default recipe, for the paper's canvas.
-    """
-
-    steps: int = 64
-    rounds: int = 5
-    large: bool = True
-    canvases: bool = True
-    shrink: int = 1
-    run: Path | None = None
 
 
 def decoding(size: Size, settings: Settings, say: Say) -> tuple[list[Figure], dict[str, Times]]:
@@ -279,6 +230,7 @@ def measure(settings: Settings, say: Say) -> tuple[list[Figure], dict[str, Mappi
     figures += same_tokens(SIZES["19M"], settings)
     figures += local_decoders(SIZES["19M"], settings, say)
     figures += several_positions(SIZES["19M"], settings)
+    figures += several_tokens(settings, say)
     if settings.canvases:
         figures += canvases(settings, say)
     return figures, times

@@ -25,12 +25,25 @@ class Llama(Contender):
         size: of the blocks.
         rows: sequences.
         generate: call ``model.generate``, as its users do; otherwise a bare loop of ours, which is less work a token.
+        device: where it runs.
+        dtype: of its numbers.
+        compiled: let ``generate`` compile the step, as it does by itself for a static cache on a GPU.
     """
 
-    def __init__(self, name: str, size: Size, *, rows: int = 1, generate: bool = True) -> None:
+    def __init__(
+        self,
+        name: str,
+        size: Size,
+        *,
+        rows: int = 1,
+        generate: bool = True,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        compiled: bool = False,
+    ) -> None:
         from transformers import LlamaConfig, LlamaForCausalLM, StaticCache
 
-        self.name, self.rows, self._generate = name, rows, generate
+        self.name, self.rows, self._generate, self._compiled = name, rows, generate, compiled
         torch.manual_seed(0)
         config = LlamaConfig(
             vocab_size=CODES,
@@ -45,9 +58,9 @@ class Llama(Contender):
             pad_token_id=0,
             tie_word_embeddings=False,
         )
-        self._model: Any = LlamaForCausalLM(config).eval().requires_grad_(False)
+        self._model: Any = LlamaForCausalLM(config).to(device, dtype).eval().requires_grad_(False)
         self._cache: Any = StaticCache(config=config, max_cache_len=CONTEXT + LONGEST)
-        self._ids = torch.randint(0, CODES, (rows, CONTEXT))
+        self._ids = torch.randint(0, CODES, (rows, CONTEXT), device=device)
         with torch.inference_mode():
             self._model(self._ids, past_key_values=self._cache, use_cache=True)
 
@@ -66,7 +79,7 @@ class Llama(Contender):
                 do_sample=True,
                 top_k=TOP_K,
                 use_cache=True,
-                disable_compile=True,
+                disable_compile=not self._compiled,
             )
             return
         token_R1 = self._ids[:, -1:]

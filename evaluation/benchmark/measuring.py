@@ -103,11 +103,13 @@ def ratio(slow: Times, fast: Times) -> float:
 class Reading(Contender):
     """Reads memory, nothing else: what the machine gives to something that uses every number once."""
 
-    def __init__(self, nbytes: int) -> None:
+    def __init__(self, nbytes: int, device: str = "cpu") -> None:
         self.name, self.rows, self.nbytes = f"reading {nbytes / 1e6:.0f} MB", 1, nbytes
         # The fastest reading found, in pieces of 2 MB as a step has them. Products with a vector are half as fast where
         # the matrices are small: measured against those a step seemed to be faster than the memory.
-        self._pieces = [torch.randn(1024 * 512) for _ in range(max(1, nbytes // (1024 * 512 * 4)))]
+        # A GPU takes one piece: there a call costs more than 2 MB do.
+        count, length = (max(1, nbytes // (1 << 21)), 1 << 19) if device == "cpu" else (1, max(1, nbytes // 4))
+        self._pieces = [torch.randn(length, device=device) for _ in range(count)]
 
     def start(self) -> None:
         """Nothing to prepare."""
@@ -129,10 +131,10 @@ def pin(threads: int) -> list[int]:
     return cores
 
 
-def machine() -> dict[str, Any]:
+def machine(device: str = "cpu") -> dict[str, Any]:
     """Return what the figures were measured on."""
     return {
-        **record.machine(),
+        **record.machine(device),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "versions": record.versions(),
     }

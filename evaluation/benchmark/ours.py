@@ -77,6 +77,7 @@ class Ours(Contender):
         precision: how numbers are kept.
         decoder: how patches are written, for :meth:`patch`; bursts are autoregressive.
         seed: of the random numbers of the first row; the others follow.
+        device: where it runs.
     """
 
     def __init__(
@@ -88,11 +89,12 @@ class Ours(Contender):
         precision: Precision = Precision(),  # noqa: B008 - frozen
         decoder: LocalDecoder | None = None,
         seed: int = 0,
+        device: str = "cpu",
     ) -> None:
-        self.name, self.rows = name, rows
+        self.name, self.rows, self._device = name, rows, device
         self._decoder, self._seed = decoder or AutoregressiveLocalDecoder(), seed
         with torch.inference_mode():
-            self._model = DecodingTransformer(model, precision)
+            self._model = DecodingTransformer(model.to(device), precision)
             attention = model.layer(0).attention
             shape = (1, attention.num_kv_heads, model.patch_tokens, attention.head_dim)
             self._cache = SlotCache(
@@ -101,19 +103,20 @@ class Ours(Contender):
             for row in range(rows):
                 for c in range(CONTEXT):
                     generator = torch.Generator().manual_seed(1000 * (seed + row) + c)
-                    drawn = [torch.randn(shape, generator=generator) for _ in range(2 * model.num_layers)]
+                    drawn = [torch.randn(shape, generator=generator).to(device) for _ in range(2 * model.num_layers)]
                     states = PatchStates(tuple(drawn[: model.num_layers]), tuple(drawn[model.num_layers :]))
                     self._cache.put(CONTEXT * row + c, states)
         self._once = 0.0
 
     @property
     def nbytes(self) -> int:
-        """Bytes that a step reads in float32: the matrices of the layers and of the head, keys and values."""
+        """Bytes that a step reads, half of them in bfloat16: matrices of layers and head, keys and values."""
         model = self._model.model
         weights = sum(p.numel() for layer in model.layers for p in layer.parameters()) + model.head.weight.numel()
         attention = model.layer(0).attention
         kept = 2 * model.num_layers * attention.num_kv_heads * attention.head_dim
-        return 4 * (weights + self.rows * kept * (CONTEXT * model.patch_tokens + 32))
+        each = 2 if self._model.precision.weights == "bfloat16" else 4
+        return each * (weights + self.rows * kept * (CONTEXT * model.patch_tokens + 32))
 
     def start(self) -> None:
         """Take the context; what is done once a patch is timed here."""
@@ -122,15 +125,16 @@ class Ours(Contender):
         self._once = time.perf_counter() - began
         tokens, count = self._model.model.patch_tokens, self._decoder.draws(self._model.model.patch_tokens)
         rows = range(self._seed, self._seed + self.rows)
-        self._uniform_RU = torch.stack([patch_uniforms(row, PatchIndex(0, 0, 0), count) for row in rows])
+        uniform_RU = torch.stack([patch_uniforms(row, PatchIndex(0, 0, 0), count) for row in rows])
+        self._uniform_RU = uniform_RU.to(self._device)
         self._place, self._tokens = 0, tokens
 
     def _writing(self) -> PatchDecoder:
         R, N = self.rows, self._model.model.patch_tokens
-        offset_RC = torch.tensor([0, 1, 2, 3]).expand(R, -1)
+        offset_RC = torch.tensor([0, 1, 2, 3], device=self._device).expand(R, -1)
         rows = RowBatch(
             self._model,
-            torch.zeros(R, dtype=torch.long),
+            torch.zeros(R, dtype=torch.long, device=self._device),
             context=self._cache.gather([range(CONTEXT * row, CONTEXT * (row + 1)) for row in range(R)]),
             offset_RC=offset_RC,
             relative_symmetry_RC=torch.zeros_like(offset_RC),
@@ -150,6 +154,11 @@ class Ours(Contender):
             drawn_R = sampling.draw(self._writer.logits([place])[:, 0], self._uniform_RU[:, place])
             self._writer.set_tokens([place], drawn_R[:, None])
         self._place += steps
+
+    @property
+    def writer(self) -> PatchDecoder:
+        """The patches of this burst."""
+        return self._writer
 
     def added(self) -> float:
         """Return the share of a token in what is done once a patch."""

@@ -18,6 +18,7 @@ def benchmark_table(found: Mapping[str, Any]) -> str:
     figures = [["figure", "measured", "aim", "reached", "note"], *map(_line, found["figures"])]
     machine, threads = found["machine"], found["threads"]
     foot = [
+        *([machine["device"]] if machine["device"] != "cpu" else []),
         f"{machine['cpu']}, {machine['capability']}, {threads} thread(s) on core(s) {found['pinned_to']}; "
         f"torch {machine['versions']['torch']}, transformers {machine['versions']['transformers']}",
         f"medians of {found['rounds']} interleaved bursts of {found['steps']} tokens; load before "

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple, final
 
 import numpy as np
@@ -24,6 +24,7 @@ from torch import Tensor
 from nuwa_lightning.canvas.decoding import TileDecoder
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.coarse_plan import CoarsePlan
+from nuwa_lightning.generation.processes import Processes
 from nuwa_lightning.generation.prompts import Prompts
 from nuwa_lightning.generation.renderer import InfiniteRenderer, Rendering
 from nuwa_lightning.models.nuwa_infinity import ABSENT
@@ -67,16 +68,30 @@ class CoarseOrder:
     seeds: tuple[int, ...] | None = None
     corner: tuple[int, int, int] = (0, 0, 0)
 
-    def begin(self, grid: PatchGrid, patch_size: tuple[int, int], seeds: Sequence[int]) -> CoarseCanvas:
-        """Return the coarse canvas of a canvas that is to be read."""
-        return CoarseCanvas(self, grid, patch_size, seeds)
+    def begin(
+        self,
+        grid: PatchGrid,
+        patch_size: tuple[int, int],
+        seeds: Sequence[int],
+        *,
+        processes: Processes | None = None,
+    ) -> CoarseCanvas:
+        """Return the coarse canvas of a canvas that is to be read, by the ``processes`` that write that together."""
+        return CoarseCanvas(self, grid, patch_size, seeds, processes)
 
 
 @final
 class CoarseCanvas:
     """A coarse canvas in the making, as ``generation.coarse_plan.CoarseTokens``."""
 
-    def __init__(self, order: CoarseOrder, grid: PatchGrid, patch_size: tuple[int, int], seeds: Sequence[int]) -> None:
+    def __init__(
+        self,
+        order: CoarseOrder,
+        grid: PatchGrid,
+        patch_size: tuple[int, int],
+        seeds: Sequence[int],
+        processes: Processes | None = None,
+    ) -> None:
         self._order, self._patch_size, self._wrap, self._images = order, patch_size, grid.wrap, len(seeds)
         self._size = _tokens(grid, patch_size)
         self._coarse_size = _tokens(order.grid, order.patch_size)
@@ -87,7 +102,12 @@ class CoarseCanvas:
             # Of other seeds, or coarse and fine patches at one index would draw the same random numbers.
             drawn = [~seed for seed in order.seeds or seeds]
             self._rendering = Rendering(
-                order.renderer, order.grid, seeds=drawn, known=known, prompts=order.prompts, corner=order.corner
+                replace(order.renderer, processes=processes),
+                order.grid,
+                seeds=drawn,
+                known=known,
+                prompts=order.prompts,
+                corner=order.corner,
             )
         self._tiles: OrderedDict[tuple[int, int, int], Tensor] = OrderedDict()
 

@@ -76,7 +76,8 @@ class Order:
 
     def rendering(self, renderer: InfiniteRenderer, **options: Any) -> Rendering:
         """Return the canvas in the making, with its coarse plan; further arguments as for :class:`Rendering`."""
-        coarse = self.coarse and self.coarse.begin(self.grid, renderer.model.patch_size, self.seeds)
+        size, processes = renderer.model.patch_size, renderer.processes
+        coarse = self.coarse and self.coarse.begin(self.grid, size, self.seeds, processes=processes)
         given = {"known": self.known, "prompts": self.prompts, "coarse": coarse, **options}
         return Rendering(renderer, self.grid, seeds=self.seeds, plan_guidance=self._plan_guidance, **given)
 
@@ -141,6 +142,10 @@ class Generation:
         """How many waves are finished."""
         return self._rendering.finished
 
+    def stop(self) -> None:
+        """End it here, for all processes that write it."""
+        self._rendering.stop()
+
     @property
     def length(self) -> int:
         """How many rows (columns) of patches of an endless canvas are complete from its beginning on."""
@@ -160,6 +165,22 @@ class Generation:
         """Return where this stands, for :meth:`Canvas.commit`, with facts of the caller's."""
         tensors = _flattened(self._rendering.decoding_state()) if self.waves else {}
         return CanvasState(self.waves, dict(facts), tensors)
+
+
+def follow(order: Order, renderer: InfiniteRenderer) -> None:
+    """Write the part of this process of a canvas that the first one keeps; see :func:`lead`."""
+    assert renderer.processes is not None
+    begun, state = renderer.processes.agree()
+    if begun:
+        decoding_state = _decoding_state(state, renderer, order) if state and state.waves else None
+        for _ in order.rendering(renderer, decoding_state=decoding_state):
+            pass
+
+
+def lead(renderer: InfiniteRenderer, state: CanvasState | None = None, *, begun: bool = True) -> None:
+    """Tell the other processes where a canvas goes on, or that there is nothing to generate of it."""
+    if renderer.processes is not None:
+        renderer.processes.agree((begun, state))
 
 
 class Recorder:

@@ -215,12 +215,9 @@ class OrderBuilder:
 def batched(order: Order, seeds: tuple[int, ...], *, first: int = 0) -> Order:
     """Return an order of canvases side by side, one a seed, which are images ``first`` and following of the request."""
     known = {patch: tokens.expand(len(seeds), -1, -1) for patch, tokens in order.known.items()}
-
-    def some(prompts: Prompts | None) -> Prompts | None:
-        if prompts is None:
-            return None
-        choose, last = prompts.choose, first + len(seeds)
-        return dataclasses.replace(prompts, choose=lambda patch: choose(patch)[first:last])
-
-    coarse = order.coarse and dataclasses.replace(order.coarse, prompts=some(order.coarse.prompts))
-    return dataclasses.replace(order, seeds=seeds, known=known, prompts=some(order.prompts), coarse=coarse)
+    some = slice(first, first + len(seeds))
+    prompts = order.prompts and order.prompts.of(some)
+    coarse = order.coarse and dataclasses.replace(
+        order.coarse, prompts=order.coarse.prompts and order.coarse.prompts.of(some)
+    )
+    return dataclasses.replace(order, seeds=seeds, known=known, prompts=prompts, coarse=coarse)

@@ -19,12 +19,15 @@ from nuwa_lightning.atomic import short_name
 from nuwa_lightning.commands.generate_options import RunOptions, image_metadata, parsed
 from nuwa_lightning.commands.options import ModelOptions, completed
 from nuwa_lightning.commands.progress import GenerationBar, export_bar
+from nuwa_lightning.environment import started_together
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.hashing import file_sha256
 from nuwa_lightning.hub import find_run
 from nuwa_lightning.request import GenerationRequest
 
 if TYPE_CHECKING:
+    import torch
+
     from nuwa_lightning.canvas.job import Order
     from nuwa_lightning.commands.making import Job
     from nuwa_lightning.generation.renderer import InfiniteRenderer
@@ -46,6 +49,8 @@ def generate(arguments: Sequence[str]) -> int:
 
 
 def _generate(request: GenerationRequest, where: RunOptions) -> int:
+    if started_together() and os.environ["RANK"] != "0":
+        return _follow(request, where)
     outputs, notes = _outputs(request, where), _Notes()
     _check_formats(request, outputs, notes)
     _check_canvas(request, where, outputs)
@@ -56,7 +61,7 @@ def _generate(request: GenerationRequest, where: RunOptions) -> int:
     from nuwa_lightning.canvas.order_builder import batched
     from nuwa_lightning.commands.making import make
 
-    pipe = load(where, run)
+    pipe = _load(where, run)
     renderer = pipe.renderer(request)
     order = pipe.builder.order(request, direction=renderer.direction, note=notes)
     how = _how(request, where, pipe, renderer, order)
@@ -94,6 +99,21 @@ def _generate(request: GenerationRequest, where: RunOptions) -> int:
         made = "{}x{} pixels".format(*outcome.size) + (f", {request.frames} frames" if request.video else "")
         for output in job.outputs:
             _say(f"{output}: {made}, {outcome.patches} patches, {seconds:.1f} s")
+    return 0
+
+
+def _follow(request: GenerationRequest, where: RunOptions) -> int:
+    """Write a part of every wave, as one of several processes of which the first does all else."""
+    from nuwa_lightning.canvas.job import follow
+    from nuwa_lightning.canvas.order_builder import batched
+    from nuwa_lightning.commands.making import signals
+
+    pipe = _load(where, find_run(where.checkpoint))
+    renderer = pipe.renderer(request)
+    order = pipe.builder.order(request, direction=renderer.direction)
+    with signals():  # the first process gets them, too, and says when to stop
+        for seeds in pipe.batches(request):
+            follow(batched(order, seeds, first=seeds[0] - request.seed), renderer)
     return 0
 
 
@@ -243,6 +263,15 @@ def load(options: ModelOptions, run: Path) -> NuwaInfinityPipeline:
     return pipe
 
 
+def _load(where: RunOptions, run: Path) -> NuwaInfinityPipeline:
+    pipe = load(where, run)
+    if started_together():
+        from nuwa_lightning.generation.processes import Processes
+
+        pipe.processes = Processes.join()
+    return pipe
+
+
 def _how(
     request: GenerationRequest, where: RunOptions, pipe: NuwaInfinityPipeline, renderer: InfiniteRenderer, order: Order
 ) -> dict[str, Any]:
@@ -276,17 +305,18 @@ def _how(
         "context_pool": repr(renderer.pool),
         "direction": repr(renderer.direction),
         "token_order": renderer.token_order,
-        "versions": {**versions(), **_loops(request)},
+        "versions": {**versions(), **_loops(request, renderer.model.bos.device)},
     }
 
 
-def _loops(request: GenerationRequest) -> dict[str, str]:
-    """Return whose loops work in int8: with others, last bits may differ."""
-    if request.weights != "int8":
+def _loops(request: GenerationRequest, device: torch.device) -> dict[str, str]:
+    """Return whose loops do the products: with others, last bits may differ."""
+    if request.weights == "bfloat16" or device.type != "cpu":
         return {}
-    from nuwa_lightning.generation.cpu_kernels import kernels
+    from nuwa_lightning.generation.cpu_kernels import float_kernels, kernels
 
-    return {"int8": "torch" if kernels() is None else "compiled"}
+    found = kernels() if request.weights == "int8" else float_kernels()
+    return {request.weights: "torch" if found is None else "compiled"}
 
 
 def _identity(how: Mapping[str, Any]) -> dict[str, Any]:

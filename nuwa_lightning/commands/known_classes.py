@@ -11,7 +11,9 @@ from nuwa_lightning.data.giant_image import GiantImage
 from nuwa_lightning.data.image_folder import ImageFolderDataModule, LandscapeDataModule, PhotosDataModule
 from nuwa_lightning.data.landscape_clips import LandscapeClips
 from nuwa_lightning.data.landscape_photos import LandscapePhotos
+from nuwa_lightning.data.library_photos import HuggingFacePhotos, LitdataPhotos, WebDatasetPhotos
 from nuwa_lightning.data.photos import FolderPhotos
+from nuwa_lightning.data.shard_data import TokenShardsDataModule
 from nuwa_lightning.data.synthetic_landscapes import SyntheticLandscapes
 from nuwa_lightning.data.synthetic_videos import SyntheticVideos
 from nuwa_lightning.data.token_clips import TokenClipsDataModule
@@ -31,6 +33,7 @@ def known_classes() -> dict[str, list[type[Any]]]:
         "data": [
             TokenDataModule,
             TokenClipsDataModule,
+            TokenShardsDataModule,
             LandscapeDataModule,
             ImageFolderDataModule,
             PhotosDataModule,
@@ -38,7 +41,15 @@ def known_classes() -> dict[str, list[type[Any]]]:
             LandscapeClipsDataModule,
             VideosDataModule,
         ],
-        "data.photos": [FolderPhotos, LandscapePhotos, SyntheticLandscapes, GiantImage],
+        "data.photos": [
+            FolderPhotos,
+            LandscapePhotos,
+            SyntheticLandscapes,
+            GiantImage,
+            HuggingFacePhotos,
+            WebDatasetPhotos,
+            LitdataPhotos,
+        ],
         "data.videos": [FolderVideos, LandscapeClips, SyntheticVideos],
         "model.conditions.text_encoder": [MiniLMTextEncoder, ClipTextEncoder, HuggingFaceTextEncoder],
         "tokenizer": [TokenizerSource],

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from nuwa_lightning.atomic import short_name
 from nuwa_lightning.canvas.canvas import Canvas
 from nuwa_lightning.canvas.facts import CanvasState, Stage, differences, told
-from nuwa_lightning.canvas.job import Generation, Order, Progress, Recorder, cut_order, export, facts_of
+from nuwa_lightning.canvas.job import Generation, Order, Progress, Recorder, cut_order, export, facts_of, lead
 from nuwa_lightning.canvas.preview import CanvasPreview
 from nuwa_lightning.errors import LawError, UsageError
 from nuwa_lightning.request import GenerationRequest
@@ -94,6 +94,7 @@ def make(
     """
     canvas, state = _opened(job)
     if canvas is None:
+        lead(renderer, begun=False)
         job.note(f"{job.outputs[0]}: finished already")
         return Outcome(0, job.order.size[::-1], 0)
     try:
@@ -216,7 +217,9 @@ class _Runner:
         begun: Callable[[int], None],
     ) -> Outcome:
         """Make the files; see :func:`make`."""
-        generation = None if "ended" in self._safe else self._start(renderer, tokenizer)
+        ended = "ended" in self._safe
+        generation = None if ended else self._start(renderer, tokenizer)
+        lead(renderer, self._state, begun=not ended)
         begun(generation.patches if generation else self._canvas.patches)
         with signals() as caught:
             try:
@@ -264,6 +267,7 @@ class _Runner:
         for progress in generation:
             watch(progress)
             if caught or generation.waves == job.waves:
+                generation.stop()
                 break
             recorder()
         if caught and not endless:

@@ -17,12 +17,16 @@ if TYPE_CHECKING:
     from nuwa_lightning.data.iterable_photos import IterablePhotos as IterablePhotos
     from nuwa_lightning.data.landscape_clips import LandscapeClips as LandscapeClips
     from nuwa_lightning.data.landscape_photos import LandscapePhotos as LandscapePhotos
+    from nuwa_lightning.data.library_photos import HuggingFacePhotos as HuggingFacePhotos
+    from nuwa_lightning.data.library_photos import LitdataPhotos as LitdataPhotos
+    from nuwa_lightning.data.library_photos import WebDatasetPhotos as WebDatasetPhotos
     from nuwa_lightning.data.photos import FolderPhotos as FolderPhotos
     from nuwa_lightning.data.photos import Photo as Photo
     from nuwa_lightning.data.photos import PhotoSource as PhotoSource
     from nuwa_lightning.data.reading import ImageReadError as ImageReadError
     from nuwa_lightning.data.reading import list_images as list_images
     from nuwa_lightning.data.reading import read_image as read_image
+    from nuwa_lightning.data.shard_data import TokenShardsDataModule as TokenShardsDataModule
     from nuwa_lightning.data.synthetic_landscapes import SyntheticLandscapes as SyntheticLandscapes
     from nuwa_lightning.data.synthetic_videos import SyntheticVideos as SyntheticVideos
     from nuwa_lightning.data.token_bank import TokenBank as TokenBank
@@ -42,8 +46,10 @@ _HOMES: Final = {
     "iterable_photos": ("IterablePhotos",),
     "landscape_clips": ("LandscapeClips",),
     "landscape_photos": ("LandscapePhotos",),
+    "library_photos": ("HuggingFacePhotos", "LitdataPhotos", "WebDatasetPhotos"),
     "photos": ("FolderPhotos", "Photo", "PhotoSource"),
     "reading": ("ImageReadError", "list_images", "read_image"),
+    "shard_data": ("TokenShardsDataModule",),
     "synthetic_videos": ("SyntheticVideos",),
     "synthetic_landscapes": ("SyntheticLandscapes",),
     "token_bank": ("TokenBank",),

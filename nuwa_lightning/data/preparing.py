@@ -74,7 +74,7 @@ class PreparedPhotos(Prepared[_Shrunk]):
         if entry.files:
             mapped: npt.NDArray[np.uint8] = np.load(entry.files[size], mmap_mode="r", allow_pickle=False)
             return mapped
-        return shrunk(_decode(entry.sample.path, min(entry.shapes[size]), self.max_pixels), entry.shapes[size])
+        return shrunk(decode_for(entry.sample.path, min(entry.shapes[size]), self.max_pixels), entry.shapes[size])
 
 
 def sizes_for(shape: tuple[int, int], short_sides: Sequence[int], crop: int) -> tuple[tuple[int, int], ...]:
@@ -162,7 +162,7 @@ def _is_array(file: Path, shape: tuple[int, int]) -> bool:
 
 
 def _write(entry: _Shrunk, max_pixels: int) -> tuple[str, ...]:
-    image = _decode(entry.sample.path, max(min(shape) for shape in entry.shapes), max_pixels)
+    image = decode_for(entry.sample.path, max(min(shape) for shape in entry.shapes), max_pixels)
     for shape, file in zip(entry.shapes, entry.files, strict=True):
         if not _is_array(file, shape):
             with atomic_write(file) as partial:
@@ -176,7 +176,8 @@ def _tell_notes(images: dict[Path, tuple[str, ...]]) -> None:
         _LOG.warning("%d image(s): %s: %s", len(paths), note, some_of(paths, count=3))
 
 
-def _decode(path: Path, side: int, max_pixels: int) -> Image.Image:
+def decode_for(path: Path, side: int, max_pixels: int) -> Image.Image:
+    """Return an image that is to be shrunk to a shorter side of ``side`` pixels at most."""
     # A JPEG is decoded at no less than twice the size wanted: its own scaling is a box filter, ours the better one.
     return read_image(path, max_pixels=max_pixels, min_side=2 * side)
 

@@ -82,14 +82,14 @@ def held_out(scenes: Iterable[str], *, fraction: float) -> set[str]:
     """
     if not 0.0 <= fraction < 1.0:
         raise UsageError("val_fraction", fraction, "give a share of the photos in [0, 1)")
-    ranked = sorted(set(scenes), key=_rank)
+    ranked = sorted(set(scenes), key=rank_of)
     if fraction == 0.0 or len(ranked) < 2:
         return set()
-    chosen = [scene for scene in ranked if _rank(scene) < fraction]
+    chosen = [scene for scene in ranked if rank_of(scene) < fraction]
     return set((chosen or ranked[:1])[: len(ranked) - 1])
 
 
-def _rank(scene: str) -> float:
+def rank_of(scene: str) -> float:
     """Return a number in [0, 1) that depends on nothing but the name."""
     return int.from_bytes(hashlib.sha256(scene.encode("utf-8", "surrogatepass")).digest()[:6], "big") / 2.0**48
 

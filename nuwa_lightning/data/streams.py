@@ -20,6 +20,9 @@ Batch = dict[str, Any]
 """Tensors, and lists of texts."""
 
 _MASK = (1 << 64) - 1
+_HELD = 1 << 18
+"""Orders of up to so many photos are held as a list."""
+_ROUNDS = 6
 _P = TypeVar("_P")
 
 
@@ -82,7 +85,31 @@ def _permutation(seed: int, round_: int, count: int) -> npt.NDArray[np.int64]:
 def photo_of_sample(seed: int, sample: int, count: int) -> int:
     """Return which of ``count`` photos sample number ``sample`` shows: each once in every ``count`` samples."""
     round_, place = divmod(sample, count)
-    return int(_permutation(seed, round_, count)[place])
+    return shuffled(seed, round_, place, count) if count > _HELD else int(_permutation(seed, round_, count)[place])
+
+
+@functools.lru_cache(maxsize=4)
+def _round_keys(seed: int, round_: int) -> tuple[int, ...]:
+    return tuple(generator(seed, 1, round_).integers(1 << 63, size=_ROUNDS).tolist())
+
+
+def shuffled(seed: int, round_: int, place: int, count: int) -> int:
+    """Return what stands at ``place`` of an order of ``range(count)`` of which nothing is held.
+
+    A Feistel network over as many bits as ``count`` has, gone through until the number is below ``count`` (cycle
+    walking: Black and Rogaway, Ciphers with arbitrary finite domains, 2002).
+    """
+    half = max(1, ((count - 1).bit_length() + 1) // 2)
+    low = (1 << half) - 1
+    while True:
+        left, right = place >> half, place & low
+        for key in _round_keys(seed, round_):
+            mixed = ((right ^ key) * 0x9E3779B97F4A7C15) & _MASK
+            mixed = ((mixed ^ (mixed >> 29)) * 0xBF58476D1CE4E5B9) & _MASK
+            left, right = right, left ^ ((mixed >> 32) & low)
+        place = left << half | right
+        if place < count:
+            return place
 
 
 @final

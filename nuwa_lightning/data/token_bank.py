@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -120,8 +121,38 @@ class BankItem(Protocol):
         """Return the tokens_TYX of one of them."""
 
 
+Fits = Callable[[BankEntry], bool]
+"""Says whether a window can be cut out of a grid."""
+
+
+class TokenGrids(ABC):
+    """Grids of tokens on disk, of which windows are cut for training."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What tells them from others, in a checkpoint."""
+
+    @property
+    @abstractmethod
+    def left_out(self) -> tuple[Sequence[str], Sequence[str]]:
+        """What could not be read, by path, and what was too small to be encoded, by key."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of tokens in all grids."""
+
+    @abstractmethod
+    def tokens(self, entry: BankEntry) -> Tokens:
+        """Return the tokens of ``entry`` as (T, Y, X)."""
+
+    @abstractmethod
+    def fitting(self, split: Split, fits: Fits, captions: Sequence[str] | None = None) -> Sequence[Sequence[BankEntry]]:
+        """Return the grids of ``split`` that fit, by photo or video; with ``captions`` only of those that have one."""
+
+
 @final
-class TokenBank:
+class TokenBank(TokenGrids):
     """Token grids of images or videos, mapped from disk."""
 
     def __init__(self, folder: Path) -> None:
@@ -163,6 +194,26 @@ class TokenBank:
     def _flat(self) -> Tokens:
         mapped: Tokens = np.load(self.folder / "tokens.npy", mmap_mode="r", allow_pickle=False)
         return mapped
+
+    @property
+    def name(self) -> str:
+        """See `TokenGrids.name`."""
+        return self.folder.name
+
+    @property
+    def left_out(self) -> tuple[Sequence[str], Sequence[str]]:
+        """See `TokenGrids.left_out`."""
+        return self.skipped, self.too_small
+
+    def fitting(self, split: Split, fits: Fits, captions: Sequence[str] | None = None) -> list[list[BankEntry]]:
+        """See `TokenGrids.fitting`."""
+        found: dict[int, list[BankEntry]] = {}
+        for entry in self.entries:
+            if captions is not None and not captions[entry.photo]:
+                continue
+            if self.splits[entry.photo] == split and fits(entry):
+                found.setdefault(entry.photo, []).append(entry)
+        return list(found.values())
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the mapped file out, so that loading processes map it themselves."""
@@ -244,7 +295,7 @@ def _encode_all(
         entries += planned
         shard = part / f"{place:06d}.npy"
         if not _is_shard(shard, planned, tokenizer.codebook_size):
-            tokens = [_checked(item.encoded(entry, encode), entry, tokenizer) for entry in planned]
+            tokens = [checked_tokens(item.encoded(entry, encode), entry, tokenizer) for entry in planned]
             with atomic_write(shard) as partial:
                 np.save(partial, np.concatenate(tokens), allow_pickle=False)
     return entries
@@ -296,7 +347,12 @@ def _is_shard(path: Path, planned: Sequence[BankEntry], codebook_size: int) -> b
     return bool(fits and (not found.size or 0 <= int(found.min()) <= int(found.max()) < codebook_size))
 
 
-def _checked(tokens_TYX: torch.Tensor, entry: BankEntry, tokenizer: TokenizerLike) -> Tokens:
+def checked_tokens(tokens_TYX: torch.Tensor, entry: BankEntry, tokenizer: TokenizerLike) -> Tokens:
+    """Return what an encoder gave for ``entry`` as it is stored, flat.
+
+    Raises:
+        ValueError: if its shape is another one, or a token lies outside the codebook.
+    """
     found_TYX = tokens_TYX.cpu().numpy()
     if found_TYX.shape != (entry.frames, entry.y, entry.x):
         shape = (entry.frames, entry.y, entry.x)

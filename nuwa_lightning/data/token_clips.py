@@ -15,6 +15,7 @@ import torch
 from nuwa_lightning.data.clips import ClipSettings, PreparedVideo, PreparedVideos, nothing_usable, prepare_videos
 from nuwa_lightning.data.folders import cache_folder
 from nuwa_lightning.data.preparing import as_pixels
+from nuwa_lightning.data.shard_making import ShardParts, digest, in_chunks
 from nuwa_lightning.data.sources import SPLITS, Split, prepared_splits
 from nuwa_lightning.data.token_bank import BankEntry, Encode, TokenBank, TokenizerLike, build_bank
 from nuwa_lightning.data.token_windows import TokenWindowsModule, Window
@@ -46,11 +47,7 @@ def build_clip_bank(
     Shots too short for a clip are left out; of one that is longer than ``longest`` only the first frames are encoded.
     """
     factor, most = tokenizer.downsample_factor, max(longest, clips.reach)
-    items = [
-        _VideoItem(video, split, factor, clips.reach, most, flips and split == "train")
-        for split, some in sorted(videos.items())
-        for video in some.entries
-    ]
+    items = _items(videos, factor, clips.reach, most, flips)
     if not any(item.split == "train" for item in items):
         raise UsageError("data.videos", "no video", "give videos for training")
     skipped = [str(entry.path) for some in videos.values() for entry in some.skipped]
@@ -65,6 +62,16 @@ def build_clip_bank(
         encode=encode,
         progress=progress,
     )
+
+
+def _items(
+    videos: Mapping[Split, PreparedVideos], factor: int, reach: int, longest: int, flips: bool
+) -> list[_VideoItem]:
+    return [
+        _VideoItem(video, split, factor, reach, longest, flips and split == "train")
+        for split, some in sorted(videos.items())
+        for video in some.entries
+    ]
 
 
 @final
@@ -82,6 +89,10 @@ class _VideoItem:
     @property
     def key(self) -> str:
         return self.video.sample.key
+
+    @property
+    def caption(self) -> str:
+        return self.video.sample.caption
 
     @property
     def content(self) -> str:
@@ -161,6 +172,18 @@ class TokenClipsDataModule(TokenWindowsModule):
 
     def open_bank(self, tokenizer: TokenizerLike, encode: Encode | None) -> TokenBank:
         """See `TokenWindowsModule.open_bank`."""
+        found = self._prepared()
+        return build_clip_bank(
+            found,
+            tokenizer,
+            cache=cache_folder(self.cache),
+            clips=self.clips,
+            flips=self.flips,
+            longest=self.longest,
+            encode=encode,
+        )
+
+    def _prepared(self) -> dict[Split, PreparedVideos]:
         cache, reader = cache_folder(self.cache), make_reader(self.reader)
 
         def prepare(split: Split) -> PreparedVideos:
@@ -170,15 +193,18 @@ class TokenClipsDataModule(TokenWindowsModule):
         if not found["train"].entries:
             raise nothing_usable(self.videos.option("train"), found["train"], self.clips)
         self._too_short = [str(video.path) for split in SPLITS for video in found[split].left_out["too_short"]]
-        return build_clip_bank(
-            found,
-            tokenizer,
-            cache=cache,
-            clips=self.clips,
-            flips=self.flips,
-            longest=self.longest,
-            encode=encode,
+        return found
+
+    def shard_parts(self, tokenizer: TokenizerLike, size: int) -> ShardParts:
+        """See `TokenWindowsModule.shard_parts`."""
+        self.videos.prepare()
+        most = max(self.longest, self.clips.reach)
+        chunks = in_chunks(
+            _items(self._prepared(), tokenizer.downsample_factor, self.clips.reach, most, self.flips), size
         )
+        said = digest([[item.split, item.content, item.caption] for some in chunks for item in some])
+        decides = {"videos": said, "clips": asdict(self.clips), "flips": self.flips, "longest": self.longest}
+        return self.parts_of(lambda n: iter(chunks[n]), len(chunks), decides, about=self.videos.record())
 
     def record(self) -> dict[str, object]:
         """Return what a run's record should say; videos without a shot as long as a clip are named once known."""

@@ -7,18 +7,32 @@ give grids that differ as crops of pixels would.
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, final
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from nuwa_lightning.data.folders import cache_folder, content_key, content_keys
+from nuwa_lightning.data.iterable_photos import IterablePhotos
 from nuwa_lightning.data.photos import Photo, PhotoSource, Split
-from nuwa_lightning.data.preparing import PreparedPhotos, as_pixels, nothing_usable, prepare_photos, sizes_for
+from nuwa_lightning.data.preparing import (
+    PreparedPhotos,
+    as_pixels,
+    decode_for,
+    nothing_usable,
+    prepare_photos,
+    shrunk,
+    sizes_for,
+)
 from nuwa_lightning.data.reading import MAX_PIXELS, ImageReadError, image_size
+from nuwa_lightning.data.shard_making import ShardParts, digest, in_chunks
 from nuwa_lightning.data.sources import SPLITS
 from nuwa_lightning.data.token_bank import (
     BankEntry,
@@ -112,9 +126,10 @@ def build_token_bank(
         if not prepared.entries:
             raise nothing_usable(*source, prepared, what="images")
         splits = {id(photo): split for split, photo in listed}
+        own = [prepared.photo(index) for index in range(len(prepared))]
         found = [
-            _PhotoItem(prepared, index, splits[id(prepared.photo(index))], factor, settings, coarse)
-            for index in range(len(prepared))
+            _PhotoItem(photo, splits[id(photo)], factor, settings, coarse, prepared, index)
+            for index, photo in enumerate(own)
         ]
         too_small = [photo.key for photo in prepared.left_out["too_small"]]
         return found, {"skipped": [str(entry.path) for entry in prepared.skipped], "too_small": too_small}
@@ -127,25 +142,36 @@ def build_token_bank(
     return bank
 
 
-@final
 @dataclass(frozen=True)
-class _PhotoItem:
+class _Item(ABC):
     """A `BankItem`: one photo at every size."""
 
-    prepared: PreparedPhotos
-    index: int
+    photo: Photo
     split: Split
     downsample_factor: int
     settings: BankSettings
     coarse: CoarseLike | None
 
     @property
+    @abstractmethod
+    def shapes(self) -> tuple[tuple[int, int], ...]:
+        """Height and width of each size, smallest first."""
+
+    @abstractmethod
+    def pixels(self, size: int) -> npt.NDArray[np.uint8]:
+        """Return one of the sizes (Y, X, 3)."""
+
+    @property
     def key(self) -> str:
-        return self.prepared.photo(self.index).key
+        return self.photo.key
+
+    @property
+    def caption(self) -> str:
+        return self.photo.caption
 
     @property
     def content(self) -> str:
-        return content_key(self.prepared.photo(self.index).path)
+        return content_key(self.photo.path)
 
     @property
     def _variants(self) -> BankSettings:
@@ -156,7 +182,7 @@ class _PhotoItem:
     def plan(self, place: int, start: int) -> list[BankEntry]:
         entries: list[BankEntry] = []
         variants = self._variants
-        for height, width in self.prepared.shapes(self.index):
+        for height, width in self.shapes:
             for flip in (False, True)[: 1 + variants.flips]:
                 for phase in range(variants.phases):
                     shift = phase * self.downsample_factor // variants.phases
@@ -167,8 +193,7 @@ class _PhotoItem:
 
     @torch.no_grad()
     def encoded(self, entry: BankEntry, encode: Encode) -> torch.Tensor:
-        sides = [min(shape) for shape in self.prepared.shapes(self.index)]
-        pixels_YX3 = self.prepared.array(self.index, sides.index(entry.short_side))
+        pixels_YX3 = self.pixels([min(shape) for shape in self.shapes].index(entry.short_side))
         if entry.flip:
             pixels_YX3 = pixels_YX3[:, ::-1]
         f = self.downsample_factor
@@ -178,6 +203,43 @@ class _PhotoItem:
         if self.coarse is None:
             return encode(image_13YX)
         return self.coarse.encode(image_13YX, seed=entry.start if self.split == "train" else None)
+
+
+@final
+@dataclass(frozen=True)
+class _PhotoItem(_Item):
+    """One of photos that are kept at every size."""
+
+    prepared: PreparedPhotos
+    index: int
+
+    @property
+    def shapes(self) -> tuple[tuple[int, int], ...]:
+        return self.prepared.shapes(self.index)
+
+    def pixels(self, size: int) -> npt.NDArray[np.uint8]:
+        return self.prepared.array(self.index, size)
+
+
+@final
+@dataclass(frozen=True)
+class _PassingItem(_Item):
+    """One that is decoded once and not kept."""
+
+    max_pixels: int
+
+    @functools.cached_property
+    def shapes(self) -> tuple[tuple[int, int], ...]:
+        size = image_size(self.photo.path, max_pixels=self.max_pixels)
+        return sizes_for(size, self.settings.short_sides, 2 * self.downsample_factor)
+
+    @functools.cached_property
+    def _arrays(self) -> list[npt.NDArray[np.uint8]]:
+        image = decode_for(self.photo.path, max(map(min, self.shapes)), self.max_pixels)
+        return [shrunk(image, shape) for shape in self.shapes]
+
+    def pixels(self, size: int) -> npt.NDArray[np.uint8]:
+        return self._arrays[size]
 
 
 _BANK = BankSettings()
@@ -240,6 +302,32 @@ class TokenDataModule(TokenWindowsModule):
             source=self.photos.option("train"),
             coarse=coarse,
         )
+
+    def shard_parts(self, tokenizer: TokenizerLike, size: int) -> ShardParts:
+        """See `TokenWindowsModule.shard_parts`."""
+        source, settings, factor = self.photos, self.settings, tokenizer.downsample_factor
+
+        def item(split: Split, photo: Photo) -> _PassingItem:
+            return _PassingItem(photo, split, factor, settings, None, self.max_pixels)
+
+        if isinstance(source, IterablePhotos) and (count := source.parts(size)):
+            streaming = source  # for the type checker
+
+            def streamed(number: int) -> Iterator[_PassingItem]:
+                return (item(split, photo) for split, photo in streaming.photos_of_part(number, size))
+
+            decides = {"photos": source.name, "val_fraction": source.val_fraction, "bank": asdict(settings)}
+            return self.parts_of(streamed, count, decides, about={"source": source.name})
+        source.prepare()
+        chunks = [(split, some) for split in SPLITS for some in in_chunks(source.photos(split), size)]
+        scenes = [[split, photo.key, photo.scene, photo.caption] for split, some in chunks for photo in some]
+        decides = {"photos": digest(scenes), "bank": asdict(settings)}
+
+        def listed(number: int) -> Iterator[_PassingItem]:
+            split, some = chunks[number]
+            return (item(split, photo) for photo in some)
+
+        return self.parts_of(listed, len(chunks), decides, about=source.record())
 
     def check_sizes(self, factor: int) -> None:
         """Look at the headers of the photos, before there is a tokenizer of ``factor`` pixels a token."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, final
@@ -21,9 +21,10 @@ from torch.utils.data import default_collate
 
 from nuwa_lightning.data.data_module import StreamingDataModule
 from nuwa_lightning.data.folders import cache_folder
+from nuwa_lightning.data.shard_making import ShardItem, ShardParts
 from nuwa_lightning.data.sources import SPLITS, Source, Split
 from nuwa_lightning.data.streams import Batch, BatchMaker, FixedSamples, RandomBatches, generator
-from nuwa_lightning.data.token_bank import BankEntry, CoarseLike, Encode, TokenBank, TokenizerLike, Tokens
+from nuwa_lightning.data.token_bank import BankEntry, CoarseLike, Encode, TokenBank, TokenGrids, TokenizerLike, Tokens
 from nuwa_lightning.errors import UsageError, some_of
 
 # Legend: B windows of a batch, T frames, Y, X tokens along the axes.
@@ -41,6 +42,9 @@ class TextsLike(Protocol):
 
 class TextEncoderLike(Protocol):
     """What is needed of a text encoder."""
+
+    def states(self, captions: Sequence[str], /) -> list[torch.Tensor]:
+        """Return the token states (S, E) of captions, in half precision."""
 
     def bank(self, captions: Sequence[str], cache: Path, /) -> TextsLike:
         """Return captions encoded, each once, kept in the folder ``cache``."""
@@ -128,27 +132,52 @@ class TokenWindowsModule(StreamingDataModule):
         self.whole_height = whole_height
         self._tokenizer: TokenizerLike | None = None
         self._encode: Encode | None = None
-        self._bank: TokenBank | None = None
+        self._bank: TokenGrids | None = None
         self._coarse: CoarseLike | None = None
-        self._coarse_bank: TokenBank | None = None
+        self._coarse_bank: TokenGrids | None = None
         self._text_encoder: TextEncoderLike | None = None
-        self._texts: _Captions | None = None
+        self._texts: CaptionsLike | None = None
 
     @abstractmethod
-    def open_bank(self, tokenizer: TokenizerLike, encode: Encode | None) -> TokenBank:
+    def open_bank(self, tokenizer: TokenizerLike, encode: Encode | None) -> TokenGrids:
         """Return the token bank, built if it is not there.
 
         Raises:
             UsageError: if nothing can be used.
         """
 
-    def open_coarse_bank(self, tokenizer: TokenizerLike, coarse: CoarseLike) -> TokenBank:
+    def open_coarse_bank(self, tokenizer: TokenizerLike, coarse: CoarseLike) -> TokenGrids:
         """Return the bank of coarse plans, which has the entries of the token bank, built if it is not there.
 
         Raises:
             UsageError: if there are none of this data.
         """
         raise UsageError("model.plan", coarse.name, f"there are no coarse plans of {self.noun}s: give null")
+
+    def shard_parts(self, tokenizer: TokenizerLike, size: int) -> ShardParts:
+        """Return what shards are made of, in parts of ``size`` photos or videos.
+
+        Raises:
+            UsageError: if this data is not kept in shards.
+        """
+        raise UsageError("data", type(self).__name__, "no shards are made of it: give TokenDataModule")
+
+    @final
+    def parts_of(
+        self,
+        read: Callable[[int], Iterator[ShardItem]],
+        count: int,
+        decides: Mapping[str, Any],
+        *,
+        about: Mapping[str, Any],
+    ) -> ShardParts:
+        """Return parts whose grids fit every window of this module."""
+        if self.whole_height:
+            raise UsageError("data.whole_height", True, "no shards are made for windows of whole heights: give false")
+        windows = (self.window, *self.more)
+        shapes = [(window.reach, window.y, window.x) for window in windows]
+        decides = {**decides, "windows": [max(axis) for axis in zip(*shapes, strict=True)]}
+        return ShardParts(count, read, decides, lambda entry: all(w.fits(entry) for w in windows), about)
 
     @abstractmethod
     def shrunk_to(self) -> tuple[str, str]:
@@ -193,29 +222,35 @@ class TokenWindowsModule(StreamingDataModule):
         self._texts = None
 
     @property
-    def captions(self) -> _Captions | None:
+    @final
+    def captions(self) -> CaptionsLike | None:
         """The captions of what is in the bank, encoded; None without a text encoder.
 
         Raises:
             UsageError: if nothing has a caption.
         """
         if self._texts is None and self._text_encoder is not None:
-            by_key = {sample.key: sample.caption for split in SPLITS for sample in self.source.listed(split)}
-            captions = [by_key.get(key, "") for key in self.bank.keys]
-            without = [key for key, caption in zip(self.bank.keys, captions, strict=True) if not caption]
-            if len(without) == len(captions):
-                option, value = self.source.option("train")
-                hint = f"no {self.noun} has a caption: put NAME.txt beside each, or a captions file (docs/captions.md)"
-                raise UsageError(option, value, hint)
-            if without:
-                left_out = "leaving out %d of %d %ss without a caption: %s"
-                _LOG.warning(left_out, len(without), len(captions), self.noun, some_of(without))
-            texts = self._text_encoder.bank(captions, cache_folder(self.cache))
-            self._texts = _Captions(tuple(captions), texts)
+            self._texts = self.encoded_captions(self._text_encoder)
         return self._texts
 
+    def encoded_captions(self, encoder: TextEncoderLike) -> CaptionsLike:
+        """Return `captions`, by a text encoder."""
+        bank = self.bank
+        assert isinstance(bank, TokenBank)
+        by_key = {sample.key: sample.caption for split in SPLITS for sample in self.source.listed(split)}
+        captions = [by_key.get(key, "") for key in bank.keys]
+        without = [key for key, caption in zip(bank.keys, captions, strict=True) if not caption]
+        if len(without) == len(captions):
+            option, value = self.source.option("train")
+            hint = f"no {self.noun} has a caption: put NAME.txt beside each, or a captions file (docs/captions.md)"
+            raise UsageError(option, value, hint)
+        if without:
+            left_out = "leaving out %d of %d %ss without a caption: %s"
+            _LOG.warning(left_out, len(without), len(captions), self.noun, some_of(without))
+        return _Captions(tuple(captions), encoder.bank(captions, cache_folder(self.cache)))
+
     @property
-    def bank(self) -> TokenBank:
+    def bank(self) -> TokenGrids:
         """The token bank, built when first asked for.
 
         Raises:
@@ -227,15 +262,16 @@ class TokenWindowsModule(StreamingDataModule):
             self.source.prepare()
             self._bank = self.open_bank(self._tokenizer, self._encode)
             self._compare(self.state_dict())
-            small, total = self.smaller, len(self._bank.keys) + len(self._bank.too_small)
-            if 0 < len(small) < total:  # with none left it is an error, not a warning
-                window = f"{self.window.y}x{self.window.x} tokens"
-                said = "leaving out %d of %d %ss smaller than a window of %s: %s"
-                _LOG.warning(said, len(small), total, self.noun, window, some_of(small))
+            if isinstance(self._bank, TokenBank):
+                small, total = self.smaller, len(self._bank.keys) + len(self._bank.too_small)
+                if 0 < len(small) < total:  # with none left it is an error, not a warning
+                    window = f"{self.window.y}x{self.window.x} tokens"
+                    said = "leaving out %d of %d %ss smaller than a window of %s: %s"
+                    _LOG.warning(said, len(small), total, self.noun, window, some_of(small))
         return self._bank
 
     @property
-    def banks(self) -> tuple[TokenBank, ...]:
+    def banks(self) -> tuple[TokenGrids, ...]:
         """The token bank and, with a coarse plan attached, that of the plans, which has the same grids."""
         bank = self.bank
         if self._coarse is None or self._tokenizer is None:
@@ -248,7 +284,9 @@ class TokenWindowsModule(StreamingDataModule):
     def smaller(self) -> list[str]:
         """The keys of photos or videos of which no grid is as large as a window."""
         bank = self.bank
-        fitting = {entry.photo for entry in bank.entries if self._fits_in(self.window, entry)}
+        if not isinstance(bank, TokenBank):
+            return list(bank.left_out[1])
+        fitting = {entry.photo for entry in bank.entries if self.fits_in(self.window, entry)}
         return bank.too_small + [key for place, key in enumerate(bank.keys) if place not in fitting]
 
     def prepare_data(self) -> None:
@@ -299,7 +337,7 @@ class TokenWindowsModule(StreamingDataModule):
         """Return what a run's record should say about its data."""
         if self._bank is None:
             return self.source.record()
-        known = {"tokens": len(self.bank), "skipped": self.bank.skipped, "too_small": self.smaller}
+        known = {"tokens": len(self.bank), "skipped": self.bank.left_out[0], "too_small": self.smaller}
         return {**self.source.record(), **known}
 
     def state_dict(self) -> dict[str, Any]:
@@ -307,21 +345,28 @@ class TokenWindowsModule(StreamingDataModule):
         grid: list[Any] = [self.window.y, self.window.x]
         if self.more or self.whole_height:
             grid = [grid, *([window.y, window.x] for window in self.more), self.whole_height]
-        return {"bank": self.bank.folder.name, "seed": self.seed, "batch_size": self.batch_size, "grid": grid}
+        return {"bank": self.bank.name, "seed": self.seed, "batch_size": self.batch_size, "grid": grid}
 
-    def _fits_in(self, window: Window, entry: BankEntry) -> bool:
+    @final
+    def fits_in(self, window: Window, entry: BankEntry) -> bool:
+        """Say whether windows are taken of a grid."""
         return window.fits(entry) and (not self.whole_height or entry.y == window.y)
 
-    def _fitting(self, split: Split, window: Window) -> list[list[BankEntry]]:
+    def _fitting(self, split: Split, window: Window) -> Sequence[Sequence[BankEntry]]:
         """Return the grids of ``split`` that are at least one window large, by photo or video."""
-        found: dict[int, list[BankEntry]] = {}
-        captions = self.captions
-        for entry in self.bank.entries:
-            if captions is not None and not captions.of_photo[entry.photo]:
-                continue
-            if self.bank.splits[entry.photo] == split and self._fits_in(window, entry):
-                found.setdefault(entry.photo, []).append(entry)
-        return list(found.values())
+        of_photo = None if self.captions is None else self.captions.of_photo
+        return self.bank.fitting(split, functools.partial(self.fits_in, window), of_photo)
+
+
+class CaptionsLike(Protocol):
+    """The captions of what is in a bank."""
+
+    @property
+    def of_photo(self) -> Sequence[str] | None:
+        """By the place there; None if nothing lacks one."""
+
+    def batch(self, indices: Sequence[int], /) -> Batch:
+        """Return what a batch of these carries of text."""
 
 
 @final
@@ -343,7 +388,7 @@ class _Captions:
 class _Collate:
     """Puts fixed windows side by side, with their texts."""
 
-    captions: _Captions | None
+    captions: CaptionsLike | None
 
     def __call__(self, samples: list[dict[str, Any]]) -> Batch:
         batch: Batch = default_collate(samples)
@@ -358,7 +403,7 @@ class _Batches:
     sizes: tuple[RandomBatches, ...]
     stills: RandomBatches | None
     share: float
-    captions: _Captions | None
+    captions: CaptionsLike | None
 
     def batch(self, step: int) -> Batch:
         """See `BatchMaker.batch`."""
@@ -373,7 +418,7 @@ class _Batches:
 
 
 def _random_window(
-    banks: tuple[TokenBank, ...],
+    banks: tuple[TokenGrids, ...],
     choices: Sequence[Sequence[BankEntry]],
     window: Window,
     random: np.random.Generator,
@@ -386,7 +431,7 @@ def _random_window(
     return _cut(banks, window, (entry, t, y, x))
 
 
-def _cut(banks: tuple[TokenBank, ...], window: Window, place: tuple[BankEntry, int, int, int]) -> dict[str, Any]:
+def _cut(banks: tuple[TokenGrids, ...], window: Window, place: tuple[BankEntry, int, int, int]) -> dict[str, Any]:
     """Return the window of an entry whose first token lies at (t, y, x)."""
     entry, *corner = place
     cuts = [torch.from_numpy(window.cut(bank.tokens(entry), *corner).astype(np.int64)) for bank in banks]

@@ -1,7 +1,8 @@
-/* Products in int8 and attention over bfloat16 for a few rows, for processors with AVX-512 and its VNNI.
+/* Products and attention for a few rows: in float32 for processors with AVX2, in int8 and over bfloat16 for those with
+ * AVX-512 and its VNNI.
  *
- * What they work out is what `decoding.Int8` and `attention.attend` do; tests hold them together. There they are chains
- * of small operations, which at one row take longer than reading the matrix does.
+ * What they work out is what `fast_transformer.Exact`, `Int8` and `nuwa_infinity.attend` do; tests hold them together.
+ * There they are chains of small operations, which at one row take longer than reading the matrix does.
  *
  * Legend: M rows, I inputs, O outputs, R rows, G key/value heads, H query heads, D head width, S key positions.
  */
@@ -10,6 +11,191 @@
 #include <stdint.h>
 
 #define INLINE static inline __attribute__((always_inline))
+
+/* -- float32: each sum is taken in one order, whatever stands beside it, so a row has the same bits in any company. -- */
+
+#ifdef __AVX512F__
+typedef __m512 vec;
+#define LANES 16
+#define LOAD _mm512_loadu_ps
+#define STORE _mm512_storeu_ps
+#define ALL _mm512_set1_ps
+#define FMA _mm512_fmadd_ps
+#else
+typedef __m256 vec;
+#define LANES 8
+#define LOAD _mm256_loadu_ps
+#define STORE _mm256_storeu_ps
+#define ALL _mm256_set1_ps
+#define FMA _mm256_fmadd_ps
+#endif
+#define PANEL (2 * LANES) /* outputs that lie side by side */
+#define BESIDE 4          /* panels that are worked out together at one row */
+
+int64_t panel(void) { return PANEL; }
+int64_t panels(void) { return BESIDE; }
+
+/* `rows` rows times `count` panels of the matrix; the sums of row m go to out + m * BESIDE * PANEL. */
+INLINE void panels_of(int rows, int count, const float *h, int64_t I, const float *matrix, float *out) {
+    vec sums[6][2 * BESIDE];
+    for (int m = 0; m < rows; m++)
+        for (int n = 0; n < 2 * count; n++) sums[m][n] = ALL(0.0f);
+    for (int64_t i = 0; i < I; i++) {
+        const float *here = matrix + i * PANEL;
+        for (int p = 0; p < count; p++) {
+            _mm_prefetch((const char *)(here + p * I * PANEL + 16 * PANEL), _MM_HINT_T0);
+            if (PANEL > 16) _mm_prefetch((const char *)(here + p * I * PANEL + 16 * PANEL + 16), _MM_HINT_T0);
+            vec a = LOAD(here + p * I * PANEL), b = LOAD(here + p * I * PANEL + LANES);
+            for (int m = 0; m < rows; m++) {
+                vec x = ALL(h[m * I + i]);
+                sums[m][2 * p] = FMA(x, a, sums[m][2 * p]);
+                sums[m][2 * p + 1] = FMA(x, b, sums[m][2 * p + 1]);
+            }
+        }
+    }
+    for (int m = 0; m < rows; m++)
+        for (int n = 0; n < 2 * count; n++) STORE(out + m * BESIDE * PANEL + n * LANES, sums[m][n]);
+}
+
+/* out = (x + bias) + h @ matrix; x (which may be out) and bias may be missing.
+ * matrix: [panels][I][PANEL], zeros where it ends before a multiple of BESIDE panels. */
+void product32(const float *h, int64_t M, int64_t I, const float *matrix, const float *bias, const float *x, float *out,
+               int64_t O, int64_t threads) {
+    int64_t groups = (O + BESIDE * PANEL - 1) / (BESIDE * PANEL);
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    for (int64_t g = 0; g < groups; g++) {
+        float sums[6 * BESIDE * PANEL] __attribute__((aligned(64)));
+        int64_t from = g * BESIDE * PANEL, wide = O - from < BESIDE * PANEL ? O - from : BESIDE * PANEL;
+        const float *here = matrix + from * I;
+        int64_t blocks = (M + 5) / 6, size = (M + blocks - 1) / blocks;
+        int step = size == 1 ? BESIDE : size <= 3 ? 2 : 1; /* panels at once: as many as there are registers for */
+        for (int p = 0; p < BESIDE; p += step)
+            for (int64_t m = 0; m < M; m += size) {
+                int rows = (int)(M - m < size ? M - m : size);
+                const float *mine = h + m * I, *part = here + p * I * PANEL;
+                if (step == BESIDE) panels_of(1, BESIDE, mine, I, part, sums);
+                else if (step == 2 && rows == 1) panels_of(1, 2, mine, I, part, sums);
+                else if (step == 2 && rows == 2) panels_of(2, 2, mine, I, part, sums);
+                else if (step == 2) panels_of(3, 2, mine, I, part, sums);
+                else if (rows == 1) panels_of(1, 1, mine, I, part, sums);
+                else if (rows == 2) panels_of(2, 1, mine, I, part, sums);
+                else if (rows == 3) panels_of(3, 1, mine, I, part, sums);
+                else if (rows == 4) panels_of(4, 1, mine, I, part, sums);
+                else if (rows == 5) panels_of(5, 1, mine, I, part, sums);
+                else panels_of(6, 1, mine, I, part, sums);
+                int64_t until = wide - p * PANEL < step * PANEL ? wide - p * PANEL : step * PANEL;
+                for (int r = 0; r < rows; r++) {
+                    int64_t at = from + p * PANEL, place = (m + r) * O + at;
+                    for (int64_t o = 0; o < until; o++) {
+                        float b = bias ? bias[at + o] : 0.0f;
+                        out[place + o] = (x ? x[place + o] + b : b) + sums[r * BESIDE * PANEL + o];
+                    }
+                }
+            }
+    }
+}
+
+INLINE __m256 exponential8(__m256 x) { /* to about one unit in the last place, for x <= 0; 0 below -87 */
+    __m256 seen = _mm256_cmp_ps(x, _mm256_set1_ps(-87.0f), _CMP_GE_OQ);
+    x = _mm256_max_ps(x, _mm256_set1_ps(-87.0f));
+    __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    x = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), x);
+    x = _mm256_fmadd_ps(n, _mm256_set1_ps(2.12194440e-4f), x);
+    __m256 y = _mm256_set1_ps(1.9875691500e-4f);
+    const float more[] = {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f};
+    for (int i = 0; i < 5; i++) y = _mm256_fmadd_ps(y, x, _mm256_set1_ps(more[i]));
+    y = _mm256_fmadd_ps(y, _mm256_mul_ps(x, x), _mm256_add_ps(x, _mm256_set1_ps(1.0f)));
+    __m256i power = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
+    return _mm256_and_ps(_mm256_mul_ps(y, _mm256_castsi256_ps(power)), seen);
+}
+
+/* One query over S keys: q, out [D], k and v [S, D], bias [S] or none, p room for S numbers and 7 more. */
+INLINE void query(int parts, const float *q, const float *k, const float *v, int64_t S, const float *bias, float *p,
+                  float *out) {
+    int D = 8 * parts;
+    __m256 scale = _mm256_set1_ps(1.0f / sqrtf((float)D)), most = _mm256_set1_ps(-INFINITY);
+    for (int64_t s = 0; s < S; s += 8) {
+        int last = S - s < 8 ? (int)(S - s) - 1 : 7;
+        __m256 a[8];
+        const float *row[8];
+        for (int n = 0; n < 8; n++) {
+            a[n] = _mm256_setzero_ps();
+            row[n] = k + (s + (n < last ? n : last)) * D; /* the last one again where there are no more */
+        }
+        for (int d = 0; d < parts; d++) {
+            __m256 part = _mm256_loadu_ps(q + 8 * d);
+            for (int n = 0; n < 8; n++) a[n] = _mm256_fmadd_ps(part, _mm256_loadu_ps(row[n] + 8 * d), a[n]);
+        }
+        __m256 b = _mm256_hadd_ps(_mm256_hadd_ps(a[0], a[1]), _mm256_hadd_ps(a[2], a[3]));
+        __m256 c = _mm256_hadd_ps(_mm256_hadd_ps(a[4], a[5]), _mm256_hadd_ps(a[6], a[7]));
+        __m256 logit = _mm256_add_ps(_mm256_permute2f128_ps(b, c, 0x20), _mm256_permute2f128_ps(b, c, 0x31));
+        logit = _mm256_mul_ps(logit, scale);
+        if (bias) {
+            float more[8];
+            for (int n = 0; n < 8; n++) more[n] = bias[s + (n < last ? n : last)];
+            logit = _mm256_add_ps(logit, _mm256_loadu_ps(more));
+        }
+        most = _mm256_max_ps(most, logit);
+        _mm256_storeu_ps(p + s, logit);
+    }
+    float lanes[8], top = -INFINITY, total = 0.0f;
+    _mm256_storeu_ps(lanes, most);
+    for (int n = 0; n < 8; n++) top = fmaxf(top, lanes[n]);
+    __m256 sum = _mm256_setzero_ps();
+    for (int64_t s = S; s % 8; s++) p[s] = -INFINITY;
+    for (int64_t s = 0; s < S; s += 8) {
+        __m256 e = exponential8(_mm256_sub_ps(_mm256_loadu_ps(p + s), _mm256_set1_ps(top)));
+        sum = _mm256_add_ps(sum, e);
+        _mm256_storeu_ps(p + s, e);
+    }
+    _mm256_storeu_ps(lanes, sum);
+    for (int n = 0; n < 8; n++) total += lanes[n];
+    __m256 o[2][8];
+    for (int d = 0; d < parts; d++) o[0][d] = o[1][d] = _mm256_setzero_ps();
+    for (int64_t s = 0; s < S; s++) { /* even and odd keys apart: sums wait for each other less */
+        __m256 share = _mm256_set1_ps(p[s]);
+        for (int d = 0; d < parts; d++) o[0][d] = _mm256_fmadd_ps(share, _mm256_loadu_ps(v + s * D + 8 * d), o[0][d]);
+        if (parts == 4 && ++s < S) {
+            share = _mm256_set1_ps(p[s]);
+            for (int d = 0; d < parts; d++)
+                o[1][d] = _mm256_fmadd_ps(share, _mm256_loadu_ps(v + s * D + 8 * d), o[1][d]);
+        }
+    }
+    for (int d = 0; d < parts; d++)
+        _mm256_storeu_ps(out + 8 * d, _mm256_div_ps(_mm256_add_ps(o[0][d], o[1][d]), _mm256_set1_ps(total)));
+}
+
+/* The next l positions of each row, each of which sees the keys up to its own: keys (plus own) and values go to places
+ * start to start + l, then queries look. qkv [R, l, H + 2 G, D], own [G, D] or none, k and v [R, G, size, D], bias as
+ * for attend, out [R, l, H, D]. D is 32 or 64. */
+void attend32(const float *qkv, const float *own, float *k, float *v, int64_t R, int64_t l, int64_t G, int64_t H,
+              int64_t D, int64_t size, int64_t start, const float *bias, int64_t step, float *out, int64_t threads) {
+    int64_t group = H / G, row = (H + 2 * G) * D;
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    for (int64_t n = 0; n < R * G; n++) {
+        float p[start + l + 8];
+        int64_t r = n / G, g = n % G;
+        float *keys = k + n * size * D, *values = v + n * size * D;
+        for (int64_t j = 0; j < l; j++) {
+            const float *mine = qkv + (r * l + j) * row + (H + g) * D;
+            for (int64_t d = 0; d < D; d++) {
+                keys[(start + j) * D + d] = mine[d] + (own ? own[g * D + d] : 0.0f);
+                values[(start + j) * D + d] = mine[G * D + d];
+            }
+        }
+        for (int64_t h = g * group; h < (g + 1) * group; h++)
+            for (int64_t j = 0; j < l; j++) {
+                const float *q = qkv + (r * l + j) * row + h * D, *more = bias ? bias + r * step : 0;
+                float *to = out + ((r * l + j) * H + h) * D;
+                if (D == 64) query(8, q, keys, values, start + j + 1, more, p, to);
+                else query(4, q, keys, values, start + j + 1, more, p, to);
+            }
+    }
+}
+
+/* -- int8 and bfloat16 -------------------------------------------------------------------------------------------- */
+
+#ifdef __AVX512VNNI__
 #define TILE 64  /* outputs worked out at once: four registers of sums for each row */
 #define CHUNK 16 /* rows whose inputs are held at once */
 
@@ -201,3 +387,4 @@ void attend(const float *q, const uint16_t *k, const uint16_t *v, int64_t R, int
         else group(2, mine, keys, values, M, S, more, out + n * M * D);
     }
 }
+#endif

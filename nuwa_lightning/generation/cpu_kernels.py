@@ -1,11 +1,13 @@
-"""The few loops that are worth being compiled: products in int8 and attention over bfloat16, at a few rows.
+"""The few loops that are worth being compiled: products and attention at a few rows, in float32 and in int8.
 
-At one row PyTorch's int8 products spend more time on small operations around the product than on reading the matrix,
-and its attention reads keys and values as float32. ``kernels.c`` beside this file does each in one go. It is compiled
-on first use by the C compiler of the machine, if there is one, and kept in the cache folder; without a compiler, or on
-another processor, PyTorch's own operations do the same.
+At one row PyTorch's products in float32 read their matrix at half the memory's speed, and those in int8 spend more time
+on small operations around the product than on reading; its attention reads keys and values as float32.
+``cpu_kernels.c`` beside this file does each in one go. It is compiled on first use by the C compiler of the machine, if
+there is one, and kept in the cache folder; without a compiler, or on another processor, PyTorch's own operations do the
+same.
 
-Shape legend: M rows, I/O inputs and outputs, R rows, H query heads, G key/value heads, D head width, S key positions.
+Shape legend: M rows, I/O inputs and outputs, R rows, l positions, H query heads, G key/value heads, D head width,
+S key positions, X = (H + 2 G) * D.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, final
 
@@ -28,12 +31,13 @@ from torch import Tensor
 from nuwa_lightning.atomic import atomic_write
 
 _LOG = logging.getLogger(__name__)
-_FLAGS: Final = ("-O3", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni", "-mfma")
-_NEEDED: Final = ("avx512_f", "avx512_bw", "avx512_vl", "avx512_dq", "avx512_vnni", "fma3")
+_PLAIN: Final = {"avx2": "-mavx2", "fma3": "-mfma"}
+_WIDE: Final = _PLAIN | {f"avx512_{name}": f"-mavx512{name}" for name in ("f", "bw", "vl", "dq", "vnni")}
+"""What the processor has to have, and what the compiler is told of it."""
 _TILE: Final = 64
 _DEEP: Final = 16
 HEAD_WIDTHS: Final = (32, 64)
-"""Of which :meth:`Kernels.attend` knows how to attend."""
+"""Of which compiled attention knows how to attend."""
 
 
 @final
@@ -120,22 +124,116 @@ class PackedMatrix:
         self.scale_O, self.bias_O = scale_O.float().contiguous(), bias_O.float().contiguous()
 
 
+@final
+class FloatKernels:
+    """The compiled functions in float32. Sums are taken in one order, so a row has the same bits in any company."""
+
+    def __init__(self, library: Path) -> None:
+        loaded = ctypes.CDLL(str(library))
+        pointer, whole = ctypes.c_void_p, ctypes.c_int64
+        self._product, self._attend = loaded.product32, loaded.attend32
+        self._product.argtypes = [pointer, whole, whole, *(4 * [pointer]), whole, whole]
+        self._attend.argtypes = [*(4 * [pointer]), *(7 * [whole]), pointer, whole, pointer, whole]
+        self._product.restype = self._attend.restype = None
+        loaded.panel.restype = loaded.panels.restype = whole
+        self._panel, self._beside = loaded.panel(), loaded.panels()
+
+    def packed(self, weight_OI: Tensor) -> Tensor:
+        """Return a matrix in the order in which the product reads it: ``[panels, I, outputs of one]``."""
+        padded_OI = F.pad(weight_OI, (0, 0, 0, -len(weight_OI) % (self._panel * self._beside)))
+        return padded_OI.view(-1, self._panel, weight_OI.shape[1]).transpose(1, 2).contiguous()
+
+    def product(self, h_MI: Tensor, packed: Tensor, bias_O: Tensor | None, out_MO: Tensor, *, add: bool) -> Tensor:
+        """Write ``h @ matrix + bias`` to ``out``, or add it to what is there; returns ``out``."""
+        (M, inputs), out = h_MI.shape, out_MO.data_ptr()
+        h_MI = h_MI.contiguous()
+        self._product(
+            h_MI.data_ptr(),
+            M,
+            inputs,
+            packed.data_ptr(),
+            None if bias_O is None else bias_O.data_ptr(),
+            out if add else None,
+            out,
+            out_MO.shape[1],
+            torch.get_num_threads(),
+        )
+        return out_MO
+
+    def attend(
+        self,
+        qkv_MX: Tensor,
+        own_GD: Tensor | None,
+        k_RGSD: Tensor,
+        v_RGSD: Tensor,
+        *,
+        start: int,
+        end: int,
+        bias_RS: Tensor | None,
+    ) -> Tensor:
+        """Return what the positions ``start`` to ``end`` see of the keys up to their own ``[R * l, H * D]``.
+
+        Args:
+            qkv_MX: their queries, keys and values.
+            own_GD: added to the keys, contiguous.
+            k_RGSD: keys, contiguous; those of the positions are written.
+            v_RGSD: values, likewise.
+            start: place of the first position.
+            end: place behind the last one.
+            bias_RS: added to the logits; rows may be longer than ``end``.
+        """
+        R, G, size, D = k_RGSD.shape
+        M, X = qkv_MX.shape
+        out_MV = qkv_MX.new_empty(M, X - 2 * G * D)
+        self._attend(
+            qkv_MX.data_ptr(),
+            None if own_GD is None else own_GD.data_ptr(),
+            k_RGSD.data_ptr(),
+            v_RGSD.data_ptr(),
+            R,
+            end - start,
+            G,
+            X // D - 2 * G,
+            D,
+            size,
+            start,
+            None if bias_RS is None else bias_RS.data_ptr(),
+            0 if bias_RS is None else bias_RS.stride(0),
+            out_MV.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return out_MV
+
+
 @functools.cache
 def kernels() -> Kernels | None:
-    """Return the compiled functions, or None where they cannot be had."""
+    """Return the compiled functions in int8 and over bfloat16, or None where they cannot be had."""
+    library = _library(_WIDE)
+    return None if library is None else Kernels(library)
+
+
+@functools.cache
+def float_kernels() -> FloatKernels | None:
+    """Return those in float32, or None where they cannot be had."""
+    library = _library(_WIDE) or _library(_PLAIN)
+    return None if library is None else FloatKernels(library)
+
+
+def _library(needed: Mapping[str, str]) -> Path | None:
     abilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    if not all(abilities.get(name) for name in _NEEDED):
+    if not all(abilities.get(name) for name in needed):
         return None
-    try:
-        return Kernels(_compiled(Path(__file__).with_suffix(".c")))
-    except (OSError, subprocess.SubprocessError) as error:
-        _LOG.info("int8 without compiled loops: %s", error)
-        return None
+    for parallel in (("-fopenmp",), ()):  # some compilers come without it
+        try:
+            return _compiled(Path(__file__).with_suffix(".c"), ("-O3", *parallel, *needed.values()))
+        except (OSError, subprocess.SubprocessError) as error:
+            _LOG.info("no compiled loops: %s", error)
+    return None
 
 
-def _compiled(source: Path) -> Path:
+def _compiled(source: Path, flags: Sequence[str]) -> Path:
     """Compile once for each source, compiler call and user."""
-    digest = hashlib.sha256(source.read_bytes() + " ".join(_FLAGS).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(source.read_bytes() + " ".join(flags).encode()).hexdigest()[:16]
     library = _folder() / f"{source.stem}-{digest}.so"
     if library.exists() and _ours(library) and _ours(library.parent):
         return library
@@ -146,7 +244,7 @@ def _compiled(source: Path) -> Path:
     if not _ours(library.parent):
         raise PermissionError(f"{library.parent} is another user's, or others may write to it")
     with atomic_write(library) as partial:
-        call = [compiler, *_FLAGS, "-shared", "-fPIC", "-o", str(partial), str(source), "-lm"]
+        call = [compiler, *flags, "-shared", "-fPIC", "-o", str(partial), str(source), "-lm"]
         subprocess.run(call, check=True, capture_output=True, timeout=120)
         partial.chmod(0o755)  # whatever the umask is
     return library

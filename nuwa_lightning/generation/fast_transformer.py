@@ -1,9 +1,10 @@
 """The patch transformer laid out for writing: the maths of training in fewer, larger and, if wanted, coarser products.
 
 Everything is derived from a :class:`PatchTransformer`; a test holds its logits equal to those of the training forward.
-At one row a product takes as long as reading its matrix, so what counts is bytes: matrices lie input by output (a third
-faster than the transpose at four rows, as fast at one), queries, keys and values are one product, LayerScale and both
-heads are folded in, and a matrix may be kept in fewer bits.
+At one row a product takes as long as reading its matrix, so what counts is bytes: queries, keys and values are one
+product, LayerScale and both heads are folded in, and a matrix may be kept in fewer bits. Where there are compiled loops
+(``cpu_kernels``) they do the products in float32 and int8; elsewhere matrices lie input by output (a third faster than
+the transpose at four rows, as fast at one).
 
 Shape legend: R rows, l positions, J tokens that one position reads (its own, then neighbors), M = R * l, L = 1 + N
 positions of a patch, I/O width of input and output, W model width, H query heads, G key/value heads, D head width,
@@ -14,14 +15,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Final, Literal, final, get_args
+from typing import Any, Final, Literal, final, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.generation.cpu_kernels import HEAD_WIDTHS, Kernels, PackedMatrix, kernels
+from nuwa_lightning.generation.cpu_kernels import (
+    HEAD_WIDTHS,
+    FloatKernels,
+    Kernels,
+    PackedMatrix,
+    float_kernels,
+    kernels,
+)
 from nuwa_lightning.models.nuwa_infinity import ABSENT, PatchLayer, PatchTransformer, attend
 
 Number = Literal["float32", "bfloat16", "int8"]
@@ -64,31 +72,59 @@ class Product(ABC):
         """Return ``x + h @ matrix + bias``; ``x_MO`` may be overwritten."""
 
 
-def product(weight_OI: Tensor, bias_O: Tensor | None, number: Number) -> Product:
-    """Return a linear map whose matrix is kept as ``number``."""
+def product(weight_OI: Tensor, bias_O: Tensor | None, number: Number, *, loops: bool = True) -> Product:
+    """Return a linear map whose matrix is kept as ``number``; by compiled loops, if they are wanted and there."""
     if number == "int8":
-        compiled = kernels() if weight_OI.dtype == torch.float32 else None
+        compiled = kernels() if loops and weight_OI.dtype == torch.float32 else None
         return Int8(weight_OI, bias_O) if compiled is None else CompiledInt8(weight_OI, bias_O, compiled)
     if number == "bfloat16":
         return _Bfloat16(weight_OI, bias_O)
-    return _Exact(weight_OI, bias_O)
+    exact = _loops(weight_OI) if loops else None
+    return Exact(weight_OI, bias_O) if exact is None else CompiledExact(weight_OI, bias_O, exact)
+
+
+def _loops(like: Tensor) -> FloatKernels | None:
+    """Return the compiled loops that take such numbers."""
+    return float_kernels() if like.dtype == torch.float32 and like.device.type == "cpu" else None
 
 
 @final
-class _Exact(Product):
+class Exact(Product):
+    """The model's own numbers."""
+
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
         self._weight_IO = weight_OI.t().contiguous()
         self._bias_O = bias_O
 
     def of(self, h_MI: Tensor) -> Tensor:
+        """Return ``[M, O]``."""
         if self._bias_O is None:
             return torch.mm(h_MI, self._weight_IO)
         return torch.addmm(self._bias_O, h_MI, self._weight_IO)
 
     def add_to(self, x_MO: Tensor, h_MI: Tensor) -> Tensor:
+        """Return ``x + h @ matrix + bias``."""
         if self._bias_O is not None:
             x_MO = x_MO + self._bias_O
         return x_MO.addmm_(h_MI, self._weight_IO)
+
+
+@final
+class CompiledExact(Product):
+    """The same as :class:`Exact`, but for rounding; a row has the same bits beside any others."""
+
+    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None, loops: FloatKernels) -> None:
+        self._packed, self._outputs, self._loops = loops.packed(weight_OI), len(weight_OI), loops
+        self._bias_O = None if bias_O is None else bias_O.contiguous()
+
+    def of(self, h_MI: Tensor) -> Tensor:
+        """Return ``[M, O]``."""
+        out_MO = h_MI.new_empty(len(h_MI), self._outputs)
+        return self._loops.product(h_MI, self._packed, self._bias_O, out_MO, add=False)
+
+    def add_to(self, x_MO: Tensor, h_MI: Tensor) -> Tensor:
+        """Return ``x + h @ matrix + bias``."""
+        return self._loops.product(h_MI, self._packed, self._bias_O, x_MO.contiguous(), add=True)
 
 
 @final
@@ -165,7 +201,7 @@ def _whole_numbers(weight_OI: Tensor, bias_O: Tensor | None) -> tuple[Tensor, Te
 class DecodingLayer:
     """One layer, see the top of the file."""
 
-    def __init__(self, layer: PatchLayer, number: Number) -> None:
+    def __init__(self, layer: PatchLayer, number: Number, *, loops: bool = True) -> None:
         attention, wide = layer.attention, layer.feed_forward
         self.num_heads, self.num_kv_heads, self.head_dim = (
             attention.num_heads,
@@ -174,16 +210,24 @@ class DecodingLayer:
         )
         self._parts = [self.num_heads, self.num_kv_heads, self.num_kv_heads]
         self._qkv = product(
-            torch.cat([attention.query.weight, attention.key.weight, attention.value.weight]), None, number
+            torch.cat([attention.query.weight, attention.key.weight, attention.value.weight]),
+            None,
+            number,
+            loops=loops,
         )
-        self._out = _scaled(attention.out, layer.scale_attention, number)
-        self._inner = product(wide.inner.weight, wide.inner.bias, number)
-        self._narrow = _scaled(wide.out, layer.scale_feed_forward, number)
+        self._out = _scaled(attention.out, layer.scale_attention, number, loops=loops)
+        self._inner = product(wide.inner.weight, wide.inner.bias, number, loops=loops)
+        self._narrow = _scaled(wide.out, layer.scale_feed_forward, number, loops=loops)
         self._norm_attention, self._norm_feed_forward = layer.norm_attention, layer.norm_feed_forward
         self.embedding = layer.embedding
-        self._compiled = kernels() if number == "int8" else None
+        self._compiled = kernels() if loops and number == "int8" else None
         # Kept keys have the entry of their own patch added; a context key gets the difference to its own entry.
-        self._own_G1D = self.embedding.own().unsqueeze(-2) if layer.feed == "key" else torch.zeros(())
+        self._own_G1D = torch.zeros(())
+        if layer.feed == "key":
+            self._own_G1D = self.embedding.own().unsqueeze(-2).expand(-1, -1, self.head_dim).contiguous()
+        known = loops and number == "float32" and self.head_dim in HEAD_WIDTHS
+        self.loops = _loops(attention.query.weight) if known else None
+        """Compiled attention of positions one after another, which needs no mask."""
 
     def context_shift(self, offset_RC: Tensor, symmetry_RC: Tensor) -> Tensor:
         """Return what is added to the kept keys of context patches, broadcastable to ``[R, C, G, N, D]``."""
@@ -193,7 +237,15 @@ class DecodingLayer:
         return shift
 
     def attend(
-        self, x_MW: Tensor, k_RGSD: Tensor, v_RGSD: Tensor, *, start: int, end: int, bias: Tensor | None
+        self,
+        x_MW: Tensor,
+        k_RGSD: Tensor,
+        v_RGSD: Tensor,
+        *,
+        start: int,
+        end: int,
+        bias: Tensor | None,
+        looped: bool = False,
     ) -> Tensor:
         """Add the attention branch; keys and values of the positions go to places ``start`` to ``end``.
 
@@ -203,20 +255,43 @@ class DecodingLayer:
             v_RGSD: values, likewise.
             start: place of the first position.
             end: place behind the last position; places from here on are not looked at.
-            bias: see :func:`nuwa_lightning.models.nuwa_infinity.attend`.
+            bias: see :func:`nuwa_lightning.models.nuwa_infinity.attend`; what each row adds to its logits.
+            looped: by :attr:`loops`: each position sees those up to its own, whatever ``bias`` says, which is the same
+                for all heads and positions.
         """
-        norm = self._norm_attention
-        h_MW = F.layer_norm(x_MW, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
-        qkv_RlXD = self._qkv.of(h_MW).view(len(k_RGSD), end - start, -1, self.head_dim)
-        q_RlHD, k_RlGD, v_RlGD = torch.split(qkv_RlXD, self._parts, dim=2)
-        torch.add(k_RlGD.transpose(1, 2), self._own_G1D, out=k_RGSD[:, :, start:end])
-        v_RGSD[:, :, start:end] = v_RlGD.transpose(1, 2)
+        qkv_MX = self._projected(x_MW)
+        if looped and self.loops is not None:
+            own_G1D, bias_RS = (None if self._own_G1D.ndim == 0 else self._own_G1D), bias
+            if bias is not None:
+                bias_RS = bias.view(len(k_RGSD), -1)
+            mixed_MV = self.loops.attend(qkv_MX, own_G1D, k_RGSD, v_RGSD, start=start, end=end, bias_RS=bias_RS)
+            return self._out.add_to(x_MW, mixed_MV)
+        q_RlHD, k_RGlD, v_RGlD = self._apart(qkv_MX, len(k_RGSD))
+        k_RGSD[:, :, start:end] = k_RGlD
+        v_RGSD[:, :, start:end] = v_RGlD
         alike = bias is None or bias.shape[1] == 1  # for all heads
         if self._compiled is not None and k_RGSD.dtype == torch.bfloat16 and start + 1 == end and alike:
             bias_RS = None if bias is None else bias.float().view(len(k_RGSD), end)
             return self._out.add_to(x_MW, self._compiled.attend(q_RlHD[:, 0], k_RGSD, v_RGSD, end, bias_RS))
-        mixed_RlW = attend(q_RlHD.to(k_RGSD.dtype), k_RGSD[:, :, :end], v_RGSD[:, :, :end], bias=bias)
+        return self.mixed(x_MW, q_RlHD, k_RGSD[:, :, :end], v_RGSD[:, :, :end], bias=bias)
+
+    def projected(self, x_MW: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries ``[R, l, H, D]``, keys and values ``[R, G, l, D]`` as they are kept."""
+        return self._apart(self._projected(x_MW), rows)
+
+    def mixed(self, x_MW: Tensor, q_RlHD: Tensor, k_RGSD: Tensor, v_RGSD: Tensor, *, bias: Tensor | None) -> Tensor:
+        """Add what queries see of the keys; ``x_MW`` may be overwritten."""
+        mixed_RlW = attend(q_RlHD.to(k_RGSD.dtype), k_RGSD, v_RGSD, bias=bias)
         return self._out.add_to(x_MW, mixed_RlW.flatten(0, 1))
+
+    def _projected(self, x_MW: Tensor) -> Tensor:
+        norm = self._norm_attention
+        return self._qkv.of(F.layer_norm(x_MW, norm.normalized_shape, norm.weight, norm.bias, norm.eps))
+
+    def _apart(self, qkv_MX: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor]:
+        qkv_RlXD = qkv_MX.view(rows, len(qkv_MX) // rows, -1, self.head_dim)
+        q_RlHD, k_RlGD, v_RlGD = torch.split(qkv_RlXD, self._parts, dim=2)
+        return q_RlHD, k_RlGD.transpose(1, 2) + self._own_G1D, v_RlGD.transpose(1, 2)
 
     def feed_forward(self, x_MW: Tensor) -> Tensor:
         """Add the feed-forward branch; ``x_MW`` may be overwritten."""
@@ -233,20 +308,21 @@ class DecodingTransformer:
     Args:
         model: from training or from a file.
         precision: how numbers are kept.
+        loops: whether compiled loops are used, where there are such.
 
     Raises:
         UsageError: if this machine has no products of that kind.
     """
 
     @torch.inference_mode()
-    def __init__(self, model: PatchTransformer, precision: Precision = Precision()) -> None:
+    def __init__(self, model: PatchTransformer, precision: Precision = Precision(), *, loops: bool = True) -> None:
         self.model, self.precision = model, precision
-        self.layers = [DecodingLayer(model.layer(n), precision.weights) for n in range(model.num_layers)]
+        self.layers = [DecodingLayer(model.layer(n), precision.weights, loops=loops) for n in range(model.num_layers)]
         halves = precision.weights == precision.cache == "bfloat16"
         # Many positions at once are better attended to in float32 where there are no units for bfloat16.
         single = not model.bidirectional and self.layers[0].head_dim in HEAD_WIDTHS
         float32 = model.bos.dtype == torch.float32
-        compiled = precision.weights == "int8" and precision.cache != "float32" and kernels() is not None
+        compiled = precision.weights == "int8" and precision.cache != "float32" and loops and kernels() is not None
         self.dtype = torch.bfloat16 if halves or (compiled and single and float32) else model.bos.dtype
         """Of the keys and values that are attended to."""
         # A row of zeros more: that is where ABSENT, a negative index, points.
@@ -254,12 +330,19 @@ class DecodingTransformer:
         weights = [model.embed.weight] + (
             [] if model.neighbor_embedding is None else [model.neighbor_embedding.linear.weight]
         )
-        self._embed_IW = torch.cat([w.t() for w in weights])
+        exact = loops and precision.weights == "float32"
+        self._embed = product(torch.cat(weights, dim=1), None, "float32", loops=exact)
+        self._reads = sum(w.shape[1] for w in weights) // self._codebook_KE.shape[1]
         self._place_LW = torch.cat([model.bos[None], model.position() + model.embed.bias])
         # What hides a token takes the place of its embedding, of which the bias is everywhere.
         self._hide_W = None if model.mask_token is None else model.mask_token - model.embed.bias
-        self._head = product(model.head_weight(), model.head.bias, precision.weights)
+        self._head = product(model.head_weight(), model.head.bias, precision.weights, loops=loops)
+        self.found: dict[tuple[str, int], Any] = {}
+        """What local decoders found out about it, such as what steps cost."""
         self._norm, self._copy_head = model.norm, model.copy_head
+        copies = None if model.copy_head is None else model.copy_head.linear
+        looped = exact and copies is not None and _loops(copies.weight) is not None
+        self._copies = product(copies.weight, copies.bias, "float32") if looped and copies is not None else None
 
     def embed(self, inputs_RlJ: Tensor, symmetry_R: Tensor, start: int | Tensor) -> Tensor:
         """Return the states ``[R, l, W]`` that enter the first layer.
@@ -271,12 +354,11 @@ class DecodingTransformer:
             start: the first position, or all of them ``[R, l]``; 0 is BOS.
         """
         R, new = inputs_RlJ.shape[:2]
-        used = self._embed_IW.shape[0] // self._codebook_KE.shape[1]
-        x_MI = self._codebook_KE[inputs_RlJ[:, :, :used]].view(R * new, -1)
+        x_MI = self._codebook_KE[inputs_RlJ[:, :, : self._reads]].view(R * new, -1)
         place_W = self._place_LW[start : start + new] if isinstance(start, int) else self._place_LW[start]
         symmetries = self.model.symmetries
         place_RlW = place_W + (place_W.new_zeros(R, 1, 1) if symmetries is None else symmetries[symmetry_R][:, None])
-        x_RlW = place_RlW.flatten(0, 1).addmm_(x_MI, self._embed_IW).view(R, new, -1)
+        x_RlW = self._embed.add_to(place_RlW.flatten(0, 1), x_MI).view(R, new, -1)
         if self._hide_W is not None:
             masked_Rl = inputs_RlJ[:, :, 0] == ABSENT
             if isinstance(start, int):
@@ -302,9 +384,10 @@ class DecodingTransformer:
             return scores_MK
         if neighbors_MJ is None:
             raise ValueError("a model with a copy head needs the neighbors for its logits")
-        more_MK: Tensor = self._copy_head(scores_MK, h_MW, neighbors_MJ, self.model.codebook_KE)
+        copies = None if self._copies is None else self._copies.of
+        more_MK: Tensor = self._copy_head(scores_MK, h_MW, neighbors_MJ, self.model.codebook_KE, linear=copies)
         return more_MK
 
 
-def _scaled(linear: nn.Linear, scale_O: Tensor, number: Number) -> Product:
-    return product(linear.weight * scale_O[:, None], linear.bias * scale_O, number)
+def _scaled(linear: nn.Linear, scale_O: Tensor, number: Number, *, loops: bool) -> Product:
+    return product(linear.weight * scale_O[:, None], linear.bias * scale_O, number, loops=loops)

@@ -77,19 +77,21 @@ class SlotCache:
         """Give the slot of a step back."""
         self._free.append(self._slot.pop(number))
 
-    def gather(self, context: Sequence[Sequence[int]]) -> GatheredContext:
+    def gather(self, context: Sequence[Sequence[int]], canvases: Tensor | None = None) -> GatheredContext:
         """Collect the context of a wave.
 
         Args:
             context: for each of S steps the numbers of its context steps; C is the largest number of them.
+            canvases: of which of the B canvases; None for all.
         """
-        S, C, B = len(context), max(map(len, context)), self._canvases
+        each_B = torch.arange(self._canvases) if canvases is None else canvases
+        S, C, B = len(context), max(map(len, context)), len(each_B)
         slots_SC = torch.zeros(S, C, dtype=torch.long)
         valid_SC = torch.zeros(S, C, dtype=torch.bool)
         for s, numbers in enumerate(context):
             slots_SC[s, : len(numbers)] = torch.tensor([self._slot[n] for n in numbers], dtype=torch.long)
             valid_SC[s, : len(numbers)] = True
-        places_SBC = slots_SC[:, None] * B + torch.arange(B)[:, None]
+        places_SBC = slots_SC[:, None] * self._canvases + each_B[:, None]
         device = self._keys[0].numbers.device
         valid_RC = valid_SC[:, None].expand(S, B, C).reshape(S * B, C)
         return GatheredContext(valid_RC.to(device), places_SBC.flatten(0, 1).to(device), self._keys, self._values)

@@ -73,8 +73,10 @@ class RowBatch:
         N = model.model.patch_tokens
         self.context = C * N
         size = self.context + N + 1
-        self._k_RGSD: list[Tensor] = []
-        self._v_RGSD: list[Tensor] = []
+        self.keys: list[Tensor] = []
+        """Of each layer ``[R, G, S, D]``: the context, BOS and tokens."""
+        self.values: list[Tensor] = []
+        """Likewise."""
         for number, layer in enumerate(model.layers):
             k_RCGND, v_RCGND = context.keys_values(number)
             shape = (R, layer.num_kv_heads, size, layer.head_dim)
@@ -84,12 +86,18 @@ class RowBatch:
                 shift = layer.context_shift(offset_RC, relative_symmetry_RC)
                 torch.add(k_RCGND, shift, out=_by_patch(k_RGSD, C, N))
                 _by_patch(v_RGSD, C, N).copy_(v_RCGND)
-            self._k_RGSD.append(k_RGSD)
-            self._v_RGSD.append(v_RGSD)
+            self.keys.append(k_RGSD)
+            self.values.append(v_RGSD)
         valid_RS = torch.ones(R, size, dtype=torch.bool, device=symmetry_R.device)
         valid_RS[:, : self.context] = context.valid_RC.repeat_interleave(N, dim=1)
         self._valid_R11S = None if bool(valid_RS.all()) else valid_RS[:, None, None]
-        self._bias_RH1S = self._biases(offset_RC, relative_symmetry_RC, N)
+        self.reads_text = text is not None
+        self.biases = self._biases(offset_RC, relative_symmetry_RC, N)
+        """What one new position adds to its logits in each layer ``[R, H or 1, 1, S]``."""
+        alike = all(bias is None or bias.shape[:2] == (R, 1) for bias in self.biases)
+        self._looped = alike and all(layer.loops for layer in model.layers) and not model.model.bidirectional
+        self.alone = self._looped and not self.reads_text
+        """Whether each position of each row has the same bits in any company."""
         self.place = 0
 
     def _biases(self, offset_RC: Tensor, symmetry_RC: Tensor, tokens: int) -> list[Tensor | None]:
@@ -127,18 +135,19 @@ class RowBatch:
         if queries:
             mask = torch.ones(1, 1, new, end, dtype=torch.bool, device=x_MW.device)
             mask[:, :, : new - queries, end - queries :] = False
-        elif new > 1 and not self.model.model.bidirectional:
+        elif new > 1 and not self.model.model.bidirectional and not self._looped:
             mask = causal_mask(new, self.context, start=self.place, device=x_MW.device)
         if mask is not None:
             # In numbers, once: attention would turn a boolean mask into these in every layer.
             later = torch.zeros_like(mask, dtype=self.model.dtype).masked_fill_(~mask, float("-inf"))
         for number, layer in enumerate(self.model.layers):
-            bias = self._bias_RH1S[number]
+            bias = self.biases[number]
             if bias is not None:
                 bias = bias[..., :end]
             if later is not None:
                 bias = later if bias is None else bias + later
-            x_MW = layer.attend(x_MW, self._k_RGSD[number], self._v_RGSD[number], start=start, end=end, bias=bias)
+            kept = self.keys[number], self.values[number]
+            x_MW = layer.attend(x_MW, *kept, start=start, end=end, bias=bias, looped=self._looped)
             read = self._readers[number]
             if read is not None:
                 x_MW = read(x_MW.view(R, new, -1)).flatten(0, 1)
@@ -158,7 +167,7 @@ class RowBatch:
         if self.place != L:
             raise RuntimeError(f"patch not finished: {self.place} of {L} positions done")
         c = self.context + 1
-        return PatchStates(tuple(k[:, :, c:] for k in self._k_RGSD), tuple(v[:, :, c:] for v in self._v_RGSD))
+        return PatchStates(tuple(k[:, :, c:] for k in self.keys), tuple(v[:, :, c:] for v in self.values))
 
 
 def _by_patch(kept_RGSD: Tensor, patches: int, tokens: int) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ class PatchDecoder:
     In a causal model states are kept: places from the first one asked for are computed anew, nothing else.
 
     Args:
-        rows: the patches inside the model.
+        rows: the patches inside the model; the attribute ``batch``.
         neighbors: neighbors of their tokens in context patches ``[R, N, K]``, see :func:`neighbors_in_context`.
         given: tokens that are given and never changed ``[R, N]``, else ``ABSENT``.
         guidance: rows with and without text, or plan.
@@ -49,7 +49,7 @@ class PatchDecoder:
         token_order: TokenOrder,
         keys: Tensor | None = None,
     ) -> None:
-        self._rows, self._guidance = rows, guidance
+        self.batch, self.guidance = rows, guidance
         device = rows.symmetry_R.device
         self._bidirectional = rows.model.model.bidirectional
         R, N, K = neighbors.shape
@@ -60,17 +60,17 @@ class PatchDecoder:
         self.own_NK = own_neighbors(size, token_order, self.kinds).to(device)
         """Where the neighbors of each token lie in the patch itself, else ``ABSENT``."""
         self._outside_NK, self._own_place_NK = self.own_NK == ABSENT, self.own_NK.clamp_min(0)
-        self._readers = [p.to(device) for p in readers(size, token_order, self.kinds)]
+        self.readers = [p.to(device) for p in readers(size, token_order, self.kinds)]
         self.tokens_RN = self.given_RN.clone()
         """What is written, ``ABSENT`` where nothing is yet."""
-        self._inputs_RLJ = torch.full((R, N + 1, K + 1), ABSENT, device=device)
-        self._inputs_RX = self._inputs_RLJ.flatten(1)
+        self.inputs_RLJ = torch.full((R, N + 1, K + 1), ABSENT, device=device)
+        self._inputs_RX = self.inputs_RLJ.flatten(1)
         # Neighbors come in where their token is predicted.
-        self._neighbors_RNK = self._inputs_RLJ[:, 1:, 1:] if self._bidirectional else self._inputs_RLJ[:, :-1, 1:]
+        self._neighbors_RNK = self.inputs_RLJ[:, 1:, 1:] if self._bidirectional else self.inputs_RLJ[:, :-1, 1:]
         self._neighbors_RNK.copy_(neighbors)
         self._fresh = not self._partly
         # Of a grouped model, what the next step reads first: BOS, then each time the tokens of the last group.
-        self._unread_RlJ, self._unread_Rl = self._inputs_RLJ[:, :1], torch.zeros(R, 1, dtype=torch.long, device=device)
+        self._unread_RlJ, self._unread_Rl = self.inputs_RLJ[:, :1], torch.zeros(R, 1, dtype=torch.long, device=device)
         self._key_R = torch.zeros(R, dtype=torch.long) if keys is None else keys
 
     @functools.cached_property
@@ -83,6 +83,16 @@ class PatchDecoder:
         """How many patches."""
         return len(self.tokens_RN)
 
+    @property
+    def alone(self) -> bool:
+        """Whether the logits of a place have the same bits whatever else is read together with it."""
+        return self.batch.alone
+
+    @property
+    def found(self) -> dict[tuple[str, int], Any]:
+        """What a local decoder found out about this model on this machine, for the next patches; empty at first."""
+        return self.batch.model.found
+
     def logits(self, places: Sequence[int]) -> Tensor:
         """Return logits over codes ``[R, n, K]`` of the tokens at ``places``, which are the same for all patches.
 
@@ -94,10 +104,10 @@ class PatchDecoder:
         else:
             x_RlW = self._read(places[0], places[-1] + 1)[:, -len(places) :]
         neighbors_MK = None
-        if self._rows.model.model.copy_head is not None:
-            neighbors_MK = self._guidance.both(self._neighbors_RNK[:, _index(places)], first=0).flatten(0, 1)
-        logits_MK = self._rows.model.logits(x_RlW.flatten(0, 1), neighbors_MK)
-        return self._guidance.one(torch.unflatten(logits_MK, 0, (-1, len(places))))
+        if self.batch.model.model.copy_head is not None:
+            neighbors_MK = self.guidance.both(self._neighbors_RNK[:, _index(places)], first=0).flatten(0, 1)
+        logits_MK = self.batch.model.logits(x_RlW.flatten(0, 1), neighbors_MK)
+        return self.guidance.one(torch.unflatten(logits_MK, 0, (-1, len(places))))
 
     def group_logits(self, places_Rn: Tensor) -> Tensor:
         """Return logits over codes ``[R, n, K]`` of the next group of tokens, of a grouped model.
@@ -110,19 +120,19 @@ class PatchDecoder:
         if not self._fresh:
             self._refresh()
         n, before = places_Rn.shape[1], self._unread_Rl.shape[1]
-        asked_RnJ = self._inputs_RLJ.gather(1, places_Rn[:, :, None].expand(-1, -1, self._inputs_RLJ.shape[2]) + 1)
+        asked_RnJ = self.inputs_RLJ.gather(1, places_Rn[:, :, None].expand(-1, -1, self.inputs_RLJ.shape[2]) + 1)
         asked_RnJ[:, :, 0] = ABSENT
-        if self._rows.place:
+        if self.batch.place:
             self._unread_RlJ[:, :, 0] = self.tokens_RN.gather(1, self._unread_Rl - 1)
         positions_Rl = torch.cat([self._unread_Rl, places_Rn + 1], dim=1)
         # Positions go through guidance as one more column.
         read_RlJ = torch.cat([torch.cat([self._unread_RlJ, asked_RnJ], dim=1), positions_Rl[:, :, None]], dim=2)
-        read_RlJ = self._guidance.both(read_RlJ, first=1)
-        x_RlW = self._rows.advance(read_RlJ[:, :, :-1], positions=read_RlJ[:, :, -1], queries=n)[:, before:]
-        self._rows.rewind(self._rows.place - n)
+        read_RlJ = self.guidance.both(read_RlJ, first=1)
+        x_RlW = self.batch.advance(read_RlJ[:, :, :-1], positions=read_RlJ[:, :, -1], queries=n)[:, before:]
+        self.batch.rewind(self.batch.place - n)
         self._unread_RlJ, self._unread_Rl = asked_RnJ, places_Rn + 1
-        logits_MK = self._rows.model.logits(x_RlW.flatten(0, 1), read_RlJ[:, before:, 1:-1].flatten(0, 1))
-        return self._guidance.one(torch.unflatten(logits_MK, 0, (-1, n)))
+        logits_MK = self.batch.model.logits(x_RlW.flatten(0, 1), read_RlJ[:, before:, 1:-1].flatten(0, 1))
+        return self.guidance.one(torch.unflatten(logits_MK, 0, (-1, n)))
 
     def set_group(self, places_Rn: Tensor, tokens_Rn: Tensor) -> None:
         """Write tokens to places of each patch's own; what is given stays."""
@@ -149,7 +159,7 @@ class PatchDecoder:
         if len(places) == 1 and not self._bidirectional:
             place = places[0]
             self.tokens_RN[:, place : place + 1] = tokens_Rn
-            self._inputs_RX.index_copy_(1, self._readers[place], tokens_Rn.expand(-1, len(self._readers[place])))
+            self._inputs_RX.index_copy_(1, self.readers[place], tokens_Rn.expand(-1, len(self.readers[place])))
         else:
             self.tokens_RN[:, _index(places)] = tokens_Rn
             self._fresh = False
@@ -160,24 +170,24 @@ class PatchDecoder:
             raise RuntimeError("patch not finished: some of its tokens are not written yet")
         if self._bidirectional:
             self._read_all()
-        elif self._rows.place < self._inputs_RLJ.shape[1]:
-            self._read(self._rows.place, self._inputs_RLJ.shape[1])
-        return self._rows.states()
+        elif self.batch.place < self.inputs_RLJ.shape[1]:
+            self._read(self.batch.place, self.inputs_RLJ.shape[1])
+        return self.batch.states()
 
     def _read_all(self) -> Tensor:
-        self._rows.rewind(0)
-        return self._read(0, self._inputs_RLJ.shape[1])
+        self.batch.rewind(0)
+        return self._read(0, self.inputs_RLJ.shape[1])
 
     def _read(self, start: int, end: int) -> Tensor:
         if not self._fresh:
             self._refresh()
-        if self._rows.place > start:
-            self._rows.rewind(start)
-        return self._rows.advance(self._guidance.both(self._inputs_RLJ[:, self._rows.place : end], first=1))
+        if self.batch.place > start:
+            self.batch.rewind(start)
+        return self.batch.advance(self.guidance.both(self.inputs_RLJ[:, self.batch.place : end], first=1))
 
     def _refresh(self) -> None:
         """Fill in all inputs from the tokens."""
-        self._inputs_RLJ[:, 1:, 0] = self.tokens_RN
+        self.inputs_RLJ[:, 1:, 0] = self.tokens_RN
         own_RNK = self.tokens_RN[:, self._own_place_NK]
         self._neighbors_RNK.copy_(torch.where(self._outside_NK, self._neighbors_RNK, own_RNK))
         self._fresh = True
@@ -210,7 +220,9 @@ class GuidanceBatch:
         neighbors: Sequence[Neighbor] = (),
     ) -> None:
         self._prompts, self._canvases, self._plan = prompts, canvases, plan
-        self._coarse = [k for k, each in enumerate(neighbors) if each.coarse]
+        coarse = [k for k, each in enumerate(neighbors) if each.coarse]
+        # They stand together; a slice needs no numbers on the device.
+        self._coarse = (coarse[0], coarse[-1] + 1) if coarse else (0, 0)
         self.count = 2 if plan != 1 else prompts.copies if prompts else 1
 
     def both(self, rows: Tensor, *, first: int) -> Tensor:
@@ -226,7 +238,7 @@ class GuidanceBatch:
         pairs = pairs.expand(-1, self.count, *pairs.shape[2:])
         if self._plan != 1:
             pairs = pairs.clone()
-            pairs[:, 1, ..., [first + k for k in self._coarse]] = ABSENT
+            pairs[:, 1, ..., first + self._coarse[0] : first + self._coarse[1]] = ABSENT
         return pairs.flatten(0, 2)
 
     def one(self, logits: Tensor) -> Tensor:

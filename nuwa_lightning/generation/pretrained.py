@@ -23,6 +23,7 @@ from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.coarse_plan import CoarsePlan
 from nuwa_lightning.generation.fast_transformer import Precision
 from nuwa_lightning.generation.local import AutoregressiveLocalDecoder, LocalDecoder
+from nuwa_lightning.generation.processes import Processes
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.hub import find_run
@@ -89,6 +90,7 @@ class Generator:
         max_rows: int = 64,
         precision: Precision = Precision(),  # noqa: B008 - frozen
         threads: int = 1,
+        processes: Processes | None = None,
     ) -> InfiniteRenderer:
         """Return the one sampler; arguments as for :class:`InfiniteRenderer`."""
         return InfiniteRenderer(
@@ -101,6 +103,7 @@ class Generator:
             precision=precision,
             local_decoder=self.local_decoder,
             threads=threads,
+            processes=processes,
         )
 
 

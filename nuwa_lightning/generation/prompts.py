@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -77,6 +77,11 @@ class Prompts:
     def copies(self) -> int:
         """How many rows a canvas takes: with and without its text in one forward, where that differs."""
         return 1 if self.guidance == 1 else 2
+
+    def of(self, canvases: slice) -> Prompts:
+        """Return those of some of the canvases."""
+        choose = self.choose
+        return replace(self, choose=lambda patch: choose(patch)[canvases])
 
     def rows(self, patches: Sequence[PatchIndex], *, repeated: int = 1) -> TextStates:
         """Return the states for rows ``[S, copies, B]``, flattened: the halves with text before those without.

@@ -22,10 +22,11 @@ from nuwa_lightning.generation.kv_cache import SlotCache
 from nuwa_lightning.generation.local import AutoregressiveLocalDecoder, LocalDecoder
 from nuwa_lightning.generation.patch_batch import PatchStates, RowBatch
 from nuwa_lightning.generation.patch_decoder import GuidanceBatch, PatchDecoder, neighbors_in_context
+from nuwa_lightning.generation.processes import Processes
 from nuwa_lightning.generation.prompts import Prompts
 from nuwa_lightning.generation.sampling import Sampling, patch_key, patch_uniforms, signed
 from nuwa_lightning.models.layout import place_tokens, read_tokens, step_tensors
-from nuwa_lightning.models.nuwa_infinity import ABSENT, PatchTransformer, TextStates
+from nuwa_lightning.models.nuwa_infinity import ABSENT, PatchTransformer
 from nuwa_lightning.planning.context.base import ContextPool
 from nuwa_lightning.planning.direction.base import DirectionController
 from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex, Symmetry
@@ -92,6 +93,7 @@ class InfiniteRenderer:
         local_decoder: how the tokens of a patch are written, as in training.
         threads: of the CPU, for the many small steps of decoding; beside other processes more than one makes each step
             wait for a thread that is not running. Pixels are decoded with as many as torch uses elsewhere.
+        processes: those that write together, each a part of every wave; None for this one alone.
 
     Raises:
         UsageError: if the model was trained for another local decoder, this one refuses the precision, or there are no
@@ -107,6 +109,7 @@ class InfiniteRenderer:
     precision: Precision = field(default_factory=Precision)
     local_decoder: LocalDecoder = field(default_factory=AutoregressiveLocalDecoder)
     threads: int = 1
+    processes: Processes | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.threads <= MOST_THREADS:
@@ -215,6 +218,7 @@ class Rendering:
         self._cache = SlotCache(model.num_layers, shape, like=model.bos, number=renderer.precision.cache)
         self._live: dict[int, Tensor] = {}
         self._at: dict[int, PatchIndex] = {}
+        self._stopped = False
         self.finished = 0
         """How many waves are finished."""
         if decoding_state is not None:
@@ -231,11 +235,23 @@ class Rendering:
 
     @torch.inference_mode()
     def __next__(self) -> list[RenderedPatch]:
+        processes = self._renderer.processes
+        if self._stopped or (processes is not None and not processes.agree(True)):
+            raise StopIteration
         with threads(self._renderer.threads):
             return self._next()
 
+    def stop(self) -> None:
+        """End it before its end; of several processes the first one ends it for all, which wait to hear of it."""
+        if self._renderer.processes is not None and not self._stopped:
+            self._renderer.processes.agree(False)
+        self._stopped = True
+
     def _next(self) -> list[RenderedPatch]:
-        renderer, wave = self._renderer, next(self._waves)
+        renderer, wave = self._renderer, next(self._waves, None)
+        if wave is None:
+            self._stopped = True
+            raise StopIteration
         done = []
         for given in (True, False):
             steps = [s for s in wave.steps if s.step.known is given]
@@ -285,38 +301,77 @@ class Rendering:
 
     def _write(self, steps: Sequence[PlannedStep]) -> Tensor:
         """Write (or, if known, read) independent patches; returns tokens ``[S, B, N]`` in writing order."""
-        S, B = len(steps), len(self._seeds)
-        copies = B * self._guidance.count
+        copies, processes = len(self._seeds) * self._guidance.count, self._renderer.processes
+        coarse = None if self._coarse is None else [self._coarse.around(step.patch) for step in steps]
+        if processes is None:
+            tokens_SBN, states = self._written(steps, slice(0, len(self._seeds)), coarse)
+        else:
+            tokens_SBN, states = self._written_together(steps, coarse, processes)
+        for s, planned in enumerate(steps):
+            self._cache.put(planned.number, states.rows(slice(s * copies, (s + 1) * copies)))
+        return tokens_SBN
+
+    def _written_together(
+        self, steps: Sequence[PlannedStep], coarse: Sequence[Tensor] | None, processes: Processes
+    ) -> tuple[Tensor, PatchStates]:
+        """Write the part of this process, and take those of the others."""
+        model, copies, layers = self._renderer.model, self._guidance.count, self._renderer.model.num_layers
+        parts = processes.parts(len(steps), len(self._seeds))
+        some, canvases = parts[processes.rank]
+        S, B = some.stop - some.start, canvases.stop - canvases.start
+        if S and B:
+            own = self._written(steps[some], canvases, coarse and coarse[some])
+            tokens_SBN, both = own[0], torch.stack([*own[1].keys, *own[1].values], dim=1)
+            both = torch.unflatten(both, 0, (S, copies, B)).transpose(1, 2)
+        else:  # more processes than there is to write
+            attention = model.layer(0).attention
+            tokens_SBN = torch.empty(S, B, model.patch_tokens, dtype=torch.long)
+            shape = (S, B, copies, 2 * layers, attention.num_kv_heads, model.patch_tokens, attention.head_dim)
+            both = torch.empty(shape, dtype=self._model.dtype, device=model.bos.device)
+        tokens_SBN, both = processes.gather(tokens_SBN, parts), processes.gather(both, parts)
+        pairs = both.transpose(1, 2).flatten(0, 2).unbind(dim=1)
+        return tokens_SBN, PatchStates(pairs[:layers], pairs[layers:])
+
+    def _written(
+        self, steps: Sequence[PlannedStep], canvases: slice, coarse: Sequence[Tensor] | None
+    ) -> tuple[Tensor, PatchStates]:
+        """Write independent patches of some canvases: tokens ``[S, B, N]``, states of rows ``[S, copies, B]``."""
+        seeds, every = self._seeds[canvases], range(*canvases.indices(len(self._seeds)))
+        whole, live = len(every) == len(self._seeds), self._live
+        prompts = self._prompts if whole or self._prompts is None else self._prompts.of(canvases)
+        model, guidance = self._renderer.model, self._guidance
+        if not whole:
+            guidance = GuidanceBatch(prompts, len(seeds), plan=self._plan_guidance, neighbors=model.neighbors)
+            live = {number: self._live[number][canvases] for step in steps for number in step.context}
         positions = [s.step.patch.shifted(self._corner) for s in steps]
         writer = PatchDecoder(
-            self._rows(steps, copies),
+            self._rows(steps, every, prompts),
             neighbors=neighbors_in_context(
                 steps,
-                self._live,
-                canvases=B,
-                patch_size=self._renderer.model.patch_size,
+                live,
+                canvases=len(seeds),
+                patch_size=model.patch_size,
                 token_order=self._renderer.token_order,
-                neighbors=self._renderer.model.neighbors,
-                coarse=None if self._coarse is None else [self._coarse.around(step.patch) for step in steps],
+                neighbors=model.neighbors,
+                coarse=None if coarse is None else [around[canvases] for around in coarse],
             ),
-            given=self._given(steps),
-            guidance=self._guidance,
+            given=self._given(steps, canvases),
+            guidance=guidance,
             token_order=self._renderer.token_order,
-            keys=torch.tensor([signed(patch_key(seed, at)) for at in positions for seed in self._seeds]),
+            keys=torch.tensor([signed(patch_key(seed, at)) for at in positions for seed in seeds]),
         )
         if not steps[0].step.known:
             decoder = self._renderer.local_decoder
-            draws = decoder.draws(self._renderer.model.patch_tokens)
-            uniform_RU = torch.stack([patch_uniforms(seed, at, draws) for at in positions for seed in self._seeds])
+            draws = decoder.draws(model.patch_tokens)
+            uniform_RU = torch.stack([patch_uniforms(seed, at, draws) for at in positions for seed in seeds])
             decoder.decode(writer, self._renderer.sampling, uniform_RU.to(writer.tokens_RN.device))
-        states = writer.states()
-        for s, planned in enumerate(steps):
-            self._cache.put(planned.number, states.rows(slice(s * copies, (s + 1) * copies)))
-        return torch.unflatten(writer.tokens_RN, 0, (S, B)).cpu()
+        return torch.unflatten(writer.tokens_RN, 0, (len(steps), len(seeds))).cpu(), writer.states()
 
-    def _rows(self, steps: Sequence[PlannedStep], copies: int) -> RowBatch:
+    def _rows(self, steps: Sequence[PlannedStep], canvases: range, prompts: Prompts | None) -> RowBatch:
         model, device = self._renderer.model, self._renderer.model.bos.device
-        context = self._cache.gather([s.context for s in steps])
+        copies = len(canvases) * self._guidance.count
+        each = torch.arange(self._guidance.count)[:, None] * len(self._seeds) + torch.tensor(canvases)
+        context = self._cache.gather([s.context for s in steps], each.flatten())
         offset_SC = torch.zeros(len(steps), context.valid_RC.shape[1], dtype=torch.long)
         symmetry_SC = torch.zeros_like(offset_SC)
         for s, planned in enumerate(steps):
@@ -331,16 +386,14 @@ class Rendering:
             context=context,
             offset_RC=offset_SC.repeat_interleave(copies, dim=0).to(device),
             relative_symmetry_RC=symmetry_SC.repeat_interleave(copies, dim=0).to(device),
-            text=self._text(steps, copies // len(self._seeds)),
+            text=None
+            if prompts is None
+            else prompts.rows([s.step.patch for s in steps], repeated=copies // len(canvases)),
         )
 
-    def _text(self, steps: Sequence[PlannedStep], copies: int) -> TextStates | None:
-        return None if self._prompts is None else self._prompts.rows([s.step.patch for s in steps], repeated=copies)
-
-    def _given(self, steps: Sequence[PlannedStep]) -> Tensor:
+    def _given(self, steps: Sequence[PlannedStep], canvases: slice) -> Tensor:
         """Return the tokens ``[R, N]`` that are given, in writing order, else ``ABSENT``."""
         nothing = torch.full((len(self._seeds), *self._renderer.model.patch_size), ABSENT)
         order = self._renderer.token_order
-        return torch.cat(
-            [read_tokens(self._known.get(s.step.patch, nothing), s.step.symmetry, token_order=order) for s in steps]
-        )
+        known = [(self._known.get(s.step.patch, nothing)[canvases], s.step.symmetry) for s in steps]
+        return torch.cat([read_tokens(tokens, symmetry, token_order=order) for tokens, symmetry in known])

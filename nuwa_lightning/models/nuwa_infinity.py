@@ -654,7 +654,9 @@ class CopyHead(nn.Module):
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
-    def forward(self, logits_MV: Tensor, x_MW: Tensor, neighbors_MK: Tensor, codebook_KE: Tensor) -> Tensor:
+    def forward(
+        self, logits_MV: Tensor, x_MW: Tensor, neighbors_MK: Tensor, codebook_KE: Tensor, linear: Reader | None = None
+    ) -> Tensor:
         """Add to ``logits_MV`` in place and return them.
 
         Args:
@@ -662,11 +664,12 @@ class CopyHead(nn.Module):
             x_MW: normalised last-layer states ``[..., W]`` that they come from.
             neighbors_MK: tokens ``[..., K]``, :data:`ABSENT` where there is none.
             codebook_KE: code vectors.
+            linear: in place of its own, as the decoder has it.
         """
         there_MK = neighbors_MK != ABSENT
         if self.moving:
             x_MW = torch.cat([x_MW, motion(neighbors_MK, codebook_KE).to(x_MW.dtype)], dim=-1)
-        more_MK = torch.where(there_MK, self.linear(x_MW).to(logits_MV.dtype), 0)
+        more_MK = torch.where(there_MK, (linear or self.linear)(x_MW).to(logits_MV.dtype), 0)
         return logits_MV.scatter_add_(-1, torch.where(there_MK, neighbors_MK, 0), more_MK)
 
 

@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, final
+from urllib.parse import quote
 
 import uvicorn
 from starlette.applications import Starlette
@@ -32,6 +33,7 @@ from nuwa_lightning.request_fields import InputImage
 from nuwa_lightning.serve import wishes
 from nuwa_lightning.serve.guard import Guard
 from nuwa_lightning.serve.library import UPLOAD_BYTES, Library, Uploads, id_of
+from nuwa_lightning.serve.packing import zipped
 from nuwa_lightning.serve.recipes import recipe
 from nuwa_lightning.serve.tiles import LEVELS, SIDE
 from nuwa_lightning.serve.view import Change
@@ -193,13 +195,21 @@ class Page:
         return Response(data, media_type="image/png")
 
     def exported(self, request: Request) -> Response:
-        """Return a file that an export made."""
+        """Return what an export made; of folders, and of an image of many files, a ZIP."""
         job = self.worker.job(_number(request.path_params["job"], "job"))
-        if job["kind"] != "export" or not job["result"].get("file"):
-            raise UsageError("job", job["id"], "made no file that can be sent: it lies in the folder `exports`")
-        name = str(job["result"]["name"])
-        return FileResponse(
-            self.library.folder / "exports" / name, filename=name, content_disposition_type="attachment"
+        if job["kind"] != "export" or "name" not in job["result"]:
+            raise UsageError("job", job["id"], "is no export that has ended: look at the list")
+        name, folder = str(job["result"]["name"]), self.library.folder / "exports"
+        if not (folder / name).exists():
+            raise UsageError("job", job["id"], f"{name} is not there any more: export it once more")
+        if (folder / name).is_file() and not name.endswith(".dzi"):
+            return FileResponse(folder / name, filename=name)
+        names = [name, name.removesuffix(".dzi") + "_files"] if name.endswith(".dzi") else [name]
+        said = quote(f"{name}.zip", errors="surrogateescape")
+        return StreamingResponse(
+            zipped(folder, names),
+            media_type="application/zip",
+            headers={"Content-Disposition": f"attachment; filename*=UTF-8''{said}"},
         )
 
     async def listen(self, _: Request) -> Response:

@@ -17,6 +17,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Final, final
 
+from nuwa_lightning.atomic import atomic_write
 from nuwa_lightning.canvas.editing import FinishedCanvas
 from nuwa_lightning.canvas.edits import Candidate, listed
 from nuwa_lightning.canvas.job import Progress
@@ -24,7 +25,9 @@ from nuwa_lightning.errors import UsageError
 from nuwa_lightning.pipeline import NuwaInfinityPipeline
 from nuwa_lightning.planning.geometry import Symmetry
 from nuwa_lightning.serve.library import Library
+from nuwa_lightning.serve.packing import zipped
 from nuwa_lightning.serve.view import Area
+from nuwa_lightning.serve.wishes import SHARED
 
 Told = dict[str, Any]
 """A job as plain JSON: id, canvas, kind, state, patches (finished, and of how many), error and result."""
@@ -226,8 +229,15 @@ class Jobs:
                 raise _Stopped
             self._told["patches"][0] += count
 
-        canvas.export(path, progress=watch)
-        self._told["result"] |= {"whole": True, "name": path.name, "file": path.is_file() and suffix != ".dzi"}
+        if suffix == SHARED:
+            kept = self._library.path(self._canvas)
+            with atomic_write(path) as partial, partial.open("wb") as file:
+                for block in zipped(kept.parent, [kept.name]):
+                    file.write(block)
+                    watch(0)
+        else:
+            canvas.export(path, progress=watch)
+        self._told["result"] |= {"whole": True, "name": path.name}
 
 
 def travel(symmetry: Symmetry) -> list[int]:

@@ -21,6 +21,8 @@ _LONGEST_TEXT: Final = 2000
 _MOST_CANDIDATES: Final = 8
 _MOST_BOXES: Final = 1000
 _SEEDS: Final = 2**62
+SHARED: Final = ".canvas.zip"
+"""The format of an export that is the canvas itself, for another folder of canvases."""
 SIDES: Final = ("left", "right", "up", "down")
 
 
@@ -147,7 +149,7 @@ def request(
 
 def suffix(body: Mapping[str, Any], *, video: bool) -> str:
     """Return the format of an export."""
-    found, writers = text(body, "suffix", longest=10), VIDEO_WRITERS if video else IMAGE_WRITERS
-    if found not in writers:
-        raise UsageError("suffix", found or "''", f"choose {', '.join(writers)}")
+    found, known = text(body, "suffix", longest=len(SHARED)), (*(VIDEO_WRITERS if video else IMAGE_WRITERS), SHARED)
+    if found not in known:
+        raise UsageError("suffix", found or "''", f"choose {', '.join(known)}")
     return found

@@ -75,7 +75,7 @@ def test_it_is_one_line_and_nothing_is_loaded(run, capfd, monkeypatch, options, 
     def load(*_: object) -> None:
         raise AssertionError("the model is loaded")
 
-    monkeypatch.setattr(generate, "load", load)
+    monkeypatch.setattr(generate, "_load", load)
     before = {p.name for p in run.iterdir()}
     status, lines = said(capfd, "--checkpoint", "two", *options)
     assert (status, len(lines)) == (2, 1), lines

@@ -13,17 +13,11 @@ import torch
 from evaluation.__main__ import main
 from evaluation.benchmark import canvas
 from evaluation.benchmark.canvas import busy_process, generate, recipe_model, renderer, seconds_a_patch, write_run
-from evaluation.benchmark.figures import (
-    Figure,
-    Settings,
-    local_decoders,
-    report,
-    same_tokens,
-    several_positions,
-    threads,
-)
+from evaluation.benchmark.figure import Figure, Settings
+from evaluation.benchmark.figures import local_decoders, report, same_tokens, several_positions, threads
 from evaluation.benchmark.measuring import Contender, Reading, Times, interleave, machine, ratio
 from evaluation.benchmark.ours import SIZES, Ours, Size, random_model
+from evaluation.benchmark.several import several_tokens
 from evaluation.benchmark.table import benchmark_table
 from evaluation.benchmark.taming import SlidingWindow, WithPast
 from nuwa_lightning.generation.fast_transformer import Precision
@@ -109,6 +103,13 @@ def test_figures_and_their_table():
     assert ">= 2" in table
     assert "4.0" in table  # tokens a second
     assert "--quick" in table
+
+
+def test_several_tokens_a_step_are_held_against_one():
+    figures = several_tokens(Settings(rounds=1), lambda _: None, PatchGrid(1, 1, 2))
+    assert [f.aim for f in figures] == [2.5, 1.0, 4.0, 1.5, 1.0, 4.0]
+    assert all(f.value is not None and f.value > 0 for f in figures)
+    assert [f.value for f in figures if "the same" in f.name] == [1.0, 1.0]
 
 
 def test_a_canvas_is_timed_by_its_waves():

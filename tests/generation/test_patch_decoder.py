@@ -97,7 +97,7 @@ def test_given_tokens_stay():
 
 @torch.inference_mode()
 def test_an_unfinished_patch_leaves_no_states():
-    rows = writer()._rows
+    rows = writer().batch
     with pytest.raises(RuntimeError, match="0 of 5 positions"):
         rows.states()
     with pytest.raises(ValueError, match="cannot go back to position 1"):

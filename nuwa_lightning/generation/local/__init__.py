@@ -6,6 +6,7 @@ from nuwa_lightning.generation.local.jacobi import JacobiLocalDecoder
 from nuwa_lightning.generation.local.locality import LocalityLocalDecoder
 from nuwa_lightning.generation.local.masked import MaskedLocalDecoder
 from nuwa_lightning.generation.local.parallel import ParallelLocalDecoder
+from nuwa_lightning.generation.local.static import StaticLocalDecoder
 
 __all__ = [
     "AutoregressiveLocalDecoder",
@@ -14,4 +15,5 @@ __all__ = [
     "LocalityLocalDecoder",
     "MaskedLocalDecoder",
     "ParallelLocalDecoder",
+    "StaticLocalDecoder",
 ]

@@ -5,6 +5,7 @@ Shape legend: R patches side by side, N tokens per patch, K neighbors of a token
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Final, final
 
@@ -20,6 +21,9 @@ from nuwa_lightning.models.nuwa_infinity import ABSENT
 
 _BESIDE: Final = 2
 """The first of :data:`NEIGHBORS` share a side with the token: one was written just before, one lies across."""
+
+_WINDOWS: Final = (4, 6, 8, 10, 12, 16)
+_FIXED: Final = 12
 
 
 @final
@@ -37,17 +41,18 @@ class JacobiLocalDecoder(LocalDecoder):
     Guesses of places that enter the window are neighbors: the token across the order of writing, else the nearest.
 
     Args:
-        window: n, how many places are read in one step: more take fewer but dearer steps. What is best depends on the
-            machine, see ``experiments/measure_jacobi.py``; 8 to 24 hardly differed.
+        window: n, how many places are read in one step: more take fewer but dearer steps. None: what is best by what
+            steps cost on this machine and by how far the first windows got. Tokens must not depend on a clock, so this
+            is chosen only where a place has the same bits in any window (:attr:`PatchDecoder.alone`); 12 elsewhere.
 
     Raises:
         UsageError: for no window.
     """
 
-    window: int = 16
+    window: int | None = None
 
     def __post_init__(self) -> None:
-        if self.window < 1:
+        if self.window is not None and self.window < 1:
             raise UsageError("window", self.window, "give a number of tokens from 1 up, such as 16")
 
     @property
@@ -62,19 +67,32 @@ class JacobiLocalDecoder(LocalDecoder):
     def decode(self, patches: PatchDecoder, sampling: Sampling, uniform_RU: Tensor) -> None:
         """Write all tokens, in as many steps as it takes."""
         N = patches.tokens_RN.shape[1]
-        guess = _Guess(patches)
+        guess, window, pace = _Guess(patches), self.window, None
         start = guessed = 0
+        if window is None and patches.alone and _WINDOWS[-1] < N:
+            # Rows up to a power of two cost about the same.
+            key = "Jacobi", (patches.rows - 1).bit_length()
+            if key not in patches.found:
+                guessed = _WINDOWS[-1]
+                guess.write(0, guessed)
+                patches.found[key] = _Pace(patches, sampling)
+            pace = patches.found[key]
+            window = pace.window
+        window = window or _FIXED
         while start < N:
-            end = min(start + self.window, N)
-            guess.write(guessed, end)
-            guessed = end
+            end = min(start + window, N)
+            if end > guessed:
+                guess.write(guessed, end)
+                guessed = end
             guess_Rn = patches.tokens_RN[:, start:end].clone()
-            logits_RnK = patches.logits(range(start, end))
-            drawn_M = sampling.draw_frozen(logits_RnK.flatten(0, 1), patches.keys_RN[:, start:end].flatten())
-            # Written back before the next reading: what was drawn, not what was guessed, are the tokens.
-            patches.set_tokens(range(start, end), drawn_M.view_as(guess_Rn))
+            patches.set_tokens(range(start, end), _drawn(patches, sampling, start, end))
             changed_n = (patches.tokens_RN[:, start:end] != guess_Rn).any(dim=0).tolist()
-            start = start + changed_n.index(True) + 1 if True in changed_n else end
+            final = changed_n.index(True) + 1 if True in changed_n else end - start
+            if pace is not None and end - start == window:
+                pace.reached.append(final)
+            start += final
+        if pace is not None:
+            pace.choose()
 
     def check(self, precision: Precision) -> None:
         """Refuse int8 matrices: attention to many positions rounds otherwise there than to one, so tokens differ."""
@@ -84,6 +102,44 @@ class JacobiLocalDecoder(LocalDecoder):
     def training_mask(self, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor | None:
         """Hide nothing."""
         return None
+
+
+def _drawn(patches: PatchDecoder, sampling: Sampling, start: int, end: int) -> Tensor:
+    """Read the places and draw them ``[R, n]``: what was drawn, not what was guessed, is to be written back."""
+    logits_RnK = patches.logits(range(start, end))
+    drawn_M = sampling.draw_frozen(logits_RnK.flatten(0, 1), patches.keys_RN[:, start:end].flatten())
+    return drawn_M.view(-1, end - start)
+
+
+@final
+class _Pace:
+    """Which window is best for so many rows: what steps cost is measured at the start, how far they get in one patch.
+
+    Attributes:
+        window: the widest one at first, then the one by which most places a second become final.
+        reached: how many places each window of the first patch made final.
+    """
+
+    def __init__(self, patches: PatchDecoder, sampling: Sampling) -> None:
+        self.window, self.reached = _WINDOWS[-1], list[int]()
+        self._chosen = False
+        ends = _WINDOWS[0], _WINDOWS[-1]
+        took = {n: min(_seconds(patches, sampling, n) for _ in range(3)) for n in ends}
+        a_place = max(0.0, took[ends[1]] - took[ends[0]]) / (ends[1] - ends[0])
+        self._seconds = {n: took[ends[0]] + (n - ends[0]) * a_place for n in _WINDOWS}
+
+    def choose(self) -> None:
+        """Choose the window, once."""
+        if not self._chosen and self.reached:
+            self._chosen = True
+            # A narrower window would have got as far, unless it ends before.
+            self.window = max(_WINDOWS, key=lambda n: sum(min(each, n) for each in self.reached) / self._seconds[n])
+
+
+def _seconds(patches: PatchDecoder, sampling: Sampling, count: int) -> float:
+    began = time.perf_counter()
+    _drawn(patches, sampling, 0, count)
+    return time.perf_counter() - began
 
 
 class _Guess:

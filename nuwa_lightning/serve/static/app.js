@@ -298,6 +298,7 @@ function begin() {
   $("fit").onclick = () => viewer.fit();
   $("one").onclick = () => viewer.zoom(1 / viewer.scale);
   $("undo").onclick = told(() => edit("undo"));
+  $("share").onclick = told(() => edit("export", {suffix: ".canvas.zip"}));
   $("export").onclick = told(() => edit("export", {suffix: $("suffix").value}));
   for (const id of ["box", "brush"]) $(id).onclick = () => chooseTool(id);
   $("brush-side").oninput = () => { viewer.brushSide = Number($("brush-side").value) || 1; };
@@ -383,7 +384,7 @@ listen({
       say(`${job.kind}: done.`);
       if (job.kind === "export") {
         say(`Written to exports/${job.result.name}. `);
-        if (job.result.file) $("say").append(make("a", "Download", {href: `/api/jobs/${job.id}/file`, download: job.result.name}));
+        $("say").append(make("a", "Download", {href: `/api/jobs/${job.id}/file`, download: ""}));
       }
     }
     if (["done", "stopped", "failed"].includes(job.state)) {
