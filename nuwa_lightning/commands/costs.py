@@ -11,7 +11,7 @@ import time
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, get_type_hints
 
 import torch
 from jsonargparse import Namespace
@@ -133,6 +133,9 @@ class _RecipeCLI(NuwaCLI):
 def read_recipe(arguments: Sequence[str], also: type[Any] | None = None) -> Namespace:
     """Return what ``fit`` would read of these arguments, and the options of a dataclass beside them."""
     deny_imports()
+    flags = {f"--{name}" for name, hint in (get_type_hints(also) if also else {}).items() if hint is bool}
+    pairs = zip(arguments, [*arguments[1:], "--"], strict=True)
+    arguments = [f"{one}=true" if one in flags and next_.startswith("--") else one for one, next_ in pairs]
     check_configs(["fit", *arguments])
     config: Namespace = _RecipeCLI(arguments, also).config
     name = str(config.model.class_path)
