@@ -398,7 +398,7 @@ class FinishedCanvas:
         except (ValueError, LookupError, TypeError) as error:
             if isinstance(error, UsageError) or state is None:
                 raise
-            hint = f"the state on the disk does not fit it ({error!r:.100}): choose resume earlier, or `undo`"
+            hint = f"the state on the disk does not fit it ({error!r:.100}): go back by `undo`"
             raise UsageError("canvas", where(store.folder), hint) from error
 
         def commit() -> None:

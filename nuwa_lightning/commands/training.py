@@ -94,6 +94,7 @@ class NuwaCLI(LightningCLI):
         self.options: Any = None
         self._signals = signals
         self._files: RunFiles | None = None
+        self.refinement = Refinement(None)
         try:
             super().__init__(
                 LightningModule,
@@ -110,8 +111,11 @@ class NuwaCLI(LightningCLI):
         except UsageError as error:
             raise completed(error, {} if self.options is None else self.options.as_dict()) from error.__cause__
         except Stopped as stopped:
+            signals.waiting, signals.number = True, 0  # another one does not break off what is left to do
             self._record_stop(stopped)
             raise
+        finally:
+            self.refinement.stop()
 
     def _record_stop(self, stopped: Stopped) -> None:
         """Note a signal outside of the training loop; what the folder says of an earlier run stays."""
@@ -212,7 +216,6 @@ class NuwaCLI(LightningCLI):
 
         What can be refused at once is refused before that.
         """
-        self.refinement = Refinement(None)
         self._check_data()
         self._check_trainer()
         check_checkpoint(self.options.get("ckpt_path"), self.model, parts=TRAINED)
