@@ -5,7 +5,7 @@
 
 The grids are 16 x 16 random tokens. A second process trains a model of the default recipe's size on them: its start is
 counted from its launch, imports and the tokenizer's fingerprint included, to its first batch. Its memory is read before
-and after reading samples, an eighth as many as there are images. Steps on shards and steps on one synthetic batch that is
+and after reading samples, an eighth as many as there are images. Steps on shards and on one synthetic batch that is
 there already take turns, 20 each; the first two of each turn are not counted.
 """
 
