@@ -195,14 +195,14 @@ class _Rows:
     def _tried(self, work: Callable[[], _T]) -> _T:
         try:
             return work()
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, sqlite3.Error, UnicodeDecodeError) as error:  # the last of names in a damaged file
             self._rescue(error)
             return work()
 
     def _rescue(self, error: Exception) -> None:
         assert self._path is not None, "nothing goes wrong in memory"
         self._store.close()
-        if getattr(error, "sqlite_errorcode", 0) & 255 in _DAMAGED:
+        if isinstance(error, UnicodeDecodeError) or getattr(error, "sqlite_errorcode", 0) & 255 in _DAMAGED:
             _LOG.warning("%s is damaged (%s): computing its features anew", self._path, error)
             with suppress(OSError, sqlite3.Error):
                 for name in ("", "-wal", "-shm"):

@@ -102,7 +102,8 @@ def main(args: Sequence[str] | None = None) -> int:
             sys.stderr.write(f"error: {_printable(' '.join(_line(error).split()))}\n")
         return 2
     except Stopped as stopped:
-        sys.stderr.write(f"{stopped}\n")
+        if not stopped.told and os.environ.get("LOCAL_RANK", "0") == "0":
+            sys.stderr.write(f"{stopped} with --ckpt_path last\n")
         return 128 + stopped.number
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")

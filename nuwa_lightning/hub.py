@@ -58,7 +58,7 @@ def find_run(
     if tokenizer and not model:
         raise UsageError("checkpoint", checkpoint, "holds a tokenizer only (stage 1): name the run folder of stage 2")
     if model and not tokenizer:
-        hint = "holds no tokenizer, which comes at the end of training: let fit come to its end (--ckpt_path last)"
+        hint = "holds no tokenizer, which comes at the end of training: go on with fit until its end"
         raise UsageError("checkpoint", checkpoint, hint)
     return run
 

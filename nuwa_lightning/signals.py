@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import signal
 import sys
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -12,30 +13,35 @@ STOPPING = [signal.Signals[name] for name in ("SIGTERM", "SIGHUP", "SIGINT") if 
 STOPPED = tuple(128 + number for number in STOPPING)
 """Exit statuses of a run that a signal has ended."""
 
+ONE_STOP = 2.0
+"""Seconds in which several signals are one."""
+
 
 class Stopped(SystemExit):
-    """A signal ends the run, with exit status 128 plus its number."""
+    """A signal ends the run, with exit status 128 plus its number; ``told`` if another process has said so."""
 
-    def __init__(self, number: int, step: int | None = None) -> None:
+    def __init__(self, number: int, step: int | None = None, *, told: bool = False) -> None:
         super().__init__(128 + number)
-        self.name, self.number, self.step = signal.Signals(number).name, number, step
+        self.name, self.number, self.step, self.told = signal.Signals(number).name, number, step, told
 
     def __str__(self) -> str:
         """Return the line that tells it."""
         if self.step is None:
-            return f"stopped by {self.name} outside of the training loop: start it again with --ckpt_path last"
-        return f"stopped by {self.name} at step {self.step}: go on with --ckpt_path last"
+            return f"stopped by {self.name} outside of the training loop: start it again"
+        return f"stopped by {self.name} at step {self.step}: go on"
 
 
 class Signals:
     """Raises :class:`Stopped` on SIGTERM, SIGHUP and SIGINT: at once or, while ``waiting``, when it is asked for.
 
-    A signal that is ignored (``nohup``) stays ignored; a second one while waiting is obeyed at once.
+    A signal that is ignored (``nohup``) stays ignored; a second one while waiting is obeyed at once, but one that comes
+    within :data:`ONE_STOP` of the first: ``timeout`` and ``torchrun`` give theirs to a process and to its group.
     """
 
-    def __init__(self) -> None:
-        self.waiting = False
+    def __init__(self, *, waiting: bool = False) -> None:
+        self.waiting = waiting
         self.number = 0
+        self._since = 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Signals:
@@ -57,10 +63,20 @@ class Signals:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.waiting and not self.number:
-            self.number = number
+        if self.number and time.monotonic() - self._since < ONE_STOP:
             return
-        raise Stopped(number)
+        waits = self.waiting and not self.number
+        self.number, self._since = number, time.monotonic()
+        if not waits:
+            raise Stopped(number)
+
+
+def leave_to_parent(_: int = 0) -> None:
+    """Let a process that makes batches go on when its whole group gets a signal: the training ends it.
+
+    PyTorch lets it die, and the training with it, before a checkpoint is written.
+    """
+    Signals(waiting=True).__enter__()
 
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3

@@ -223,6 +223,28 @@ def test_no_other_class_is_reached(pipe, tmp_path, name):
     assert {module for module in set(sys.modules) - before if not module.startswith("nuwa_lightning.")} == set()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])
+def test_every_task_in_fewer_bits(dtype, photo):
+    """Given pixels stay, a kept canvas grows, and all of it is the same again."""
+    pipe = tiny().to("cpu", dtype)
+    wide = pipe.outpaint(photo, left=10, down=7, seed=1)
+    assert bytes_of(wide.images[0].crop((10, 0, 55, 31))) == bytes_of(photo)
+    canvas = pipe.grow(wide.canvases[0], right=9, up=5).redo((0, 0, 8, 8), seed=4)
+    assert next(canvas.pixels()).shape == (43, 64, 3)
+    mask = Image.new("L", photo.size)
+    mask.paste(255, (8, 8, 24, 24))
+    assert pipe.inpaint(photo, mask, seed=1).images[0].getpixel((0, 0)) == photo.getpixel((0, 0))
+    told = tiny(text=True).to(dtype=dtype)
+    texts = ["a lake", "snow"]
+    made = told(texts, size=(24, 16), seed=2, guidance_scale=3)
+    assert bytes_of(made.images[1]) == bytes_of(told(texts, size=(24, 16), seed=2, guidance_scale=3).images[1])
+    region = Region(0, 0, 16, 16, "fog")
+    assert told("a lake", regions=[region], size=(24, 16), seed=2).images[0].size == (24, 16)
+    (frames,) = tiny(frames=3).to("cpu", dtype).animate(photo, frames=4, seed=1).frames
+    assert len(frames) == 4
+    assert bytes_of(frames[0]) == bytes_of(photo)
+
+
 def test_the_hub(pipe, tmp_path, monkeypatch):
     """What goes up comes down, and nothing but JSON and safetensors does."""
     hub = tmp_path / "hub"

@@ -80,7 +80,7 @@ class Canvas:
     def open(cls, folder: Path, *, option: str = "canvas") -> Canvas:
         """Return the canvas in a folder, everything in it checked."""
         if not (folder / "canvas.json").is_file():
-            raise UsageError(option, folder, "holds no canvas: name a folder that --canvas made")
+            raise UsageError(option, folder, "holds no canvas: name the folder of a canvas that was kept")
         made = cls(folder, option=option)
         try:
             made.load()
@@ -172,10 +172,10 @@ class Canvas:
         if self.facts.finished and self.patches < self.facts.grid.size:
             hint = f"holds {self.patches} of {self.facts.grid.size} patches: put back a copy of the folder"
             raise UsageError(self._option, self.folder / "tokens.log", hint)
-        states = [] if self.facts.finished else map(read_state, self._states())
-        newest = next((found for found in states if found is not None), None)
-        if newest is not None and newest.facts["log"] > self.length:
-            hint = f"record {self.length} is damaged: choose resume earlier"
+        states = [] if self.facts.finished or len(self.facts.stages) > 1 else [*map(read_state, self._states())]
+        logs = [found.facts["log"] for found in states if found is not None]
+        if logs and min(logs) > self.length:
+            hint = f"record {self.length} is damaged, and no state is from before it: put back a copy of the folder"
             raise UsageError(self._option, self.folder / "tokens.log", hint)
 
     def latest(self, *, earlier: bool = False) -> CanvasState | None:
@@ -196,7 +196,8 @@ class Canvas:
             self._cut(found.facts["log"])
             return found
         if damaged:
-            hint = "is damaged, and there is no good one: choose overwrite to start again"
+            way_out = "go back by `undo`" if len(self.facts.stages) > 1 else "choose overwrite to start again"
+            hint = f"is damaged, and there is no good one: {way_out}"
             raise UsageError("resume", damaged[0], hint)
         self._cut(self.facts.log)
         return None

@@ -315,8 +315,13 @@ def _decoding_state(state: CanvasState, renderer: InfiniteRenderer, order: Order
     attention = model.layer(0).attention
     copies = len(order.seeds) * order.copies
     shape = (copies, attention.num_kv_heads, model.patch_tokens, attention.head_dim)
+    if order.grid.endless and state.waves > state.facts["log"]:  # a plan that has no end would be followed so far
+        raise ValueError("the state has more waves than patches")
     try:
-        numbers = tensors["pool.numbers"].tolist()
+        numbers_N = tensors["pool.numbers"]
+        if numbers_N.dtype != torch.int64 or numbers_N.dim() != 1:
+            raise ValueError("the state's steps are no numbers")
+        numbers = numbers_N.tolist()
         if not numbers:
             return DecodingState(state.waves, {}, {})
         tokens = tensors["pool.tokens"]
@@ -325,10 +330,13 @@ def _decoding_state(state: CanvasState, renderer: InfiniteRenderer, order: Order
         }
     except KeyError as error:
         raise ValueError(f"the state lacks {error}") from error
-    fits = tokens.shape == (len(numbers), len(order.seeds), *model.patch_size)
-    fits = fits and all(part.shape == (len(numbers), *shape) for parts in kept.values() for part in parts)
+    parts = [part for layers in kept.values() for part in layers]
+    fits = tokens.shape == (len(numbers), len(order.seeds), *model.patch_size) and tokens.dtype == torch.int64
+    fits = fits and all(part.shape == (len(numbers), *shape) and part.is_floating_point() for part in parts)
     if not fits or not 0 <= int(tokens.min()) <= int(tokens.max()) < model.codebook_size:
         raise ValueError("the state is of another model")
+    if not all(bool(part.isfinite().all()) for part in parts):
+        raise ValueError("the state holds NaN or infinite numbers")
     states = {
         number: PatchStates(*(tuple(part[n] for part in kept[kind]) for kind in ("keys", "values")))
         for n, number in enumerate(numbers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,7 @@ from nuwa_lightning.canvas.job import Generation, Order, Progress, Recorder, cut
 from nuwa_lightning.canvas.preview import CanvasPreview
 from nuwa_lightning.errors import LawError, UsageError
 from nuwa_lightning.request import GenerationRequest
-from nuwa_lightning.signals import STOPPING
+from nuwa_lightning.signals import ONE_STOP, STOPPING
 from nuwa_lightning.writers import check_format, check_output, read_metadata, sweep
 
 if TYPE_CHECKING:
@@ -357,14 +358,18 @@ class _Runner:
 def signals() -> Iterator[list[int]]:
     """Yield a list that gets the first signal to stop; the second one stops at once."""
     caught: list[int] = []
+    since = time.monotonic()
     if threading.current_thread() is not threading.main_thread():
         yield caught
         return
 
     def catch(number: int, _: object) -> None:
-        if caught:
+        nonlocal since
+        if not caught:
+            caught.append(number)
+            since = time.monotonic()
+        elif time.monotonic() - since > ONE_STOP:
             raise KeyboardInterrupt
-        caught.append(number)
 
     obeyed = (number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN)
     before = {number: signal.signal(number, catch) for number in obeyed}

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -260,12 +261,20 @@ def _run(command: Sequence[str]) -> int:
         try:
             status = process.wait()
         except Stopped as stopped:
-            process.send_signal(stopped.number)
-            process.wait()
+            stopped.told = _stop(process, stopped.number) in STOPPED
             raise
     if status in STOPPED:
-        raise Stopped(status - 128)
+        raise Stopped(status - 128, told=True)
     return status
+
+
+def _stop(process: subprocess.Popen[bytes], number: int) -> int:
+    """Pass a signal on, and each later one; return the status of the process."""
+    process.send_signal(number)
+    try:
+        return process.wait()
+    except Stopped as again:
+        return _stop(process, again.number)
 
 
 def alone() -> dict[str, str]:
@@ -319,6 +328,11 @@ class Refinement:
             process = subprocess.Popen(command, stdout=out, stderr=out, env=environment, preexec_fn=die_with_parent)
         _LOG.info("refining the decoder beside stage 2, on %d core(s); its log: %s", half, log)
         return cls(process, source)
+
+    def stop(self) -> None:
+        """End it, if it runs still; it leaves a checkpoint to go on with."""
+        if self._process is not None and self._process.poll() is None:
+            _stop(self._process, signal.SIGTERM)
 
     def wait(self, tokenizer: Tokenizer) -> Tokenizer | None:
         """Wait for the end; returns the refined ``tokenizer``, or None if there is none."""

@@ -25,7 +25,7 @@ from nuwa_lightning.callbacks.run_files import RunCheckpoint, RunFiles
 from nuwa_lightning.callbacks.sample_sheet import SampleSheet
 from nuwa_lightning.callbacks.stage_bar import StageBar
 from nuwa_lightning.commands.known_classes import known_classes
-from nuwa_lightning.commands.parsing import OneLineParser, check_configs, deny_imports, usage_error, whole_name
+from nuwa_lightning.commands.parsing import OneLineParser, check_configs, completed, deny_imports, usage_error
 from nuwa_lightning.commands.record import check_run_folder, run_record, versions
 from nuwa_lightning.commands.resuming import TRAINED, check_checkpoint, find_checkpoint, unusable, what_next
 from nuwa_lightning.commands.tokenizer import (
@@ -94,6 +94,7 @@ class NuwaCLI(LightningCLI):
         self.options: Any = None
         self._signals = signals
         self._files: RunFiles | None = None
+        self.refinement = Refinement(None)
         try:
             super().__init__(
                 LightningModule,
@@ -108,12 +109,13 @@ class NuwaCLI(LightningCLI):
                 run=run,
             )
         except UsageError as error:
-            if self.options is not None:
-                error.option = whole_name(error.option, error.value, self.options.as_dict())
-            raise
+            raise completed(error, {} if self.options is None else self.options.as_dict()) from error.__cause__
         except Stopped as stopped:
+            signals.waiting, signals.number = True, 0  # another one does not break off what is left to do
             self._record_stop(stopped)
             raise
+        finally:
+            self.refinement.stop()
 
     def _record_stop(self, stopped: Stopped) -> None:
         """Note a signal outside of the training loop; what the folder says of an earlier run stays."""
@@ -214,7 +216,6 @@ class NuwaCLI(LightningCLI):
 
         What can be refused at once is refused before that.
         """
-        self.refinement = Refinement(None)
         self._check_data()
         self._check_trainer()
         check_checkpoint(self.options.get("ckpt_path"), self.model, parts=TRAINED)
@@ -424,5 +425,5 @@ def train(arguments: list[str], signals: Signals) -> int:
     try:
         NuwaCLI(arguments, signals=signals)
     except MisconfigurationException as error:
-        raise usage_error(error, f"--trainer or --model of {arguments[0]}") from error
+        raise completed(usage_error(error, f"--trainer or --model of {arguments[0]}"), {}) from error
     return 0

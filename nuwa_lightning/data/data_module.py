@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from nuwa_lightning.data.sources import Prepared, Skipped, Source, Split, prepared_splits
 from nuwa_lightning.data.streams import Batch, BatchMaker, BatchStream, FixedSamples
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.signals import leave_to_parent
 
 _LOG = logging.getLogger(__name__)
 P = TypeVar("P", bound=Prepared[Any])
@@ -84,7 +85,8 @@ class StreamingDataModule(LightningDataModule, ABC):
         if not len(samples):
             return []
         collate = self.collate()
-        return [DataLoader(samples, batch_size=self.batch_size, num_workers=self.num_workers, collate_fn=collate)]
+        size, workers = self.batch_size, self.num_workers
+        return [DataLoader(samples, size, num_workers=workers, collate_fn=collate, worker_init_fn=leave_to_parent)]
 
     def test_dataloader(self) -> list[DataLoader[Batch]]:
         """Return the validation loader: these sets are too small for a third part."""

@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate, get_worker_info
 
+from nuwa_lightning.signals import leave_to_parent
+
 Batch = dict[str, Any]
 """Tensors, and lists of texts."""
 
@@ -134,7 +136,7 @@ class BatchStream:
         steps = _Steps(self._maker, self._position(), self._length)
         if self._num_workers == 0:
             return iter(steps)
-        return iter(DataLoader(steps, batch_size=None, num_workers=self._num_workers))
+        return iter(DataLoader(steps, None, num_workers=self._num_workers, worker_init_fn=leave_to_parent))
 
     def state_dict(self) -> dict[str, int]:
         """Return the position. It tells Lightning that this loader can resume; the trainer's progress decides."""

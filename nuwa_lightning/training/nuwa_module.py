@@ -159,7 +159,7 @@ class NuwaInfinityModule(LightningModule):
         if have != want:
             hint = f"the tokenizer has {have[0]} codes of {have[1]} channels: set model.codebook_size={have[0]} and "
             hint += f"model.codebook_dim={have[1]}, or name another tokenizer"
-            raise UsageError("model.codebook_size, --model.codebook_dim", want, hint)
+            raise UsageError("model.codebook_size", want, hint)
         self.transformer.set_codes(tokenizer.codebook_KD)
         # In a tuple it is no sub-module: not trained, not saved twice, not moved.
         self._tokenizer = (tokenizer,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from nuwa_lightning.writers.base import Pixels
 
 _COARSEST = 512
 _SCALE = "nuwa_lightning scale"
+_LOG = logging.getLogger(__name__)
 
 
 class GrowingPreview:
@@ -31,6 +33,7 @@ class GrowingPreview:
             if found:
                 self._scale, self._pixels_YX3 = scale, pixels_YX3
         self._saved = time.monotonic()
+        self._told = False
 
     def write(self, pixels_YX3: Pixels, *, y: int, x: int) -> None:
         """Take a rectangle of the canvas whose upper left corner lies at ``(y, x)``."""
@@ -46,7 +49,7 @@ class GrowingPreview:
             self.save()
 
     def save(self) -> None:
-        """Write the preview, whole or not at all; a disk that is full is no reason to stop."""
+        """Write the preview, whole or not at all; a disk that is full is no reason to stop, and is told once."""
         from PIL import Image
         from PIL.PngImagePlugin import PngInfo
 
@@ -58,8 +61,10 @@ class GrowingPreview:
         try:
             with atomic_write(self.path) as partial:
                 Image.fromarray(self._pixels_YX3).save(partial, format="PNG", compress_level=1, pnginfo=text)
-        except OSError:
-            return
+        except OSError as error:
+            if not self._told:
+                _LOG.warning("%s: cannot be written (%s): going on without it", self.path, error.strerror or error)
+            self._told = True
 
     def _grow(self, height: int, width: int) -> None:
         old = self._pixels_YX3.shape

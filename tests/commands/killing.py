@@ -3,12 +3,14 @@
 Each line of standard input is a JSON object: ``arguments`` of the command line, ``at`` None or the number of the call
 of ``fsync``, ``replace`` or ``unlink`` at which the child gets a signal, and ``number``, which one. The answer is the
 child's process id. With ``full`` the disk is full from that call on instead; with ``room`` no file grows beyond so many
-bytes. When "wait" comes instead, the answer is its exit status (negative: the signal).
+bytes; ``program`` is ``evaluation`` for its commands. When "wait" comes instead, the answer is its exit status
+(negative: the signal).
 """
 
 from __future__ import annotations
 
 import errno
+import importlib
 import itertools
 import json
 import os
@@ -37,8 +39,15 @@ def filled(function: Callable[..., Any], calls: itertools.count[int], at: int) -
     return call
 
 
-def child(arguments: list[str], at: int | None, number: int, full: bool = False, room: int | None = None) -> int:
-    from nuwa_lightning.cli import main
+def child(
+    arguments: list[str],
+    at: int | None,
+    number: int,
+    full: bool = False,
+    room: int | None = None,
+    program: str = "nuwa_lightning",
+) -> int:
+    main = importlib.import_module({"evaluation": "evaluation.__main__"}.get(program, f"{program}.cli")).main
 
     if room is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
@@ -50,11 +59,12 @@ def child(arguments: list[str], at: int | None, number: int, full: bool = False,
         calls = itertools.count()
         for name in ("fsync", "replace", "unlink"):
             setattr(os, name, armed(getattr(os, name), calls, at, number))
-    return main(arguments)
+    return int(main(arguments))
 
 
 def serve() -> None:
     warnings.simplefilter("ignore")
+    sys.path.append(os.getcwd())  # as ``python -m`` has it
     import tifffile  # noqa: F401
     import torch
     import torch._dynamo  # building a model without memory imports it: once here, not in every child
@@ -76,6 +86,7 @@ def serve() -> None:
             pid = os.fork()
             if not pid:
                 status = 1
+                os.dup2(2, 1)  # answers go to standard output
                 try:
                     status = child(**request)
                 finally:

@@ -13,8 +13,9 @@ import torch
 
 pytest.importorskip("av")
 
-from nuwa_lightning.data import FolderVideos, TokenClipsDataModule
+from nuwa_lightning.data import FolderVideos, TokenClipsDataModule, TokenShardsDataModule
 from nuwa_lightning.data.clips import ClipSettings, prepare_videos
+from nuwa_lightning.data.shard_making import make_shards
 from nuwa_lightning.data.synthetic_videos import SyntheticVideos
 from nuwa_lightning.data.token_clips import build_clip_bank
 from nuwa_lightning.data.video_reading import PyAvReader
@@ -216,3 +217,17 @@ def test_drawn_videos_move_as_their_caption_says(tmp_path: Path) -> None:
     for wrong in ({"count": 5}, {"size": (4, 4)}, {"frames": 1}):
         with pytest.raises(UsageError, match=r"data\.videos"):
             SyntheticVideos(**wrong)  # type: ignore[arg-type]
+
+
+def test_shards_give_the_same_batches(folder: Path, tmp_path: Path) -> None:
+    clips = module(folder, tmp_path / "c", stills=0.3)
+    make_shards(tmp_path / "s", clips.shard_parts(Means(), 2), Means(), progress=False)
+    options: dict[str, Any] = {"grid": (6, 8), "frames": 3, "batch_size": 4, "stills": 0.3}
+    shards = TokenShardsDataModule(str(tmp_path / "s"), **options)
+    shards.attach_tokenizer(Means())
+    assert shards.shards.text(0)["caption"].startswith("video ")
+    for rank in range(2):
+        one, other = clips.training_batches(rank, 2), shards.training_batches(rank, 2)
+        batches = [(one.batch(step), other.batch(step)) for step in range(8)]
+        assert {batch["tokens"].shape[1] for batch, _ in batches} == {1, 3}
+        assert all(torch.equal(a[name], b[name]) for a, b in batches for name in ("tokens", "index"))

@@ -253,6 +253,9 @@ FEATURES: dict[str, tuple[Callable[[Path], object], int]] = {
     "cut short": (lambda path: path.write_bytes(path.read_bytes()[:5000]), 4),
     "zeros inside": (lambda path: path.write_bytes(path.read_bytes()[:4096] + bytes(len(path.read_bytes()) - 4096)), 4),
     "an empty file": (lambda path: path.write_bytes(b""), 4),
+    "a name that is no UTF-8": (
+        lambda path: path.write_bytes(path.read_bytes().replace(b"tablefeatures", b"tablef\xffatures")), 4
+    ),
     "other columns": (rows("ALTER TABLE features RENAME COLUMN row TO content"), 4),
     "a view": (lambda path: (rows("DROP TABLE features")(path), rows("CREATE VIEW features AS SELECT 1 a")(path)), 4),
     "rows of nothing": (rows("UPDATE features SET row = x''"), 4),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -11,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save
 
 from nuwa_lightning import NuwaInfinityPipeline, UsageError
 from nuwa_lightning.canvas import facts as canvas_facts
@@ -47,6 +50,18 @@ def said(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]
         content = json.loads((folder / "canvas.json").read_text())["canvas"]
         change(content)
         whole = {"canvas": content, "sha256": canvas_facts._sum_of(content)}
+        (folder / "canvas.json").write_text(json.dumps(whole))
+
+    return rewrite
+
+
+def with_nan(change: Callable[[dict[str, Any], float], object]) -> Callable[[Path], object]:
+    """As ``said``, with NaN, which no canvas of ours holds."""
+
+    def rewrite(folder: Path) -> None:
+        content = json.loads((folder / "canvas.json").read_text())["canvas"]
+        change(content, float("nan"))
+        whole = {"canvas": content, "sha256": hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()}
         (folder / "canvas.json").write_text(json.dumps(whole))
 
     return rewrite
@@ -102,6 +117,10 @@ HOSTILE: dict[str, Callable[[Path], object]] = {
     "a grid of text": stage(grid={"t": 1, "y": "3", "x": 3, "wrap": ""}),
     "a closed axis that is none": stage(grid={"t": 1, "y": 3, "x": 5, "wrap": "z"}),
     "patches of 10^6 tokens": said(lambda content: content.update(patch_size=[1000, 1000])),
+    "NaN in the metadata": with_nan(lambda content, nan: content["how"]["metadata"][0].update(options={"top_k": nan})),
+    "NaN for a temperature": with_nan(lambda content, nan: content["how"]["request"].update(temperature=nan)),
+    "NaN for a length": with_nan(lambda content, nan: content.update(log=nan)),
+    "NaN for a size": with_nan(lambda content, nan: content["stages"][-1].update(size=[nan, 40])),
     "nested 100 deep": how(deep=json.loads("[" * 100 + "]" * 100)),
     "nested 100,000 deep": lambda folder: (folder / "canvas.json").write_text("[" * 100_000),
     "5,000 digits": lambda folder: (folder / "canvas.json").write_text('{"canvas": ' + "9" * 5000 + "}"),
@@ -133,3 +152,84 @@ def test_a_good_one_opens(pipe: NuwaInfinityPipeline, folder: Path) -> None:
         canvas.undo().undo()
         assert canvas.size == (40, 16)
     assert CanvasView(folder, pipe, hashes(pipe.builder)).told()["finished"]
+
+
+@pytest.fixture(scope="module")
+def growing(pipe: NuwaInfinityPipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A canvas that was stopped while it grew."""
+    folder = tmp_path_factory.mktemp("growing") / "a.canvas"
+    with pipe(size=(32, 24), seed=1).canvases[0].save(folder) as canvas:
+        waves = iter([False] * 3 + [True])
+        canvas.grow(right=64, record_every=0, stop=lambda: next(waves))
+        assert not canvas.finished
+    return folder
+
+
+def state(change: Callable[[dict[str, Any], dict[str, torch.Tensor]], object]) -> Callable[[Path], object]:
+    """Change what the states say and hold, with right checksums."""
+
+    def rewrite(folder: Path) -> None:
+        for path in folder.glob("state-*"):
+            found = canvas_facts.read_state(path)
+            assert found is not None
+            facts, tensors = {**found.facts, "waves": found.waves}, dict(found.tensors)
+            change(facts, tensors)
+            data = save(tensors, metadata={"facts": json.dumps(facts)})
+            path.write_bytes(canvas_facts._MAGIC + hashlib.sha256(data).digest() + data)
+
+    return rewrite
+
+
+def tensor(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Path], object]:
+    return state(lambda _, tensors: tensors.update({name: change(tensors[name])}))
+
+
+MISFITS: dict[str, Callable[[Path], object]] = {
+    "no number of patches": state(lambda facts, _: facts.pop("patches")),
+    "a number of patches in words": state(lambda facts, _: facts.update(patches="many")),
+    "no waves": state(lambda facts, _: facts.pop("waves")),
+    "more waves than there are": state(lambda facts, _: facts.update(waves=10**12)),
+    "another wave": state(lambda facts, _: facts.update(waves=facts["waves"] + 1)),
+    "more records than there are": state(lambda facts, _: facts.update(log=10**6)),
+    "no steps": state(lambda _, tensors: tensors.pop("pool.numbers")),
+    "no tokens": state(lambda _, tensors: tensors.pop("pool.tokens")),
+    "no values": state(lambda _, tensors: tensors.pop("pool.values.0")),
+    "other steps": tensor("pool.numbers", lambda numbers: numbers + 7),
+    "steps in fractions": tensor("pool.numbers", lambda numbers: numbers + 0.5),
+    "one step": tensor("pool.numbers", lambda numbers: numbers.sum()),
+    "tokens beyond the code book": tensor("pool.tokens", lambda tokens: tokens + 99),
+    "tokens in fractions": tensor("pool.tokens", lambda tokens: tokens + 0.5),
+    "complex tokens": tensor("pool.tokens", lambda tokens: tokens * (1 + 1j)),
+    "flat keys": tensor("pool.keys.0", lambda keys: keys.flatten()),
+    "whole keys": tensor("pool.keys.0", lambda keys: keys.long()),
+    "NaN keys": tensor("pool.keys.0", lambda keys: keys * float("nan")),
+    "infinite values": tensor("pool.values.0", lambda values: values / 0),
+}
+
+
+@pytest.mark.parametrize("kind", MISFITS)
+def test_a_state_that_does_not_fit(pipe: NuwaInfinityPipeline, growing: Path, tmp_path: Path, kind: str) -> None:
+    """One line, and the canvas from before it grew is there still."""
+    folder = Path(shutil.copytree(growing, tmp_path / "a.canvas"))
+    MISFITS[kind](folder)
+    with pipe.open_canvas(folder) as canvas:
+        with pytest.raises(UsageError) as caught:
+            canvas.resume()
+        assert len(str(caught.value).splitlines()) == 1
+        before = pipe(size=(32, 24), seed=1).canvases[0]
+        assert torch.equal(canvas.undo().tokens_TYX, before.tokens_TYX)
+
+
+def test_a_damaged_record_after_the_state_before(pipe: NuwaInfinityPipeline, growing: Path, tmp_path: Path) -> None:
+    """The line names a way out, and that is one."""
+    folder = Path(shutil.copytree(growing, tmp_path / "a.canvas"))
+    whole = pipe(size=(32, 24), seed=1).canvases[0].grow(right=64)
+    first, last = (canvas_facts.read_state(path) for path in sorted(folder.glob("state-*")))
+    assert first is not None
+    assert last is not None
+    size = (folder / "tokens.log").stat().st_size // last.facts["log"]
+    os.truncate(folder / "tokens.log", first.facts["log"] * size + 3)
+    with pipe.open_canvas(folder) as canvas:
+        with pytest.raises(UsageError, match="choose resume earlier"):
+            canvas.resume()
+        assert torch.equal(canvas.resume(earlier=True).tokens_TYX, whole.tokens_TYX)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from nuwa_lightning.generation.coarse_plan import CoarsePlan
-from nuwa_lightning.generation.local import MaskedLocalDecoder
+from nuwa_lightning.generation.local import LocalityLocalDecoder, MaskedLocalDecoder
 from nuwa_lightning.models.nuwa_infinity import ABSENT, TransformerConfig
 from nuwa_lightning.models.perceptual import PerceptualLoss
 from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
@@ -152,6 +152,7 @@ CASES: dict[str, tuple[Callable[[], LightningModule], Callable[[int], dict[str, 
     # in raster order, plans do not share masks: processes have different numbers of groups
     "raster": (lambda: stage_2(token_order="raster", optimize="accumulated"), window),
     "masked": (lambda: stage_2(token_order="raster", local_decoder=MaskedLocalDecoder(), conditions=NO_TEXT), window),
+    "locality": (lambda: stage_2(local_decoder=LocalityLocalDecoder(steps=3, schedules=(4, 3, 2))), window),
     "per patch": (lambda: stage_2(token_order="raster", optimize="per_patch"), window),
     "per patch, masked": (lambda: stage_2(optimize="per_patch", local_decoder=MaskedLocalDecoder()), window),
 }
