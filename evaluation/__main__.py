@@ -42,21 +42,31 @@ def _run(given: Sequence[str]) -> int:
         about = "".join(f"  {each:<14}{_command(each).ABOUT.splitlines()[0]}\n" for each in COMMANDS)
         print(f"usage: python -m evaluation COMMAND ...\n\n{about}\npython -m evaluation COMMAND --help tells the rest")
         return 0
+    from nuwa_lightning.commands.options import completed
+
     options = parsed(given)
-    return int(_command(given[0]).run(options, shlex.join(["python", "-m", "evaluation", *given])))
+    try:
+        return int(_command(given[0]).run(options, shlex.join(["python", "-m", "evaluation", *given])))
+    except UsageError as error:
+        raise completed(error, type(options)) from error.__cause__
 
 
 def parsed(given: Sequence[str]) -> Any:
     """Return the ``Options`` of a command line."""
-    from evaluation.commands.options import parse
+    from nuwa_lightning.commands.options import parse
 
-    name, *rest = given
+    name, *rest = (argument for argument in given if argument != "--traceback")
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"choose {', '.join(COMMANDS)}"
         raise UsageError("COMMAND", name, f"there is no such command; {hint}")
-    command, positional = _command(name), "runs" if name == "report" else None
-    return parse(command.Options, name, rest, about=command.ABOUT, examples=command.EXAMPLES, positional=positional)
+    command, positional = _command(name), ("runs",) if name == "report" else ()
+    epilog = (
+        "Options that are true or false need no value; --no-cache is --no_cache; --traceback shows where an error came"
+        f" from.\n\nexamples\n{command.EXAMPLES}"
+    )
+    prog = f"python -m evaluation {name}"
+    return parse(command.Options, prog, rest, about=command.ABOUT, epilog=epilog, positional=positional, several=True)
 
 
 def _command(name: str) -> Any:

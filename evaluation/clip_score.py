@@ -45,11 +45,11 @@ class ClipScore:
         try:
             from transformers import AutoModel, AutoProcessor
         except ImportError:
-            raise UsageError("--clip", str(folder), "needs transformers: pip install 'transformers>=5'") from None
+            raise UsageError("clip", str(folder), "needs transformers: pip install 'transformers>=5'") from None
         weights = sorted(folder.glob("*.safetensors"))
         if not weights:
             hint = "holds no *.safetensors: give the folder of a CLIP model as save_pretrained writes it"
-            raise UsageError("--clip", str(folder), hint)
+            raise UsageError("clip", str(folder), hint)
         try:
             # Safetensors and no remote code: a folder from a stranger cannot run anything.
             options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -58,9 +58,9 @@ class ClipScore:
             self._processor: Any = processors.from_pretrained(folder, **options)
         except (OSError, ValueError, KeyError) as error:
             hint = f"cannot be read as a CLIP model: {' '.join(str(error).split())[:200]}"
-            raise UsageError("--clip", str(folder), hint) from error
+            raise UsageError("clip", str(folder), hint) from error
         if not callable(getattr(model, "get_image_features", None)):
-            raise UsageError("--clip", str(folder), f"is a {type(model).__name__}: give a CLIP model")
+            raise UsageError("clip", str(folder), f"is a {type(model).__name__}: give a CLIP model")
         self._model: Any = model.eval().to(device)
         self._device = device
         self._most = int(model.config.text_config.max_position_embeddings)
@@ -137,7 +137,7 @@ def _table(path: Path, option: str) -> dict[str, str]:
 
 
 def clip_scores(
-    scorer: ClipScore, captions: list[tuple[Path, str]], *, max_pixels: int = MAX_PIXELS, option: str = "--generated"
+    scorer: ClipScore, captions: list[tuple[Path, str]], *, max_pixels: int = MAX_PIXELS, option: str = "generated"
 ) -> dict[str, Estimate]:
     """Return CLIP score (100 times the cosine, at least 0 each) and CLIP-SIM (the cosine) of images and captions.
 
@@ -158,7 +158,7 @@ def clip_scores(
         try:
             images = [np.asarray(read_image(path, max_pixels=max_pixels), np.uint8) for path, _ in part]
         except ImageReadError as error:
-            way = "give a larger --max-pixels if you trust it" if error.over_limit else "replace or remove it"
+            way = "give a larger `max_pixels` if you trust it" if error.over_limit else "replace or remove it"
             raise UsageError(option, str(error.path), f"{error.reason}: {way}") from error
         found.append(scorer.cosines(images, [caption for _, caption in part]))
     cosines_N = np.concatenate(found)

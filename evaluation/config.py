@@ -66,7 +66,7 @@ def _keys(content: Any, prefix: str = "") -> Iterator[str]:
         yield from _keys(value, f"{prefix}{key}.")
 
 
-def set_option(content: dict[str, Any], text: str, option: str = "--set") -> None:
+def set_option(content: dict[str, Any], text: str, option: str = "set") -> None:
     """Change one entry of nested mappings in place: ``a.b=VALUE``, the value written as in YAML.
 
     >>> content = {"real": {"count": 200}}

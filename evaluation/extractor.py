@@ -5,6 +5,7 @@ A feature extractor is a plain callable: uint8 RGB ``(B, Y, X, 3)`` to features 
 
 from __future__ import annotations
 
+import importlib
 import os
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -33,8 +34,24 @@ def remember_weights(extractor: Any, weights: str | os.PathLike[str] | None) -> 
     if weights is None:
         return
     if not Path(weights).is_file():
-        raise UsageError("--weights", str(weights), "is no file, so its content cannot be told: give a file")
+        raise UsageError("weights", str(weights), "is no file, so its content cannot be told: give a file")
     extractor.weights_file_sha256 = file_sha256(weights)
+
+
+def imported(name: str, weights: str | os.PathLike[str] | None, device: str, *, known: str, kind: type[Any]) -> Any:
+    """Return an extractor of the user's own class, of a ``kind``, by its import path; ``known`` is told in errors."""
+    module, _, cls = name.rpartition(".")
+    try:
+        made = getattr(importlib.import_module(module), cls)(weights=weights, device=device)
+    except UsageError:
+        raise
+    except (ImportError, AttributeError, ValueError) as error:
+        hint = f"{error}: give {known}, or the import path of your own class, such as my_features.Mine"
+        raise UsageError("features", name, hint) from None
+    if not isinstance(made, kind):
+        raise UsageError("features", name, f"has no prefix, width or protocol: see {kind.__module__}.{kind.__name__}")
+    remember_weights(made, weights)
+    return made
 
 
 @runtime_checkable

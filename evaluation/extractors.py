@@ -5,13 +5,12 @@ A feature extractor is a plain callable: uint8 RGB ``(B, Y, X, 3)`` to features 
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 
 from evaluation import features as lite0
 from evaluation import inception
-from evaluation.extractor import Extractor, remember_weights
+from evaluation.extractor import Extractor, imported
 from evaluation.weights import INCEPTION_FILE, RESERVED_PREFIXES
 from nuwa_lightning.errors import UsageError
 
@@ -34,17 +33,7 @@ def make_extractor(name: str, *, weights: str | os.PathLike[str] | None = None, 
         return inception.InceptionFeatures(weights=weights, device=device)
     if name == "inception-clean":
         return inception.CleanInceptionFeatures(weights=weights, device=device)
-    module, _, cls = name.rpartition(".")
-    try:
-        made = getattr(importlib.import_module(module), cls)(weights=weights, device=device)
-    except UsageError:
-        raise
-    except (ImportError, AttributeError, ValueError) as error:
-        hint = f"{error}: give lite0, inception, or the import path of your own class, such as my_features.Mine"
-        raise UsageError("--features", name, hint) from None
-    if not isinstance(made, Extractor):
-        raise UsageError("--features", name, "has no prefix, width or protocol: see evaluation.extractor.Extractor")
-    remember_weights(made, weights)
+    made: Extractor = imported(name, weights, device, known="lite0, inception", kind=Extractor)
     check_name(made)
     return made
 
@@ -58,8 +47,8 @@ def check_name(extractor: Extractor) -> None:
     kind = f"{type(extractor).__module__}.{type(extractor).__qualname__}"
     if not prefix.strip():
         hint = f"only {INCEPTION_FILE} may go without a prefix: name yours by it, such as prefix = 'mine-'"
-        raise UsageError("--features", kind, hint)
+        raise UsageError("features", kind, hint)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.]*-", prefix):
-        raise UsageError("--features", kind, f"prefix {prefix!r}: letters and digits, then '-', such as 'mine-'")
+        raise UsageError("features", kind, f"prefix {prefix!r}: letters and digits, then '-', such as 'mine-'")
     if prefix.lower() in RESERVED_PREFIXES:
-        raise UsageError("--features", kind, f"prefix {prefix!r} is that of other weights: take another")
+        raise UsageError("features", kind, f"prefix {prefix!r} is that of other weights: take another")

@@ -196,8 +196,8 @@ class ImageSet:
 
     def _skip(self, path: Path, error: ImageReadError) -> None:
         if not self.skip_corrupt:
-            way = "give a larger --max-pixels if you trust it" if error.over_limit else "replace or remove it"
-            hint = f"{error.reason}: {way}, or give --skip-corrupt"
+            way = "give a larger `max_pixels` if you trust it" if error.over_limit else "replace or remove it"
+            hint = f"{error.reason}: {way}, or give `skip_corrupt`"
             raise UsageError(self.option, str(path), hint) from error
         self.skipped[path] = error.reason
 
@@ -287,8 +287,8 @@ class ImageSet:
         for path, cut in cuts:
             if cut.size != (rows, columns):
                 sizes = f"{first.name} is {columns}x{rows} but {path.name} is {cut.columns}x{cut.rows}"
-                name = "real" if self.option == "--real" else "generated"
-                cut_them = f"cut them: --set {name}.crop=center --set {name}.side=N"
+                name = "real" if self.option == "real" else "generated"
+                cut_them = f"cut them: `set` {name}.crop=center `set` {name}.side=N"
                 hint = f"mixed sizes ({sizes}): give images of one size, or {cut_them}"
                 raise UsageError(self.option, self.where, hint)
         side = self.spec.side
@@ -358,7 +358,7 @@ def windows(pixels_YX3: Pixels, side: int) -> Iterator[Pixels]:
 def write_crops(images: ImageSet, output: Path) -> int:
     """Write the crops of a set as PNG files into a new folder; return their number."""
     if not output.parent.is_dir():
-        raise UsageError("--output", str(output), f"the folder {output.parent} does not exist: make it first")
+        raise UsageError("output", str(output), f"the folder {output.parent} does not exist: make it first")
     made = 0
     try:
         with atomic_folder(output) as partial:
@@ -366,5 +366,5 @@ def write_crops(images: ImageSet, output: Path) -> int:
                 Image.fromarray(crop).save(partial / f"{made:05d}.png")
                 made += 1
     except FileExistsError as error:
-        raise UsageError("--output", str(output), "exists already: give another name") from error
+        raise UsageError("output", str(output), "exists already: give another name") from error
     return made

@@ -68,7 +68,7 @@ class PerceptualDistance:
             self.protocol = {"network": "ST-LPIPS, shift-tolerant AlexNet", "weights_sha256": file_sha256(file)}
             return
         cached_as, sha256 = _TRUNKS[network]
-        trunk = checked_weights(weights, sha256=sha256, cached_as=cached_as, option="--lpips-weights")
+        trunk = checked_weights(weights, sha256=sha256, cached_as=cached_as, option="lpips_weights")
         kind = network.removeprefix("lpips-")
         self._network = _lpips(kind, trunk).to(device)
         self.name = f"LPIPS({kind})"

@@ -227,7 +227,7 @@ def load_protocol(name: str | Path, changes: Sequence[str] = ()) -> Protocol:
     path = Path(name)
     if path.suffix not in (".yaml", ".yml") and not path.exists():
         path = FOLDER / f"{name}.yaml"
-    content = upgraded(read_yaml(path, "--protocol"))
+    content = upgraded(read_yaml(path, "protocol"))
     for change in changes:
         set_option(content, change)
     protocol = build(Protocol, content, "protocol")

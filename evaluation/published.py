@@ -122,7 +122,7 @@ def jedi(x_ND: NDArray[np.floating[Any]], y_MD: NDArray[np.floating[Any]]) -> fl
 def _folder(weights: str | os.PathLike[str] | None) -> tuple[Path, str]:
     if weights is None or not Path(weights).is_file() or Path(weights).suffix != ".safetensors":
         hint = "give the model.safetensors of a folder that save_pretrained has written: nothing is downloaded"
-        raise UsageError("--weights", "missing" if weights is None else str(weights), hint)
+        raise UsageError("weights", "missing" if weights is None else str(weights), hint)
     return Path(weights).parent, file_sha256(weights)
 
 
@@ -133,7 +133,7 @@ def _loaded(kind: Any, folder: Path) -> Any:
         return kind.from_pretrained(folder, local_files_only=True, use_safetensors=True)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         hint = f"cannot be read as {kind.__name__}: {' '.join(str(error).split())[:160]}"
-        raise UsageError("--weights", str(folder), hint) from error
+        raise UsageError("weights", str(folder), hint) from error
 
 
 def _scaled(pixels_B3YX: Tensor, by: tuple[tuple[float, ...], tuple[float, ...]]) -> Tensor:

@@ -18,7 +18,7 @@ def real_images(
     where: str | os.PathLike[str],
     spec: CropSpec,
     *,
-    option: str = "--real",
+    option: str = "real",
     skip_corrupt: bool = False,
     max_pixels: int = MAX_PIXELS,
 ) -> ImageSet:

@@ -64,7 +64,7 @@ class Pairs:
         originals: str | os.PathLike[str],
         reconstructions: str | os.PathLike[str],
         *,
-        option: str = "--reconstruction",
+        option: str = "reconstruction",
         skip_corrupt: bool = False,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
@@ -72,7 +72,7 @@ class Pairs:
         self.skipped: dict[Path, str] = {}
         self.equal = 0
         theirs, ours = Path(originals), Path(reconstructions)
-        partners = _by_name(theirs, "--original")
+        partners = _by_name(theirs, "original")
         self.files = []
         for name, path in _by_name(ours, option).items():
             if name not in partners:
@@ -90,7 +90,7 @@ class Pairs:
                 a, b = (np.asarray(image, np.uint8) for image in images)
             except ImageReadError as error:
                 if not self.skip_corrupt:
-                    way = "give a larger --max-pixels if you trust it" if error.over_limit else "replace or remove it"
+                    way = "give a larger `max_pixels` if you trust it" if error.over_limit else "replace or remove it"
                     raise UsageError(self.option, str(error.path), f"{error.reason}: {way}") from error
                 self.skipped[path] = error.reason
                 continue

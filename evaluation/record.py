@@ -158,7 +158,7 @@ def showing(*paths: Path) -> Iterator[None]:
         raise UsageError("RUN", which, f"lacks what is shown of it ({error!r:.100}): score it again") from None
 
 
-def samples_of(folder: Path, *, option: str = "--generated") -> dict[str, Any]:
+def samples_of(folder: Path, *, option: str = "generated") -> dict[str, Any]:
     """Return what lies beside generated images about how they were made."""
     path = folder / SAMPLES
     try:
@@ -189,4 +189,4 @@ def check_comparable(reports: Mapping[str, Mapping[str, Any]]) -> None:
             counts = [found[kind].get("crops", found[kind].get("squares")) for found in (ours, theirs)]
             if counts[0] != counts[1]:
                 hint = f"numbers of {kind} images differ ({counts[0]} and {counts[1]}), which moves scores: "
-                raise UsageError("report", both, f"{hint}score as many of both, such as --set {kind}.count=N")
+                raise UsageError("report", both, f"{hint}score as many of both, such as `set` {kind}.count=N")

@@ -242,7 +242,7 @@ def diversities(looks: dict[str, Look], distance: PerceptualDistance, pairs: int
     except UsageError:
         raise  # of a file that cannot be read
     except ValueError as error:
-        raise UsageError("--generated", looks["generated"].images.where, f"{error}: add some") from error
+        raise UsageError("generated", looks["generated"].images.where, f"{error}: add some") from error
     return [of_estimate(f"{distance.name} diversity", "generated", found, better="higher", floor=floor)]
 
 

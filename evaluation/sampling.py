@@ -105,9 +105,9 @@ def sampler_class(name: str) -> Callable[[Generator, Sampling], TokenSampler]:
         found = getattr(importlib.import_module(module), cls)
     except (ImportError, AttributeError, ValueError) as error:
         hint = f"{error}: give an import path, such as {ALIASES['sliding_window']}"
-        raise UsageError("--sampler", name, hint) from None
+        raise UsageError("sampler", name, hint) from None
     if not callable(getattr(found, "tokens", None)) or not callable(getattr(found, "tokens_read", None)):
-        raise UsageError("--sampler", name, "has no tokens or tokens_read: see evaluation.sampling.TokenSampler")
+        raise UsageError("sampler", name, "has no tokens or tokens_read: see evaluation.sampling.TokenSampler")
     return cast("Callable[[Generator, Sampling], TokenSampler]", found)
 
 
@@ -151,7 +151,7 @@ def sample_folder(
     from nuwa_lightning.pipeline import NuwaInfinityPipeline
 
     if not (run / "model" / "config.json").is_file():
-        raise UsageError("--run", str(run), "is no folder of a finished run of stage 2: it holds no model")
+        raise UsageError("run", str(run), "is no folder of a finished run of stage 2: it holds no model")
     pipe = NuwaInfinityPipeline.from_folder(run, tokenizer_folder=tokenizer)
     return make_images(pipe, output, spec, progress=progress)
 
@@ -217,18 +217,18 @@ def _table(output: Path, spec: SampleSpec, fingerprint: str) -> dict[str, Any]:
     }  # fmt: skip
     if not (output / SAMPLES).is_file():
         return {**made, "images": 0, "tokens": 0, "seconds_tokens": 0.0, "seconds_pixels": 0.0}
-    found = samples_of(output, option="--output")
+    found = samples_of(output, option="output")
     for key, kind in (("images", int), ("tokens", int), ("seconds_tokens", float), ("seconds_pixels", float)):
         number = found.get("pictures" if key == "images" and "pictures" in found else key)
         if not isinstance(number, kind | int) or isinstance(number, bool) or not 0 <= number < 1e15:
             hint = f"is damaged ({key} is {number!r}): make the images again in another folder"
-            raise UsageError("--output", output / SAMPLES, hint)
+            raise UsageError("output", output / SAMPLES, hint)
     if "pictures" in found:  # the first version's word
         found["images"] = found.pop("pictures")
     for key, value in made.items():
         if found.get(key) != value:
             hint = f"holds images of {key} {found.get(key)}, not {value}: give another folder or remove it"
-            raise UsageError("--output", str(output), hint)
+            raise UsageError("output", str(output), hint)
     return found
 
 

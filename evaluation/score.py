@@ -76,7 +76,7 @@ class Work:
 
     def __post_init__(self) -> None:
         if self.max_pixels < 1:
-            raise UsageError("--max-pixels", self.max_pixels, "must be at least 1")
+            raise UsageError("max_pixels", self.max_pixels, "must be at least 1")
 
 
 @dataclass
@@ -150,7 +150,7 @@ def score(
     started = time.monotonic()
     networks, work = networks or Networks(), work or Work()
     if generated is None and reconstruction is None:
-        raise UsageError("--generated", "missing", "give images to score, --generated or --reconstruction")
+        raise UsageError("generated", "missing", "give images to score, `generated` or `reconstruction`")
     check_device(networks.device)
     if networks.extractor is not None:
         check_name(networks.extractor)
@@ -159,7 +159,7 @@ def score(
     for name, where in (("generated", generated), ("reconstruction", reconstruction)):
         if where is not None:
             spec = protocol.generated if name == "generated" else dataclasses.replace(protocol.generated, count=None)
-            sets[name] = ImageSet(where, spec, option=f"--{name}", **reading)
+            sets[name] = ImageSet(where, spec, option=name, **reading)
     check_different(sets)
     for name, found in sets.items():
         check_count(found, len(found), least(name))
@@ -169,7 +169,7 @@ def score(
     captions = clip = None
     if protocol.metrics.clip:
         clip = _clip(networks)
-        captions = captions_of(sets["generated"].files, option="--generated") if "generated" in sets else []
+        captions = captions_of(sets["generated"].files, option="generated") if "generated" in sets else []
     extractor = networks.extractor or make_extractor(
         protocol.features.name, weights=networks.weights, device=networks.device
     )
@@ -245,7 +245,7 @@ def check_device(device: str) -> None:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         hint = f"cannot compute here ({str(error).splitlines()[0]}): give cpu, or a device that is there"
-        raise UsageError("--device", device, hint) from None
+        raise UsageError("device", device, hint) from None
 
 
 def least(name: str) -> int:
@@ -272,19 +272,19 @@ def check_different(sets: dict[str, ImageSet]) -> None:
     """
     for name, found in sets.items():
         if name != "real" and found.sha256() == sets["real"].sha256():
-            raise UsageError(found.option, found.where, "holds the same images as --real: give another folder")
+            raise UsageError(found.option, found.where, "holds the same images as `real`: give another folder")
 
 
 def _folder(real: ImageSet) -> Path:
     if real.folder is None:
-        raise UsageError("--original", "missing", "reconstructions need the folder of their originals: give it")
+        raise UsageError("original", "missing", "reconstructions need the folder of their originals: give it")
     return real.folder
 
 
 def _clip(networks: Networks) -> ClipScore:
     if networks.clip is None:
         hint = "the protocol asks for the CLIP score: give the folder of a CLIP model"
-        raise UsageError("--clip", "missing", hint)
+        raise UsageError("clip", "missing", hint)
     return ClipScore(networks.clip, device=networks.device)
 
 

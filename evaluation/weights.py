@@ -27,7 +27,7 @@ def hub_cache() -> Path:
 
 
 def checked_weights(
-    path: str | os.PathLike[str] | None, *, sha256: str, cached_as: str, option: str = "--weights"
+    path: str | os.PathLike[str] | None, *, sha256: str, cached_as: str, option: str = "weights"
 ) -> Path:
     """Return a weights file, by default ``cached_as`` in torch's hub cache, whose content is the expected one."""
     file = hub_cache() / cached_as if path is None else Path(path)

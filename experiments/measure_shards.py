@@ -5,7 +5,7 @@
 
 The grids are 16 x 16 random tokens. A second process trains a model of the default recipe's size on them: its start is
 counted from its launch, imports and the tokenizer's fingerprint included, to its first batch. Its memory is read before
-and after reading half as many samples as there are images. Steps on the shards and steps on one synthetic batch that is
+and after reading samples, an eighth as many as there are images. Steps on shards and on one synthetic batch that is
 there already take turns, 20 each; the first two of each turn are not counted.
 """
 
@@ -81,12 +81,15 @@ def train(folder: Path, images: int, turns: int, launched: float) -> None:
         next(batches)
     before = memory()
     began = time.perf_counter()
-    count = max(1, images // 2 // BATCH)
+    count = max(1, images // 8 // BATCH)
     for _ in range(count):
         next(batches)
     found["milliseconds_a_batch"] = 1e3 * (time.perf_counter() - began) / count
     found["samples_read"] = count * BATCH
     found["memory_before"], found["memory_after"] = before, memory()
+    sys.stdout.write(json.dumps(found, indent=1) + "\n")
+    sys.stdout.flush()
+    found = {}
 
     class Turns:
         """Batches of the shards and the synthetic one, in turns; the time of each step is noted."""

@@ -137,7 +137,7 @@ def make_cache(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         hint = f"cannot be made ({error.strerror}): name a folder, or set NUWA_LIGHTNING_CACHE to one"
-        raise UsageError("--data.cache", folder, hint) from None
+        raise UsageError("data.cache", folder, hint) from None
 
 
 def write_json(path: str | os.PathLike[str], data: object) -> None:

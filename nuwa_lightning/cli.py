@@ -103,7 +103,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return 2
     except Stopped as stopped:
         if not stopped.told and os.environ.get("LOCAL_RANK", "0") == "0":
-            sys.stderr.write(f"{stopped}\n")
+            sys.stderr.write(f"{stopped} with --ckpt_path last\n")
         return 128 + stopped.number
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")

@@ -10,10 +10,10 @@ class UsageError(ValueError):
     """Something the user gave does not work: one line that names the option, the value and the cure.
 
     Args:
-        option: its whole name (``--data.grid``, ``data.grid``), or the part of it that an object knows of itself
-            (``extent``), which the command line completes.
+        option: its whole name (``data.grid``), or the part of it that an object knows of itself (``extent``), which the
+            command line completes.
         value: what was given.
-        hint: what is wrong with it and what to do.
+        hint: what is wrong with it and what to do; in backticks names of options, which the command line completes.
     """
 
     def __init__(self, option: str, value: object, hint: str) -> None:
@@ -24,8 +24,7 @@ class UsageError(ValueError):
 
     def __str__(self) -> str:
         """Return the line."""
-        dashes = "--" if self.option.startswith(("data.", "model.")) else ""
-        return f"{dashes}{self.option}: {shortened(self.value)}: {shortened(self.hint, longest=600)}"
+        return f"{self.option}: {shortened(self.value)}: {shortened(self.hint, longest=600)}"
 
 
 def check_range(option: str, value: float, least: float, most: float = math.inf) -> None:

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from nuwa_lightning.atomic import atomic_write
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.plain_data import read_json
 
 PARTS: Final = ("model", "tokenizer", "pixel_guided", "coarse")
 """Folders of a run; the last two are there for videos, and for coarse plans, only."""
@@ -19,6 +23,8 @@ SHIPPED: Final = Path(__file__).parent / "shipped"
 DEFAULT: Final = "landscape"
 """Which of them is taken where none is named."""
 FILES: Final = tuple(f"{part}/{name}" for part in PARTS for name in ("config.json", "model.safetensors"))
+ABOUT: Final = ("README.md", "record.json")
+"""What tells how a run was trained; nothing is read of it."""
 
 
 def find_run(
@@ -52,7 +58,7 @@ def find_run(
     if tokenizer and not model:
         raise UsageError("checkpoint", checkpoint, "holds a tokenizer only (stage 1): name the run folder of stage 2")
     if model and not tokenizer:
-        hint = "holds no tokenizer, which comes at the end of training: let fit come to its end (--ckpt_path last)"
+        hint = "holds no tokenizer, which comes at the end of training: go on with fit until its end"
         raise UsageError("checkpoint", checkpoint, hint)
     return run
 
@@ -74,6 +80,96 @@ def find_part(folder: str | os.PathLike[str], part: str) -> Path:
 def shipped() -> tuple[str, ...]:
     """Return the names of the trained runs that come with this package."""
     return tuple(sorted(folder.parent.name for folder in SHIPPED.glob("*/model")))
+
+
+def write_card(folder: Path, run: Path | None) -> None:
+    """Write ``README.md``, the card of a saved run: that of the ``run`` it was loaded from, or one made of its record.
+
+    The record goes along. Nothing is said that is not in these files.
+    """
+    there = [name for name in ABOUT if run is not None and (run / name).is_file()]
+    for name in there:
+        assert run is not None
+        if run.resolve() != folder.resolve():
+            with atomic_write(folder / name) as partial:
+                shutil.copyfile(run / name, partial)
+    if "README.md" not in there:
+        record = _said(folder / "record.json") if "record.json" in there else {}
+        with atomic_write(folder / "README.md") as partial:
+            partial.write_text(card(_said(folder / "model" / "config.json"), record), encoding="utf-8")
+
+
+def _said(path: Path) -> dict[str, Any]:
+    """Return what a JSON file says; nothing of one that is damaged."""
+    try:
+        found = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _part(said: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    part = said.get(name)
+    return part if isinstance(part, Mapping) else {}
+
+
+def card(config: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+    """Return the text of a card.
+
+    Args:
+        config: of the patch transformer, as it is exported.
+        record: of its training; empty where it is not known.
+    """
+    model, said = _part(config, "model"), {}
+    size = _part(model, "size")
+    said["patch transformer"] = (
+        f"{size.get('num_layers')} layers, width {size.get('dim')}, {size.get('num_heads')} heads"
+    )
+    said["patches"] = f"{model.get('patch_size')} tokens of {model.get('codebook_size')} codes"
+    for part in ("context_pool", "direction", "local_decoder", "text_encoder"):
+        if part in config:
+            arguments = ", ".join(f"{name}={value}" for name, value in _part(config[part], "args").items())
+            said[part.replace("_", " ")] = f"`{str(config[part].get('name')).rpartition('.')[2]}({arguments})`"
+    said["frames of a training sample"] = str(config.get("frames", 1))
+    said["format of the files"] = str(config.get("format"))
+    data, ended = _part(record, "data"), _part(record, "ended")
+    if record:
+        said["trained on"] = f"{data.get('source', 'see record.json')}: {_count(data.get('train'))}"
+        said["steps"] = f"{ended.get('step', '?')} ({ended.get('by', 'not ended')}), seed {record.get('seed')}"
+        versions = _part(record, "versions")
+        said["trained with"] = ", ".join(f"{name} {versions[name]}" for name in sorted(versions))
+    rows = "\n".join(f"| {name} | {value.replace('|', '/')} |" for name, value in said.items())
+    task = "text-to-image" if "text_encoder" in config else "unconditional-image-generation"
+    how = "`record.json` holds the rest." if record else "How it was trained is not recorded."
+    return _CARD.format(task=task, rows=rows, how=how)
+
+
+def _count(names: object) -> str:
+    return f"{len(names)} of it" if isinstance(names, list) else "see record.json"
+
+
+_CARD: Final = """---
+library_name: nuwa-lightning
+pipeline_tag: {task}
+tags: [nuwa-infinity, autoregressive]
+---
+# A NUWA-Infinity model
+
+Images of any size, patch by patch (NUWA-Infinity, arXiv 2207.09814), by `nuwa-lightning`:
+
+```python
+from nuwa_lightning import NuwaInfinityPipeline
+
+pipe = NuwaInfinityPipeline.from_pretrained("OWNER/NAME")
+pipe(size=(2048, 512), seed=0).images[0].save("wide.png")
+```
+
+| | |
+|---|---|
+{rows}
+
+{how}
+"""
 
 
 def _fetched(
@@ -117,7 +213,7 @@ def upload(
     commit = hub.upload_folder(
         repo_id=name,
         folder_path=folder,
-        allow_patterns=list(FILES),
+        allow_patterns=[*FILES, *ABOUT],
         commit_message=message or "Upload a NUWA-Infinity pipeline",
     )
     return str(commit.commit_url)

@@ -33,7 +33,7 @@ from nuwa_lightning.generation.pretrained import Generator, load_generator, name
 from nuwa_lightning.generation.processes import Processes
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
-from nuwa_lightning.hub import find_run, upload
+from nuwa_lightning.hub import find_run, upload, write_card
 from nuwa_lightning.models.pixel_guided import PixelGuidedDecoder
 from nuwa_lightning.planning.direction import ArbitraryDirectionController, DirectionController
 from nuwa_lightning.request import GenerationRequest
@@ -160,7 +160,7 @@ class NuwaInfinityPipeline:
         return cls(generator, tokenizer, guided, coarse=coarse, name=name or str(run), folder=run)
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: torch.dtype = torch.float32) -> None:
-        """Write ``model``, ``tokenizer`` and, if there are any, ``pixel_guided`` and ``coarse`` into a folder.
+        """Write ``model``, ``tokenizer``, ``pixel_guided`` and ``coarse`` if there are any, and a card into a folder.
 
         Args:
             folder: where.
@@ -180,6 +180,7 @@ class NuwaInfinityPipeline:
             save_pixel_guided(Path(folder) / "pixel_guided", self.pixel_guided)
         if self.coarse is not None:
             save_generator(Path(folder) / "coarse", self.coarse, dtype=dtype)
+        write_card(Path(folder), self.folder)
 
     def push_to_hub(
         self,

@@ -56,7 +56,7 @@ class GenerationRequest:
         prompt: what is to be seen; for a region of the canvas "LEFT,TOP,WIDTH,HEIGHT: TEXT" in pixels, may be repeated,
             one without numbers is for the rest; a patch reads the text of the region that holds its center
         prompt_each: instead, a text for each of the images; "" for none
-        unprompted: let a model that reads texts go without one
+        unprompted: let a model that reads texts go without one; ``task`` unconditional says so by itself
         guidance: how strongly the text pulls: 1 as trained, more exaggerates, at twice the work (default: 2)
         frames: how many frames of a video (default: 40)
         fps: frames a second (default: 8)

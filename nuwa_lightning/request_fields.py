@@ -239,5 +239,5 @@ def _read(name: str, given: Any, max_pixels: int | None) -> tuple[NDArray[np.uin
         pixels = read_image(given, max_pixels=MAX_PIXELS if max_pixels is None else max_pixels)
         return np.asarray(pixels), str(given), is_transparent(given)
     except ImageReadError as error:
-        hint = "raise `max_pixels` if you trust the file" if error.over_limit else "name an image that can be read"
+        hint = error.hint if error.over_limit else "name an image that can be read"
         raise UsageError(name, given, f"{error.reason}: {hint}") from None

@@ -27,8 +27,8 @@ class Stopped(SystemExit):
     def __str__(self) -> str:
         """Return the line that tells it."""
         if self.step is None:
-            return f"stopped by {self.name} outside of the training loop: start it again with --ckpt_path last"
-        return f"stopped by {self.name} at step {self.step}: go on with --ckpt_path last"
+            return f"stopped by {self.name} outside of the training loop: start it again"
+        return f"stopped by {self.name} at step {self.step}: go on"
 
 
 class Signals:

@@ -13,6 +13,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
+import yaml
 from huggingface_hub.errors import LocalEntryNotFoundError
 from PIL import Image
 
@@ -222,6 +223,28 @@ def test_no_other_class_is_reached(pipe, tmp_path, name):
     assert {module for module in set(sys.modules) - before if not module.startswith("nuwa_lightning.")} == set()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])
+def test_every_task_in_fewer_bits(dtype, photo):
+    """Given pixels stay, a kept canvas grows, and all of it is the same again."""
+    pipe = tiny().to("cpu", dtype)
+    wide = pipe.outpaint(photo, left=10, down=7, seed=1)
+    assert bytes_of(wide.images[0].crop((10, 0, 55, 31))) == bytes_of(photo)
+    canvas = pipe.grow(wide.canvases[0], right=9, up=5).redo((0, 0, 8, 8), seed=4)
+    assert next(canvas.pixels()).shape == (43, 64, 3)
+    mask = Image.new("L", photo.size)
+    mask.paste(255, (8, 8, 24, 24))
+    assert pipe.inpaint(photo, mask, seed=1).images[0].getpixel((0, 0)) == photo.getpixel((0, 0))
+    told = tiny(text=True).to(dtype=dtype)
+    texts = ["a lake", "snow"]
+    made = told(texts, size=(24, 16), seed=2, guidance_scale=3)
+    assert bytes_of(made.images[1]) == bytes_of(told(texts, size=(24, 16), seed=2, guidance_scale=3).images[1])
+    region = Region(0, 0, 16, 16, "fog")
+    assert told("a lake", regions=[region], size=(24, 16), seed=2).images[0].size == (24, 16)
+    (frames,) = tiny(frames=3).to("cpu", dtype).animate(photo, frames=4, seed=1).frames
+    assert len(frames) == 4
+    assert bytes_of(frames[0]) == bytes_of(photo)
+
+
 def test_the_hub(pipe, tmp_path, monkeypatch):
     """What goes up comes down, and nothing but JSON and safetensors does."""
     hub = tmp_path / "hub"
@@ -250,11 +273,40 @@ def test_the_hub(pipe, tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert pipe.push_to_hub("me/landscapes") == "https://hub/me/landscapes"
-    assert {path.suffix for path in hub.rglob("*") if path.is_file()} == {".json", ".safetensors"}
+    assert {path.suffix for path in hub.rglob("*") if path.is_file()} == {".json", ".safetensors", ".md"}
     again = NuwaInfinityPipeline.from_pretrained("me/landscapes")
     assert bytes_of(again(size=(16, 16), seed=1).images[0]) == bytes_of(pipe(size=(16, 16), seed=1).images[0])
     with pytest.raises(UsageError, match="checkpoint: me/nothing: is no folder here"):
         NuwaInfinityPipeline.from_pretrained("me/nothing")
+
+
+def test_the_card_tells_what_the_record_says(pipe, tmp_path):
+    run = tmp_path / "run"
+    pipe.save_pretrained(run)
+    assert "How it was trained is not recorded." in (run / "README.md").read_text()
+    (run / "README.md").unlink()
+    record = {"seed": 5, "versions": {"torch": "9.9"}, "ended": {"by": "finished", "step": 77}}
+    (run / "record.json").write_text(json.dumps({**record, "data": {"source": "a|b", "train": ["x", "y"]}}))
+    NuwaInfinityPipeline.from_pretrained(run).save_pretrained(tmp_path / "shared")
+    text = (tmp_path / "shared" / "README.md").read_text()
+    for part in (
+        "a/b: 2 of it",
+        "77 (finished), seed 5",
+        "torch 9.9",
+        "NearbyContextPool(extent=[0, 1, 1])",
+        "width 16",
+    ):
+        assert part in text
+    front = yaml.safe_load(text.split("---")[1])
+    assert front["pipeline_tag"] == "unconditional-image-generation"
+    assert json.loads((tmp_path / "shared" / "record.json").read_text())["seed"] == 5
+    (tmp_path / "shared" / "README.md").write_text("by hand")
+    (tmp_path / "shared" / "record.json").write_text("[")
+    NuwaInfinityPipeline.from_pretrained(tmp_path / "shared").save_pretrained(tmp_path / "kept")
+    assert (tmp_path / "kept" / "README.md").read_text() == "by hand"
+    for damaged in ("[", '{"data": 3, "ended": [], "versions": null}'):
+        (run / "record.json").write_text(damaged)
+        NuwaInfinityPipeline.from_pretrained(run).save_pretrained(tmp_path / "damaged")
 
 
 def test_the_command_line_makes_the_same(pipe, photo, tmp_path, monkeypatch):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +41,13 @@ def test_taken_where_none_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert pipe.coarse is not None
     assert main(["generate", "--from", "a.png", "--output", "b.png"]) == 0
     assert np.array_equal(np.asarray(Image.open("b.png")), np.asarray(image))
+
+
+def test_loading_it_is_light() -> None:
+    """What PyTorch imports only to draw weights, which are read, takes seconds."""
+    code = "import sys, nuwa_lightning as n; n.NuwaInfinityPipeline.from_pretrained('landscape')"
+    code += "; assert 'torch' in sys.modules; assert 'sympy' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=100)
 
 
 def test_a_folder_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -163,7 +163,7 @@ def definition_sha256(definition: dict[str, Any]) -> str:
 
 def load_ablation(path: str | Path) -> Ablation:
     """Return the ablation of a file."""
-    return build(Ablation, read_yaml(Path(path), "--config"), "ablation")
+    return build(Ablation, read_yaml(Path(path), "config"), "ablation")
 
 
 def changed(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

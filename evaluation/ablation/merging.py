@@ -22,7 +22,7 @@ def merge(ablation: Ablation, output: Path, others: Sequence[Path]) -> list[Cell
     taken = []
     for other in others:
         if not (other / "cells").is_dir():
-            raise UsageError("--merge", str(other), "is no output folder of an ablation: it holds no cells")
+            raise UsageError("merge", str(other), "is no output folder of an ablation: it holds no cells")
         for cell in ablation.grid():
             theirs = finished(cell, other)
             if theirs is None or finished(cell, output) is not None:
@@ -30,7 +30,7 @@ def merge(ablation: Ablation, output: Path, others: Sequence[Path]) -> list[Cell
             for ours in _tokenizers(ablation, output):
                 if ours != theirs["tokenizer"]:
                     hint = "was made with another tokenizer: share one, its folder can be copied"
-                    raise UsageError("--merge", f"{other}: {cell.label}", hint)
+                    raise UsageError("merge", f"{other}: {cell.label}", hint)
             _check_real(cell, other, _real_sets(ablation, output))
             target = cell.folder(output)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ def _check_real(cell: Cell, other: Path, ours: dict[str, set[str]]) -> None:
         report = read_report(cell.folder(other) / "scores" / f"{name}.json")
         if hashes - {report["sets"]["real"]["sha256"]}:
             hint = f"was scored against other real images ({report['sets']['real']['folder']}): score both by the same"
-            raise UsageError("--merge", f"{other}: {cell.label}", hint)
+            raise UsageError("merge", f"{other}: {cell.label}", hint)
 
 
 def _tokenizers(ablation: Ablation, output: Path) -> set[str]:

@@ -67,7 +67,7 @@ def finished(cell: Cell, output: Path) -> dict[str, Any] | None:
     definition = cell.definition()
     if found["definition_sha256"] != definition_sha256(definition):
         differs = "; ".join(changed(found["definition"], definition))
-        hint = f"was made in another way ({differs}): remove {cell.folder(output)} or give another --output"
+        hint = f"was made in another way ({differs}): remove {cell.folder(output)} or give another `output`"
         raise UsageError("cell", cell.label, hint)
     return found
 

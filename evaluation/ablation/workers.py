@@ -21,9 +21,9 @@ Start = Callable[[Sequence[str], dict[str, str]], "subprocess.Popen[bytes]"]
 def check_jobs(jobs: int) -> None:
     """Refuse numbers of processes that cannot be."""
     if jobs > 1 and sys.platform == "win32":
-        raise UsageError("--jobs", jobs, "Windows has no locks of the kind that cells need: leave it out")
+        raise UsageError("jobs", jobs, "Windows has no locks of the kind that cells need: leave it out")
     if not 1 <= jobs <= cores():
-        raise UsageError("--jobs", jobs, f"this machine has {cores()} cores: give 1 to {cores()}")
+        raise UsageError("jobs", jobs, f"this machine has {cores()} cores: give 1 to {cores()}")
 
 
 def cores() -> int:

@@ -44,7 +44,7 @@ class MaskedViewSampler:
 
         if not isinstance(generator.pool, EmptyContextPool) or not generator.local_decoder.bidirectional:
             hint = "needs a model of one view, EmptyContextPool and MaskedLocalDecoder: train it by recipes/baselines"
-            raise UsageError("--sampler", "masked_view", hint)
+            raise UsageError("sampler", "masked_view", hint)
         self._renderer = generator.renderer(sampling)
 
     def tokens(self, rows: int, columns: int, seeds: Sequence[int]) -> Tensor:
@@ -62,7 +62,7 @@ class MaskedViewSampler:
         height, width = self._renderer.model.patch_size
         if rows < height or columns < width:
             hint = f"is smaller than the view of {height}x{width} tokens: make larger images"
-            raise UsageError("--size", f"{rows}x{columns} tokens", hint)
+            raise UsageError("size", f"{rows}x{columns} tokens", hint)
         canvas_BYX = torch.full((len(seeds), rows, columns), ABSENT, dtype=torch.long)
         number = 0
         for top in origins(rows, height):

@@ -52,7 +52,7 @@ class SlidingWindowSampler:
         raster = generator.token_order == "raster" and not generator.local_decoder.bidirectional
         if not isinstance(generator.pool, EmptyContextPool) or not raster:
             hint = "needs a model of one window, EmptyContextPool and token_order raster: train it by recipes/baselines"
-            raise UsageError("--sampler", "sliding_window", hint)
+            raise UsageError("sampler", "sliding_window", hint)
         self._model, self._sampling, self._most_kept = DecodingTransformer(generator.model), sampling, most_kept
 
     def tokens(self, rows: int, columns: int, seeds: Sequence[int]) -> Tensor:
@@ -66,7 +66,7 @@ class SlidingWindowSampler:
         height, width = self._model.model.patch_size
         if rows < height or columns < width:
             hint = f"is smaller than the window of {height}x{width} tokens: make larger images"
-            raise UsageError("--size", f"{rows}x{columns} tokens", hint)
+            raise UsageError("size", f"{rows}x{columns} tokens", hint)
         with torch.inference_mode():
             return self._write(rows, columns, seeds)
 

@@ -205,7 +205,7 @@ def paper(settings: Settings, say: Say) -> list[Figure]:
     """The paper's largest canvas, by a trained run."""
     name = f"recipe: canvas of {canvas.PAPER} to BigTIFF"
     if settings.run is None:
-        return [Figure(f"{name}, minutes", None, 10.0, at_least=False, note="give a trained run: --run FOLDER")]
+        return [Figure(f"{name}, minutes", None, 10.0, at_least=False, note="give a trained run, `run`")]
     width, height = (int(side) for side in canvas.PAPER.split("x"))
     seconds, peak = canvas.paper_canvas(settings.run, f"{width // settings.shrink}x{height}")
     say(f"{width // settings.shrink}x{height} pixels: {seconds:.0f} s, {peak:.0f} MB")

@@ -25,7 +25,7 @@ def benchmark_table(found: Mapping[str, Any]) -> str:
         f"{found['load_before'][0]:.2f}, after {found['load_after'][0]:.2f}; {found['seconds'] / 60:.1f} minutes",
     ]
     if found["quick"]:
-        foot.append("--quick: this shows that it works, nothing else")
+        foot.append("quick: this shows that it works, nothing else")
     if found["load_before"][0] > 0.5:
         foot.append("other work was running: only the ratios mean something, and not much")
     return "\n".join([*aligned(lines), "", *aligned(figures), "", *foot])

@@ -116,7 +116,7 @@ def load_study(runs: Sequence[Path], command: str) -> Study:
     """
     ablations = [run for run in runs if (run / SOURCE).is_file()]
     if ablations and len(runs) > 1:
-        hint = "an ablation is a report of its own: merge outputs first, python -m evaluation ablate --merge"
+        hint = "an ablation is a report of its own: merge outputs first, `merge` of ablate"
         raise UsageError("RUN", str(ablations[0]), hint)
     study = _of_ablation(runs[0], command) if ablations else _of_reports(runs, command)
     for name in study.sample_sets():

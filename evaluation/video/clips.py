@@ -138,8 +138,8 @@ class ClipSet:
                         return
         except VideoReadError as error:
             if not self.skip_corrupt:
-                way = "give a larger --max-pixels if you trust it" if error.over_limit else "replace it"
-                hint = f"{error.reason}: {way}, or give --skip-corrupt"
+                way = "give a larger `max_pixels` if you trust it" if error.over_limit else "replace it"
+                hint = f"{error.reason}: {way}, or give `skip_corrupt`"
                 raise UsageError(self.option, str(path), hint) from error
             self.skipped[path.name] = error.reason
             return

@@ -6,14 +6,13 @@ Offline, ``lite0t`` stands in under its own name: EfficientNet-Lite0's features 
 
 from __future__ import annotations
 
-import importlib
 import os
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.extractor import remember_weights
+from evaluation.extractor import imported
 from evaluation.features import PROTOCOL, Lite0Features
 from evaluation.video.clips import Clip
 from evaluation.weights import RESERVED_PREFIXES
@@ -71,20 +70,10 @@ def make_clip_extractor(
     """Return the extractor of a name: "lite0t", or the import path of a class of your own."""
     if name == "lite0t":
         return Lite0Clips(weights=weights, device=device)
-    module, _, cls = name.rpartition(".")
-    try:
-        made = getattr(importlib.import_module(module), cls)(weights=weights, device=device)
-    except UsageError:
-        raise
-    except (ImportError, AttributeError, ValueError) as error:
-        hint = f"{error}: give lite0t, or the import path of your own class, such as my_features.I3D"
-        raise UsageError("--features", name, hint) from None
-    if not isinstance(made, ClipExtractor):
-        raise UsageError("--features", name, "has no prefix, width or protocol: see evaluation.video.extractors")
-    remember_weights(made, weights)
+    made: ClipExtractor = imported(name, weights, device, known="lite0t", kind=ClipExtractor)
     if made.prefix.strip() and (made.prefix.lower() in RESERVED_PREFIXES or not made.prefix.isprintable()):
-        raise UsageError("--features", name, f"prefix {made.prefix!r} is that of other weights: take another")
+        raise UsageError("features", name, f"prefix {made.prefix!r} is that of other weights: take another")
     if not made.prefix.strip() and "weights_sha256" not in made.protocol:
         hint = "a network without a prefix calls its distance FVD: give the hash of its weights as weights_sha256"
-        raise UsageError("--features", name, f"{hint} in its protocol, or a prefix")
+        raise UsageError("features", name, f"{hint} in its protocol, or a prefix")
     return made

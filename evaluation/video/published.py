@@ -177,16 +177,16 @@ def _loaded(
     import pickle
 
     if weights is None or not Path(weights).is_file():
-        raise UsageError("--weights", "missing" if weights is None else str(weights), "give the file: see the protocol")
+        raise UsageError("weights", "missing" if weights is None else str(weights), "give the file: see the protocol")
     try:
         found = torch.load(weights, map_location=device, weights_only=True)
         found = next((found[key] for key in keys if key in found), found)
         state = {name.replace("module.", "").replace("backbone.", ""): value for name, value in found.items()}
     except (pickle.UnpicklingError, RuntimeError, AttributeError, TypeError, EOFError) as error:
         hint = f"cannot be read as weights: {' '.join(str(error).split())[:160]}"
-        raise UsageError("--weights", str(weights), hint) from None
+        raise UsageError("weights", str(weights), hint) from None
     if needed not in state:
-        raise UsageError("--weights", str(weights), f"holds no {needed}: give the file that the protocol names")
+        raise UsageError("weights", str(weights), f"holds no {needed}: give the file that the protocol names")
     return state, file_sha256(weights)
 
 

@@ -107,7 +107,7 @@ def load_video_protocol(name: str | Path, changes: tuple[str, ...] | list[str] =
     path = Path(name)
     if path.suffix not in (".yaml", ".yml") and not path.exists():
         path = FOLDER / f"{name}.yaml"
-    content = read_yaml(path, "--protocol")
+    content = read_yaml(path, "protocol")
     for change in changes:
         set_option(content, change)
     return build(VideoProtocol, content, "protocol")
@@ -136,7 +136,7 @@ def score_videos(
     sets = {"real": real, "generated": generated}
     hashes = {name: found.sha256() for name, found in sets.items()}
     if hashes["real"] == hashes["generated"]:
-        raise UsageError(generated.option, str(generated.folder), "holds the same clips as --real: give another folder")
+        raise UsageError(generated.option, str(generated.folder), "holds the same clips as `real`: give another folder")
     captions = {} if clip is None else dict(captions_of(generated.sources, option=generated.option))
 
     def similarity(path: Path, frames: Clip) -> float | None:

@@ -52,7 +52,7 @@ class AtomicCheckpointIO(CheckpointIO):
                 _save(checkpoint, file)
         except OSError as error:
             kept = "the one before it is kept: " if target.exists() else ""
-            hint = f"cannot be written ({error.strerror or error}): {kept}make room, go on with --ckpt_path last"
+            hint = f"cannot be written ({error.strerror or error}): {kept}make room, go on with `ckpt_path` last"
             raise UsageError("checkpoint", target, hint) from None
 
     def load_checkpoint(

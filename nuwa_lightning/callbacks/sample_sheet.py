@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from nuwa_lightning.callbacks.reconstruction_sheet import may_draw, show_sheet
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.generation.pretrained import Generator, save_generator
 from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.pipeline import NuwaInfinityPipeline
 from nuwa_lightning.request import GenerationRequest
@@ -64,23 +65,25 @@ class SampleSheet(Callback):
         if step == self.first_step or step % self.every_n_steps == 0:
             self.draw(trainer, pl_module)
 
-    def draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the sheet now."""
+    def draw(self, trainer: Trainer, pl_module: LightningModule, generator: Generator | None = None) -> None:
+        """Draw the sheet now; without a ``generator`` all processes have to call it, each may have a part of it."""
         if not isinstance(pl_module, NuwaInfinityModule):
             raise UsageError("SampleSheet", type(pl_module).__name__, "it draws stage 2 (NuwaInfinityModule) only")
-        if not may_draw(trainer):
-            return
         training = pl_module.training
         pl_module.eval()
-        images = self._drawn(pl_module)
+        generator = generator or pl_module.generator()
+        if not may_draw(trainer):
+            pl_module.train(training)
+            return
+        images = self._drawn(pl_module, generator)
         pl_module.train(training)
         folder = Path(trainer.default_root_dir)
-        pl_module.save(folder / "model")
+        save_generator(folder / "model", generator)
         path = folder / "samples" / f"step_{trainer.global_step:07d}.png"
         show_sheet(trainer, "samples", torch.from_numpy(contact_sheet(images)), path, folder / "samples.png")
 
-    def _drawn(self, module: NuwaInfinityModule) -> list[NDArray[np.uint8]]:
-        generator, tokenizer = module.generator(), module.tokenizer
+    def _drawn(self, module: NuwaInfinityModule, generator: Generator) -> list[NDArray[np.uint8]]:
+        tokenizer = module.tokenizer
         rows, columns = (cells * tokenizer.downsample_factor for cells in generator.model.patch_size)
         reads = generator.text_encoder is not None and bool(self.texts)
         request = GenerationRequest(

@@ -80,7 +80,7 @@ class Canvas:
     def open(cls, folder: Path, *, option: str = "canvas") -> Canvas:
         """Return the canvas in a folder, everything in it checked."""
         if not (folder / "canvas.json").is_file():
-            raise UsageError(option, folder, "holds no canvas: name a folder that --canvas made")
+            raise UsageError(option, folder, "holds no canvas: name the folder of a canvas that was kept")
         made = cls(folder, option=option)
         try:
             made.load()

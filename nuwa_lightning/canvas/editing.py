@@ -20,7 +20,7 @@ from nuwa_lightning.canvas.edits import Boxes, Candidate, check_growth, edited, 
 from nuwa_lightning.canvas.facts import CanvasFacts
 from nuwa_lightning.canvas.history import CanvasMaker, History, begun, copied, grown
 from nuwa_lightning.canvas.job import Progress, Recorder, decoded, decoded_video, export
-from nuwa_lightning.canvas.keeping import check_hashes, kept_request
+from nuwa_lightning.canvas.keeping import check_hashes, hashes, kept_request
 from nuwa_lightning.canvas.memory import TokenStore
 from nuwa_lightning.canvas.remaking import last_stage, remade
 from nuwa_lightning.errors import UsageError
@@ -65,12 +65,13 @@ class FinishedCanvas:
             option: the option to name in errors.
 
         Raises:
-            UsageError: if there is none, it is damaged, of another model, or another process has it open.
+            UsageError: if there is none, it is damaged, of another model or other tokens, or another process has it
+                open.
         """
         store = Canvas.open(Path(folder), option=option)
         try:
             how = store.facts.how
-            check_hashes(store.folder, how, maker.builder, option)
+            check_hashes(store.folder, how, hashes(maker.builder), of=maker.builder.name, option=option)
             return cls(store, maker, kept_request(store.folder, how, max_pixels=max_pixels, option=option))
         except BaseException:
             store.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, final
 
@@ -68,7 +69,7 @@ class History:
     ) -> Remake:
         """Return what of a stage has to be made again; see :func:`nuwa_lightning.planning.dependents.remake`."""
         reach = self.maker.builder.generator.model.num_layers + 1
-        return remake(self._walk(number), chosen, changed=changed, reach=reach)
+        return remake(partial(self._walk, number), chosen, changed=changed, reach=reach)
 
     def remakes(self, touched: Callable[[PatchIndex], bool]) -> Iterator[tuple[int, Remake, frozenset[PatchIndex]]]:
         """Yield the stages of which something has to be made again, what, and at which positions of the lattice."""
@@ -236,7 +237,7 @@ class _Known(Mapping[PatchIndex, Tensor]):
         return torch.where(mask_YX, tokens_BYX, ABSENT)
 
     def __iter__(self) -> Iterator[PatchIndex]:
-        return (planned.patch for planned in self.part.steps if planned.patch in self)
+        return (planned.patch for planned in self.part.steps() if planned.patch in self)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)

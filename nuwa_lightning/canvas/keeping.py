@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -18,6 +19,7 @@ from nuwa_lightning.request import GenerationRequest
 if TYPE_CHECKING:
     from nuwa_lightning.canvas.order_builder import OrderBuilder
 
+_LOG = logging.getLogger(__name__)
 GIVEN: Final = ("image.png", "mask.png", "plan.png")
 """The files of given pixels."""
 
@@ -52,7 +54,7 @@ def kept_request(folder: Path, how: Mapping[str, Any], *, max_pixels: int | None
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         if isinstance(error, UsageError) and error.option in (option, "image"):
             raise
-        hint = f"does not say how it was made ({error}): name a folder that --canvas made"
+        hint = f"does not say how it was made ({error}): name the folder of a canvas that was kept"
         raise UsageError(option, folder, hint) from error
 
 
@@ -69,10 +71,19 @@ def hashes(builder: OrderBuilder) -> dict[str, str]:
     return {name: value[:32] for name, value in parts.items()}
 
 
-def check_hashes(folder: Path, how: Mapping[str, Any], builder: OrderBuilder, option: str) -> None:
-    """Refuse a pipeline that did not make a canvas."""
-    found = hashes(builder)
-    for name in ("model", "tokenizer", "decoder"):
+def check_hashes(shown: object, how: Mapping[str, Any], found: Mapping[str, str], *, of: str, option: str) -> None:
+    """Refuse a canvas of another model, or of other tokens; its pixels may come from a decoder refined since.
+
+    Args:
+        shown: what the canvas is called in errors.
+        how: it was made.
+        found: `hashes` of the pipeline that opens it.
+        of: the run of that pipeline.
+        option: the option to name in errors.
+    """
+    for name in ("model", "tokenizer"):
         if how.get(name) != found[name]:
-            hint = f"was made with another {name} than that of {builder.name}: open it with the run that made it"
-            raise UsageError(option, folder, hint)
+            hint = f"was made with another {name} than that of {of}: open it with the run that made it"
+            raise UsageError(option, shown, hint)
+    if how.get("decoder") != found["decoder"]:
+        _LOG.warning("%s: its tokens stay, its pixels come from another decoder now, that of %s", shown, of)

@@ -75,9 +75,8 @@ class TokenLog:
             data += record.tobytes()
         return positions, bytes(data)
 
-    def extend(self, *, end: int | None = None) -> list[PatchIndex]:
-        """Take in the records that follow, up to number ``end`` or to one that is not whole; returns positions."""
-        found: list[PatchIndex] = []
+    def extend(self, *, end: int | None = None, found: list[PatchIndex] | None = None) -> None:
+        """Take in the records that follow, up to number ``end`` or to a torn one; ``found`` gets their positions."""
         size = self._dtype.itemsize
         if not self._path.is_file():  # a pipe would keep its reader waiting
             raise UsageError("canvas", self._path, "is not there: put back a copy of the folder")
@@ -97,10 +96,10 @@ class TokenLog:
                         or not self._facts.holds(position)
                         or int(record["tokens"].max()) >= self._facts.codebook_size
                     ):
-                        return found
+                        return
                     self.note(position)
-                    found.append(position)
-        return found
+                    if found is not None:
+                        found.append(position)
 
     def note(self, position: PatchIndex) -> None:
         """Take in that the next record is of a position."""

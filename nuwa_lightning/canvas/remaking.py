@@ -38,7 +38,7 @@ def remade(
             found |= positions
             stage, order = facts.stages[number], history.order(number, part=part, texts=True)
             order = replace(order, seeds=tuple(seeds))
-            rendering = order.rendering(renderer, walked=part.steps, corner=stage.corner)
+            rendering = order.rendering(renderer, walked=part.steps(), corner=stage.corner)
             for wave in rendering:
                 store.put(
                     (facts.stage.patch(stage.position(done.patch)), done.tokens_BYX) for done in wave if not done.known
@@ -76,4 +76,4 @@ def last_stage(store: TokenStore, history: History, state: CanvasState | None) -
     if "seed" in edit:
         order = replace(order, seeds=tuple(range(edit["seed"], edit["seed"] + len(facts.seeds))))
     renderer = maker.renderer(history.request)
-    return Generation(order, renderer, store, state=state, walked=part.steps), len(part.steps)
+    return Generation(order, renderer, store, state=state, walked=part.steps()), len(part.depth)

@@ -2,138 +2,91 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
 
-from nuwa_lightning.commands.plain_parser import PlainParser
+from nuwa_lightning.commands.canvas_options import Exported, Grown, Kept, Redone
+from nuwa_lightning.commands.options import completed, parse
 from nuwa_lightning.errors import UsageError
 
 if TYPE_CHECKING:
     from nuwa_lightning.canvas.editing import FinishedCanvas
-    from nuwa_lightning.pipeline import NuwaInfinityPipeline
 
-_EPILOG = """\
+_PROG: Final = "python -m nuwa_lightning canvas"
+_HELP: Final = """\
+usage: {prog} ACTION FOLDER [options]
+
 A canvas is a folder that holds the tokens of an image (a video) and how it was made; its pixels are decoded when it is
 exported, as often as you like:
   python -m nuwa_lightning generate --checkpoint runs/landscape --size 4096x512 --canvas wide.canvas --output wide.png
-  python -m nuwa_lightning canvas info wide.canvas
-  python -m nuwa_lightning canvas export wide.canvas wide.tif
-  python -m nuwa_lightning canvas grow wide.canvas --right 2048 --up 256
-  python -m nuwa_lightning canvas redo wide.canvas --box 1024,0,1536,512 --seed 7
-  python -m nuwa_lightning canvas export wide.canvas wider.tif
-grow    makes patches around those that are there, which stay. Killed, it goes on with --resume; undo takes it back.
-redo    makes the patches that the box touches again with another seed, and exactly those that were made by looking at
-        them, directly or through others; all other tokens stay equal to the bit, and so do all pixels but those so near
-        that the tokenizer's decoder sees new tokens from there. --count alone says how many patches these are.
+{examples}
+
+actions
+{actions}
 The pixels of an image that was given (--image) stay as they are in all of this.
+{prog} ACTION --help tells the options
 """
-
-
-_STEERED: dict[str, Callable[[str], Any]] = {
-    "prompt": str, "temperature": float, "top_k": int, "top_p": float, "guidance": float
-}  # fmt: skip
-
-
-def parser() -> argparse.ArgumentParser:
-    """Return the options of ``canvas``."""
-    p = PlainParser(
-        "python -m nuwa_lightning canvas",
-        description="Export, grow and partly redo a canvas that generate --canvas kept.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    actions = p.add_subparsers(dest="action", metavar="ACTION", required=True)
-
-    def add(name: str, text: str) -> argparse.ArgumentParser:
-        action = actions.add_parser(name, help=text, description=text, allow_abbrev=False)
-        action.add_argument("folder", metavar="FOLDER", help="the canvas")
-        action.add_argument("--checkpoint", metavar="RUN", help="the run that made it (default: the one it names)")
-        action.add_argument("--own", metavar="CLASS", action="append", default=[], help="as for generate")
-        action.add_argument("--threads", type=int, default=1, help="as for generate")
-        action.add_argument("--max_pixels", type=int, help="as for generate")
-        return action
-
-    add("info", "what it is and how it was made, as JSON")
-    export = add("export", "write it to a file; the suffix picks the format, as for generate")
-    export.add_argument("output", metavar="OUTPUT", help=".png, .jpg, .webp, .tif, .zarr, .dzi; .mp4, .gif, .frames")
-    export.add_argument("--number", type=int, help="which of several images, from 0 (default: all, as OUTPUT-0, ...)")
-    export.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
-    grow = add("grow", "make it larger; what is there stays")
-    for side in ("left", "right", "up", "down"):
-        grow.add_argument(f"--{side}", type=int, default=0, metavar="PIXELS", help=f"pixels more, {side}")
-    grow.add_argument("--frames", type=int, default=0, help="frames more, of a video")
-    grow.add_argument("--record_every", type=float, default=10.0, help="how many seconds of work a kill may cost")
-    grow.add_argument(
-        "--resume", nargs="?", const="last", choices=("last", "earlier"), help="go on with growing that was stopped"
-    )
-    redo = add("redo", "make a part again with another seed, and exactly what depends on it")
-    box_help = "in pixels of the image; give it again for several that are made together"
-    redo.add_argument("--box", required=True, action="append", metavar="LEFT,TOP,RIGHT,BOTTOM", help=box_help)
-    redo.add_argument("--frames", metavar="FIRST,LAST", help="of a video, the last one excluded (default: all)")
-    redo.add_argument("--seed", type=int, help="another one than the canvas was made with")
-    grow.add_argument("--seed", type=int, help="of what is new (default: that of the canvas)")
-    for action in (grow, redo):
-        for name, kind in _STEERED.items():
-            action.add_argument(f"--{name}", type=kind, help="as for generate, for what is made now")
-    redo.add_argument("--count", action="store_true", help="only say how many patches would be made again")
-    add("undo", "take the last edit back: a part made again, or growing, finished or stopped")
-    return p
 
 
 def canvas(arguments: Sequence[str]) -> int:
     """Run ``canvas``; returns the exit status."""
-    from nuwa_lightning.commands.generate_options import completed
-
-    options = parser().parse_args(arguments)
+    if list(arguments) in (["-h"], ["--help"]):
+        actions = "".join(f"  {name:<8}{about}\n" for name, (_, _, about, _) in _ACTIONS.items())
+        examples = "\n".join(f"  {_PROG} {name} wide.canvas{more}" for name, (*_, more) in _ACTIONS.items())
+        sys.stdout.write(_HELP.format(prog=_PROG, actions=actions, examples=examples))
+        return 0
+    action, options = parsed(arguments)
     try:
-        return _ACTIONS[options.action](options)
+        return _ACTIONS[action][0](options)
     except UsageError as error:
-        if error.option in ("left", "right", "up", "down", "box", "number", "seed"):
-            error.option = f"--{error.option}"
-        raise completed(error) from error.__cause__
+        from nuwa_lightning.commands.generate_options import RunOptions
+        from nuwa_lightning.request import GenerationRequest
+
+        raise completed(error, GenerationRequest, RunOptions, type(options)) from error.__cause__
 
 
-def _opened(options: argparse.Namespace) -> FinishedCanvas:
-    return _pipe(options).open_canvas(options.folder, max_pixels=options.max_pixels)
+def parsed(arguments: Sequence[str]) -> tuple[str, Any]:
+    """Return what is to be done, and its options."""
+    name = arguments[0] if arguments else "missing"
+    if name not in _ACTIONS:
+        raise UsageError("ACTION", name, f"give {', '.join(_ACTIONS)}; see canvas --help")
+    _, kind, about, more = _ACTIONS[name]
+    positional = ("folder", "output") if kind is Exported else ("folder",)
+    prog, example = f"{_PROG} {name}", f"example\n  {_PROG} {name} wide.canvas{more}"
+    return name, parse(kind, prog, arguments[1:], about=about, epilog=example, positional=positional)
 
 
-def _pipe(options: argparse.Namespace) -> NuwaInfinityPipeline:
-    """Return the pipeline of the run that made a canvas."""
+def _opened(options: Kept) -> FinishedCanvas:
+    """Return the canvas, opened by the pipeline of the run that made it."""
     from nuwa_lightning.canvas.facts import read_facts
-    from nuwa_lightning.commands.generate import import_own
+    from nuwa_lightning.commands.generate import load
     from nuwa_lightning.hub import find_run
-    from nuwa_lightning.pipeline import NuwaInfinityPipeline
 
-    folder = Path(options.folder)
+    folder = options.folder
     if not (folder / "canvas.json").is_file():
-        raise UsageError("canvas", folder, "holds no canvas: name a folder that --canvas made")
+        raise UsageError("canvas", folder, "holds no canvas: name the folder of a canvas that was kept")
     try:
         run = options.checkpoint or str(read_facts(folder / "canvas.json").how["metadata"][0]["checkpoint"]["path"])
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         raise UsageError("canvas", folder, "does not say which run made it: name it, --checkpoint RUN") from None
-    own = [import_own(path) for path in options.own]
-    pipe = NuwaInfinityPipeline.from_folder(find_run(run), own=own, name=run)
-    pipe.threads = options.threads
-    return pipe
+    return load(replace(options, checkpoint=run), find_run(run)).open_canvas(folder, max_pixels=options.max_pixels)
 
 
-def _info(options: argparse.Namespace) -> int:
+def _info(options: Kept) -> int:
     with _opened(options) as found:
         sys.stdout.write(json.dumps(found.info(), indent=2, ensure_ascii=False) + "\n")
     return 0
 
 
-def _export(options: argparse.Namespace) -> int:
+def _export(options: Exported) -> int:
     from nuwa_lightning.commands.progress import export_bar
     from nuwa_lightning.writers import check_output
 
-    output = Path(options.output)
+    output = options.output
     if not output.absolute().parent.is_dir():
         raise UsageError("output", output, f"the folder {output.parent} is missing: make it first")
     with _opened(options) as found:
@@ -153,12 +106,12 @@ def _export(options: argparse.Namespace) -> int:
     return 0
 
 
-def _grow(options: argparse.Namespace) -> int:
+def _grow(options: Grown) -> int:
     from nuwa_lightning.commands.making import signals
     from nuwa_lightning.commands.progress import GenerationBar
 
-    wish = {name: getattr(options, name) for name in ("left", "right", "up", "down", "frames")}
-    steered = _steered(options)
+    wish: dict[str, Any] = {name: getattr(options, name) for name in ("left", "right", "up", "down", "frames")}
+    steered = options.steered()
     if options.resume and (any(wish.values()) or steered or options.seed is not None):
         raise UsageError("resume", options.resume, "goes on with what was wished before: give no side beside it")
     if not 0 <= options.record_every < float("inf"):
@@ -167,7 +120,11 @@ def _grow(options: argparse.Namespace) -> int:
         canvases = len(found.seeds)
         with GenerationBar(None, found.patch_pixels[0] * found.patch_pixels[1], canvases=canvases) as bar:
             bar.begin(0)
-            how = {"callback": bar.update, "record_every": options.record_every, "stop": lambda: bool(caught)}
+            how: dict[str, Any] = {
+                "callback": bar.update,
+                "record_every": options.record_every,
+                "stop": lambda: bool(caught),
+            }
             if options.resume:
                 found.resume(**how, earlier=options.resume == "earlier")
             else:
@@ -179,7 +136,7 @@ def _grow(options: argparse.Namespace) -> int:
     return 0
 
 
-def _redo(options: argparse.Namespace) -> int:
+def _redo(options: Redone) -> int:
     from nuwa_lightning.commands.progress import GenerationBar
 
     boxes: list[Any] = [_numbers("box", box, 4) for box in options.box]
@@ -197,20 +154,16 @@ def _redo(options: argparse.Namespace) -> int:
             raise UsageError("seed", "nothing", f"give another one than {found.seed}")
         with GenerationBar(None, found.patch_pixels[0] * found.patch_pixels[1], canvases=len(found.seeds)) as bar:
             bar.begin(0)
-            found.redo(boxes, seed=options.seed, frames=frames, options=_steered(options), callback=bar.update)
+            found.redo(boxes, seed=options.seed, frames=frames, options=options.steered(), callback=bar.update)
         sys.stderr.write(f"{options.folder}: {of} made again\n")
     return 0
 
 
-def _undo(options: argparse.Namespace) -> int:
+def _undo(options: Kept) -> int:
     with _opened(options) as found:
         found.undo()
         sys.stderr.write("{}: {}x{} pixels, as before\n".format(options.folder, *found.size))
     return 0
-
-
-def _steered(options: argparse.Namespace) -> dict[str, Any]:
-    return {name: value for name in _STEERED if (value := getattr(options, name)) is not None}
 
 
 def _numbers(option: str, text: str, count: int) -> tuple[int, ...]:
@@ -220,10 +173,23 @@ def _numbers(option: str, text: str, count: int) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
-_ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {
-    "info": _info,
-    "export": _export,
-    "grow": _grow,
-    "redo": _redo,
-    "undo": _undo,
+_ACTIONS: Final[dict[str, tuple[Callable[[Any], int], type[Kept], str, str]]] = {
+    "info": (_info, Kept, "what it is and how it was made, as JSON", ""),
+    "export": (_export, Exported, "write it to a file; the suffix picks the format, as for generate", " wide.tif"),
+    "grow": (
+        _grow,
+        Grown,
+        "make patches around those that are there, which stay. Killed, it goes on with --resume; undo takes it back",
+        " --right 2048 --up 256",
+    ),
+    "redo": (
+        _redo,
+        Redone,
+        """make the patches that the box touches again with another seed, and exactly those that were made by looking at
+          them, directly or through others; all other tokens stay equal to the bit, and so do all pixels but those so
+          near that the tokenizer's decoder sees new tokens from there. --count alone says how many patches they are""",
+        " --box 1024,0,1536,512 --seed 7",
+    ),
+    "undo": (_undo, Kept, "take the last edit back: a part made again, or growing, finished or stopped", ""),
 }
+"""Of each action: what runs it, its options, what it does, and the rest of an example."""

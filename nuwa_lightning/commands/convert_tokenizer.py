@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, get_args
+from typing import Final, Literal
 
-from nuwa_lightning.commands.parsing import OneLineParser
+from nuwa_lightning.commands.options import completed, parse
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.tokenizers.conversion import convert
-from nuwa_lightning.tokenizers.pretrained import save_tokenizer
-from nuwa_lightning.tokenizers.published import Rule
-from nuwa_lightning.tokenizers.windows import WindowedTokenizer
 
 _EPILOG: Final = """\
 It reads taming's VQGANs (f16 with 1024 or 16384 codes, f8 Gumbel), LDM's (vq-f4, f8, f16), IBQ's and LlamaGen's (VQ-8,
@@ -21,24 +18,45 @@ docs/how-to/published-tokenizers.md says where they are and what to do next.
 """
 
 
+@dataclass(frozen=True)
+class Options:
+    """A file, and what becomes of it.
+
+    Args:
+        file: the authors' file, or a folder that diffusers wrote; the first word, with or without its name
+        output: a new folder
+        config: the authors' YAML beside a file of taming, LDM or IBQ
+        rule: how a code is chosen, where there is no such YAML
+        window: tokens from window to window; 0: the whole image at once
+        overlap: tokens that a window sees beyond, on each side
+    """
+
+    file: Path
+    output: Path
+    config: Path | None = None
+    rule: Literal["nearest", "dot", "gumbel"] | None = None
+    window: int = 16
+    overlap: int = 8
+
+
 def convert_tokenizer(arguments: Sequence[str]) -> int:
     """Run ``convert-tokenizer``; returns the exit status."""
-    p = OneLineParser(
-        "python -m nuwa_lightning convert-tokenizer",
-        description="Read a published tokenizer and write it as a folder of safetensors and JSON.",
-        epilog=_EPILOG,
-    )
-    p.add_argument("file", metavar="FILE", help="the authors' file, or a folder that diffusers wrote")
-    p.add_argument("--output", metavar="FOLDER", required=True, help="a new folder")
-    p.add_argument("--config", metavar="YAML", help="the authors' YAML beside a file of taming, LDM or IBQ")
-    p.add_argument("--rule", choices=get_args(Rule), help="how a code is chosen, where there is no such YAML")
-    p.add_argument("--window", type=int, default=16, help="tokens from window to window; 0: the whole image at once")
-    p.add_argument("--overlap", type=int, default=8, help="tokens that a window sees beyond, on each side")
-    options = p.parse_args(list(arguments))
-    folder = Path(options.output)
+    about = "Read a published tokenizer and write it as a folder of safetensors and JSON."
+    prog = "python -m nuwa_lightning convert-tokenizer"
+    options = parse(Options, prog, arguments, about=about, epilog=_EPILOG, positional=("file",))
+    folder = options.output
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UsageError("--output", folder, "is there already: name a new folder")
-    made = convert(options.file, config=options.config, rule=options.rule)
+
+    # Only now what takes time to import.
+    from nuwa_lightning.tokenizers.conversion import convert
+    from nuwa_lightning.tokenizers.pretrained import save_tokenizer
+    from nuwa_lightning.tokenizers.windows import WindowedTokenizer
+
+    try:
+        made = convert(options.file, config=options.config, rule=options.rule)
+    except UsageError as error:
+        raise completed(error, Options) from error.__cause__
     try:
         shown = WindowedTokenizer(made, options.window, options.overlap) if options.window else made
     except ValueError as error:

@@ -11,7 +11,7 @@ import time
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, get_type_hints
 
 import torch
 from jsonargparse import Namespace
@@ -113,6 +113,16 @@ class CanvasCost:
 class _RecipeCLI(NuwaCLI):
     """Reads a recipe as ``fit`` does, and makes nothing of it."""
 
+    def __init__(self, arguments: Sequence[str], also: type[Any] | None) -> None:
+        self._also = also
+        super().__init__(arguments, signals=Signals(), run=False)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the options of the command to those of ``fit``."""
+        super().add_arguments_to_parser(parser)
+        if self._also is not None:
+            parser.add_class_arguments(self._also)
+
     def before_instantiate_classes(self) -> None:
         return
 
@@ -120,11 +130,14 @@ class _RecipeCLI(NuwaCLI):
         return
 
 
-def read_recipe(arguments: Sequence[str]) -> Namespace:
-    """Return what ``fit`` would read of these arguments."""
+def read_recipe(arguments: Sequence[str], also: type[Any] | None = None) -> Namespace:
+    """Return what ``fit`` would read of these arguments, and the options of a dataclass beside them."""
     deny_imports()
+    flags = {f"--{name}" for name, hint in (get_type_hints(also) if also else {}).items() if hint is bool}
+    pairs = zip(arguments, [*arguments[1:], "--"], strict=True)
+    arguments = [f"{one}=true" if one in flags and next_.startswith("--") else one for one, next_ in pairs]
     check_configs(["fit", *arguments])
-    config: Namespace = _RecipeCLI(arguments, signals=Signals(), run=False).config
+    config: Namespace = _RecipeCLI(arguments, also).config
     name = str(config.model.class_path)
     if name.rpartition(".")[2] != NuwaInfinityModule.__name__:
         raise UsageError("--model", name, "estimate knows stage 2: give a recipe of NuwaInfinityModule")

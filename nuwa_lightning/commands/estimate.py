@@ -2,74 +2,85 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from jsonargparse import Namespace
-from lightning.pytorch import LightningDataModule
-from torch._subclasses import FakeTensorMode
-
-from nuwa_lightning.commands.costs import (
-    canvas_cost,
-    make,
-    measured_decoding,
-    measured_step,
-    model_of,
-    parameters,
-    read_recipe,
-    training_cost,
-)
-from nuwa_lightning.commands.tokenizer import TokenizerSource, expected_factor, open_tokenizer
-from nuwa_lightning.data.token_windows import TokenWindowsModule
+from nuwa_lightning.commands.options import parser_of
+from nuwa_lightning.commands.parsing import completed
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.planning.geometry import PatchGrid
 from nuwa_lightning.request_fields import Size
 
+if TYPE_CHECKING:
+    from jsonargparse import Namespace
+
+_ABOUT: Final = """\
+Say what a recipe of stage 2 takes, before anything is trained or generated: memory, arithmetic, steps, time.
+What was assumed for a time is said beside it; docs/scaling.md explains it."""
 _EPILOG: Final = """\
+Any option of fit may be given, too, and --config is that of fit: a recipe, and overlays.
+
+examples
   python -m nuwa_lightning estimate --config recipes/landscape_large.yaml --devices 64 --flops 18e12
   python -m nuwa_lightning estimate --config recipes/landscape.yaml --size 4096x512
-Any option of fit may follow. What was assumed for a time is said beside it; docs/scaling.md explains it.
 """
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m nuwa_lightning estimate",
-        description=__doc__.partition("\n")[0] if __doc__ else None,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("-c", "--config", action="append", default=[], metavar="RECIPE", help="as for fit")
-    parser.add_argument("--size", type=str, default=None, metavar="WxH", help="pixels of a canvas to be generated")
-    parser.add_argument("--frames", type=int, default=1, help="of the canvas")
-    parser.add_argument("--devices", type=int, default=1, help="that train together")
-    parser.add_argument("--flops", type=float, help="sustained FLOP/s of a device (default: a step is timed here)")
-    parser.add_argument("--step_seconds", type=float, help="of one step of decoding (default: timed here)")
-    return parser
+@dataclass(frozen=True)
+class Options:
+    """What is asked beside the recipe.
+
+    Args:
+        size: WIDTHxHEIGHT in pixels of a canvas to be generated
+        frames: of the canvas
+        devices: that train together
+        flops: sustained FLOP/s of a device (default: a step is timed here)
+        step_seconds: of one step of decoding (default: timed here)
+    """
+
+    size: str | None = None
+    frames: int = 1
+    devices: int = 1
+    flops: float | None = None
+    step_seconds: float | None = None
 
 
 def estimate(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit status."""
-    options, rest = _parser().parse_known_args(list(arguments))
-    for name, value in (("--devices", options.devices), ("--frames", options.frames)):
-        if value < 1:
-            raise UsageError(name, value, "give 1 or more")
-    for name, value in (("--flops", options.flops), ("--step_seconds", options.step_seconds)):
+    if "-h" in arguments or "--help" in arguments:
+        parser_of("python -m nuwa_lightning estimate", Options, about=_ABOUT, epilog=_EPILOG).print_help()
+        return 0
+    from nuwa_lightning.commands.costs import read_recipe  # only now what takes time to import
+
+    config = read_recipe(arguments, Options)
+    options = Options(**{name: config[name] for name in Options.__dataclass_fields__})
+    for name in ("devices", "frames"):
+        if getattr(options, name) < 1:
+            raise UsageError(f"--{name}", getattr(options, name), "give 1 or more")
+    for name in ("flops", "step_seconds"):
+        value = getattr(options, name)
         if value is not None and not 0 < value < float("inf"):
-            raise UsageError(name, value, "give a number above 0")
-    config = read_recipe([*(part for path in options.config for part in ("--config", path)), *rest])
-    lines = _training_lines(config, options) + (_canvas_lines(config, options) if options.size else [])
+            raise UsageError(f"--{name}", value, "give a number above 0")
+    try:
+        lines = _training_lines(config, options) + (_canvas_lines(config, options) if options.size else [])
+    except UsageError as error:
+        raise completed(error, config.as_dict()) from error.__cause__
     width = max(len(name) for name, _ in lines)
     sys.stdout.writelines(f"{name:<{width}}  {value}\n" for name, value in lines)
     return 0
 
 
-def _training_lines(config: Namespace, options: argparse.Namespace) -> list[tuple[str, str]]:
+def _training_lines(config: Namespace, options: Options) -> list[tuple[str, str]]:
+    from lightning.pytorch import LightningDataModule
+    from torch._subclasses import FakeTensorMode
+
+    from nuwa_lightning.commands.costs import make, measured_step, model_of, parameters, training_cost
+    from nuwa_lightning.data.token_windows import TokenWindowsModule
+
     data = make("data", LightningDataModule, config.data)
     if not isinstance(data, TokenWindowsModule):
         raise UsageError("--data", config.data.class_path, "give a data module of stage 2, such as TokenDataModule")
@@ -113,9 +124,11 @@ def _training_lines(config: Namespace, options: argparse.Namespace) -> list[tupl
     return lines
 
 
-def _canvas_lines(config: Namespace, options: argparse.Namespace) -> list[tuple[str, str]]:
+def _canvas_lines(config: Namespace, options: Options) -> list[tuple[str, str]]:
+    from nuwa_lightning.commands.costs import canvas_cost, measured_decoding, model_of
+
     factor, told = _factor(config)
-    size = Size.parse(options.size)
+    size = Size.parse(str(options.size))
     if size.width is None or size.height is None:
         raise UsageError("--size", options.size, "an endless side has no end to estimate: give WIDTHxHEIGHT")
     module, texts = model_of(config)
@@ -141,6 +154,8 @@ def _canvas_lines(config: Namespace, options: argparse.Namespace) -> list[tuple[
 
 
 def _factor(config: Namespace) -> tuple[int, str]:
+    from nuwa_lightning.commands.tokenizer import TokenizerSource, expected_factor, open_tokenizer
+
     given = config.get("tokenizer")
     if given is not None:
         source = TokenizerSource(**given.as_dict())

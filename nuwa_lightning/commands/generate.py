@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from nuwa_lightning.atomic import short_name
-from nuwa_lightning.commands.generate_options import RunOptions, completed, image_metadata, parsed
+from nuwa_lightning.commands.generate_options import RunOptions, image_metadata, parsed
+from nuwa_lightning.commands.options import ModelOptions, completed
 from nuwa_lightning.commands.progress import GenerationBar, export_bar
 from nuwa_lightning.environment import started_together
 from nuwa_lightning.errors import UsageError
@@ -44,7 +45,7 @@ def generate(arguments: Sequence[str]) -> int:
     try:
         return _generate(*parsed(arguments))
     except UsageError as error:
-        raise completed(error) from error.__cause__
+        raise completed(error, GenerationRequest, RunOptions) from error.__cause__
 
 
 def _generate(request: GenerationRequest, where: RunOptions) -> int:
@@ -252,12 +253,18 @@ def import_own(path: str) -> type[Any]:
     return cast("type[Any]", found)
 
 
-def _load(where: RunOptions, run: Path) -> NuwaInfinityPipeline:
+def load(options: ModelOptions, run: Path) -> NuwaInfinityPipeline:
+    """Return the pipeline of a run that was found."""
     from nuwa_lightning.pipeline import NuwaInfinityPipeline
 
-    own = [import_own(path) for path in where.own]
-    pipe = NuwaInfinityPipeline.from_folder(run, own=own, name=where.checkpoint)
-    pipe.threads = where.threads
+    own = [import_own(path) for path in options.own]
+    pipe = NuwaInfinityPipeline.from_folder(run, own=own, name=options.checkpoint)
+    pipe.threads = options.threads
+    return pipe
+
+
+def _load(where: RunOptions, run: Path) -> NuwaInfinityPipeline:
+    pipe = load(where, run)
     if started_together():
         from nuwa_lightning.generation.processes import Processes
 

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import register_type
 
-from nuwa_lightning.commands.parsing import OneLineParser
+from nuwa_lightning.commands.options import ModelOptions, OptionsParser, parser_of
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.hub import DEFAULT, find_run
-from nuwa_lightning.plain_data import parse_json, parse_yaml, read_mapping, read_text
+from nuwa_lightning.hub import find_run
+from nuwa_lightning.plain_data import parse_json, read_text
 from nuwa_lightning.request import FRAMES, GenerationRequest
 from nuwa_lightning.request_fields import Expansion, Size
 
@@ -40,45 +37,34 @@ of videos .mp4, .gif, .webp or .frames (a folder of PNG files).
 Equal commands make equal images.
 What is killed goes on where it was: the same command with --resume.
 """
-_NAMES: Final = ("--checkpoint", "--output", "--preview")
 _REPEATED: Final = ("--prompt", "--own")
 
 for _type in (Size, Expansion):
     register_type(_type, str, _type.parse, fail_already_registered=False)
 
 
-@dataclass(frozen=True)
-class RunOptions:
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(ModelOptions):
     """What is said of the run, and nothing of the image.
 
     Args:
-        checkpoint: run folder of stage 2 (holds model/ and tokenizer/), landscape (comes with the package), or
-            OWNER/NAME on the Hugging Face hub
         output: .png, .jpg, .tif, .zarr or .dzi; .mp4, .gif, .webp or .frames (default: image.png or video.mp4)
         canvas: a folder that keeps the canvas, to be exported, grown and made again in part: see canvas --help
-        own: your pool, direction, local decoder, text encoder or tokenizer that the model was trained with:
-            my_pools.MyPool; may be repeated
         preview: a small .png that grows with the image; none for none (default: beside the output, from 16 megapixels
             on)
-        threads: CPU threads for decoding tokens; one is the fastest for small models, and beside other processes by far
         record_every: how many seconds of work a kill may cost; 0 records every wave
-        max_pixels: read an image or mask of at most so many pixels; raise it for a file that you trust (default: 200
-            million)
         overwrite: replace the output if it exists, finished or not
-        resume: go on where a stopped run left it
+        resume: go on where a stopped or killed run left it; earlier: with the last good record of a journal that is
+            damaged
         from_file: make an image again
     """
 
-    checkpoint: str = DEFAULT
-    output: str | None = None
+    output: str | None = field(default=None, metadata={"file": True})
     canvas: str | None = None
-    own: tuple[str, ...] = ()
-    preview: str | None = None
-    threads: int = 1
+    preview: str | None = field(default=None, metadata={"file": True})
     record_every: float = 10.0
-    max_pixels: int | None = None
     overwrite: bool = False
-    resume: str | None = None
+    resume: Literal["last", "earlier"] | None = field(default=None, metadata={"alone": "last"})
     from_file: str | None = None
 
 
@@ -87,42 +73,17 @@ OF_THE_RUN: Final = tuple(each.name for each in dataclasses.fields(RunOptions))
 ``max_pixels`` is a matter of trust)."""
 
 
-class _Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keeps the lines of the examples."""
-
-
-class _Parser(OneLineParser):
-    def parse_args(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Any:  # type: ignore[override]
-        """Return the options; those that may be repeated as lists."""
-        return super().parse_args(_gathered(args or ()), *more, **options)
-
-
-def parser() -> ArgumentParser:
+def parser() -> OptionsParser:
     """Return the options of ``generate``."""
-    p = _Parser(
+    p = parser_of(
         "python -m nuwa_lightning generate",
-        description="Generate an image of any size, or a video, from a trained run.",
+        RunOptions,
+        GenerationRequest,
+        about="Generate an image of any size, or a video, from a trained run.",
         epilog=_EPILOG,
-        formatter_class=_Help,
-    )
-    p.add_argument("--config", action="config", help="a YAML file of these options; later ones win")
-    p.add_class_arguments(RunOptions, skip={"overwrite", "resume", "from_file"})
-    p.add_argument("--overwrite", action="store_true", help="replace the output if it exists, finished or not")
-    p.add_argument(
-        "--resume",
-        nargs="?",
-        const="last",
-        choices=("last", "earlier"),
-        help="go on with the output where a stopped or killed run left it; earlier: with the last good record of a"
-        " journal that is damaged",
+        skip={"from_file", "image", "plan", "prompt_each"},
     )
     p.add_argument("--from", dest="from_file", metavar="IMAGE", help="make an image again, by the options it holds")
-    p.add_class_arguments(GenerationRequest, skip={"image", "plan", "prompt_each", "unprompted"})
-    p.add_argument(
-        "--unprompted",
-        action="store_true",
-        help="let a model that reads texts go without one; --task unconditional says so by itself",
-    )
     p.add_argument("--image", metavar="FILE", help="the image to go on from (tasks outpaint and animate)")
     p.add_argument(
         "--mask", metavar="FILE", help="an image of the same size, white where the given one is to be generated anew"
@@ -177,55 +138,12 @@ def _check_arguments(arguments: Sequence[str]) -> None:
         if option == "--device":
             hint = 'there is no such option: images are made on the CPU; from Python use pipe.to("cuda")'
             raise UsageError(option, given if equals else value, hint)
-        if option == "--config":
-            read_mapping(given if equals else value, option, example="size: 4096x512")
         if option in _REPEATED:
             text = given if equals else value
             try:
                 text.encode()
             except UnicodeEncodeError:
                 raise UsageError(option, ascii(text), "is no UTF-8: type it in a terminal that writes UTF-8") from None
-
-
-def completed(error: UsageError) -> UsageError:
-    """Return an error in the words of the command line: names of fields become options."""
-    names = {each.name for each in (*dataclasses.fields(GenerationRequest), *dataclasses.fields(RunOptions))} | {"mask"}
-    option = f"--{error.option.removesuffix('_file')}" if error.option in names else error.option
-    hint = re.sub(r"`(\w+)`", lambda found: f"--{found[1]}" if found[1] in names else found[0], error.hint)
-    error.option, error.hint = option, hint
-    return error
-
-
-def _gathered(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with options that may be repeated as one list each."""
-    kept: list[str] = []
-    lists: dict[str, list[str]] = {name: [] for name in _REPEATED}
-    rest, before = iter(arguments), ""
-    for argument in rest:
-        name, equals, value = argument.partition("=")
-        if before in _NAMES and not argument.startswith("--"):
-            kept.append(_as_name(argument))
-        elif name in _NAMES and equals:
-            kept.append(f"{name}={_as_name(value)}")
-        elif name not in lists:
-            kept.append(argument)
-        elif equals:
-            lists[name].append(value)
-        else:
-            following = next(rest, None)
-            if following is None or following.startswith("--"):
-                raise UsageError(name, "nothing", "expected one argument; see generate --help")
-            lists[name].append(following)
-        before = argument
-    return kept + [f"{name}={json.dumps(values)}" for name, values in lists.items() if values]
-
-
-def _as_name(name: str) -> str:
-    """Return a file's name as the parser takes it: some, such as ``#h`` and ``null``, are nothing in YAML."""
-    try:
-        return f"./{name}" if name and parse_yaml(name) is None else name
-    except ValueError:
-        return name
 
 
 def _plain(found: Namespace) -> dict[str, Any]:

@@ -2,54 +2,79 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import torch
-from lightning.pytorch import LightningDataModule
-from torch import nn
-
-from nuwa_lightning.commands.costs import make, read_recipe
-from nuwa_lightning.commands.plain_parser import PlainParser
-from nuwa_lightning.commands.tokenizer import TokenizerSource, open_tokenizer
-from nuwa_lightning.data.shard_making import make_shards as made
-from nuwa_lightning.data.token_shards import TokenShards
-from nuwa_lightning.data.token_windows import TokenWindowsModule
+from nuwa_lightning.commands.options import completed, parser_of
 from nuwa_lightning.errors import UsageError, check_range
 
 _EPILOG: Final = """\
   python -m nuwa_lightning make-shards --config recipes/landscape_base.yaml --output data/lhqc_shards
   torchrun --nproc_per_node 8 -m nuwa_lightning make-shards --config ... --output ...
-Any option of fit may follow. Run it again to go on. Then train with --data TokenShardsDataModule --data.shards FOLDER.
+Any option of fit may be given, too, and --config is that of fit. Run it again to go on. Then train with
+--data TokenShardsDataModule --data.shards FOLDER.
 """
 _RANKS: Final = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"))
 
 
+@dataclass(frozen=True)
+class Options:
+    """What is made of the data of the recipe.
+
+    Args:
+        output: folder of the shards; what is there is gone on with
+        photos_per_shard: photos or videos of a part; of tars all
+        captioned: leave out what has no caption
+        rank: number of this process (torchrun and SLURM say it)
+        world: how many processes there are
+        device: that encodes (default: a GPU if there is one)
+    """
+
+    output: str | None = None
+    photos_per_shard: int = 1000
+    captioned: bool = False
+    rank: int | None = None
+    world: int | None = None
+    device: str | None = None
+
+
 def make_shards(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit status."""
-    rank, world = _place()
-    p = PlainParser(
-        prog="python -m nuwa_lightning make-shards",
-        description="Encode the data of a recipe of stage 2 into shards.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    if "-h" in arguments or "--help" in arguments:
+        about = "Encode the data of a recipe of stage 2 into shards."
+        parser_of("python -m nuwa_lightning make-shards", Options, about=about, epilog=_EPILOG).print_help()
+        return 0
+    try:
+        return _make_shards(arguments)
+    except UsageError as error:
+        raise completed(error, Options) from error.__cause__
+
+
+def _make_shards(arguments: Sequence[str]) -> int:
+    # Only now what takes time to import.
+    import torch
+    from lightning.pytorch import LightningDataModule
+    from torch import nn
+
+    from nuwa_lightning.commands.costs import make, read_recipe
+    from nuwa_lightning.commands.tokenizer import TokenizerSource, open_tokenizer
+    from nuwa_lightning.data.shard_making import make_shards as made
+    from nuwa_lightning.data.token_shards import TokenShards
+    from nuwa_lightning.data.token_windows import TokenWindowsModule
+
+    config = read_recipe(arguments, Options)
+    options = Options(**{name: config[name] for name in Options.__dataclass_fields__})
+    rank, world = (
+        said if said is not None else here for said, here in zip((options.rank, options.world), _place(), strict=True)
     )
-    p.add_argument("-c", "--config", action="append", default=[], metavar="RECIPE", help="as for fit")
-    p.add_argument("--output", metavar="FOLDER", required=True, help="of the shards; what is there is gone on with")
-    p.add_argument("--photos_per_shard", type=int, default=1000, help="photos or videos of a part; of tars all")
-    p.add_argument("--captioned", action="store_true", help="leave out what has no caption")
-    p.add_argument("--rank", type=int, default=rank, help="number of this process (torchrun and SLURM say it)")
-    p.add_argument("--world", type=int, default=world, help="how many processes there are")
-    p.add_argument("--device", default=_device(), help="that encodes")
-    options, rest = p.parse_known_args(list(arguments))
-    check_range("--photos_per_shard", options.photos_per_shard, 1, 1 << 24)
-    check_range("--world", options.world, 1)
-    config = read_recipe([*(part for path in options.config for part in ("--config", path)), *rest])
+    if not options.output:
+        raise UsageError("output", "missing", "there is no default: name the folder of the shards")
+    check_range("photos_per_shard", options.photos_per_shard, 1, 1 << 24)
+    check_range("world", world, 1)
     data = make("data", LightningDataModule, config.data)
     if not isinstance(data, TokenWindowsModule):
         raise UsageError("--data", config.data.class_path, "give a data module of stage 2, such as TokenDataModule")
@@ -61,7 +86,7 @@ def make_shards(arguments: Sequence[str]) -> int:
     parts = data.shard_parts(tokenizer, options.photos_per_shard)
     tokenizer.fingerprint()  # of the weights as they are on the CPU
     try:
-        device = torch.device(options.device)
+        device = torch.device(options.device or _device())
         if isinstance(tokenizer, nn.Module):
             tokenizer.to(device)
     except (RuntimeError, AssertionError) as error:
@@ -71,8 +96,8 @@ def make_shards(arguments: Sequence[str]) -> int:
         folder,
         parts,
         tokenizer,
-        rank=options.rank,
-        world=options.world,
+        rank=rank,
+        world=world,
         encode=lambda image_B3YX: tokenizer.encode(image_B3YX.to(device)),
         captioned=options.captioned,
     )
@@ -92,6 +117,8 @@ def _place() -> tuple[int, int]:
 
 
 def _device() -> str:
+    import torch
+
     if not torch.cuda.is_available():
         return "cpu"
     return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"

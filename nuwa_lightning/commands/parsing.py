@@ -157,7 +157,7 @@ def nearest(name: str, known: Collection[str]) -> str | None:
     return tails[close[0]] if close else None
 
 
-def whole_name(option: str, value: object, options: Mapping[str, Any]) -> str:
+def whole_name(option: str, value: object, options: Mapping[str, Any], *, default: str | None = None) -> str:
     """Complete the name of an option of which an object knows only its own part, such as ``extent``.
 
     Where several end alike the one with that value is meant, else the innermost: outer ones know their whole name.
@@ -167,7 +167,15 @@ def whole_name(option: str, value: object, options: Mapping[str, Any]) -> str:
     """
     named = [(name, given) for name, given in _named("", options) if f".{name}".endswith(f".{option}")]
     alike = [(name, given) for name, given in named if given == (list(value) if isinstance(value, tuple) else value)]
-    return max((f"--{name}" for name, _ in alike or named), key=lambda name: name.count("."), default=option)
+    return max((f"--{name}" for name, _ in alike or named), key=lambda name: name.count("."), default=default or option)
+
+
+def completed(error: UsageError, options: Mapping[str, Any]) -> UsageError:
+    """Return an error in the words of the command line: its option, and names in backticks, are whole options."""
+    option = whole_name(error.option, error.value, options)
+    error.option = f"--{option}" if option.startswith(("data.", "model.")) else option
+    error.hint = re.sub(r"`([\w.]+)`", lambda name: whole_name(name[1], None, options, default=name[0]), error.hint)
+    return error
 
 
 def _named(prefix: str, given: Any) -> Iterator[tuple[str, Any]]:

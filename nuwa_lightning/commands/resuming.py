@@ -14,6 +14,7 @@ from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.pretrained import own_classes
 from nuwa_lightning.plain_data import read_json
 from nuwa_lightning.tokenizers.pretrained import own_tokenizers
+from nuwa_lightning.training.sharding import is_parts, read_parts
 
 _LOG = logging.getLogger(__name__)
 TRAINED: Final = ("epoch", "global_step", "loops", "callbacks", "optimizer_states", "lr_schedulers")
@@ -36,7 +37,7 @@ def find_checkpoint(given: str | None, run: Path, *, needed: bool) -> str | None
     if given is None:
         return None
     if given != "last":
-        if not Path(given).is_file():
+        if not Path(given).is_file() and not is_parts(given):
             raise UsageError(
                 "--ckpt_path", given, f"there is no such file: name one in {run / 'checkpoints'}, or say last"
             )
@@ -57,9 +58,9 @@ def check_checkpoint(path: str | None, model: object, *, parts: Sequence[str] = 
     Raises:
         UsageError: if it cannot be read or is of another stage or size.
     """
-    if path is None or not Path(path).is_file() or not isinstance(model, ChecksCheckpoints):
+    if path is None or not Path(path).exists() or not isinstance(model, ChecksCheckpoints):
         return
-    content = read_checkpoint(path, mapped=True)
+    content = read_parts(path) if is_parts(path) else read_checkpoint(path, mapped=True)
     missing = next((name for name in parts if name not in content), None)
     if missing is not None:
         hint = f"has no {missing}, without which a training cannot go on: name last.ckpt, or an earlier one"

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import functools
 import secrets
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Final
 
-from nuwa_lightning.commands.plain_parser import PlainParser
+from nuwa_lightning.commands.options import ModelOptions, parse
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.hub import DEFAULT, find_run
+from nuwa_lightning.hub import find_run
 
-if TYPE_CHECKING:
-    from nuwa_lightning.pipeline import NuwaInfinityPipeline
-
-_EPILOG = """\
+_EPILOG: Final = """\
 The page shows the canvases of a folder (those that generate --canvas kept, and those that are begun on the page):
   python -m nuwa_lightning serve --checkpoint runs/landscape --canvases canvases
   python -m nuwa_lightning serve --demo
@@ -28,36 +25,34 @@ gone on with on the page, or by canvas grow --resume.
 """
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the options of ``serve``."""
-    p = PlainParser(
-        "python -m nuwa_lightning serve",
-        description="Open a page on which canvases are looked at, grown and made again in part.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    p.add_argument("--checkpoint", metavar="RUN", default=DEFAULT, help="as for generate")
-    p.add_argument("--canvases", metavar="FOLDER", default="canvases", help="what holds them (default: canvases)")
-    p.add_argument("--demo", action="store_true", help="begin a canvas, in a folder that is gone at the end")
-    p.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: 127.0.0.1)")
-    p.add_argument("--port", type=int, default=7000, help="0 for any that is free (default: 7000)")
-    p.add_argument("--own", metavar="CLASS", action="append", default=[], help="as for generate")
-    p.add_argument("--threads", type=int, default=1, help="as for generate")
-    p.add_argument("--max_pixels", type=int, help="as for generate, of images that canvases hold")
-    return p
+@dataclass(frozen=True, kw_only=True)
+class Options(ModelOptions):
+    """The page.
+
+    Args:
+        canvases: folder that holds them
+        demo: begin a canvas, in a folder that is gone at the end
+        host: the address to listen on
+        port: 0 for any that is free
+    """
+
+    canvases: Path = Path("canvases")
+    demo: bool = False
+    host: str = "127.0.0.1"
+    port: int = 7000
 
 
 def serve(arguments: Sequence[str]) -> int:
     """Run ``serve``; returns the exit status."""
-    options = parser().parse_args(arguments)
+    about = "Open a page on which canvases are looked at, grown and made again in part."
+    options = parse(Options, "python -m nuwa_lightning serve", arguments, about=about, epilog=_EPILOG)
     if not 0 <= options.port < 1 << 16:
         raise UsageError("--port", options.port, "give a number from 0 to 65535")
     with tempfile.TemporaryDirectory(prefix="canvases-") as temporary:
-        return _serve(options, Path(temporary if options.demo else options.canvases))
+        return _serve(options, Path(temporary) if options.demo else options.canvases)
 
 
-def _serve(options: argparse.Namespace, folder: Path) -> int:
+def _serve(options: Options, folder: Path) -> int:
     if (folder / "canvas.json").is_file():
         raise UsageError("--canvases", folder, "is a canvas itself: name the folder that holds it")
     try:
@@ -67,7 +62,7 @@ def _serve(options: argparse.Namespace, folder: Path) -> int:
         raise UsageError("serve", error.name, hint) from None
     import socket
 
-    from nuwa_lightning.commands.generate import import_own
+    from nuwa_lightning.commands.generate import load
     from nuwa_lightning.request import GenerationRequest
     from nuwa_lightning.request_fields import Size
     from nuwa_lightning.serve.guard import is_loopback
@@ -83,23 +78,12 @@ def _serve(options: argparse.Namespace, folder: Path) -> int:
         hint = f"cannot be used ({error.strerror or error}): name another"
         raise UsageError(option, value, hint) from None
     with listening:
-        own = tuple(import_own(path) for path in options.own)
-        load = functools.partial(_loaded, run, own, options.checkpoint, options.threads)
         token = None if is_loopback(options.host) else secrets.token_urlsafe(24)
         first = GenerationRequest(size=Size(1024, 512), unprompted=True) if options.demo else None
-        page = Page(load, folder, max_pixels=options.max_pixels, first=first)
+        page = Page(functools.partial(load, options, run), folder, max_pixels=options.max_pixels, first=first)
         host = f"[{options.host}]" if ":" in options.host else options.host
         port = listening.getsockname()[1]
         sys.stderr.write(f"http://{host}:{port}/{f'?token={token}' if token else ''}\n")
         sys.stderr.flush()
         Server(page, host=options.host, token=token).run(sockets=[listening])
     return 0
-
-
-def _loaded(run: Path, own: Sequence[type[Any]], name: str, threads: int) -> NuwaInfinityPipeline:
-    """Return the model; called in the server and in the process that owns it."""
-    from nuwa_lightning.pipeline import NuwaInfinityPipeline
-
-    pipe = NuwaInfinityPipeline.from_folder(run, own=own, name=name)
-    pipe.threads = threads
-    return pipe

@@ -25,7 +25,7 @@ from nuwa_lightning.callbacks.run_files import RunCheckpoint, RunFiles
 from nuwa_lightning.callbacks.sample_sheet import SampleSheet
 from nuwa_lightning.callbacks.stage_bar import StageBar
 from nuwa_lightning.commands.known_classes import known_classes
-from nuwa_lightning.commands.parsing import OneLineParser, check_configs, deny_imports, usage_error, whole_name
+from nuwa_lightning.commands.parsing import OneLineParser, check_configs, completed, deny_imports, usage_error
 from nuwa_lightning.commands.record import check_run_folder, run_record, versions
 from nuwa_lightning.commands.resuming import TRAINED, check_checkpoint, find_checkpoint, unusable, what_next
 from nuwa_lightning.commands.tokenizer import (
@@ -41,7 +41,7 @@ from nuwa_lightning.commands.tokenizer import (
     provide_guided,
     provide_tokenizer,
 )
-from nuwa_lightning.commands.watching import check_watched
+from nuwa_lightning.commands.watching import check_strategy, check_watched
 from nuwa_lightning.data.data_module import StreamingDataModule
 from nuwa_lightning.data.image_folder import PhotosDataModule
 from nuwa_lightning.data.token_data import TokenDataModule
@@ -109,9 +109,7 @@ class NuwaCLI(LightningCLI):
                 run=run,
             )
         except UsageError as error:
-            if self.options is not None:
-                error.option = whole_name(error.option, error.value, self.options.as_dict())
-            raise
+            raise completed(error, {} if self.options is None else self.options.as_dict()) from error.__cause__
         except Stopped as stopped:
             signals.waiting, signals.number = True, 0  # another one does not break off what is left to do
             self._record_stop(stopped)
@@ -263,6 +261,7 @@ class NuwaCLI(LightningCLI):
             if not self.model.automatic_optimization and value not in off:
                 hint = own.get(name, "this model optimizes by itself: give an option of the model")
                 raise UsageError(f"--trainer.{name}", value, hint)
+        check_strategy(self.trainer.strategy, self.model, self.options.get("ckpt_path"))
         check_watched(self.trainer, self.model, self.datamodule)
 
     def _check_sizes(self, factor: int | None) -> None:
@@ -298,7 +297,10 @@ class NuwaCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Export what was trained and say what to do with it."""
-        if self._trial or not self.trainer.is_global_zero or self.trainer.interrupted:
+        if self._trial or self.trainer.interrupted:
+            return
+        generator = self.model.generator() if isinstance(self.model, NuwaInfinityModule) else None
+        if not self.trainer.is_global_zero:
             return
         if isinstance(self.model, VQGANModule):
             folder = self.run_folder / "tokenizer"
@@ -314,7 +316,8 @@ class NuwaCLI(LightningCLI):
             tokenizer = refined or plain
             save_tokenizer(self.run_folder / "tokenizer", tokenizer)
             self.model.attach_tokenizer(tokenizer)
-            self.model.save(self.run_folder / "model")
+            assert generator is not None
+            save_generator(self.run_folder / "model", generator)
             if self.model.coarse is not None:
                 save_generator(self.run_folder / "coarse", self.model.coarse)
             guided = provide_guided(self._source(), tokenizer, self._source().refined if refined else None)
@@ -322,7 +325,7 @@ class NuwaCLI(LightningCLI):
                 save_pixel_guided(self.run_folder / "pixel_guided", guided)
             sheets = [c for c in self.trainer.callbacks if isinstance(c, SampleSheet)]  # type: ignore[attr-defined]
             for sheet in sheets:
-                sheet.draw(self.trainer, self.model)
+                sheet.draw(self.trainer, self.model, generator)
             for logger in self.trainer.loggers:  # the last sheet opened it once more
                 logger.finalize("success")
             if (self.run_folder / "samples.png").exists():
@@ -422,5 +425,5 @@ def train(arguments: list[str], signals: Signals) -> int:
     try:
         NuwaCLI(arguments, signals=signals)
     except MisconfigurationException as error:
-        raise usage_error(error, f"--trainer or --model of {arguments[0]}") from error
+        raise completed(usage_error(error, f"--trainer or --model of {arguments[0]}"), {}) from error
     return 0

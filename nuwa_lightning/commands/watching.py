@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
 from nuwa_lightning.data.data_module import StreamingDataModule
 from nuwa_lightning.data.sources import Source
@@ -16,6 +17,7 @@ from nuwa_lightning.errors import UsageError
 from nuwa_lightning.training.nuwa_module import NuwaInfinityModule
 from nuwa_lightning.training.pixel_guided_module import PixelGuidedModule
 from nuwa_lightning.training.reconstruction import ReconstructionModule
+from nuwa_lightning.training.sharding import ShardedStrategy, is_parts
 from nuwa_lightning.training.vqgan_module import VQGANModule
 
 METRICS: Final[Mapping[type[LightningModule], Sequence[str]]] = {
@@ -38,6 +40,24 @@ class Times:
     total: float
     epoch: float
     validation: float
+
+
+def check_strategy(strategy: object, model: LightningModule, checkpoint: str | None) -> None:
+    """Refuse a strategy that this model, or its checkpoint, does not go with.
+
+    Raises:
+        UsageError: naming one that does.
+    """
+    option, name = "--trainer.strategy", type(strategy).__name__
+    if isinstance(strategy, FSDPStrategy | DeepSpeedStrategy | ModelParallelStrategy):
+        if not isinstance(strategy, ShardedStrategy):
+            path = f"{ShardedStrategy.__module__}.{ShardedStrategy.__name__}"
+            hint = f"Muon and the export would take parts for the whole: give class_path {path}, or ddp"
+            raise UsageError(option, name, hint)
+        if not isinstance(model, NuwaInfinityModule):
+            raise UsageError(option, name, f"{type(model).__name__} is never sharded, it fits any device: give ddp")
+    elif checkpoint is not None and is_parts(checkpoint):
+        raise UsageError("--ckpt_path", checkpoint, "is in parts: go on from it with ShardedStrategy (docs/scaling.md)")
 
 
 def check_watched(trainer: Trainer, model: LightningModule, datamodule: object) -> None:

@@ -170,8 +170,7 @@ class GiantImage(PhotoSource):
                         Image.fromarray(pixels_YX3).save(partial / crop.name, compress_level=1)
                     write_json(partial / "index.json", {"size": [height, width], "path": str(self.path)})
         except ImageReadError as error:
-            hint = error.hint.replace("max_pixels", "--data.photos.max_pixels") if error.over_limit else error.hint
-            raise UsageError("data.photos.path", self.path, f"{error.reason}: {hint}") from error
+            raise UsageError("data.photos.path", self.path, f"{error.reason}: {error.hint}") from error
 
 
 def _starts(length: int, size: int, overlap: int) -> list[int]:

@@ -217,7 +217,7 @@ def nothing_usable(option: str, value: str, found: PreparedPhotos, *, what: str)
 def _skip(photo: Photo, error: ImageReadError) -> Skipped:
     reason = error.reason
     if error.over_limit:
-        reason += ": raise --data.max_pixels if you trust the file"
+        reason += f": {error.hint}"
     _LOG.warning("skipping %s: %s", photo.path, reason)
     return Skipped(photo.path, reason)
 

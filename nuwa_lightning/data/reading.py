@@ -319,7 +319,7 @@ def check_size(path: str | os.PathLike[str], size: tuple[int, int], max_pixels: 
         raise ImageReadError(
             path,
             f"{size[0]}x{size[1]} is {size[0] * size[1]} pixels, more than max_pixels={max_pixels}",
-            hint="raise max_pixels if you trust the file",
+            hint="raise `max_pixels` if you trust the file",
             over_limit=True,
         )
 

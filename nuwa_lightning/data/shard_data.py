@@ -73,7 +73,7 @@ class TokenShardsDataModule(TokenWindowsModule):
             if any(length > least for length, least in zip((window.reach, window.y, window.x), smallest, strict=True)):
                 hint = (
                     f"the shards hold grids from {smallest[1]}x{smallest[2]} tokens and {smallest[0]} frame(s) on: "
-                    f"give smaller windows, or make them with this --data.grid, which leaves out what is smaller"
+                    f"give smaller windows, or make them with this `data.grid`, which leaves out what is smaller"
                 )
                 shown = [window.y, window.x] if window.frames == 1 else [window.frames, window.y, window.x]
                 raise UsageError("data.grid", shown, hint)
@@ -85,7 +85,7 @@ class TokenShardsDataModule(TokenWindowsModule):
         without = sum(one["photos"] - one["captions"] for one in every)
         if without:
             total = sum(one["photos"] for one in every)
-            hint = f"{without} of {total} have no caption: make the shards with --captioned, which leaves these out"
+            hint = f"{without} of {total} have no caption: make the shards with `captioned`, which leaves these out"
             raise UsageError("data.shards", self.shards.folder, hint)
         return _ShardCaptions(self.shards, encoder)
 

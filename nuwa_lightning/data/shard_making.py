@@ -88,7 +88,7 @@ def make_shards(
     from tqdm.auto import tqdm
 
     if not 0 <= rank < world:
-        raise UsageError("--rank", rank, f"give a number from 0 to {world - 1}")
+        raise UsageError("rank", rank, f"give a number from 0 to {world - 1}")
     fingerprint = tokenizer.fingerprint()
     about = {
         "version": VERSION,
@@ -122,13 +122,13 @@ def _begin(folder: Path, about: dict[str, Any]) -> None:
         there = read_json(path)
         changed = sorted(key for key in {*there, *about} if there.get(key) != about.get(key))
     except (OSError, ValueError, TypeError, AttributeError):
-        raise UsageError("--output", path, "damaged; name a new folder") from None
+        raise UsageError("output", path, "damaged; name a new folder") from None
     if "fingerprint" in changed:
         hint = "holds shards of another tokenizer: give the one that they were made with, or name a new folder"
-        raise UsageError("--output", folder, hint)
+        raise UsageError("output", folder, hint)
     if changed:
         hint = f"holds shards of other data or settings ({', '.join(changed)} differ): name a new folder"
-        raise UsageError("--output", folder, hint)
+        raise UsageError("output", folder, hint)
 
 
 def _is_made(told: Path) -> bool:
@@ -182,7 +182,7 @@ def _finish(folder: Path, parts: ShardParts, about: dict[str, Any]) -> bool:
         left_out |= {kind: keys[:_NAMED], f"{kind}_count": len(keys)}
     if not shards["train"]:
         counts = ", ".join(f"{left_out[f'{kind}_count']} {words}" for kind, words in _WORDS.items())
-        raise UsageError("--config", parts.about.get("source"), f"nothing for training is left: {counts}")
+        raise UsageError("config", parts.about.get("source"), f"nothing for training is left: {counts}")
     smallest = [one["smallest"] for some in shards.values() for one in some]
     said = json.dumps([about, shards]).encode()
     index = {

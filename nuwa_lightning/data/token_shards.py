@@ -101,7 +101,7 @@ class ShardBuilder:
         if not self._photos:
             return None
         if self._size >= 1 << 32:
-            raise UsageError("--photos_per_shard", len(self._photos), "a shard holds 2^32 tokens at most: give fewer")
+            raise UsageError("photos_per_shard", len(self._photos), "a shard holds 2^32 tokens at most: give fewer")
         tables = {
             "photos": np.array(self._photos, np.uint32),
             "grids": np.array(self._grids, np.uint32).reshape(-1, 10),

@@ -160,7 +160,7 @@ class TokenWindowsModule(StreamingDataModule):
         Raises:
             UsageError: if this data is not kept in shards.
         """
-        raise UsageError("--data", type(self).__name__, "no shards are made of it: give TokenDataModule")
+        raise UsageError("data", type(self).__name__, "no shards are made of it: give TokenDataModule")
 
     @final
     def parts_of(

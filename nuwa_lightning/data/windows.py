@@ -111,7 +111,7 @@ class TiffWindows(WindowReader):
         self._tile = (page.tilelength, page.tilewidth) if page.is_tiled else strip
         if self._tile[0] * self._tile[1] > max_pixels:
             reason = f"one part of it holds {self._tile[1]}x{self._tile[0]} pixels, more than max_pixels={max_pixels}"
-            hint = "save it in tiles, or raise max_pixels if you trust the file"
+            hint = "save it in tiles, or raise `max_pixels` if you trust the file"
             raise ImageReadError(path, reason, hint=hint, over_limit=True)
         tall, wide = self._tile
         parts = -(-page.imagelength // tall) * -(-page.imagewidth // wide)

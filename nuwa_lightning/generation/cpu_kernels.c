@@ -109,7 +109,8 @@ INLINE __m256 exponential8(__m256 x) { /* to about one unit in the last place, f
     return _mm256_and_ps(_mm256_mul_ps(y, _mm256_castsi256_ps(power)), seen);
 }
 
-/* One query over S keys: q, out [D], k and v [S, D], bias [S] or none, p room for S numbers and 7 more. */
+/* Keys and values to come are fetched ahead, here and there past their end, which does no harm.
+ * One query over S keys: q, out [D], k and v [S, D], bias [S] or none, p room for S numbers and 7 more. */
 INLINE void query(int parts, const float *q, const float *k, const float *v, int64_t S, const float *bias, float *p,
                   float *out) {
     int D = 8 * parts;
@@ -125,6 +126,7 @@ INLINE void query(int parts, const float *q, const float *k, const float *v, int
         for (int d = 0; d < parts; d++) {
             __m256 part = _mm256_loadu_ps(q + 8 * d);
             for (int n = 0; n < 8; n++) a[n] = _mm256_fmadd_ps(part, _mm256_loadu_ps(row[n] + 8 * d), a[n]);
+            for (int n = 0; n < 4; n++) _mm_prefetch((const char *)(row[0] + (16 * D) + 64 * d + 16 * n), _MM_HINT_T0);
         }
         __m256 b = _mm256_hadd_ps(_mm256_hadd_ps(a[0], a[1]), _mm256_hadd_ps(a[2], a[3]));
         __m256 c = _mm256_hadd_ps(_mm256_hadd_ps(a[4], a[5]), _mm256_hadd_ps(a[6], a[7]));
@@ -154,6 +156,7 @@ INLINE void query(int parts, const float *q, const float *k, const float *v, int
     for (int d = 0; d < parts; d++) o[0][d] = o[1][d] = _mm256_setzero_ps();
     for (int64_t s = 0; s < S; s++) { /* even and odd keys apart: sums wait for each other less */
         __m256 share = _mm256_set1_ps(p[s]);
+        for (int d = 0; d < parts; d += 2) _mm_prefetch((const char *)(v + (s + 16) * D + 8 * d), _MM_HINT_T0);
         for (int d = 0; d < parts; d++) o[0][d] = _mm256_fmadd_ps(share, _mm256_loadu_ps(v + s * D + 8 * d), o[0][d]);
         if (parts == 4 && ++s < S) {
             share = _mm256_set1_ps(p[s]);

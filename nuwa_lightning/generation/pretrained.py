@@ -29,6 +29,7 @@ from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.hub import find_run
 from nuwa_lightning.legacy import upgrade_state, upgraded
 from nuwa_lightning.models.nuwa_infinity import PatchTransformer, TransformerConfig
+from nuwa_lightning.models.unfilled import unfilled
 from nuwa_lightning.plain_data import fits, from_plain, read_json
 from nuwa_lightning.planning.context.base import ContextPool
 from nuwa_lightning.planning.direction.base import DirectionController
@@ -243,7 +244,7 @@ def _model_of(said: Any, state: dict[str, Tensor]) -> PatchTransformer:
     numbers = (size["codebook_size"], size["codebook_dim"], *size["patch_size"], size["size"].dim)
     if not fits(numbers, tuple[int, ...]) or min(numbers) < 1 or size["size"].num_layers > len(state):
         raise ValueError("its sizes make no sense")
-    with torch.device("meta"):  # no memory is taken before the weights turn out to fit
+    with unfilled():  # no memory is taken before the weights turn out to fit
         model = from_plain(PatchTransformer, size)
     upgrade_state(state)
     model.load_state_dict(state, strict=True, assign=True)

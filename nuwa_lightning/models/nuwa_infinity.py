@@ -453,6 +453,64 @@ class PatchLayer(nn.Module):
         entry = (size.num_heads,) if self.feed == "logit" else of_key
         self.embedding = RelativePatchEmbedding(embedding_extent, entry, std=0.6, symmetries=size.symmetry_embedding)
 
+    def forward(
+        self, rows: _Rows, masks: _OwnMasks, read: Reader | None, detach_context: bool, last: bool, *readings: Tensor
+    ) -> list[Tensor]:
+        """Return what the layer makes of its inputs, rows of whole canvases; see :meth:`PatchTransformer.forward`."""
+        advanced, normed = list(readings), [self.norm_attention(x_RLW) for x_RLW in readings]
+        pairs = [self.attention.keys_values(h_RLW) for h_RLW in normed]
+        seen = pairs[0][0][:, 1:], pairs[0][1][:, 1:]
+        if detach_context:
+            seen = self.attention.keys_values(normed[0][:, 1:].detach())
+        for n in range(len(readings)):
+            if last and n < len(readings) - 1:
+                continue  # no logits come from it
+            own = self.attention.queries(normed[n]), self.place_own(pairs[n][0]), pairs[n][1]
+            advanced[n] = self.finish(readings[n], self._mix(rows, own, seen, masks[n]), read)
+        return advanced
+
+    def step(
+        self, seen: Sequence[Tensor], at: tuple[Tensor, Tensor], masks: _OwnMasks, read: Reader | None, *inputs: Tensor
+    ) -> list[Tensor]:
+        """Return what later patches see of one patch a row, then the rest; :meth:`PatchTransformer.forward_step`."""
+        attention, advanced, normed = self.attention, list(inputs), [self.norm_attention(x_RLW) for x_RLW in inputs]
+        state_RNW = normed[0][:, 1:].detach()
+        seen_RCNW = torch.stack(list(seen), dim=1) if seen else state_RNW[:, None][:, :0]
+        ck_RCNGD, cv_RCNGD = attention.keys_values(seen_RCNW)
+        context = self.place_context(ck_RCNGD, *at), cv_RCNGD
+        for n, (h_RLW, own_mask) in enumerate(zip(normed, masks, strict=False)):
+            k_RLGD, v_RLGD = attention.keys_values(h_RLW)
+            own = attention.queries(h_RLW), self.place_own(k_RLGD), v_RLGD
+            mixed = self.attend(own, context=context, offset_RC=at[0], symmetry_RC=at[1], own_mask=own_mask)
+            advanced[n] = self.finish(inputs[n], mixed, read)
+        return [state_RNW, *advanced]
+
+    def _mix(self, rows: _Rows, own: tuple[Tensor, ...], seen: tuple[Tensor, Tensor], masks: Tensor | None) -> Tensor:
+        """Attend group by group; what concerns all groups is done once, which makes the backward pass faster."""
+        N = seen[0].shape[1]
+        k_MNGD = seen[0].index_select(0, rows.seen_M)
+        k_MNGD = self.place_context(k_MNGD[:, None], rows.offset_M[:, None], rows.symmetry_M[:, None])[:, 0]
+        v_MNGD = seen[1].index_select(0, rows.seen_M)
+        shapes, sizes = rows.shapes, [r for r, _ in rows.shapes]
+        parts = zip(
+            shapes,
+            zip(*(torch.split(x, sizes) for x in own), strict=True),
+            *(torch.split(x, [r * c for r, c in shapes]) for x in (k_MNGD, v_MNGD, rows.offset_M, rows.symmetry_M)),
+            [None] * len(sizes) if masks is None else torch.split(masks, sizes),
+            strict=True,
+        )
+        mixed = [
+            self.attend(
+                own_part,
+                context=(ck_MNGD.view(r, c, N, *ck_MNGD.shape[2:]), cv_MNGD.view(r, c, N, *cv_MNGD.shape[2:])),
+                offset_RC=offset_M.view(r, c),
+                symmetry_RC=symmetry_M.view(r, c),
+                own_mask=mask,
+            )
+            for (r, c), own_part, ck_MNGD, cv_MNGD, offset_M, symmetry_M, mask in parts
+        ]
+        return torch.cat(mixed)
+
     def place_context(self, k_RCNGD: Tensor, offset_RC: Tensor, symmetry_RC: Tensor) -> Tensor:
         """Add the relative patch embedding to context keys (not to queries or values); key-fed variant only."""
         if self.feed == "logit":
@@ -829,6 +887,11 @@ class PatchTransformer(nn.Module):
             return None
         return functools.partial(self.text.layer(number).read, states=text, layer=number)
 
+    def text_states(self, text_BSE: Tensor, text_mask_BS: Tensor) -> TextStates:
+        """Return :meth:`TextConditioning.states`, of a model with text."""
+        assert self.text is not None
+        return self.text.states(text_BSE, text_mask_BS)
+
     def set_codes(self, codebook_KE: Tensor) -> None:
         """Take the frozen code vectors of the tokenizer, whitened: their differences count, not what they share.
 
@@ -921,29 +984,13 @@ class PatchTransformer(nn.Module):
             rows.arrange(tokens_BPN), rows.arrange(symmetry_BP), rows.arrange(neighbors_BPNK), row_mask
         )
         for number in range(self.num_layers):
+            layer, last = self.layer(number), number == self.num_layers - 1
             read = rows.reader(self.reader(number, text), B)
-            inputs: tuple[Any, ...] = (number, rows, own_masks, read, detach_context, *readings)
+            inputs: tuple[Any, ...] = (rows, own_masks, read, detach_context, last, *readings)
             again = recompute and torch.is_grad_enabled()
-            readings = checkpoint(self._advance, *inputs, use_reentrant=False) if again else self._advance(*inputs)
+            readings = checkpoint(layer, *inputs, use_reentrant=False) if again else layer(*inputs)
         x_BPLW = torch.unflatten(readings[-1], 0, (P, B))[torch.argsort(rows.order_P)].transpose(0, 1)
         return self._scores(x_BPLW, neighbors_BPNK, token_mask, score)
-
-    def _advance(
-        self, number: int, rows: _Rows, masks: _OwnMasks, read: Reader | None, detach_context: bool, *readings: Tensor
-    ) -> list[Tensor]:
-        """Return what layer ``number`` makes of its inputs."""
-        layer, advanced = self.layer(number), list(readings)
-        attention, normed = layer.attention, [layer.norm_attention(x_RLW) for x_RLW in readings]
-        pairs = [attention.keys_values(h_RLW) for h_RLW in normed]
-        seen = pairs[0][0][:, 1:], pairs[0][1][:, 1:]
-        if detach_context:
-            seen = attention.keys_values(normed[0][:, 1:].detach())
-        for n in range(len(readings)):
-            if number == self.num_layers - 1 and n < len(readings) - 1:
-                continue  # no logits come from it
-            own = attention.queries(normed[n]), layer.place_own(pairs[n][0]), pairs[n][1]
-            advanced[n] = layer.finish(readings[n], self._mix(layer, rows, own, seen, masks[n]), read)
-        return advanced
 
     def forward_step(
         self,
@@ -973,24 +1020,13 @@ class PatchTransformer(nn.Module):
             Logits ``[R, N, K]``, and what later patches may see of this one, per layer ``[R, N, W]``, detached.
         """
         self._check_mask(token_mask)
-        R, N = tokens_RN.shape
         readings = self._readings(tokens_RN, symmetry_R, neighbors_RNK, token_mask)
         own_masks = self._own_masks(token_mask)
         states = []
         for number in range(self.num_layers):
-            layer = self.layer(number)
-            attention = layer.attention
-            normed = [layer.norm_attention(x_RLW) for x_RLW in readings]
-            states.append(normed[0][:, 1:].detach())
-            none_R0NW = normed[0].new_zeros(R, 0, N, self.size.dim)
-            seen_RCNW = torch.stack([patch[number] for patch in context], dim=1) if context else none_R0NW
-            ck_RCNGD, cv_RCNGD = attention.keys_values(seen_RCNW)
-            seen = layer.place_context(ck_RCNGD, offset_RC, symmetry_RC), cv_RCNGD
-            attend = functools.partial(layer.attend, context=seen, offset_RC=offset_RC, symmetry_RC=symmetry_RC)
-            for n, (h_RLW, own_mask) in enumerate(zip(normed, own_masks, strict=False)):
-                k_RLGD, v_RLGD = attention.keys_values(h_RLW)
-                mixed = attend((attention.queries(h_RLW), layer.place_own(k_RLGD), v_RLGD), own_mask=own_mask)
-                readings[n] = layer.finish(readings[n], mixed, self.reader(number, text))
+            seen, read = [patch[number] for patch in context], self.reader(number, text)
+            state, *readings = self.layer(number).step(seen, (offset_RC, symmetry_RC), own_masks, read, *readings)
+            states.append(state)
         return self._scores(readings[-1], neighbors_RNK, token_mask), states
 
     def _check_mask(self, token_mask: TokenMask | None) -> None:
@@ -1022,39 +1058,6 @@ class PatchTransformer(nn.Module):
         neighbors = neighbors if token_mask is None else token_mask.neighbors
         predicting = slice(-neighbors.shape[-2], None) if self.bidirectional else slice(-1)
         return (score or self.logits)(x[..., predicting, :], neighbors)
-
-    @staticmethod
-    def _mix(
-        layer: PatchLayer,
-        rows: _Rows,
-        own: tuple[Tensor, Tensor, Tensor],
-        seen: tuple[Tensor, Tensor],
-        own_mask: Tensor | None,
-    ) -> Tensor:
-        """Attend group by group; what concerns all groups is done once, which makes the backward pass faster."""
-        N = seen[0].shape[1]
-        k_MNGD = seen[0].index_select(0, rows.seen_M)
-        k_MNGD = layer.place_context(k_MNGD[:, None], rows.offset_M[:, None], rows.symmetry_M[:, None])[:, 0]
-        v_MNGD = seen[1].index_select(0, rows.seen_M)
-        shapes, sizes = rows.shapes, [r for r, _ in rows.shapes]
-        parts = zip(
-            shapes,
-            zip(*(torch.split(x, sizes) for x in own), strict=True),
-            *(torch.split(x, [r * c for r, c in shapes]) for x in (k_MNGD, v_MNGD, rows.offset_M, rows.symmetry_M)),
-            [None] * len(sizes) if own_mask is None else torch.split(own_mask, sizes),
-            strict=True,
-        )
-        mixed = [
-            layer.attend(
-                own_part,
-                context=(ck_MNGD.view(r, c, N, *ck_MNGD.shape[2:]), cv_MNGD.view(r, c, N, *cv_MNGD.shape[2:])),
-                offset_RC=offset_M.view(r, c),
-                symmetry_RC=symmetry_M.view(r, c),
-                own_mask=mask,
-            )
-            for (r, c), own_part, ck_MNGD, cv_MNGD, offset_M, symmetry_M, mask in parts
-        ]
-        return torch.cat(mixed)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -467,7 +468,69 @@ def _gather(x_ND: Tensor) -> Tensor:
 # -- the tokenizer -----------------------------------------------------------------------------------------------------
 
 
-class VQGAN(nn.Module):
+class Autoencoder(nn.Module, ABC):
+    """Images to tokens and back by an encoder, a quantizer and a decoder; a subclass says what these are."""
+
+    quantizer: Any
+
+    @property
+    @abstractmethod
+    def downsample_factor(self) -> int:
+        """Pixels per side of the square that one token stands for."""
+
+    @abstractmethod
+    def encode_features(self, image_B3YX: Tensor) -> Tensor:
+        """Return the vectors ``z_BDYX`` before quantisation.
+
+        Raises:
+            ValueError: if a side is no multiple of ``downsample_factor``.
+        """
+
+    @abstractmethod
+    def decode_features(self, z_BDYX: Tensor) -> Tensor:
+        """Return the images ``image_B3YX`` of code vectors, not clamped (for training)."""
+
+    @property
+    def codebook_size(self) -> int:
+        """How many different tokens there are (K)."""
+        return int(self.quantizer.codebook_size)
+
+    @property
+    def codebook_dim(self) -> int:
+        """Length of a code vector (D)."""
+        return int(self.quantizer.codebook_dim)
+
+    @property
+    def codebook_KD(self) -> Tensor:
+        """The code vectors."""
+        codebook_KD: Tensor = self.quantizer.codebook_KD
+        return codebook_KD
+
+    @property
+    def step(self) -> int:
+        """A piece of a canvas may begin anywhere: all places are alike."""
+        return 1
+
+    def check_sides(self, image_B3YX: Tensor) -> None:
+        """Refuse an image that is no whole number of tokens."""
+        sides = tuple(image_B3YX.shape[2:])
+        if any(side % self.downsample_factor or side == 0 for side in sides):
+            raise ValueError(f"image of {sides}: both sides must be multiples of {self.downsample_factor}")
+
+    @torch.no_grad()
+    def encode(self, image_B3YX: Tensor) -> Tensor:
+        """Return the tokens (long, BYX) of images in [-1, 1] whose sides are multiples of ``downsample_factor``."""
+        z_BYXD = self.encode_features(image_B3YX).permute(0, 2, 3, 1)
+        tokens_N: Tensor = self.quantizer.nearest(z_BYXD.flatten(0, 2))
+        return tokens_N.view(z_BYXD.shape[:3])
+
+    @torch.no_grad()
+    def decode(self, tokens_BYX: Tensor) -> Tensor:
+        """Return images in [-1, 1], ``downsample_factor`` times larger than the token grid."""
+        return self.decode_features(self.quantizer.lookup(tokens_BYX)).clamp(-1, 1)
+
+
+class VQGAN(Autoencoder):
     """Encoder, code book and decoder with finite receptive fields and no statistics over the canvas.
 
     Args:
@@ -531,21 +594,6 @@ class VQGAN(nn.Module):
         return self.encoder.downsample_factor
 
     @property
-    def codebook_size(self) -> int:
-        """How many different tokens there are (K)."""
-        return self.quantizer.codebook_size
-
-    @property
-    def codebook_dim(self) -> int:
-        """Length of a code vector (D)."""
-        return self.quantizer.codebook_dim
-
-    @property
-    def codebook_KD(self) -> Tensor:
-        """The code vectors, of unit length."""
-        return self.quantizer.codebook_KD
-
-    @property
     def encode_halo(self) -> int:
         """How many tokens beyond its own square a token depends on."""
         return self.encoder.halo
@@ -555,39 +603,16 @@ class VQGAN(nn.Module):
         """How many tokens away a token still changes pixels."""
         return self.decoder.halo
 
-    @property
-    def step(self) -> int:
-        """A piece of a canvas may begin anywhere: all places are alike to a convolution."""
-        return 1
-
     def encode_features(self, image_B3YX: Tensor) -> Tensor:
-        """Return the vectors ``z_BDYX`` before quantisation, of any length.
-
-        Raises:
-            ValueError: if a side is no multiple of ``downsample_factor``.
-        """
-        if any(side % self.downsample_factor or side == 0 for side in image_B3YX.shape[2:]):
-            raise ValueError(
-                f"image of {tuple(image_B3YX.shape[2:])}: both sides must be multiples of {self.downsample_factor}"
-            )
+        """Return the vectors ``z_BDYX`` before quantisation, of any length; see `Autoencoder.encode_features`."""
+        self.check_sides(image_B3YX)
         z_BDYX: Tensor = self.encoder(image_B3YX.contiguous(memory_format=torch.channels_last))
         return z_BDYX
-
-    @torch.no_grad()
-    def encode(self, image_B3YX: Tensor) -> Tensor:
-        """Return the tokens (long, BYX) of images in [-1, 1] whose sides are multiples of ``factor``."""
-        z_BYXD = self.encode_features(image_B3YX).permute(0, 2, 3, 1)
-        return self.quantizer.nearest(z_BYXD.reshape(-1, self.codebook_dim)).view(z_BYXD.shape[:3])
 
     def decode_features(self, z_BDYX: Tensor) -> Tensor:
         """Return the images ``image_B3YX`` of code vectors, not clamped (for training)."""
         image_B3YX: Tensor = self.decoder(z_BDYX.contiguous(memory_format=torch.channels_last))
         return image_B3YX
-
-    @torch.no_grad()
-    def decode(self, tokens_BYX: Tensor) -> Tensor:
-        """Return images in [-1, 1], ``factor`` times larger than the token grid."""
-        return self.decode_features(self.quantizer.lookup(tokens_BYX)).clamp(-1, 1)
 
     def forward(self, image_B3YX: Tensor, *, quantize: bool = True) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         """Reconstruct with gradients.

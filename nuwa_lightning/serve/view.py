@@ -21,7 +21,7 @@ from nuwa_lightning.canvas.edits import Boxes, touched
 from nuwa_lightning.canvas.facts import CanvasFacts, read_facts
 from nuwa_lightning.canvas.history import CanvasMaker, History
 from nuwa_lightning.canvas.job import Order
-from nuwa_lightning.canvas.keeping import kept_request
+from nuwa_lightning.canvas.keeping import check_hashes, kept_request
 from nuwa_lightning.canvas.log import TokenLog
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.planning.geometry import PatchIndex
@@ -135,10 +135,7 @@ class CanvasView:
         self._last: Look | None = None
         self.live = False
         self._read_facts()
-        for name, known in hashes.items():
-            if self.facts.how.get(name) != known:
-                hint = f"was made with another {name} than that of this model: serve it with the run that made it"
-                raise UsageError("canvas", folder.name, hint)
+        check_hashes(folder.name, self.facts.how, hashes, of="this page", option="canvas")
         self._request: GenerationRequest = kept_request(folder, self.facts.how, max_pixels=max_pixels, option="canvas")
         if self.facts.grid.endless:
             raise UsageError("canvas", folder.name, "is endless and not finished: stop it first")
@@ -231,7 +228,8 @@ class CanvasView:
             if moved or length > (size if end is None else min(end, size)):
                 self._reload()
                 return Change(None, shape)
-            found = self._log.extend(end=end)
+            found: list[PatchIndex] = []
+            self._log.extend(end=end, found=found)
             if len(now.stages) < len(before.stages):
                 return Change(None, shape)
             areas = tuple(itertools.chain.from_iterable(map(self._areas, found)))

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nuwa_lightning.errors import UsageError, some_of
+from nuwa_lightning.models.unfilled import unfilled
 from nuwa_lightning.plain_data import read_json, read_mapping
 from nuwa_lightning.tokenizers.published import Pixels, PublishedVQGAN, Rule
 
@@ -85,16 +86,16 @@ def convert(path: str | Path, *, config: str | Path | None = None, rule: Rule | 
     llamagen = any(".conv_blocks." in name for name in state)
     if not llamagen and "encoder.down.0.block.0.conv1.weight" not in state:
         what = f"holds {some_of(sorted(state)) or 'no weights'}: neither taming's layout nor LlamaGen's"
-        raise UsageError("FILE", path, f"{what}; of diffusers give the folder with config.json")
+        raise UsageError("file", path, f"{what}; of diffusers give the folder with config.json")
     if any(name.startswith("quantize.proj.") for name in state):
         found: Rule | None = "gumbel"
     else:
         found = "nearest" if llamagen else _rule_of(config) if config is not None else None
     if found is None and rule is None:
         hint = "weights do not say whether the nearest code is meant (taming, LDM) or the largest product (IBQ)"
-        raise UsageError("--config", None, f"{hint}: give the authors' YAML, or --rule nearest, or --rule dot")
+        raise UsageError("config", None, f"{hint}: give the authors' YAML, or `rule` nearest, or `rule` dot")
     if found is not None and rule is not None and found != rule:
-        raise UsageError("--rule", rule, f"these weights are for {found}: leave the option out")
+        raise UsageError("rule", rule, f"these weights are for {found}: leave the option out")
     levels = 1 + max(int(m[1]) for m in (re.match(r"encoder\.(?:down|conv_blocks)\.(\d+)", n) for n in state) if m)
     named = {_diffusers_name(name, levels): value for name, value in state.items()}
     for name, value in named.items():
@@ -103,7 +104,7 @@ def convert(path: str | Path, *, config: str | Path | None = None, rule: Rule | 
     try:
         vqmodel = _architecture(named, levels)
     except (KeyError, IndexError) as error:
-        raise UsageError("FILE", path, f"is no whole tokenizer, {error} is missing: download it again") from None
+        raise UsageError("file", path, f"is no whole tokenizer, {error} is missing: download it again") from None
     return _made(path, vqmodel, named, rule=rule or found or "nearest", unit_codes=llamagen)
 
 
@@ -117,20 +118,20 @@ def _made(
     pixels: Pixels = "signed",
 ) -> PublishedVQGAN:
     try:
-        with torch.device("meta"):
+        with unfilled():
             made = PublishedVQGAN(vqmodel, rule, unit_codes=unit_codes, pixels=pixels)
         ours = {_our_name(name): value.float().contiguous() for name, value in state.items()}
         if unit_codes:
             ours["quantizer.codebook_KD"] = functional.normalize(ours["quantizer.codebook_KD"], dim=1)
         spoiled = next((name for name, value in ours.items() if not bool(torch.isfinite(value).all())), None)
         if spoiled is not None:
-            raise UsageError("FILE", path, f"{spoiled} holds NaN or infinity: download it again")
+            raise UsageError("file", path, f"{spoiled} holds NaN or infinity: download it again")
         made.load_state_dict(ours, strict=True, assign=True)
     except UsageError:
         raise
     except (RuntimeError, TypeError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise UsageError("FILE", path, f"is of an architecture that is not known here ({reason})") from None
+        raise UsageError("file", path, f"is of an architecture that is not known here ({reason})") from None
     return made.eval().requires_grad_(False)
 
 
@@ -173,17 +174,17 @@ def _architecture(state: Mapping[str, Tensor], levels: int) -> dict[str, Any]:
 
 def _rule_of(config: str | Path) -> Rule:
     """Return the rule that the authors' YAML names by the class of the model."""
-    content = read_mapping(config, "--config", example="model: {target: taming.models.vqgan.VQModel}")
+    content = read_mapping(config, "config", example="model: {target: taming.models.vqgan.VQModel}")
     model = content.get("model")
     model = model if isinstance(model, Mapping) else {}
     name = str(model.get("target") or model.get("class_path")).rpartition(".")[2]
     arguments = model.get("params") or model.get("init_args") or {}
     if name not in _RULES or not isinstance(arguments, Mapping):
-        hint = f"its model is {name}, not one of {', '.join(_RULES)}: give another YAML, or --rule"
-        raise UsageError("--config", config, hint)
+        hint = f"its model is {name}, not one of {', '.join(_RULES)}: give another YAML, or `rule`"
+        raise UsageError("config", config, hint)
     other = [key for key in ("remap", "l2_normalize", "cosine_similarity") if arguments.get(key)]
     if other:
-        raise UsageError("--config", config, f"{other[0]} chooses codes in a way that is not known here")
+        raise UsageError("config", config, f"{other[0]} chooses codes in a way that is not known here")
     return _RULES[name]
 
 
@@ -226,13 +227,13 @@ def _opened(path: Path, load: Any) -> Any:
     try:
         return load(path)
     except FileNotFoundError:
-        raise UsageError("FILE", path, "there is no such file: name a published tokenizer") from None
+        raise UsageError("file", path, "there is no such file: name a published tokenizer") from None
     except UsageError:
         raise
     except (SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError, ValueError, KeyError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         hint = f"cannot be read as weights ({reason}): unpack an archive first, or download it again"
-        raise UsageError("FILE", path, hint) from None
+        raise UsageError("file", path, hint) from None
 
 
 def _unpickled(path: Path) -> Any:
@@ -248,7 +249,7 @@ def _unpickled(path: Path) -> Any:
                 raise
             if named[1].split(".")[0] not in _TRAINERS:
                 hint = f"names {named[1]}, which is no weight and would have to be executed: get the file elsewhere"
-                raise UsageError("FILE", path, hint) from None
+                raise UsageError("file", path, hint) from None
             inert.append((_Inert, named[1]))
 
 
@@ -258,12 +259,12 @@ def _diffusers_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], Pi
     try:
         config = read_json(folder / "config.json")
     except FileNotFoundError:
-        raise UsageError("FILE", path, "is a folder without config.json: name one that diffusers wrote") from None
+        raise UsageError("file", path, "is a folder without config.json: name one that diffusers wrote") from None
     except (OSError, ValueError) as error:
-        raise UsageError("FILE", path, f"config.json cannot be read ({error}): download it again") from None
+        raise UsageError("file", path, f"config.json cannot be read ({error}): download it again") from None
     kind = config.get("_class_name") if isinstance(config, dict) else None
     if kind != "VQModel":
-        raise UsageError("FILE", folder, f"holds {kind or 'something else'}, no VQModel of diffusers: name one")
+        raise UsageError("file", folder, f"holds {kind or 'something else'}, no VQModel of diffusers: name one")
     files = [folder / f"diffusion_pytorch_model.{suffix}" for suffix in ("safetensors", "bin")]
     state = _weights(next((file for file in files if file.is_file()), files[0]))
     # aMUSEd's images are in [0, 1]; of VQModels that diffusers has pipelines for it alone looks codes up by this key.

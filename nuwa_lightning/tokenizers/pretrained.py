@@ -26,6 +26,7 @@ from nuwa_lightning.errors import UsageError
 from nuwa_lightning.hub import find_part
 from nuwa_lightning.legacy import upgrade_state, upgraded
 from nuwa_lightning.models.pixel_guided import PixelGuidedDecoder, PixelGuidedSize
+from nuwa_lightning.models.unfilled import unfilled
 from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
 from nuwa_lightning.plain_data import check_plain, from_plain, read_json
 from nuwa_lightning.tokenizers.base import Tokenizer, class_path, is_tokenizer_class, saved_arguments
@@ -143,7 +144,7 @@ def _built(config: Mapping[str, Any], state: dict[str, Tensor], own: Mapping[str
     cls = own.get(name) or _class_of_package(name)
     made: Any
     if cls is VQGAN:
-        with torch.device("meta"):  # no memory is taken before the weights turn out to fit
+        with unfilled():  # no memory is taken before the weights turn out to fit
             made = VQGAN.build(from_plain(VQGANConfig, config["size"]))
         _fill(made, state, assign=True)
         made = made.to(memory_format=torch.channels_last)
@@ -152,7 +153,7 @@ def _built(config: Mapping[str, Any], state: dict[str, Tensor], own: Mapping[str
         for key, inside in config.get("parts", {}).items():
             inner = {k.removeprefix(f"{key}."): v for k, v in state.items() if k.startswith(f"{key}.")}
             arguments[key] = _built(inside, inner, own)
-        with torch.device("meta") if cls is PublishedVQGAN else contextlib.nullcontext():
+        with unfilled() if cls is PublishedVQGAN else contextlib.nullcontext():
             check_plain(cls, arguments)
             made = cls(**arguments)
         if isinstance(made, nn.Module):
@@ -208,7 +209,7 @@ def load_pixel_guided(
         size, fingerprint = PixelGuidedSize.from_dict(config["size"]), config["tokenizer_fingerprint"]
         if not isinstance(fingerprint, str):
             raise TypeError(f"tokenizer_fingerprint {fingerprint!r}: a text is needed")
-        with torch.device("meta"):
+        with unfilled():
             guided = PixelGuidedDecoder.build(size, tokenizer=fingerprint)
     except Exception as error:  # of classes that are made of what anybody may have written
         raise UsageError(option, path, f"config.json makes no sense ({error!r:.200}): copy the folder again") from None

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.models.vqgan import count_codes, hash_weights
+from nuwa_lightning.models.vqgan import Autoencoder, count_codes, hash_weights
 
 Rule = Literal["nearest", "dot", "gumbel"]
 Pixels = Literal["signed", "unit"]
@@ -119,7 +119,7 @@ class PublishedDecoder(nn.Module):
 
 
 @final
-class PublishedVQGAN(nn.Module):
+class PublishedVQGAN(Autoencoder):
     """A published tokenizer; :mod:`nuwa_lightning.tokenizers.conversion` makes it of the authors' file.
 
     Args:
@@ -145,23 +145,13 @@ class PublishedVQGAN(nn.Module):
         self.decoder = PublishedDecoder(vq)
         size, dim = vq.quantize.embedding.weight.shape
         self.quantizer = PublishedQuantizer(size, dim, rule=rule, unit_codes=unit_codes)
-        self.downsample_factor: int = 2 ** (len(vq.config.block_out_channels) - 1)
+        self._factor: int = 2 ** (len(vq.config.block_out_channels) - 1)
         self.pixels = pixels
 
     @property
-    def codebook_size(self) -> int:
-        """How many different tokens there are (K)."""
-        return self.quantizer.codebook_size
-
-    @property
-    def codebook_dim(self) -> int:
-        """Length of a code vector (D)."""
-        return self.quantizer.codebook_dim
-
-    @property
-    def codebook_KD(self) -> Tensor:
-        """The code vectors."""
-        return self.quantizer.codebook_KD
+    def downsample_factor(self) -> int:
+        """Pixels per side of the square that one token stands for."""
+        return self._factor
 
     @property
     def encode_halo(self) -> int:
@@ -173,34 +163,16 @@ class PublishedVQGAN(nn.Module):
         """More tokens than any image has: each changes all pixels."""
         return _WHOLE
 
-    @property
-    def step(self) -> int:
-        """A piece is the whole and begins where that does."""
-        return 1
-
     def encode_features(self, image_B3YX: Tensor) -> Tensor:
         """Return the vectors ``z_BDYX`` before quantisation."""
-        sides = tuple(image_B3YX.shape[2:])
-        if any(side % self.downsample_factor or side == 0 for side in sides):
-            raise ValueError(f"image of {sides}: both sides must be multiples of {self.downsample_factor}")
+        self.check_sides(image_B3YX)
         z_BDYX: Tensor = self.encoder((image_B3YX + 1) / 2 if self.pixels == "unit" else image_B3YX)
         return z_BDYX
-
-    @torch.no_grad()
-    def encode(self, image_B3YX: Tensor) -> Tensor:
-        """Return the tokens (long, BYX) of images in [-1, 1] whose sides are multiples of ``downsample_factor``."""
-        z_BYXD = self.encode_features(image_B3YX).permute(0, 2, 3, 1)
-        return self.quantizer.nearest(z_BYXD.flatten(0, 2)).view(z_BYXD.shape[:3])
 
     def decode_features(self, q_BDYX: Tensor) -> Tensor:
         """Return the images ``image_B3YX`` of code vectors, about [-1, 1], not clamped."""
         made_B3YX: Tensor = self.decoder(q_BDYX)
         return made_B3YX * 2 - 1 if self.pixels == "unit" else made_B3YX
-
-    @torch.no_grad()
-    def decode(self, tokens_BYX: Tensor) -> Tensor:
-        """Return images in [-1, 1], ``downsample_factor`` times larger than the token grid."""
-        return self.decode_features(self.quantizer.lookup(tokens_BYX)).clamp(-1, 1)
 
     def forward(self, image_B3YX: Tensor, *, quantize: bool = True) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return reconstructions (not clamped), vectors ``z_BDYX``, tokens and commitment, with gradients."""

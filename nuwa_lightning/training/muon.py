@@ -2,6 +2,9 @@
 
 ``torch.optim.Muon`` orthogonalises in bfloat16, which on a CPU without bfloat16 units takes over three times as long as
 float32; and one optimizer instead of two keeps Lightning's ``global_step`` and schedulers what they say they are.
+
+Of matrices in parts (FSDP2) each process gathers the whole update, since singular values are those of the whole matrix,
+and keeps its part.
 """
 
 from __future__ import annotations
@@ -11,6 +14,8 @@ from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
+
+from nuwa_lightning.training.sharding import gathered_tensor, part_like
 
 # Quintic Newton-Schulz coefficients of Muon (Jordan et al. 2024).
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -96,9 +101,10 @@ class MuonAdamW(torch.optim.Optimizer):
                 state["momentum"].lerp_(p.grad, 1 - group["momentum"])
                 updates.append(p.grad.lerp(state["momentum"], group["momentum"]))
             scale = 0.2 * max(shape[0], shape[1]) ** 0.5
-            for p, update in zip(same, orthogonalise(torch.stack(updates)), strict=True):
+            whole = torch.stack([gathered_tensor(update) for update in updates])
+            for p, update in zip(same, orthogonalise(whole), strict=True):
                 p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(update, alpha=-group["lr"] * scale)
+                p.add_(part_like(update, p), alpha=-group["lr"] * scale)
 
     def _adamw(self, group: dict[str, Any], params: list[Tensor]) -> None:
         beta1, beta2 = group["betas"]

@@ -46,6 +46,7 @@ from nuwa_lightning.training.optimization import (
 )
 from nuwa_lightning.training.plans import TrainingPlans, Whole, Written, gathered, hide, no_loss
 from nuwa_lightning.training.scaling import ScalingConfig, TokenLosses, patch_loss
+from nuwa_lightning.training.sharding import ShardedStrategy, gathered_model, is_sharded, shard
 
 Optimize = Literal["joint", "accumulated", "per_patch"]
 """``joint``: all patches in one forward, gradients flow through the pool (ours). ``accumulated``: the same with
@@ -158,7 +159,7 @@ class NuwaInfinityModule(LightningModule):
         if have != want:
             hint = f"the tokenizer has {have[0]} codes of {have[1]} channels: set model.codebook_size={have[0]} and "
             hint += f"model.codebook_dim={have[1]}, or name another tokenizer"
-            raise UsageError("model.codebook_size, --model.codebook_dim", want, hint)
+            raise UsageError("model.codebook_size", want, hint)
         self.transformer.set_codes(tokenizer.codebook_KD)
         # In a tuple it is no sub-module: not trained, not saved twice, not moved.
         self._tokenizer = (tokenizer,)
@@ -215,7 +216,8 @@ class NuwaInfinityModule(LightningModule):
         """
         hiding = generator or torch.Generator().manual_seed(0)
         B, T, Y, X = tokens_BTYX.shape
-        own, every = part.samples(B), self.local_decoder.bidirectional or self.optimize == "per_patch"
+        own, sharded = part.samples(B), is_sharded(self.transformer)
+        every = self.local_decoder.bidirectional or self.optimize == "per_patch" or sharded
         drawn, patches = self._plans.draw((T, Y, X), part.world * B, generator, needed=None if every else own)
         same: dict[tuple[object, ...], list[int]] = defaultdict(list)
         laid_out = {number: layout for number, layout in enumerate(drawn) if layout is not None}
@@ -230,12 +232,15 @@ class NuwaInfinityModule(LightningModule):
         for numbers in same.values():
             alike = {number: laid_out[number] for number in numbers}
             chosen, layout = {n - own.start: p for n, p in alike.items() if n in own}, alike[numbers[0]]
+            mine, idle = own, sharded and not chosen
+            if idle:  # weights are gathered by all processes at once, so this one has to compute something
+                chosen, mine = {0: layout}, range(numbers[0], numbers[0] + 1)
             read_as = gathered(chosen, layout, flat, read, seen)
-            masks = hide(read_as[2], alike, own, self.local_decoder, self.transformer, self.token_order, hiding)
+            masks = hide(read_as[2], alike, mine, self.local_decoder, self.transformer, self.token_order, hiding)
             if not chosen and self.optimize != "per_patch":
                 continue  # else, where another process takes a step, this one takes it, too
             whole = Whole(len(numbers), patches * self.transformer.patch_tokens, masks[1])
-            groups.append(Written(layout, *read_as, whole, masks[0], text and text.rows([*chosen])))
+            groups.append(Written(layout, *read_as, whole, masks[0], text and text.rows([*chosen]), idle))
         return groups
 
     # -- training -----------------------------------------------------------------------------------------------------
@@ -256,8 +261,9 @@ class NuwaInfinityModule(LightningModule):
         return written.weighted(loss_BPN)
 
     def _text_states(self, written: Written) -> TextStates | None:
-        text = self.transformer.text
-        return None if text is None or written.text is None else text.states(*written.text)
+        if self.transformer.text is None or written.text is None:
+            return None
+        return self.transformer.text_states(*written.text)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Take one optimizer step (or, with ``per_patch``, one a patch) and return the mean loss."""
@@ -358,6 +364,12 @@ class NuwaInfinityModule(LightningModule):
         self.log(f"{stage}/loss", torch.cat(losses).mean(), prog_bar=True, batch_size=size, sync_dist=True)
         self.log(f"{stage}/loss_first_column", torch.cat(first).mean(), batch_size=size, sync_dist=True)
 
+    def configure_model(self) -> None:
+        """Give each process its part of the weights, under a strategy that shards."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, ShardedStrategy) and not is_sharded(self.transformer):
+            shard(self.transformer, strategy.device_mesh["data_parallel"])
+
     def configure_optimizers(self) -> Any:
         """Muon with AdamW, or what was given; linear warm-up, then a cosine to zero at the trainer's last batch."""
         groups = muon_groups(self.transformer, *self.transformer.stacks)
@@ -414,9 +426,9 @@ class NuwaInfinityModule(LightningModule):
     # -- export -------------------------------------------------------------------------------------------------------
 
     def generator(self) -> Generator:
-        """Return what it takes to generate with this model, as it is now."""
+        """Return what it takes to generate with this model, as it is now; where it is sharded all have to ask."""
         return Generator(
-            self.transformer,
+            gathered_model(self.transformer) if is_sharded(self.transformer) else self.transformer,
             self.context_pool,
             self.direction,
             self.token_order,

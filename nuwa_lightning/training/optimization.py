@@ -20,6 +20,7 @@ from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
 
 from nuwa_lightning.errors import UsageError, check_range
+from nuwa_lightning.training.sharding import gathered_tensor
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,7 @@ def unsynced(trainer: Trainer) -> AbstractContextManager[None]:
 
 def check_finite(tensors: dict[str, Tensor], *, step: int, lr: float) -> None:
     """Stop a training that has gone wrong before it spoils the weights; ``lr`` is blamed, since it nearly always is."""
+    tensors = {name: gathered_tensor(value) for name, value in tensors.items()}
     if all(bool(torch.isfinite(value).all()) for value in tensors.values()):
         return
     bad = next(name for name, value in tensors.items() if not torch.isfinite(value).all())
@@ -170,7 +172,7 @@ def check_finite(tensors: dict[str, Tensor], *, step: int, lr: float) -> None:
 def clip_gradients(parameters: Iterable[tuple[str, Tensor]], limit: float, *, step: int, lr: float) -> Tensor:
     """Scale gradients down to a total length of ``limit`` (0: leave them) and return the length they had."""
     named = {name: p for name, p in parameters if p.grad is not None}
-    norm = torch.nn.utils.get_total_norm([p.grad for p in named.values() if p.grad is not None])
+    norm = gathered_tensor(torch.nn.utils.get_total_norm([p.grad for p in named.values() if p.grad is not None]))
     if not torch.isfinite(norm):
         check_finite({f"the gradient of {n}": p.grad for n, p in named.items() if p.grad is not None}, step=step, lr=lr)
         check_finite({"the length of the gradient": norm}, step=step, lr=lr)

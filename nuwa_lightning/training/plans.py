@@ -51,6 +51,7 @@ class Written:
         whole: these samples and those that follow such plans in other processes.
         token_mask: what is hidden, unless each token sees earlier ones only.
         text: their texts, for a model that reads text.
+        idle: of no weight: they keep other processes company, which have such samples.
     """
 
     layout: PlanLayout
@@ -61,6 +62,7 @@ class Written:
     whole: Whole
     token_mask: TokenMask | None = None
     text: SampleText | None = None
+    idle: bool = False
 
     @property
     def count(self) -> int:
@@ -71,6 +73,8 @@ class Written:
     def share(self, step: int) -> float:
         """Return which share of the targets of a step this process has."""
         masked_GPN = self.whole.masked_GPN
+        if self.idle:
+            return 0.0
         if self.token_mask is None or masked_GPN is None:
             return len(self.tokens_BPN) / self.whole.samples
         return float(self.token_mask.tokens[:, step].sum()) / float(masked_GPN[:, step].sum())
@@ -78,6 +82,8 @@ class Written:
     def weighted(self, loss_BPN: Tensor) -> Tensor:
         """Return the loss of hidden tokens only, if any are, so that the mean over what is written is their mean."""
         masked_GPN = self.whole.masked_GPN
+        if self.idle:
+            return 0 * loss_BPN
         if self.token_mask is None or masked_GPN is None:
             return loss_BPN
         targets = masked_GPN[:, ~self.layout.known_P].sum().clamp_min(1)

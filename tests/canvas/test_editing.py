@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +19,7 @@ from nuwa_lightning import NuwaInfinityPipeline, UsageError
 from nuwa_lightning.canvas.editing import FinishedCanvas
 from nuwa_lightning.generation import renderer as renderer_module
 from nuwa_lightning.generation.sampling import patch_uniforms
+from nuwa_lightning.models.vqgan import VQGAN
 from nuwa_lightning.planning.geometry import PatchIndex
 from nuwa_lightning.writers import read_metadata
 from tests.canvas.editable import same_but, tiny
@@ -329,6 +332,29 @@ def test_a_stranger_is_refused(pipe: NuwaInfinityPipeline, photo: Image.Image, t
         pipe.open_canvas(tmp_path / "c")
     with pytest.raises(UsageError, match="holds no canvas"):
         pipe.open_canvas(tmp_path / "gone")
+
+
+def test_a_decoder_refined_since(pipe: NuwaInfinityPipeline, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The tokens stay and go on; what decodes them is said."""
+    with made(pipe, size=(24, 16)).save(tmp_path / "c") as canvas:
+        before, tokens = next(canvas.pixels()), canvas.tokens_TYX
+    vqgan = copy.deepcopy(pipe.tokenizer)
+    assert isinstance(vqgan, VQGAN)
+    for parameter in vqgan.decoder.parameters():
+        parameter.data += 0.1
+    refined = NuwaInfinityPipeline(pipe.generator, vqgan)
+    assert not caplog.messages
+    with refined.open_canvas(tmp_path / "c") as canvas:
+        assert torch.equal(canvas.tokens_TYX, tokens)
+        canvas.export(tmp_path / "a.png")
+        assert not np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), before)
+        assert torch.equal(canvas.grow(right=8).tokens_TYX[..., :6], tokens)
+    (line,) = caplog.messages
+    assert line.startswith(f"{tmp_path / 'c'}: its tokens stay, its pixels come from another decoder now")
+    vqgan.codebook_KD.mul_(-1)
+    other = dataclasses.replace(pipe.generator, tokenizer_fingerprint=vqgan.fingerprint())
+    with pytest.raises(UsageError, match="was made with another tokenizer"):
+        NuwaInfinityPipeline(other, vqgan).open_canvas(tmp_path / "c")
 
 
 def test_every_edit_of_a_kept_canvas_is_taken_back_in_turn(pipe: NuwaInfinityPipeline, tmp_path: Path) -> None:

@@ -195,7 +195,7 @@ def test_a_typo_in_a_yaml_is_named_too(shell, content, wrong, right):
         (("--model", "NuwaInfinityModul"), ("--model", "NuwaInfinityModul", "did you mean NuwaInfinityModule?")),
         (("--data", "TokenData"), ("--data", "TokenData", "did you mean TokenDataModule?")),
         (("-c", "tow.yaml"), ("--config", "tow.yaml", "did you mean two.yaml?")),
-        (("--model.codebook_size", "32"), ("--model.codebook_size, --model.codebook_dim: ", "16 codes of 4 channels")),
+        (("--model.codebook_size", "32"), ("--model.codebook_size: ", "16 codes of 4 channels")),
         (("--model.codebook_dim", "8"), ("model.codebook_dim", "16 codes of 4 channels")),
         (("--data.grid", "[40, 40]"), ("--data.grid: [40, 40]: ", "320x320 px")),
         (("--data.photos.root", "nowhere"), ("--data.photos.root: nowhere: no such folder",)),

@@ -199,10 +199,14 @@ def test_several_images_lie_in_one_canvas(server: Server, folder: Path) -> None:
     ("arguments", "words"),
     [
         (("canvas",), "see canvas --help"),
-        (("canvas", "shrink", "c"), "invalid choice: 'shrink'"),
+        (("canvas", "shrink", "c"), "ACTION: shrink: give info, export, grow, redo, undo"),
+        (("canvas", "info"), "--folder: missing: there is no default"),
+        (("canvas", "info", "CANVAS", "more"), "more: belongs to no option"),
+        (("canvas", "grow", "CANVAS", "--rigth", "8"), "did you mean --right?"),
+        (("canvas", "grow", "CANVAS", "--config", "gone.yaml"), "--config: gone.yaml: there is no such file"),
         (("canvas", "undo", "gone"), "canvas: gone: holds no canvas"),
         (("canvas", "grow", "CANVAS"), "grow: nothing: say how many pixels"),
-        (("canvas", "grow", "CANVAS", "--right", "x"), "--right: cannot be used so: invalid int value: 'x'"),
+        (("canvas", "grow", "CANVAS", "--right", "x"), "--right: x: Expected int"),
         (("canvas", "grow", "CANVAS", "--right", "-8"), "--right: -8: give how many more"),
         (("canvas", "grow", "CANVAS", "--right", "8", "--resume"), "goes on with what was wished before"),
         (("canvas", "redo", "CANVAS", "--box", "1,2,3"), "--box: 1,2,3: give 4 whole numbers"),
@@ -236,9 +240,22 @@ def test_info_is_json(kept: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest
     said = json.loads(capfd.readouterr().out)
     assert (said["size"], said["seeds"], said["edits"]) == ([32, 24], [4], [])
     assert said["request"]["size"] == "32x24"
-    with pytest.raises(SystemExit):
-        main(["canvas", "--help"])
+    assert main(["canvas", "--help"]) == 0
     assert "made by looking at" in capfd.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["canvas", "grow", "--help"])
+    assert "pixels more, left (type: int, default: 0)" in capfd.readouterr().out
+
+
+def test_options_come_from_a_file(server: Server, kept: Path, tmp_path: Path) -> None:
+    """What follows ``--config`` wins."""
+    canvases = [copied(kept, name) for name in ("by_file", "by_flags")]
+    file = tmp_path / "more.yaml"
+    file.write_text("right: 16\nseed: 3\ntemperature: 0.5\n")
+    assert server.run("canvas", "grow", canvases[0], "-c", file, "--right", "8") == 0, server.said()
+    flags = ("--right", "8", "--seed", "3", "--temperature", "0.5")
+    assert server.run("canvas", "grow", canvases[1], *flags) == 0, server.said()
+    assert np.array_equal(*(pixels(server, canvas) for canvas in canvases))
 
 
 def test_edits_are_steered_and_taken_back_in_turn(server: Server, kept: Path) -> None:

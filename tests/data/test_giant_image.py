@@ -67,7 +67,7 @@ def test_grey_and_what_only_pillow_reads(tmp_path: Path, caplog: pytest.LogCaptu
             np.testing.assert_array_equal(image.read(5, 6, 10, 24), expected)
     with pytest.raises(ImageReadError, match="more than max_pixels=100"):
         open_windows(tmp_path / "a.png", max_pixels=100)
-    with pytest.raises(UsageError, match=r"data\.photos\.path: .*raise --data\.photos\.max_pixels if you trust"):
+    with pytest.raises(UsageError, match=r"data\.photos\.path: .*raise `max_pixels` if you trust"):
         GiantImage(str(tmp_path / "a.png"), max_pixels=100, cache=str(tmp_path / "cache")).photos("train")
     # Turned by its EXIF data: as Pillow reads it.
     Image.fromarray(painted(40, 50)).save(tmp_path / "turned.tif", tiffinfo={274: 6})
@@ -127,7 +127,7 @@ def test_broken_files_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture)
         source = GiantImage(str(tmp_path / name), crop=64, overlap=0)
         with pytest.raises(UsageError, match=words) as told:
             source.prepare()
-        assert str(told.value).startswith(f"--data.photos.path: {tmp_path / name}: ")
+        assert str(told.value).startswith(f"data.photos.path: {tmp_path / name}: ")
         assert "\n" not in str(told.value)
     assert not list((tmp_path / "cache").rglob("*.png"))
     assert not caplog.records
@@ -223,5 +223,5 @@ def test_it_feeds_both_stages(scroll: Path) -> None:
     [({"crop": 8}, "crop"), ({"overlap": 1024}, "overlap"), ({"val_share": 1.0}, "val_share")],
 )
 def test_options_that_make_no_sense_are_refused(options, option, paint: Paint) -> None:
-    with pytest.raises(UsageError, match=rf"^--data\.photos\.{option}: "):
+    with pytest.raises(UsageError, match=rf"^data\.photos\.{option}: "):
         GiantImage(str(paint("a.png")), **options)

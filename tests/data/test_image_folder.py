@@ -219,7 +219,7 @@ def test_options_that_cannot_work(options: dict[str, Any], said: str) -> None:
 
 
 def test_too_many_pixels_names_the_option(photo_folder: Path) -> None:
-    with pytest.raises(UsageError, match=r"3072 pixels, more than max_pixels=100: raise --data\.max_pixels"):
+    with pytest.raises(UsageError, match=r"3072 pixels, more than max_pixels=100: raise `max_pixels`"):
         module(photo_folder, max_pixels=100)
 
 

@@ -269,7 +269,7 @@ def test_names_of_files_move_nothing(folders: dict[str, Path], tmp_path: Path) -
 
 def test_a_missing_device_shows_before_any_work(folders: dict[str, Path], tmp_path: Path) -> None:
     for device in ("cuda:99", "nonsense"):
-        with pytest.raises(UsageError, match="--device"):
+        with pytest.raises(UsageError, match="device"):
             score(
                 protocol(tmp_path, kid={}), folders["real"], generated=folders["other"],
                 networks=Networks(device=device), work=NO_CACHE,
@@ -302,5 +302,5 @@ def test_jpegs_are_decoded_whole(tmp_path: Path, sample_photos: dict[str, Any]) 
 def test_mixed_sizes_name_the_way_out(folders: dict[str, Path], tmp_path: Path) -> None:
     mixed = part(folders["other"], tmp_path / "mixed", 10)
     Image.new("RGB", (64, 64)).save(mixed / "small.png")
-    with pytest.raises(UsageError, match=r"--set generated\.crop=center --set generated\.side=N"):
+    with pytest.raises(UsageError, match=r"`set` generated\.crop=center `set` generated\.side=N"):
         score(protocol(tmp_path, kid={}), folders["real"], generated=mixed, work=NO_CACHE)

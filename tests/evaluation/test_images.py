@@ -106,7 +106,7 @@ def test_damaged_files_are_named_or_counted(folder: Path, tmp_path: Path) -> Non
     head = (folder / "china.png").read_bytes()
     (tmp_path / "damaged" / "cut.png").write_bytes(head[:2000])  # its size can be read, its pixels cannot
     (tmp_path / "damaged" / "none.png").write_bytes(b"no image")
-    with pytest.raises(UsageError, match=r"none.png: .*--skip-corrupt"):
+    with pytest.raises(UsageError, match=r"none.png: .*`skip_corrupt`"):
         crops(tmp_path / "damaged", crop="windows", side=200)
     found = ImageSet(tmp_path / "damaged", CropSpec(crop="windows", side=200), skip_corrupt=True)
     assert len(list(found.crops())) == 12 == len(found)

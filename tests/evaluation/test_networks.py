@@ -92,7 +92,7 @@ def test_lpips_takes_its_trunk_from_disk(kind: str, tmp_path: Path, monkeypatch:
         expected = theirs(*both).flatten().double().numpy()
     np.testing.assert_allclose(ours(a, b), expected, rtol=1e-6)
     np.testing.assert_allclose(ours(a, a), 0, atol=1e-7)
-    with pytest.raises(UsageError, match=r"--lpips-weights: .*there is no such file"):
+    with pytest.raises(UsageError, match=r"lpips_weights: .*there is no such file"):
         PerceptualDistance(f"lpips-{kind}", weights=tmp_path / "none")  # type: ignore[arg-type]
 
 

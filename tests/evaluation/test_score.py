@@ -16,11 +16,11 @@ import yaml
 from PIL import Image, ImageFilter
 
 from evaluation.__main__ import COMMANDS, main
-from evaluation.commands.options import parse
 from evaluation.commands.score import Options
 from evaluation.protocol import Protocol, load_protocol
 from evaluation.record import check_comparable, read_report
 from evaluation.score import Work, score
+from nuwa_lightning.commands.options import parse
 from nuwa_lightning.data.reading import image_size
 from nuwa_lightning.errors import UsageError
 
@@ -213,7 +213,7 @@ def test_bad_input_is_one_line(folders: Folders, tmp_path: Path, capsys: Any) ->
                  ["--set", "metrics.seams=null", "--set", "metrics.diversity={pairs: 4}"]):  # fmt: skip
         told = refused("--generated", corrupt, *more)
         assert told.startswith(f"error: --generated: {corrupt / '00003.png'}: "), told
-        assert "give --skip-corrupt" in told
+        assert "give --skip_corrupt" in told
     assert "holds the same images as --real" in refused("--generated", real)
     assert "larger than a patch of 128" in refused("--generated", other, "--set", "metrics.seams.patch=128")
     assert "does not exist: make it first" in refused("--generated", other, "--output", tmp_path / "none" / "a.json")

@@ -56,7 +56,7 @@ def test_reports(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_tables_of_samples(tmp_path: Path, kind: str) -> None:
     written(tmp_path / SAMPLES, DAMAGE[kind])
-    with pytest.raises(UsageError, match=r"^--generated: .*samples.json: is damaged"):
+    with pytest.raises(UsageError, match=r"^generated: .*samples.json: is damaged"):
         samples_of(tmp_path)
 
 

@@ -33,17 +33,17 @@ def test_zarr_among_scored_images_is_counted(tmp_path: Path, caplog: pytest.LogC
     image = paint(tmp_path / "a.png")
     paint(tmp_path / "wide.zarr" / "0" / "b.png", 1)
     with caplog.at_level(logging.WARNING):
-        assert image_files(tmp_path, option="--real") == [image]
+        assert image_files(tmp_path, option="real") == [image]
     assert "files that are no image: 1 .zarr" in caplog.text
     image.unlink()
     with pytest.raises(UsageError, match=r"holds no image \(1 .zarr\)"):
-        image_files(tmp_path, option="--real")
+        image_files(tmp_path, option="real")
 
 
-@pytest.mark.parametrize("option", ["--original", "--reconstruction"])
+@pytest.mark.parametrize("option", ["original", "reconstruction"])
 @pytest.mark.parametrize("place", ["", "below"])
 def test_two_files_of_one_name_make_no_pair(tmp_path: Path, option: str, place: str) -> None:
-    folders = {name: tmp_path / name[2:] for name in ("--original", "--reconstruction")}
+    folders = {name: tmp_path / name for name in ("original", "reconstruction")}
     for seed, folder in enumerate(folders.values()):
         paint(folder / place / "a.png", seed)
     assert len(Pairs(*folders.values()).files) == 1
@@ -68,13 +68,13 @@ def test_how_many_pixels_are_trusted(tmp_path: Path) -> None:
     paint(tmp_path / "made" / "a.png", 1)
     assert len(list(ImageSet(tmp_path / "real", max_pixels=80).crops())) == 1
     assert len(list(Pairs(tmp_path / "real", tmp_path / "made", max_pixels=80))) == 1
-    with pytest.raises(UsageError, match=r"10x8 is 80 pixels, .* give a larger --max-pixels if you trust it"):
+    with pytest.raises(UsageError, match=r"10x8 is 80 pixels, .* give a larger `max_pixels` if you trust it"):
         _ = ImageSet(tmp_path / "real", max_pixels=79).plan
-    with pytest.raises(UsageError, match="give a larger --max-pixels if you trust it"):
+    with pytest.raises(UsageError, match="give a larger `max_pixels` if you trust it"):
         list(Pairs(tmp_path / "real", tmp_path / "made", max_pixels=79))
 
 
-@pytest.mark.parametrize(("limit", "words"), [("79", "give a larger --max-pixels"), ("0", "must be at least 1")])
+@pytest.mark.parametrize(("limit", "words"), [("79", "give a larger --max_pixels"), ("0", "must be at least 1")])
 def test_the_option_reaches_the_reader(tmp_path: Path, capsys, limit: str, words: str) -> None:
     paint(tmp_path / "real" / "a.png")
     paint(tmp_path / "made" / "a.png", 1)
@@ -102,9 +102,9 @@ def test_how_many_pixels_of_a_frame_are_trusted(tmp_path: Path, kind: str) -> No
     ((_, clip_TYX3),) = ClipSet(tmp_path / "made", Clips(frames=3), max_pixels=80)
     assert clip_TYX3.shape == (3, 8, 10, 3)
     with pytest.raises(UsageError) as caught:
-        list(ClipSet(tmp_path / "made", Clips(frames=3), option="--generated", max_pixels=79))
-    assert caught.value.option == "--generated"
-    assert "10x8 is 80 pixels, more than max_pixels=79: give a larger --max-pixels" in str(caught.value)
+        list(ClipSet(tmp_path / "made", Clips(frames=3), option="generated", max_pixels=79))
+    assert caught.value.option == "generated"
+    assert "10x8 is 80 pixels, more than max_pixels=79: give a larger `max_pixels`" in str(caught.value)
     skipping = ClipSet(tmp_path / "made", Clips(frames=3), skip_corrupt=True, max_pixels=79)
     assert list(skipping) == []
     assert len(skipping.skipped) == 1
@@ -113,7 +113,7 @@ def test_how_many_pixels_of_a_frame_are_trusted(tmp_path: Path, kind: str) -> No
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (("--max-pixels", "79"), "give a larger --max-pixels"),
+        (("--max-pixels", "79"), "give a larger --max_pixels"),
         (("--max-pixels", "0"), "--max-pixels: 0: give a number from 1 up"),
         (("--device", "cuda:99"), "--device: cuda:99: cannot compute here"),
     ],
@@ -145,15 +145,15 @@ def test_the_clip_score_reads_what_the_limit_allows(tmp_path: Path) -> None:
     image = paint(tmp_path / "a.png")
     found = clip_scores(Matches(), [(image, "a")] * 2, max_pixels=80)  # type: ignore[arg-type]
     assert found["CLIP-score"].value == 50
-    with pytest.raises(UsageError, match=r"--generated: .*a.png: 10x8 .* give a larger --max-pixels if you trust it"):
+    with pytest.raises(UsageError, match=r"generated: .*a.png: 10x8 .* give a larger `max_pixels` if you trust it"):
         clip_scores(Matches(), [(image, "a")], max_pixels=79)  # type: ignore[arg-type]
 
 
 def test_flat_patches_have_no_seam_ratio_and_that_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     colors = np.random.default_rng(0).integers(0, 256, (2, 2, 3), np.uint8)
     Image.fromarray(colors.repeat(8, 0).repeat(8, 1)).save(tmp_path / "flat.png")
-    real = ImageSet([paint(tmp_path / f"{number}.png", number) for number in range(2)], option="--real")
-    sets = {"real": real, "flat": ImageSet([tmp_path / "flat.png"], option="--generated")}
+    real = ImageSet([paint(tmp_path / f"{number}.png", number) for number in range(2)], option="real")
+    sets = {"real": real, "flat": ImageSet([tmp_path / "flat.png"], option="generated")}
     wanted = Seams(patch=8, token=2)
     cache = FeatureCache(ToyFeatures(), enabled=False)
     looks = {name: look(images, cache, Wanted(seams=wanted)) for name, images in sets.items()}
@@ -161,4 +161,4 @@ def test_flat_patches_have_no_seam_ratio_and_that_is_said(tmp_path: Path, caplog
     assert caplog.text == ""
     assert rows.seams(looks, "flat", wanted) == []
     (record,) = caplog.records
-    assert record.getMessage().startswith("--generated: no seam ratio: patches of 8 px are flat inside")
+    assert record.getMessage().startswith("generated: no seam ratio: patches of 8 px are flat inside")

@@ -116,10 +116,10 @@ def test_every_command_refuses_it(command: tuple[str, ...], name: str, capfd: py
 
 @pytest.mark.parametrize("name", ["5000 digits", "aliases of aliases", "a date that is none", "latin-1"])
 def test_a_protocol_is_read_alike(name: str) -> None:
-    with pytest.raises(UsageError, match=r"^--protocol: o.yaml: is no YAML"):
+    with pytest.raises(UsageError, match=r"^protocol: o.yaml: is no YAML"):
         load_protocol(written(NO_YAML[name][0]))
     if isinstance(value := NO_YAML[name][0], str) and ": " in value and "\n" not in value:
-        with pytest.raises(UsageError, match=r"^--set: .*: the value is no YAML"):
+        with pytest.raises(UsageError, match=r"^set: .*: the value is no YAML"):
             set_option({}, f"seed={value.partition(': ')[2]}")
 
 

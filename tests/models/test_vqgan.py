@@ -250,7 +250,7 @@ def test_a_folder_that_is_not_a_tokenizer_is_refused_by_name(vqgan, tmp_path, ch
 
 
 def test_missing_and_damaged_files_are_named(vqgan, tmp_path):
-    with pytest.raises(UsageError, match=r"--model\.start_from: .*there is no tokenizer here"):
+    with pytest.raises(UsageError, match=r"model\.start_from: .*there is no tokenizer here"):
         load_tokenizer(tmp_path, option="--model.start_from")
     folder = tmp_path / "t"
     save_tokenizer(folder, vqgan)

@@ -210,7 +210,7 @@ def test_all_pages_hear_of_it(server: Served) -> None:
 
 
 def test_lines_that_make_it_again(server: Served, pipe: NuwaInfinityPipeline, tmp_path: Path) -> None:
-    from nuwa_lightning.commands.canvas import parser as edits
+    from nuwa_lightning.commands.canvas import parsed as edits
     from nuwa_lightning.commands.generate_options import parser as generate
 
     canvas = server.new(options={"temperature": 0.8})
@@ -230,7 +230,7 @@ def test_lines_that_make_it_again(server: Served, pipe: NuwaInfinityPipeline, tm
     first, *others = map(shlex.split, lines["command"].splitlines())
     generate().parse_args(first[4:])
     for words in others:
-        edits().parse_args(words[4:])
+        edits(words[4:])
 
 
 @pytest.mark.parametrize(

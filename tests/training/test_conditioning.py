@@ -248,9 +248,9 @@ def test_a_checkpoint_of_another_text_is_refused() -> None:
     checkpoint: dict[str, object] = {}
     with_text().on_save_checkpoint(checkpoint)
     with_text().check_checkpoint(checkpoint)
-    with pytest.raises(UsageError, match=r"--model\.conditions\.text_encoder"):
+    with pytest.raises(UsageError, match=r"model\.conditions\.text_encoder"):
         module(0.0).check_checkpoint(checkpoint)
     del checkpoint["patch_transformer"]["text_dim"]  # type: ignore[attr-defined]
-    with pytest.raises(UsageError, match=r"--model\.conditions\.text_encoder"):
+    with pytest.raises(UsageError, match=r"model\.conditions\.text_encoder"):
         with_text().check_checkpoint(checkpoint)
     module(0.0).check_checkpoint(checkpoint)  # as written before there was text

@@ -255,5 +255,5 @@ def test_checkpoint_of_another_kind_size_or_tokenizer_is_refused():
     model.on_load_checkpoint(good)
     with pytest.raises(UsageError, match=r"tokenizer\.path"):
         model.check_checkpoint({"pixel_guided": {**good["pixel_guided"], "tokenizer": "another"}})
-    with pytest.raises(UsageError, match=r"--model\.guide_blocks"):
+    with pytest.raises(UsageError, match=r"model\.guide_blocks"):
         model.check_checkpoint({"pixel_guided": {**good["pixel_guided"], "size": {}}})

@@ -22,8 +22,10 @@ from nuwa_lightning.models.nuwa_infinity import ABSENT
 _BESIDE: Final = 2
 """The first of :data:`NEIGHBORS` share a side with the token: one was written just before, one lies across."""
 
-_WINDOWS: Final = (4, 6, 8, 10, 12, 16)
+_STEPS: Final = {4: 28.8, 8: 19.3, 12: 16.1, 16: 15.0, 24: 14.2}
+"""How many steps a trained model took for 64 tokens, by window (experiments/log.md)."""
 _FIXED: Final = 12
+_TIMED: Final = 4, 16
 
 
 @final
@@ -42,8 +44,9 @@ class JacobiLocalDecoder(LocalDecoder):
 
     Args:
         window: n, how many places are read in one step: more take fewer but dearer steps. None: what is best by what
-            steps cost on this machine and by how far the first windows got. Tokens must not depend on a clock, so this
-            is chosen only where a place has the same bits in any window (:attr:`PatchDecoder.alone`); 12 elsewhere.
+            steps cost on this machine, which is timed at the first patch of each canvas. Tokens must not depend on a
+            clock, so this is chosen only where a place has the same bits in any window (:attr:`PatchDecoder.alone`); 12
+            elsewhere.
 
     Raises:
         UsageError: for no window.
@@ -67,32 +70,22 @@ class JacobiLocalDecoder(LocalDecoder):
     def decode(self, patches: PatchDecoder, sampling: Sampling, uniform_RU: Tensor) -> None:
         """Write all tokens, in as many steps as it takes."""
         N = patches.tokens_RN.shape[1]
-        guess, window, pace = _Guess(patches), self.window, None
+        guess, window = _Guess(patches), self.window
         start = guessed = 0
-        if window is None and patches.alone and _WINDOWS[-1] < N:
+        if window is None and patches.alone and _TIMED[-1] < N:
             # Rows up to a power of two cost about the same.
             key = "Jacobi", (patches.rows - 1).bit_length()
             if key not in patches.found:
-                guessed = _WINDOWS[-1]
-                guess.write(0, guessed)
-                patches.found[key] = _Pace(patches, sampling)
-            pace = patches.found[key]
-            window = pace.window
+                patches.found[key] = _best_window(patches, sampling, guess)
+                guessed = _TIMED[-1]
+            window = patches.found[key]
         window = window or _FIXED
         while start < N:
             end = min(start + window, N)
             if end > guessed:
                 guess.write(guessed, end)
                 guessed = end
-            guess_Rn = patches.tokens_RN[:, start:end].clone()
-            patches.set_tokens(range(start, end), _drawn(patches, sampling, start, end))
-            changed_n = (patches.tokens_RN[:, start:end] != guess_Rn).any(dim=0).tolist()
-            final = changed_n.index(True) + 1 if True in changed_n else end - start
-            if pace is not None and end - start == window:
-                pace.reached.append(final)
-            start += final
-        if pace is not None:
-            pace.choose()
+            start += _step(patches, sampling, start, end)
 
     def check(self, precision: Precision) -> None:
         """Refuse int8 matrices: attention to many positions rounds otherwise there than to one, so tokens differ."""
@@ -104,42 +97,33 @@ class JacobiLocalDecoder(LocalDecoder):
         return None
 
 
-def _drawn(patches: PatchDecoder, sampling: Sampling, start: int, end: int) -> Tensor:
-    """Read the places and draw them ``[R, n]``: what was drawn, not what was guessed, is to be written back."""
+def _step(patches: PatchDecoder, sampling: Sampling, start: int, end: int) -> int:
+    """Read the window and draw it anew; return how many of its places are final."""
+    guess_Rn = patches.tokens_RN[:, start:end].clone()
     logits_RnK = patches.logits(range(start, end))
     drawn_M = sampling.draw_frozen(logits_RnK.flatten(0, 1), patches.keys_RN[:, start:end].flatten())
-    return drawn_M.view(-1, end - start)
+    # Written back before the next reading: what was drawn, not what was guessed, are the tokens.
+    patches.set_tokens(range(start, end), drawn_M.view_as(guess_Rn))
+    changed_n = (patches.tokens_RN[:, start:end] != guess_Rn).any(dim=0).tolist()
+    return changed_n.index(True) + 1 if True in changed_n else end - start
 
 
-@final
-class _Pace:
-    """Which window is best for so many rows: what steps cost is measured at the start, how far they get in one patch.
+def _best_window(patches: PatchDecoder, sampling: Sampling, guess: _Guess) -> int:
+    """Time steps of the first places, which are only guessed after it, too; return the window that should be fastest.
 
-    Attributes:
-        window: the widest one at first, then the one by which most places a second become final.
-        reached: how many places each window of the first patch made final.
+    Seconds are those of this thread, so other work does not count.
     """
-
-    def __init__(self, patches: PatchDecoder, sampling: Sampling) -> None:
-        self.window, self.reached = _WINDOWS[-1], list[int]()
-        self._chosen = False
-        ends = _WINDOWS[0], _WINDOWS[-1]
-        took = {n: min(_seconds(patches, sampling, n) for _ in range(3)) for n in ends}
-        a_place = max(0.0, took[ends[1]] - took[ends[0]]) / (ends[1] - ends[0])
-        self._seconds = {n: took[ends[0]] + (n - ends[0]) * a_place for n in _WINDOWS}
-
-    def choose(self) -> None:
-        """Choose the window, once."""
-        if not self._chosen and self.reached:
-            self._chosen = True
-            # A narrower window would have got as far, unless it ends before.
-            self.window = max(_WINDOWS, key=lambda n: sum(min(each, n) for each in self.reached) / self._seconds[n])
-
-
-def _seconds(patches: PatchDecoder, sampling: Sampling, count: int) -> float:
-    began = time.perf_counter()
-    _drawn(patches, sampling, 0, count)
-    return time.perf_counter() - began
+    guess.write(0, _TIMED[-1])
+    took = dict.fromkeys(_TIMED, float("inf"))
+    for _ in range(3):
+        for count in _TIMED:
+            began = time.thread_time()
+            guess.write(count - 3, count)
+            _step(patches, sampling, 0, count)
+            took[count] = min(took[count], time.thread_time() - began)
+    few, many = _TIMED
+    a_place = (took[many] - took[few]) / (many - few)
+    return min(_STEPS, key=lambda count: _STEPS[count] * (took[few] + (count - few) * a_place))
 
 
 class _Guess:

@@ -104,7 +104,7 @@ def test_a_stop_waits_for_all() -> None:
 
 @pytest.mark.parametrize("jobs", [0, -1, cores() + 1])
 def test_more_processes_than_cores_are_refused(jobs: int, capsys: Any) -> None:
-    with pytest.raises(UsageError, match=rf"--jobs: {jobs}: this machine has {cores()} cores"):
+    with pytest.raises(UsageError, match=rf"jobs: {jobs}: this machine has {cores()} cores"):
         check_jobs(jobs)
     assert main(["ablate", "--config", "toy.yaml", "--jobs", str(jobs)]) == 2
     assert capsys.readouterr().err.startswith("error: --jobs")

@@ -199,7 +199,7 @@ def test_bad_input_is_one_line(folders: dict[str, Path], tmp_path: Path, capsys:
     for i in range(5):
         save_frames(damaged / f"{i}", np.random.default_rng(i).integers(0, 256, (8, 64, 64, 3)).astype(np.uint8))
     (damaged / "2" / "004.png").write_bytes(b"no image")
-    assert "--skip-corrupt" in refused(damaged)
+    assert "--skip_corrupt" in refused(damaged)
     path = tmp_path / "a.json"
     assert score(capsys, folders["real"], damaged, "--skip-corrupt", "--output", str(path))[0] == 0
     assert json.loads(path.read_text())["sets"]["generated"]["skipped"] == ["2"]
