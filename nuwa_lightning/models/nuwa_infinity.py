@@ -462,9 +462,7 @@ class PatchLayer(nn.Module):
         seen = pairs[0][0][:, 1:], pairs[0][1][:, 1:]
         if detach_context:
             seen = self.attention.keys_values(normed[0][:, 1:].detach())
-        for n in range(len(readings)):
-            if last and n < len(readings) - 1:
-                continue  # no logits come from it
+        for n in range(len(readings) - 1 if last else 0, len(readings)):  # logits come from the last one alone
             own = self.attention.queries(normed[n]), self.place_own(pairs[n][0]), pairs[n][1]
             advanced[n] = self.finish(readings[n], self._mix(rows, own, seen, masks[n]), read)
         return advanced
