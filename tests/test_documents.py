@@ -98,7 +98,8 @@ def test_commands_name_files_and_options_that_exist(repository: Path, readme: st
     from nuwa_lightning.commands.generate_options import parser
 
     seen = set()
-    for words in commands(readme) + commands((repository / "evaluation" / "README.md").read_text(encoding="utf-8")):
+    more = [(repository / name).read_text(encoding="utf-8") for name in ("evaluation/README.md", "docs/index.md")]
+    for words in [words for text in (readme, *more) for words in commands(text)]:
         if words[:3] == ["python", "-m", "nuwa_lightning"]:
             seen.add(words[3])
             for flag, value in itertools.pairwise(words):
