@@ -45,6 +45,8 @@ _NOISE = re.compile(
     re.MULTILINE,
 )
 
+_CHOICE = re.compile(r"Expected \[(['\w, -]+)\]")
+
 
 def deny_imports() -> None:
     """Let no class path of a YAML name what loads pickles; jsonargparse itself denies ``os``, ``subprocess``, ...
@@ -124,7 +126,7 @@ class OneLineParser(ArgumentParser):
             return _Fault(name, of_class["name"], hint + (f"; did you mean {near[0]}?" if near else ""))
         value = next(("".join(found) for found in _VALUE.findall(text)), "this value")
         reasons = dict.fromkeys(line.strip() for line in _NOISE.sub("", text).splitlines() if line.strip())
-        hint = " or ".join(reasons)[:500]
+        hint = _CHOICE.sub(lambda found: f"choose {found[1]}".replace("'", ""), " or ".join(reasons)[:500])
         if "No module named" in hint:
             hint += ": name a class in a file of the working directory, as module.Class"
         return _Fault(name, value, hint or "see --help")

@@ -341,7 +341,7 @@ def test_an_overlay_by_itself_is_told_from_a_recipe(shell, repository):
         (("--checkpoint", "two", "--seed", "a"), "--seed: a"),
         (("--checkpoint", "two", "--max_rows", "0"), "--max_rows: 0"),
         (("--checkpoint", "two", "--task", "dream"), "--task: dream"),
-        (("--checkpoint", "two", "--resume", "sometimes"), "--resume: sometimes: choose from"),
+        (("--checkpoint", "two", "--resume", "sometimes"), "--resume: sometimes: choose last, earlier"),
         (("--checkpoint", "two", "--size", "64x5000000000"), "PNG holds at most 100000000 pixels a side"),
         (("--checkpoint", "two", "--size", "70000x16", "--output", "c.jpg"), "JPEG holds at most 65500 pixels a side"),
         (("--checkpoint", "two", "--output", "/proc/c.png"), "name a file in a folder that can be written to"),

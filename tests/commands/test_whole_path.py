@@ -189,7 +189,7 @@ def test_the_preview_of_a_stopped_endless_canvas_is_whole(finished, shell, workp
         (("--size", "70000x48", "--output", "a.jpg"), "JPEG holds at most 65500 pixels a side"),
         (("--count", "0"), "--count: 0"),
         (("--record_every", "-1"), "--record_every: -1"),
-        (("--resume", "sometimes"), "sometimes: choose from 'last', 'earlier'"),
+        (("--resume", "sometimes"), "sometimes: choose last, earlier"),
         (("--tile", "0"), "--tile: 0"),
     ],
 )

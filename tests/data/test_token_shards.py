@@ -239,7 +239,7 @@ def test_captions_come_with_their_photos(photo_folder: Path, tmp_path: Path) -> 
     make(photo_folder, tmp_path / "s")
     data = from_shards(tmp_path / "s")
     data.attach_text_encoder(Words())
-    with pytest.raises(UsageError, match=r"2 of 12 have no caption.*--captioned"):
+    with pytest.raises(UsageError, match=r"2 of 12 have no caption.*`captioned`"):
         data.training_batches(0, 1)
     make(photo_folder, tmp_path / "c", captioned=True)
     data = from_shards(tmp_path / "c")
