@@ -36,6 +36,7 @@ def pixels(path: Path) -> bytes:
         return image.tobytes()
 
 
+@pytest.mark.slow
 def test_by_torchrun(place: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command += ["-m", "nuwa_lightning", "generate", *WIDE, "--count", "3", "--max_rows", "2", "--output", "both.png"]
@@ -58,6 +59,7 @@ def test_a_stopped_one_goes_on_in_one_process(place: Path, monkeypatch: pytest.M
     assert pixels(place / "stopped.png") == pixels(place / "alone.png")
 
 
+@pytest.mark.slow
 def test_what_is_refused_is_told_once(place: Path) -> None:
     """The others learn that there is nothing to do, or are stopped by torchrun."""
     ended = run_together(["-m", "nuwa_lightning", "generate", *WIDE, "--output", "alone.png", "--resume"], folder=place)

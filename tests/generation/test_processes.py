@@ -98,7 +98,7 @@ CASES: dict[str, Callable[[Processes | None], Tensor]] = {
 }
 
 
-@pytest.fixture(scope="module", params=[2, 3])
+@pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.slow)])
 def written(tmp_path_factory: pytest.TempPathFactory, request) -> list[dict[str, Tensor]]:
     """What each of two, or three, processes wrote."""
     folder = tmp_path_factory.mktemp("together")
