@@ -6,7 +6,6 @@ import importlib
 import io
 import json
 import shutil
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -441,42 +440,3 @@ def test_it_may_begin_with_a_canvas(pipe: NuwaInfinityPipeline, tmp_path: Path) 
         canvas = served.wait(1)["canvas"]
         expected = pipe.generate(request).images[0]
         assert np.array_equal(served.pixels(canvas)[..., :3], np.asarray(expected))
-
-
-def test_a_shared_canvas_is_grown_on_by_somebody_else(
-    server: Served, pipe: NuwaInfinityPipeline, tmp_path: Path
-) -> None:
-    canvas = server.new(width=64, height=24)
-    before = shown(server, canvas)
-    job = server.do(f"/api/canvases/{canvas}/export", {"suffix": ".canvas.zip"})
-    status, data, _ = server.ask("GET", f"/api/jobs/{job['id']}/file")
-    assert status == 200
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        assert archive.testzip() is None
-        assert {Path(name).name for name in archive.namelist()} == {"canvas.json", "tokens.log"}
-        archive.extractall(tmp_path / "theirs")
-    server.do(f"/api/canvases/{canvas}/grow", {"right": 20})
-    with serving(pipe, tmp_path / "theirs") as other:
-        assert (shown(other, canvas) == before).all()
-        other.do(f"/api/canvases/{canvas}/grow", {"right": 20})
-        assert (shown(other, canvas) == shown(server, canvas)).all()
-
-
-@pytest.mark.parametrize("suffix", [".dzi", ".zarr"])
-def test_what_is_a_folder_is_sent_as_a_zip(server: Served, suffix: str, tmp_path: Path) -> None:
-    canvas = server.new(width=64, height=24)
-    job = server.do(f"/api/canvases/{canvas}/export", {"suffix": suffix})
-    status, data, headers = server.ask("GET", f"/api/jobs/{job['id']}/file")
-    assert status == 200
-    assert f"{job['result']['name']}.zip" in headers["content-disposition"]
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        archive.extractall(tmp_path / "home")
-    exports = next(tmp_path.rglob("exports"))
-    there = {path.relative_to(exports): path.read_bytes() for path in exports.rglob("*") if path.is_file()}
-    home = {
-        path.relative_to(tmp_path / "home"): path.read_bytes()
-        for path in (tmp_path / "home").rglob("*")
-        if path.is_file()
-    }
-    assert len(home) > 1
-    assert home == {path: data for path, data in there.items() if not path.name.startswith(".")}
