@@ -1,4 +1,4 @@
-"""The commands of README.md are run one after the other, with recipes of toy size in the place of the shipped ones."""
+"""The commands of README.md and of the start page are run in turn, with recipes of toy size for the shipped ones."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def toys(workplace, repository, monkeypatch):
     return workplace
 
 
-def test_what_the_readme_says_to_type_works(toys, shell, repository):
-    readme = (repository / "README.md").read_text(encoding="utf-8")
-    told = [words for words in commands(readme) if words[:3] == ["python", "-m", "nuwa_lightning"]]
+def test_what_the_pages_say_to_type_works(toys, shell, repository):
+    pages = [(repository / name).read_text(encoding="utf-8") for name in ("docs/index.md", "README.md")]
+    told = [words for page in pages for words in commands(page) if words[:3] == ["python", "-m", "nuwa_lightning"]]
     told = [words for words in told if words[3] != "serve"]  # tests/serve runs it; it does not end
-    assert [words[3] for words in told] == ["generate", *["fit"] * 8]
-    for _, _, _, *words in (told[1], told[0], *told[2:]):  # what generates needs what was trained
+    assert [words[3] for words in told] == [*["fit"] * 4, "generate", *["fit"] * 4]
+    for _, _, _, *words in told:
         words = [TOYS.get(word, "128x64" if word == "2048x512" else word) for word in words]
         if words[0] == "fit":
             words += ["--trainer.max_steps", "2"]
