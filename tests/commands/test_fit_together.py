@@ -93,3 +93,20 @@ def test_sharded_and_gone_on_with(tmp_path: Path, sample_photos: dict[str, Any])
     (status, said), *_ = run_together(plain, world=1, folder=tmp_path, told=[{}])
     assert status == 2
     assert "in parts: go on from it with ShardedStrategy" in said
+
+
+@pytest.mark.slow
+def test_two_nodes(tmp_path: Path, sample_photos: dict[str, Any]) -> None:
+    """Two agents of torchrun, each of which starts a process; they train, and then generate, together."""
+    write(tmp_path, sample_photos, strategy="ddp", devices=1, num_nodes=2)
+    agent = ["-m", "torch.distributed.run", "--nnodes", 2, "--nproc_per_node", 1, "--master_addr", "127.0.0.1"]
+    told = [{"PET_NODE_RANK": str(rank)} for rank in range(2)]
+    both = [*agent, "--master_port", free_port(), "-m", "nuwa_lightning"]
+    check(tmp_path, run_together([*both, "fit", "-c", "two.yaml"], folder=tmp_path, told=told))
+    wide = ["generate", "--checkpoint", "two", "--size", "96x64", "--seed", "3", "--output"]
+    both[-3] = free_port()
+    ended = run_together([*both, *wide, "both.png"], folder=tmp_path, told=told)
+    ended += run_together(["-m", "nuwa_lightning", *wide, "alone.png"], folder=tmp_path, told=[{}])
+    assert [status for status, _ in ended] == [0, 0, 0], ended
+    made = [Image.open(tmp_path / name).tobytes() for name in ("both.png", "alone.png")]
+    assert made[0] == made[1]
