@@ -122,9 +122,7 @@ class Scores(Callback):
         for logger in trainer.loggers:
             logger.log_metrics(values, step=self._step)
 
-    def _sample(
-        self, trainer: Trainer, pl_module: LightningModule, generator: Generator | None, folder: Path
-    ) -> None:
+    def _sample(self, trainer: Trainer, pl_module: LightningModule, generator: Generator | None, folder: Path) -> None:
         from evaluation.sampling import make_images
         from nuwa_lightning.pipeline import NuwaInfinityPipeline
         from nuwa_lightning.tokenizers.pretrained import load_tokenizer

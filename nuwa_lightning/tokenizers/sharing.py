@@ -11,7 +11,7 @@ from nuwa_lightning.hub import Pretrained
 
 
 class PretrainedTokenizer(Pretrained):
-    """A tokenizer with ``from_pretrained``, ``save_pretrained`` and ``push_to_hub``; any class of the user's may be one."""
+    """A tokenizer that is shared by itself; a class of the user's may be one, too."""
 
     part: ClassVar[Literal["tokenizer"]] = "tokenizer"
 
