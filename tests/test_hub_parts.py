@@ -62,7 +62,11 @@ def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
 
 
 def part(pipe: NuwaInfinityPipeline, cls: type[Pretrained]) -> Pretrained:
-    made = {Generator: pipe.generator, VQGAN: pipe.tokenizer, WindowedTokenizer: WindowedTokenizer(pipe.tokenizer, 8, 2)}
+    made = {
+        Generator: pipe.generator,
+        VQGAN: pipe.tokenizer,
+        WindowedTokenizer: WindowedTokenizer(pipe.tokenizer, 8, 2),
+    }
     return made[cls]
 
 
