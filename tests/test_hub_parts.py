@@ -109,7 +109,7 @@ def test_what_is_not_there_is_said(pipe, hub, tmp_path) -> None:
     with pytest.raises(UsageError, match="not a nuwa-lightning tokenizer"):
         VQGAN.from_pretrained(tmp_path / "model")
     WindowedTokenizer(pipe.tokenizer, 8, 2).save_pretrained(tmp_path / "windows")
-    with pytest.raises(UsageError, match="holds no VQGAN: call WindowedTokenizer.from_pretrained"):
+    with pytest.raises(UsageError, match=r"holds no VQGAN: call WindowedTokenizer\.from_pretrained"):
         VQGAN.from_pretrained(tmp_path / "windows")
 
 
