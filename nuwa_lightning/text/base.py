@@ -208,6 +208,16 @@ class TextEncoder(ABC):
             UsageError: if the encoder is not there.
         """
 
+    def expected_size(self) -> tuple[int, int]:
+        """Return the width E and the tokens S of a long caption, from which ``estimate`` counts; nothing is encoded.
+
+        S is the attribute ``max_tokens`` where an encoder has one, else 77, which CLIP reads.
+
+        Raises:
+            UsageError: if the encoder is not there, as :attr:`width` does.
+        """
+        return self.width, int(getattr(self, "max_tokens", 77))
+
     @abstractmethod
     def fingerprint(self) -> str:
         """Return a text that changes whenever a caption would be encoded otherwise."""

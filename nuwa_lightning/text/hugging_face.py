@@ -27,6 +27,7 @@ from nuwa_lightning.text.base import TextEncoder, say_cut
 
 _CLIP: Final = ("clip", "clip_text_model")
 """What a whole CLIP and its text half are called in ``config.json``."""
+_CLIP_NAME: Final = "openai/clip-vit-base-patch32"
 
 
 @final
@@ -44,7 +45,7 @@ class ClipTextEncoder(TextEncoder):
         UsageError: if ``max_tokens`` is below 1; if it is above what the model reads, when that is loaded.
     """
 
-    name: str = "openai/clip-vit-base-patch32"
+    name: str = _CLIP_NAME
     max_tokens: int = 77
     long_captions: Literal["cut", "chunks"] = "cut"
 
@@ -55,6 +56,10 @@ class ClipTextEncoder(TextEncoder):
     def width(self) -> int:
         """See `TextEncoder.width`."""
         return _loaded(self.name, self.max_tokens, clip=True).width
+
+    def expected_size(self) -> tuple[int, int]:
+        """See `TextEncoder.expected_size`; the paper's model is not fetched to be counted."""
+        return (512, self.max_tokens) if self.name == _CLIP_NAME else super().expected_size()
 
     def fingerprint(self) -> str:
         """See `TextEncoder.fingerprint`."""
