@@ -3,8 +3,6 @@
 The package itself never imports this: ``recipes/scores.yaml`` gives the import path.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

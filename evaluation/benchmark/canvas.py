@@ -3,8 +3,6 @@
 Shape legend: P patches.
 """
 
-from __future__ import annotations
-
 import statistics
 import subprocess
 import sys

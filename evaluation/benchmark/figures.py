@@ -1,7 +1,5 @@
 """What is measured, and what it is held against."""
 
-from __future__ import annotations
-
 import os
 import statistics
 from collections.abc import Mapping

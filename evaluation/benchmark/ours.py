@@ -3,8 +3,6 @@
 Shape legend: R rows, G key/value heads, N tokens per patch, D head width.
 """
 
-from __future__ import annotations
-
 import time
 from typing import Final, NamedTuple
 

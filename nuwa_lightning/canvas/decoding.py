@@ -3,8 +3,6 @@
 Shape legend: B batch, Y/X rows and columns.
 """
 
-from __future__ import annotations
-
 import itertools
 import tempfile
 from collections.abc import Iterator

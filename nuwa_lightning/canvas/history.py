@@ -4,8 +4,6 @@ An edit goes through the same plans again: what it does not make again is read, 
 would have seen.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace

@@ -5,8 +5,6 @@ Arithmetic and memory of training are not formulas: one step is run on tensors w
 follows from the plan: waves and live patches are those that the renderer will have.
 """
 
-from __future__ import annotations
-
 import time
 import weakref
 from collections.abc import Sequence
@@ -54,15 +52,12 @@ class TextWidth(TextEncoder):
 
     @property
     def width(self) -> int:
-        """See `TextEncoder.width`."""
         return self._dim
 
     def fingerprint(self) -> str:
-        """See `TextEncoder.fingerprint`."""
         return "none"
 
     def encode(self, captions: Sequence[str]) -> list[Tensor]:
-        """See `TextEncoder.encode`."""
         raise NotImplementedError
 
 

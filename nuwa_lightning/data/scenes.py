@@ -4,8 +4,6 @@ Everything is a function of the seed and the place in the world, so a scene can 
 same scene seen from further on. NumPy only.
 """
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import asdict, dataclass, fields
 from typing import Final

@@ -6,8 +6,6 @@ that a folder from a stranger cannot run code.
 Shape legend: K codes, E code width.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import importlib
 import json

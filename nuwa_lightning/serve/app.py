@@ -1,7 +1,5 @@
 """The page's server: what is looked at by GET, what is changed by POST, what happens by server-sent events."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import json

@@ -1,7 +1,5 @@
 """The one process that owns the model: its queue, its progress, and another one when it dies (ours)."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import multiprocessing

@@ -3,8 +3,6 @@
 Shape legend: B captions, S tokens of a caption, E width of a token.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

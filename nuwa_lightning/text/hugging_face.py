@@ -7,8 +7,6 @@ read.
 Shape legend: B captions, S tokens of a caption, E width of a token.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import json
@@ -54,7 +52,6 @@ class ClipTextEncoder(TextEncoder):
 
     @property
     def width(self) -> int:
-        """See `TextEncoder.width`."""
         return _loaded(self.name, self.max_tokens, clip=True).width
 
     def expected_size(self) -> tuple[int, int]:
@@ -62,12 +59,10 @@ class ClipTextEncoder(TextEncoder):
         return (512, self.max_tokens) if self.name == _CLIP_NAME else super().expected_size()
 
     def fingerprint(self) -> str:
-        """See `TextEncoder.fingerprint`."""
         chunks = " chunks" if self.long_captions == "chunks" else ""
         return f"CLIP {_loaded(self.name, self.max_tokens, clip=True).fingerprint} {self.max_tokens}{chunks}"
 
     def encode(self, captions: Sequence[str]) -> list[Tensor]:
-        """See `TextEncoder.encode`."""
         loaded = _loaded(self.name, self.max_tokens, clip=True)
         return loaded.encode(captions, self.max_tokens, chunked=self.long_captions == "chunks")
 
@@ -93,15 +88,12 @@ class HuggingFaceTextEncoder(TextEncoder):
 
     @property
     def width(self) -> int:
-        """See `TextEncoder.width`."""
         return _loaded(self.name, self.max_tokens, clip=False).width
 
     def fingerprint(self) -> str:
-        """See `TextEncoder.fingerprint`."""
         return f"{_loaded(self.name, self.max_tokens, clip=False).fingerprint} {self.max_tokens}"
 
     def encode(self, captions: Sequence[str]) -> list[Tensor]:
-        """See `TextEncoder.encode`."""
         return _loaded(self.name, self.max_tokens, clip=False).encode(captions, self.max_tokens)
 
 

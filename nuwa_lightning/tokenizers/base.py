@@ -3,8 +3,6 @@
 Shapes: B batch, K codes, D code dimension, Y/X rows and columns.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import inspect
 from collections.abc import Mapping

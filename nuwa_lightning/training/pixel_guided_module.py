@@ -5,8 +5,6 @@ The paper tells neither losses nor schedule: those are stage 1's, the rest is ou
 Shapes: B clips, T frames, N pairs of frames, Y/X rows and columns.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

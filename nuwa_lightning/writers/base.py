@@ -1,7 +1,5 @@
 """What a writer is: it takes the pixels of a finished image band by band, or of a video frame by frame."""
 
-from __future__ import annotations
-
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping

@@ -3,8 +3,6 @@
 Shape legend: R patches, N tokens per patch, K neighbors of a token.
 """
 
-from __future__ import annotations
-
 import bisect
 import functools
 import itertools
