@@ -39,15 +39,12 @@ class CanvasMaker(Protocol):
     @property
     def builder(self) -> OrderBuilder:
         """What requests mean for its model."""
-        ...
 
     def renderer(self, request: GenerationRequest) -> InfiniteRenderer:
         """Return the sampler that a request asks for."""
-        ...
 
     def how(self, request: GenerationRequest, order: Order) -> dict[str, Any]:
         """Return how an image of a request is made, for its canvas and the metadata of its files."""
-        ...
 
 
 @final

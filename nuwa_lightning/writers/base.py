@@ -32,7 +32,6 @@ class ImageSource(Protocol):
 
     def rows(self, start: int, stop: int) -> Pixels:
         """Return the rows from ``start`` up to ``stop``, uint8 ``(stop - start, width, 3)``."""
-        ...
 
 
 def bands(source: ImageSource, height: int | None = None) -> Iterator[Pixels]:
