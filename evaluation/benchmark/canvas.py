@@ -50,12 +50,7 @@ def recipe_model(
         patch_size=(8, 8),
         embedding_extent=EXTENT,
         size=TransformerConfig(
-            size.width,
-            size.depth,
-            num_heads=size.heads,
-            num_kv_heads=num_kv_heads,
-            mlp_ratio=8 / 3,
-            layer_scale=1.0,
+            size.width, size.depth, num_heads=size.heads, num_kv_heads=num_kv_heads, mlp_ratio=8 / 3, layer_scale=1.0
         ),
         bidirectional=grouped,
         grouped=grouped,

@@ -88,10 +88,7 @@ def _llama(size: Size, say: Say) -> list[Contender]:
 def same_tokens(size: Size, settings: Settings) -> list[Figure]:
     """Share of tokens that a front of 4 writes as its patches alone do."""
     figures = []
-    for name, heads, precision in (
-        ("MHA float32", size.heads, Precision()),
-        ("fast path", 1, FAST),
-    ):
+    for name, heads, precision in (("MHA float32", size.heads, Precision()), ("fast path", 1, FAST)):
         model = random_model(size, num_kv_heads=heads)
         together = Ours(name, model, rows=4, precision=precision).tokens(settings.steps)
         alone = [Ours(name, model, precision=precision, seed=n).tokens(settings.steps) for n in range(4)]

@@ -50,12 +50,7 @@ def random_model(size: Size, *, num_kv_heads: int, bidirectional: bool = False) 
         patch_size=PATCH,
         embedding_extent=(0, 1, 1),
         size=TransformerConfig(
-            size.width,
-            size.depth,
-            num_heads=size.heads,
-            num_kv_heads=num_kv_heads,
-            mlp_ratio=8 / 3,
-            layer_scale=1.0,
+            size.width, size.depth, num_heads=size.heads, num_kv_heads=num_kv_heads, mlp_ratio=8 / 3, layer_scale=1.0
         ),
         bidirectional=bidirectional,
     )

@@ -57,10 +57,7 @@ class History:
     request: GenerationRequest
 
     def remake(
-        self,
-        number: int,
-        chosen: Callable[[PatchIndex], bool],
-        changed: Callable[[PatchIndex], bool] = lambda _: False,
+        self, number: int, chosen: Callable[[PatchIndex], bool], changed: Callable[[PatchIndex], bool] = lambda _: False
     ) -> Remake:
         """Return what of a stage has to be made again; see :func:`nuwa_lightning.planning.dependents.remake`."""
         reach = self.maker.builder.generator.model.num_layers + 1

@@ -200,10 +200,7 @@ class DecodingLayer:
         )
         self._parts = [self.num_heads, self.num_kv_heads, self.num_kv_heads]
         self._qkv = product(
-            torch.cat([attention.query.weight, attention.key.weight, attention.value.weight]),
-            None,
-            number,
-            loops=loops,
+            torch.cat([attention.query.weight, attention.key.weight, attention.value.weight]), None, number, loops=loops
         )
         self._out = _scaled(attention.out, layer.scale_attention, number, loops=loops)
         self._inner = product(wide.inner.weight, wide.inner.bias, number, loops=loops)

@@ -307,11 +307,7 @@ def application(page: Page, *, host: str, token: str | None) -> Guard:
         HTTPException: _http,
         Exception: _fault,
     }
-    return Guard(
-        Starlette(routes=routes, exception_handlers=handlers, lifespan=page.running),
-        host=host,
-        token=token,
-    )
+    return Guard(Starlette(routes=routes, exception_handlers=handlers, lifespan=page.running), host=host, token=token)
 
 
 @final

@@ -297,12 +297,7 @@ class PixelGuidedModule(ReconstructionModule):
 
 
 def slowed(
-    video_BT3YX: Tensor,
-    *,
-    factor: int,
-    generator: torch.Generator,
-    fastest: int = 2,
-    part: BatchPart = WHOLE,
+    video_BT3YX: Tensor, *, factor: int, generator: torch.Generator, fastest: int = 2, part: BatchPart = WHOLE
 ) -> Tensor:
     """Return clips as long, in which a window moves over the first frame of each at a constant slow speed.
 
