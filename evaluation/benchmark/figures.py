@@ -3,6 +3,7 @@
 import os
 import statistics
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, Final
 
 import torch
@@ -234,17 +235,7 @@ def measure(settings: Settings, say: Say) -> tuple[list[Figure], dict[str, Mappi
 def report(figures: list[Figure], times: Mapping[str, Mapping[str, Times]]) -> dict[str, Any]:
     """Return what was measured as plain values."""
     return {
-        "figures": [
-            {
-                "name": f.name,
-                "value": f.value,
-                "aim": f.aim,
-                "at_least": f.at_least,
-                "reached": f.reached,
-                "note": f.note,
-            }
-            for f in figures
-        ],
+        "figures": [{**asdict(each), "reached": each.reached} for each in figures],
         "times": {
             size: {
                 name: {"rows": t.rows, "tokens_per_second": t.tokens_per_second, "seconds_a_step": t.seconds}
