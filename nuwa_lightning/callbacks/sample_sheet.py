@@ -20,7 +20,7 @@ from nuwa_lightning.training.nuwa_module import NuwaInfinityModule
 
 
 class SampleSheet(Callback):
-    """Keep a sheet of samples in the run folder and in TensorBoard, and the exported model beside it.
+    """Keep a sheet of samples in the run folder and in the logger, and the exported model beside it.
 
     Args:
         every_n_steps: how often it is renewed; the first one is drawn after ``first_step`` batches.

@@ -145,10 +145,8 @@ class TokenShards(TokenGrids, Source):
         try:
             index = read_json(path, longest=_LONGEST)
         except OSError:
-            made, parts = len(list(self.folder.glob("parts/*.json"))), "all"
-            if made:
-                parts = str(read_json(self.folder / "about.json").get("parts", parts))
-            hint = f"{made} of {parts} parts are made: run make-shards (again), it goes on where it was"
+            made = len(list(self.folder.glob("parts/*.json")))
+            hint = f"{made} parts are made, not all: run make-shards (again), it goes on where it was"
             raise UsageError("data.shards", self.folder, hint) from None
         except ValueError as error:
             raise UsageError("data.shards", path, f"damaged ({error}); run make-shards again") from None

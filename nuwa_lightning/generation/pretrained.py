@@ -9,10 +9,11 @@ Shape legend: K codes, E code width.
 import dataclasses
 import importlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, ClassVar, Final, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ from nuwa_lightning.generation.local import AutoregressiveLocalDecoder, LocalDec
 from nuwa_lightning.generation.processes import Processes
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
-from nuwa_lightning.hub import find_run
+from nuwa_lightning.hub import Pretrained, find_run
 from nuwa_lightning.legacy import upgrade_state, upgraded
 from nuwa_lightning.models.nuwa_infinity import PatchTransformer, TransformerConfig
 from nuwa_lightning.models.unfilled import unfilled
@@ -56,8 +57,8 @@ _HOME: Final = "nuwa_lightning."
 
 
 @dataclass(frozen=True)
-class Generator:
-    """What it takes to write tokens.
+class Generator(Pretrained):
+    """What it takes to write tokens: the patch transformer, and how it was trained.
 
     Attributes:
         model: the transformer, in evaluation mode.
@@ -80,6 +81,15 @@ class Generator:
     text_encoder: TextEncoder | None = None
     frames: int = 1
     plan: CoarsePlan | None = None
+    part: ClassVar[Literal["model"]] = "model"
+
+    @classmethod
+    def _loaded(cls, folder: Path, own: Sequence[type[Any]]) -> object:
+        return load_generator(folder, own=own)
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """See :func:`save_generator`."""
+        save_generator(Path(folder), self)
 
     def renderer(
         self,
