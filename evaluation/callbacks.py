@@ -3,6 +3,8 @@
 The package itself never imports this: ``recipes/scores.yaml`` gives the import path.
 """
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
