@@ -5,8 +5,6 @@ Crops cut from one canvas are not independent: what is resampled, and what is sp
 Shape legend: N crops, C canvases, B resamples.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Final

@@ -3,8 +3,6 @@
 Shape legend: N, M crops of two sets, G, H parts of them that are left out together, B numbers asked for.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

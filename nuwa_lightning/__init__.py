@@ -46,12 +46,7 @@ __version__ = "0.1.0"
 _HOMES: Final = {
     "data": ("ImageFolderDataModule", "TokenClipsDataModule", "TokenDataModule", "VideoFolderDataModule"),
     "errors": ("UsageError",),
-    "generation.local": (
-        "AutoregressiveLocalDecoder",
-        "LocalDecoder",
-        "MaskedLocalDecoder",
-        "ParallelLocalDecoder",
-    ),
+    "generation.local": ("AutoregressiveLocalDecoder", "LocalDecoder", "MaskedLocalDecoder", "ParallelLocalDecoder"),
     "generation.pretrained": ("Generator",),
     "generation.processes": ("Processes",),
     "models.nuwa_infinity": ("PatchTransformer",),

@@ -3,8 +3,6 @@
 Nothing heavy is imported before it is known to be needed, so that help comes at once.
 """
 
-from __future__ import annotations
-
 import difflib
 import importlib
 import os

@@ -1,7 +1,5 @@
 """What numbers were made with: versions of packages, and the machine. For records of runs, reports and benchmarks."""
 
-from __future__ import annotations
-
 import os
 import platform
 from collections.abc import Sequence

@@ -3,8 +3,6 @@
 Only JSON and safetensors are ever fetched.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -3,8 +3,6 @@
 Shape legend: P patches.
 """
 
-from __future__ import annotations
-
 import statistics
 import subprocess
 import sys
@@ -17,13 +15,13 @@ from typing import Final
 
 import torch
 
-from evaluation.benchmark.ours import TOP_K, Size
+from evaluation.benchmark.ours import TOP_K, Size, random_model
 from nuwa_lightning.generation.fast_transformer import Precision
 from nuwa_lightning.generation.local import AutoregressiveLocalDecoder, LocalDecoder
 from nuwa_lightning.generation.pretrained import Generator, save_generator
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
-from nuwa_lightning.models.nuwa_infinity import PatchTransformer, TransformerConfig
+from nuwa_lightning.models.nuwa_infinity import PatchTransformer
 from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
 from nuwa_lightning.planning.context import NearbyContextPool
 from nuwa_lightning.planning.direction import ArbitraryDirectionController
@@ -45,26 +43,15 @@ def recipe_model(
     size: Size, *, num_kv_heads: int, codebook_size: int = 1024, codebook_dim: int = 16, grouped: bool = False
 ) -> PatchTransformer:
     """Return a model with random weights and the default recipe's patches of 8 x 8 tokens."""
-    torch.manual_seed(0)
-    model = PatchTransformer(
-        codebook_size,
-        codebook_dim,
+    return random_model(
+        size,
+        num_kv_heads=num_kv_heads,
         patch_size=(8, 8),
-        embedding_extent=EXTENT,
-        size=TransformerConfig(
-            size.width,
-            size.depth,
-            num_heads=size.heads,
-            num_kv_heads=num_kv_heads,
-            mlp_ratio=8 / 3,
-            layer_scale=1.0,
-        ),
+        codebook_size=codebook_size,
+        codebook_dim=codebook_dim,
         bidirectional=grouped,
         grouped=grouped,
     )
-    model.set_codes(torch.randn(codebook_size, codebook_dim))
-    torch.nn.init.normal_(model.head.weight, std=0.02)
-    return model.eval().requires_grad_(False)
 
 
 def renderer(

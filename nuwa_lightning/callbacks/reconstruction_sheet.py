@@ -3,8 +3,6 @@
 Shapes: B batch, Y/X rows and columns.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable

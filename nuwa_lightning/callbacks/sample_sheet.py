@@ -1,7 +1,5 @@
 """Samples from fixed seeds while stage 2 trains, by the one sampler."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path

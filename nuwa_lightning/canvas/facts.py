@@ -3,8 +3,6 @@
 Shape legend: B images of one canvas (one a seed).
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import struct

@@ -1,7 +1,5 @@
 """``fit``, ``validate``, ``test``, ``predict``: Lightning's command line, with both stages end to end."""
 
-from __future__ import annotations
-
 import contextlib
 import inspect
 import logging

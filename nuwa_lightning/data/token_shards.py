@@ -174,12 +174,10 @@ class TokenShards(TokenGrids, Source):
 
     @property
     def name(self) -> str:
-        """See `TokenGrids.name`."""
         return str(self.index["name"])
 
     @property
     def left_out(self) -> tuple[Sequence[str], Sequence[str]]:
-        """See `TokenGrids.left_out`."""
         left_out = self.index.get("left_out", {})
         return left_out.get("skipped", []), left_out.get("too_small", [])
 
@@ -258,7 +256,6 @@ class TokenShards(TokenGrids, Source):
         return ()
 
     def option(self, split: Split) -> tuple[str, str]:
-        """See `Source.option`."""
         return "data.shards", str(self.folder)
 
     def record(self) -> dict[str, object]:

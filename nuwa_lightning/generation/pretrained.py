@@ -6,8 +6,6 @@ that a folder from a stranger cannot run code.
 Shape legend: K codes, E code width.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import importlib
 import json
@@ -190,10 +188,7 @@ def save_generator(folder: str | Path, generator: Generator, *, dtype: torch.dty
 
 
 def load_generator(
-    folder: str | Path,
-    *,
-    direction: DirectionController | None = None,
-    own: Sequence[type[Strategy]] = (),
+    folder: str | Path, *, direction: DirectionController | None = None, own: Sequence[type[Strategy]] = ()
 ) -> Generator:
     """Read the folder.
 
@@ -240,9 +235,7 @@ def load_generator(
         raise UsageError("checkpoint", folder, f"is damaged ({reason}): train it again or name another run") from None
     if pool.embedding_extent != model.embedding_extent:
         raise UsageError(
-            "own",
-            pool,
-            f"the model was trained for offsets up to {model.embedding_extent}: train with this pool first",
+            "own", pool, f"the model was trained for offsets up to {model.embedding_extent}: train with this pool first"
         )
     if encoder is not None and encoder.fingerprint() != config.get("text_fingerprint"):
         raise UsageError("checkpoint", folder, f"{encoder} is not what it was in training: install that one again")

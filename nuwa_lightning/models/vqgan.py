@@ -591,7 +591,6 @@ class VQGAN(Autoencoder):
 
     @property
     def downsample_factor(self) -> int:
-        """Pixels per side of the square that one token stands for."""
         return self.encoder.downsample_factor
 
     @property
@@ -611,7 +610,6 @@ class VQGAN(Autoencoder):
         return z_BDYX
 
     def decode_features(self, z_BDYX: Tensor) -> Tensor:
-        """Return the images ``image_B3YX`` of code vectors, not clamped (for training)."""
         image_B3YX: Tensor = self.decoder(z_BDYX.contiguous(memory_format=torch.channels_last))
         return image_B3YX
 
