@@ -7,7 +7,7 @@ Shape legend: N crops, C canvases, B resamples.
 
 import math
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,18 @@ class Distance:
     n_x: int
     n_y: int
     how: str
+
+
+def check_features(x_ND: NDArray[Any], y_MD: NDArray[Any]) -> None:
+    """Refuse two sets of features of which there is no distance.
+
+    Raises:
+        ValueError: if the feature lengths differ, or a set has fewer than two members.
+    """
+    if x_ND.ndim != 2 or y_MD.ndim != 2 or x_ND.shape[1] != y_MD.shape[1]:
+        raise ValueError(f"features must be (N, D) and (M, D), got {x_ND.shape} and {y_MD.shape}")
+    if len(x_ND) < 2 or len(y_MD) < 2:
+        raise ValueError(f"sets of {len(x_ND)} and {len(y_MD)} images: at least 2 each are needed")
 
 
 def of_mean(values: NDArray[np.float64], *, how: str, clusters_N: NDArray[np.intp] | None = None) -> Estimate:

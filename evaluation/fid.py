@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.estimates import Distance, disjoint_parts
+from evaluation.estimates import Distance, check_features, disjoint_parts
 from evaluation.jackknife import of_two_sets, parts_of
 
 Features = NDArray[np.floating[Any]]
@@ -37,10 +37,7 @@ def frechet_distance(x_ND: Features, y_MD: Features, *, ddof: int = 1) -> float:
     matrices, so no root of a rank-deficient matrix is taken: exact for fewer images than features, where the usual
     way adds noise. Large sets are read in parts.
     """
-    if x_ND.ndim != 2 or y_MD.ndim != 2 or x_ND.shape[1] != y_MD.shape[1]:
-        raise ValueError(f"features must be (N, D) and (M, D), got {x_ND.shape} and {y_MD.shape}")
-    if len(x_ND) < 2 or len(y_MD) < 2:
-        raise ValueError(f"sets of {len(x_ND)} and {len(y_MD)} images: at least 2 each are needed")
+    check_features(x_ND, y_MD)
     return FidAgainst(x_ND, ddof=ddof).value(y_MD)
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.estimates import Distance, disjoint_parts, student_quantile
+from evaluation.estimates import Distance, check_features, disjoint_parts, student_quantile
 from evaluation.jackknife import freedom
 
 Features = NDArray[np.floating[Any]]
@@ -36,7 +36,7 @@ def polynomial_kernel(x_ND: Features, y_MD: Features) -> NDArray[np.float64]:
 
 def mmd2(x_ND: Features, y_MD: Features) -> float:
     """Return the unbiased estimate of the squared maximum mean discrepancy; the sets may differ in size."""
-    _check(x_ND, y_MD)
+    check_features(x_ND, y_MD)
     return KidAgainst(x_ND).value(y_MD)
 
 
@@ -69,7 +69,7 @@ def kid(
     Raises:
         ValueError: if a set has fewer than two members or than ``subset_size``, or the feature lengths differ.
     """
-    _check(x_ND, y_MD)
+    check_features(x_ND, y_MD)
     rng = np.random.default_rng(seed)
     sets = x_ND, y_MD
     if subset_size is None and max(len(x_ND), len(y_MD)) > LARGEST_FULL:
@@ -216,13 +216,6 @@ def real_floor(
     low, high = np.percentile(values, [2.5, 97.5])
     how = f"real against real, {splits} random splits into a part and the rest"
     return Distance(float(values.mean()), float(values.std()), float(low), float(high), *min(sizes), how)
-
-
-def _check(x_ND: Features, y_MD: Features) -> None:
-    if x_ND.ndim != 2 or y_MD.ndim != 2 or x_ND.shape[1] != y_MD.shape[1]:
-        raise ValueError(f"features must be (N, D) and (M, D), got {x_ND.shape} and {y_MD.shape}")
-    if len(x_ND) < 2 or len(y_MD) < 2:
-        raise ValueError(f"sets of {len(x_ND)} and {len(y_MD)} images: at least 2 each are needed")
 
 
 def _over_subsets(

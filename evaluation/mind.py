@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.estimates import Distance, disjoint_parts, standard_error, student_quantile
+from evaluation.estimates import Distance, check_features, disjoint_parts, standard_error, student_quantile
 from evaluation.jackknife import freedom
 
 Features = NDArray[np.floating[Any]]
@@ -51,10 +51,7 @@ def mind(
     Raises:
         ValueError: if a set has fewer than two members, or the feature lengths differ.
     """
-    if x_ND.ndim != 2 or y_MD.ndim != 2 or x_ND.shape[1] != y_MD.shape[1]:
-        raise ValueError(f"features must be (N, D) and (M, D), got {x_ND.shape} and {y_MD.shape}")
-    if min(len(x_ND), len(y_MD)) < 2:
-        raise ValueError(f"sets of {len(x_ND)} and {len(y_MD)} images: at least 2 each are needed")
+    check_features(x_ND, y_MD)
     kept, directions_PD = _drawn((len(x_ND), len(y_MD)), x_ND.shape[1], projections, seed)
     x, y = (np.asarray(z[at], np.float64) for z, at in zip((x_ND, y_MD), kept, strict=True))
     own = [
