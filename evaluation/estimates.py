@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+Features = NDArray[np.floating[Any]]
+"""(N, D); float32 features are brought to float64 where they are used, so that large sets need not fit twice."""
 
 Z95: Final = 1.959963984540054
 """Half the width of a 95 % interval, in standard deviations."""
@@ -50,6 +53,12 @@ class Distance:
     n_x: int
     n_y: int
     how: str
+
+    @classmethod
+    def of_splits(cls, values: NDArray[np.float64], n_x: int, n_y: int, how: str) -> Distance:
+        """Return the mean over random splits of real images, a floor; its interval holds 95 % of the splits."""
+        low, high = np.percentile(values, [2.5, 97.5])
+        return cls(float(values.mean()), float(values.std()), float(low), float(high), n_x, n_y, how)
 
 
 def of_mean(values: NDArray[np.float64], *, how: str, clusters_N: NDArray[np.intp] | None = None) -> Estimate:
@@ -163,6 +172,28 @@ def of_median(values_N: NDArray[np.float64], clusters_N: NDArray[np.intp], how: 
     low, high = np.quantile(values_N, [below.low + 0.5 - share, min(1.0, below.high + 0.5 - share)], method="hazen")
     return Estimate(value, float(high - low) / (2 * Z95), min(value, float(low)), max(value, float(high)),
                     len(values_N), how)  # fmt: skip
+
+
+def check_sets(x_ND: Features, y_MD: Features) -> None:
+    """Refuse sets of features that have no distance.
+
+    Raises:
+        ValueError: if a set has fewer than two members, or the feature lengths differ.
+    """
+    if x_ND.ndim != 2 or y_MD.ndim != 2 or x_ND.shape[1] != y_MD.shape[1]:
+        raise ValueError(f"features must be (N, D) and (M, D), got {x_ND.shape} and {y_MD.shape}")
+    if min(len(x_ND), len(y_MD)) < 2:
+        raise ValueError(f"sets of {len(x_ND)} and {len(y_MD)} images: at least 2 each are needed")
+
+
+def check_halves(count: int, n: int) -> None:
+    """Refuse a floor of too few real images.
+
+    Raises:
+        ValueError: saying how many are needed.
+    """
+    if min(n, count // 2) < 2:
+        raise ValueError(f"{count} real images: at least 4 are needed for two parts")
 
 
 def disjoint_parts(

@@ -8,15 +8,13 @@ Shape legend: N, M members of the sets, D features, B distances asked for at onc
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.estimates import Distance, disjoint_parts
+from evaluation.estimates import Distance, Features, check_halves, check_sets, disjoint_parts
 from evaluation.jackknife import of_two_sets, parts_of
-
-Features = NDArray[np.floating[Any]]
 
 _CHUNK: Final = 2048
 _LARGEST: Final = 1000
@@ -39,10 +37,7 @@ def frechet_distance(x_ND: Features, y_MD: Features, *, ddof: int = 1) -> float:
     matrices, so no root of a rank-deficient matrix is taken: exact for fewer images than features, where the usual
     way adds noise. Large sets are read in parts.
     """
-    if x_ND.ndim != 2 or y_MD.ndim != 2 or x_ND.shape[1] != y_MD.shape[1]:
-        raise ValueError(f"features must be (N, D) and (M, D), got {x_ND.shape} and {y_MD.shape}")
-    if len(x_ND) < 2 or len(y_MD) < 2:
-        raise ValueError(f"sets of {len(x_ND)} and {len(y_MD)} images: at least 2 each are needed")
+    check_sets(x_ND, y_MD)
     return FidAgainst(x_ND, ddof=ddof).value(y_MD)
 
 
@@ -173,8 +168,7 @@ def real_floor(
     Raises:
         ValueError: if there are fewer than four images.
     """
-    if min(n, len(real_ND) // 2) < 2:
-        raise ValueError(f"{len(real_ND)} real images: at least 4 are needed for two parts")
+    check_halves(len(real_ND), n)
     clusters_N = np.arange(len(real_ND)) if clusters_N is None else clusters_N
     rng = np.random.default_rng(seed)
     splits = min(splits, 5) if min(n, len(real_ND) // 2) > _FEW_SPLITS else splits
@@ -188,9 +182,8 @@ def real_floor(
     growth, fewer = (float(np.log(z.mean() / y.mean())) for z, y in ((halves, values), (inverse_of_halves, inverse)))
     power = min(1.0, max(0.0, growth / fewer)) if fewer > 0 else 0.0
     values *= ((1 / len(real_ND) + 1 / n) / inverse) ** power
-    low, high = np.percentile(values, [2.5, 97.5])
     how = f"real against real, {splits} random splits by file, brought to these numbers by (1/N + 1/M)^{power:.2f}"
-    return Distance(float(values.mean()), float(values.std()), float(low), float(high), len(real_ND), n, how)
+    return Distance.of_splits(values, len(real_ND), n, how)
 
 
 def _mean_and_root(x_ND: Features, ddof: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -10,16 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.estimates import Distance, disjoint_parts, student_quantile
-from evaluation.jackknife import freedom
-
-Features = NDArray[np.floating[Any]]
-"""(N, D); float32 features are brought to float64 where they are used, so that large sets need not fit twice."""
+from evaluation.estimates import Distance, Features, check_halves, check_sets, disjoint_parts, student_quantile
+from evaluation.jackknife import Variances, freedom, without_main
 
 LARGEST_FULL = 5000
 """Above this many images in a set its kernel matrix (200 MB) is not made whole."""
@@ -36,7 +33,7 @@ def polynomial_kernel(x_ND: Features, y_MD: Features) -> NDArray[np.float64]:
 
 def mmd2(x_ND: Features, y_MD: Features) -> float:
     """Return the unbiased estimate of the squared maximum mean discrepancy; the sets may differ in size."""
-    _check(x_ND, y_MD)
+    check_sets(x_ND, y_MD)
     return KidAgainst(x_ND).value(y_MD)
 
 
@@ -69,7 +66,7 @@ def kid(
     Raises:
         ValueError: if a set has fewer than two members or than ``subset_size``, or the feature lengths differ.
     """
-    _check(x_ND, y_MD)
+    check_sets(x_ND, y_MD)
     rng = np.random.default_rng(seed)
     sets = x_ND, y_MD
     if subset_size is None and max(len(x_ND), len(y_MD)) > LARGEST_FULL:
@@ -137,8 +134,8 @@ class Terms:
         yy = float((self.pairs_EE**2).sum()) * (e - 1) / max(e - 3, 1)
         xy = float((self.pairs_CE**2).sum()) * c * e / ((c - 1) * (e - 1))
         naive_x, naive_y = (float((one**2).sum()) * len(one) / (len(one) - 1) for one in (self.alone_C, self.alone_E))
-        pairs = xx + yy + xy
-        alone = max(0.0, naive_x - 2 * xx - xy) + max(0.0, naive_y - 2 * yy - xy)
+        found = Variances((naive_x, naive_y), (xx, yy, xy))
+        pairs, alone = found.of_pairs, found.alone
         std = float(np.sqrt(pairs + alone))
         if not std:
             return self.value, 0.0, self.value, self.value
@@ -204,8 +201,7 @@ def real_floor(
     times. The mean is near zero for independent images; its spread tells what difference can be seen at all. Neither
     side is larger than `LARGEST_FULL`.
     """
-    if min(n, len(real_ND) // 2) < 2:
-        raise ValueError(f"{len(real_ND)} real images: at least 4 are needed for two parts")
+    check_halves(len(real_ND), n)
     clusters_N = np.arange(len(real_ND)) if clusters_N is None else clusters_N
     rng = np.random.default_rng(seed)
     kernel = polynomial_kernel(real_ND, real_ND) if len(real_ND) <= LARGEST_FULL else None
@@ -218,16 +214,8 @@ def real_floor(
             continue
         within = sum(_within(kernel[np.ix_(found, found)], clusters_N[found]) for found in (part, rest))
         values[i] = within - 2 * kernel[np.ix_(rest, part)].mean()
-    low, high = np.percentile(values, [2.5, 97.5])
     how = f"real against real, {splits} random splits into a part and the rest"
-    return Distance(float(values.mean()), float(values.std()), float(low), float(high), *min(sizes), how)
-
-
-def _check(x_ND: Features, y_MD: Features) -> None:
-    if x_ND.ndim != 2 or y_MD.ndim != 2 or x_ND.shape[1] != y_MD.shape[1]:
-        raise ValueError(f"features must be (N, D) and (M, D), got {x_ND.shape} and {y_MD.shape}")
-    if len(x_ND) < 2 or len(y_MD) < 2:
-        raise ValueError(f"sets of {len(x_ND)} and {len(y_MD)} images: at least 2 each are needed")
+    return Distance.of_splits(values, *min(sizes), how)
 
 
 def _over_subsets(
@@ -271,10 +259,6 @@ def _taken_apart(
     size_C = np.unique(clusters_N, return_counts=True)[1].astype(np.float64)
     pairs = size_C.sum() ** 2 - (size_C**2).sum()
     off_CC = _summed(kernel, clusters_N, clusters_N) - value * np.outer(size_C, size_C)
-    np.fill_diagonal(off_CC, 0.0)
-    rows_C = off_CC.sum(1)
-    main_C = rows_C / np.maximum(size_C.sum() - 2 * size_C, size_C)
-    off_CC -= np.outer(main_C, size_C) + np.outer(size_C, main_C)
-    np.fill_diagonal(off_CC, 0.0)
+    off_CC, rows_C = without_main(off_CC, size_C)
     # Each pair stands twice in the matrix and once in the sum of squares.
     return value, 2 * rows_C / pairs, np.sqrt(2) * off_CC / pairs

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,7 @@ class Wanted:
         hashes: of pixels.
         blocks: which blocks have features of their own.
         crops: numbers of crops to hold.
+        shown: is given each file and its whole image, of files without crops, too.
     """
 
     seams: Seams | None = None
@@ -38,6 +41,7 @@ class Wanted:
     hashes: bool = False
     blocks: Blocks | None = None
     crops: frozenset[int] = frozenset()
+    shown: Callable[[Path, Pixels], None] | None = None
 
 
 @dataclass
@@ -52,6 +56,7 @@ class Look:
         colors: statistics of each canvas.
         spreads: of the windows of each canvas.
         hashes: of each file that is used: of its pixels and its crops', as they are and mirrored.
+        repeated: files with the pixels, or mirrored pixels, of another one of the set; None if not looked for.
         held: crops by their number.
     """
 
@@ -62,6 +67,7 @@ class Look:
     colors: list[list[float]] = field(default_factory=list)
     spreads: list[NDArray[np.float64]] = field(default_factory=list)
     hashes: list[set[str]] = field(default_factory=list)
+    repeated: int | None = None
     held: dict[int, Pixels] = field(default_factory=dict)
 
     def some(self, numbers: NDArray[np.intp]) -> list[Pixels]:
@@ -92,9 +98,15 @@ def look(images: ImageSet, cache: FeatureCache, wanted: Wanted, *, progress: boo
         blocks: Any = None
         if wanted.blocks:
             blocks = stack.enter_context(cache.rows(count_of_blocks(images, wanted.blocks)))
-        for whole, crops, canvases in images.looks():
-            if wanted.hashes:
-                found.hashes.append({pixel_sha256(a) for each in (whole, *crops) for a in (each, each[:, ::-1])})
+        seen: set[str] = set()
+        for path, whole, crops, canvases in images.looks(every=wanted.shown is not None):
+            if wanted.shown:
+                wanted.shown(path, whole)
+            if wanted.hashes and crops:
+                digests = [pixel_sha256(a) for each in (whole, *crops) for a in (each, each[:, ::-1])]
+                found.hashes.append(set(digests))
+                found.repeated = (found.repeated or 0) + bool(seen & {*digests[:2]})
+                seen |= {*digests[:2]}
             for pixels in canvases:
                 _measure(found, pixels, wanted)
                 if wanted.blocks:

@@ -23,7 +23,7 @@ from nuwa_lightning.generation.local import AutoregressiveLocalDecoder, LocalDec
 from nuwa_lightning.generation.pretrained import Generator, save_generator
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
-from nuwa_lightning.models.nuwa_infinity import PatchTransformer, TransformerConfig
+from nuwa_lightning.models.nuwa_infinity import PatchTransformer
 from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
 from nuwa_lightning.planning.context import NearbyContextPool
 from nuwa_lightning.planning.direction import ArbitraryDirectionController
@@ -51,14 +51,7 @@ def recipe_model(
         codebook_dim,
         patch_size=(8, 8),
         embedding_extent=EXTENT,
-        size=TransformerConfig(
-            size.width,
-            size.depth,
-            num_heads=size.heads,
-            num_kv_heads=num_kv_heads,
-            mlp_ratio=8 / 3,
-            layer_scale=1.0,
-        ),
+        size=size.transformer(num_kv_heads),
         bidirectional=grouped,
         grouped=grouped,
     )

@@ -39,6 +39,12 @@ class Size(NamedTuple):
         """Inner width of a gated feed-forward."""
         return int(8 / 3 * self.width)
 
+    def transformer(self, num_kv_heads: int) -> TransformerConfig:
+        """Return the blocks of ours."""
+        return TransformerConfig(
+            self.width, self.depth, num_heads=self.heads, num_kv_heads=num_kv_heads, mlp_ratio=8 / 3, layer_scale=1.0
+        )
+
 
 SIZES: Final = {size.name: size for size in (Size("19M", 8, 448, 7), Size("85M", 12, 768, 12))}
 
@@ -51,14 +57,7 @@ def random_model(size: Size, *, num_kv_heads: int, bidirectional: bool = False) 
         16,
         patch_size=PATCH,
         embedding_extent=(0, 1, 1),
-        size=TransformerConfig(
-            size.width,
-            size.depth,
-            num_heads=size.heads,
-            num_kv_heads=num_kv_heads,
-            mlp_ratio=8 / 3,
-            layer_scale=1.0,
-        ),
+        size=size.transformer(num_kv_heads),
         bidirectional=bidirectional,
     )
     model.set_codes(torch.randn(CODES, 16))

@@ -26,7 +26,7 @@ from evaluation.estimates import of_mean, of_median, of_share
 from evaluation.feature_cache import FeatureSet
 from evaluation.fid import fid
 from evaluation.kid import kid
-from evaluation.manifold import authentic, manifold, nearest_distances
+from evaluation.manifold import authentic, manifold, nearest_of
 from evaluation.mind import mind
 from evaluation.perceptual import _of_pairs_that_share
 from evaluation.reconstruction import psnr, ssim
@@ -121,7 +121,7 @@ def of_manifold(which: int) -> Any:
 
 def near(rng: Rng, count: int = 30, crops: int = 2) -> Any:
     ours, own = photographs(rng, count, crops)
-    return of_median(nearest_distances(ours, of_manifold(0)), own, "")
+    return of_median(nearest_of(ours, of_manifold(0))[0], own, "")
 
 
 def original(rng: Rng) -> Any:
