@@ -6,7 +6,6 @@ Shape legend: N, M crops of two sets, G, H parts of them that are left out toget
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 from typing import Final
 
@@ -64,29 +63,17 @@ def freedom(variances: tuple[float, float], counts: tuple[int, int]) -> float:
     return sum(variances) ** 2 / below if below else float(min(counts) - 1)
 
 
-@dataclass(frozen=True)
-class Variances:
-    """The variance of a number of two sets, taken apart: what single canvases add, and what pairs add beyond.
+def counted_once(naive: tuple[float, float], pairs: tuple[float, float, float]) -> float:
+    """Return the variance of a number of two sets from that of each set by its canvases one by one.
 
-    Attributes:
-        naive: of each set by its canvases one by one. Pairs of a set are counted twice in it, pairs of both sets in
-            either: an overestimate where distributions agree and pairs are all that is left (Efron and Stein 1981).
-        pairs: of pairs of the first set, pairs of the second, and of one of each.
+    Pairs of a set are counted twice in the latter, pairs of both sets in either: an overestimate where distributions
+    agree and pairs are all that is left, but by no more than a factor of two (Efron and Stein 1981).
+
+    Args:
+        naive: of each set, canvas by canvas.
+        pairs: what pairs of canvases add, see :func:`pairs_left_out`.
     """
-
-    naive: tuple[float, float]
-    pairs: tuple[float, float, float]
-
-    @property
-    def of_pairs(self) -> float:
-        """The variance by pairs alone."""
-        return sum(self.pairs)
-
-    @property
-    def alone(self) -> float:
-        """The variance by single canvases alone."""
-        *own, both = self.pairs
-        return sum(max(0.0, naive - 2 * pairs - both) for naive, pairs in zip(self.naive, own, strict=True))
+    return max(sum(naive) / 2, sum(naive) - sum(pairs))
 
 
 def without_main(off_CC: NDArray[np.float64], size_C: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
@@ -101,35 +88,46 @@ def without_main(off_CC: NDArray[np.float64], size_C: NDArray[np.float64]) -> tu
 
 
 def pairs_left_out(
-    measure: Callable[[Sequence[Gone]], NDArray[np.float64]], groups: tuple[int, int], canvases: tuple[int, int]
+    measure: Callable[[Sequence[Gone]], NDArray[np.float64]],
+    groups: tuple[NDArray[np.intp], NDArray[np.intp]],
+    canvases: tuple[int, int],
 ) -> tuple[float, float, float]:
-    """Return the variances by pairs of canvases, see :class:`Variances`, by leaving out two groups at a time.
+    """Return what pairs add to the variance beyond single canvases: of the first set, of the second, of one of each.
 
-    Up to the third order in what a group changes, what a table of all twos has beyond its rows' and columns' own
-    parts is that of pairs of groups.
+    Two groups of canvases are left out at a time; what that does beyond what leaving out each does is of the pair.
 
     Args:
         measure: the number without such groups of both sets, for each.
-        groups: how many there are of each set.
+        groups: the group of each member of either set.
         canvases: of how many canvases.
     """
-    if min(groups) < 4:
+    shares = [np.bincount(own) / len(own) for own in groups]
+    c, e = map(len, shares)
+    if min(c, e) < 4:
         return 0.0, 0.0, 0.0
-    c, e = groups
-    twos = [np.array(list(combinations(range(count), 2))) for count in groups]
-    across = [((i,), (j,)) for i in range(c) for j in range(e)]
-    asked: list[Gone] = [*((tuple(two), ()) for two in twos[0]), *(((), tuple(two)) for two in twos[1]), *across]
-    *found, both = np.split(measure(asked), np.cumsum([len(twos[0]), len(twos[1])]))
+    twos = [list(combinations(range(count), 2)) for count in (c, e)]
+    asked: list[Gone] = [((), ()), *(((i,), ()) for i in range(c)), *(((), (j,)) for j in range(e))]
+    asked += [*((two, ()) for two in twos[0]), *(((), two) for two in twos[1])]
+    asked += [((i,), (j,)) for i in range(c) for j in range(e)]
+    ends = np.cumsum([1, c, e, len(twos[0]), len(twos[1])])
+    whole, x_C, y_E, xx, yy, xy = np.split(measure(asked), ends)
     own = []
-    for values, at, count, of in zip(found, twos, groups, canvases, strict=True):
+    for alone, values, of_two, share, of in zip(
+        (x_C, y_E), (xx, yy), (np.array(two) for two in twos), shares, canvases, strict=True
+    ):
+        i, j = of_two.T
+        left, count = 1 - share[i] - share[j], len(share)
+        # A group weighs more where another one is left out, too.
+        single = sum((1 - share[at]) / left * (alone[at] - whole) for at in (i, j))
         table = np.zeros((count, count))
-        table[at[:, 0], at[:, 1]] = table[at[:, 1], at[:, 0]] = values - values.mean()
-        rest = without_main(table, np.ones(count))[0] * (count - 2) ** 2 / count**2
+        table[i, j] = table[j, i] = (values - whole - single) * left**2
+        rest = without_main(table - table.sum() / (count * (count - 1)), share)[0]
         # So many degrees of freedom are left of the table's; pairs within a group are in none.
         own.append(float((rest**2).sum()) / 2 * count / (count - 3) * (of - 1) / of)
-    both = both.reshape(c, e)
-    both = both - both.mean(0) - both.mean(1)[:, None] + both.mean()
-    return own[0], own[1], float((both**2).sum()) * (c - 1) * (e - 1) / (c * e)
+    both = (xy.reshape(c, e) - x_C[:, None] - y_E + whole) * np.outer(1 - shares[0], 1 - shares[1])
+    both -= np.outer(shares[0], both.sum(0))
+    both -= np.outer(both.sum(1), shares[1])
+    return own[0], own[1], float((both**2).sum()) * c * e / ((c - 1) * (e - 1))
 
 
 def of_two_sets(
@@ -156,7 +154,7 @@ def of_two_sets(
     )
     of_log = value > 0 and all((found > 0).all() for found in left_out)
     x, y = (variance(np.log(found) if of_log else found) for found in left_out)
-    groups = [parts_of(parts, GROUPS, np.random.default_rng(0)) for parts in (parts_N, parts_M)]
+    groups = tuple(parts_of(parts, GROUPS, np.random.default_rng(0)) for parts in (parts_N, parts_M))
 
     def of_groups(asked: Sequence[Gone]) -> NDArray[np.float64]:
         times = [np.array([~np.isin(own, gone[side]) for gone in asked], np.float64) for side, own in enumerate(groups)]
@@ -164,8 +162,8 @@ def of_two_sets(
         return np.log(np.maximum(found, np.finfo(float).tiny)) if of_log else found
 
     counts = len(keep_x), len(keep_y)
-    found = Variances((x, y), pairs_left_out(of_groups, (len(set(groups[0])), len(set(groups[1]))), counts))
-    std = float(np.sqrt(found.alone + found.of_pairs))
+    pairs = pairs_left_out(of_groups, groups, counts)
+    std = float(np.sqrt(counted_once((x, y), pairs)))
     half = student_quantile(freedom((x, y), counts)) * std
     if of_log:
         return value * std, value * float(np.exp(-half)), value * float(np.exp(half))

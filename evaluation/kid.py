@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.estimates import Distance, Features, check_halves, check_sets, disjoint_parts, student_quantile
-from evaluation.jackknife import Variances, freedom, without_main
+from evaluation.jackknife import freedom, without_main
 
 LARGEST_FULL = 5000
 """Above this many images in a set its kernel matrix (200 MB) is not made whole."""
@@ -134,8 +134,8 @@ class Terms:
         yy = float((self.pairs_EE**2).sum()) * (e - 1) / max(e - 3, 1)
         xy = float((self.pairs_CE**2).sum()) * c * e / ((c - 1) * (e - 1))
         naive_x, naive_y = (float((one**2).sum()) * len(one) / (len(one) - 1) for one in (self.alone_C, self.alone_E))
-        found = Variances((naive_x, naive_y), (xx, yy, xy))
-        pairs, alone = found.of_pairs, found.alone
+        pairs = xx + yy + xy
+        alone = max(0.0, naive_x - 2 * xx - xy) + max(0.0, naive_y - 2 * yy - xy)
         std = float(np.sqrt(pairs + alone))
         if not std:
             return self.value, 0.0, self.value, self.value

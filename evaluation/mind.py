@@ -27,7 +27,7 @@ from evaluation.estimates import (
     standard_error,
     student_quantile,
 )
-from evaluation.jackknife import GROUPS, Gone, Variances, freedom, pairs_left_out, parts_of
+from evaluation.jackknife import GROUPS, Gone, counted_once, freedom, pairs_left_out, parts_of
 
 _STRIP: Final = 64
 """Directions that are looked along at once."""
@@ -77,10 +77,10 @@ def mind(
     value = scale * total
     errors = [standard_error(potential, canvases) for canvases, potential in zip(own, scale * potentials, strict=True)]
     (std_x, count_x), (std_y, count_y) = errors
-    found = Variances((std_x**2, std_y**2), _by_pairs((x, y), own, directions_PD, scale))
-    std = math.sqrt(found.alone + found.of_pairs)
+    naive = std_x**2, std_y**2
+    std = math.sqrt(counted_once(naive, _by_pairs((x, y), own, directions_PD, scale)))
     # Of the logarithm: the distance is skewed, and not below zero.
-    quantile = student_quantile(freedom(found.naive, (count_x, count_y))) if std else 0.0
+    quantile = student_quantile(freedom(naive, (count_x, count_y))) if std else 0.0
     times = math.exp(quantile * std / value) if std else 1.0
     how = f"{projections} directions, seed {seed}, {len(x)} images a side; interval: of the expectation at this number"
     return Distance(value, std, value / times, value * times, len(x_ND), len(y_MD), f"{how}, over canvases")
@@ -97,7 +97,7 @@ def _by_pairs(
     n = len(sets[0])
     kept = [np.sort(rng.permutation(n)[:_MOST]) for _ in sets]
     own = [found[at] for found, at in zip(clusters, kept, strict=True)]
-    groups = [parts_of(found, GROUPS, rng) for found in own]
+    groups = [parts_of(found, GROUPS, np.random.default_rng(0)) for found in own]
 
     def costs(asked: Sequence[Gone]) -> NDArray[np.float64]:
         found = np.zeros(len(asked))
@@ -117,7 +117,7 @@ def _by_pairs(
         return scale * found
 
     counts = len(np.unique(own[0])), len(np.unique(own[1]))
-    xx, yy, xy = pairs_left_out(costs, (len(set(groups[0])), len(set(groups[1]))), counts)
+    xx, yy, xy = pairs_left_out(costs, (groups[0], groups[1]), counts)
     smaller = (len(kept[0]) / n) ** 2
     return smaller * xx, smaller * yy, smaller * xy
 
