@@ -5,6 +5,7 @@ Shape legend: N, M crops of two sets, G, H parts of them that are left out toget
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import Final
@@ -164,7 +165,16 @@ def of_two_sets(
     counts = len(keep_x), len(keep_y)
     pairs = pairs_left_out(of_groups, groups, counts)
     std = float(np.sqrt(counted_once((x, y), pairs)))
-    half = student_quantile(freedom((x, y), counts)) * std
+    quantile = student_quantile(freedom((x, y), counts))
     if of_log:
-        return value * std, value * float(np.exp(-half)), value * float(np.exp(half))
-    return std, value - half, value + half
+        return value * std, *lognormal_interval(value, std, quantile)
+    return std, value - quantile * std, value + quantile * std
+
+
+def lognormal_interval(value: float, std: float, quantile: float) -> tuple[float, float]:
+    """Return Cox's interval of the mean of a number whose logarithm has this standard error (Zhou and Gao 1997).
+
+    The mean of what is normal in its logarithm lies above the mean of the logarithm by half of its variance.
+    """
+    center = std**2 / 2
+    return value * math.exp(min(0.0, center - quantile * std)), value * math.exp(center + quantile * std)

@@ -27,7 +27,7 @@ from evaluation.estimates import (
     standard_error,
     student_quantile,
 )
-from evaluation.jackknife import GROUPS, Gone, counted_once, freedom, pairs_left_out, parts_of
+from evaluation.jackknife import GROUPS, Gone, counted_once, freedom, lognormal_interval, pairs_left_out, parts_of
 
 _STRIP: Final = 64
 """Directions that are looked along at once."""
@@ -81,9 +81,9 @@ def mind(
     std = math.sqrt(counted_once(naive, _by_pairs((x, y), own, directions_PD, scale)))
     # Of the logarithm: the distance is skewed, and not below zero.
     quantile = student_quantile(freedom(naive, (count_x, count_y))) if std else 0.0
-    times = math.exp(quantile * std / value) if std else 1.0
+    low, high = lognormal_interval(value, std / value if std else 0.0, quantile)
     how = f"{projections} directions, seed {seed}, {len(x)} images a side; interval: of the expectation at this number"
-    return Distance(value, std, value / times, value * times, len(x_ND), len(y_MD), f"{how}, over canvases")
+    return Distance(value, std, low, high, len(x_ND), len(y_MD), f"{how}, over canvases")
 
 
 def _by_pairs(
