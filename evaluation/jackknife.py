@@ -18,7 +18,7 @@ from evaluation.estimates import Estimate, skewed_interval, student_quantile
 Times = NDArray[np.float64]
 """How often each crop counts, ``[B, N]``."""
 
-GROUPS: Final = 10
+GROUPS: Final = 8
 """Of so many groups of canvases, two are left out at a time."""
 
 Gone = tuple[tuple[int, ...], tuple[int, ...]]
