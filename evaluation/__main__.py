@@ -1,7 +1,5 @@
 """The command line: ``python -m evaluation COMMAND``."""
 
-from __future__ import annotations
-
 import difflib
 import importlib
 import shlex

@@ -8,8 +8,6 @@ Canvases larger than the real images (the paper's x4) have positions that no rea
 is compared with all real blocks.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -6,11 +6,14 @@ The package itself never imports this: ``recipes/scores.yaml`` gives the import 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from nuwa_lightning.errors import UsageError
+
+if TYPE_CHECKING:
+    from nuwa_lightning.generation.pretrained import Generator
 
 
 class Scores(Callback):
@@ -91,14 +94,17 @@ class Scores(Callback):
         """Score, log, and write the report."""
         from evaluation.record import write_report
         from evaluation.score import Networks, Work, score
+        from nuwa_lightning.training.nuwa_module import NuwaInfinityModule
 
+        # Of a model in parts all processes are asked for theirs.
+        generator = pl_module.generator() if isinstance(pl_module, NuwaInfinityModule) else None
         if not trainer.is_global_zero:
             return
         folder = self._folder(trainer)
         if self._pairs:
             where: dict[str, Path] = {"reconstruction": folder / "reconstruction", "original": folder / "original"}
         else:
-            self._sample(trainer, pl_module, folder / "samples")
+            self._sample(trainer, pl_module, generator, folder / "samples")
             where = {"generated": folder / "samples"}
         report = score(
             self.protocol,
@@ -116,20 +122,20 @@ class Scores(Callback):
         for logger in trainer.loggers:
             logger.log_metrics(values, step=self._step)
 
-    def _sample(self, trainer: Trainer, pl_module: LightningModule, folder: Path) -> None:
+    def _sample(self, trainer: Trainer, pl_module: LightningModule, generator: Generator | None, folder: Path) -> None:
         from evaluation.sampling import make_images
         from nuwa_lightning.pipeline import NuwaInfinityPipeline
         from nuwa_lightning.tokenizers.pretrained import load_tokenizer
         from nuwa_lightning.training.nuwa_module import NuwaInfinityModule
 
-        if not isinstance(pl_module, NuwaInfinityModule):
+        if not isinstance(pl_module, NuwaInfinityModule) or generator is None:
             raise UsageError("Scores", type(pl_module).__name__, "it scores NuwaInfinityModule and VQGANModule")
         decoder = pl_module.tokenizer
         refined = Path(trainer.default_root_dir) / "tokenizer"
         if (refined / "config.json").is_file():
             finished = load_tokenizer(refined)
             decoder = finished if finished.fingerprint() == decoder.fingerprint() else decoder
-        pipe = NuwaInfinityPipeline(pl_module.generator(), decoder, coarse=pl_module.coarse)
+        pipe = NuwaInfinityPipeline(generator, decoder, coarse=pl_module.coarse)
         make_images(pipe, folder, self.spec)
 
     def _folder(self, trainer: Trainer) -> Path:

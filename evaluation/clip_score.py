@@ -4,8 +4,6 @@ The number depends on the network: its name and the hash of its weights stand in
 Captions lie beside the images, as ``NAME.txt`` or in one ``captions.json`` (image's file name or stem to caption).
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable, Sequence

@@ -5,8 +5,6 @@ lies below the 5th percentile of that of real windows, so 5 % of real windows ar
 collapsed when one of its windows is flat.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ opponent colors, and upper minus lower half. Inverting an image turns the signs 
 and flat images lower the second.
 """
 
-from __future__ import annotations
-
 from typing import Final
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Strict YAML: jsonargparse turns a mapping into a dataclass; what does not fit is one line that names the key."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import difflib

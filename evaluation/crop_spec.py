@@ -1,7 +1,5 @@
 """Which crops are taken of a folder of images."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

@@ -5,11 +5,9 @@ Crops cut from one canvas are not independent: what is resampled, and what is sp
 Shape legend: N crops, C canvases, B resamples.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +53,7 @@ class Distance:
     how: str
 
     @classmethod
-    def of_splits(cls, values: NDArray[np.float64], n_x: int, n_y: int, how: str) -> Distance:
+    def of_splits(cls, values: NDArray[np.float64], n_x: int, n_y: int, how: str) -> Self:
         """Return the mean over random splits of real images, a floor; its interval holds 95 % of the splits."""
         low, high = np.percentile(values, [2.5, 97.5])
         return cls(float(values.mean()), float(values.std()), float(low), float(high), n_x, n_y, how)

@@ -3,8 +3,6 @@
 A feature extractor is a plain callable: uint8 RGB ``(B, Y, X, 3)`` to features ``(B, D)`` and class scores ``(B, K)``.
 """
 
-from __future__ import annotations
-
 import os
 import re
 

@@ -1,7 +1,5 @@
 """Features of a folder or an array of images, from Python."""
 
-from __future__ import annotations
-
 import os
 
 import numpy as np

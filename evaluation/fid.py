@@ -6,8 +6,6 @@ those of the 2015 Inception network it is not FID and must not be called so.
 Shape legend: N, M members of the sets, D features, B distances asked for at once.
 """
 
-from __future__ import annotations
-
 from typing import Final
 
 import numpy as np

@@ -4,8 +4,6 @@ Which crops is settled before any image is decoded, from sizes and contents alon
 on the order of work, or on what a cache holds.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os

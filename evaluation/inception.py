@@ -3,8 +3,6 @@
 Network and weights are torch-fidelity's: a port of the TensorFlow graph, its odd resizing included.
 """
 
-from __future__ import annotations
-
 import os
 from typing import Any
 
@@ -68,7 +66,6 @@ class CleanInceptionFeatures(InceptionFeatures):
         self._network.Conv2d_1a_3x3.register_forward_pre_hook(lambda layer, given: (self._pixels,))
 
     def __call__(self, images_BYX3: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the pooled features (B, 2048) and the class scores (B, 1008) of uint8 RGB images."""
         import torch
 
         small_B3YX = torch.from_numpy(np.stack([clean_resized(image) for image in images_BYX3])).permute(0, 3, 1, 2)

@@ -3,8 +3,6 @@
 Shape legend: N images, K classes, B scores asked for at once.
 """
 
-from __future__ import annotations
-
 from typing import Any, Final
 
 import numpy as np

@@ -3,8 +3,6 @@
 Shape legend: N, M crops of two sets, G, H parts of them that are left out together, C, E canvases, B numbers asked for.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from itertools import combinations

@@ -188,12 +188,7 @@ class KidAgainst:
 
 
 def real_floor(
-    real_ND: Features,
-    n: int,
-    *,
-    clusters_N: NDArray[np.intp] | None = None,
-    splits: int = 50,
-    seed: int = 0,
+    real_ND: Features, n: int, *, clusters_N: NDArray[np.intp] | None = None, splits: int = 50, seed: int = 0
 ) -> Distance:
     """Return the distance of real images from other real images: what a perfect generator would get.
 

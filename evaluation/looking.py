@@ -1,7 +1,5 @@
 """One pass over a set: all that a report takes from its pixels, each file decoded once (ours)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field

@@ -6,8 +6,6 @@ covers. Distances are made in strips, so memory grows with the sets' sizes and n
 Shape legend: N real images, M generated ones, D features.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final

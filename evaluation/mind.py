@@ -9,8 +9,6 @@ With other features than those of the 2015 Inception network it is not MIND and 
 Shape legend: N, M members of the sets, D features, P directions.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from typing import Final

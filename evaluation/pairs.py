@@ -1,7 +1,5 @@
 """Samples and what lies nearest to them, as one small image for a report."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Sequence

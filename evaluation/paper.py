@@ -1,7 +1,5 @@
 """The paper's tables beside ours: its numbers, ours with their intervals, and whether the ordering holds (ours)."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass

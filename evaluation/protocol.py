@@ -4,8 +4,6 @@ Two numbers compare when the hashes of their protocols agree; if they do not, :f
 Where the images lie, how many processes work and where weights lie on disk move no number and are no part of it.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Real images by name: the photographs that the program itself trains on, in the split that a protocol names."""
 
-from __future__ import annotations
-
 import os
 from typing import Final
 

@@ -1,7 +1,5 @@
 """Pairs of originals and reconstructions: PSNR, SSIM and perceptual distance, the mean over images."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 import os

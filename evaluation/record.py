@@ -1,7 +1,5 @@
 """What a report says of itself: protocol and its hash, versions, commit, machine, wall time; and when two compare."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import subprocess

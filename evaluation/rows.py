@@ -4,8 +4,6 @@ A row is a plain mapping: ``name``, ``set``, ``value``, ``std``, ``low``, ``high
 "higher"), ``how``; and the floor, what real images get at the same number: ``floor``, ``floor_std``, ``floor_n``.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Callable

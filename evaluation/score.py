@@ -1,7 +1,5 @@
 """One report on folders of images: every metric of a protocol, each beside what real images get (ours)."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import time

@@ -1,7 +1,5 @@
 """Weights files are named by their hash: a number can only bear a network's name if it comes from that network."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Final

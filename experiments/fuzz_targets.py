@@ -1,4 +1,3 @@
-# ruff: noqa: D102 - every target makes and reads
 """Good files of every kind that is read, and their readers, for ``fuzz_inputs.py``."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# ruff: noqa: D102 - every target makes and reads
 """More of them: what people write, images and videos, models and checkpoints."""
 
 from __future__ import annotations

@@ -66,13 +66,13 @@ def train(folder: Path, images: int, turns: int, launched: float) -> None:
     from nuwa_lightning.planning.context import NearbyContextPool
     from nuwa_lightning.training.nuwa_module import NuwaInfinityModule
 
+    found: dict[str, Any] = {"import_seconds": time.time() - launched}
     torch.set_num_threads(1)
     torch.manual_seed(0)
     tokenizer = open_tokenizer(TokenizerSource("landscape"))
     data = TokenShardsDataModule(str(folder), grid=(GRID, GRID), batch_size=BATCH, steps_per_epoch=1_000_000)
     data.attach_tokenizer(tokenizer)
     data.prepare_data()
-    found: dict[str, Any] = {}
     stream = data.train_dataloader()
     synthetic = next(iter(stream))
     found["start_seconds"] = time.time() - launched

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nuwa_lightning.generation.local import LocalDecoder as LocalDecoder
     from nuwa_lightning.generation.local import MaskedLocalDecoder as MaskedLocalDecoder
     from nuwa_lightning.generation.local import ParallelLocalDecoder as ParallelLocalDecoder
+    from nuwa_lightning.generation.pretrained import Generator as Generator
     from nuwa_lightning.generation.processes import Processes as Processes
     from nuwa_lightning.models.nuwa_infinity import PatchTransformer as PatchTransformer
     from nuwa_lightning.models.vqgan import VQGAN as VQGAN
@@ -45,12 +46,8 @@ __version__ = "0.1.0"
 _HOMES: Final = {
     "data": ("ImageFolderDataModule", "TokenClipsDataModule", "TokenDataModule", "VideoFolderDataModule"),
     "errors": ("UsageError",),
-    "generation.local": (
-        "AutoregressiveLocalDecoder",
-        "LocalDecoder",
-        "MaskedLocalDecoder",
-        "ParallelLocalDecoder",
-    ),
+    "generation.local": ("AutoregressiveLocalDecoder", "LocalDecoder", "MaskedLocalDecoder", "ParallelLocalDecoder"),
+    "generation.pretrained": ("Generator",),
     "generation.processes": ("Processes",),
     "models.nuwa_infinity": ("PatchTransformer",),
     "models.vqgan": ("VQGAN",),

@@ -4,8 +4,6 @@ A reader never sees half a file: the content is written beside its final place, 
 The same folder is used on purpose, since a rename across file systems is a copy and can be torn.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

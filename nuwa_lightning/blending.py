@@ -1,7 +1,5 @@
 """Values where there are none: carried on smoothly from where there are (ours). NumPy only."""
 
-from __future__ import annotations
-
 import math
 from typing import Final
 

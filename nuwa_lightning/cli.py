@@ -3,8 +3,6 @@
 Nothing heavy is imported before it is known to be needed, so that help comes at once.
 """
 
-from __future__ import annotations
-
 import difflib
 import importlib
 import os
@@ -102,7 +100,9 @@ def main(args: Sequence[str] | None = None) -> int:
             sys.stderr.write(f"error: {_printable(' '.join(_line(error).split()))}\n")
         return 2
     except Stopped as stopped:
-        if not stopped.told and os.environ.get("LOCAL_RANK", "0") == "0":
+        from nuwa_lightning.environment import is_first
+
+        if not stopped.told and is_first():
             sys.stderr.write(f"{stopped} with --ckpt_path last\n")
         return 128 + stopped.number
     except KeyboardInterrupt:

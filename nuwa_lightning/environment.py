@@ -1,14 +1,15 @@
 """What numbers were made with: versions of packages, and the machine. For records of runs, reports and benchmarks."""
 
-from __future__ import annotations
-
 import os
 import platform
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+RANKS: Final = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+"""What torchrun and SLURM tell each process that they start."""
 
 
 def versions(packages: Sequence[str]) -> dict[str, str]:
@@ -31,6 +32,11 @@ def started_together() -> bool:
     """Say whether torchrun started this process, and others with it."""
     told = all(name in os.environ for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"))
     return told and os.environ.get("WORLD_SIZE", "1") not in ("", "1")
+
+
+def is_first() -> bool:
+    """Say whether this process is the first, or the only one, of those that torchrun or SLURM started together."""
+    return all(os.environ.get(name, "0") in ("", "0") for name in RANKS)
 
 
 def _cpu() -> str:

@@ -1,7 +1,5 @@
 """The one error that the command line turns into a single line and exit status 2; words for it and for warnings."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

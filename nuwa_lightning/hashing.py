@@ -1,7 +1,5 @@
 """The hash of a whole file, which tells it from every other."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 

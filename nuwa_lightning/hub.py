@@ -3,14 +3,14 @@
 Only JSON and safetensors are ever fetched.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shutil
-from collections.abc import Mapping
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final, Literal, Self
 
 from nuwa_lightning.atomic import atomic_write
 from nuwa_lightning.errors import UsageError
@@ -50,7 +50,7 @@ def find_run(
     """
     run = named(checkpoint)
     if not run.is_dir():
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(checkpoint)):
+        if not _is_repository(checkpoint):
             hint = f"is no folder: name the run folder of stage 2, or {DEFAULT}, which comes with the package"
             raise UsageError("checkpoint", run, hint)
         run = _fetched(str(checkpoint), revision, token, cache_dir, local_files_only)
@@ -61,6 +61,10 @@ def find_run(
         hint = "holds no tokenizer, which comes at the end of training: go on with fit until its end"
         raise UsageError("checkpoint", checkpoint, hint)
     return run
+
+
+def _is_repository(checkpoint: str | os.PathLike[str]) -> bool:
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", str(checkpoint)) is not None
 
 
 def named(folder: str | os.PathLike[str]) -> Path:
@@ -173,7 +177,12 @@ pipe(size=(2048, 512), seed=0).images[0].save("wide.png")
 
 
 def _fetched(
-    name: str, revision: str | None, token: str | None, cache: str | os.PathLike[str] | None, local: bool
+    name: str,
+    revision: str | None,
+    token: str | None,
+    cache: str | os.PathLike[str] | None,
+    local: bool,
+    files: Sequence[str] = FILES,
 ) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -185,7 +194,7 @@ def _fetched(
             token=token,
             cache_dir=None if cache is None else Path(cache),
             local_files_only=local,
-            allow_patterns=list(FILES),
+            allow_patterns=list(files),
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -217,3 +226,84 @@ def upload(
         commit_message=message or "Upload a NUWA-Infinity pipeline",
     )
     return str(commit.commit_url)
+
+
+class Pretrained(ABC):
+    """A part of a run that is shared by itself, in a folder or on the hub, or read out of a run's."""
+
+    part: ClassVar[Literal["model", "tokenizer"]]
+    """Its folder in a run."""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        checkpoint: str | os.PathLike[str],
+        *,
+        own: Sequence[type[Any]] = (),
+        revision: str | None = None,
+        token: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+    ) -> Self:
+        """Load what :meth:`save_pretrained` or :meth:`push_to_hub` kept, or this part of a run.
+
+        Args:
+            checkpoint: a folder, ``landscape`` (the model that comes with this package), or ``OWNER/NAME`` on the hub.
+            own: classes outside of this package that the files may name.
+            revision: a branch, tag or commit on the hub.
+            token: of the hub.
+            cache_dir: where the hub's files are kept.
+            local_files_only: fetch nothing.
+
+        Raises:
+            UsageError: if it is not there, damaged, or of another class.
+        """
+        folder = find_part(checkpoint, cls.part)
+        if not (folder / "config.json").exists() and not named(checkpoint).exists() and _is_repository(checkpoint):
+            files = [name for name in FILES if name.startswith(f"{cls.part}/")]
+            folder = _fetched(str(checkpoint), revision, token, cache_dir, local_files_only, files) / cls.part
+        found = cls._loaded(folder, own)
+        if not isinstance(found, cls):
+            kind = type(found).__name__
+            raise UsageError("checkpoint", checkpoint, f"holds no {cls.__name__}: call {kind}.from_pretrained")
+        return found
+
+    @classmethod
+    @abstractmethod
+    def _loaded(cls, folder: Path, own: Sequence[type[Any]]) -> object:
+        """Return what lies in a folder with ``config.json``."""
+
+    @abstractmethod
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write ``config.json`` and ``model.safetensors`` into a folder."""
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        commit_message: str | None = None,
+    ) -> str:
+        """Put it into a repository of the Hugging Face hub, made if need be; returns the address of the commit."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(Path(folder) / self.part)
+            cls = type(self)
+            text = _PART_CARD.format(part=self.part, module=cls.__module__, cls=cls.__name__, repo=repo_id)
+            (Path(folder) / "README.md").write_text(text, encoding="utf-8")
+            message = commit_message or f"Upload a {cls.__name__}"
+            return upload(Path(folder), repo_id, private=private, token=token, message=message)
+
+
+_PART_CARD: Final = """---
+library_name: nuwa-lightning
+tags: [nuwa-infinity]
+---
+# The {part} of a NUWA-Infinity model
+
+```python
+from {module} import {cls}
+
+{part} = {cls}.from_pretrained("{repo}")
+```
+"""

@@ -1,7 +1,5 @@
 """Names of the first version: its recipes, flags, saved models and checkpoints keep loading."""
 
-from __future__ import annotations
-
 import json
 import logging
 import re

@@ -39,12 +39,7 @@ from nuwa_lightning.planning.direction import ArbitraryDirectionController, Dire
 from nuwa_lightning.request import GenerationRequest
 from nuwa_lightning.request_fields import Expansion, InputImage, Region, Size
 from nuwa_lightning.tokenizers.base import Tokenizer
-from nuwa_lightning.tokenizers.pretrained import (
-    load_pixel_guided,
-    load_tokenizer,
-    save_pixel_guided,
-    save_tokenizer,
-)
+from nuwa_lightning.tokenizers.pretrained import load_pixel_guided, load_tokenizer, save_pixel_guided, save_tokenizer
 from nuwa_lightning.tokenizers.tiling import Rectangle
 
 OutputType = Literal["pil", "np", "pt", "tokens"]
@@ -183,12 +178,7 @@ class NuwaInfinityPipeline:
         write_card(Path(folder), self.folder)
 
     def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        private: bool | None = None,
-        token: str | None = None,
-        commit_message: str | None = None,
+        self, repo_id: str, *, private: bool | None = None, token: str | None = None, commit_message: str | None = None
     ) -> str:
         """Put it into a repository of the Hugging Face hub, made if need be; returns the address of the commit."""
         with tempfile.TemporaryDirectory() as folder:

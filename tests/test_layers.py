@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -48,3 +49,31 @@ def test_a_wrong_import_is_found(repository: Path, tmp_path: Path, module: str, 
     result = lint(tmp_path)
     assert result.returncode == 1, result.stdout + result.stderr
     assert "BROKEN" in result.stdout
+
+
+def test_every_public_method_is_described(repository: Path) -> None:
+    """There, or by what it overrides in a class of ours."""
+    classes = {
+        node.name: node
+        for package in ("nuwa_lightning", "evaluation")
+        for source in (repository / package).rglob("*.py")
+        for node in ast.walk(ast.parse(source.read_text()))
+        if isinstance(node, ast.ClassDef)
+    }
+
+    def described(name: str) -> set[str]:
+        bases = [
+            getattr(base, "value", base) if isinstance(base, ast.Subscript) else base for base in classes[name].bases
+        ]
+        above = [described(base.id) for base in bases if isinstance(base, ast.Name) and base.id in classes]
+        own = {m.name for m in classes[name].body if isinstance(m, ast.FunctionDef) and ast.get_docstring(m)}
+        return own.union(*above)
+
+    methods = [
+        (name, method.name)
+        for name, node in classes.items()
+        for method in node.body
+        if isinstance(method, ast.FunctionDef) and not name.startswith("_") and not method.name.startswith("_")
+    ]
+    assert len(methods) > 500
+    assert not [(name, method) for name, method in methods if method not in described(name)]

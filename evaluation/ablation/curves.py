@@ -1,7 +1,5 @@
 """What a run logged: losses by step, and how long it trained, from TensorBoard's files."""
 
-from __future__ import annotations
-
 import itertools
 from pathlib import Path
 from typing import Final

@@ -1,7 +1,5 @@
 """Cells that were made elsewhere, taken over after they were found to be the same cells."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Sequence

@@ -5,8 +5,6 @@ Everything of a cell lies in its folder: ``run/`` (as ``fit`` leaves it), a fold
 the next image. Two processes (or two machines on one disk) may work on one ablation: each takes the next free cell.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os

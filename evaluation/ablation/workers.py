@@ -4,8 +4,6 @@ Threads of one small model wait for each other more than they help; two processe
 the work of one process of two threads.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -3,8 +3,6 @@
 Shape legend: P patches.
 """
 
-from __future__ import annotations
-
 import statistics
 import subprocess
 import sys
@@ -17,7 +15,7 @@ from typing import Final
 
 import torch
 
-from evaluation.benchmark.ours import TOP_K, Size
+from evaluation.benchmark.ours import TOP_K, Size, random_model
 from nuwa_lightning.generation.fast_transformer import Precision
 from nuwa_lightning.generation.local import AutoregressiveLocalDecoder, LocalDecoder
 from nuwa_lightning.generation.pretrained import Generator, save_generator
@@ -45,19 +43,15 @@ def recipe_model(
     size: Size, *, num_kv_heads: int, codebook_size: int = 1024, codebook_dim: int = 16, grouped: bool = False
 ) -> PatchTransformer:
     """Return a model with random weights and the default recipe's patches of 8 x 8 tokens."""
-    torch.manual_seed(0)
-    model = PatchTransformer(
-        codebook_size,
-        codebook_dim,
+    return random_model(
+        size,
+        num_kv_heads=num_kv_heads,
         patch_size=(8, 8),
-        embedding_extent=EXTENT,
-        size=size.transformer(num_kv_heads),
+        codebook_size=codebook_size,
+        codebook_dim=codebook_dim,
         bidirectional=grouped,
         grouped=grouped,
     )
-    model.set_codes(torch.randn(codebook_size, codebook_dim))
-    torch.nn.init.normal_(model.head.weight, std=0.02)
-    return model.eval().requires_grad_(False)
 
 
 def renderer(

@@ -3,8 +3,6 @@
 It runs on a CPU as well, which shows that it works and nothing else.
 """
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence

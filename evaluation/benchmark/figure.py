@@ -1,7 +1,5 @@
 """One line of the table, and how long to measure."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,10 +1,9 @@
 """What is measured, and what it is held against."""
 
-from __future__ import annotations
-
 import os
 import statistics
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, Final
 
 import torch
@@ -90,10 +89,7 @@ def _llama(size: Size, say: Say) -> list[Contender]:
 def same_tokens(size: Size, settings: Settings) -> list[Figure]:
     """Share of tokens that a front of 4 writes as its patches alone do."""
     figures = []
-    for name, heads, precision in (
-        ("MHA float32", size.heads, Precision()),
-        ("fast path", 1, FAST),
-    ):
+    for name, heads, precision in (("MHA float32", size.heads, Precision()), ("fast path", 1, FAST)):
         model = random_model(size, num_kv_heads=heads)
         together = Ours(name, model, rows=4, precision=precision).tokens(settings.steps)
         alone = [Ours(name, model, precision=precision, seed=n).tokens(settings.steps) for n in range(4)]
@@ -239,17 +235,7 @@ def measure(settings: Settings, say: Say) -> tuple[list[Figure], dict[str, Mappi
 def report(figures: list[Figure], times: Mapping[str, Mapping[str, Times]]) -> dict[str, Any]:
     """Return what was measured as plain values."""
     return {
-        "figures": [
-            {
-                "name": f.name,
-                "value": f.value,
-                "aim": f.aim,
-                "at_least": f.at_least,
-                "reached": f.reached,
-                "note": f.note,
-            }
-            for f in figures
-        ],
+        "figures": [{**asdict(each), "reached": each.reached} for each in figures],
         "times": {
             size: {
                 name: {"rows": t.rows, "tokens_per_second": t.tokens_per_second, "seconds_a_step": t.seconds}

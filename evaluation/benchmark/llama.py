@@ -3,8 +3,6 @@
 Needs the package transformers (extra ``benchmark``).
 """
 
-from __future__ import annotations
-
 from typing import Any, Final
 
 import torch

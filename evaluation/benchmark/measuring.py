@@ -3,8 +3,6 @@
 Absolute figures drift with whatever else runs; ratios inside one round do so much less.
 """
 
-from __future__ import annotations
-
 import os
 import statistics
 import time

@@ -3,8 +3,6 @@
 Shape legend: R rows, G key/value heads, N tokens per patch, D head width.
 """
 
-from __future__ import annotations
-
 import time
 from typing import Final, NamedTuple
 
@@ -39,28 +37,34 @@ class Size(NamedTuple):
         """Inner width of a gated feed-forward."""
         return int(8 / 3 * self.width)
 
-    def transformer(self, num_kv_heads: int) -> TransformerConfig:
-        """Return the blocks of ours."""
-        return TransformerConfig(
-            self.width, self.depth, num_heads=self.heads, num_kv_heads=num_kv_heads, mlp_ratio=8 / 3, layer_scale=1.0
-        )
-
 
 SIZES: Final = {size.name: size for size in (Size("19M", 8, 448, 7), Size("85M", 12, 768, 12))}
 
 
-def random_model(size: Size, *, num_kv_heads: int, bidirectional: bool = False) -> PatchTransformer:
+def random_model(
+    size: Size,
+    *,
+    num_kv_heads: int,
+    patch_size: tuple[int, int] = PATCH,
+    codebook_size: int = CODES,
+    codebook_dim: int = 16,
+    bidirectional: bool = False,
+    grouped: bool = False,
+) -> PatchTransformer:
     """Return a model with random weights."""
     torch.manual_seed(0)
     model = PatchTransformer(
-        CODES,
-        16,
-        patch_size=PATCH,
+        codebook_size,
+        codebook_dim,
+        patch_size=patch_size,
         embedding_extent=(0, 1, 1),
-        size=size.transformer(num_kv_heads),
+        size=TransformerConfig(
+            size.width, size.depth, num_heads=size.heads, num_kv_heads=num_kv_heads, mlp_ratio=8 / 3, layer_scale=1.0
+        ),
         bidirectional=bidirectional,
+        grouped=grouped,
     )
-    model.set_codes(torch.randn(CODES, 16))
+    model.set_codes(torch.randn(codebook_size, codebook_dim))
     # A new head scores all codes alike, which no trained one does.
     torch.nn.init.normal_(model.head.weight, std=0.02)
     return model.eval().requires_grad_(False)

@@ -4,8 +4,6 @@ How many steps Jacobi decoding takes depends on what a model has learned; a grou
 weights do.
 """
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The benchmark's figures as aligned text."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

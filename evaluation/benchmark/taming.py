@@ -7,8 +7,6 @@ each step are appended to a list, which is concatenated anew in every step.
 Shape legend: R rows, L positions, W width, H heads, D head width, S key positions.
 """
 
-from __future__ import annotations
-
 from typing import Final
 
 import torch

@@ -1,7 +1,5 @@
 """``python -m evaluation benchmark``: speed and memory of writing, beside others, in one run."""
 
-from __future__ import annotations
-
 import sys
 import time
 from dataclasses import dataclass

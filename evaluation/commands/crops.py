@@ -1,7 +1,5 @@
 """``python -m evaluation crops``: crops of photographs as files, the same ones every time."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import dataclass
 from pathlib import Path

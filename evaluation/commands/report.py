@@ -1,7 +1,5 @@
 """``python -m evaluation report``: Markdown and one HTML page on an ablation, or on scored folders side by side."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import dataclass
 from pathlib import Path

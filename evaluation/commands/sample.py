@@ -1,7 +1,5 @@
 """``python -m evaluation sample``: a folder of images from numbered seeds, to be scored."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``python -m evaluation score``: one report on folders of images."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass

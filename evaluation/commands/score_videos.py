@@ -1,7 +1,5 @@
 """``python -m evaluation score-videos``: one report on folders of clips."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A report as a list of blocks, which Markdown and HTML both are made of."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

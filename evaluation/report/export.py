@@ -1,7 +1,5 @@
 """The tables of a study for a paper: LaTeX (booktabs) and CSV."""
 
-from __future__ import annotations
-
 import csv
 import io
 from typing import Final

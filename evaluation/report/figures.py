@@ -1,7 +1,5 @@
 """Plots of a study as SVG text: the same study gives the same text."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 from typing import Any, Final

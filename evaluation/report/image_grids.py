@@ -1,7 +1,5 @@
 """Samples side by side: one strip of images for each entry, at the same seeds."""
 
-from __future__ import annotations
-
 import base64
 import io
 from dataclasses import dataclass

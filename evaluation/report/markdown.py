@@ -1,7 +1,5 @@
 """A report as Markdown; drawings and images are files beside it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from evaluation.report.document import Block, Commands, Figure, Heading, ImageStrips, Paragraph, Table

@@ -1,7 +1,5 @@
 """A report as one HTML page that needs nothing else: drawings and images are inside, and nothing is fetched."""
 
-from __future__ import annotations
-
 import base64
 import re
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """What a report is about: entries (variants, or scored folders), each with the same metrics at one seed or several."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping, Sequence

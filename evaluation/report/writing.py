@@ -1,7 +1,5 @@
 """Write a study's report: ``report.md`` with its figures, ``report.html``, and the numbers as JSON, CSV and LaTeX."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ A clip is a sub-folder of frames (PNG, JPEG; in the order of their numbers), an 
 file that PyAV reads (the extra ``video``), turned upright; see `nuwa_lightning.data.video_reading`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """How clips change over time: what a mean over frames hides (ours)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, Final
 

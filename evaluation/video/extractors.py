@@ -4,8 +4,6 @@ The published FVD takes I3D, which no package carries: pass in a class of your o
 Offline, ``lite0t`` stands in under its own name: EfficientNet-Lite0's features of the frames, and how they change.
 """
 
-from __future__ import annotations
-
 import os
 from typing import Any, Protocol, runtime_checkable
 

@@ -3,8 +3,6 @@
 Shape legend: T frames, Y/X rows and columns.
 """
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import dataclass
 

@@ -7,8 +7,6 @@ other file than the known one is run.
 Shape legend: T frames, Y/X rows and columns, N tokens, D features.
 """
 
-from __future__ import annotations
-
 import os
 import warnings
 from pathlib import Path

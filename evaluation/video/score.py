@@ -4,8 +4,6 @@ FVD (Unterthiner et al. 2018) is the Frechet distance of clip features; with ano
 network's name. Block-FVD is its average over blocks of frames, as Block-FID is over blocks of pixels.
 """
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Callable, Mapping

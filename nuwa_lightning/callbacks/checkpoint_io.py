@@ -1,7 +1,5 @@
 """Checkpoints that are whole or not there."""
 
-from __future__ import annotations
-
 import math
 import shutil
 from collections.abc import Iterator, Mapping

@@ -3,14 +3,13 @@
 Shapes: B batch, Y/X rows and columns.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import MLFlowLogger
 from PIL import Image
 from torch import Tensor
 
@@ -35,8 +34,16 @@ class ShowsImages(Protocol):
         """What it writes to."""
 
 
+@runtime_checkable
+class LogsImages(Protocol):
+    """A logger that takes images itself, as that of Weights & Biases does."""
+
+    def log_image(self, key: str, images: list[Any], step: int | None = None) -> None:
+        """Show images."""
+
+
 class ReconstructionSheet(Callback):
-    """Puts held-out images above their reconstructions: ``reconstructions.png`` in the run folder, and TensorBoard.
+    """Puts held-out images above their reconstructions: ``reconstructions.png`` in the run folder, and the logger.
 
     The sheet is renewed by every validation, from what the validation step returns.
 
@@ -85,13 +92,18 @@ def may_draw(trainer: Trainer) -> bool:
 
 
 def show_sheet(trainer: Trainer, name: str, sheet_YX3: Tensor, *paths: Path) -> None:
-    """Write a sheet (uint8) to files, show it where the logger shows images, and say where the last file is."""
+    """Write a sheet (uint8) to files, show it where loggers show images, and say where the last file is."""
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as partial:
             Image.fromarray(sheet_YX3.numpy()).save(partial)
-    if isinstance(trainer.logger, ShowsImages) and isinstance(trainer.logger.experiment, TakesImages):
-        trainer.logger.experiment.add_image(name, sheet_YX3, trainer.global_step, dataformats="HWC")
+    for logger in trainer.loggers:
+        if isinstance(logger, LogsImages):
+            logger.log_image(name, [sheet_YX3.numpy()], trainer.global_step)
+        elif isinstance(logger, MLFlowLogger):
+            logger.experiment.log_image(logger.run_id, sheet_YX3.numpy(), key=name, step=trainer.global_step)
+        elif isinstance(logger, ShowsImages) and isinstance(logger.experiment, TakesImages):
+            logger.experiment.add_image(name, sheet_YX3, trainer.global_step, dataformats="HWC")
     if trainer.progress_bar_callback is not None:
         trainer.progress_bar_callback.print(f"step {trainer.global_step}: {name} in {paths[-1]}", file=sys.stderr)
 

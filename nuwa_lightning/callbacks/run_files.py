@@ -1,7 +1,5 @@
 """What a run writes into its folder: its options, how it went, and the checkpoint that it is gone on with from."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Samples from fixed seeds while stage 2 trains, by the one sampler."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +20,7 @@ from nuwa_lightning.training.nuwa_module import NuwaInfinityModule
 
 
 class SampleSheet(Callback):
-    """Keep a sheet of samples in the run folder and in TensorBoard, and the exported model beside it.
+    """Keep a sheet of samples in the run folder and in the logger, and the exported model beside it.
 
     Args:
         every_n_steps: how often it is renewed; the first one is drawn after ``first_step`` batches.

@@ -1,7 +1,5 @@
 """A progress bar that says which stage it is."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer

@@ -26,15 +26,7 @@ from typing import BinaryIO, Final, final
 from torch import Tensor
 
 from nuwa_lightning.atomic import fsync_path
-from nuwa_lightning.canvas.facts import (
-    CanvasFacts,
-    CanvasState,
-    read_facts,
-    read_state,
-    told,
-    write_facts,
-    write_state,
-)
+from nuwa_lightning.canvas.facts import CanvasFacts, CanvasState, read_facts, read_state, told, write_facts, write_state
 from nuwa_lightning.canvas.keeping import GIVEN, keep_given
 from nuwa_lightning.canvas.log import TokenLog
 from nuwa_lightning.errors import UsageError

@@ -69,12 +69,7 @@ class CoarseOrder:
     corner: tuple[int, int, int] = (0, 0, 0)
 
     def begin(
-        self,
-        grid: PatchGrid,
-        patch_size: tuple[int, int],
-        seeds: Sequence[int],
-        *,
-        processes: Processes | None = None,
+        self, grid: PatchGrid, patch_size: tuple[int, int], seeds: Sequence[int], *, processes: Processes | None = None
     ) -> CoarseCanvas:
         """Return the coarse canvas of a canvas that is to be read, by the ``processes`` that write that together."""
         return CoarseCanvas(self, grid, patch_size, seeds, processes)
@@ -261,11 +256,7 @@ def known_of_image(
 
 
 def known_of_sketch(
-    sketch_YX3: NDArray[np.uint8],
-    order: CoarseOrder,
-    *,
-    size: tuple[int, int],
-    origin: tuple[int, int],
+    sketch_YX3: NDArray[np.uint8], order: CoarseOrder, *, size: tuple[int, int], origin: tuple[int, int]
 ) -> dict[PatchIndex, Tensor]:
     """Return all coarse patches of a canvas of ``size`` pixels that is laid out as an image, stretched to it, shows.
 

@@ -3,8 +3,6 @@
 Shape legend: B batch, Y/X rows and columns.
 """
 
-from __future__ import annotations
-
 import itertools
 import tempfile
 from collections.abc import Iterator
@@ -39,11 +37,9 @@ class Finish(Protocol):
     @property
     def margin(self) -> int:
         """How many tokens around a tile it has to see."""
-        ...
 
     def finish(self, pixels_YX3: Pixels, *, y: int, x: int) -> Pixels:
         """Return finished pixels ``[Y, X, 3]``, given those that begin at pixel ``(y, x)`` of the grid."""
-        ...
 
 
 class TokenReader(Protocol):
@@ -51,7 +47,6 @@ class TokenReader(Protocol):
 
     def __call__(self, area: Rectangle, /) -> Tensor:
         """Return its tokens, int64 ``[Y, X]``."""
-        ...
 
 
 class FrameDecoder(Protocol):
@@ -60,11 +55,9 @@ class FrameDecoder(Protocol):
     @property
     def guided(self) -> bool:
         """Whether it looks at the frame before."""
-        ...
 
     def decode(self, tokens_YX: Tensor, previous_YX3: Pixels | None) -> Pixels:
         """Return the pixels of a frame, given the one before as it was decoded or given; None for the first one."""
-        ...
 
 
 @final

@@ -1,7 +1,5 @@
 """What an edit of a canvas may ask for, and how the canvas remembers it."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -3,8 +3,6 @@
 Shape legend: B images of one canvas (one a seed).
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import struct
@@ -215,7 +213,12 @@ def read_state(path: Path) -> CanvasState | None:
         (length,) = struct.unpack_from("<Q", data)
         facts = parse_json(parse_json(data[8 : 8 + length])["__metadata__"]["facts"])
         waves = facts.pop("waves")
-        if type(waves) is not int or type(facts["log"]) is not int or min(waves, facts["log"]) < 0:
+        counts = [
+            waves,
+            facts["log"],
+            *(facts[name] for name in ("patches", "patches_of") if facts.get(name) is not None),
+        ]
+        if any(type(count) is not int or count < 0 for count in counts):
             return None
         return CanvasState(waves, facts, load(data))
     except Exception:  # of a parser that meets what anybody may have written

@@ -4,8 +4,6 @@ An edit goes through the same plans again: what it does not make again is read, 
 would have seen.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -41,15 +39,12 @@ class CanvasMaker(Protocol):
     @property
     def builder(self) -> OrderBuilder:
         """What requests mean for its model."""
-        ...
 
     def renderer(self, request: GenerationRequest) -> InfiniteRenderer:
         """Return the sampler that a request asks for."""
-        ...
 
     def how(self, request: GenerationRequest, order: Order) -> dict[str, Any]:
         """Return how an image of a request is made, for its canvas and the metadata of its files."""
-        ...
 
 
 @final
@@ -62,10 +57,7 @@ class History:
     request: GenerationRequest
 
     def remake(
-        self,
-        number: int,
-        chosen: Callable[[PatchIndex], bool],
-        changed: Callable[[PatchIndex], bool] = lambda _: False,
+        self, number: int, chosen: Callable[[PatchIndex], bool], changed: Callable[[PatchIndex], bool] = lambda _: False
     ) -> Remake:
         """Return what of a stage has to be made again; see :func:`nuwa_lightning.planning.dependents.remake`."""
         reach = self.maker.builder.generator.model.num_layers + 1

@@ -5,8 +5,6 @@ The paper's image condition pre-caching: the known patches are read first, the o
 Shape legend: Y/X rows and columns in pixels.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from functools import cached_property

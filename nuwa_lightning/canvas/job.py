@@ -3,8 +3,6 @@
 Shape legend: B canvases side by side, Y/X rows and columns.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence

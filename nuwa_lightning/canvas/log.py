@@ -7,8 +7,6 @@ not whole yet, and is taken in the next time.
 Shape legend: B images of one canvas (one a seed), Y/X rows and columns.
 """
 
-from __future__ import annotations
-
 import itertools
 import zlib
 from collections.abc import Iterable

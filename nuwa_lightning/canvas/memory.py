@@ -24,24 +24,19 @@ class TokenView(Protocol):
     @property
     def folder(self) -> Path | None:
         """Where it lies; None in memory."""
-        ...
 
     @property
     def facts(self) -> CanvasFacts:
         """What the canvas is."""
-        ...
 
     def patch(self, patch: PatchIndex) -> Tensor | None:
         """Return the tokens ``[B, rows, columns]`` of a patch, if it is there."""
-        ...
 
     def read(self, area: Rectangle, *, t: int = 0, number: int = 0) -> Tensor:
         """Return the tokens ``[Y, X]`` of an area of one image or frame."""
-        ...
 
     def written(self) -> Iterable[PatchIndex]:
         """Yield the patches that are there."""
-        ...
 
 
 class TokenStore(TokenView, Protocol):
@@ -50,24 +45,19 @@ class TokenStore(TokenView, Protocol):
     @property
     def patches(self) -> int:
         """How many positions hold tokens."""
-        ...
 
     @property
     def length(self) -> int:
         """What ``facts.log`` has to be for all that was put to count."""
-        ...
 
     def put(self, patches: Iterable[tuple[PatchIndex, Tensor]]) -> None:
         """Store patches; they count from the next :meth:`amend` on."""
-        ...
 
     def amend(self, facts: CanvasFacts) -> None:
         """Say anew what the canvas is, in one step together with what was put."""
-        ...
 
     def load(self) -> None:
         """Go back to what counts."""
-        ...
 
 
 @final

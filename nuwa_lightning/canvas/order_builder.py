@@ -3,8 +3,6 @@
 Shape legend: B canvases side by side, Y/X rows and columns, 3 colors.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import sys

@@ -1,7 +1,5 @@
 """The preview of a canvas that is being generated: its tiles, decoded by themselves as soon as they are complete."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

@@ -1,7 +1,5 @@
 """A part of a canvas made again, and its last stage in the making."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any

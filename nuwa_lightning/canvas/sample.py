@@ -3,8 +3,6 @@
 Shape legend: B canvases, Y/X rows and columns.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

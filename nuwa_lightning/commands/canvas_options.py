@@ -1,7 +1,5 @@
 """The options of ``canvas``, one dataclass an action; apart from what runs them, so that help comes at once."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """``convert-tokenizer``: a published tokenizer, once, into a folder that every other command reads."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass

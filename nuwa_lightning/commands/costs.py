@@ -5,8 +5,6 @@ Arithmetic and memory of training are not formulas: one step is run on tensors w
 follows from the plan: waves and live patches are those that the renderer will have.
 """
 
-from __future__ import annotations
-
 import time
 import weakref
 from collections.abc import Sequence
@@ -36,8 +34,6 @@ from nuwa_lightning.training.muon import MuonAdamW, muon_groups
 from nuwa_lightning.training.nuwa_module import NuwaInfinityModule
 from nuwa_lightning.training.plans import Written
 
-_WIDTHS: Final = {"ClipTextEncoder": (512, 77), "MiniLMTextEncoder": (384, 64)}
-"""Width and most tokens of text encoders, so that none has to be loaded."""
 _COUNTER: Final[Any] = flop_counter
 _CPU: Final = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _CPU_BACK: Final = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -56,15 +52,12 @@ class TextWidth(TextEncoder):
 
     @property
     def width(self) -> int:
-        """See `TextEncoder.width`."""
         return self._dim
 
     def fingerprint(self) -> str:
-        """See `TextEncoder.fingerprint`."""
         return "none"
 
     def encode(self, captions: Sequence[str]) -> list[Tensor]:
-        """See `TextEncoder.encode`."""
         raise NotImplementedError
 
 
@@ -149,15 +142,11 @@ def model_of(config: Namespace, *, num_layers: int | None = None) -> tuple[NuwaI
     given, tokens = config.model.clone(), 0
     if num_layers is not None:
         given.init_args.transformer.num_layers = num_layers
-    encoder = given.init_args.conditions.text_encoder
-    if encoder is not None:
-        name = encoder.class_path.rpartition(".")[2]
-        if name not in _WIDTHS:
-            known = ", ".join(_WIDTHS)
-            raise UsageError(
-                "--model.conditions.text_encoder", name, f"its width is not known here: give one of {known}"
-            )
-        width, tokens = _WIDTHS[name]
+    named = given.init_args.conditions.text_encoder
+    if named is not None:
+        parser = LightningArgumentParser()
+        parser.add_subclass_arguments(TextEncoder, "text_encoder")
+        width, tokens = parser.instantiate(_namespace(text_encoder=named))["text_encoder"].expected_size()
         path = f"{TextWidth.__module__}.{TextWidth.__name__}"
         given.init_args.conditions.text_encoder = _namespace(class_path=path, init_args=_namespace(dim=width))
     made = make("model", LightningModule, given)

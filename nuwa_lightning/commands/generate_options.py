@@ -1,7 +1,5 @@
 """The options of ``generate``: a request, and where it goes. An image that was made gives its request back."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

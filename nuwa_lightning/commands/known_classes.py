@@ -1,7 +1,5 @@
 """Our own classes by option, for help and suggestions."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from nuwa_lightning.callbacks.reconstruction_sheet import ReconstructionSheet

@@ -1,7 +1,5 @@
 """``make-shards``: what a recipe of stage 2 learns from, encoded once into shards, by many processes."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Options of a command: one dataclass says them all; flags, a YAML file (``--config``) and ``--help`` follow."""
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import functools

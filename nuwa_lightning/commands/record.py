@@ -1,7 +1,5 @@
 """What a run remembers of itself: versions, machine, data sources, settings."""
 
-from __future__ import annotations
-
 import contextlib
 import re
 import tempfile

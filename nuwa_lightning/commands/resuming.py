@@ -1,7 +1,5 @@
 """Going on with a run: which checkpoint ``--ckpt_path`` means and whether it fits, and what to do when it is done."""
 
-from __future__ import annotations
-
 import logging
 import shlex
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """``serve``: a local page on which canvases are looked at, grown and made again in part."""
 
-from __future__ import annotations
-
 import functools
 import secrets
 import sys

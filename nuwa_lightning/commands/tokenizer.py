@@ -18,6 +18,7 @@ from typing import Any, cast
 import torch
 
 from nuwa_lightning.data.folders import locked
+from nuwa_lightning.environment import RANKS, is_first
 from nuwa_lightning.errors import ToldError, UsageError
 from nuwa_lightning.generation.pretrained import Generator, load_generator
 from nuwa_lightning.hub import find_part
@@ -30,8 +31,7 @@ from nuwa_lightning.tokenizers.pretrained import load_pixel_guided, load_tokeniz
 from nuwa_lightning.tokenizers.windows import WindowedTokenizer
 
 _LOG = logging.getLogger(__name__)
-_RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
-_TOGETHER: tuple[str, ...] = (*_RANKS, "GROUP_", "ROLE_", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_")
+_TOGETHER: tuple[str, ...] = (*RANKS, "GROUP_", "ROLE_", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_")
 _TOGETHER += ("TORCHELASTIC_", "SLURM_", "PMI_", "OMPI_")
 """Beginnings of names of what torchrun, SLURM and MPI tell each process."""
 
@@ -318,7 +318,7 @@ class Refinement:
         half = max(1, (os.cpu_count() or 2) // 2)
         # Fixed, also when nothing is refined this time: sums in another number of threads may differ in the last bit.
         torch.set_num_threads(half)
-        if finished or any(os.environ.get(name, "0") != "0" for name in _RANKS):  # the first process does it
+        if finished or not is_first():
             return cls(None, source)
         log = run_folder / "refinement.log"
         run_folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,5 @@
 """``fit``, ``validate``, ``test``, ``predict``: Lightning's command line, with both stages end to end."""
 
-from __future__ import annotations
-
 import contextlib
 import inspect
 import logging
@@ -47,6 +45,7 @@ from nuwa_lightning.data.image_folder import PhotosDataModule
 from nuwa_lightning.data.token_data import TokenDataModule
 from nuwa_lightning.data.token_windows import TokenWindowsModule
 from nuwa_lightning.data.video_data import VideosDataModule
+from nuwa_lightning.environment import is_first
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.coarse_plan import CoarseEncoder
 from nuwa_lightning.generation.pretrained import save_generator
@@ -119,8 +118,7 @@ class NuwaCLI(LightningCLI):
 
     def _record_stop(self, stopped: Stopped) -> None:
         """Note a signal outside of the training loop; what the folder says of an earlier run stays."""
-        another = os.environ.get("LOCAL_RANK", "0") != "0"
-        if self.options is None or self.subcommand != "fit" or self._trial or another:
+        if self.options is None or self.subcommand != "fit" or self._trial or not is_first():
             return
         path = Path(self.options.run) / "record.json"
         with contextlib.suppress(OSError):  # no room, no right: the line tells of the signal
@@ -340,6 +338,7 @@ class NuwaCLI(LightningCLI):
     def before_validate(self) -> None:
         """Provide the tokenizer."""
         self._check_data()
+        check_strategy(self.trainer.strategy, self.model, self.options.get("ckpt_path"))
         check_checkpoint(self.options.get("ckpt_path"), self.model)
         if isinstance(self.model, NuwaInfinityModule):
             self._attach_tokenizer(make=False)

@@ -1,7 +1,5 @@
 """Callbacks that watch a metric: one that is not there when they look is refused before anything is trained."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -7,8 +7,6 @@ Texts are UTF-8 or UTF-16; what is neither is read as Windows wrote it (cp1252),
 one character or in two make no difference, neither in names nor in captions.
 """
 
-from __future__ import annotations
-
 import codecs
 import csv
 import io

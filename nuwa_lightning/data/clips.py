@@ -4,8 +4,6 @@ Decoding a video costs far more than training on it, so each is decoded once: it
 as one plain array, which is mapped. Cuts are looked for among all frames, before any is dropped.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import json

@@ -1,7 +1,5 @@
 """Cutting square crops from prepared photos: at random for training, at the centre for validation."""
 
-from __future__ import annotations
-
 import functools
 import logging
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What the data modules have in common: loaders that resume exactly, and samples that are prepared once."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os

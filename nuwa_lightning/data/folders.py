@@ -1,7 +1,5 @@
 """Which files of a folder are samples, where derived data lies, what stands for a file's content; building once."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import os

@@ -3,8 +3,6 @@
 Legend: Y, X pixels along the axes, 3 colours.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import dataclass
@@ -119,7 +117,6 @@ class GiantImage(PhotoSource):
         return [Photo(folder / crop.name, crop.name, self.caption, crop.name) for crop in crops]
 
     def option(self, split: Split) -> tuple[str, str]:
-        """See `PhotoSource.option`."""
         return "data.photos.path", str(self.path)
 
     def record(self) -> dict[str, object]:

@@ -4,8 +4,6 @@ Batches are dicts: ``image`` float32 (B, 3, Y, X) in [-1, 1] and ``index`` int64
 usable ones of its split.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 from typing import Any, final
@@ -60,28 +58,23 @@ class PhotosDataModule(PreparedDataModule[PreparedPhotos]):
         return self.crops.size if split == "train" else self.crops.validation_size
 
     def prepare_split(self, split: Split) -> PreparedPhotos:
-        """See `PreparedDataModule.prepare_split`."""
         sides = self.crops.short_sides if split == "train" else self.crops.val_short_sides
         cache = cache_folder(self.cache)
         photos = self.photos.photos(split)
         return prepare_photos(photos, sides, crop=self._size(split), cache=cache, max_pixels=self.max_pixels)
 
     def training_batches(self, rank: int, world: int) -> RandomBatches:
-        """See `StreamingDataModule.training_batches`."""
         photos = self.prepared("train")
         draw = functools.partial(random_crop, photos, self.crops)
         return RandomBatches(draw, len(photos), self.batch_size, self.seed, rank, world)
 
     def validation_samples(self) -> FixedSamples[tuple[int, int]]:
-        """See `StreamingDataModule.validation_samples`."""
         return center_crops(self.prepared("val"), self.crops.validation_size)
 
     def settings(self) -> dict[str, Any]:
-        """See `PreparedDataModule.settings`."""
         return {"crops": repr(self.crops)}
 
     def nothing_usable(self, split: Split, found: PreparedPhotos) -> UsageError:
-        """See `PreparedDataModule.nothing_usable`."""
         option, value = self.photos.option(split)
         if found.left_out["too_small"] and not found.skipped:
             size = self._size(split)

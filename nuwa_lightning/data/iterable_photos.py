@@ -101,7 +101,6 @@ class IterablePhotos(PhotoSource):
         return list(self._split[split])
 
     def option(self, split: Split) -> tuple[str, str]:
-        """See `PhotoSource.option`."""
         return "data.photos", self.name
 
     def record(self) -> dict[str, object]:

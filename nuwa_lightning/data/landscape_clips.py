@@ -5,8 +5,6 @@ that rises into the sky, beside a street, a bird and a square with people. So mo
 pans and zooms over a photograph. Such videos are marked as synthetic wherever they are named.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import logging
@@ -123,7 +121,6 @@ class LandscapeClips(VideoSource):
         return real + [self._moved(photo, number) for photo in photos for number in range(self.motions)]
 
     def option(self, split: Split) -> tuple[str, str]:
-        """See `VideoSource.option`."""
         return "cache", str(self.folder)
 
     def record(self) -> dict[str, object]:

@@ -5,8 +5,6 @@ sha256, size, licence, author, a caption, and the scene it shows. The licences a
 own: fetch, train, show with attribution, but do not redistribute the files without reading them.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import importlib.resources
@@ -135,7 +133,6 @@ class LandscapePhotos(PhotoSource):
         return self._fetched(split) if self._fetched("train") else _fallback(split)
 
     def option(self, split: Split) -> tuple[str, str]:
-        """See `PhotoSource.option`."""
         return "cache", str(self.folder)
 
     def record(self) -> dict[str, object]:

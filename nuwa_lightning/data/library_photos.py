@@ -217,7 +217,6 @@ class WebDatasetPhotos(IterablePhotos):
         return len(self._tars())
 
     def part(self, number: int, size: int) -> Iterator[tuple[Pixels, str]]:
-        """See `IterablePhotos.part`."""
         read = _library("webdataset.tariterators")
         path = self._tars()[number]
         try:
@@ -234,7 +233,6 @@ class WebDatasetPhotos(IterablePhotos):
             raise UsageError("data.photos.tars", path, " ".join(str(error).split())) from error
 
     def samples(self) -> Iterator[tuple[Pixels, str]]:
-        """See `IterablePhotos.samples`."""
         for number in range(self.parts(1)):
             yield from self.part(number, 1)
 

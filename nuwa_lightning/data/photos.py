@@ -1,7 +1,5 @@
 """What a data module reads from: photos, split by whole photos into training and validation."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from typing import final
 
@@ -27,7 +25,6 @@ class PhotoSource(Source):
         """
 
     def listed(self, split: Split) -> list[Photo]:
-        """Return the photos of ``split``."""
         return self.photos(split)
 
 
@@ -41,5 +38,4 @@ class FolderPhotos(FolderSource[Photo], PhotoSource):
     hint = "PNG, JPEG, WebP, TIFF or BMP"
 
     def photos(self, split: Split) -> list[Photo]:
-        """See `FolderSource.listed`."""
         return self.listed(split)

@@ -5,8 +5,6 @@ by the content of the photo and the size, so that a second run, or another recip
 for that (``limit_bytes``) is decoded at every access instead.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Callable, Sequence

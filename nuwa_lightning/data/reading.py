@@ -7,8 +7,6 @@ files included), 16-bit gray scaled rather than clipped. What was changed by tha
 Metadata never costs the pixels: what of it cannot be read is passed over.
 """
 
-from __future__ import annotations
-
 import errno
 import importlib.util
 import io

@@ -4,8 +4,6 @@ Everything is a function of the seed and the place in the world, so a scene can 
 same scene seen from further on. NumPy only.
 """
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import asdict, dataclass, fields
 from typing import Final
@@ -80,10 +78,7 @@ _WORDS: Final[dict[str, dict[str | bool, tuple[str, ...]]]] = {
         "grey": ("a grey sky", "an overcast grey sky"),
         "red": ("a red sky", "a glowing red sky"),
     },
-    "mountains": {
-        True: ("mountains", "high peaks", "mountain ranges"),
-        False: ("plains", "flat land", "open fields"),
-    },
+    "mountains": {True: ("mountains", "high peaks", "mountain ranges"), False: ("plains", "flat land", "open fields")},
     "water": {True: ("a lake", "calm water", "a wide lake"), False: ("no water", "dry land", "no lake")},
     "snow": {True: ("snowy", "snow-covered", "wintry"), False: ("green", "grassy", "summery")},
     "motion": {

@@ -59,11 +59,6 @@ class TokenShardsDataModule(TokenWindowsModule):
             raise UsageError("data.whole_height", True, "shards are not sorted by height: give false")
 
     def open_bank(self, tokenizer: TokenizerLike, encode: Encode | None) -> TokenShards:
-        """See `TokenWindowsModule.open_bank`.
-
-        Raises:
-            UsageError: if the shards are of another tokenizer, or hold grids that are smaller than a window.
-        """
         index = self.shards.index
         if index["fingerprint"] != tokenizer.fingerprint():
             hint = "was made with another tokenizer: name that one, or make the shards anew, in a new folder"
@@ -80,7 +75,6 @@ class TokenShardsDataModule(TokenWindowsModule):
         return self.shards
 
     def encoded_captions(self, encoder: TextEncoderLike) -> _ShardCaptions:
-        """See `TokenWindowsModule.encoded_captions`."""
         every = [one for some in self.shards.index["shards"].values() for one in some]
         without = sum(one["photos"] - one["captions"] for one in every)
         if without:
@@ -90,7 +84,6 @@ class TokenShardsDataModule(TokenWindowsModule):
         return _ShardCaptions(self.shards, encoder)
 
     def shrunk_to(self) -> tuple[str, str]:
-        """See `TokenWindowsModule.shrunk_to`."""
         return "the sizes that the shards were made of", "make the shards anew"
 
 

@@ -1,7 +1,5 @@
 """Making shards: many processes, each some parts of a source; what is finished stays (ours)."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

@@ -3,8 +3,6 @@
 Shape legend: Y, X pixels along the axes, 3 colours.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, final
@@ -68,7 +66,6 @@ class Drift(Steady):
     """
 
     def frames(self, path: Path) -> Iterator[tuple[float, Frame]]:
-        """Yield the frames with their times in seconds."""
         from PIL import Image
 
         photo = photograph(path)

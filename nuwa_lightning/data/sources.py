@@ -156,14 +156,12 @@ class FolderSource(Source, Generic[T]):
         return [sample for sample in usable if (sample.scene in out) == (split == "val")]
 
     def set_aside(self, unusable: Collection[Path]) -> bool:
-        """See `Source.set_aside`."""
         if self.val_roots or self._unusable.issuperset(unusable):
             return False
         self._unusable |= frozenset(unusable)
         return True
 
     def option(self, split: Split) -> tuple[str, str]:
-        """See `Source.option`."""
         if split == "val" and self.val_roots:
             return "val_root", ", ".join(map(str, self.val_roots))
         return "root", ", ".join(map(str, self.roots))

@@ -5,8 +5,6 @@ computed from (seed, n), and where to go on is read from the trainer's progress,
 resumed run sees the very batches that it would have seen.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A set of drawn landscapes with captions, made on the spot; see `nuwa_lightning.data.scenes`."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 from pathlib import Path
@@ -79,7 +77,6 @@ class SyntheticLandscapes(PhotoSource):
         ]
 
     def option(self, split: Split) -> tuple[str, str]:
-        """See `PhotoSource.option`."""
         return "cache", str(self.folder)
 
     def record(self) -> dict[str, object]:

@@ -1,7 +1,5 @@
 """Videos of drawn landscapes with captions, made on the spot; see `nuwa_lightning.data.scenes`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +90,6 @@ class SyntheticVideos(VideoSource):
         ]
 
     def option(self, split: Split) -> tuple[str, str]:
-        """See `VideoSource.option`."""
         return "cache", str(self.file)
 
     def record(self) -> dict[str, object]:

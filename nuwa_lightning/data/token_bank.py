@@ -4,8 +4,6 @@ Training stage 2 from the bank costs no encoding. A bank appears whole or not at
 was: what is finished waits in a folder ending in ``.part``.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import json
@@ -197,16 +195,13 @@ class TokenBank(TokenGrids):
 
     @property
     def name(self) -> str:
-        """See `TokenGrids.name`."""
         return self.folder.name
 
     @property
     def left_out(self) -> tuple[Sequence[str], Sequence[str]]:
-        """See `TokenGrids.left_out`."""
         return self.skipped, self.too_small
 
     def fitting(self, split: Split, fits: Fits, captions: Sequence[str] | None = None) -> list[list[BankEntry]]:
-        """See `TokenGrids.fitting`."""
         found: dict[int, list[BankEntry]] = {}
         for entry in self.entries:
             if captions is not None and not captions[entry.photo]:
@@ -220,7 +215,6 @@ class TokenBank(TokenGrids):
         return {name: value for name, value in self.__dict__.items() if name != "_flat"}
 
     def __len__(self) -> int:
-        """Return the number of tokens in all grids."""
         return int(self._flat.shape[0])
 
     def tokens(self, entry: BankEntry) -> Tokens:

@@ -171,7 +171,6 @@ class TokenClipsDataModule(TokenWindowsModule):
         self._too_short: list[str] | None = None
 
     def open_bank(self, tokenizer: TokenizerLike, encode: Encode | None) -> TokenBank:
-        """See `TokenWindowsModule.open_bank`."""
         found = self._prepared()
         return build_clip_bank(
             found,
@@ -196,7 +195,6 @@ class TokenClipsDataModule(TokenWindowsModule):
         return found
 
     def shard_parts(self, tokenizer: TokenizerLike, size: int) -> ShardParts:
-        """See `TokenWindowsModule.shard_parts`."""
         self.videos.prepare()
         most = max(self.longest, self.clips.reach)
         chunks = in_chunks(
@@ -211,5 +209,4 @@ class TokenClipsDataModule(TokenWindowsModule):
         return {**super().record(), **({} if self._too_short is None else {"too_short": self._too_short})}
 
     def shrunk_to(self) -> tuple[str, str]:
-        """See `TokenWindowsModule.shrunk_to`."""
         return f"data.clips.short_side={self.clips.short_side}", "raise that"

@@ -5,8 +5,6 @@ window of a whole photo's tokens is what encoding the window with its surroundin
 give grids that differ as crops of pixels would.
 """
 
-from __future__ import annotations
-
 import functools
 import logging
 from abc import ABC, abstractmethod
@@ -281,12 +279,10 @@ class TokenDataModule(TokenWindowsModule):
         self.max_pixels = max_pixels
 
     def open_bank(self, tokenizer: TokenizerLike, encode: Encode | None) -> TokenBank:
-        """See `TokenWindowsModule.open_bank`."""
         self._set_odd_aside(tokenizer.downsample_factor)
         return self._build(tokenizer, encode=encode)
 
     def open_coarse_bank(self, tokenizer: TokenizerLike, coarse: CoarseLike) -> TokenBank:
-        """See `TokenWindowsModule.open_coarse_bank`."""
         return self._build(tokenizer, coarse=coarse)
 
     def _build(
@@ -304,7 +300,6 @@ class TokenDataModule(TokenWindowsModule):
         )
 
     def shard_parts(self, tokenizer: TokenizerLike, size: int) -> ShardParts:
-        """See `TokenWindowsModule.shard_parts`."""
         source, settings, factor = self.photos, self.settings, tokenizer.downsample_factor
 
         def item(split: Split, photo: Photo) -> _PassingItem:
@@ -366,5 +361,4 @@ class TokenDataModule(TokenWindowsModule):
             _LOG.warning("leaving out %d of %d photos, damaged or too small: %s", len(odd), total, named)
 
     def shrunk_to(self) -> tuple[str, str]:
-        """See `TokenWindowsModule.shrunk_to`."""
         return f"one of {list(self.settings.short_sides)}", "raise data.bank.short_sides"

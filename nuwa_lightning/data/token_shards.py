@@ -145,10 +145,8 @@ class TokenShards(TokenGrids, Source):
         try:
             index = read_json(path, longest=_LONGEST)
         except OSError:
-            made, parts = len(list(self.folder.glob("parts/*.json"))), "all"
-            if made:
-                parts = str(read_json(self.folder / "about.json").get("parts", parts))
-            hint = f"{made} of {parts} parts are made: run make-shards (again), it goes on where it was"
+            made = len(list(self.folder.glob("parts/*.json")))
+            hint = f"{made} parts are made, not all: run make-shards (again), it goes on where it was"
             raise UsageError("data.shards", self.folder, hint) from None
         except ValueError as error:
             raise UsageError("data.shards", path, f"damaged ({error}); run make-shards again") from None
@@ -176,12 +174,10 @@ class TokenShards(TokenGrids, Source):
 
     @property
     def name(self) -> str:
-        """See `TokenGrids.name`."""
         return str(self.index["name"])
 
     @property
     def left_out(self) -> tuple[Sequence[str], Sequence[str]]:
-        """See `TokenGrids.left_out`."""
         left_out = self.index.get("left_out", {})
         return left_out.get("skipped", []), left_out.get("too_small", [])
 
@@ -260,7 +256,6 @@ class TokenShards(TokenGrids, Source):
         return ()
 
     def option(self, split: Split) -> tuple[str, str]:
-        """See `Source.option`."""
         return "data.shards", str(self.folder)
 
     def record(self) -> dict[str, object]:

@@ -296,12 +296,6 @@ class TokenWindowsModule(StreamingDataModule):
             _ = self.banks
 
     def training_batches(self, rank: int, world: int) -> BatchMaker:
-        """See `StreamingDataModule.training_batches`.
-
-        Raises:
-            UsageError: if no tokenizer is attached or nothing is as large as a window.
-        """
-
         def batches(window: Window) -> RandomBatches:
             choices = self._fitting("train", window)
             if not choices:
@@ -330,7 +324,6 @@ class TokenWindowsModule(StreamingDataModule):
         return FixedSamples(places, functools.partial(_cut, self.banks, self.window))
 
     def collate(self) -> _Collate:
-        """See `StreamingDataModule.collate`."""
         return _Collate(self.captions)
 
     def record(self) -> dict[str, object]:

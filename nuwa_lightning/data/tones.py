@@ -1,7 +1,5 @@
 """Tones and colors of images: profiles, deep samples, transparency, all into 8-bit sRGB."""
 
-from __future__ import annotations
-
 import functools
 import io
 from typing import Any, Final

@@ -4,8 +4,6 @@ Batches are dicts: ``video`` float32 (B, T, 3, Y, X) in [-1, 1], ``index`` int64
 usable ones of its split, and ``caption``, a list of B texts, "" for none.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from typing import Any, final
@@ -73,7 +71,6 @@ class VideosDataModule(PreparedDataModule[PreparedVideos]):
         self.reader: ReaderName = reader
 
     def prepare_split(self, split: Split) -> PreparedVideos:
-        """See `PreparedDataModule.prepare_split`."""
         videos, reader = self.videos.videos(split), make_reader(self.reader)
         found = prepare_videos(videos, self.clips, reader=reader, cache=cache_folder(self.cache))
         large = tuple(entry for entry in found.entries if min(entry.array().shape[1:3]) >= self.size)
@@ -83,7 +80,6 @@ class VideosDataModule(PreparedDataModule[PreparedVideos]):
         return dataclasses.replace(found, entries=large, left_out={**found.left_out, "too_small": small})
 
     def training_batches(self, rank: int, world: int) -> RandomBatches:
-        """See `StreamingDataModule.training_batches`."""
         videos = self.prepared("train")
         draw = functools.partial(_random_clip, videos, self.clips, self.size, self.flip)
         return RandomBatches(draw, len(videos), self.batch_size, self.seed, rank, world)
@@ -107,11 +103,9 @@ class VideosDataModule(PreparedDataModule[PreparedVideos]):
         return {**super().record(), "real": real, "synthetic": synthetic}
 
     def settings(self) -> dict[str, Any]:
-        """See `PreparedDataModule.settings`."""
         return {"clips": repr(self.clips)}
 
     def nothing_usable(self, split: Split, found: PreparedVideos) -> UsageError:
-        """See `PreparedDataModule.nothing_usable`."""
         if found.left_out["too_small"]:
             hint = f"all videos of {self.videos.option(split)[1]} are smaller: use larger videos or a smaller size"
             return UsageError("data.size", self.size, hint)

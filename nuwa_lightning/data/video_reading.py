@@ -1,7 +1,5 @@
 """Reading videos from files that nobody vouched for: every frame with its time, or one clear error."""
 
-from __future__ import annotations
-
 import importlib.util
 import logging
 import re

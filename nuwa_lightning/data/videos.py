@@ -155,7 +155,6 @@ class VideoSource(Source):
         """
 
     def listed(self, split: Split) -> list[Video]:
-        """Return the videos of ``split``."""
         return self.videos(split)
 
 
@@ -169,5 +168,4 @@ class FolderVideos(FolderSource[Video], VideoSource):
     hint = "MP4, WebM, MKV, AVI or MOV"
 
     def videos(self, split: Split) -> list[Video]:
-        """See `FolderSource.listed`."""
         return self.listed(split)

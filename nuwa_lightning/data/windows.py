@@ -84,7 +84,6 @@ class WholeImage(WindowReader):
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width in pixels."""
         return self._pixels_YX3.shape[0], self._pixels_YX3.shape[1]
 
     def _read(self, top: int, left: int, height: int, width: int) -> Pixels:
@@ -130,7 +129,6 @@ class TiffWindows(WindowReader):
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width in pixels."""
         return self._page.imagelength, self._page.imagewidth
 
     def _read(self, top: int, left: int, height: int, width: int) -> Pixels:
@@ -184,7 +182,6 @@ class TiffWindows(WindowReader):
         return None if segment is None else np.asarray(segment[0])
 
     def close(self) -> None:
-        """Let go of the file."""
         self._part.cache_clear()
         self._page.parent.close()
 

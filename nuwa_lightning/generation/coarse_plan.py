@@ -12,8 +12,6 @@ canvas changes: pool, direction and waves are what they are without a plan.
 Shape legend: B images, Y/X rows and columns of the canvas, y/x of the coarse one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, final

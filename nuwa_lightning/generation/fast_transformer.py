@@ -11,8 +11,6 @@ positions of a patch, I/O width of input and output, W model width, H query head
 K codes, E code width, C context patches, S key positions.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Final, Literal, final, get_args
@@ -97,13 +95,11 @@ class Exact(Product):
         self._bias_O = bias_O
 
     def of(self, h_MI: Tensor) -> Tensor:
-        """Return ``[M, O]``."""
         if self._bias_O is None:
             return torch.mm(h_MI, self._weight_IO)
         return torch.addmm(self._bias_O, h_MI, self._weight_IO)
 
     def add_to(self, x_MO: Tensor, h_MI: Tensor) -> Tensor:
-        """Return ``x + h @ matrix + bias``."""
         if self._bias_O is not None:
             x_MO = x_MO + self._bias_O
         return x_MO.addmm_(h_MI, self._weight_IO)
@@ -118,12 +114,10 @@ class CompiledExact(Product):
         self._bias_O = None if bias_O is None else bias_O.contiguous()
 
     def of(self, h_MI: Tensor) -> Tensor:
-        """Return ``[M, O]``."""
         out_MO = h_MI.new_empty(len(h_MI), self._outputs)
         return self._loops.product(h_MI, self._packed, self._bias_O, out_MO, add=False)
 
     def add_to(self, x_MO: Tensor, h_MI: Tensor) -> Tensor:
-        """Return ``x + h @ matrix + bias``."""
         return self._loops.product(h_MI, self._packed, self._bias_O, x_MO.contiguous(), add=True)
 
 
@@ -155,12 +149,10 @@ class Int8(Product):
         self._weight_IO = whole_OI.t()
 
     def of(self, h_MI: Tensor) -> Tensor:
-        """Return ``[M, O]``."""
         scale_M1, out_MO = self._raw(h_MI)
         return torch.addcmul(self._bias_O, out_MO, scale_M1)
 
     def add_to(self, x_MO: Tensor, h_MI: Tensor) -> Tensor:
-        """Return ``x + h @ matrix + bias``."""
         scale_M1, out_MO = self._raw(h_MI)
         return (x_MO + self._bias_O).addcmul_(out_MO, scale_M1)
 
@@ -180,11 +172,9 @@ class CompiledInt8(Product):
         self._matrix, self._compiled = PackedMatrix(*_whole_numbers(weight_OI, bias_O)), compiled
 
     def of(self, h_MI: Tensor) -> Tensor:
-        """Return ``[M, O]``."""
         return self._compiled.product(h_MI.float(), self._matrix)
 
     def add_to(self, x_MO: Tensor, h_MI: Tensor) -> Tensor:
-        """Return ``x + h @ matrix + bias``."""
         return self._compiled.product(h_MI.float(), self._matrix, x_MO)
 
 
@@ -210,10 +200,7 @@ class DecodingLayer:
         )
         self._parts = [self.num_heads, self.num_kv_heads, self.num_kv_heads]
         self._qkv = product(
-            torch.cat([attention.query.weight, attention.key.weight, attention.value.weight]),
-            None,
-            number,
-            loops=loops,
+            torch.cat([attention.query.weight, attention.key.weight, attention.value.weight]), None, number, loops=loops
         )
         self._out = _scaled(attention.out, layer.scale_attention, number, loops=loops)
         self._inner = product(wide.inner.weight, wide.inner.bias, number, loops=loops)

@@ -212,12 +212,7 @@ class GuidanceBatch:
     """
 
     def __init__(
-        self,
-        prompts: Prompts | None,
-        canvases: int,
-        *,
-        plan: float = 1.0,
-        neighbors: Sequence[Neighbor] = (),
+        self, prompts: Prompts | None, canvases: int, *, plan: float = 1.0, neighbors: Sequence[Neighbor] = ()
     ) -> None:
         self._prompts, self._canvases, self._plan = prompts, canvases, plan
         coarse = [k for k, each in enumerate(neighbors) if each.coarse]

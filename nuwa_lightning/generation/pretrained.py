@@ -6,15 +6,14 @@ that a folder from a stranger cannot run code.
 Shape legend: K codes, E code width.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import importlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, ClassVar, Final, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,7 +25,7 @@ from nuwa_lightning.generation.local import AutoregressiveLocalDecoder, LocalDec
 from nuwa_lightning.generation.processes import Processes
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
-from nuwa_lightning.hub import find_run
+from nuwa_lightning.hub import Pretrained, find_run
 from nuwa_lightning.legacy import upgrade_state, upgraded
 from nuwa_lightning.models.nuwa_infinity import PatchTransformer, TransformerConfig
 from nuwa_lightning.models.unfilled import unfilled
@@ -58,8 +57,8 @@ _HOME: Final = "nuwa_lightning."
 
 
 @dataclass(frozen=True)
-class Generator:
-    """What it takes to write tokens.
+class Generator(Pretrained):
+    """What it takes to write tokens: the patch transformer, and how it was trained.
 
     Attributes:
         model: the transformer, in evaluation mode.
@@ -82,6 +81,15 @@ class Generator:
     text_encoder: TextEncoder | None = None
     frames: int = 1
     plan: CoarsePlan | None = None
+    part: ClassVar[Literal["model"]] = "model"
+
+    @classmethod
+    def _loaded(cls, folder: Path, own: Sequence[type[Any]]) -> object:
+        return load_generator(folder, own=own)
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """See :func:`save_generator`."""
+        save_generator(Path(folder), self)
 
     def renderer(
         self,
@@ -180,10 +188,7 @@ def save_generator(folder: str | Path, generator: Generator, *, dtype: torch.dty
 
 
 def load_generator(
-    folder: str | Path,
-    *,
-    direction: DirectionController | None = None,
-    own: Sequence[type[Strategy]] = (),
+    folder: str | Path, *, direction: DirectionController | None = None, own: Sequence[type[Strategy]] = ()
 ) -> Generator:
     """Read the folder.
 
@@ -230,9 +235,7 @@ def load_generator(
         raise UsageError("checkpoint", folder, f"is damaged ({reason}): train it again or name another run") from None
     if pool.embedding_extent != model.embedding_extent:
         raise UsageError(
-            "own",
-            pool,
-            f"the model was trained for offsets up to {model.embedding_extent}: train with this pool first",
+            "own", pool, f"the model was trained for offsets up to {model.embedding_extent}: train with this pool first"
         )
     if encoder is not None and encoder.fingerprint() != config.get("text_fingerprint"):
         raise UsageError("checkpoint", folder, f"{encoder} is not what it was in training: install that one again")

@@ -1,7 +1,5 @@
 """Which region of a canvas a patch lies in: that whose rectangle holds the patch's center."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass

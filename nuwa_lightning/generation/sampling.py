@@ -3,8 +3,6 @@
 Shape legend: R rows, K codes, N tokens per patch, k candidates, n places (or runs of codes).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Final
 

@@ -11,8 +11,6 @@ patch, L = 1 + N positions, J tokens that a position reads, C context patches, S
 key/value heads, D head width, K codes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, Final, final
 

@@ -7,8 +7,6 @@ and edges in place, instead of finding them from noise.
 Symbols: P numbers in a square of pixels (3 colours x side x side), N components kept of them, C channels.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

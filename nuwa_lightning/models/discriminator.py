@@ -3,8 +3,6 @@
 Shapes: B batch, C channels, Y/X rows and columns.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from itertools import pairwise
 

@@ -3,8 +3,6 @@
 Shape legend: P steps of the plan, N tokens per patch, C context patches.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass

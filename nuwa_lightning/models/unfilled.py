@@ -1,7 +1,5 @@
 """Modules of which only the shapes are made: their weights are read afterwards."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -26,6 +26,7 @@ from torch import distributed as dist
 from torch.nn import functional
 
 from nuwa_lightning.legacy import first_keys, first_name
+from nuwa_lightning.tokenizers.sharing import PretrainedTokenizer
 
 
 @dataclass(frozen=True)
@@ -468,7 +469,7 @@ def _gather(x_ND: Tensor) -> Tensor:
 # -- the tokenizer -----------------------------------------------------------------------------------------------------
 
 
-class Autoencoder(nn.Module, ABC):
+class Autoencoder(nn.Module, PretrainedTokenizer):
     """Images to tokens and back by an encoder, a quantizer and a decoder; a subclass says what these are."""
 
     quantizer: Any
@@ -590,7 +591,6 @@ class VQGAN(Autoencoder):
 
     @property
     def downsample_factor(self) -> int:
-        """Pixels per side of the square that one token stands for."""
         return self.encoder.downsample_factor
 
     @property
@@ -610,7 +610,6 @@ class VQGAN(Autoencoder):
         return z_BDYX
 
     def decode_features(self, z_BDYX: Tensor) -> Tensor:
-        """Return the images ``image_B3YX`` of code vectors, not clamped (for training)."""
         image_B3YX: Tensor = self.decoder(z_BDYX.contiguous(memory_format=torch.channels_last))
         return image_B3YX
 

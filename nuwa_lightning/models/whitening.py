@@ -1,7 +1,5 @@
 """Code vectors as the patch transformer reads them. Shape legend: K codes, E width of a code vector."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -3,8 +3,6 @@
 Numbers of steps and patches only, as in ``schedule``; no torch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import final

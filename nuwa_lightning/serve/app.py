@@ -1,7 +1,5 @@
 """The page's server: what is looked at by GET, what is changed by POST, what happens by server-sent events."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import json
@@ -309,11 +307,7 @@ def application(page: Page, *, host: str, token: str | None) -> Guard:
         HTTPException: _http,
         Exception: _fault,
     }
-    return Guard(
-        Starlette(routes=routes, exception_handlers=handlers, lifespan=page.running),
-        host=host,
-        token=token,
-    )
+    return Guard(Starlette(routes=routes, exception_handlers=handlers, lifespan=page.running), host=host, token=token)
 
 
 @final

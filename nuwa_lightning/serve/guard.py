@@ -4,8 +4,6 @@ A page of somebody else that is open in the same browser can send requests here.
 after DNS rebinding, has an ``Origin`` of its own, and cannot send JSON without asking first, which is never granted.
 """
 
-from __future__ import annotations
-
 import ipaddress
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping

@@ -4,8 +4,6 @@ What a job makes is on the disk wave by wave, and whoever looks reads it there; 
 nothing but the last seconds. The canvas that was edited last stays locked, so that another process is told.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

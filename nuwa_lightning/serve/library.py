@@ -1,7 +1,5 @@
 """The canvases of a folder, by ids that say nothing of paths; and the images that were uploaded."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 import secrets

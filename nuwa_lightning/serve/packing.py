@@ -1,7 +1,5 @@
 """Folders as ZIP files, block by block, so that one of any size is sent from flat memory (ours)."""
 
-from __future__ import annotations
-
 import io
 import os
 import zipfile

@@ -1,7 +1,5 @@
 """The command line and the Python lines that make a canvas again."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Mapping
 from typing import Any

@@ -7,8 +7,6 @@ levels of a canvas of any size come at once.
 Shape legend: K codes, Y/X rows and columns, C colors and opacity.
 """
 
-from __future__ import annotations
-
 import io
 import threading
 from collections import OrderedDict

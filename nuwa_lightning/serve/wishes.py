@@ -1,7 +1,5 @@
 """What the page may ask for, read from JSON that anybody may have written."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The one process that owns the model: its queue, its progress, and another one when it dies (ours)."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import multiprocessing
@@ -34,10 +32,7 @@ class Worker:
     """
 
     def __init__(
-        self,
-        load: Callable[[], NuwaInfinityPipeline],
-        library: Library,
-        tell: Callable[[str, Mapping[str, Any]], None],
+        self, load: Callable[[], NuwaInfinityPipeline], library: Library, tell: Callable[[str, Mapping[str, Any]], None]
     ) -> None:
         self._load, self._library, self._tell = load, library, tell
         self._waiting, self._known = deque[tuple[Told, Mapping[str, Any]]](), deque[Told](maxlen=_REMEMBERED)

@@ -3,8 +3,6 @@
 Shape legend: B captions, S tokens of a caption, E width of a token.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging
@@ -207,6 +205,16 @@ class TextEncoder(ABC):
         Raises:
             UsageError: if the encoder is not there.
         """
+
+    def expected_size(self) -> tuple[int, int]:
+        """Return the width E and the tokens S of a long caption, from which ``estimate`` counts; nothing is encoded.
+
+        S is the attribute ``max_tokens`` where an encoder has one, else 77, which CLIP reads.
+
+        Raises:
+            UsageError: if the encoder is not there, as :attr:`width` does.
+        """
+        return self.width, int(getattr(self, "max_tokens", 77))
 
     @abstractmethod
     def fingerprint(self) -> str:

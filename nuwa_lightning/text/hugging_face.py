@@ -7,8 +7,6 @@ read.
 Shape legend: B captions, S tokens of a caption, E width of a token.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import json
@@ -27,6 +25,7 @@ from nuwa_lightning.text.base import TextEncoder, say_cut
 
 _CLIP: Final = ("clip", "clip_text_model")
 """What a whole CLIP and its text half are called in ``config.json``."""
+_CLIP_NAME: Final = "openai/clip-vit-base-patch32"
 
 
 @final
@@ -44,7 +43,7 @@ class ClipTextEncoder(TextEncoder):
         UsageError: if ``max_tokens`` is below 1; if it is above what the model reads, when that is loaded.
     """
 
-    name: str = "openai/clip-vit-base-patch32"
+    name: str = _CLIP_NAME
     max_tokens: int = 77
     long_captions: Literal["cut", "chunks"] = "cut"
 
@@ -53,16 +52,17 @@ class ClipTextEncoder(TextEncoder):
 
     @property
     def width(self) -> int:
-        """See `TextEncoder.width`."""
         return _loaded(self.name, self.max_tokens, clip=True).width
 
+    def expected_size(self) -> tuple[int, int]:
+        """See `TextEncoder.expected_size`; the paper's model is not fetched to be counted."""
+        return (512, self.max_tokens) if self.name == _CLIP_NAME else super().expected_size()
+
     def fingerprint(self) -> str:
-        """See `TextEncoder.fingerprint`."""
         chunks = " chunks" if self.long_captions == "chunks" else ""
         return f"CLIP {_loaded(self.name, self.max_tokens, clip=True).fingerprint} {self.max_tokens}{chunks}"
 
     def encode(self, captions: Sequence[str]) -> list[Tensor]:
-        """See `TextEncoder.encode`."""
         loaded = _loaded(self.name, self.max_tokens, clip=True)
         return loaded.encode(captions, self.max_tokens, chunked=self.long_captions == "chunks")
 
@@ -88,15 +88,12 @@ class HuggingFaceTextEncoder(TextEncoder):
 
     @property
     def width(self) -> int:
-        """See `TextEncoder.width`."""
         return _loaded(self.name, self.max_tokens, clip=False).width
 
     def fingerprint(self) -> str:
-        """See `TextEncoder.fingerprint`."""
         return f"{_loaded(self.name, self.max_tokens, clip=False).fingerprint} {self.max_tokens}"
 
     def encode(self, captions: Sequence[str]) -> list[Tensor]:
-        """See `TextEncoder.encode`."""
         return _loaded(self.name, self.max_tokens, clip=False).encode(captions, self.max_tokens)
 
 

@@ -51,15 +51,12 @@ class MiniLMTextEncoder(TextEncoder):
 
     @property
     def width(self) -> int:
-        """See `TextEncoder.width`."""
         return _WIDTH
 
     def fingerprint(self) -> str:
-        """See `TextEncoder.fingerprint`."""
         return f"MiniLM {_digest(self._files()[0])} {self.max_tokens}"
 
     def encode(self, captions: Sequence[str]) -> list[Tensor]:
-        """See `TextEncoder.encode`."""
         weights, vocabulary = self._files()
         tokens: list[Tensor] = []
         for caption, found in zip(captions, _word_pieces(vocabulary).encode_batch(list(captions)), strict=True):

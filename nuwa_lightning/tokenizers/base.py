@@ -3,8 +3,6 @@
 Shapes: B batch, K codes, D code dimension, Y/X rows and columns.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import inspect
 from collections.abc import Mapping
@@ -20,49 +18,39 @@ class Tokenizer(Protocol):
     @property
     def downsample_factor(self) -> int:
         """Pixels per side of the square that one token stands for."""
-        ...
 
     @property
     def codebook_size(self) -> int:
         """How many different tokens there are (K)."""
-        ...
 
     @property
     def codebook_dim(self) -> int:
         """Length of a code vector (D)."""
-        ...
 
     @property
     def codebook_KD(self) -> Tensor:
         """The code vectors."""
-        ...
 
     @property
     def encode_halo(self) -> int:
         """How many tokens beyond its own square a token depends on."""
-        ...
 
     @property
     def decode_halo(self) -> int:
         """How many tokens away a token still changes pixels."""
-        ...
 
     @property
     def step(self) -> int:
         """A piece of a canvas that is encoded or decoded by itself begins at a multiple of so many tokens."""
-        ...
 
     def encode(self, image_B3YX: Tensor) -> Tensor:
         """Return the tokens (long, BYX) of images in [-1, 1] whose sides are multiples of the factor."""
-        ...
 
     def decode(self, tokens_BYX: Tensor) -> Tensor:
         """Return images in [-1, 1], ``downsample_factor`` times larger than the token grid."""
-        ...
 
     def fingerprint(self) -> str:
         """Return a hash of everything that decides which tokens an image gets."""
-        ...
 
 
 def class_path(cls: type[Any]) -> str:

@@ -4,8 +4,6 @@ The JSON names a tokenizer's class by its import path and holds plain values. On
 any other has to be given by the caller, so a folder from a stranger cannot run code.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import errno

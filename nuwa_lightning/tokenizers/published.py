@@ -8,8 +8,6 @@ They look at the whole image (GroupNorm, attention), so that canvases need them 
 Shapes: B batch, N vectors, K codes, D code dimension, Y/X rows and columns.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Final, Literal, final, get_args
 
@@ -150,7 +148,6 @@ class PublishedVQGAN(Autoencoder):
 
     @property
     def downsample_factor(self) -> int:
-        """Pixels per side of the square that one token stands for."""
         return self._factor
 
     @property
@@ -164,13 +161,11 @@ class PublishedVQGAN(Autoencoder):
         return _WHOLE
 
     def encode_features(self, image_B3YX: Tensor) -> Tensor:
-        """Return the vectors ``z_BDYX`` before quantisation."""
         self.check_sides(image_B3YX)
         z_BDYX: Tensor = self.encoder((image_B3YX + 1) / 2 if self.pixels == "unit" else image_B3YX)
         return z_BDYX
 
     def decode_features(self, q_BDYX: Tensor) -> Tensor:
-        """Return the images ``image_B3YX`` of code vectors, about [-1, 1], not clamped."""
         made_B3YX: Tensor = self.decoder(q_BDYX)
         return made_B3YX * 2 - 1 if self.pixels == "unit" else made_B3YX
 

@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from nuwa_lightning.tokenizers.base import Tokenizer
+from nuwa_lightning.tokenizers.sharing import PretrainedTokenizer
 
 
 @dataclass(frozen=True)
-class WindowedTokenizer:
+class WindowedTokenizer(PretrainedTokenizer):
     """A tokenizer that works in overlapping windows of another one.
 
     What the windows change is to be measured for each tokenizer, see :func:`window_error`.

@@ -1,7 +1,5 @@
 """Moving averages of the weights of one sub-module."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator
 from typing import Any

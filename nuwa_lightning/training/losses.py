@@ -3,8 +3,6 @@
 Shapes: B batch, Y/X rows and columns, M tokens, K codes.
 """
 
-from __future__ import annotations
-
 import logging
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field

@@ -7,8 +7,6 @@ Of matrices in parts (FSDP2) each process gathers the whole update, since singul
 and keeps its part.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Any, overload
 

@@ -3,8 +3,6 @@
 Shape legend: B samples, P steps of a plan, N tokens per patch, K codes, T/Y/X token axes.
 """
 
-from __future__ import annotations
-
 import math
 import operator
 from collections import defaultdict

@@ -5,8 +5,6 @@
 2.6, all of them here and guarded by a test.
 """
 
-from __future__ import annotations
-
 import inspect
 import math
 from collections.abc import Iterable, Mapping, Sequence

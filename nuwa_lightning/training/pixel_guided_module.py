@@ -5,8 +5,6 @@ The paper tells neither losses nor schedule: those are stage 1's, the rest is ou
 Shapes: B clips, T frames, N pairs of frames, Y/X rows and columns.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -299,12 +297,7 @@ class PixelGuidedModule(ReconstructionModule):
 
 
 def slowed(
-    video_BT3YX: Tensor,
-    *,
-    factor: int,
-    generator: torch.Generator,
-    fastest: int = 2,
-    part: BatchPart = WHOLE,
+    video_BT3YX: Tensor, *, factor: int, generator: torch.Generator, fastest: int = 2, part: BatchPart = WHOLE
 ) -> Tensor:
     """Return clips as long, in which a window moves over the first frame of each at a constant slow speed.
 

@@ -4,8 +4,6 @@ Shape legend: B samples, G samples of all processes that train together, P steps
 K neighbors, S tokens of a sample.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, final

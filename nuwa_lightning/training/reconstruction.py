@@ -3,8 +3,6 @@
 Shapes: B images, Y/X rows and columns.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 from abc import ABC, abstractmethod

@@ -3,8 +3,6 @@
 Shape legend: B samples, P steps of a plan, N tokens per patch, M tokens, K codes, J neighbors, W model width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, final

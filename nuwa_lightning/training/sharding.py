@@ -3,8 +3,6 @@
 Not for models that fit a device: the paper's largest takes 13 GB with AdamW, and DDP exchanges less.
 """
 
-from __future__ import annotations
-
 import pickle
 import shutil
 from pathlib import Path

@@ -3,8 +3,6 @@
 Shapes: B batch, N vectors, K codes, D code dimension, Y/X rows and columns.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Mapping
@@ -149,7 +147,6 @@ class VQGANModule(ReconstructionModule):
         return made if self._windows is None else WindowedTokenizer(made, *self._windows)
 
     def late_metrics(self, total: float) -> dict[str, float]:
-        """Return after how many of ``total`` batches metrics are there that are not from the first; infinity: never."""
         found, name = super().late_metrics(total), self.perceptual.name if self.perceptual is not None else None
         others = (metric for metric in self.metrics if "LPIPS(" in metric and metric != f"val/{name}")
         term = self.loss_weights.adversarial

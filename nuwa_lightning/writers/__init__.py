@@ -1,7 +1,5 @@
 """Writers of images that may be larger than the memory, and of videos that may be longer."""
 
-from __future__ import annotations
-
 from nuwa_lightning.writers.base import ImageSource, ImageWriter, Pixels, VideoWriter, Writer
 from nuwa_lightning.writers.files import (
     IMAGE_WRITERS,

@@ -1,7 +1,5 @@
 """What a writer is: it takes the pixels of a finished image band by band, or of a video frame by frame."""
 
-from __future__ import annotations
-
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -34,7 +32,6 @@ class ImageSource(Protocol):
 
     def rows(self, start: int, stop: int) -> Pixels:
         """Return the rows from ``start`` up to ``stop``, uint8 ``(stop - start, width, 3)``."""
-        ...
 
 
 def bands(source: ImageSource, height: int | None = None) -> Iterator[Pixels]:

@@ -1,7 +1,5 @@
 """From pixels to a file: which writer, whether the name can be written to, and an output that appears whole or not."""
 
-from __future__ import annotations
-
 import glob
 import importlib
 import os

@@ -1,7 +1,5 @@
 """OME-Zarr 0.5 by zarr: a folder of compressed chunks at several scales, all of them filled in one pass."""
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 from collections.abc import Mapping
@@ -28,7 +26,6 @@ class OmeZarrWriter(ImageWriter):
     folder = True
 
     def write(self, source: ImageSource, path: Path, metadata: Mapping[str, Any]) -> None:
-        """Write the image."""
         try:
             import zarr
             from zarr.codecs import BloscCodec

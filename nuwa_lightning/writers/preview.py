@@ -1,7 +1,5 @@
 """A small image of a canvas that is still being written (ours)."""
 
-from __future__ import annotations
-
 import logging
 import time
 from pathlib import Path

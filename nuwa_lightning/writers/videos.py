@@ -1,7 +1,5 @@
 """MP4 by PyAV, GIF and frames by Pillow, WebP by Pillow one frame at a time; none holds more than a few frames."""
 
-from __future__ import annotations
-
 import io
 import json
 import struct
@@ -36,7 +34,6 @@ class Mp4Writer(VideoWriter):
     fastest = 300
 
     def write(self, frames: Iterator[Pixels], path: Path, metadata: Mapping[str, Any], *, fps: Fraction) -> None:
-        """Write the frames."""
         try:
             import av
         except ImportError as error:
@@ -76,7 +73,6 @@ class GifWriter(VideoWriter):
     fastest = 50
 
     def write(self, frames: Iterator[Pixels], path: Path, metadata: Mapping[str, Any], *, fps: Fraction) -> None:
-        """Write the frames."""
         from PIL.GifImagePlugin import getdata, getheader
 
         with path.open("xb") as file:
@@ -120,7 +116,6 @@ class WebpVideoWriter(VideoWriter):
         self.quality = quality
 
     def write(self, frames: Iterator[Pixels], path: Path, metadata: Mapping[str, Any], *, fps: Fraction) -> None:
-        """Write the frames."""
         exif = Image.Exif()
         exif[IMAGE_DESCRIPTION] = packed(metadata)
         end = _chunk(b"EXIF", exif.tobytes().removeprefix(b"Exif\0\0"))
@@ -158,7 +153,6 @@ class FramesWriter(VideoWriter):
     folder = True
 
     def write(self, frames: Iterator[Pixels], path: Path, metadata: Mapping[str, Any], *, fps: Fraction) -> None:
-        """Write the frames."""
         path.mkdir()
         count = 0
         for count, frame_YX3 in enumerate(frames, start=1):

@@ -5,8 +5,6 @@ tracebacks belong to it), so libvips works in a second thread and waits for one 
 pixels that come as a stream; the one for uncompressed TIFF does, given a header in front of them.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import queue
@@ -38,7 +36,6 @@ class PngWriter(ImageWriter):
     longest_side = LONGEST_SIDE
 
     def write(self, source: ImageSource, path: Path, metadata: Mapping[str, Any]) -> None:
-        """Write the image."""
         fields = {f"png-comment-0-{MARKER}": _short(metadata, path, self.format_name, 1_000_000)}
         _save(source, fields, lambda image: image.pngsave(os.fsencode(path), compression=6, filter="sub", keep="other"))
 
@@ -65,7 +62,6 @@ class JpegWriter(ImageWriter):
         self.quality = quality
 
     def write(self, source: ImageSource, path: Path, metadata: Mapping[str, Any]) -> None:
-        """Write the image."""
         fields = {"exif-ifd0-ImageDescription": _short(metadata, path, self.format_name, 65_000)}
         _save(source, fields, lambda image: image.jpegsave(os.fsencode(path), Q=self.quality, subsample_mode="off"))
 
@@ -92,7 +88,6 @@ class WebpWriter(ImageWriter):
         self.quality = quality
 
     def write(self, source: ImageSource, path: Path, metadata: Mapping[str, Any]) -> None:
-        """Write the image."""
         fields = {"exif-ifd0-ImageDescription": packed(metadata)}
         _save(source, fields, lambda image: image.webpsave(os.fsencode(path), Q=self.quality))
 
@@ -111,7 +106,6 @@ class TiffWriter(ImageWriter):
     longest_side = LONGEST_SIDE
 
     def write(self, source: ImageSource, path: Path, metadata: Mapping[str, Any]) -> None:
-        """Write the image."""
         tiles = {"tile": True, "tile_width": _TILE, "tile_height": _TILE, "pyramid": True, "bigtiff": True}
         packing = {"compression": "deflate", "predictor": "horizontal", "level": 6}
         fields = {"image-description": packed(metadata)}
@@ -144,7 +138,6 @@ class DeepZoomWriter(ImageWriter):
         return [path.with_name(f"{path.stem}_files")]
 
     def write(self, source: ImageSource, path: Path, metadata: Mapping[str, Any]) -> None:
-        """Write the image."""
         options = {"tile_size": _TILE, "overlap": 0, "depth": "onepixel", "keep": "none"}
         options |= {"suffix": f".jpg[Q={self.quality},subsample_mode=off]"}
         _save(source, {}, lambda image: image.dzsave(os.fsencode(path.with_suffix("")), **options))

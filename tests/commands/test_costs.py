@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from nuwa_lightning.commands.costs import canvas_cost, model_of, read_recipe, training_cost
+from nuwa_lightning.errors import UsageError
 from nuwa_lightning.models.nuwa_infinity import TransformerConfig
 from nuwa_lightning.planning.context import NearbyContextPool
 from nuwa_lightning.planning.direction import ArbitraryDirectionController
@@ -60,3 +61,27 @@ def test_the_papers_longest_canvas(order: Any, waves: int) -> None:
     assert (cost.patches, cost.tokens, cost.waves) == (1216, 311_296, waves)
     assert cost.steps == waves * 256
     assert cost.live >= (16 if order == "omega" else 2 * 152)
+
+
+def test_an_own_text_encoder_is_asked_for_its_size(repository: Path) -> None:
+    """A canvas with a text costs what the keys of that text add; a class that nobody has heard of tells its width."""
+
+    def recipe(*options: str) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return read_recipe(["--config", str(repository / "recipes" / "landscape_text.yaml"), *options])
+
+    named = "--model.conditions.text_encoder"
+    for options, width, tokens in (
+        ((), 384, 77),
+        ((named, "ClipTextEncoder"), 512, 77),
+        ((named, "MiniLMTextEncoder", f"{named}.max_tokens", "9"), 384, 9),
+        ((named, "tests.text.letters.Letters"), 8, 77),
+    ):
+        module, most = model_of(recipe(*options), num_layers=1)
+        assert (module.transformer.text_dim, most) == (width, tokens)
+        one, none = (canvas_cost(module, PatchGrid(1, 1, 1), texts=count).flops for count in (tokens, 0))
+        attended = 4.0 * module.transformer.size.dim * tokens * module.transformer.patch_tokens
+        assert one - none == attended
+    with pytest.raises(UsageError, match="text encoder: nowhere"):
+        model_of(recipe(named, "ClipTextEncoder", f"{named}.name", "nowhere"))

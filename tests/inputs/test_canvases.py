@@ -187,6 +187,7 @@ def tensor(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Callabl
 MISFITS: dict[str, Callable[[Path], object]] = {
     "no number of patches": state(lambda facts, _: facts.pop("patches")),
     "a number of patches in words": state(lambda facts, _: facts.update(patches="many")),
+    "half a patch": state(lambda facts, _: facts.update(patches=0.5)),
     "no waves": state(lambda facts, _: facts.pop("waves")),
     "more waves than there are": state(lambda facts, _: facts.update(waves=10**12)),
     "another wave": state(lambda facts, _: facts.update(waves=facts["waves"] + 1)),

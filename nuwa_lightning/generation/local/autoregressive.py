@@ -1,7 +1,5 @@
 """One token after another."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -36,7 +34,6 @@ class AutoregressiveLocalDecoder(LocalDecoder):
 
     @property
     def bidirectional(self) -> bool:
-        """Say no: a token sees earlier ones only."""
         return False
 
     def draws(self, tokens: int) -> int:

@@ -3,8 +3,6 @@
 Shape legend: B samples, P steps of a plan, R patches side by side, N tokens per patch, U random numbers, K neighbors.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 
 import torch

@@ -3,8 +3,6 @@
 Shape legend: R patches, N tokens per patch, K neighbors of a token.
 """
 
-from __future__ import annotations
-
 import bisect
 import functools
 import itertools
@@ -96,12 +94,7 @@ def _distances(tokens: int, inner: int) -> list[list[float]]:
 
 @functools.lru_cache(maxsize=1 << 15)
 def _grown(
-    context: tuple[float, ...],
-    given: tuple[bool, ...],
-    sizes: tuple[int, ...],
-    variant: int,
-    inner: int,
-    apart: float,
+    context: tuple[float, ...], given: tuple[bool, ...], sizes: tuple[int, ...], variant: int, inner: int, apart: float
 ) -> list[int]:
     N, far = len(context), _distances(len(context), inner)
     noise = torch.rand(N, generator=torch.Generator().manual_seed(variant)).mul_(1e-3).tolist()

@@ -60,7 +60,6 @@ class JacobiLocalDecoder(LocalDecoder):
 
     @property
     def bidirectional(self) -> bool:
-        """Say no: a token sees earlier ones only."""
         return False
 
     def draws(self, tokens: int) -> int:

@@ -4,8 +4,6 @@ Shape legend: B samples, P steps of a plan, R patches side by side, N tokens per
 number), n places of a group.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import final
 
@@ -59,7 +57,6 @@ class LocalityLocalDecoder(LocalDecoder):
 
     @property
     def grouped(self) -> bool:
-        """Say yes."""
         return True
 
     def draws(self, tokens: int) -> int:

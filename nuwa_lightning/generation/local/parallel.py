@@ -3,8 +3,6 @@
 Shape legend: R patches side by side, N tokens per patch, K codes.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import final
 
@@ -26,7 +24,6 @@ class ParallelLocalDecoder(LocalDecoder):
 
     @property
     def bidirectional(self) -> bool:
-        """Say yes."""
         return True
 
     def draws(self, tokens: int) -> int:

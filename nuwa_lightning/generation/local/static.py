@@ -1,7 +1,5 @@
 """One token after another, by steps of fixed shapes, for a GPU."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -42,7 +40,6 @@ class StaticLocalDecoder(LocalDecoder):
 
     @property
     def bidirectional(self) -> bool:
-        """Say no: a token sees earlier ones only."""
         return False
 
     def draws(self, tokens: int) -> int:

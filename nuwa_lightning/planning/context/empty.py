@@ -1,7 +1,5 @@
 """No context: the lower bound of every pool."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import final

@@ -1,7 +1,5 @@
 """The paper's Nearby Context Pool."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import final

@@ -1,7 +1,5 @@
 """The last patches of the order are context, wherever they lie."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import final

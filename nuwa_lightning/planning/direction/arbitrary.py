@@ -1,7 +1,5 @@
 """The paper's Arbitrary Direction Controller."""
 
-from __future__ import annotations
-
 import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field

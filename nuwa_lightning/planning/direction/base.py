@@ -1,7 +1,5 @@
 """In which order are patches written? The interface of every direction controller (paper, section on the ADC)."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from typing import Final, NamedTuple, final

@@ -5,8 +5,6 @@ left, above-left and below-left in the frame of the symmetry. A patch of a compo
 neighbor in the other half, and its past half should look as it does somewhere on a rectangle in training.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple

@@ -1,7 +1,5 @@
 """Plans that grow outwards from what is known, frame by frame, lazily."""
 
-from __future__ import annotations
-
 import itertools
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
