@@ -64,7 +64,7 @@ def fid(
     """Return the Frechet distance of two sets of features with an interval.
 
     The interval is of the expectation of this number at these two numbers of images, not of the distance of the two
-    distributions, from which the number itself is away. It is Student's of the logarithm, by leaving out canvases.
+    distributions, from which the number itself is away, by leaving out canvases (:func:`of_two_sets`).
 
     Args:
         x_ND: features of the first set.

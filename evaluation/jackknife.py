@@ -137,7 +137,7 @@ def of_two_sets(
 ) -> tuple[float, float, float]:
     """Return standard error and 95 % interval ``(std, low, high)`` of a positive distance of two independent sets.
 
-    The interval is Student's of the logarithm, with the degrees of freedom of Satterthwaite. What two canvases do
+    The interval is Cox's, with Student's quantile at the degrees of freedom of Satterthwaite. What two canvases do
     together is counted once.
 
     Args:
@@ -153,7 +153,10 @@ def of_two_sets(
     )
     of_log = value > 0 and all((found > 0).all() for found in left_out)
     x, y = (variance(np.log(found) if of_log else found) for found in left_out)
-    groups = tuple(parts_of(parts, GROUPS, np.random.default_rng(0)) for parts in (parts_N, parts_M))
+    groups = (
+        parts_of(parts_N, GROUPS, np.random.default_rng(0)),
+        parts_of(parts_M, GROUPS, np.random.default_rng(0)),
+    )
 
     def of_groups(asked: Sequence[Gone]) -> NDArray[np.float64]:
         times = [np.array([~np.isin(own, gone[side]) for gone in asked], np.float64) for side, own in enumerate(groups)]
