@@ -59,6 +59,18 @@ class Distance:
         return cls(float(values.mean()), float(values.std()), float(low), float(high), n_x, n_y, how)
 
 
+def check_features(x_ND: NDArray[Any], y_MD: NDArray[Any]) -> None:
+    """Refuse two sets of features of which there is no distance.
+
+    Raises:
+        ValueError: if the feature lengths differ, or a set has fewer than two members.
+    """
+    if x_ND.ndim != 2 or y_MD.ndim != 2 or x_ND.shape[1] != y_MD.shape[1]:
+        raise ValueError(f"features must be (N, D) and (M, D), got {x_ND.shape} and {y_MD.shape}")
+    if len(x_ND) < 2 or len(y_MD) < 2:
+        raise ValueError(f"sets of {len(x_ND)} and {len(y_MD)} images: at least 2 each are needed")
+
+
 def of_mean(values: NDArray[np.float64], *, how: str, clusters_N: NDArray[np.intp] | None = None) -> Estimate:
     """Return the mean with a 95 % interval: Student's, corrected for skewness, without which few values hold it less.
 
@@ -170,18 +182,6 @@ def of_median(values_N: NDArray[np.float64], clusters_N: NDArray[np.intp], how: 
     low, high = np.quantile(values_N, [below.low + 0.5 - share, min(1.0, below.high + 0.5 - share)], method="hazen")
     return Estimate(value, float(high - low) / (2 * Z95), min(value, float(low)), max(value, float(high)),
                     len(values_N), how)  # fmt: skip
-
-
-def check_sets(x_ND: Features, y_MD: Features) -> None:
-    """Refuse sets of features that have no distance.
-
-    Raises:
-        ValueError: if a set has fewer than two members, or the feature lengths differ.
-    """
-    if x_ND.ndim != 2 or y_MD.ndim != 2 or x_ND.shape[1] != y_MD.shape[1]:
-        raise ValueError(f"features must be (N, D) and (M, D), got {x_ND.shape} and {y_MD.shape}")
-    if min(len(x_ND), len(y_MD)) < 2:
-        raise ValueError(f"sets of {len(x_ND)} and {len(y_MD)} images: at least 2 each are needed")
 
 
 def check_halves(count: int, n: int) -> None:

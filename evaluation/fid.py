@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.estimates import Distance, Features, check_halves, check_sets, disjoint_parts
+from evaluation.estimates import Distance, Features, check_features, check_halves, disjoint_parts
 from evaluation.jackknife import of_two_sets, parts_of
 
 _CHUNK: Final = 2048
@@ -35,7 +35,7 @@ def frechet_distance(x_ND: Features, y_MD: Features, *, ddof: int = 1) -> float:
     matrices, so no root of a rank-deficient matrix is taken: exact for fewer images than features, where the usual
     way adds noise. Large sets are read in parts.
     """
-    check_sets(x_ND, y_MD)
+    check_features(x_ND, y_MD)
     return FidAgainst(x_ND, ddof=ddof).value(y_MD)
 
 

@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.estimates import Distance, Features, check_halves, check_sets, disjoint_parts, student_quantile
+from evaluation.estimates import Distance, Features, check_features, check_halves, disjoint_parts, student_quantile
 from evaluation.jackknife import freedom, without_main
 
 LARGEST_FULL = 5000
@@ -33,7 +33,7 @@ def polynomial_kernel(x_ND: Features, y_MD: Features) -> NDArray[np.float64]:
 
 def mmd2(x_ND: Features, y_MD: Features) -> float:
     """Return the unbiased estimate of the squared maximum mean discrepancy; the sets may differ in size."""
-    check_sets(x_ND, y_MD)
+    check_features(x_ND, y_MD)
     return KidAgainst(x_ND).value(y_MD)
 
 
@@ -66,7 +66,7 @@ def kid(
     Raises:
         ValueError: if a set has fewer than two members or than ``subset_size``, or the feature lengths differ.
     """
-    check_sets(x_ND, y_MD)
+    check_features(x_ND, y_MD)
     rng = np.random.default_rng(seed)
     sets = x_ND, y_MD
     if subset_size is None and max(len(x_ND), len(y_MD)) > LARGEST_FULL:

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from evaluation.estimates import (
     Distance,
     Features,
+    check_features,
     check_halves,
-    check_sets,
     disjoint_parts,
     standard_error,
     student_quantile,
@@ -60,7 +60,7 @@ def mind(
     Raises:
         ValueError: if a set has fewer than two members, or the feature lengths differ.
     """
-    check_sets(x_ND, y_MD)
+    check_features(x_ND, y_MD)
     kept, directions_PD = _drawn((len(x_ND), len(y_MD)), x_ND.shape[1], projections, seed)
     x, y = (np.asarray(z[at], np.float64) for z, at in zip((x_ND, y_MD), kept, strict=True))
     own = [

@@ -279,16 +279,7 @@ class FinishedCanvas:
     ) -> Candidate:
         """Return what :meth:`redo` would make, for :meth:`keep`; the canvas is then what it was.
 
-        Args:
-            box: as for :meth:`redo`, and so on.
-            seed: see there.
-            frames: see there.
-            options: see there.
-            callback: see there.
-            look: called while the canvas holds it.
-
-        Raises:
-            UsageError: as :meth:`redo` does.
+        Arguments and errors as of :meth:`redo`; ``look`` is called while the canvas holds what was made.
         """
         made = self._remade(box, seed, frames, options, callback)
         try:

@@ -5,10 +5,12 @@ Arithmetic and memory of training are not formulas: one step is run on tensors w
 follows from the plan: waves and live patches are those that the renderer will have.
 """
 
+import re
 import time
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final, get_type_hints
 
 import torch
@@ -271,13 +273,23 @@ def _state_bytes(module: NuwaInfinityModule) -> list[int]:
     ]
 
 
+def process_bytes(name: str = "VmHWM") -> int | None:
+    """Return how much memory this process has taken at most, or has now (``VmRSS``); None where that is not told."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+    except OSError:
+        return None
+    found = re.search(rf"^{name}:\s*(\d+) kB$", status, re.MULTILINE)
+    return None if found is None else 1024 * int(found[1])
+
+
 def measured_step(config: Namespace, *, shape: tuple[int, int, int], batch: int, steps: int = 3) -> float:
-    """Return the seconds of a step of training on this CPU, of random tokens: the fastest of ``steps``."""
+    """Return the seconds of a step of training on this CPU, of random tokens: the mean of ``steps`` after a first."""
     module, texts = model_of(config)
     optimizer, seconds = _optimizer(module), []
     generator = torch.Generator().manual_seed(0)
     module.transformer.set_codes(torch.randn(module.transformer.codebook_KE.shape, generator=generator))
-    for _ in range(steps):
+    for _ in range(1 + steps):
         tokens = torch.randint(module.transformer.codebook_size, (batch, *shape), generator=generator)
         said = None
         if texts:
@@ -290,7 +302,7 @@ def measured_step(config: Namespace, *, shape: tuple[int, int, int], batch: int,
             _backward(module, written, len(written.tokens_BPN) / batch)
         optimizer.step()
         seconds.append(time.perf_counter() - begin)
-    return min(seconds)
+    return sum(seconds[1:]) / steps
 
 
 def canvas_cost(module: NuwaInfinityModule, grid: PatchGrid, *, texts: int = 0, rows: int = 64) -> CanvasCost:

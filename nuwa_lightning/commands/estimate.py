@@ -78,9 +78,19 @@ def _training_lines(config: Namespace, options: Options) -> list[tuple[str, str]
     from lightning.pytorch import LightningDataModule
     from torch._subclasses import FakeTensorMode
 
-    from nuwa_lightning.commands.costs import make, measured_step, model_of, parameters, training_cost
+    from nuwa_lightning.commands.costs import (
+        make,
+        measured_step,
+        model_of,
+        parameters,
+        process_bytes,
+        training_cost,
+    )
     from nuwa_lightning.data.token_windows import TokenWindowsModule
+    from nuwa_lightning.signals import keep_freed_memory
 
+    keep_freed_memory()  # as fit does
+    alone = process_bytes("VmRSS")
     data = make("data", LightningDataModule, config.data)
     if not isinstance(data, TokenWindowsModule):
         raise UsageError("--data", config.data.class_path, "give a data module of stage 2, such as TokenDataModule")
@@ -93,18 +103,24 @@ def _training_lines(config: Namespace, options: Options) -> list[tuple[str, str]
     tokens = batch * shape[0] * shape[1] * shape[2]
     steps = config.trainer.max_steps
     batches = steps * scaling.accumulate_grad_batches if steps > 0 else 0
+    whole: int | None = None
+    how = ""
     if options.flops is not None:
         speed, told = options.flops, "as given"
     elif 2 * cost.peak < _free_bytes():
         speed, told = cost.flops / measured_step(config, shape=shape, batch=batch), "measured on this CPU"
+        whole, how = process_bytes(), "measured over these steps"
     else:
         speed, told = 0.0, f"{_size(cost.peak)} do not fit here to be timed: give --flops"
+    if whole is None and alone is not None:
+        whole, how = alone + cost.peak, f"{_size(alone)} of it by itself"
     lines = [
         ("parameters", f"{parameters(module) / 1e6:.2f} million"),
         ("sample", f"{'x'.join(map(str, shape))} tokens, {batch} a device, precision {precision}"),
         ("weights", _size(cost.weights)),
         ("optimizer", _size(cost.optimizer)),
-        ("memory of a device in training", f"{_size(cost.peak)}, and what the process takes by itself"),
+        ("memory of a device in training", _size(cost.peak)),
+        ("memory of the process on a CPU", "not told here" if whole is None else f"{_size(whole)} ({how})"),
         ("arithmetic of a batch on a device", f"{cost.flops / 1e12:.3g} TFLOP"),
         ("batch of all devices", f"{batch * options.devices * scaling.accumulate_grad_batches} samples"),
     ]

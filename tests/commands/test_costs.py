@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import re
 import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from nuwa_lightning.commands.costs import canvas_cost, model_of, read_recipe, training_cost
+from nuwa_lightning.cli import main
+from nuwa_lightning.commands.costs import canvas_cost, model_of, process_bytes, read_recipe, training_cost
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.models.nuwa_infinity import TransformerConfig
 from nuwa_lightning.planning.context import NearbyContextPool
@@ -61,6 +65,33 @@ def test_the_papers_longest_canvas(order: Any, waves: int) -> None:
     assert (cost.patches, cost.tokens, cost.waves) == (1216, 311_296, waves)
     assert cost.steps == waves * 256
     assert cost.live >= (16 if order == "omega" else 2 * 152)
+
+
+def test_what_the_process_takes() -> None:
+    now, most = process_bytes("VmRSS"), process_bytes()
+    assert now is not None
+    assert most is not None
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    assert now == pytest.approx(pages * os.sysconf("SC_PAGE_SIZE"), rel=0.02)
+    assert most >= now
+    more = torch.ones(1 << 26)
+    assert process_bytes() >= max(most, now + 0.9 * more.numel() * 4)
+    assert process_bytes("nothing") is None
+
+
+@pytest.mark.parametrize("flops", [(), ("--flops", "1e12")])
+def test_the_process_is_counted(repository: Path, capsys: pytest.CaptureFixture[str], flops: tuple[str, ...]) -> None:
+    before = process_bytes("VmRSS")
+    options = ["--model.codebook_size", "64", "--model.codebook_dim", "8", "--model.transformer.dim", "32"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        recipe = str(repository / "recipes" / "landscape.yaml")
+        assert main(["estimate", "--config", recipe, *options, "--model.transformer.num_layers", "1", *flops]) == 0
+    found = re.search(r"memory of the process on a CPU +([\d.]+) ([MG])B", capsys.readouterr().out)
+    assert found is not None
+    assert before is not None
+    told = float(found[1]) * {"M": 1e6, "G": 1e9}[found[2]]
+    assert 0.99 * before <= told <= 1.5 * process_bytes()
 
 
 def test_an_own_text_encoder_is_asked_for_its_size(repository: Path) -> None:

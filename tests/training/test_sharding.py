@@ -109,6 +109,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
 @pytest.mark.parametrize("case", CASES)
 def test_two_with_half_of_the_weights_learn_what_one_learns(trained: Path, case: str, tmp_path: Path) -> None:
     torch.set_default_dtype(torch.float64)

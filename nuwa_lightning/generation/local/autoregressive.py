@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Literal, final
 
-import torch
 from torch import Tensor
 
 from nuwa_lightning.errors import UsageError
@@ -32,10 +31,6 @@ class AutoregressiveLocalDecoder(LocalDecoder):
         if self.noise not in ("uniform", "gumbel"):
             raise UsageError("noise", self.noise, "choose uniform or gumbel")
 
-    @property
-    def bidirectional(self) -> bool:
-        return False
-
     def draws(self, tokens: int) -> int:
         """Return one random number a token; noise needs none."""
         return tokens if self.noise == "uniform" else 0
@@ -49,7 +44,3 @@ class AutoregressiveLocalDecoder(LocalDecoder):
             else:
                 drawn_R = sampling.draw_frozen(logits_RK, patches.keys_RN[:, place])
             patches.set_tokens([place], drawn_R[:, None])
-
-    def training_mask(self, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor | None:
-        """Hide nothing."""
-        return None

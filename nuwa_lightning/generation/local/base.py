@@ -25,9 +25,9 @@ class LocalDecoder(ABC):
     """
 
     @property
-    @abstractmethod
     def bidirectional(self) -> bool:
         """Whether a token sees all tokens of its patch (some of them hidden), or earlier ones only."""
+        return False
 
     @property
     def grouped(self) -> bool:
@@ -55,12 +55,12 @@ class LocalDecoder(ABC):
             UsageError: naming the option.
         """
 
-    @abstractmethod
     def training_mask(self, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor | None:
         """Draw what is hidden in training: boolean ``[B, P, N]`` on the CPU; None where each token sees earlier ones.
 
         The loss is about hidden tokens, and about all where this is None.
         """
+        return None
 
     def training_groups(
         self, context_BPNK: Tensor, own_NK: Tensor, kinds: tuple[Neighbor, ...], generator: torch.Generator

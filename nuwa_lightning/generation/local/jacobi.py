@@ -58,10 +58,6 @@ class JacobiLocalDecoder(LocalDecoder):
         if self.window is not None and self.window < 1:
             raise UsageError("window", self.window, "give a number of tokens from 1 up, such as 16")
 
-    @property
-    def bidirectional(self) -> bool:
-        return False
-
     def draws(self, tokens: int) -> int:
         """Return no random numbers: noise comes from keys."""
         return 0
@@ -90,10 +86,6 @@ class JacobiLocalDecoder(LocalDecoder):
         """Refuse int8 matrices: attention to many positions rounds otherwise there than to one, so tokens differ."""
         if precision.weights == "int8":
             raise UsageError("weights", "int8", "JacobiLocalDecoder changes tokens there: float32 or bfloat16")
-
-    def training_mask(self, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor | None:
-        """Hide nothing."""
-        return None
 
 
 def _step(patches: PatchDecoder, sampling: Sampling, start: int, end: int) -> int:

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Literal, final
 
-import torch
 from torch import Tensor
 
 from nuwa_lightning.errors import UsageError
@@ -38,10 +37,6 @@ class StaticLocalDecoder(LocalDecoder):
         if self.noise not in ("uniform", "gumbel"):
             raise UsageError("noise", self.noise, "choose uniform or gumbel")
 
-    @property
-    def bidirectional(self) -> bool:
-        return False
-
     def draws(self, tokens: int) -> int:
         """Return one random number a token; noise needs none."""
         return tokens if self.noise == "uniform" else 0
@@ -58,7 +53,3 @@ class StaticLocalDecoder(LocalDecoder):
         """Refuse int8 matrices: their products are called from C, so no graph holds them."""
         if precision.weights == "int8":
             raise UsageError("weights", "int8", "StaticLocalDecoder has no such products: float32 or bfloat16")
-
-    def training_mask(self, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor | None:
-        """Hide nothing."""
-        return None
