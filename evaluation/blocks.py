@@ -184,9 +184,8 @@ def floor(
         part, rest = disjoint_parts(files, canvases, rng)
         sizes.append((len(rest), len(part)))
         values[i] = measure(_of_canvases(real, names[rest]), _of_canvases(real, names[part]))
-    low, high = np.percentile(values, [2.5, 97.5])
     how = f"real against real, {splits} random splits into a part and the rest"
-    return Distance(float(values.mean()), float(values.std()), float(low), float(high), *min(sizes), how)
+    return Distance.of_splits(values, *min(sizes), how)
 
 
 def _of_canvases(blocks: BlockSet, names: NDArray[np.intp]) -> BlockSet:

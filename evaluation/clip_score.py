@@ -4,6 +4,7 @@ The number depends on the network: its name and the hash of its weights stand in
 Captions lie beside the images, as ``NAME.txt`` or in one ``captions.json`` (image's file name or stem to caption).
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,7 +15,6 @@ from numpy.typing import NDArray
 
 from evaluation.estimates import Estimate, of_mean
 from evaluation.images import Pixels
-from nuwa_lightning.data.reading import MAX_PIXELS, ImageReadError, read_image
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.hashing import file_sha256
 
@@ -134,37 +134,45 @@ def _table(path: Path, option: str) -> dict[str, str]:
     return content
 
 
-def clip_scores(
-    scorer: ClipScore, captions: list[tuple[Path, str]], *, max_pixels: int = MAX_PIXELS, option: str = "generated"
-) -> dict[str, Estimate]:
-    """Return CLIP score (100 times the cosine, at least 0 each) and CLIP-SIM (the cosine) of images and captions.
-
-    Both are means over whole images with the interval of their standard error.
+class Captioned:
+    """CLIP score and CLIP-SIM of whole images that are given one by one, compared in batches.
 
     Args:
         scorer: compares them.
-        captions: images with their captions.
-        max_pixels: refuse an image of more, before it is decoded.
-        option: the option to name in an error.
-
-    Raises:
-        UsageError: if an image cannot be read.
     """
-    found = [np.zeros(0)]
-    for i in range(0, len(captions), BATCH):
-        part = captions[i : i + BATCH]
-        try:
-            images = [np.asarray(read_image(path, max_pixels=max_pixels), np.uint8) for path, _ in part]
-        except ImageReadError as error:
-            way = "give a larger `max_pixels` if you trust it" if error.over_limit else "replace or remove it"
-            raise UsageError(option, str(error.path), f"{error.reason}: {way}") from error
-        found.append(scorer.cosines(images, [caption for _, caption in part]))
-    cosines_N = np.concatenate(found)
-    how = f"mean over images; interval: Student's t{said_of_cut(scorer, (caption for _, caption in captions))}"
-    return {
-        scorer.name: of_mean(100 * cosines_N.clip(min=0), how=how),
-        scorer.similarity_name: of_mean(cosines_N, how=how),
-    }
+
+    def __init__(self, scorer: ClipScore) -> None:
+        self._scorer = scorer
+        self._waiting: list[Pixels] = []
+        self._captions: list[str] = []
+        self._cosines = [np.zeros(0)]
+
+    def add(self, image_YX3: Pixels, caption: str) -> None:
+        """Give an image with its caption."""
+        self._waiting.append(image_YX3)
+        self._captions.append(caption)
+        if len(self._waiting) == BATCH:
+            self._compare()
+
+    def found(self) -> dict[str, Estimate]:
+        """Return the means of CLIP score (100 times the cosine, at least 0 each) and CLIP-SIM (the cosine)."""
+        self._compare()
+        cosines_N = np.concatenate(self._cosines)
+        how = f"mean over images; interval: Student's t{said_of_cut(self._scorer, self._captions)}"
+        return {
+            self._scorer.name: of_mean(100 * cosines_N.clip(min=0), how=how),
+            self._scorer.similarity_name: of_mean(cosines_N, how=how),
+        }
+
+    def _compare(self) -> None:
+        if self._waiting:
+            self._cosines.append(self._scorer.cosines(self._waiting, self._captions[-len(self._waiting) :]))
+            self._waiting = []
+
+
+def captions_sha256(captions: Iterable[str]) -> str:
+    """Return the hash of captions, in any order."""
+    return hashlib.sha256(json.dumps(sorted(captions)).encode()).hexdigest()
 
 
 def frame_similarity(scorer: ClipScore, clip_TYX3: NDArray[np.uint8], caption: str) -> float:

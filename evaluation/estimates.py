@@ -7,10 +7,13 @@ Shape legend: N crops, C canvases, B resamples.
 
 import math
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+Features = NDArray[np.floating[Any]]
+"""(N, D); float32 features are brought to float64 where they are used, so that large sets need not fit twice."""
 
 Z95: Final = 1.959963984540054
 """Half the width of a 95 % interval, in standard deviations."""
@@ -48,6 +51,12 @@ class Distance:
     n_x: int
     n_y: int
     how: str
+
+    @classmethod
+    def of_splits(cls, values: NDArray[np.float64], n_x: int, n_y: int, how: str) -> Self:
+        """Return the mean over random splits of real images, a floor; its interval holds 95 % of the splits."""
+        low, high = np.percentile(values, [2.5, 97.5])
+        return cls(float(values.mean()), float(values.std()), float(low), float(high), n_x, n_y, how)
 
 
 def check_features(x_ND: NDArray[Any], y_MD: NDArray[Any]) -> None:
@@ -173,6 +182,16 @@ def of_median(values_N: NDArray[np.float64], clusters_N: NDArray[np.intp], how: 
     low, high = np.quantile(values_N, [below.low + 0.5 - share, min(1.0, below.high + 0.5 - share)], method="hazen")
     return Estimate(value, float(high - low) / (2 * Z95), min(value, float(low)), max(value, float(high)),
                     len(values_N), how)  # fmt: skip
+
+
+def check_halves(count: int, n: int) -> None:
+    """Refuse a floor of too few real images.
+
+    Raises:
+        ValueError: saying how many are needed.
+    """
+    if min(n, count // 2) < 2:
+        raise ValueError(f"{count} real images: at least 4 are needed for two parts")
 
 
 def disjoint_parts(

@@ -4,6 +4,7 @@ A feature extractor is a plain callable: uint8 RGB ``(B, Y, X, 3)`` to features 
 """
 
 import importlib
+import inspect
 import os
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -24,7 +25,19 @@ def identity(extractor: Any) -> dict[str, Any]:
         "prefix": extractor.prefix,
         "width": extractor.width,
         **({"weights_file_sha256": found} if (found := getattr(extractor, "weights_file_sha256", None)) else {}),
+        **_code_of(kind),
     }
+
+
+def _code_of(kind: type[Any]) -> dict[str, str]:
+    """Return the hash of the file that a class of one's own is written in; ours are told by their protocol."""
+    if kind.__module__.partition(".")[0] == "evaluation":
+        return {}
+    try:
+        source = inspect.getsourcefile(kind)
+    except (OSError, TypeError):  # typed in by hand
+        return {}
+    return {"code_sha256": file_sha256(source)} if source and Path(source).is_file() else {}
 
 
 def remember_weights(extractor: Any, weights: str | os.PathLike[str] | None) -> None:

@@ -6,15 +6,13 @@ those of the 2015 Inception network it is not FID and must not be called so.
 Shape legend: N, M members of the sets, D features, B distances asked for at once.
 """
 
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.estimates import Distance, check_features, disjoint_parts
+from evaluation.estimates import Distance, Features, check_features, check_halves, disjoint_parts
 from evaluation.jackknife import of_two_sets, parts_of
-
-Features = NDArray[np.floating[Any]]
 
 _CHUNK: Final = 2048
 _LARGEST: Final = 1000
@@ -66,7 +64,7 @@ def fid(
     """Return the Frechet distance of two sets of features with an interval.
 
     The interval is of the expectation of this number at these two numbers of images, not of the distance of the two
-    distributions, from which the number itself is away. It is Student's of the logarithm, by leaving out canvases.
+    distributions, from which the number itself is away, by leaving out canvases (:func:`of_two_sets`).
 
     Args:
         x_ND: features of the first set.
@@ -168,8 +166,7 @@ def real_floor(
     Raises:
         ValueError: if there are fewer than four images.
     """
-    if min(n, len(real_ND) // 2) < 2:
-        raise ValueError(f"{len(real_ND)} real images: at least 4 are needed for two parts")
+    check_halves(len(real_ND), n)
     clusters_N = np.arange(len(real_ND)) if clusters_N is None else clusters_N
     rng = np.random.default_rng(seed)
     splits = min(splits, 5) if min(n, len(real_ND) // 2) > _FEW_SPLITS else splits
@@ -183,9 +180,8 @@ def real_floor(
     growth, fewer = (float(np.log(z.mean() / y.mean())) for z, y in ((halves, values), (inverse_of_halves, inverse)))
     power = min(1.0, max(0.0, growth / fewer)) if fewer > 0 else 0.0
     values *= ((1 / len(real_ND) + 1 / n) / inverse) ** power
-    low, high = np.percentile(values, [2.5, 97.5])
     how = f"real against real, {splits} random splits by file, brought to these numbers by (1/N + 1/M)^{power:.2f}"
-    return Distance(float(values.mean()), float(values.std()), float(low), float(high), len(real_ND), n, how)
+    return Distance.of_splits(values, len(real_ND), n, how)
 
 
 def _mean_and_root(x_ND: Features, ddof: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -7,6 +7,7 @@ on the order of work, or on what a cache holds.
 import hashlib
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,11 +38,6 @@ class Cut:
     left: int
     rows: int
     columns: int
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether nothing is cut away."""
-        return (self.rows, self.columns) == self.size
 
 
 class ImageSet:
@@ -108,18 +104,20 @@ class ImageSet:
             self._plan = self._make_plan()
         return self._plan
 
-    def looks(self) -> Iterator[tuple[NDArray[np.uint8], list[Pixels], list[Pixels]]]:
-        """Yield of each file, which is decoded once, the whole image, its crops, and its canvases.
+    def looks(self, *, every: bool = False) -> Iterator[tuple[Path, Pixels, list[Pixels], list[Pixels]]]:
+        """Yield of each file, which is decoded once, its path, the whole image, its crops, and its canvases.
 
-        Seams and collapse are looked for in canvases: whole images at their scales, or the crops.
+        Seams and collapse are looked for in canvases: whole images at their scales, or the crops. With ``every``, files
+        without crops come, too.
 
         Raises:
             UsageError: if a file cannot be read.
         """
-        for _, image, cuts in self._read():
+        for path, image, cuts in self._read(every=every):
             whole = np.asarray(image, np.uint8)
             crops = [cut_out(image, cut, self.spec, whole) for cut in cuts]
             yield (
+                path,
                 whole,
                 crops,
                 crops
@@ -135,7 +133,7 @@ class ImageSet:
 
     def canvases(self) -> Iterator[Pixels]:
         """Yield the canvases of :meth:`looks`."""
-        for _, _, canvases in self.looks():
+        for *_, canvases in self.looks():
             yield from canvases
 
     def some(self, numbers: NDArray[np.intp]) -> list[Pixels]:
@@ -165,13 +163,24 @@ class ImageSet:
         """Return the number of the file that each of :meth:`canvases` comes from."""
         if self.spec.crop != "windows":
             return self.clusters()
-        used = [cuts for path, cuts in self.plan if cuts and path not in self.skipped]
-        return np.repeat(np.arange(len(used)), [len(_canvas_sizes(cuts)) for cuts in used])
+        counts = [len(_canvas_sizes(cuts)) for _, cuts in self._used()]
+        return np.repeat(np.arange(len(counts)), counts)
 
     def clusters(self) -> NDArray[np.intp]:
         """Return the number of the file that each crop comes from: crops of one canvas are not independent."""
-        counts = [len(cuts) for path, cuts in self.plan if path not in self.skipped]
+        counts = [len(cuts) for _, cuts in self._used()]
         return np.repeat(np.arange(len(counts)), counts)
+
+    def used_files(self) -> list[Path]:
+        """Return the files that crops come from, by their number in :meth:`clusters`."""
+        return [path for path, _ in self._used()]
+
+    def formats(self) -> dict[str, int]:
+        """Return how many files are of which format, by what they begin with."""
+        return dict(sorted(Counter(map(_format, self.files)).items()))
+
+    def _used(self) -> list[tuple[Path, list[Cut]]]:
+        return [(path, cuts) for path, cuts in self.plan if cuts and path not in self.skipped]
 
     def hashes(self) -> list[str]:
         """Return the hash of each file's content, in the order of ``files``."""
@@ -181,9 +190,9 @@ class ImageSet:
         """Return the hash of all contents; names and order do not count."""
         return hashlib.sha256("".join(sorted(self.hashes())).encode()).hexdigest()
 
-    def _read(self) -> Iterator[tuple[Path, Image.Image, list[Cut]]]:
+    def _read(self, *, every: bool = False) -> Iterator[tuple[Path, Image.Image, list[Cut]]]:
         for path, cuts in self.plan:
-            if not cuts or path in self.skipped:
+            if not (cuts or every) or path in self.skipped:
                 continue
             try:
                 image = read_image(path, max_pixels=self._max_pixels)
@@ -306,6 +315,13 @@ def image_files(folder: Path, *, option: str) -> list[Path]:
     if found.left_out:
         _LOG.warning("%s: files that are no image: %s", folder, said_of(found.left_out))
     return found.files
+
+
+def _format(path: Path) -> str:
+    with path.open("rb") as file:
+        head = file.read(12)
+    known = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"RIFF": "WebP", b"GIF8": "GIF"}
+    return next((name for magic, name in known.items() if head.startswith(magic)), path.suffix[1:].upper())
 
 
 def _canvas_sizes(cuts: Sequence[Cut]) -> list[tuple[int, int]]:

@@ -1,9 +1,12 @@
-"""Standard errors by leaving out each canvas once (Efron and Stein 1981).
+"""Standard errors by leaving out each canvas once, and what pairs of canvases do (Efron and Stein 1981).
 
-Shape legend: N, M crops of two sets, G, H parts of them that are left out together, B numbers asked for.
+Shape legend: N, M crops of two sets, G, H parts of them that are left out together, C, E canvases, B numbers asked for.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from itertools import combinations
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +15,12 @@ from evaluation.estimates import Estimate, skewed_interval, student_quantile
 
 Times = NDArray[np.float64]
 """How often each crop counts, ``[B, N]``."""
+
+GROUPS: Final = 8
+"""Of so many groups of canvases, two are left out at a time."""
+
+Gone = tuple[tuple[int, ...], tuple[int, ...]]
+"""The numbers of the groups of either set that are left out."""
 
 
 def parts_of(clusters_N: NDArray[np.intp], most: int, rng: np.random.Generator) -> NDArray[np.intp]:
@@ -53,6 +62,73 @@ def freedom(variances: tuple[float, float], counts: tuple[int, int]) -> float:
     return sum(variances) ** 2 / below if below else float(min(counts) - 1)
 
 
+def counted_once(naive: tuple[float, float], pairs: tuple[float, float, float]) -> float:
+    """Return the variance of a number of two sets from that of each set by its canvases one by one.
+
+    Pairs of a set are counted twice in the latter, pairs of both sets in either: an overestimate where distributions
+    agree and pairs are all that is left, but by no more than a factor of two (Efron and Stein 1981).
+
+    Args:
+        naive: of each set, canvas by canvas.
+        pairs: what pairs of canvases add, see :func:`pairs_left_out`.
+    """
+    return max(sum(naive) / 2, sum(naive) - sum(pairs))
+
+
+def without_main(off_CC: NDArray[np.float64], size_C: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+    """Return what pairs of one set have beyond what their canvases have alone, and row sums; no diagonal counts."""
+    off_CC = off_CC.copy()
+    np.fill_diagonal(off_CC, 0.0)
+    rows_C = off_CC.sum(1)
+    main_C = rows_C / np.maximum(size_C.sum() - 2 * size_C, size_C)
+    off_CC -= np.outer(main_C, size_C) + np.outer(size_C, main_C)
+    np.fill_diagonal(off_CC, 0.0)
+    return off_CC, rows_C
+
+
+def pairs_left_out(
+    measure: Callable[[Sequence[Gone]], NDArray[np.float64]],
+    groups: tuple[NDArray[np.intp], NDArray[np.intp]],
+    canvases: tuple[int, int],
+) -> tuple[float, float, float]:
+    """Return what pairs add to the variance beyond single canvases: of the first set, of the second, of one of each.
+
+    Two groups of canvases are left out at a time; what that does beyond what leaving out each does is of the pair.
+
+    Args:
+        measure: the number without such groups of both sets, for each.
+        groups: the group of each member of either set.
+        canvases: of how many canvases.
+    """
+    shares = [np.bincount(own) / len(own) for own in groups]
+    c, e = map(len, shares)
+    if min(c, e) < 4:
+        return 0.0, 0.0, 0.0
+    twos = [list(combinations(range(count), 2)) for count in (c, e)]
+    asked: list[Gone] = [((), ()), *(((i,), ()) for i in range(c)), *(((), (j,)) for j in range(e))]
+    asked += [*((two, ()) for two in twos[0]), *(((), two) for two in twos[1])]
+    asked += [((i,), (j,)) for i in range(c) for j in range(e)]
+    ends = np.cumsum([1, c, e, len(twos[0]), len(twos[1])])
+    whole, x_C, y_E, xx, yy, xy = np.split(measure(asked), ends)
+    own = []
+    for alone, values, of_two, share, of in zip(
+        (x_C, y_E), (xx, yy), (np.array(two) for two in twos), shares, canvases, strict=True
+    ):
+        i, j = of_two.T
+        left, count = 1 - share[i] - share[j], len(share)
+        # A group weighs more where another one is left out, too.
+        single = sum((1 - share[at]) / left * (alone[at] - whole) for at in (i, j))
+        table = np.zeros((count, count))
+        table[i, j] = table[j, i] = (values - whole - single) * left**2
+        rest = without_main(table - table.sum() / (count * (count - 1)), share)[0]
+        # So many degrees of freedom are left of the table's; pairs within a group are in none.
+        own.append(float((rest**2).sum()) / 2 * count / (count - 3) * (of - 1) / of)
+    both = (xy.reshape(c, e) - x_C[:, None] - y_E + whole) * np.outer(1 - shares[0], 1 - shares[1])
+    both -= np.outer(shares[0], both.sum(0))
+    both -= np.outer(both.sum(1), shares[1])
+    return own[0], own[1], float((both**2).sum()) * c * e / ((c - 1) * (e - 1))
+
+
 def of_two_sets(
     value: float,
     measure: Callable[[Times, Times], NDArray[np.float64]],
@@ -61,8 +137,8 @@ def of_two_sets(
 ) -> tuple[float, float, float]:
     """Return standard error and 95 % interval ``(std, low, high)`` of a positive distance of two independent sets.
 
-    The interval is Student's of the logarithm, with the degrees of freedom of Satterthwaite. What two canvases do
-    together is counted for each of them, so where the sets are nearly alike it is wider than it need be.
+    The interval is Cox's, with Student's quantile at the degrees of freedom of Satterthwaite. What two canvases do
+    together is counted once.
 
     Args:
         value: the distance.
@@ -77,8 +153,29 @@ def of_two_sets(
     )
     of_log = value > 0 and all((found > 0).all() for found in left_out)
     x, y = (variance(np.log(found) if of_log else found) for found in left_out)
-    std = float(np.sqrt(x + y))
-    half = student_quantile(freedom((x, y), (len(keep_x), len(keep_y)))) * std
+    groups = (
+        parts_of(parts_N, GROUPS, np.random.default_rng(0)),
+        parts_of(parts_M, GROUPS, np.random.default_rng(0)),
+    )
+
+    def of_groups(asked: Sequence[Gone]) -> NDArray[np.float64]:
+        times = [np.array([~np.isin(own, gone[side]) for gone in asked], np.float64) for side, own in enumerate(groups)]
+        found = measure(times[0], times[1])
+        return np.log(np.maximum(found, np.finfo(float).tiny)) if of_log else found
+
+    counts = len(keep_x), len(keep_y)
+    pairs = pairs_left_out(of_groups, groups, counts)
+    std = float(np.sqrt(counted_once((x, y), pairs)))
+    quantile = student_quantile(freedom((x, y), counts))
     if of_log:
-        return value * std, value * float(np.exp(-half)), value * float(np.exp(half))
-    return std, value - half, value + half
+        return value * std, *lognormal_interval(value, std, quantile)
+    return std, value - quantile * std, value + quantile * std
+
+
+def lognormal_interval(value: float, std: float, quantile: float) -> tuple[float, float]:
+    """Return Cox's interval of the mean of a number whose logarithm has this standard error (Zhou and Gao 1997).
+
+    The mean of what is normal in its logarithm lies above the mean of the logarithm by half of its variance.
+    """
+    center = std**2 / 2
+    return value * math.exp(min(0.0, center - quantile * std)), value * math.exp(center + quantile * std)

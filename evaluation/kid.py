@@ -10,16 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.estimates import Distance, check_features, disjoint_parts, student_quantile
-from evaluation.jackknife import freedom
-
-Features = NDArray[np.floating[Any]]
-"""(N, D); float32 features are brought to float64 where they are used, so that large sets need not fit twice."""
+from evaluation.estimates import Distance, Features, check_features, check_halves, disjoint_parts, student_quantile
+from evaluation.jackknife import freedom, without_main
 
 LARGEST_FULL = 5000
 """Above this many images in a set its kernel matrix (200 MB) is not made whole."""
@@ -199,8 +196,7 @@ def real_floor(
     times. The mean is near zero for independent images; its spread tells what difference can be seen at all. Neither
     side is larger than `LARGEST_FULL`.
     """
-    if min(n, len(real_ND) // 2) < 2:
-        raise ValueError(f"{len(real_ND)} real images: at least 4 are needed for two parts")
+    check_halves(len(real_ND), n)
     clusters_N = np.arange(len(real_ND)) if clusters_N is None else clusters_N
     rng = np.random.default_rng(seed)
     kernel = polynomial_kernel(real_ND, real_ND) if len(real_ND) <= LARGEST_FULL else None
@@ -213,9 +209,8 @@ def real_floor(
             continue
         within = sum(_within(kernel[np.ix_(found, found)], clusters_N[found]) for found in (part, rest))
         values[i] = within - 2 * kernel[np.ix_(rest, part)].mean()
-    low, high = np.percentile(values, [2.5, 97.5])
     how = f"real against real, {splits} random splits into a part and the rest"
-    return Distance(float(values.mean()), float(values.std()), float(low), float(high), *min(sizes), how)
+    return Distance.of_splits(values, *min(sizes), how)
 
 
 def _over_subsets(
@@ -259,10 +254,6 @@ def _taken_apart(
     size_C = np.unique(clusters_N, return_counts=True)[1].astype(np.float64)
     pairs = size_C.sum() ** 2 - (size_C**2).sum()
     off_CC = _summed(kernel, clusters_N, clusters_N) - value * np.outer(size_C, size_C)
-    np.fill_diagonal(off_CC, 0.0)
-    rows_C = off_CC.sum(1)
-    main_C = rows_C / np.maximum(size_C.sum() - 2 * size_C, size_C)
-    off_CC -= np.outer(main_C, size_C) + np.outer(size_C, main_C)
-    np.fill_diagonal(off_CC, 0.0)
+    off_CC, rows_C = without_main(off_CC, size_C)
     # Each pair stands twice in the matrix and once in the sum of squares.
     return value, 2 * rows_C / pairs, np.sqrt(2) * off_CC / pairs

@@ -1,7 +1,9 @@
 """One pass over a set: all that a report takes from its pixels, each file decoded once (ours)."""
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,7 @@ class Wanted:
         hashes: of pixels.
         blocks: which blocks have features of their own.
         crops: numbers of crops to hold.
+        shown: is given each file and its whole image, of files without crops, too.
     """
 
     seams: Seams | None = None
@@ -36,6 +39,7 @@ class Wanted:
     hashes: bool = False
     blocks: Blocks | None = None
     crops: frozenset[int] = frozenset()
+    shown: Callable[[Path, Pixels], None] | None = None
 
 
 @dataclass
@@ -50,6 +54,7 @@ class Look:
         colors: statistics of each canvas.
         spreads: of the windows of each canvas.
         hashes: of each file that is used: of its pixels and its crops', as they are and mirrored.
+        repeated: files with the pixels, or mirrored pixels, of another one of the set; None if not looked for.
         held: crops by their number.
     """
 
@@ -60,6 +65,7 @@ class Look:
     colors: list[list[float]] = field(default_factory=list)
     spreads: list[NDArray[np.float64]] = field(default_factory=list)
     hashes: list[set[str]] = field(default_factory=list)
+    repeated: int | None = None
     held: dict[int, Pixels] = field(default_factory=dict)
 
     def some(self, numbers: NDArray[np.intp]) -> list[Pixels]:
@@ -90,9 +96,15 @@ def look(images: ImageSet, cache: FeatureCache, wanted: Wanted, *, progress: boo
         blocks: Any = None
         if wanted.blocks:
             blocks = stack.enter_context(cache.rows(count_of_blocks(images, wanted.blocks)))
-        for whole, crops, canvases in images.looks():
-            if wanted.hashes:
-                found.hashes.append({pixel_sha256(a) for each in (whole, *crops) for a in (each, each[:, ::-1])})
+        seen: set[str] = set()
+        for path, whole, crops, canvases in images.looks(every=wanted.shown is not None):
+            if wanted.shown:
+                wanted.shown(path, whole)
+            if wanted.hashes and crops:
+                digests = [pixel_sha256(a) for each in (whole, *crops) for a in (each, each[:, ::-1])]
+                found.hashes.append(set(digests))
+                found.repeated = (found.repeated or 0) + bool(seen & {*digests[:2]})
+                seen |= {*digests[:2]}
             for pixels in canvases:
                 _measure(found, pixels, wanted)
                 if wanted.blocks:

@@ -8,18 +8,16 @@ Shape legend: N real images, M generated ones, D features.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.estimates import Estimate, of_mean, of_share
-
-Features = NDArray[np.floating[Any]]
+from evaluation.estimates import Estimate, Features, of_mean, of_share
 
 _STRIP: Final = 256
-_STRIP_BYTES: Final = 64 << 20
-"""The most of one strip: 100,000 images against as many take four of these beside their features."""
+_STRIP_BYTES: Final = 256 << 20
+"""The most of one strip: 100,000 images against as many take three of these beside their features."""
 _COLUMNS: Final = 8192
 _GAINED: Final = 0.1
 """The share of what others' balls gain that counts in the spread of coverage: settled by simulated coverage."""
@@ -94,20 +92,12 @@ def manifold(
     )
 
 
-def nearest_distances(x_MD: Features, y_ND: Features) -> NDArray[np.float64]:
-    """Return the distance of each member of one set to the nearest one of another, ``[M]``."""
-    found = np.empty(len(x_MD))
+def nearest_of(x_MD: Features, y_ND: Features) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """Return the distance of each member of one set to the nearest one of another, and which that is, ``[M]`` each."""
+    distances, found = np.empty(len(x_MD)), np.empty(len(x_MD), np.intp)
     for at, d_SN in _strips(x_MD, y_ND):
-        found[at] = np.sqrt(d_SN.min(1))
-    return found
-
-
-def nearest_of(x_MD: Features, y_ND: Features) -> NDArray[np.intp]:
-    """Return which member of another set lies nearest to each member of one, ``[M]``."""
-    found = np.empty(len(x_MD), np.intp)
-    for at, d_SN in _strips(x_MD, y_ND):
-        found[at] = d_SN.argmin(1)
-    return found
+        distances[at], found[at] = np.sqrt(d_SN.min(1)), d_SN.argmin(1)
+    return distances, found
 
 
 def authentic(x_MD: Features, real_ND: Features, *, clusters_N: NDArray[np.intp] | None = None) -> NDArray[np.bool_]:
@@ -129,13 +119,14 @@ def authentic(x_MD: Features, real_ND: Features, *, clusters_N: NDArray[np.intp]
 def _strips(x_ND: Features, y_MD: Features) -> Iterator[tuple[slice, NDArray[np.float64]]]:
     """Yield strips of the squared distances of all pairs."""
     rows = max(1, min(_STRIP, _STRIP_BYTES // (8 * len(y_MD))))
+    columns = [slice(j, j + _COLUMNS) for j in range(0, len(y_MD), _COLUMNS)]
+    norms = [(np.asarray(y_MD[at], np.float64) ** 2).sum(1) for at in columns]
     for i in range(0, len(x_ND), rows):
         part = np.asarray(x_ND[i : i + rows], np.float64)
         norm_S1 = (part**2).sum(1)[:, None]
         d_SM = np.empty((len(part), len(y_MD)))
-        for j in range(0, len(y_MD), _COLUMNS):
-            other = np.asarray(y_MD[j : j + _COLUMNS], np.float64)
-            d_SM[:, j : j + _COLUMNS] = norm_S1 + (other**2).sum(1) - 2 * part @ other.T
+        for at, norm_C in zip(columns, norms, strict=True):
+            d_SM[:, at] = norm_S1 + norm_C - 2 * part @ np.asarray(y_MD[at], np.float64).T
         yield slice(i, i + len(part)), np.maximum(d_SM, 0, out=d_SM)
 
 

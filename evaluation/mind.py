@@ -10,19 +10,28 @@ Shape legend: N, M members of the sets, D features, P directions.
 """
 
 import math
-from collections.abc import Iterator
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.estimates import Distance, check_features, disjoint_parts, standard_error, student_quantile
-from evaluation.jackknife import freedom
-
-Features = NDArray[np.floating[Any]]
+from evaluation.estimates import (
+    Distance,
+    Features,
+    check_features,
+    check_halves,
+    disjoint_parts,
+    standard_error,
+    student_quantile,
+)
+from evaluation.jackknife import GROUPS, Gone, counted_once, freedom, lognormal_interval, pairs_left_out, parts_of
 
 _STRIP: Final = 64
 """Directions that are looked along at once."""
+
+_MOST: Final = 1000
+"""Of so many images of a set pairs are left out."""
 
 
 def mind(
@@ -64,20 +73,59 @@ def mind(
         potentials += _potential(*along), _potential(*along[::-1])
     scale = 3 * x.shape[1] / projections
     value = scale * total
-    variances, counts = [], []
-    for canvases, potential in zip(own, scale * potentials, strict=True):
-        std, count = standard_error(potential, canvases)
-        variances.append(std**2)
-        counts.append(count)
-    std = math.sqrt(sum(variances))
+    errors = [standard_error(potential, canvases) for canvases, potential in zip(own, scale * potentials, strict=True)]
+    (std_x, count_x), (std_y, count_y) = errors
+    naive = std_x**2, std_y**2
+    std = math.sqrt(counted_once(naive, _by_pairs((x, y), own, directions_PD, scale)))
     # Of the logarithm: the distance is skewed, and not below zero.
-    times = (
-        math.exp(student_quantile(freedom((variances[0], variances[1]), (counts[0], counts[1]))) * std / value)
-        if std
-        else 1.0
-    )
+    quantile = student_quantile(freedom(naive, (count_x, count_y))) if std else 0.0
+    low, high = lognormal_interval(value, std / value if std else 0.0, quantile)
     how = f"{projections} directions, seed {seed}, {len(x)} images a side; interval: of the expectation at this number"
-    return Distance(value, std, value / times, value * times, len(x_ND), len(y_MD), f"{how}, over canvases")
+    return Distance(value, std, low, high, len(x_ND), len(y_MD), f"{how}, over canvases")
+
+
+def _by_pairs(
+    sets: tuple[NDArray[np.float64], NDArray[np.float64]],
+    clusters: Sequence[NDArray[np.intp]],
+    directions_PD: NDArray[np.float64],
+    scale: float,
+) -> tuple[float, float, float]:
+    """Return the variances by pairs of canvases, of at most `_MOST` images of each set: they fall with its square."""
+    rng = np.random.default_rng(0)
+    n = len(sets[0])
+    kept = [np.sort(rng.permutation(n)[:_MOST]) for _ in sets]
+    own = [found[at] for found, at in zip(clusters, kept, strict=True)]
+    groups = [parts_of(found, GROUPS, np.random.default_rng(0)) for found in own]
+
+    def costs(asked: Sequence[Gone]) -> NDArray[np.float64]:
+        found = np.zeros(len(asked))
+        for u_SD in _strips(directions_PD):
+            ordered = []
+            for z_ND, at, own_N in zip(sets, kept, groups, strict=True):
+                along_NS = z_ND[at] @ u_SD.T
+                order = np.argsort(along_NS, axis=0)
+                ordered.append((np.take_along_axis(along_NS, order, 0).T, own_N[order].T))
+            left: list[dict[tuple[int, ...], NDArray[np.float64]]] = [{}, {}]
+            for both in asked:
+                for side, gone in enumerate(both):
+                    if gone not in left[side]:
+                        z_SN, own_SN = ordered[side]
+                        left[side][gone] = z_SN[~np.isin(own_SN, gone)].reshape(len(z_SN), -1)
+            found += [_transport(left[0][x], left[1][y]) for x, y in asked]
+        return scale * found
+
+    counts = len(np.unique(own[0])), len(np.unique(own[1]))
+    xx, yy, xy = pairs_left_out(costs, (groups[0], groups[1]), counts)
+    smaller = (len(kept[0]) / n) ** 2
+    return smaller * xx, smaller * yy, smaller * xy
+
+
+def _transport(x_SN: NDArray[np.float64], y_SM: NDArray[np.float64]) -> float:
+    """Return the cost of the transport between sets of unequal numbers, each in order, summed over directions."""
+    n, m = x_SN.shape[1], y_SM.shape[1]
+    ends = np.union1d(np.arange(1, n + 1) * m, np.arange(1, m + 1) * n)
+    widths = np.diff(ends, prepend=0) / (n * m)
+    return float(((x_SN[:, (ends - 1) // m] - y_SM[:, (ends - 1) // n]) ** 2 @ widths).sum())
 
 
 def _potential(x_NS: NDArray[np.float64], y_NS: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -113,8 +161,7 @@ def real_floor(
     Raises:
         ValueError: if there are fewer than four images.
     """
-    if min(n, len(real_ND) // 2) < 2:
-        raise ValueError(f"{len(real_ND)} real images: at least 4 are needed for two parts")
+    check_halves(len(real_ND), n)
     rng = np.random.default_rng(seed)
     parts = [disjoint_parts(clusters_N, n, rng) for _ in range(splits)]
     pairs = [(part, np.sort(rng.permutation(rest)[: len(part)])) for part, rest in parts]
@@ -126,10 +173,9 @@ def real_floor(
         for i, (a, b) in enumerate(pairs):
             values[i] += ((np.sort(along_NS[a], axis=0) - np.sort(along_NS[b], axis=0)) ** 2).mean(0).sum()
     values *= 3 * real_ND.shape[1] / projections
-    low, high = np.percentile(values, [2.5, 97.5])
     least = min(len(a) for a, _ in pairs)
     how = f"real against real, {splits} random splits into two parts of equal number"
-    return Distance(float(values.mean()), float(values.std()), float(low), float(high), least, least, how)
+    return Distance.of_splits(values, least, least, how)
 
 
 def _drawn(

@@ -256,6 +256,19 @@ def resolved(features: Features) -> Features:
     return dataclasses.replace(features, weights_sha256=known)
 
 
+def changes_of(settings: Mapping[str, Any]) -> list[str]:
+    """Return in which settings a protocol is not the shipped one of its name; none where there is none of that name."""
+    if not (FOLDER / f"{settings['name']}.yaml").is_file():
+        return []
+    if "block_frames" in settings:
+        from evaluation.video.score import load_video_protocol
+
+        shipped = load_video_protocol(settings["name"]).settings()
+    else:
+        shipped = load_protocol(settings["name"]).settings()
+    return differences({key: value for key, value in settings.items() if key in shipped}, shipped)
+
+
 def settings_sha256(settings: Mapping[str, Any]) -> str:
     """Return the hash of every setting but the name."""
     kept = {key: value for key, value in settings.items() if key != "name"}

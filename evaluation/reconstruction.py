@@ -1,5 +1,6 @@
 """Pairs of originals and reconstructions: PSNR, SSIM and perceptual distance, the mean over images."""
 
+import hashlib
 import math
 import os
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from evaluation.perceptual import PerceptualDistance
 from evaluation.protocol import Reconstruction
 from nuwa_lightning.data.reading import MAX_PIXELS, ImageReadError, read_image
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.hashing import file_sha256
 
 DEFINITION: Final = "Wang et al. 2004: Gaussian window 11x11, sigma 1.5, inside the image, mean over colors"
 _BORDER: Final = 5
@@ -77,6 +79,11 @@ class Pairs:
                 hint = f"has no partner of that name in {theirs}: name each reconstruction as its original"
                 raise UsageError(option, str(name), hint)
             self.files.append((partners[name], path))
+
+    def originals_sha256(self) -> str:
+        """Return the hash of the contents of the originals; names and order do not count."""
+        digests = sorted(file_sha256(original) for original, _ in self.files)
+        return hashlib.sha256("".join(digests).encode()).hexdigest()
 
     def __iter__(self) -> Iterator[tuple[Pixels, Pixels]]:
         """Yield original and reconstruction, whole."""

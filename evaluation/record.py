@@ -188,3 +188,7 @@ def check_comparable(reports: Mapping[str, Mapping[str, Any]]) -> None:
             if counts[0] != counts[1]:
                 hint = f"numbers of {kind} images differ ({counts[0]} and {counts[1]}), which moves scores: "
                 raise UsageError("report", both, f"{hint}score as many of both, such as `set` {kind}.count=N")
+            for key, what in (("originals_sha256", "originals"), ("captions_sha256", "captions")):
+                digests = {found[kind][key] for found in (ours, theirs) if key in found[kind]}
+                if len(digests) > 1:
+                    raise UsageError("report", both, f"{what} of {kind} differ: score both with the same ones")

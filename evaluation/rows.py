@@ -24,7 +24,7 @@ from evaluation.feature_cache import FeatureSet
 from evaluation.images import ImageSet
 from evaluation.inception_score import inception_score
 from evaluation.looking import Look
-from evaluation.manifold import authentic, manifold, nearest_distances, nearest_of
+from evaluation.manifold import authentic, manifold, nearest_of
 from evaluation.pairs import two_rows
 from evaluation.perceptual import PerceptualDistance, diversity
 from evaluation.protocol import Blocks, Collapse, Manifold, Protocol, Seams
@@ -154,8 +154,9 @@ def nearest(prefix: str, features: dict[str, FeatureSet], seed: int) -> list[Row
     real, ours = features["real"], features["generated"]
     part, rest = _parts(real, len(ours), seed)
     # Both look for their nearest among equally many.
-    against = nearest_distances(ours.features_ND, real.features_ND[rest])
-    floor = nearest_distances(real.features_ND[part], real.features_ND[rest])
+    against, floor = (
+        nearest_of(z_ND, real.features_ND[rest])[0] for z_ND in (ours.features_ND, real.features_ND[part])
+    )
     how = "median; interval: Woodruff, over canvases, the real images held fixed; far below the floor: copies"
     return [
         of_estimate(
@@ -201,17 +202,13 @@ def nearest_pairs(looks: dict[str, Look], count: int = 8) -> dict[str, Any]:
         their nearest real images below, base64.
     """
     real, ours = looks["real"].features, looks["generated"].features
-    distances, index = (
-        nearest_distances(ours.features_ND, real.features_ND),
-        nearest_of(ours.features_ND, real.features_ND),
-    )
+    distances, index = nearest_of(ours.features_ND, real.features_ND)
     best = np.argsort(distances, kind="stable")[:count]
-    names = {name: [path.name for path, cuts in found.images.plan if cuts and path not in found.images.skipped]
-             for name, found in looks.items()}  # fmt: skip
+    files = {name: found.images.used_files() for name, found in looks.items()}
     return {
         "distances": [round(float(distances[i]), 6) for i in best],
-        "generated": [names["generated"][ours.clusters_N[i]] for i in best],
-        "real": [names["real"][real.clusters_N[index[i]]] for i in best],
+        "generated": [files["generated"][ours.clusters_N[i]].name for i in best],
+        "real": [files["real"][real.clusters_N[index[i]]].name for i in best],
         "jpeg": two_rows(looks["generated"].some(best), looks["real"].some(index[best])),
     }
 
@@ -357,11 +354,10 @@ def of_biased(
     real, ours = sets
     rng = np.random.default_rng(protocol.seed)
     parts = [disjoint_parts(clusters_N, len(ours), rng) for _ in range(protocol.splits)]
-    floors = [distance(real[rest], real[part]) for part, rest in parts]
+    floors = np.array([distance(real[rest], real[part]) for part, rest in parts])
     how = "biased, all of both; no interval: pairs of each with itself shift it by an unknown part"
     sizes = len(parts[0][1]), len(parts[0][0])
-    ends = [float(end) for end in np.percentile(floors, [2.5, 97.5])]
-    floor = Distance(float(np.mean(floors)), float(np.std(floors)), ends[0], ends[1], *sizes, "real against real")
+    floor = Distance.of_splits(floors, *sizes, "real against real")
     none = Distance(distance(real, ours), math.nan, math.nan, math.nan, len(real), len(ours), how)
     return of_distance(name, which, none, floor)
 

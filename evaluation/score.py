@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -10,12 +11,12 @@ from typing import Any, Final
 import numpy as np
 
 from evaluation import rows
-from evaluation.clip_score import ClipScore, captions_of, clip_scores
+from evaluation.clip_score import Captioned, ClipScore, captions_of, captions_sha256
 from evaluation.estimates import Estimate
 from evaluation.extractor import Extractor, identity
 from evaluation.extractors import check_name, make_extractor
 from evaluation.feature_cache import FeatureCache, FeatureSet
-from evaluation.images import ImageSet
+from evaluation.images import ImageSet, Pixels
 from evaluation.looking import Look, Wanted, check, look
 from evaluation.perceptual import PerceptualDistance, random_pairs
 from evaluation.protocol import Protocol
@@ -86,6 +87,7 @@ class Scoring:
     sets: dict[str, ImageSet]
     progress: bool = False
     looks: dict[str, Look] = field(default_factory=dict)
+    shown: Callable[[Path, Pixels], None] | None = None
 
     @property
     def features(self) -> dict[str, FeatureSet]:
@@ -114,6 +116,7 @@ class Scoring:
         return Wanted(
             metrics.seams, metrics.color, metrics.collapse.window if samples and metrics.collapse else None,
             samples and metrics.memorization, metrics.blocks if samples else None, held,
+            self.shown if name == "generated" else None,
         )  # fmt: skip
 
 
@@ -164,35 +167,40 @@ def score(
     pairs = None
     if reconstruction is not None:
         pairs = Pairs(original or _folder(sets["real"]), reconstruction, **reading)
-    captions = clip = None
-    if protocol.metrics.clip:
-        clip = _clip(networks)
-        captions = captions_of(sets["generated"].files, option="generated") if "generated" in sets else []
+    clip = _clip(networks) if protocol.metrics.clip else None
+    captions = dict(captions_of(sets["generated"].files, option="generated")) if clip and "generated" in sets else {}
+    captioned = Captioned(clip) if clip and captions else None
     extractor = networks.extractor or make_extractor(
         protocol.features.name, weights=networks.weights, device=networks.device
     )
     distance = _distance(protocol, networks, pairs is not None)
     scoring = Scoring(protocol, FeatureCache(extractor, folder=work.cache, enabled=work.cached), sets, work.progress)
+    if captioned is not None:
+        scoring.shown = lambda path, whole: captioned.add(whole, captions[path])
     report_rows = _rows(scoring, distance, pairs)
-    if clip is not None and captions:
-        readable = [each for each in captions if each[0] not in sets["generated"].skipped]
-        scores = clip_scores(clip, readable, max_pixels=work.max_pixels)
+    if captioned is not None:
+        scores = captioned.found()
         report_rows += [rows.of_estimate(name, "generated", found, better="higher") for name, found in scores.items()]
     report: dict[str, Any] = {
         "metrics": report_rows,
-        "sets": {name: _described(found, scoring.features[name]) for name, found in sets.items()},
+        "sets": {name: _described(scoring.looks[name]) for name in sets},
     }
+    if captions:
+        report["sets"]["generated"]["captions_sha256"] = captions_sha256(captions.values())
     if "generated" in sets and protocol.metrics.memorization:
         report["nearest"] = rows.nearest_pairs(scoring.looks)
     if pairs is not None:
-        report["sets"]["reconstruction"]["pairs"] = len(pairs.files) - len(pairs.skipped)
-        report["sets"]["reconstruction"]["equal_pairs"] = pairs.equal
+        report["sets"]["reconstruction"] |= {
+            "pairs": len(pairs.files) - len(pairs.skipped),
+            "equal_pairs": pairs.equal,
+            "originals_sha256": pairs.originals_sha256(),
+        }
     settings = protocol.settings() | {"extractor": identity(extractor)}
     settings |= {"perceptual_network": distance.protocol} if distance else {}
     settings |= {"clip_network": clip.protocol} if clip else {}
+    sampling = _sampling(generated, report["sets"])
     report = finish_report(report, settings, seconds=time.monotonic() - started, device=networks.device)
-    if generated is not None and (Path(generated) / SAMPLES).is_file():
-        report["run"]["sampling"] = samples_of(Path(generated))
+    report["run"] |= {"sampling": sampling} if sampling else {}
     return report
 
 
@@ -229,6 +237,17 @@ def _rows(scoring: Scoring, distance: PerceptualDistance | None, pairs: Pairs | 
         if metrics.blocks:
             first += rows.blocks(prefix, looks, metrics.blocks, protocol)
     return first + late
+
+
+def _sampling(generated: Where | None, sets: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return how images were made, if that is known; fewer of them than were made are somebody's choice: noted."""
+    if generated is None or not (Path(generated) / SAMPLES).is_file():
+        return {}
+    found = samples_of(Path(generated))
+    made = found.get("images", found.get("pictures", 0))
+    if isinstance(made, int) and made > sets["generated"]["files"]:
+        sets["generated"]["made"] = made
+    return found
 
 
 def check_device(device: str) -> None:
@@ -292,12 +311,15 @@ def _distance(protocol: Protocol, networks: Networks, has_pairs: bool) -> Percep
     return PerceptualDistance(protocol.perceptual, weights=networks.lpips_weights, device=networks.device)
 
 
-def _described(images: ImageSet, features: FeatureSet) -> dict[str, Any]:
+def _described(found: Look) -> dict[str, Any]:
+    images = found.images
     return {
         "folder": images.label,
         "files": len(images.files),
+        "formats": images.formats(),
         "sizes": images.sizes(),
-        "crops": len(features),
+        "crops": len(found.features),
         "skipped": sorted(path.name for path in images.skipped),
         "sha256": images.sha256(),
+        **({} if found.repeated is None else {"repeated": found.repeated}),
     }

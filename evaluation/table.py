@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from evaluation.protocol import changes_of
+
 LOW_RANK: Final = "Frechet distances are of fewer images than features: read them beside their floor only"
 
 
@@ -11,15 +13,29 @@ def text_table(report: Mapping[str, Any]) -> str:
     head = ["metric", "set", "value", "95 % interval", "floor (real)", "n", "better"]
     lines = [head, *(_line(row) for row in report["metrics"])]
     about = report["protocol"]
-    foot = [f"protocol {about['name']} version {about['version']}, sha256 {about['sha256'][:12]}"]
-    for name, found in report["sets"].items():
-        sizes = f" of {found['sizes']} pixels" if "sizes" in found else ""
-        skipped = f", {len(found['skipped'])} skipped as unreadable" if found["skipped"] else ""
-        foot.append(f"{name}: {found['folder']}, {found['crops']} crops of {found['files']} files{sizes}{skipped}")
+    foot = [f"protocol {said_of_protocol(about)}, sha256 {about['sha256'][:12]}"]
+    foot += [said_of_set(name, found) for name, found in report["sets"].items()]
     if any(row.get("low_rank") for row in report["metrics"]):
         foot.append(LOW_RANK)
     foot.append(f"digest {report['digest'][:12]} (equal images, protocol, code and machine give an equal one)")
     return "\n".join([*aligned(lines), "", *foot])
+
+
+def said_of_protocol(about: Mapping[str, Any]) -> str:
+    """Return name and version of a report's protocol, and where it is not what ships under that name."""
+    changes = changes_of(about["settings"])
+    changed = f" (not as it ships: {'; '.join(changes)})" if changes else ""
+    return f"{about['name']} version {about['version']}{changed}"
+
+
+def said_of_set(name: str, found: Mapping[str, Any]) -> str:
+    """Return what a reader has to know of a set of images: how many, of which format and size, chosen or repeated."""
+    formats = f" ({', '.join(f'{n} {kind}' for kind, n in found['formats'].items())})" if found.get("formats") else ""
+    text = f"{name}: {found['folder']}, {found.get('crops', found.get('squares'))} crops of {found['files']} files"
+    text += formats + (f" of {found['sizes']} pixels" if "sizes" in found else "")
+    text += f", {len(found['skipped'])} skipped as unreadable" if found.get("skipped") else ""
+    text += f", chosen of {found['made']} that were made" if "made" in found else ""
+    return text + (f", {found['repeated']} of them repeat another one" if found.get("repeated") else "")
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> list[str]:

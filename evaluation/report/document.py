@@ -8,7 +8,7 @@ from typing import Any
 from evaluation.report.figures import curves_over_time, learning_curves, quality_against_cost
 from evaluation.report.image_grids import Strip, nearest_strips, strips_of
 from evaluation.report.study import Line, Number, Study, lines_of, seconds_of_canvas, student
-from evaluation.table import LOW_RANK
+from evaluation.table import LOW_RANK, said_of_protocol, said_of_set
 
 
 @dataclass(frozen=True)
@@ -190,12 +190,9 @@ def _rate(told: Any, samples: str) -> float:
 def _about(study: Study, samples: str) -> str:
     results = [r for e in study.entries for r in e.results if samples in r.reports]
     reports = [r.reports[samples] for r in results]
-    about, sets = reports[0]["protocol"], reports[0]["sets"]
-    lines = [f"Protocol {about['name']} version {about['version']} (sha256 {about['sha256'][:12]})"]
-    for name, found in sets.items():
-        crops = found.get("crops", found.get("squares"))
-        sizes = f" of {found['sizes']} pixels" if "sizes" in found else ""
-        lines.append(f"{name}: {found['folder']}, {crops} crops of {found['files']} files{sizes}")
+    about = reports[0]["protocol"]
+    lines = [f"Protocol {said_of_protocol(about)} (sha256 {about['sha256'][:12]})"]
+    lines += dict.fromkeys(said_of_set(name, found) for one in reports for name, found in one["sets"].items())
     tables = [r.told.get("sampling", {}).get(samples) or r.reports[samples]["run"].get("sampling") for r in results]
     for size, temperature, top_k in dict.fromkeys((t["size"], t["temperature"], t["top_k"]) for t in tables if t):
         lines.append(f"sampled at {size}, temperature {temperature}, top-k {top_k}")

@@ -17,7 +17,7 @@ from evaluation import blocks as block_distances
 from evaluation import fid as frechet
 from evaluation import kid as kernel
 from evaluation.blocks import BlockSet
-from evaluation.clip_score import ClipScore, captions_of, frame_similarity, said_of_cut
+from evaluation.clip_score import ClipScore, captions_of, captions_sha256, frame_similarity, said_of_cut
 from evaluation.config import build, read_yaml, set_option
 from evaluation.estimates import Estimate, of_mean
 from evaluation.extractor import identity
@@ -173,6 +173,8 @@ def score_videos(
             for name, found in sets.items()
         },
     }
+    if captions:
+        report["sets"]["generated"]["captions_sha256"] = captions_sha256(captions.values())
     if protocol.curves:
         found = {name: over_clips(side.curves, np.array(side.sources, np.intp)) for name, side in sides.items()}
         report["curves"] = {"stride": protocol.generated.stride, **found}

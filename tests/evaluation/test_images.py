@@ -143,9 +143,13 @@ def test_a_look_decodes_each_file_once(
     images, cache = ImageSet(folders["other"], CropSpec(**spec)), FeatureCache(ToyFeatures(), enabled=False)
     canvases, crops = list(images.canvases()), list(images.crops())
     monkeypatch.setattr(module, "read_image", reading)
-    wanted = Wanted(Seams(32, 8), True, 32, True, Blocks(32), frozenset({3, 5}))
+    shown: dict[Path, Any] = {}
+    wanted = Wanted(Seams(32, 8), True, 32, True, Blocks(32), frozenset({3, 5}), shown.__setitem__)
     found = look(images, cache, wanted)
     assert sorted(read) == sorted(images.files)
+    for path, whole in shown.items():
+        np.testing.assert_array_equal(whole, np.asarray(Image.open(path)))
+    assert list(shown) == images.files
     alone = cache.of_crops(crops, count=len(crops))
     np.testing.assert_array_equal(found.features.features_ND, alone.features_ND)
     np.testing.assert_array_equal(found.features.clusters_N, images.clusters())

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from evaluation import inception, perceptual
-from evaluation.clip_score import ClipScore, captions_of, clip_scores, frame_similarity
+from evaluation.clip_score import Captioned, ClipScore, captions_of, frame_similarity
 from evaluation.crop_spec import CropSpec
 from evaluation.extractors import make_extractor
 from evaluation.images import ImageSet
@@ -173,7 +173,10 @@ def test_clip_score_is_the_cosine(clip_folder: Path, tmp_path: Path) -> None:
         expected.append(float((out.image_embeds * out.text_embeds).sum()))
     # In one batch, padded, as one at a time.
     np.testing.assert_allclose(scorer.cosines(list(images), list(captions.values())), expected, atol=1e-5)
-    score, similarity = clip_scores(scorer, found).items()
+    captioned = Captioned(scorer)
+    for path, caption in found:
+        captioned.add(np.asarray(Image.open(path)), caption)
+    score, similarity = captioned.found().items()
     assert score == (scorer.name, score[1])
     assert score[1].value == pytest.approx(100 * np.mean(np.maximum(expected, 0)), abs=1e-3)
     assert similarity[0].startswith("CLIP-SIM[tiny-clip-")
@@ -199,9 +202,10 @@ def test_long_captions_keep_their_end(clip_folder: Path, tmp_path: Path) -> None
     assert not scorer.is_cut(fits)
     assert scorer.is_cut(longer)
     assert scorer.cosines([image], [longer]) == pytest.approx(scorer.cosines([image], [fits]), abs=1e-6)
-    Image.fromarray(image).save(tmp_path / "a.png")
-    found = clip_scores(scorer, [(tmp_path / "a.png", fits), (tmp_path / "a.png", longer)])
-    assert "; 1 captions are longer" in found[scorer.name].how
+    captioned = Captioned(scorer)
+    captioned.add(image, fits)
+    captioned.add(image, longer)
+    assert "; 1 captions are longer" in captioned.found()[scorer.name].how
 
 
 def test_clips_are_compared_with_their_captions(clip_folder: Path, tmp_path: Path) -> None:

@@ -116,7 +116,8 @@ def test_canvases_larger_than_the_real_images(folders: Folders, tmp_path: Path) 
     wanted = protocol(tmp_path, *cut, kid={}, blocks={"side": 64, "against": "pooled"})
     report = score(wanted, folders["real"], generated=tmp_path / "wide", work=NO_CACHE)
     assert report["sets"]["generated"] | {"sha256": ""} == {
-        "folder": "wide", "files": 10, "sizes": "512x128", "crops": 40, "skipped": [], "sha256": "",
+        "folder": "wide", "files": 10, "formats": {"PNG": 10}, "sizes": "512x128", "crops": 40, "skipped": [],
+        "sha256": "", "repeated": 0,
     }  # fmt: skip
     assert "toy-Block-KID x7 (pooled)" in [row["name"] for row in report["metrics"]]  # 7 shifted blocks for 1
     with pytest.raises(UsageError, match=r"set metrics.blocks.against=pooled"):

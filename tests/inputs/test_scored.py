@@ -11,7 +11,6 @@ from PIL import Image
 
 from evaluation import rows
 from evaluation.__main__ import main
-from evaluation.clip_score import clip_scores
 from evaluation.feature_cache import FeatureCache
 from evaluation.images import ImageSet, image_files
 from evaluation.looking import Wanted, look
@@ -127,26 +126,6 @@ def test_options_of_score_videos(tmp_path: Path, capsys, flags: tuple[str, ...],
     told = capsys.readouterr().err
     assert words in told
     assert len([line for line in told.splitlines() if line.startswith("error:")]) == 1
-
-
-class Matches:
-    """Takes the place of a CLIP model: all match alike."""
-
-    name, similarity_name = "CLIP-score", "CLIP-SIM"
-
-    def cosines(self, images, captions):
-        return np.full(len(images), 0.5)
-
-    def is_cut(self, caption):
-        return False
-
-
-def test_the_clip_score_reads_what_the_limit_allows(tmp_path: Path) -> None:
-    image = paint(tmp_path / "a.png")
-    found = clip_scores(Matches(), [(image, "a")] * 2, max_pixels=80)  # type: ignore[arg-type]
-    assert found["CLIP-score"].value == 50
-    with pytest.raises(UsageError, match=r"generated: .*a.png: 10x8 .* give a larger `max_pixels` if you trust it"):
-        clip_scores(Matches(), [(image, "a")], max_pixels=79)  # type: ignore[arg-type]
 
 
 def test_flat_patches_have_no_seam_ratio_and_that_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -77,7 +77,7 @@ def test_the_page_needs_nothing_else(place: Path) -> None:
         "python -m evaluation score --real photos --generated runs/ablations/toy/cells/nearby/seed_1/views --protocol",
         "nearby, training seed 1",
         "Nearest real images of views",
-        "10 crops of 10 files of 64x64 pixels",
+        "10 crops of 10 files (10 PNG) of 64x64 pixels",
         "sampled at 64x64, temperature 1.0, top-k 50",
     ):
         assert said in text, said

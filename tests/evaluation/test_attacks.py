@@ -1,0 +1,176 @@
+"""Ways to make a report look better than what it is of: each is refused, or stands under the table."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from evaluation import score as scoring
+from evaluation.extractors import make_extractor
+from evaluation.feature_cache import FeatureCache
+from evaluation.images import ImageSet
+from evaluation.protocol import changes_of, load_protocol
+from evaluation.record import check_comparable, write_report
+from evaluation.report.document import Paragraph, blocks_of
+from evaluation.report.study import load_study
+from evaluation.score import Networks, score
+from evaluation.table import text_table
+from evaluation.video.score import load_video_protocol
+from nuwa_lightning.errors import UsageError
+from tests.evaluation.test_faults import NO_CACHE, part, protocol, rows_of
+
+Folders = dict[str, Path]
+
+
+def test_chosen_samples(folders: Folders, tmp_path: Path) -> None:
+    chosen = part(folders["other"], tmp_path / "chosen", 10)
+    (chosen / "samples.json").write_text(json.dumps({"images": 400}))
+    report = score(protocol(tmp_path, kid={}), folders["real"], generated=chosen, work=NO_CACHE)
+    assert "10 files (10 PNG) of 128x128 pixels, chosen of 400 that were made" in text_table(report)
+    (chosen / "samples.json").write_text(json.dumps({"images": 10}))
+    assert "chosen of" not in text_table(
+        score(protocol(tmp_path, kid={}), folders["real"], generated=chosen, work=NO_CACHE)
+    )
+
+
+def test_one_image_under_many_names(folders: Folders, tmp_path: Path) -> None:
+    """Mirrored or written anew, too: more files make narrower intervals, not more images."""
+    many = part(folders["other"], tmp_path / "many", 10)
+    for number, path in enumerate(sorted(many.iterdir())[:6]):
+        image = Image.open(path)
+        turned = image if number % 2 else image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        turned.save(many / f"again{number}.bmp")
+    report = score(protocol(tmp_path, kid={}), folders["real"], generated=many, work=NO_CACHE)
+    assert "16 files (6 BMP, 10 PNG) of 128x128 pixels, 6 of them repeat another one" in text_table(report)
+    assert "real: real, 20 crops of 20 files (20 PNG) of 128x128 pixels\n" in text_table(report)
+
+
+def test_lossy_files_are_told_by_their_content(folders: Folders, tmp_path: Path) -> None:
+    """JPEG smooths seams away, whatever the file is called."""
+    lossy = part(folders["other"], tmp_path / "lossy", 10)
+    for path in lossy.iterdir():
+        Image.open(path).save(path, format="JPEG", quality=30)
+    assert ImageSet(lossy).formats() == {"JPEG": 10}
+
+
+def test_other_protocols_of_a_shipped_name() -> None:
+    assert changes_of(load_protocol("landscape").settings()) == []
+    assert changes_of(load_protocol("landscape", ["real.count=50"]).settings()) == ["real.count: 50 against 200"]
+    assert changes_of(load_video_protocol("video", ["seed=3"]).settings()) == ["seed: 3 against 0"]
+    assert changes_of({**load_protocol("landscape").settings(), "name": "mine", "seed": 7}) == []
+
+
+def test_a_changed_protocol_is_told(folders: Folders, tmp_path: Path) -> None:
+    wanted = protocol(tmp_path, "name=landscape", kid={})
+    report = score(wanted, folders["real"], generated=folders["other"], work=NO_CACHE)
+    assert "protocol landscape version 1 (not as it ships: features.name: tests.evaluation.toys" in text_table(report)
+
+
+def test_easier_originals(folders: Folders, tmp_path: Path) -> None:
+    """The same real images for the distances, other originals for PSNR."""
+    reports = {}
+    for name in ("other", "blurred"):
+        made = tmp_path / f"of_{name}"
+        made.mkdir()
+        for path in folders[name].iterdir():
+            Image.fromarray(np.asarray(Image.open(path)) // 2 * 2).save(made / path.name)
+        wanted = protocol(tmp_path, "reconstruction.lpips=false", kid={})
+        reports[name] = score(
+            wanted, folders["real"], original=folders[name], reconstruction=made, work=NO_CACHE
+        )  # fmt: skip
+    check_comparable({"a": reports["other"], "b": reports["other"]})
+    with pytest.raises(UsageError, match="originals of reconstruction differ"):
+        check_comparable(reports)
+
+
+class Matches:
+    """Whatever an image shows, the caption fits."""
+
+    name, similarity_name, protocol = "CLIP-score", "CLIP-SIM", {"model": "none"}
+
+    def cosines(self, images: Any, captions: Any) -> Any:
+        return np.full(len(images), 0.5)
+
+    def is_cut(self, caption: str) -> bool:
+        return False
+
+
+def test_easier_captions(folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "ClipScore", lambda folder, device: Matches())
+    reports = {}
+    for text in ("a lake", "an image"):
+        told = part(folders["other"], tmp_path / text, 10)
+        (told / "captions.json").write_text(json.dumps({path.name: text for path in told.iterdir()}))
+        reports[text] = score(
+            protocol(tmp_path, clip=True), folders["real"], generated=told, networks=Networks(clip=tmp_path),
+            work=NO_CACHE,
+        )  # fmt: skip
+    assert rows_of(reports["a lake"])["CLIP-score"] == rows_of(reports["an image"])["CLIP-score"]
+    with pytest.raises(UsageError, match="captions of generated differ"):
+        check_comparable(reports)
+
+
+def test_a_network_whose_code_was_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    code = "from tests.evaluation.toys import ToyFeatures\nclass Mine(ToyFeatures):\n    prefix = 'mine-'\n"
+    code += "    def __call__(self, images):\n        a, b = super().__call__(images)\n        return {} * a, b\n"
+    found = []
+    for scale in ("1", "2.5"):
+        (tmp_path / "changing.py").write_text(code.format(scale))
+        sys.modules.pop("changing", None)
+        importlib.invalidate_caches()
+        shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
+        cache = FeatureCache(make_extractor("changing.Mine"), folder=tmp_path)
+        found.append(cache.of_crops([np.full((8, 8, 3), 100, np.uint8)], count=1).features_ND)
+    np.testing.assert_allclose(found[1], 2.5 * found[0])
+
+
+def test_neighbors_of_a_part_have_their_names(folders: Folders, tmp_path: Path) -> None:
+    """Where a protocol takes some of the files, the page of nearest images names these."""
+    mixed = part(folders["other"], tmp_path / "mixed", 10)
+    for number, path in enumerate(sorted(folders["real"].iterdir())[:10]):
+        shutil.copy(path, mixed / f"copy{number}.png")
+    wanted = protocol(tmp_path, "generated.count=12", kid={})
+    near = score(wanted, folders["real"], generated=mixed, work=NO_CACHE)["nearest"]
+    pairs = list(zip(near["distances"], near["generated"], near["real"], strict=True))
+    copies = [(name, real) for distance, name, real in pairs if distance < 1e-4]
+    assert len(copies) > 2
+    for name, real in copies:
+        assert (mixed / name).read_bytes() == (folders["real"] / real).read_bytes()
+
+
+def test_other_sizes_stand_under_the_table(folders: Folders, tmp_path: Path) -> None:
+    large = tmp_path / "large"
+    large.mkdir()
+    for path in folders["other"].iterdir():
+        Image.open(path).resize((256, 256)).save(large / path.name)
+    wanted = protocol(tmp_path, kid={})
+    for name, folder in (("a", folders["other"]), ("b", large)):
+        report = score(wanted, folders["real"], generated=folder, work=NO_CACHE)
+        assert write_report(tmp_path / f"{name}.json", report)
+    study = load_study([tmp_path / "a.json", tmp_path / "b.json"], "report")
+    told = " ".join(block.text for block in blocks_of(study) if isinstance(block, Paragraph))
+    assert "generated: other, 10 crops of 10 files (10 PNG) of 128x128 pixels" in told
+    assert "generated: large, 10 crops of 10 files (10 PNG) of 256x256 pixels" in told
+
+
+def test_crops_of_one_image_cover_little(folders: Folders, tmp_path: Path) -> None:
+    one = np.asarray(Image.open(next(iter(sorted(folders["other"].iterdir())))).resize((140, 140)))
+    (tmp_path / "one").mkdir()
+    for number in range(10):
+        at = number + 1
+        Image.fromarray(one[at : at + 128, 12 - at : 140 - at]).save(tmp_path / "one" / f"{number}.png")
+    wanted = protocol(tmp_path, manifold={})
+    one_image, fresh = (
+        rows_of(score(wanted, folders["real"], generated=folder, work=NO_CACHE))
+        for folder in (tmp_path / "one", folders["other"])
+    )
+    assert one_image["toy-coverage"]["high"] < fresh["toy-coverage"]["low"]
