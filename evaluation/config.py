@@ -35,7 +35,7 @@ def build(cls: type[T], content: object, where: str) -> T:
         # Names of cells and the like are left out by the parser.
         full = next((key for key in _keys(content) if key.rpartition(".")[2] == name.rpartition(".")[2]), name)
         raise UsageError(f"{where}.{full}", error.value, error.hint.replace("--it.", "")) from None
-    except TypeError:
+    except (TypeError, ValueError):  # the second of a text with a NUL in the place of a group
         hint = "one of its groups holds a single value: write its settings below it"
         raise UsageError(where, "given", hint) from None
     # An unknown key that holds an empty mapping leaves no trace in what jsonargparse returns.

@@ -77,7 +77,7 @@ def _request(pixels: tuple[int, int], seed: int, count: int, sampling: Sampling)
     height, width = pixels
     return GenerationRequest(
         size=Size(width, height), seed=seed, count=count, temperature=sampling.temperature, top_k=sampling.top_k,
-        tile=max(pixels), unprompted=True,
+        top_p=sampling.top_p, tile=max(pixels), unprompted=True,
     )  # fmt: skip
 
 

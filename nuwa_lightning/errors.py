@@ -27,7 +27,7 @@ class UsageError(ValueError):
 
 def check_range(option: str, value: float, least: float, most: float = math.inf) -> None:
     """Refuse a number that is not from ``least`` to ``most``; NaN never is, nor infinity."""
-    if not (math.isfinite(value) and least <= value <= most):
+    if not (least <= value <= most and value < math.inf):
         end = f" to {most:g}" if math.isfinite(most) else " up"
         raise UsageError(option, value, f"give a number from {least:g}{end}")
 

@@ -344,7 +344,7 @@ class NuwaInfinityPipeline:
         """Return how an image of a request is made, for its canvas and the metadata of its files."""
         version: str = sys.modules[__package__].__version__  # to import it would import all that it offers
 
-        options = request.to_options()
+        options = _filled(request, self.generator.sampling).to_options()
         metadata = {
             "program": "nuwa_lightning",
             "version": version,
@@ -398,8 +398,9 @@ class NuwaInfinityPipeline:
         decoder = self.generator.local_decoder
         if request.local_decoder is not None:
             decoder = named_local_decoder(request.local_decoder)
+        full = _filled(request, self.generator.sampling)
         return dataclasses.replace(self.generator, direction=direction, local_decoder=decoder).renderer(
-            Sampling(request.temperature, request.top_k, request.top_p),
+            Sampling(full.temperature, full.top_k, full.top_p),  # type: ignore[arg-type]  # none of them is None
             max_rows=request.max_rows,
             precision=Precision(request.weights, request.cache),  # type: ignore[arg-type]
             threads=self.threads,
@@ -410,6 +411,13 @@ class NuwaInfinityPipeline:
     def builder(self) -> OrderBuilder:
         """What requests mean for its model."""
         return OrderBuilder(self.generator, self.tokenizer, self.pixel_guided, self.name, self.coarse)
+
+
+def _filled(request: GenerationRequest, usual: Sampling) -> GenerationRequest:
+    """Return a request that says how tokens are drawn: by the model's own ways where it said nothing."""
+    given = {name: getattr(request, name) for name in ("temperature", "top_k", "top_p")}
+    said = {name: getattr(usual, name) if value is None else value for name, value in given.items()}
+    return request if given == said else dataclasses.replace(request, **said)
 
 
 def _shown(made: Sequence[list[Pixels]], output_type: OutputType, *, video: bool) -> Any:

@@ -38,9 +38,9 @@ class GenerationRequest:
         wrap: close x (a panorama all around), y, or xy (a tile of a pattern)
         seed: equal seeds make equal images
         count: so many images, of this seed and the next
-        temperature: below 1 calmer, above 1 wilder; 0 takes the best token
-        top_k: draw from the k best tokens; 0 = all
-        top_p: draw from the best tokens that reach p
+        temperature: below 1 calmer, above 1 wilder; 0 takes the best token (default: the model's own, else 1)
+        top_k: draw from the k best tokens; 0 = all (default: the model's own, else 50)
+        top_p: draw from the best tokens that reach p (default: the model's own, else 1)
         order: omega, omega*, zeta or zeta* (default: by the shape)
         max_rows: patches generated side by side at most
         weights: float32, bfloat16 or int8: how matrices are kept
@@ -73,9 +73,9 @@ class GenerationRequest:
     wrap: str = ""
     seed: int = 0
     count: int = 1
-    temperature: float = 1.0
-    top_k: int = 50
-    top_p: float = 1.0
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
     order: str | None = None
     max_rows: int = 64
     weights: str = "float32"

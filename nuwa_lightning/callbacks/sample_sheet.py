@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from nuwa_lightning.callbacks.reconstruction_sheet import may_draw, show_sheet
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.pretrained import Generator, save_generator
-from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.pipeline import NuwaInfinityPipeline
 from nuwa_lightning.request import GenerationRequest
 from nuwa_lightning.request_fields import Size
@@ -27,8 +26,9 @@ class SampleSheet(Callback):
         first_step: when the first sheet is drawn.
         count: images on the sheet, from seeds 0 .. count - 1.
         size: their size in patches, rows and columns.
-        temperature: see ``generate``.
+        temperature: see ``generate``; by default the model's own, as for the next two.
         top_k: see ``generate``.
+        top_p: see ``generate``.
         prompts: texts of the images, in turn, for a model that reads text; none by default.
         guidance: see ``generate``.
         frames: 2 or more draw videos, a row of frames each.
@@ -41,8 +41,9 @@ class SampleSheet(Callback):
         first_step: int = 50,
         count: int = 16,
         size: tuple[int, int] = (4, 4),
-        temperature: float = 1.0,
-        top_k: int = 50,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
         prompts: Sequence[str] = (),
         guidance: float = 2.0,
         frames: int = 1,
@@ -53,7 +54,7 @@ class SampleSheet(Callback):
         self.every_n_steps, self.first_step = every_n_steps, first_step
         self.count, self.size = count, size
         self.texts, self.guidance = tuple(prompts), guidance
-        self.sampling = Sampling(temperature=temperature, top_k=top_k)
+        self.sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
@@ -87,8 +88,7 @@ class SampleSheet(Callback):
         request = GenerationRequest(
             size=Size(self.size[1] * columns, self.size[0] * rows),
             count=self.count,
-            temperature=self.sampling.temperature,
-            top_k=self.sampling.top_k,
+            **self.sampling,  # type: ignore[arg-type]
             prompt_each=tuple(self.texts[i % len(self.texts)] for i in range(self.count)) if reads else (),
             unprompted=not reads,
             guidance=self.guidance if reads else None,

@@ -70,6 +70,7 @@ class Generator(Pretrained):
         text_encoder: what turns texts into token states; None for a model without text.
         frames: of a training sample; 1 for a model of images.
         plan: the coarse plan that the model reads; None for a model without.
+        sampling: how tokens are drawn where a request does not say.
     """
 
     model: PatchTransformer
@@ -81,6 +82,7 @@ class Generator(Pretrained):
     text_encoder: TextEncoder | None = None
     frames: int = 1
     plan: CoarsePlan | None = None
+    sampling: Sampling = Sampling()
     part: ClassVar[Literal["model"]] = "model"
 
     @classmethod
@@ -184,6 +186,8 @@ def save_generator(folder: str | Path, generator: Generator, *, dtype: torch.dty
         config["text_fingerprint"] = generator.text_encoder.fingerprint()
     if generator.plan is not None:
         config["plan"] = dataclasses.asdict(generator.plan)
+    if generator.sampling != Sampling():
+        config["sampling"] = dataclasses.asdict(generator.sampling)
     save_folder(folder, {name: value.to(dtype) for name, value in generator.model.state_dict().items()}, config)
 
 
@@ -224,6 +228,7 @@ def load_generator(
         if not fits((order, fingerprint, frames), tuple[TokenOrder, str, int]):
             raise ValueError(f"token_order {order!r}, tokenizer {fingerprint!r} or frames {frames!r} makes no sense")
         plan = _plan_of(config, model)
+        sampling = from_plain(Sampling, config.get("sampling", {}))
     except FileNotFoundError as error:
         raise UsageError(
             "checkpoint", folder, f"{error.filename} is missing: name the folder of a finished run"
@@ -239,7 +244,7 @@ def load_generator(
         )
     if encoder is not None and encoder.fingerprint() != config.get("text_fingerprint"):
         raise UsageError("checkpoint", folder, f"{encoder} is not what it was in training: install that one again")
-    return Generator(model.eval(), pool, direction, order, fingerprint, local_decoder, encoder, frames, plan)
+    return Generator(model.eval(), pool, direction, order, fingerprint, local_decoder, encoder, frames, plan, sampling)
 
 
 def _model_of(said: Any, state: dict[str, Tensor]) -> PatchTransformer:

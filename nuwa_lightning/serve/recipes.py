@@ -19,7 +19,7 @@ def recipe(request: Mapping[str, Any], edits: list[Mapping[str, Any]], *, checkp
         checkpoint: the run.
         name: of the canvas.
     """
-    usual = GenerationRequest().to_options()
+    usual = {**GenerationRequest().to_options(), "temperature": 1.0, "top_k": 50, "top_p": 1.0}
     wish = {key: value for key, value in request.items() if key not in _LEFT_OUT and value != usual.get(key)}
     wish |= {"size": request["size"]} if "size" in request else {}
     wish |= {"seed": request.get("seed", 0)}

@@ -20,6 +20,7 @@ from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.coarse_plan import CoarsePlan
 from nuwa_lightning.generation.local import AutoregressiveLocalDecoder, LocalDecoder
 from nuwa_lightning.generation.pretrained import Generator, begin_with, check_saved, save_generator, shape_of
+from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.models.layout import PlanLayout, lay_out
 from nuwa_lightning.models.nuwa_infinity import PatchTransformer, TextStates, TransformerConfig
 from nuwa_lightning.planning.context.base import ContextPool, checked_extent
@@ -75,6 +76,7 @@ class NuwaInfinityModule(LightningModule):
         optimize: "joint", "accumulated" or "per_patch".
         conditions: what samples are conditioned on beside their context: a text, parts of them that are given.
         plan: the coarse plan that the model reads; None for a model without.
+        sampling: how tokens are drawn of the trained model where nobody says otherwise.
         start_from: a run of stage 2 whose weights this one begins with, or ``landscape``, which comes with the package;
             its shape has to be the same.
         lr: peak learning rate of Muon (layer matrices) and AdamW (the rest).
@@ -104,6 +106,7 @@ class NuwaInfinityModule(LightningModule):
         optimize: Optimize = "joint",
         conditions: Conditions = Conditions(),  # noqa: B008 - frozen
         plan: CoarsePlan | None = None,
+        sampling: Sampling = Sampling(),  # noqa: B008 - frozen
         start_from: str | None = None,
         lr: float = 2e-3,
         descent: OptimizerConfig = OptimizerConfig(),  # noqa: B008 - frozen
@@ -118,6 +121,7 @@ class NuwaInfinityModule(LightningModule):
         check_saved(context_pool=context_pool, direction=direction, local_decoder=local_decoder)
         self.token_order, self.optimize = token_order, optimize
         self.conditions, self.plan, self.lr, self.descent, self.scaling = conditions, plan, lr, descent, scaling
+        self.sampling = sampling
         self.coarse: Generator | None = None  # writes the plans of what is sampled while it trains
         self.mid_step = False  # whether gradients of some batches wait for more
         if not 0 < lr < math.inf:
@@ -435,6 +439,7 @@ class NuwaInfinityModule(LightningModule):
             self.conditions.text_encoder,
             self._plans.frames,
             self.plan,
+            self.sampling,
         )
 
     def save(self, folder: str | Path) -> None:
