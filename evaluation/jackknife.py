@@ -43,16 +43,26 @@ def variance(left_out_G: NDArray[np.float64]) -> float:
     return float(((left_out_G - left_out_G.mean()) ** 2).sum() * (count - 1) / count)
 
 
-def of_left_out(value: float, left_out_G: NDArray[np.float64], *, n: int, how: str, log: bool = False) -> Estimate:
+def of_left_out(
+    value: float,
+    left_out_G: NDArray[np.float64],
+    *,
+    n: int,
+    how: str,
+    log: bool = False,
+    weights_G: NDArray[np.float64] | None = None,
+) -> Estimate:
     """Return a number with the 95 % interval of its jackknife standard error; of its logarithm, if asked.
 
-    The interval is Student's, corrected for skewness.
+    The interval is Student's, corrected for skewness. Where parts have ``weights_G`` and spread as they weigh, few
+    heavy ones leave fewer degrees of freedom (Satterthwaite 1946; Bell and McCaffrey 2002).
     """
     if log:
-        found = of_left_out(float(np.log(value)), np.log(left_out_G), n=n, how=how)
+        found = of_left_out(float(np.log(value)), np.log(left_out_G), n=n, how=how, weights_G=weights_G)
         return Estimate(value, value * found.std, float(np.exp(found.low)), float(np.exp(found.high)), n, how)
     std = float(np.sqrt(variance(left_out_G)))
-    low, high = skewed_interval(value, std, left_out_G.mean() - left_out_G)
+    few = None if weights_G is None else max(1.0, float((weights_G**2).sum() ** 2 / (weights_G**4).sum()) - 1)
+    low, high = skewed_interval(value, std, left_out_G.mean() - left_out_G, few)
     return Estimate(value, std, low, high, n, how)
 
 
