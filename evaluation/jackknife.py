@@ -144,6 +144,8 @@ def of_two_sets(
     measure: Callable[[Times, Times], NDArray[np.float64]],
     parts_N: NDArray[np.intp],
     parts_M: NDArray[np.intp],
+    *,
+    once: bool = True,
 ) -> tuple[float, float, float]:
     """Return standard error and 95 % interval ``(std, low, high)`` of a positive distance of two independent sets.
 
@@ -155,6 +157,7 @@ def of_two_sets(
         measure: the distance where crops count so often, ``[B]``.
         parts_N: the part of each crop of the first set.
         parts_M: the part of each crop of the second set.
+        once: False counts pairs for each of their canvases and takes Student's interval of the logarithm: wider.
     """
     keep_x, keep_y = without(parts_N), without(parts_M)
     left_out = (
@@ -174,9 +177,11 @@ def of_two_sets(
         return np.log(np.maximum(found, np.finfo(float).tiny)) if of_log else found
 
     counts = len(keep_x), len(keep_y)
-    pairs = pairs_left_out(of_groups, groups, counts)
+    pairs = pairs_left_out(of_groups, groups, counts) if once else (0.0, 0.0, 0.0)
     std = float(np.sqrt(counted_once((x, y), pairs)))
     quantile = student_quantile(freedom((x, y), counts))
+    if of_log and not once:
+        return value * std, value * math.exp(-quantile * std), value * math.exp(quantile * std)
     if of_log:
         return value * std, *lognormal_interval(value, std, quantile)
     return std, value - quantile * std, value + quantile * std
