@@ -152,7 +152,7 @@ def by_position(
 
     rng = np.random.default_rng(seed)
     parts = parts_of(x.clusters_N, resamples, rng), parts_of(y.clusters_N, resamples, rng)
-    std, low, high = of_two_sets(value, mean, *parts)
+    std, low, high = of_two_sets(value, mean, *parts, once=False)
     how += "; interval: of the expectation at these numbers of images, over canvases"
     return Distance(value, std, low, high, *sizes, how)
 

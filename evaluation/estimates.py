@@ -85,18 +85,21 @@ def of_mean(values: NDArray[np.float64], *, how: str, clusters_N: NDArray[np.int
     return Estimate(mean, std, *skewed_interval(mean, std, off_C), n, how)
 
 
-def skewed_interval(value: float, std: float, off_C: NDArray[np.float64]) -> tuple[float, float]:
+def skewed_interval(
+    value: float, std: float, off_C: NDArray[np.float64], freedom: float | None = None
+) -> tuple[float, float]:
     """Return Student's 95 % interval of a sum, corrected for the skewness of its parts (Hall 1992).
 
     Args:
         value: the sum.
         std: its standard error.
         off_C: what each independent part adds beyond the mean, to any scale.
+        freedom: degrees of freedom, by default those of parts of equal weight.
     """
     n = len(off_C)
     if not std or n < 2:
         return value, value
-    quantile = student_quantile(n - 1)
+    quantile = student_quantile(n - 1 if freedom is None else freedom)
     skewness = float((off_C**3).mean() / (off_C**2).mean() ** 1.5)
     if abs(skewness) < 1e-6:
         return value - std * quantile, value + std * quantile

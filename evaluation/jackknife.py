@@ -43,16 +43,26 @@ def variance(left_out_G: NDArray[np.float64]) -> float:
     return float(((left_out_G - left_out_G.mean()) ** 2).sum() * (count - 1) / count)
 
 
-def of_left_out(value: float, left_out_G: NDArray[np.float64], *, n: int, how: str, log: bool = False) -> Estimate:
+def of_left_out(
+    value: float,
+    left_out_G: NDArray[np.float64],
+    *,
+    n: int,
+    how: str,
+    log: bool = False,
+    weights_G: NDArray[np.float64] | None = None,
+) -> Estimate:
     """Return a number with the 95 % interval of its jackknife standard error; of its logarithm, if asked.
 
-    The interval is Student's, corrected for skewness.
+    The interval is Student's, corrected for skewness. Where parts have ``weights_G`` and spread as they weigh, few
+    heavy ones leave fewer degrees of freedom (Satterthwaite 1946; Bell and McCaffrey 2002).
     """
     if log:
-        found = of_left_out(float(np.log(value)), np.log(left_out_G), n=n, how=how)
+        found = of_left_out(float(np.log(value)), np.log(left_out_G), n=n, how=how, weights_G=weights_G)
         return Estimate(value, value * found.std, float(np.exp(found.low)), float(np.exp(found.high)), n, how)
     std = float(np.sqrt(variance(left_out_G)))
-    low, high = skewed_interval(value, std, left_out_G.mean() - left_out_G)
+    few = None if weights_G is None else max(1.0, float((weights_G**2).sum() ** 2 / (weights_G**4).sum()) - 1)
+    low, high = skewed_interval(value, std, left_out_G.mean() - left_out_G, few)
     return Estimate(value, std, low, high, n, how)
 
 
@@ -134,6 +144,8 @@ def of_two_sets(
     measure: Callable[[Times, Times], NDArray[np.float64]],
     parts_N: NDArray[np.intp],
     parts_M: NDArray[np.intp],
+    *,
+    once: bool = True,
 ) -> tuple[float, float, float]:
     """Return standard error and 95 % interval ``(std, low, high)`` of a positive distance of two independent sets.
 
@@ -145,6 +157,7 @@ def of_two_sets(
         measure: the distance where crops count so often, ``[B]``.
         parts_N: the part of each crop of the first set.
         parts_M: the part of each crop of the second set.
+        once: False counts pairs for each of their canvases and takes Student's interval of the logarithm: wider.
     """
     keep_x, keep_y = without(parts_N), without(parts_M)
     left_out = (
@@ -164,9 +177,11 @@ def of_two_sets(
         return np.log(np.maximum(found, np.finfo(float).tiny)) if of_log else found
 
     counts = len(keep_x), len(keep_y)
-    pairs = pairs_left_out(of_groups, groups, counts)
+    pairs = pairs_left_out(of_groups, groups, counts) if once else (0.0, 0.0, 0.0)
     std = float(np.sqrt(counted_once((x, y), pairs)))
     quantile = student_quantile(freedom((x, y), counts))
+    if of_log and not once:
+        return value * std, value * math.exp(-quantile * std), value * math.exp(quantile * std)
     if of_log:
         return value * std, *lognormal_interval(value, std, quantile)
     return std, value - quantile * std, value + quantile * std

@@ -109,13 +109,15 @@ def _anywhere(places_N2P2: NDArray[np.float64], own_N: NDArray[np.intp]) -> Seam
 def _result(sums_N24: NDArray[np.float64], own_N: NDArray[np.intp]) -> SeamResult:
     n, value = len(sums_N24), _ratio(sums_N24.sum((0, 1)))
     across_y, across_x = (_ratio(sums) for sums in sums_N24.sum(0))
-    keep_GN = without(parts_of(own_N, n, np.random.default_rng()))
+    parts_N = parts_of(own_N, n, np.random.default_rng())
+    keep_GN = without(parts_N)
     left_out_G = np.array([_ratio(sums) for sums in np.einsum("gn,nij->gj", keep_GN, sums_N24)])
     usable = np.isfinite(left_out_G) & (left_out_G > 0)
     if len(left_out_G) < 2 or not usable.all() or not (0 < value < math.inf):
         # One image says nothing of others, and a ratio of nothing has no logarithm.
         return SeamResult(value, across_x, across_y, math.nan, math.nan, math.nan, n)
-    found = of_left_out(value, left_out_G, n=n, how="", log=True)
+    weights_G = np.bincount(parts_N, sums_N24[:, :, 2].sum(1))
+    found = of_left_out(value, left_out_G, n=n, how="", log=True, weights_G=weights_G)
     return SeamResult(value, across_x, across_y, found.std, found.low, found.high, n)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluation.fid import fid
-from evaluation.jackknife import Gone, pairs_left_out
+from evaluation.jackknife import Gone, of_left_out, pairs_left_out
 from evaluation.kid import _taken_apart
 from evaluation.mind import _transport
 
@@ -54,3 +54,14 @@ def test_where_distributions_agree_the_error_is_that_of_repeats() -> None:
         found.append(fid(rng.normal(size=(44, 6)), rng.normal(size=(44, 6))))  # in ten groups of four or five
     told = np.sqrt(np.mean([(one.std / one.value) ** 2 for one in found]))
     assert 0.8 < told / np.std(np.log([one.value for one in found])) < 1.22
+
+
+def test_few_heavy_parts_leave_few_degrees_of_freedom() -> None:
+    left_out = np.random.default_rng(0).normal(1, 0.01, size=24)
+    plain, equal, heavy = (
+        of_left_out(1.0, left_out, n=24, how="", log=True, weights_G=weights)
+        for weights in (None, np.full(24, 3.0), np.array([9.0] * 4 + [1.0] * 20))
+    )
+    np.testing.assert_allclose(equal.low, plain.low, rtol=1e-12)
+    assert heavy.high / heavy.low > equal.high / equal.low
+    assert heavy.std == plain.std
