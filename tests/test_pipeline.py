@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import operator
 import subprocess
@@ -80,6 +81,16 @@ def test_seeds_make_images(pipe):
     assert some[0] == some[1]
     with pytest.raises(UsageError, match="seed: 1: "):
         pipe(seed=1, generator=torch.Generator())
+
+
+def test_a_models_ways_of_drawing_are_the_usual_ones(pipe):
+    own = NuwaInfinityPipeline(dataclasses.replace(pipe.generator, sampling=Sampling(0.5, 3, 0.8)), pipe.tokenizer)
+    ways = {"temperature": 0.5, "top_k": 3, "top_p": 0.8}
+    for said in ({}, {"top_k": 9}, {"temperature": 2.0, "top_p": 1.0}):
+        one, other = (made(size=(64, 32), seed=1, **options) for made, options in ((own, said), (pipe, ways | said)))
+        assert torch.equal(one.canvases[0].tokens_TYX, other.canvases[0].tokens_TYX)
+    plain = pipe(size=(64, 32), seed=1).canvases[0]
+    assert not torch.equal(own(size=(64, 32), seed=1).canvases[0].tokens_TYX, plain.tokens_TYX)
 
 
 def test_tokens_are_the_samplers_and_pixels_the_tokenizers(pipe):

@@ -82,7 +82,7 @@ class Generator(Pretrained):
     text_encoder: TextEncoder | None = None
     frames: int = 1
     plan: CoarsePlan | None = None
-    sampling: Sampling = Sampling()
+    sampling: Sampling = Sampling()  # noqa: RUF009 - frozen
     part: ClassVar[Literal["model"]] = "model"
 
     @classmethod

@@ -80,6 +80,8 @@ def test_defaults_are_part_of_the_hash_and_names_are_not(tmp_path: Path) -> None
         ({"real": {"antialias": False}}, "real.antialias: False: choose True"),
         ({"metrics": {"blocks": {}}}, "protocol.metrics.blocks.side: missing"),
         ({"metrics": 3}, "holds a single value: write its settings below it"),
+        ({"real": "a\0b"}, "holds a single value: write its settings below it"),
+        ({"resamples": 10**400}, "protocol.resamples: 1000"),
         ({"features": {"weights_sha256": "00"}}, "lite0 stands for weights of sha256"),
     ],
 )

@@ -72,6 +72,12 @@ def test_pools_come_back(tmp_path, pool):
     assert load_generator(tmp_path / "model").pool == pool
 
 
+def test_ways_of_drawing_come_back(tmp_path):
+    for ways in (Sampling(), Sampling(0.7, 256, 0.9)):
+        save_generator(tmp_path / "model", dataclasses.replace(generator(), sampling=ways))
+        assert load_generator(tmp_path / "model").sampling == ways
+
+
 def test_the_length_of_training_samples_comes_back(tmp_path):
     save_generator(tmp_path / "model", dataclasses.replace(generator(), frames=4))
     assert load_generator(tmp_path / "model").frames == 4
