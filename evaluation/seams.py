@@ -116,7 +116,7 @@ def _result(sums_N24: NDArray[np.float64], own_N: NDArray[np.intp]) -> SeamResul
     if len(left_out_G) < 2 or not usable.all() or not (0 < value < math.inf):
         # One image says nothing of others, and a ratio of nothing has no logarithm.
         return SeamResult(value, across_x, across_y, math.nan, math.nan, math.nan, n)
-    weights_G = np.bincount(parts_N, sums_N24[:, :, 2].sum(1))
+    weights_G = np.bincount(parts_N, sums_N24[:, :, 2].sum(1)).astype(np.float64)
     found = of_left_out(value, left_out_G, n=n, how="", log=True, weights_G=weights_G)
     return SeamResult(value, across_x, across_y, found.std, found.low, found.high, n)
 
