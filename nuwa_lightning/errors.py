@@ -50,7 +50,7 @@ def shortened(value: object, *, longest: int = 300) -> str:
     >>> shortened(12), shortened("a" * 400)[-24:]
     ('12', 'aaa... (400 characters)')
     """
-    text = str(value)
+    text = " ".join(str(value).splitlines())
     return text if len(text) <= longest else f"{text[: longest // 2]}... ({len(text)} characters)"
 
 

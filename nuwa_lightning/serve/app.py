@@ -10,7 +10,7 @@ import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final, final
 from urllib.parse import quote
@@ -153,7 +153,7 @@ class Page:
         rows, columns = generator.model.patch_size
         f = tokenizer.downsample_factor
         model = {"name": self._pipe.name, "text": self._reads_text, "frames": generator.frames}
-        model |= {"plan": generator.plan is not None}
+        model |= {"plan": generator.plan is not None, "sampling": asdict(generator.sampling)}
         model |= {"patch": [columns * f, rows * f], "factor": f, "side": SIDE, "levels": LEVELS}
         model |= {"pool": repr(generator.pool), "direction": repr(generator.direction)}
         process = self.worker.process and self.worker.process.pid

@@ -424,7 +424,9 @@ def test_a_plan_lays_a_canvas_out_and_is_kept(tmp_path: Path) -> None:
 
     pipe, sketch = planned(), np.random.default_rng(3).integers(0, 256, (6, 8, 3), np.uint8)
     with serving(pipe, tmp_path) as server:
-        assert server.get("/api/state")["model"]["plan"]
+        model = server.get("/api/state")["model"]
+        assert model["plan"]
+        assert model["sampling"] == {"temperature": 1.0, "top_k": 50, "top_p": 1.0}
         canvas = server.new(width=64, height=48, plan=sent(server, sketch))
         server.do(f"/api/canvases/{canvas}/redo", {"box": [16, 0, 32, 16], "seed": 7})
     with serving(pipe, tmp_path) as server:

@@ -287,6 +287,7 @@ function begin() {
   });
   Object.assign(window, {viewer});
   for (const id of ["prompt-part", "guidance-part"]) $(id).hidden = !model.text;
+  for (const [name, value] of Object.entries(model.sampling)) $("steer").elements[name].value = value;
   $("strategy").textContent = `${model.pool}, ${model.direction}`;
   for (const button of document.querySelectorAll("[data-grow]")) button.onclick = () => grow({[button.dataset.grow]: Number($("step").value)});
   for (const button of document.querySelectorAll("[data-zoom]")) button.onclick = () => viewer.zoom(2 ** Number(button.dataset.zoom));
