@@ -344,7 +344,7 @@ class NuwaInfinityPipeline:
         """Return how an image of a request is made, for its canvas and the metadata of its files."""
         version: str = sys.modules[__package__].__version__  # to import it would import all that it offers
 
-        options = _filled(request, self.generator.sampling).to_options()
+        options = self.filled(request).to_options()
         metadata = {
             "program": "nuwa_lightning",
             "version": version,
@@ -382,6 +382,12 @@ class NuwaInfinityPipeline:
             last = min(first + request.max_rows, request.count)
             yield tuple(range(request.seed + first, request.seed + last))
 
+    def filled(self, request: GenerationRequest) -> GenerationRequest:
+        """Return a request that says how tokens are drawn: by the model's own ways where it said nothing."""
+        given = {name: getattr(request, name) for name in ("temperature", "top_k", "top_p")}
+        said = {k: getattr(self.generator.sampling, k) if value is None else value for k, value in given.items()}
+        return request if given == said else dataclasses.replace(request, **said)
+
     def renderer(self, request: GenerationRequest) -> InfiniteRenderer:
         """Return the sampler that a request asks for.
 
@@ -398,7 +404,7 @@ class NuwaInfinityPipeline:
         decoder = self.generator.local_decoder
         if request.local_decoder is not None:
             decoder = named_local_decoder(request.local_decoder)
-        full = _filled(request, self.generator.sampling)
+        full = self.filled(request)
         return dataclasses.replace(self.generator, direction=direction, local_decoder=decoder).renderer(
             Sampling(full.temperature, full.top_k, full.top_p),  # type: ignore[arg-type]  # none of them is None
             max_rows=request.max_rows,
@@ -411,13 +417,6 @@ class NuwaInfinityPipeline:
     def builder(self) -> OrderBuilder:
         """What requests mean for its model."""
         return OrderBuilder(self.generator, self.tokenizer, self.pixel_guided, self.name, self.coarse)
-
-
-def _filled(request: GenerationRequest, usual: Sampling) -> GenerationRequest:
-    """Return a request that says how tokens are drawn: by the model's own ways where it said nothing."""
-    given = {name: getattr(request, name) for name in ("temperature", "top_k", "top_p")}
-    said = {name: getattr(usual, name) if value is None else value for name, value in given.items()}
-    return request if given == said else dataclasses.replace(request, **said)
 
 
 def _shown(made: Sequence[list[Pixels]], output_type: OutputType, *, video: bool) -> Any:

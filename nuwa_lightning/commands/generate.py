@@ -62,6 +62,7 @@ def _generate(request: GenerationRequest, where: RunOptions) -> int:
     from nuwa_lightning.commands.making import make
 
     pipe = _load(where, run)
+    request = pipe.filled(request)
     renderer = pipe.renderer(request)
     order = pipe.builder.order(request, direction=renderer.direction, note=notes)
     how = _how(request, where, pipe, renderer, order)

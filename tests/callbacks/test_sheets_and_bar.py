@@ -43,12 +43,14 @@ class Board:
 def fake_trainer(folder, *, step: int = 3, fast: bool = False) -> SimpleNamespace:
     board = Board()
     board.add_image = lambda name, image, step, dataformats: board.images.append((name, step, tuple(image.shape)))  # type: ignore[method-assign]
+    logger = SimpleNamespace(experiment=board)
     return SimpleNamespace(
         global_step=step,
         is_global_zero=True,
         fast_dev_run=fast,
         default_root_dir=str(folder),
-        logger=SimpleNamespace(experiment=board),
+        logger=logger,
+        loggers=[logger],
         progress_bar_callback=None,
     )
 
