@@ -100,7 +100,8 @@ def test_an_own_text_encoder_is_asked_for_its_size(repository: Path) -> None:
     def recipe(*options: str) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return read_recipe(["--config", str(repository / "recipes" / "landscape_text.yaml"), *options])
+            few = ("--model.transformer.num_layers", "1")
+            return read_recipe(["--config", str(repository / "recipes" / "landscape_text.yaml"), *few, *options])
 
     named = "--model.conditions.text_encoder"
     for options, width, tokens in (
@@ -109,7 +110,7 @@ def test_an_own_text_encoder_is_asked_for_its_size(repository: Path) -> None:
         ((named, "MiniLMTextEncoder", f"{named}.max_tokens", "9"), 384, 9),
         ((named, "tests.text.letters.Letters"), 8, 77),
     ):
-        module, most = model_of(recipe(*options), num_layers=1)
+        module, most = model_of(recipe(*options))
         assert (module.transformer.text_dim, most) == (width, tokens)
         one, none = (canvas_cost(module, PatchGrid(1, 1, 1), texts=count).flops for count in (tokens, 0))
         attended = 4.0 * module.transformer.size.dim * tokens * module.transformer.patch_tokens
