@@ -23,5 +23,6 @@ assert type(sys.modules["torchmetrics"]) is type(sys)
 
 
 def test_training_imports_little_of_it_and_anybody_all_of_it(repository: Path) -> None:
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", SCRIPT], cwd=repository, capture_output=True, text=True)
+    command = [sys.executable, "-W", "ignore", "-c", SCRIPT]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -100,7 +100,7 @@ def train(folder: Path, rank: int, world: int, start: Path | None, cases: Iterab
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what one process came to in parts, two, one that went on from two, two that did from one or a file."""
+    """A folder with what one process came to in parts, two, one that went on from two, and two from one or a file."""
     root = tmp_path_factory.mktemp("sharded")
     torch.set_default_dtype(torch.float64)
     for name in GOES_ON:
