@@ -97,7 +97,7 @@ print(process_bytes() - before)
 
 
 def test_memory_is_what_a_process_takes(repository: Path) -> None:
-    """A step whose layers are made again, one of them at a time; each large tensor comes from the system and goes back."""
+    """A step whose layers are made again one at a time; large tensors come from the system and go back."""
     options = ["--config", str(repository / "recipes" / "landscape.yaml"), "--model.scaling.recompute_layers", "true"]
     options += [
         "--model.transformer.dim",
