@@ -139,7 +139,9 @@ def read_recipe(arguments: Sequence[str], also: type[Any] | None = None) -> Name
     pairs = zip(arguments, [*arguments[1:], "--"], strict=True)
     arguments = [f"{one}=true" if one in flags and next_.startswith("--") else one for one, next_ in pairs]
     check_configs(["fit", *arguments])
-    config: Namespace = _RecipeCLI(arguments, also).config
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended.*")
+        config: Namespace = _RecipeCLI(arguments, also).config
     name = str(config.model.class_path)
     if name.rpartition(".")[2] != NuwaInfinityModule.__name__:
         raise UsageError("--model", name, "estimate knows stage 2: give a recipe of NuwaInfinityModule")
