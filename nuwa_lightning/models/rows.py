@@ -159,8 +159,10 @@ class FlexCanvas:
             for x, y in zip(own, seen, strict=True)
         )
         H, D = q_BHQD.shape[1], q_BHQD.shape[-1]
-        parts = [embedding.offsets] if embedding.symmetries is None else [embedding.offsets, embedding.symmetries]
-        entries, first, turned = torch.cat(parts), len(embedding.offsets), embedding.symmetries is not None
+        entries: Tensor = embedding.offsets
+        first, turned = len(entries), embedding.symmetries is not None
+        if embedding.symmetries is not None:
+            entries = torch.cat([entries, embedding.symmetries])
         at_PJ = self.offset_PJ
         if feed == "key":
             entries_OHD = entries.expand(-1, -1, D).repeat_interleave(H // entries.shape[1], dim=1)
@@ -199,7 +201,7 @@ def _patch(k: Tensor, patches: int, tokens: int) -> Tensor:
 
 
 @functools.cache
-def _flex(device: str) -> Callable[..., Tensor]:
+def _flex(device: str) -> Any:
     """Return FlexAttention, compiled where that makes kernels of it."""
     from torch.nn.attention.flex_attention import flex_attention
 

@@ -90,7 +90,7 @@ class ShardedStrategy(ModelParallelStrategy):
             order = [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
             state = {order[number]: value for number, value in saved["state"].items()}
             groups = [{**group, "params": [order[n] for n in group["params"]]} for group in saved["param_groups"]]
-            told = {"state": state, "param_groups": groups}
+            told: dict[str, Any] = {"state": state, "param_groups": groups}
             set_optimizer_state_dict(self.model, optimizer, told, options=options)
         return content
 
