@@ -115,6 +115,7 @@ def test_a_small_one_takes_a_step(name, place, monkeypatch, capfd):
     assert main(["fit", *recipe, *options]) == 0, capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_papers_days_are_one_rate():
     """64 A100: images 0.35 and 1.25 days, videos 1 and 3.7. The same devices, so what is counted is one rate."""
     rates = []
@@ -132,10 +133,10 @@ def test_the_papers_days_are_one_rate():
     assert 15e12 < min(rates) < 19e12  # nearly all that an A100 does in float32, 5 % of what it does in bfloat16
 
 
-def test_a_step_of_base_takes_what_was_counted():
-    """A process of 0.90 GB took 5.79 GB over the step that the next test takes."""
+def test_a_step_of_base_is_counted():
+    """A process of 0.90 GB took 5.79 GB over the step of the next test, a fifth of it kept by its allocator."""
     cost = training_cost(read_recipe([*BASE, *overlay("joint.yaml")]), shape=(1, 64, 64), batch=1, precision="32-true")
-    assert cost.peak == pytest.approx(5.79e9 - 0.90e9, rel=0.15)
+    assert 0.75 * 4.89e9 < cost.peak < 4.89e9
 
 
 @pytest.mark.slow
