@@ -27,7 +27,7 @@ from typing import BinaryIO, Final, final
 
 from torch import Tensor
 
-from nuwa_lightning.atomic import fsync_path
+from nuwa_lightning.atomic import fsync_path, lock
 from nuwa_lightning.canvas.facts import CanvasFacts, CanvasState, read_facts, read_state, told, write_facts, write_state
 from nuwa_lightning.canvas.keeping import GIVEN, keep_given
 from nuwa_lightning.canvas.log import TokenLog
@@ -56,7 +56,7 @@ class Canvas:
             strange = [path for path in folder.iterdir() if not _is_own(path) or (path.exists() and not path.is_file())]
             if strange:
                 raise UsageError(option, folder, f"holds {strange[0].name}, which is no part of a canvas: name another")
-            self._lock = _locked(folder / "lock")
+            self._lock = lock(folder / "lock", wait=False)
         except BlockingIOError:
             hint = "another process is writing it: wait, or name another one"
             raise UsageError(option, folder, hint) from None
@@ -318,17 +318,3 @@ def _is_own(path: Path) -> bool:
     return name in ("canvas.json", "tokens.log", "lock", *GIVEN) or name.startswith(
         ("state-", ".state-", "coarse-", ".coarse-", ".canvas.", ".image.", ".mask.", ".plan.")
     )
-
-
-def _locked(path: Path) -> BinaryIO:
-    file = path.open("ab")
-    try:
-        import fcntl
-    except ImportError:  # no such locks on this system: the user minds
-        return file
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        raise
-    return file
