@@ -7,6 +7,7 @@ the next image. Two processes (or two machines on one disk) may work on one abla
 
 import json
 import logging
+import math
 import os
 import shlex
 import subprocess
@@ -153,19 +154,12 @@ def run_cell(cell: Cell, output: Path, tokenizer: Tokenizer, *, work: Work) -> d
 
 
 def parameters(model: Path) -> int:
-    """Return how many numbers a saved model learned."""
+    """Return how many numbers a saved model learned; its code vectors are the tokenizer's."""
     from safetensors import safe_open
 
     with safe_open(model / "model.safetensors", framework="numpy") as file:
-        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - no mapping
-    total = 0
-    for name, shape in shapes.items():
-        if name.rpartition(".")[2] != "codes_KE":  # the tokenizer's
-            size = 1
-            for length in shape:
-                size *= length
-            total += size
-    return total
+        names = [name for name in file.keys() if name.rpartition(".")[2] not in ("codebook_KE", "codes_KE")]  # noqa: SIM118 - no mapping
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in names)
 
 
 def _score(cell: Cell, folder: Path, name: str, work: Work) -> dict[str, Any]:

@@ -162,7 +162,7 @@ class CoarseCanvas:
         height, width = (length * scale for length in self._coarse_size)
         side = _TILE * scale
         tile = Rectangle(y * side, x * side, min(height, (y + 1) * side), min(width, (x + 1) * side))
-        outer = self._grown(tile, tokenizer.encode_halo, (height, width)).from_step(tokenizer.step)
+        outer = tile.grown(tokenizer.encode_halo, height, width, self._wrap).from_step(tokenizer.step)
         # In coarse pixels, then in coarse tokens.
         seen = Rectangle(*(v * factor // scale for v in outer))
         seen = Rectangle(
@@ -171,7 +171,7 @@ class CoarseCanvas:
             -(-(seen.bottom + _TAPS) // factor),
             -(-(seen.right + _TAPS) // factor),
         )
-        seen = self._grown(seen, 0, self._coarse_size)
+        seen = seen.grown(0, *self._coarse_size, self._wrap)
         pixels_yx3 = torch.from_numpy(self._decoder(t, number).decode(seen))
         small_13yx = pixels_yx3.permute(2, 0, 1)[None] / 127.5 - 1
         large_13YX = plan.enlarged(small_13yx.to(tokenizer.codebook_KD.device))
@@ -179,12 +179,6 @@ class CoarseCanvas:
         tokens_1YX = tokenizer.encode(cut_out(large_13YX, outer, outer=whole, factor=factor)).cpu()
         top, left = tile.top - outer.top, tile.left - outer.left
         return tokens_1YX[:, top : top + tile.bottom - tile.top, left : left + tile.right - tile.left]
-
-    def _grown(self, area: Rectangle, margin: int, size: tuple[int, int]) -> Rectangle:
-        inside = area.grown(margin, *size)
-        top, bottom = (area.top - margin, area.bottom + margin) if "y" in self._wrap else inside[0::2]
-        left, right = (area.left - margin, area.right + margin) if "x" in self._wrap else inside[1::2]
-        return Rectangle(top, left, bottom, right)
 
     def _decoder(self, t: int, number: int) -> TileDecoder:
         def read(area: Rectangle) -> Tensor:

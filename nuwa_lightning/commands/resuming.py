@@ -4,7 +4,7 @@ import logging
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Protocol, runtime_checkable
+from typing import Any, Final
 
 from nuwa_lightning.callbacks.checkpoint_io import read_checkpoint
 from nuwa_lightning.data.token_windows import Window
@@ -17,14 +17,6 @@ from nuwa_lightning.training.sharding import is_parts, read_parts
 _LOG = logging.getLogger(__name__)
 TRAINED: Final = ("epoch", "global_step", "loops", "callbacks", "optimizer_states", "lr_schedulers")
 """Parts of a checkpoint that a training goes on from."""
-
-
-@runtime_checkable
-class ChecksCheckpoints(Protocol):
-    """A module that says whether it can go on from a checkpoint."""
-
-    def check_checkpoint(self, checkpoint: dict[str, object], name: object) -> None:
-        """Raise a UsageError if not."""
 
 
 def find_checkpoint(given: str | None, run: Path, *, needed: bool) -> str | None:
@@ -50,13 +42,13 @@ def find_checkpoint(given: str | None, run: Path, *, needed: bool) -> str | None
     return None
 
 
-def check_checkpoint(path: str | None, model: object, *, parts: Sequence[str] = ()) -> None:
+def check_checkpoint(path: str | None, model: Any, *, parts: Sequence[str] = ()) -> None:
     """Refuse a checkpoint that does not fit ``model``, or lacks one of ``parts``, before anything else is done.
 
     Raises:
         UsageError: if it cannot be read or is of another stage or size.
     """
-    if path is None or not Path(path).exists() or not isinstance(model, ChecksCheckpoints):
+    if path is None or not Path(path).exists() or not hasattr(model, "check_checkpoint"):
         return
     content = read_parts(path) if is_parts(path) else read_checkpoint(path, mapped=True)
     missing = next((name for name in parts if name not in content), None)
