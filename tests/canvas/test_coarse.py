@@ -326,7 +326,7 @@ def test_a_kept_canvas_draws_its_plan_once(
         assert (tmp_path / "c" / "coarse-0").is_file()
         for edit, left in (
             (lambda canvas: canvas.redo((16, 0, 32, 16), seed=7), []),
-            (lambda canvas: canvas.grow(right=40), [6]),  # of 4 x 6 and a half coarse patches those that are new
+            (lambda canvas: canvas.grow(right=40), [4]),  # two columns of two coarse patches are new
             (lambda canvas: canvas.redo((80, 0, 96, 16), seed=8), []),
         ):
             edit(in_memory)
@@ -334,10 +334,13 @@ def test_a_kept_canvas_draws_its_plan_once(
             edit(kept)
             assert drawn == left
             assert torch.equal(kept.tokens_TYX, in_memory.tokens_TYX)
-        kept.undo().undo()
-        assert torch.equal(kept.grow(down=16, seed=9).tokens_TYX[:, :6], kept.tokens_TYX[:, :6])  # another second stage
-        (tmp_path / "c" / "coarse-0").write_bytes((tmp_path / "c" / "coarse-0").read_bytes()[:-1])
-        kept.undo().undo().redo((16, 0, 32, 16), seed=7)
+        kept.undo().undo().grow(down=40)  # another second stage, in the place of the first one
+        other = pipe.generate(request, output_type="tokens").canvases[0].redo((16, 0, 32, 16), seed=7).grow(down=40)
+        assert torch.equal(kept.tokens_TYX, other.tokens_TYX)
+        for number in (0, 1):
+            path = tmp_path / "c" / f"coarse-{number}"
+            path.write_bytes(path.read_bytes()[:-1])
         drawn.clear()
-        in_memory = pipe.generate(request, output_type="tokens").canvases[0].redo((16, 0, 32, 16), seed=7)
-        assert torch.equal(kept.tokens_TYX, in_memory.tokens_TYX)
+        kept.redo((0, 64, 16, 80), seed=8)
+        assert drawn
+        assert torch.equal(kept.tokens_TYX, other.redo((0, 64, 16, 80), seed=8).tokens_TYX)
