@@ -9,9 +9,8 @@ from typing import Any, Final
 from nuwa_lightning.callbacks.checkpoint_io import read_checkpoint
 from nuwa_lightning.data.token_windows import Window
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.generation.pretrained import own_classes
+from nuwa_lightning.generation.pretrained import own_of_run
 from nuwa_lightning.plain_data import read_json
-from nuwa_lightning.tokenizers.pretrained import own_tokenizers
 from nuwa_lightning.training.sharding import is_parts, read_parts
 
 _LOG = logging.getLogger(__name__)
@@ -89,14 +88,5 @@ def what_next(run: Path, window: Window | None, factor: int, text: str | None) -
         size = f"{2 * height}x{height} --frames 40" if videos else f"{6 * height}x{height}"
         output = "video.mp4" if videos else "panorama.png"
         options = f"--prompt {shlex.quote(text)} --size {size} --seed 0 --output {output}"
-    allowed = "".join(f"--own {path} " for path in _own_of(run))
+    allowed = "".join(f"--own {path} " for path in own_of_run(run))
     return what, f"python -m nuwa_lightning generate --checkpoint {run} {allowed}{options}"
-
-
-def _own_of(run: Path) -> list[str]:
-    """Return the import paths of the user's classes that a finished run names."""
-    found: list[str] = []
-    for part, classes in (("model", own_classes), ("coarse", own_classes), ("tokenizer", own_tokenizers)):
-        if (run / part / "config.json").exists():
-            found += classes(read_json(run / part / "config.json"))
-    return list(dict.fromkeys(found))
