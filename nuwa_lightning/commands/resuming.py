@@ -10,7 +10,6 @@ from nuwa_lightning.callbacks.checkpoint_io import read_checkpoint
 from nuwa_lightning.data.token_windows import Window
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.pretrained import own_of_run
-from nuwa_lightning.plain_data import read_json
 from nuwa_lightning.training.sharding import is_parts, read_parts
 
 _LOG = logging.getLogger(__name__)
