@@ -76,7 +76,11 @@ class WholeRecipe(Target):
         from nuwa_lightning.cli import main
 
         with inside(folder):
-            _status(main(["fit", "--config", "a.yaml", "--print_config"]))
+            try:
+                status = main(["fit", "--config", "a.yaml", "--print_config"])
+            except SystemExit as ended:  # how jsonargparse ends once it has printed
+                status = int(ended.code or 0)
+            _status(status)
 
 
 def _status(status: int) -> None:
