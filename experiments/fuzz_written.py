@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ class WholeRecipe(Target):
     def read(self, folder: Path) -> None:
         from nuwa_lightning.cli import main
 
-        with inside(folder):
+        with inside(folder), redirect_stdout(io.StringIO()):
             try:
                 status = main(["fit", "--config", "a.yaml", "--print_config"])
             except SystemExit as ended:  # how jsonargparse ends once it has printed
