@@ -172,7 +172,7 @@ class NuwaInfinityPipeline:
             raise UsageError("tokenizer", type(self.tokenizer).__name__, f"cannot be saved: {error}") from None
         save_generator(Path(folder) / "model", self.generator, dtype=dtype)
         if self.pixel_guided is not None:
-            save_pixel_guided(Path(folder) / "pixel_guided", self.pixel_guided)
+            save_pixel_guided(Path(folder) / "pixel_guided", self.pixel_guided, dtype=dtype)
         if self.coarse is not None:
             save_generator(Path(folder) / "coarse", self.coarse, dtype=dtype)
         write_card(Path(folder), self.folder)
