@@ -74,3 +74,15 @@ def test_texts_are_obeyed() -> None:
     sky, ground = day[:32].mean(axis=(0, 1)), day[-32:].mean(axis=(0, 1))
     assert sky.argmax() == 2
     assert ground.argmax() == 1
+
+
+def test_photographs_move() -> None:
+    photo = Image.fromarray(np.tile(np.linspace(40, 200, 64, dtype=np.uint8)[:, None, None], (1, 64, 3)))
+    frames = NuwaInfinityPipeline.from_pretrained("landscape_video").animate(photo, frames=3).frames[0]
+    assert np.array_equal(frames[0], photo)
+    assert all(not np.array_equal(frame, photo) and frame.size == photo.size for frame in map(_image, frames[1:]))
+
+
+def _image(frame: object) -> Image.Image:
+    assert isinstance(frame, Image.Image)
+    return frame
