@@ -2,9 +2,9 @@
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from evaluation.config import build, read_yaml
 from evaluation.report.document import shown
@@ -23,11 +23,13 @@ class PaperTable:
         title: what it is about, and which models it is of.
         ablation: our file with the same cells.
         rows: cell to the paper's numbers, one for each of `SAMPLES`; None where it gives none.
+        below: cell to the one that a figure without numbers shows it below, in the first of `SAMPLES`.
     """
 
     title: str
     ablation: str
     rows: dict[str, tuple[float | None, float | None]]
+    below: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def comparison(table: PaperTable, study: Study) -> list[list[str]]:
     for column, samples in enumerate(SAMPLES):
         ours = ours_of(study, samples)
         ranked = sorted((values[column], name) for name, values in table.rows.items() if values[column] is not None)
-        worse: dict[str, Any] = {a: b for (_, a), (_, b) in itertools.pairwise(ranked)}
+        worse = {a: b for (_, a), (_, b) in itertools.pairwise(ranked)} | ({} if column else table.below)
         for name, values in table.rows.items():
             one, other = ours.get(name), ours.get(worse.get(name, ""))
             said = f"{ordering(one, other)} (below {worse[name]})" if one and other else ""

@@ -32,6 +32,7 @@ from nuwa_lightning.commands.parsing import check_configs, deny_imports
 from nuwa_lightning.commands.training import NuwaCLI
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.renderer import InfiniteRenderer, Rendering
+from nuwa_lightning.legacy import upgraded_arguments
 from nuwa_lightning.planning.geometry import PatchGrid
 from nuwa_lightning.planning.schedule import ContextTable, walk, waves
 from nuwa_lightning.signals import Signals
@@ -139,6 +140,7 @@ def read_recipe(arguments: Sequence[str], also: type[Any] | None = None) -> Name
     pairs = zip(arguments, [*arguments[1:], "--"], strict=True)
     arguments = [f"{one}=true" if one in flags and next_.startswith("--") else one for one, next_ in pairs]
     check_configs(["fit", *arguments])
+    arguments = upgraded_arguments(["fit", *arguments])[1:]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended.*")
         config: Namespace = _RecipeCLI(arguments, also).config

@@ -25,7 +25,7 @@ def test_each_of_its_cells_is_in_an_ablation_with_both_sizes(monkeypatch: pytest
     monkeypatch.chdir(ROOT)
     for table in load_paper().tables:
         found = load_ablation(table.ablation)
-        assert set(table.rows) <= set(found.cells)
+        assert {*table.below, *table.below.values()} <= set(table.rows) <= set(found.cells)
         assert set(found.samples) == {"views", "wide"}
         made = build(Ablation, asked([table], Options(seeds=(4, 5, 6), option=("trainer.max_steps=7",))), "ablation")
         assert set(made.cells) == set(table.rows)
@@ -64,6 +64,9 @@ def test_orderings_are_judged_by_intervals(values: list[float], said: str) -> No
     assert rows[2][4:] == ["3", said]
     assert rows[1][5] == ""
     assert rows[4][2:4] == ["1.00", "not done"]
+    drawn = PaperTable("t", "x.yaml", {"a": (None, None), "b": (None, None)}, below={"a": "b"})
+    told = comparison(drawn, Study("t", "q", [entry("a", [10.0, 10.1, 9.9]), entry("b", values)], []))
+    assert [row[5] for row in told[1:]] == [said, "", "", ""]
 
 
 @pytest.mark.slow
