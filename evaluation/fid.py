@@ -33,18 +33,6 @@ def frechet_distance(x_ND: Features, y_MD: Features, *, ddof: int = 1) -> float:
     return FidAgainst(x_ND, ddof=ddof).value(y_MD)
 
 
-def gaussian_frechet_distance(
-    mean_x: NDArray[np.float64],
-    covariance_x: NDArray[np.float64],
-    mean_y: NDArray[np.float64],
-    covariance_y: NDArray[np.float64],
-) -> float:
-    """Return the squared Frechet distance of two normal distributions given by mean (D) and covariance (D, D)."""
-    root_x = _symmetric_root(covariance_x)
-    shared = np.sqrt(np.clip(np.linalg.eigvalsh(root_x @ covariance_y @ root_x), 0, None)).sum()
-    return float(((mean_x - mean_y) ** 2).sum() + np.trace(covariance_x) + np.trace(covariance_y) - 2 * shared)
-
-
 def fid(
     x_ND: Features,
     y_MD: Features,
@@ -203,8 +191,3 @@ def _gained(
         off_ND = np.asarray(z_ND[i : i + _CHUNK], np.float64) - mean
         found.append(2 * off_ND @ way + (off_ND**2).sum(1) - ((off_ND @ map_DK) ** 2).sum(1))
     return np.concatenate(found)
-
-
-def _symmetric_root(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    values, vectors = np.linalg.eigh(matrix)
-    return np.asarray((vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T)

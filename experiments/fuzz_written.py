@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,12 @@ class WholeRecipe(Target):
     def read(self, folder: Path) -> None:
         from nuwa_lightning.cli import main
 
-        with inside(folder):
-            _status(main(["fit", "--config", "a.yaml", "--print_config"]))
+        with inside(folder), redirect_stdout(io.StringIO()):
+            try:
+                status = main(["fit", "--config", "a.yaml", "--print_config"])
+            except SystemExit as ended:  # how jsonargparse ends once it has printed
+                status = int(ended.code or 0)
+            _status(status)
 
 
 def _status(status: int) -> None:

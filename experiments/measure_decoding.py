@@ -40,7 +40,8 @@ from evaluation.features_of import features_of
 from evaluation.kid import kid
 from evaluation.table import aligned
 from nuwa_lightning.atomic import write_json
-from nuwa_lightning.canvas.sample import sample_images, sample_tokens
+from nuwa_lightning.canvas.decoding import to_uint8
+from nuwa_lightning.canvas.sample import sample_tokens
 from nuwa_lightning.generation.fast_transformer import Precision
 from nuwa_lightning.generation.local import LocalDecoder
 from nuwa_lightning.generation.patch_decoder import PatchDecoder
@@ -136,16 +137,12 @@ def kids(renderer: InfiniteRenderer, tokenizer: Tokenizer, real: Any, options: a
     """Return the lite0-KID for each seed."""
     extractor, found = Lite0Features(), []
     for seed in range(options.seeds):
-        images = [
-            image
-            for start in range(0, options.count, 16)
-            for image in sample_images(
-                renderer,
-                tokenizer,
-                grid=GRID,
-                seeds=range(1000 * seed + start, 1000 * seed + min(start + 16, options.count)),
-            )
-        ]
+        images = []
+        for start in range(0, options.count, 16):
+            seeds = range(1000 * seed + start, 1000 * seed + min(start + 16, options.count))
+            with torch.inference_mode():
+                for tokens_YX in sample_tokens(renderer, GRID, seeds=seeds):
+                    images.append(to_uint8(tokenizer.decode(tokens_YX[None])[0]))
         found.append(kid(real, features_of(np.stack(images), extractor=extractor)).value)
     return found
 

@@ -38,7 +38,8 @@ from evaluation.kid import kid
 from evaluation.seams import seam_ratio
 from evaluation.table import aligned
 from nuwa_lightning.atomic import write_json
-from nuwa_lightning.canvas.sample import sample_images, sample_tokens
+from nuwa_lightning.canvas.decoding import to_uint8
+from nuwa_lightning.canvas.sample import sample_tokens
 from nuwa_lightning.generation.local import LocalityLocalDecoder
 from nuwa_lightning.generation.pretrained import Generator, load_generator
 from nuwa_lightning.generation.sampling import Sampling
@@ -55,7 +56,9 @@ def samples(generator: Generator, tokenizer: Tokenizer, seed: int, count: int) -
     """Return images."""
     renderer, seeds = generator.renderer(Sampling(1.0, 50)), range(1000 * seed, 1000 * seed + count)
     parts = [seeds[start : start + 16] for start in range(0, count, 16)]
-    return [image for part in parts for image in sample_images(renderer, tokenizer, grid=GRID, seeds=part)]
+    with torch.inference_mode():
+        tokens = [tokens_YX for part in parts for tokens_YX in sample_tokens(renderer, GRID, seeds=part)]
+        return [to_uint8(tokenizer.decode(tokens_YX[None])[0]) for tokens_YX in tokens]
 
 
 def speeds(generators: dict[str, Generator], options: argparse.Namespace) -> dict[str, dict[str, float]]:

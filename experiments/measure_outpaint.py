@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,6 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from evaluation.seams import border_ratio
 from nuwa_lightning.atomic import write_json
 from nuwa_lightning.canvas.decoding import to_uint8
 from nuwa_lightning.canvas.image_condition import Expansion, ImageCondition
@@ -42,6 +42,38 @@ SIDES = ("left", "right", "up", "down")
 COMBINATIONS = [sides for n in range(1, 5) for sides in itertools.combinations(SIDES, n)]
 WHOLE, GIVEN = 384, 192
 GROWN = (WHOLE - GIVEN) // 2
+
+
+def border_ratio(images: Iterable[Pixels], *, box: tuple[int, int, int, int], token: int = 8, reach: int = 16) -> float:
+    """Return the mean step across the borders of a box over the mean step near them, on both sides alike.
+
+    For what is written around a given image: the box is the image. Near 1 for photographs.
+
+    Args:
+        images: uint8 RGB images (Y, X, 3) of one size.
+        box: ``(top, left, bottom, right)`` in pixels, the last two excluded. A side that is one of the image's is no
+            border.
+        token: side of a token in pixels; steps on the token grid outwards and inwards from a border are left out.
+        reach: how many pixels on either side of a border count as near it.
+
+    Raises:
+        ValueError: if no border lies in the images, or there is no image.
+    """
+    top, left, bottom, right = box
+    on, near_by, borders = 0.0, 0.0, 0
+    for image in images:
+        for axis, pair, along in ((0, (top, bottom), np.s_[:, left:right]), (1, (left, right), np.s_[top:bottom])):
+            part = image[along].astype(np.int16)
+            profile = np.abs(np.diff(part, axis=axis)).mean((1 - axis, 2))
+            for border in (border for border in pair if 0 < border < part.shape[axis]):
+                away = np.arange(1, len(profile) + 1) - border
+                length = part.shape[1 - axis]
+                on += length * profile[border - 1]
+                near_by += length * profile[(np.abs(away) <= reach) & (away % token != 0)].mean()
+                borders += 1
+    if not borders:
+        raise ValueError(f"no border of {box} lies in the images")
+    return float(on / near_by) if near_by else (float("inf") if on else 1.0)
 
 
 def photographs(count: int | None) -> list[Pixels]:

@@ -40,7 +40,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from nuwa_lightning.atomic import write_json
 from nuwa_lightning.callbacks.sample_sheet import contact_sheet
 from nuwa_lightning.canvas.decoding import to_uint8
-from nuwa_lightning.canvas.sample import sample_images, sample_videos
+from nuwa_lightning.canvas.sample import sample_tokens
 from nuwa_lightning.data.landscape_photos import LandscapePhotos
 from nuwa_lightning.data.photos import Split
 from nuwa_lightning.data.reading import read_image
@@ -255,10 +255,10 @@ def generate(
         some = texts[start : start + 24]
         prompts = Prompts.for_canvases(generator.model, generator.text_encoder.states, some, guidance=guidance)
         seeds = range(start, start + len(some))
-        if options.videos:
-            made += sample_videos(renderer, tokenizer, grid=grid, seeds=seeds, prompts=prompts)
-        else:
-            made += [[image] for image in sample_images(renderer, tokenizer, grid=grid, seeds=seeds, prompts=prompts)]
+        with torch.inference_mode():
+            tokens = sample_tokens(renderer, grid, seeds=seeds, prompts=prompts)
+            for tokens_TYX in tokens.transpose(0, 1) if options.videos else tokens[:, None]:
+                made.append([to_uint8(tokenizer.decode(tokens_YX[None])[0]) for tokens_YX in tokens_TYX])
         sys.stderr.write(f"\rguidance {guidance}: {len(made)} of {len(texts)}")
     sys.stderr.write("\n")
     return made

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from nuwa_lightning.errors import UsageError
 
@@ -127,6 +128,27 @@ def _swap_in(partial: Path, target: Path, *, overwrite: bool) -> None:
     else:
         with suppress(OSError):
             old.unlink()
+
+
+def lock(path: Path, *, wait: bool) -> BinaryIO:
+    """Open a file that one process at a time holds, until it closes it or ends, killed or not.
+
+    Without POSIX locks (Windows) nothing is held: every write is atomic anyway, and only work is done twice.
+
+    Raises:
+        BlockingIOError: if another process holds it, unless one is to ``wait``.
+    """
+    file = path.open("ab")
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except ImportError:
+        return file
+    except OSError:
+        file.close()
+        raise
+    return file
 
 
 def make_cache(folder: Path) -> None:

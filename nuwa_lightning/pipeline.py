@@ -26,7 +26,7 @@ from nuwa_lightning.canvas.decoding import Crop, DecodedImage, Pixels, TileDecod
 from nuwa_lightning.canvas.editing import FinishedCanvas
 from nuwa_lightning.canvas.job import Generation, Order, Progress, facts_of
 from nuwa_lightning.canvas.memory import MemoryCanvas
-from nuwa_lightning.canvas.order_builder import RECIPES, OrderBuilder, batched
+from nuwa_lightning.canvas.order_builder import ABLE, OrderBuilder, batched
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.fast_transformer import Precision
 from nuwa_lightning.generation.pretrained import Generator, load_generator, named_local_decoder, save_generator
@@ -172,7 +172,7 @@ class NuwaInfinityPipeline:
             raise UsageError("tokenizer", type(self.tokenizer).__name__, f"cannot be saved: {error}") from None
         save_generator(Path(folder) / "model", self.generator, dtype=dtype)
         if self.pixel_guided is not None:
-            save_pixel_guided(Path(folder) / "pixel_guided", self.pixel_guided)
+            save_pixel_guided(Path(folder) / "pixel_guided", self.pixel_guided, dtype=dtype)
         if self.coarse is not None:
             save_generator(Path(folder) / "coarse", self.coarse, dtype=dtype)
         write_card(Path(folder), self.folder)
@@ -395,8 +395,8 @@ class NuwaInfinityPipeline:
             UsageError: if a number of it is out of range, or the model makes no videos.
         """
         if request.video and self.generator.frames < 2:
-            recipe = RECIPES["text video" if request.prompt or request.prompt_each else "video"]
-            hint = f"the model of {self.name} was trained on images, not on videos: train one by {recipe}"
+            way = ABLE["text video" if request.prompt or request.prompt_each else "video"]
+            hint = f"the model of {self.name} was trained on images, not on videos: {way}"
             raise UsageError("task", request.task, hint)
         direction: DirectionController = self.generator.direction
         if request.order is not None:

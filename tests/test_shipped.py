@@ -19,11 +19,13 @@ from nuwa_lightning.hub import DEFAULT, FILES, SHIPPED, find_run, shipped
 MANIFEST = Path(__file__).parents[1] / "nuwa_lightning" / "data" / "landscape_manifest.json"
 
 
-def test_small_and_nothing_but_data() -> None:
-    files = [path for path in (SHIPPED / DEFAULT).rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) <= 25e6
+@pytest.mark.parametrize("name", shipped())
+def test_small_and_nothing_but_data(name: str) -> None:
+    files = [path for path in (SHIPPED / name).rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= (25e6 if name == DEFAULT else 10e6)
     assert max(path.stat().st_size for path in files) <= 16e6
-    assert {str(path.relative_to(SHIPPED / DEFAULT)) for path in files} <= {*FILES, "README.md"}
+    assert {str(path.relative_to(SHIPPED / name)) for path in files} <= {*FILES, "README.md"}
+    assert (SHIPPED / name / "README.md").is_file()
 
 
 def test_card_names_every_package_of_its_photographs() -> None:
@@ -62,3 +64,25 @@ def test_an_unknown_name_is_told_of_it() -> None:
     assert DEFAULT in shipped()
     with pytest.raises(UsageError, match="or landscape, which comes with the package"):
         find_run("nowhere")
+
+
+def test_texts_are_obeyed() -> None:
+    pipe = NuwaInfinityPipeline.from_pretrained("landscape_text")
+    texts = ["green open fields and no water by day, under a blue sky", "high peaks and a wide lake at night"]
+    day, night = np.asarray(pipe(texts, size=(128, 128), seed=3, guidance_scale=2).images).reshape(2, 128, 128, 3)
+    assert day.mean() > 2 * night.mean()
+    sky, ground = day[:32].mean(axis=(0, 1)), day[-32:].mean(axis=(0, 1))
+    assert sky.argmax() == 2
+    assert ground.argmax() == 1
+
+
+def test_photographs_move() -> None:
+    photo = Image.fromarray(np.tile(np.linspace(40, 200, 64, dtype=np.uint8)[:, None, None], (1, 64, 3)))
+    frames = NuwaInfinityPipeline.from_pretrained("landscape_video").animate(photo, frames=3).frames[0]
+    assert np.array_equal(frames[0], photo)
+    assert all(not np.array_equal(frame, photo) and frame.size == photo.size for frame in map(_image, frames[1:]))
+
+
+def _image(frame: object) -> Image.Image:
+    assert isinstance(frame, Image.Image)
+    return frame

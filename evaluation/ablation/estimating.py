@@ -6,16 +6,12 @@ steps of each are timed here for every variant.
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import io
 import statistics
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from evaluation.ablation.config import Ablation, Cell, Samples
 from evaluation.ablation.running import Tokenizer, cell_arguments, finished
@@ -25,6 +21,11 @@ from evaluation.feature_cache import BATCH
 from evaluation.protocol import Blocks, load_protocol
 from evaluation.sampling import ALIASES, sampler_class
 from nuwa_lightning.errors import UsageError
+
+if TYPE_CHECKING:
+    from jsonargparse import Namespace
+
+    from nuwa_lightning.generation.local import LocalDecoder
 
 _PIXELS_OF_A_TOKEN: Final = 8
 _SECONDS_A_START: Final = 12.0
@@ -56,31 +57,18 @@ class Cost:
     done: bool
 
 
-def resolve(cell: Cell, tokenizer: Tokenizer) -> dict[str, Any]:
+def resolve(cell: Cell, tokenizer: Tokenizer) -> Namespace:
     """Return all options of the cell's ``fit``, defaults included, without running it.
 
     Raises:
         UsageError: if ``fit`` refuses them.
     """
-    import yaml
+    from nuwa_lightning.commands.costs import read_recipe
 
-    from nuwa_lightning.cli import main
-
-    command = ["fit", "--config", cell.ablation.base, *cell_arguments(cell, tokenizer), "--print_config"]
-    printed, refused, status = io.StringIO(), io.StringIO(), 0
-    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(refused), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of options that are merely printed
-        try:
-            status = main(command)
-        except SystemExit as ended:
-            status = int(ended.code or 0)
-    found = yaml.safe_load(printed.getvalue()) if not status else None
-    if not isinstance(found, dict):
-        reason = (refused.getvalue().strip().splitlines() or ["fit refused it"])[-1]
-        option, _, rest = reason.removeprefix("error: ").partition(": ")
-        value, _, hint = rest.partition(": ")
-        raise UsageError(f"cell {cell.label}, {option}", value, hint)
-    return found
+    try:
+        return read_recipe(["--config", cell.ablation.base, *cell_arguments(cell, tokenizer)])
+    except UsageError as error:
+        raise UsageError(f"cell {cell.label}, {error.option}", error.value, error.hint) from None
 
 
 def estimate(ablation: Ablation, output: Path, tokenizer: Tokenizer) -> dict[str, Cost]:
@@ -113,16 +101,16 @@ def estimate(ablation: Ablation, output: Path, tokenizer: Tokenizer) -> dict[str
 
 def timed(cell: Cell, tokenizer: Tokenizer) -> tuple[float, float]:
     """Return the seconds of a cell's training and sampling, by a few steps of each on this CPU."""
-    from nuwa_lightning.commands.costs import canvas_cost, measured_decoding, measured_step, model_of, read_recipe
+    from nuwa_lightning.commands.costs import canvas_cost, measured_decoding, measured_step, model_of
     from nuwa_lightning.planning.geometry import PatchGrid
 
-    config = read_recipe(["--config", cell.ablation.base, *cell_arguments(cell, tokenizer)])
+    config = resolve(cell, tokenizer)
     data = config.data.init_args
-    step = measured_step(config, shape=(1, *data.grid), batch=data.batch_size)
+    step, _ = measured_step(config, shape=(1, *data.grid), batch=data.batch_size)
     module, _ = model_of(config)
     fixed, row = measured_decoding(module)
     height, width = module.transformer.patch_size
-    passes, sampling = _passes(vars(config.model.init_args).get("local_decoder")), 0.0
+    passes, sampling = _passes(module.local_decoder), 0.0
     for samples in cell.ablation.samples.values():
         rows, columns = (-(-side // _PIXELS_OF_A_TOKEN) for side in samples.pixels)
         if cell.variant.sampler in ("patches", ALIASES["patches"]):
@@ -203,31 +191,22 @@ def _spent(told: Mapping[str, Any]) -> tuple[float, float, float]:
     return float(told["training_seconds"]), float(sum(s["seconds_tokens"] for s in sets)), float(after)
 
 
-def count(config: dict[str, Any], cell: Cell) -> tuple[int, float, float]:
+def count(config: Namespace, cell: Cell) -> tuple[int, float, float]:
     """Return parameters, and operations of training and of sampling in units of 1e12."""
-    import torch
+    from torch._subclasses import FakeTensorMode
 
-    from nuwa_lightning.models.nuwa_infinity import PatchTransformer, TransformerConfig
+    from nuwa_lightning.commands.costs import model_of
 
-    model, data = config["model"]["init_args"], config["data"]["init_args"]
-    size = TransformerConfig(**model["transformer"])
-    pool, direction = _made(model["context_pool"]), _made(model["direction"])
-    patch = tuple(model["patch_size"])
-    with torch.device("meta"):
-        network = PatchTransformer(
-            model["codebook_size"],
-            model["codebook_dim"],
-            patch_size=patch,
-            embedding_extent=pool.embedding_extent,
-            size=size,
-        )
-    weights = sum(p.numel() for p in network.parameters())
-    rows, columns = data["grid"]
-    context = _mean_context(pool, direction, (rows // patch[0], columns // patch[1]))
-    tokens = data["batch_size"] * rows * columns * config["trainer"]["max_steps"]
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        module, _ = model_of(config)
+    data, patch, size = config.data.init_args, module.transformer.patch_size, module.transformer.size
+    weights = sum(p.numel() for p in module.transformer.parameters())
+    rows, columns = data.grid
+    context = _mean_context(module.context_pool, module.direction, (rows // patch[0], columns // patch[1]))
+    tokens = data.batch_size * rows * columns * config.trainer.max_steps
     per_token = 2 * weights + 4 * size.num_layers * size.dim * patch[0] * patch[1] * (context + 0.5)
     read = sum(s.count * _tokens_read(s, cell.variant.sampler, patch) for s in cell.ablation.samples.values())
-    made = read * _passes(model.get("local_decoder"))
+    made = read * _passes(module.local_decoder)
     return weights, 3 * per_token * tokens / 1e12, per_token * made / 1e12
 
 
@@ -258,23 +237,13 @@ def _tokens_read(samples: Samples, sampler: str, patch: tuple[int, ...]) -> int:
     return sampler_class(sampler).tokens_read(rows, columns, (height, width))  # type: ignore[attr-defined,no-any-return]
 
 
-def _passes(decoder: dict[str, Any] | None) -> int:
+def _passes(decoder: LocalDecoder) -> int:
     """Return how often a patch passes through the model until it is written and read."""
-    name = (decoder or {}).get("class_path", "").rpartition(".")[2]
-    if name == "MaskedLocalDecoder":
-        from nuwa_lightning.generation.local import MaskedLocalDecoder
+    from nuwa_lightning.generation.local import LocalityLocalDecoder, MaskedLocalDecoder, ParallelLocalDecoder
 
-        return 1 + int(((decoder or {}).get("init_args") or {}).get("steps", MaskedLocalDecoder.steps))
-    return {"ParallelLocalDecoder": 2, "LocalityLocalDecoder": 3}.get(name, 1)
-
-
-def _made(described: dict[str, Any] | str) -> Any:
-    path, args = (
-        (described, {}) if isinstance(described, str) else (described["class_path"], described.get("init_args"))
-    )
-    module, _, name = path.rpartition(".")
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in (args or {}).items()}
-    return getattr(importlib.import_module(module), name)(**values)
+    if isinstance(decoder, MaskedLocalDecoder):
+        return 1 + decoder.steps
+    return 2 if isinstance(decoder, ParallelLocalDecoder) else 3 if isinstance(decoder, LocalityLocalDecoder) else 1
 
 
 def _mean_context(pool: Any, direction: Any, shape: tuple[int, int]) -> float:

@@ -7,6 +7,7 @@ the next image. Two processes (or two machines on one disk) may work on one abla
 
 import json
 import logging
+import math
 import os
 import shlex
 import subprocess
@@ -24,11 +25,12 @@ from evaluation.protocol import load_protocol
 from evaluation.record import commit, machine, read_report, write_report
 from evaluation.sampling import SampleSpec, sample_folder
 from evaluation.score import Work, score
-from nuwa_lightning.atomic import write_json
+from nuwa_lightning.atomic import lock, write_json
+from nuwa_lightning.commands import tokenizer as fitting
+from nuwa_lightning.commands.tokenizer import Refinement, TokenizerSource, fit_command, open_tokenizer
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.hub import find_part
 from nuwa_lightning.signals import die_with_parent
-from nuwa_lightning.tokenizers.pretrained import load_tokenizer
 
 DONE: Final = "cell.json"
 _LOG = logging.getLogger(__name__)
@@ -81,28 +83,13 @@ def provide_tokenizer(ablation: Ablation) -> Tokenizer:
     source = tokenizer_source(ablation)
     if "path" not in source:
         raise UsageError("ablation.base", ablation.base, "names no tokenizer: set tokenizer.path in it")
-    path = find_part(source["path"], "tokenizer")
-    if not (path / "config.json").is_file():
-        if not source.get("recipe"):
-            raise UsageError("tokenizer.path", str(path), "there is no tokenizer, and no recipe to make one: train it")
-        _call(fit_command(source["recipe"], path.parent), path.parent)
-    refined = source.get("refined")
-    if not refined or not source.get("refine"):
+    path, refine, refined = find_part(source["path"], "tokenizer"), source.get("refine"), source.get("refined")
+    named = TokenizerSource(str(path), source.get("recipe"), refine, refined, beside=False)
+    fitting.provide_tokenizer(named, fast_dev_run=False)
+    if not refined or not refine:
         return Tokenizer(path, path)
-    if not (Path(refined) / "config.json").is_file():
-        run = Path(refined).parent
-        _call([*fit_command(source["refine"], run), "--model.start_from", str(path)], run)
-    if load_tokenizer(refined).fingerprint() != load_tokenizer(path).fingerprint():
-        raise UsageError("tokenizer.refined", refined, f"is not {path} refined, but another tokenizer: name its own")
+    Refinement.start(named, open_tokenizer(named), path.parent)
     return Tokenizer(path, Path(refined))
-
-
-def fit_command(recipe: str, run: Path) -> list[str]:
-    """Return the command that trains a recipe into a run folder, or goes on with it."""
-    command = [sys.executable, "-m", "nuwa_lightning", "fit", "--config", recipe, "--run", str(run)]
-    if (run / "checkpoints" / "last.ckpt").exists():
-        command += ["--ckpt_path", "last"]
-    return command
 
 
 def cell_arguments(cell: Cell, tokenizer: Tokenizer) -> list[str]:
@@ -167,19 +154,12 @@ def run_cell(cell: Cell, output: Path, tokenizer: Tokenizer, *, work: Work) -> d
 
 
 def parameters(model: Path) -> int:
-    """Return how many numbers a saved model learned."""
+    """Return how many numbers a saved model learned; its code vectors are the tokenizer's."""
     from safetensors import safe_open
 
     with safe_open(model / "model.safetensors", framework="numpy") as file:
-        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - no mapping
-    total = 0
-    for name, shape in shapes.items():
-        if name.rpartition(".")[2] != "codes_KE":  # the tokenizer's
-            size = 1
-            for length in shape:
-                size *= length
-            total += size
-    return total
+        names = [name for name in file.keys() if name.rpartition(".")[2] not in ("codebook_KE", "codes_KE")]  # noqa: SIM118 - no mapping
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in names)
 
 
 def _score(cell: Cell, folder: Path, name: str, work: Work) -> dict[str, Any]:
@@ -213,14 +193,9 @@ def _call(command: Sequence[str], run: Path) -> None:
 def _free(folder: Path) -> Iterator[bool]:
     """Yield whether nobody else works in this folder; holds it meanwhile. The lock goes with the process."""
     try:
-        import fcntl
-    except ImportError:  # Windows: one process at a time, please
-        yield True
+        held = lock(folder / ".lock", wait=False)
+    except BlockingIOError:
+        yield False
         return
-    with open(folder / ".lock", "w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
+    with held:
         yield True

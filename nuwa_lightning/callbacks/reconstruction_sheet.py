@@ -4,8 +4,9 @@ Shapes: B batch, Y/X rows and columns.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -15,31 +16,6 @@ from torch import Tensor
 
 from nuwa_lightning.atomic import atomic_write
 from nuwa_lightning.errors import UsageError
-
-
-@runtime_checkable
-class TakesImages(Protocol):
-    """What a logger writes to, if it shows images as TensorBoard does."""
-
-    def add_image(self, tag: str, img_tensor: Tensor, global_step: int, *, dataformats: str) -> None:
-        """Show an image."""
-
-
-@runtime_checkable
-class ShowsImages(Protocol):
-    """A logger that writes to something."""
-
-    @property
-    def experiment(self) -> object:
-        """What it writes to."""
-
-
-@runtime_checkable
-class LogsImages(Protocol):
-    """A logger that takes images itself, as that of Weights & Biases does."""
-
-    def log_image(self, key: str, images: list[Any], step: int | None = None) -> None:
-        """Show images."""
 
 
 class ReconstructionSheet(Callback):
@@ -97,12 +73,13 @@ def show_sheet(trainer: Trainer, name: str, sheet_YX3: Tensor, *paths: Path) -> 
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as partial:
             Image.fromarray(sheet_YX3.numpy()).save(partial)
-    for logger in trainer.loggers:
-        if isinstance(logger, LogsImages):
+    loggers: Sequence[Any] = trainer.loggers
+    for logger in loggers:
+        if hasattr(logger, "log_image"):  # as that of Weights & Biases
             logger.log_image(name, [sheet_YX3.numpy()], trainer.global_step)
         elif isinstance(logger, MLFlowLogger):
             logger.experiment.log_image(logger.run_id, sheet_YX3.numpy(), key=name, step=trainer.global_step)
-        elif isinstance(logger, ShowsImages) and isinstance(logger.experiment, TakesImages):
+        elif hasattr(getattr(logger, "experiment", None), "add_image"):  # as TensorBoard
             logger.experiment.add_image(name, sheet_YX3, trainer.global_step, dataformats="HWC")
     if trainer.progress_bar_callback is not None:
         trainer.progress_bar_callback.print(f"step {trainer.global_step}: {name} in {paths[-1]}", file=sys.stderr)

@@ -5,6 +5,7 @@
 ``image.png``        the given pixels of an outpainting, ``mask.png`` where they are made anew, ``plan.png`` a plan
 ``tokens.log``       one record of fixed size a patch, appended; of two at one position the later one holds
 ``state-000000012``  where generation stood after 12 waves: JSON and tensors under a checksum; the last two are kept
+``coarse-0``         the tokens of the coarse plan of a stage, written as a state is; drawn again where it is missing
 ``lock``             held by the one process that has the canvas open
 ===================  ===================================================================================================
 
@@ -19,13 +20,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, Final, final
 
 from torch import Tensor
 
-from nuwa_lightning.atomic import fsync_path
+from nuwa_lightning.atomic import fsync_path, lock
 from nuwa_lightning.canvas.facts import CanvasFacts, CanvasState, read_facts, read_state, told, write_facts, write_state
 from nuwa_lightning.canvas.keeping import GIVEN, keep_given
 from nuwa_lightning.canvas.log import TokenLog
@@ -54,7 +56,7 @@ class Canvas:
             strange = [path for path in folder.iterdir() if not _is_own(path) or (path.exists() and not path.is_file())]
             if strange:
                 raise UsageError(option, folder, f"holds {strange[0].name}, which is no part of a canvas: name another")
-            self._lock = _locked(folder / "lock")
+            self._lock = lock(folder / "lock", wait=False)
         except BlockingIOError:
             hint = "another process is writing it: wait, or name another one"
             raise UsageError(option, folder, hint) from None
@@ -222,6 +224,16 @@ class Canvas:
             raise self._unwritable(error) from error
         self._drop(self._states()[_KEPT:])
 
+    def keep_coarse(self, number: int, tokens_TByx: Tensor, *, of: str) -> None:
+        """Keep the coarse plan of a stage, told by a hash of what decides about it; without room it is not kept."""
+        with suppress(OSError):
+            write_state(self.folder / f"coarse-{number}", CanvasState(0, {"of": of}, {"tokens": tokens_TByx}), log=0)
+
+    def coarse(self, number: int, *, of: str) -> Tensor | None:
+        """Return the tokens that :meth:`keep_coarse` kept; None where there are none, or others."""
+        found = read_state(self.folder / f"coarse-{number}")
+        return found.tensors.get("tokens") if found and found.facts.get("of") == of else None
+
     def read(self, area: Rectangle, *, t: int = 0, number: int = 0) -> Tensor:
         """Return the tokens of an area of one image (or frame); see :meth:`TokenLog.read`."""
         return self._tokens.read(area, t=t, number=number)
@@ -304,19 +316,5 @@ def _is_own(path: Path) -> bool:
     """Say whether a name in the folder is one that a canvas gives."""
     name = path.name
     return name in ("canvas.json", "tokens.log", "lock", *GIVEN) or name.startswith(
-        ("state-", ".state-", ".canvas.", ".image.", ".mask.", ".plan.")
+        ("state-", ".state-", "coarse-", ".coarse-", ".canvas.", ".image.", ".mask.", ".plan.")
     )
-
-
-def _locked(path: Path) -> BinaryIO:
-    file = path.open("ab")
-    try:
-        import fcntl
-    except ImportError:  # no such locks on this system: the user minds
-        return file
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        raise
-    return file

@@ -1,7 +1,8 @@
 """The coarse plan of a canvas: what of it is given, the rest generated ahead of the canvas, read tile by tile (ours).
 
 The coarse canvas is a function of its order and seeds alone. It is made as far as it is read, so it streams ahead of an
-endless canvas; a canvas that goes on after a kill makes it once more, which is a sixteenth of the tokens.
+endless canvas; a canvas that goes on after a kill makes it once more, which is a sixteenth of the tokens. A finished
+canvas in a folder keeps them.
 
 Shape legend: B canvases side by side, Y/X rows and columns of the canvas, y/x of the coarse one.
 """
@@ -74,6 +75,17 @@ class CoarseOrder:
         """Return the coarse canvas of a canvas that is to be read, by the ``processes`` that write that together."""
         return CoarseCanvas(self, grid, patch_size, seeds, processes)
 
+    def given(self, tokens_TByx: Tensor | None) -> CoarseOrder | None:
+        """Return the same canvas with nothing left to draw; None if these are not its tokens."""
+        shape = (self.grid.t or 1, len(self.seeds or ()), *_tokens(self.grid, self.patch_size))
+        if tokens_TByx is None or tokens_TByx.shape != shape or tokens_TByx.dtype != torch.int64:
+            return None
+        if not 0 <= int(tokens_TByx.min()) <= int(tokens_TByx.max()) < self.tokenizer.codebook_size:
+            return None
+        frames = (as_patches(tokens_Byx, (0, 0), self.patch_size) for tokens_Byx in tokens_TByx)
+        known = {patch._replace(t=t): tokens for t, frame in enumerate(frames) for patch, tokens in frame.items()}
+        return replace(self, known=known, renderer=None)
+
 
 @final
 class CoarseCanvas:
@@ -120,6 +132,13 @@ class CoarseCanvas:
             out_BYX[:, here_Y[:, None], here_X] = tile_BYX[:, there_Y[:, None], there_X]
         return out_BYX
 
+    def made(self) -> Tensor | None:
+        """Return all tokens ``[T, B, y, x]`` if they were drawn, to the last; None of a canvas that is endless."""
+        grid = self._order.grid
+        if self._rendering is None or grid.endless or not all(patch in self._tokens for patch in grid):
+            return None
+        return torch.stack([self.read(Rectangle(0, 0, *self._coarse_size), t=t) for t in range(grid.t or 1)])
+
     def image(self, number: int = 0, *, t: int = 0) -> NDArray[np.uint8]:
         """Return the pixels of a finite coarse canvas ``[y, x, 3]``."""
         return self._decoder(t, number).decode(Rectangle(0, 0, *self._coarse_size))
@@ -143,7 +162,7 @@ class CoarseCanvas:
         height, width = (length * scale for length in self._coarse_size)
         side = _TILE * scale
         tile = Rectangle(y * side, x * side, min(height, (y + 1) * side), min(width, (x + 1) * side))
-        outer = self._grown(tile, tokenizer.encode_halo, (height, width)).from_step(tokenizer.step)
+        outer = tile.grown(tokenizer.encode_halo, height, width, self._wrap).from_step(tokenizer.step)
         # In coarse pixels, then in coarse tokens.
         seen = Rectangle(*(v * factor // scale for v in outer))
         seen = Rectangle(
@@ -152,7 +171,7 @@ class CoarseCanvas:
             -(-(seen.bottom + _TAPS) // factor),
             -(-(seen.right + _TAPS) // factor),
         )
-        seen = self._grown(seen, 0, self._coarse_size)
+        seen = seen.grown(0, *self._coarse_size, self._wrap)
         pixels_yx3 = torch.from_numpy(self._decoder(t, number).decode(seen))
         small_13yx = pixels_yx3.permute(2, 0, 1)[None] / 127.5 - 1
         large_13YX = plan.enlarged(small_13yx.to(tokenizer.codebook_KD.device))
@@ -160,12 +179,6 @@ class CoarseCanvas:
         tokens_1YX = tokenizer.encode(cut_out(large_13YX, outer, outer=whole, factor=factor)).cpu()
         top, left = tile.top - outer.top, tile.left - outer.left
         return tokens_1YX[:, top : top + tile.bottom - tile.top, left : left + tile.right - tile.left]
-
-    def _grown(self, area: Rectangle, margin: int, size: tuple[int, int]) -> Rectangle:
-        inside = area.grown(margin, *size)
-        top, bottom = (area.top - margin, area.bottom + margin) if "y" in self._wrap else inside[0::2]
-        left, right = (area.left - margin, area.right + margin) if "x" in self._wrap else inside[1::2]
-        return Rectangle(top, left, bottom, right)
 
     def _decoder(self, t: int, number: int) -> TileDecoder:
         def read(area: Rectangle) -> Tensor:

@@ -84,8 +84,8 @@ class TileDecoder:
     def decode(self, piece: Rectangle) -> Pixels:
         """Return the finished pixels ``[Y, X, 3]`` of a tile."""
         f = self.tokenizer.downsample_factor
-        shown = self._grown(piece, self.finish.margin if self.finish else 0)
-        outer = self._grown(shown, self.tokenizer.decode_halo).from_step(self.tokenizer.step)
+        shown = piece.grown(self.finish.margin if self.finish else 0, *self.size, self.wrap)
+        outer = shown.grown(self.tokenizer.decode_halo, *self.size, self.wrap).from_step(self.tokenizer.step)
         image_B3YX = self.tokenizer.decode(self._tokens(outer)[None])
         pixels = to_uint8(cut_out(image_B3YX, shown, outer=outer, factor=f)[0])
         if self.finish is None:
@@ -94,13 +94,6 @@ class TileDecoder:
         top, left = (piece.top - shown.top) * f, (piece.left - shown.left) * f
         height, width = (piece.bottom - piece.top) * f, (piece.right - piece.left) * f
         return finished[top : top + height, left : left + width]
-
-    def _grown(self, area: Rectangle, margin: int) -> Rectangle:
-        """Return the area with a margin, cut off at the borders of the canvas but not at its seams."""
-        inside = area.grown(margin, *self.size)
-        top, bottom = (area.top - margin, area.bottom + margin) if "y" in self.wrap else inside[0::2]
-        left, right = (area.left - margin, area.right + margin) if "x" in self.wrap else inside[1::2]
-        return Rectangle(top, left, bottom, right)
 
     def _tokens(self, area: Rectangle) -> Tensor:
         tokens_YX = torch.empty(area.bottom - area.top, area.right - area.left, dtype=torch.long)

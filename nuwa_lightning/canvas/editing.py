@@ -18,7 +18,7 @@ from nuwa_lightning.canvas.canvas import Canvas
 from nuwa_lightning.canvas.decoding import Pixels
 from nuwa_lightning.canvas.edits import Boxes, Candidate, check_growth, edited, steered, taken_back, touched, where
 from nuwa_lightning.canvas.facts import CanvasFacts
-from nuwa_lightning.canvas.history import CanvasMaker, History, begun, copied, grown
+from nuwa_lightning.canvas.history import CanvasMaker, History, begun, copied, grown, keep_coarse
 from nuwa_lightning.canvas.job import Progress, Recorder, decoded, decoded_video, export
 from nuwa_lightning.canvas.keeping import check_hashes, hashes, kept_request
 from nuwa_lightning.canvas.memory import TokenStore
@@ -404,6 +404,8 @@ class FinishedCanvas:
                 commit()
                 return self
             recorder()
+        if folder is not None and "options" not in (self.edits or [{}])[-1]:
+            keep_coarse(folder, generation, self.request)
         store.amend(replace(facts, finished=True, log=store.length))
         return self
 

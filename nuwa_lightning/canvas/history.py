@@ -4,9 +4,11 @@ An edit goes through the same plans again: what it does not make again is read, 
 would have seen.
 """
 
+import hashlib
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, final
@@ -18,7 +20,7 @@ from nuwa_lightning.canvas.canvas import Canvas
 from nuwa_lightning.canvas.coarse import CoarseOrder, as_patches
 from nuwa_lightning.canvas.facts import CanvasFacts, Stage
 from nuwa_lightning.canvas.image_condition import ImageCondition, JointBlend
-from nuwa_lightning.canvas.job import Order, facts_of
+from nuwa_lightning.canvas.job import Generation, Order, facts_of
 from nuwa_lightning.canvas.keeping import hashes
 from nuwa_lightning.canvas.memory import TokenView
 from nuwa_lightning.canvas.order_builder import OrderBuilder, batched
@@ -185,7 +187,12 @@ class History:
             return None
         order = batched(replace(order, coarse=made), facts.seeds, first=facts.seeds[0] - request.seed)
         assert order.coarse is not None
-        made, before = replace(order.coarse, seeds=facts.seeds), self.coarse(number - 1) if number else None
+        made = replace(order.coarse, seeds=facts.seeds)
+        if made.renderer is not None and isinstance(self.store, Canvas):
+            kept = made.given(self.store.coarse(number, of=_told_of_coarse(facts, number, request, made)))
+            if kept is not None:
+                return kept
+        before = self.coarse(number - 1) if number else None
         if before is None:
             return made
         (rows, columns), earlier = facts.patch_size, facts.stages[number - 1]
@@ -233,6 +240,22 @@ class _Known(Mapping[PatchIndex, Tensor]):
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
+
+
+def keep_coarse(canvas: Canvas, generation: Generation, request: GenerationRequest) -> None:
+    """Keep the tokens of the coarse plan of the last stage, once all are drawn: an edit need not draw them again."""
+    made, order = generation.plan and generation.plan.made(), generation.order.coarse
+    if made is not None and order is not None:
+        number = len(canvas.facts.stages) - 1
+        canvas.keep_coarse(number, made, of=_told_of_coarse(canvas.facts, number, request, order))
+
+
+def _told_of_coarse(facts: CanvasFacts, number: int, request: GenerationRequest, order: CoarseOrder) -> str:
+    """Return a hash of what decides about the coarse plan of a stage, beside the models, which a canvas never swaps."""
+    edits = [edit for edit in facts.how.get("edits", ()) if "grow" in edit][:number]
+    texts = order.prompts and [request.prompt, request.prompt_each, request.guidance]
+    said = [[asdict(stage) for stage in facts.stages[: number + 1]], facts.seeds, edits, texts]
+    return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def grown(facts: CanvasFacts, wish: Mapping[str, int]) -> Stage:

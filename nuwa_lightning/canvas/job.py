@@ -14,7 +14,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from nuwa_lightning.canvas.coarse import CoarseOrder
+from nuwa_lightning.canvas.coarse import CoarseCanvas, CoarseOrder
 from nuwa_lightning.canvas.decoding import Crop, DecodedImage, Finish, FrameDecoder, Pixels, TileDecoder, decoded_frames
 from nuwa_lightning.canvas.facts import CanvasFacts, CanvasState, Stage
 from nuwa_lightning.canvas.memory import TokenStore, TokenView
@@ -74,10 +74,15 @@ class Order:
 
     def rendering(self, renderer: InfiniteRenderer, **options: Any) -> Rendering:
         """Return the canvas in the making, with its coarse plan; further arguments as for :class:`Rendering`."""
-        size, processes = renderer.model.patch_size, renderer.processes
-        coarse = self.coarse and self.coarse.begin(self.grid, size, self.seeds, processes=processes)
-        given = {"known": self.known, "prompts": self.prompts, "coarse": coarse, **options}
+        given = {"known": self.known, "prompts": self.prompts, **options}
+        if "coarse" not in given:
+            given["coarse"] = self.planned(renderer)
         return Rendering(renderer, self.grid, seeds=self.seeds, plan_guidance=self._plan_guidance, **given)
+
+    def planned(self, renderer: InfiniteRenderer) -> CoarseCanvas | None:
+        """Return the coarse plan in the making; None for none."""
+        size, processes = renderer.model.patch_size, renderer.processes
+        return self.coarse and self.coarse.begin(self.grid, size, self.seeds, processes=processes)
 
     @property
     def _plan_guidance(self) -> float:
@@ -128,8 +133,10 @@ class Generation:
         self.patches = 0 if state is None else canvas.patches if walked is None else int(state.facts["patches"])
         """How many patches of each image are finished."""
         decoding_state = _decoding_state(state, renderer, order) if state and state.waves else None
+        self.plan = order.planned(renderer)
+        """Its coarse plan."""
         self._rendering = order.rendering(
-            renderer, decoding_state=decoding_state, walked=walked, corner=canvas.facts.corner
+            renderer, decoding_state=decoding_state, walked=walked, corner=canvas.facts.corner, coarse=self.plan
         )
         self._slabs = _Slabs(order.grid)
         for patch in canvas.written() if order.grid.endless else ():

@@ -26,12 +26,13 @@ from nuwa_lightning.request import GenerationRequest
 from nuwa_lightning.request_fields import Expansion, InputImage
 from nuwa_lightning.tokenizers.base import Tokenizer
 
-RECIPES: Final = {
-    "text": "recipes/landscape_text.yaml",
-    "video": "recipes/landscape_video.yaml",
-    "plan": "recipes/plan/coarse.yaml",
-    "text video": "recipes/landscape_text_video.yaml",
+ABLE: Final = {
+    "text": "take landscape_text, which comes with the package, or train one by recipes/landscape_text.yaml",
+    "video": "take landscape_video, which comes with the package, or train one by recipes/landscape_video.yaml",
+    "plan": "take landscape, which comes with the package, or train one by recipes/plan/coarse.yaml",
+    "text video": "train one that does by recipes/landscape_text_video.yaml",
 }
+"""Where a model that can do it comes from."""
 
 
 @final
@@ -96,7 +97,7 @@ class OrderBuilder:
         plan, sketch, patch_size = self.generator.plan, request.plan, self.generator.model.patch_size
         if plan is None:
             if sketch is not None:
-                hint = f"the model of {self.name} reads no plan: train one that does by {RECIPES['plan']}"
+                hint = f"the model of {self.name} reads no plan: {ABLE['plan']}"
                 raise UsageError("plan", sketch.source or "this one", hint)
             return None
         if any(side % plan.scale for side in patch_size):
@@ -185,8 +186,7 @@ class OrderBuilder:
         asked = [*request.prompt, *filter(None, request.prompt_each)]
         if encoder is None:
             if asked:
-                recipe = RECIPES["text video" if request.video else "text"]
-                hint = f"the model of {self.name} reads no text: train one that does by {recipe}"
+                hint = f"the model of {self.name} reads no text: {ABLE['text video' if request.video else 'text']}"
                 raise UsageError("prompt", asked[0], hint)
             return None
         if request.prompt_each:

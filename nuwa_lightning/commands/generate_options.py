@@ -25,11 +25,11 @@ examples
   python -m nuwa_lightning generate --checkpoint runs/landscape --size 4096x512 --wrap x --output around.png
   python -m nuwa_lightning generate --checkpoint runs/landscape --size x1024 --output endless.tif
   python -m nuwa_lightning generate --checkpoint runs/landscape --image in.jpg --expand left=512,down=256
-  python -m nuwa_lightning generate --checkpoint runs/landscape_text --prompt "snowy mountains at dusk"
+  python -m nuwa_lightning generate --checkpoint landscape_text --prompt "snowy mountains at dusk"
   python -m nuwa_lightning generate --from panorama.png --output again.png
   python -m nuwa_lightning generate --checkpoint runs/landscape --size 4096x512 --canvas wide.canvas --output wide.tif
-  python -m nuwa_lightning generate --checkpoint runs/landscape_video --image in.jpg --frames 40 --output video.mp4
-  python -m nuwa_lightning generate --checkpoint runs/landscape_video --size 256x256 --frames 40 --output video.mp4
+  python -m nuwa_lightning generate --checkpoint landscape_video --image in.jpg --frames 40 --output video.mp4
+  python -m nuwa_lightning generate --checkpoint landscape_video --size 256x256 --frames 40 --output video.mp4
 The suffix picks the format: .png, .jpg, and for anything large .tif (BigTIFF), .zarr (OME-Zarr) or .dzi (Deep Zoom);
 of videos .mp4, .gif, .webp or .frames (a folder of PNG files).
 Equal commands make equal images.

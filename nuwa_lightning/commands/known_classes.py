@@ -1,55 +1,31 @@
-"""Our own classes by option, for help and suggestions."""
+"""Our own classes by option, to suggest one of their options for a typo."""
 
+import inspect
 from typing import Any
 
+from lightning.pytorch import LightningDataModule
+
+from nuwa_lightning import data, text
 from nuwa_lightning.callbacks.reconstruction_sheet import ReconstructionSheet
 from nuwa_lightning.callbacks.sample_sheet import SampleSheet
 from nuwa_lightning.commands.tokenizer import CoarseSource, TokenizerSource
-from nuwa_lightning.data.giant_image import GiantImage
-from nuwa_lightning.data.image_folder import ImageFolderDataModule, LandscapeDataModule, PhotosDataModule
-from nuwa_lightning.data.landscape_clips import LandscapeClips
-from nuwa_lightning.data.landscape_photos import LandscapePhotos
-from nuwa_lightning.data.library_photos import HuggingFacePhotos, LitdataPhotos, WebDatasetPhotos
-from nuwa_lightning.data.photos import FolderPhotos
-from nuwa_lightning.data.shard_data import TokenShardsDataModule
-from nuwa_lightning.data.synthetic_landscapes import SyntheticLandscapes
-from nuwa_lightning.data.synthetic_videos import SyntheticVideos
-from nuwa_lightning.data.token_clips import TokenClipsDataModule
-from nuwa_lightning.data.token_data import TokenDataModule
-from nuwa_lightning.data.video_data import LandscapeClipsDataModule, VideoFolderDataModule, VideosDataModule
-from nuwa_lightning.data.videos import FolderVideos
-from nuwa_lightning.text import ClipTextEncoder, HuggingFaceTextEncoder, MiniLMTextEncoder
+from nuwa_lightning.data.photos import PhotoSource
+from nuwa_lightning.data.videos import VideoSource
+from nuwa_lightning.text.base import TextEncoder
 from nuwa_lightning.training.nuwa_module import NuwaInfinityModule
 from nuwa_lightning.training.pixel_guided_module import PixelGuidedModule
 from nuwa_lightning.training.vqgan_module import VQGANModule
 
 
 def known_classes() -> dict[str, list[type[Any]]]:
-    """Return our own classes by option, for help and suggestions."""
+    """Return our own classes by option."""
+    exported = [getattr(module, name) for module in (data, text) for name in module.__all__]
+    classes = [found for found in exported if isinstance(found, type) and not inspect.isabstract(found)]
+    bases: dict[str, type[Any]] = {"data": LightningDataModule, "data.photos": PhotoSource, "data.videos": VideoSource}
+    bases["model.conditions.text_encoder"] = TextEncoder
     return {
         "model": [NuwaInfinityModule, VQGANModule, PixelGuidedModule],
-        "data": [
-            TokenDataModule,
-            TokenClipsDataModule,
-            TokenShardsDataModule,
-            LandscapeDataModule,
-            ImageFolderDataModule,
-            PhotosDataModule,
-            VideoFolderDataModule,
-            LandscapeClipsDataModule,
-            VideosDataModule,
-        ],
-        "data.photos": [
-            FolderPhotos,
-            LandscapePhotos,
-            SyntheticLandscapes,
-            GiantImage,
-            HuggingFacePhotos,
-            WebDatasetPhotos,
-            LitdataPhotos,
-        ],
-        "data.videos": [FolderVideos, LandscapeClips, SyntheticVideos],
-        "model.conditions.text_encoder": [MiniLMTextEncoder, ClipTextEncoder, HuggingFaceTextEncoder],
+        **{option: [cls for cls in classes if issubclass(cls, base)] for option, base in bases.items()},
         "tokenizer": [TokenizerSource],
         "coarse": [CoarseSource],
         "trainer.callbacks": [SampleSheet, ReconstructionSheet],

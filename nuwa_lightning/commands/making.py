@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from nuwa_lightning.atomic import short_name
 from nuwa_lightning.canvas.canvas import Canvas
 from nuwa_lightning.canvas.facts import CanvasState, Stage, differences, told
+from nuwa_lightning.canvas.history import keep_coarse
 from nuwa_lightning.canvas.job import Generation, Order, Progress, Recorder, cut_order, export, facts_of, lead
 from nuwa_lightning.canvas.preview import CanvasPreview
 from nuwa_lightning.errors import LawError, UsageError
@@ -279,6 +280,8 @@ class _Runner:
             self._canvas.remove()
             job.note(f"{job.outputs[0]}: stopped before there was anything to keep")
             return Outcome(130, job.order.size[::-1], generation.patches)
+        if job.canvas is not None and job.request is not None:
+            keep_coarse(self._canvas, generation, job.request)
         self._commit_end(ended)
         return None
 

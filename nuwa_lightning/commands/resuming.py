@@ -4,27 +4,17 @@ import logging
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Protocol, runtime_checkable
+from typing import Any, Final
 
 from nuwa_lightning.callbacks.checkpoint_io import read_checkpoint
 from nuwa_lightning.data.token_windows import Window
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.generation.pretrained import own_classes
-from nuwa_lightning.plain_data import read_json
-from nuwa_lightning.tokenizers.pretrained import own_tokenizers
+from nuwa_lightning.generation.pretrained import own_of_run
 from nuwa_lightning.training.sharding import is_parts, read_parts
 
 _LOG = logging.getLogger(__name__)
 TRAINED: Final = ("epoch", "global_step", "loops", "callbacks", "optimizer_states", "lr_schedulers")
 """Parts of a checkpoint that a training goes on from."""
-
-
-@runtime_checkable
-class ChecksCheckpoints(Protocol):
-    """A module that says whether it can go on from a checkpoint."""
-
-    def check_checkpoint(self, checkpoint: dict[str, object], name: object) -> None:
-        """Raise a UsageError if not."""
 
 
 def find_checkpoint(given: str | None, run: Path, *, needed: bool) -> str | None:
@@ -50,13 +40,13 @@ def find_checkpoint(given: str | None, run: Path, *, needed: bool) -> str | None
     return None
 
 
-def check_checkpoint(path: str | None, model: object, *, parts: Sequence[str] = ()) -> None:
+def check_checkpoint(path: str | None, model: Any, *, parts: Sequence[str] = ()) -> None:
     """Refuse a checkpoint that does not fit ``model``, or lacks one of ``parts``, before anything else is done.
 
     Raises:
         UsageError: if it cannot be read or is of another stage or size.
     """
-    if path is None or not Path(path).exists() or not isinstance(model, ChecksCheckpoints):
+    if path is None or not Path(path).exists() or not hasattr(model, "check_checkpoint"):
         return
     content = read_parts(path) if is_parts(path) else read_checkpoint(path, mapped=True)
     missing = next((name for name in parts if name not in content), None)
@@ -97,14 +87,5 @@ def what_next(run: Path, window: Window | None, factor: int, text: str | None) -
         size = f"{2 * height}x{height} --frames 40" if videos else f"{6 * height}x{height}"
         output = "video.mp4" if videos else "panorama.png"
         options = f"--prompt {shlex.quote(text)} --size {size} --seed 0 --output {output}"
-    allowed = "".join(f"--own {path} " for path in _own_of(run))
+    allowed = "".join(f"--own {path} " for path in own_of_run(run))
     return what, f"python -m nuwa_lightning generate --checkpoint {run} {allowed}{options}"
-
-
-def _own_of(run: Path) -> list[str]:
-    """Return the import paths of the user's classes that a finished run names."""
-    found: list[str] = []
-    for part, classes in (("model", own_classes), ("coarse", own_classes), ("tokenizer", own_tokenizers)):
-        if (run / part / "config.json").exists():
-            found += classes(read_json(run / part / "config.json"))
-    return list(dict.fromkeys(found))

@@ -109,7 +109,7 @@ def provide_coarse(source: CoarseSource, tokenizer: TokenizerSource) -> Generato
             hint = "there is no model of coarse plans; train it first: --config recipes/plan/coarse_model.yaml"
             raise UsageError("--coarse.path", source.path, hint)
         _LOG.info("training the model of coarse plans %s by %s", source.path, source.recipe)
-        command = _fit(source.recipe, Path(source.path).parent, "--tokenizer.path", tokenizer.path)
+        command = fit_command(source.recipe, Path(source.path).parent, "--tokenizer.path", tokenizer.path)
         _make(source.path, command, "--coarse.recipe", source.recipe)
     found = load_generator(source.folder)
     if found.tokenizer_fingerprint != open_tokenizer(tokenizer).fingerprint():
@@ -191,7 +191,7 @@ def provide_tokenizer(source: TokenizerSource, *, fast_dev_run: bool) -> None:
         raise UsageError("--tokenizer.path", source.path, f"there is no tokenizer; {hint}")
     run = Path(source.path).parent
     _LOG.info("stage 1 of 2: training the tokenizer %s by %s", source.path, source.recipe)
-    _make(source.path, _fit(source.recipe, run), "--tokenizer.recipe", source.recipe)
+    _make(source.path, fit_command(source.recipe, run), "--tokenizer.recipe", source.recipe)
     _LOG.info("stage 2 of 2: training the patch transformer")
 
 
@@ -232,7 +232,7 @@ def provide_guided(source: TokenizerSource, tokenizer: Tokenizer, refined: str |
         assert source.guided_recipe is not None, "check_guided comes first"
         _LOG.info("training the pixel-guided decoder %s by %s", source.guided, source.guided_recipe)
         options = ("--tokenizer.path", source.path, "--tokenizer.refined", refined or "null")
-        command = _fit(source.guided_recipe, Path(source.guided).parent, *options)
+        command = fit_command(source.guided_recipe, Path(source.guided).parent, *options)
         status = _run(command)
         if status or not (Path(source.guided) / "config.json").exists():
             _LOG.warning("the pixel-guided decoder's training ended with status %d: videos will flicker", status)
@@ -282,7 +282,8 @@ def alone() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(_TOGETHER)}
 
 
-def _fit(recipe: str, run: Path, *options: str) -> list[str]:
+def fit_command(recipe: str, run: Path, *options: str) -> list[str]:
+    """Return the command that trains a recipe into a run folder, or goes on with it."""
     command = [sys.executable, "-m", "nuwa_lightning", "fit", "--config", recipe, "--run", str(run), *options]
     if (run / "checkpoints" / "last.ckpt").exists():
         command += ["--ckpt_path", "last"]
@@ -312,7 +313,7 @@ class Refinement:
         if not source.beside:
             if not finished:
                 _LOG.info("refining the decoder of %s by %s", source.path, source.refine)
-                _make(source.refined, _fit(source.refine, run, *start_from), "--tokenizer.refine", source.refine)
+                _make(source.refined, fit_command(source.refine, run, *start_from), "--tokenizer.refine", source.refine)
                 find_refined(source, tokenizer)
             return cls(None, source)
         half = max(1, (os.cpu_count() or 2) // 2)
@@ -322,7 +323,7 @@ class Refinement:
             return cls(None, source)
         log = run_folder / "refinement.log"
         run_folder.mkdir(parents=True, exist_ok=True)
-        command = _fit(source.refine, run, "--trainer.enable_progress_bar", "false", *start_from)
+        command = fit_command(source.refine, run, "--trainer.enable_progress_bar", "false", *start_from)
         environment = {**alone(), "OMP_NUM_THREADS": str(half), "MKL_NUM_THREADS": str(half)}
         with log.open("ab") as out:
             process = subprocess.Popen(command, stdout=out, stderr=out, env=environment, preexec_fn=die_with_parent)

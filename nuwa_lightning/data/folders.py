@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from nuwa_lightning.atomic import make_cache
+from nuwa_lightning.atomic import lock, make_cache
 
 _TEXTS: Final = frozenset({".txt", ".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".md", ".yaml", ".yml", ".dzi"})
 """What lies beside samples on purpose: captions, notes, records."""
@@ -227,17 +227,7 @@ def _remembered(states: Sequence[os.stat_result], cache: str | os.PathLike[str] 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold ``folder`` (created if missing) for one builder at a time, across processes; others wait.
-
-    The lock goes with the process, so a killed run leaves none behind. Without POSIX locks (Windows) nothing is held;
-    every write is atomic anyway and only work is done twice.
-    """
+    """Hold ``folder`` (created if missing) for one builder at a time, across processes; others wait."""
     make_cache(folder)
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    with open(folder / ".lock", "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with lock(folder / ".lock", wait=True):
         yield

@@ -35,7 +35,7 @@ from nuwa_lightning.planning.direction.base import DirectionController
 from nuwa_lightning.planning.schedule import TokenOrder
 from nuwa_lightning.text import TextEncoder
 from nuwa_lightning.tokenizers.base import class_path, saved_arguments
-from nuwa_lightning.tokenizers.pretrained import read_weights, save_folder
+from nuwa_lightning.tokenizers.pretrained import own_tokenizers, read_weights, save_folder
 
 Strategy = ContextPool | DirectionController | LocalDecoder | TextEncoder
 S = TypeVar("S", ContextPool, DirectionController, LocalDecoder, TextEncoder)
@@ -213,7 +213,7 @@ def load_generator(
             raise UsageError("checkpoint", folder, f"has format {config['format']}, this version reads {FORMAT}")
         model = _model_of(config["model"], read_weights(folder))
         asked = config if direction is None else {name: part for name, part in config.items() if name != "direction"}
-        _check_own(asked, own)
+        _check_own(asked, own, folder.parent)
         pool = _build(config["context_pool"], ContextPool, own)
         direction = direction or _build(config["direction"], DirectionController, own)
         # Folders from before there was a choice do not say it.
@@ -294,19 +294,28 @@ def check_saved(**parts: Strategy) -> None:
             raise UsageError(f"model.{name}", type(part).__name__, str(error).partition(": ")[2]) from None
 
 
-def own_classes(config: Mapping[str, Any]) -> list[str]:
+def _own_classes(config: Mapping[str, Any]) -> list[str]:
     """Return the import paths of classes outside of this package that the ``config.json`` of a model names."""
     parts = ("context_pool", "direction", "local_decoder", "text_encoder")
     names = [str(config[part]["name"]) for part in parts if part in config]
-    return [name for name in dict.fromkeys(names) if "." in name and not name.startswith(_HOME)]
+    return [name for name in names if "." in name and not name.startswith(_HOME)]
 
 
-def _check_own(config: Mapping[str, Any], own: Sequence[type[Strategy]]) -> None:
-    """Refuse a model whose classes are not all allowed, naming each that is missing."""
+def own_of_run(run: Path) -> list[str]:
+    """Return the import paths of the user's classes that a finished run names, of its tokenizer, too."""
+    found: list[str] = []
+    for part, classes in (("model", _own_classes), ("coarse", _own_classes), ("tokenizer", own_tokenizers)):
+        if (run / part / "config.json").exists():
+            found += classes(read_json(run / part / "config.json"))
+    return list(dict.fromkeys(found))
+
+
+def _check_own(config: Mapping[str, Any], own: Sequence[type[Any]], run: Path) -> None:
+    """Refuse a model whose classes are not all allowed, naming each that is missing, of all parts of its run."""
     allowed = {name for cls in own for name in (cls.__name__, class_path(cls))}
-    strange = [name for name in own_classes(config) if name not in allowed]
-    if strange:
-        raise _not_allowed(strange)
+    if set(_own_classes(config)) - allowed:
+        names = dict.fromkeys([*_own_classes(config), *own_of_run(run)])
+        raise _not_allowed([name for name in names if name not in allowed])
 
 
 def _not_allowed(names: Sequence[str]) -> UsageError:

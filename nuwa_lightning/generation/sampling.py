@@ -6,6 +6,7 @@ Shape legend: R rows, K codes, N tokens per patch, k candidates, n places (or ru
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,16 +53,19 @@ class Sampling:
         """
         if self.temperature == 0:
             return logits_RK.argmax(dim=-1)
-        k = min(self.top_k, logits_RK.shape[-1]) if self.top_k else logits_RK.shape[-1]
-        best_RK, token_RK = logits_RK.topk(k, dim=-1)
-        p_RK = (best_RK.double() / self.temperature).softmax(dim=-1)
+        if self._takes_all(logits_RK):
+            p_RK, token_RK = self._nucleus(logits_RK)
+        else:
+            K = logits_RK.shape[-1]
+            best_RK, token_RK = logits_RK.topk(min(self.top_k or K, K), dim=-1)
+            p_RK = (best_RK.double() / self.temperature).softmax(dim=-1)
         cumulative_RK = p_RK.cumsum(dim=-1)
         if self.top_p < 1:
             # A token stays when the probability before it is still below p, so the best one always stays.
             keep_RK = cumulative_RK - p_RK < self.top_p
             cumulative_RK = (p_RK * keep_RK).cumsum(dim=-1)
         target_R1 = uniform_R[:, None] * cumulative_RK[:, -1:]
-        place_R1 = torch.searchsorted(cumulative_RK, target_R1, right=True).clamp_max(k - 1)
+        place_R1 = torch.searchsorted(cumulative_RK, target_R1, right=True).clamp_max(token_RK.shape[-1] - 1)
         if self.top_p < 1:
             place_R1 = torch.minimum(place_R1, keep_RK.sum(dim=-1, keepdim=True) - 1)
         return token_RK.gather(-1, place_R1).squeeze(-1)
@@ -81,14 +85,36 @@ class Sampling:
         """
         if self.temperature == 0:
             return logits_RK.argmax(dim=-1)
-        k = min(self.top_k, logits_RK.shape[-1]) if self.top_k else logits_RK.shape[-1]
-        best_Rk, token_Rk = best_codes(logits_RK, k)
-        score_Rk = best_Rk.double() / self.temperature
+        if self._takes_all(logits_RK):
+            p_Rk, token_Rk = self._nucleus(logits_RK)
+            score_Rk = p_Rk.log()
+        else:
+            K = logits_RK.shape[-1]
+            best_Rk, token_Rk = best_codes(logits_RK, min(self.top_k or K, K))
+            score_Rk = best_Rk.double() / self.temperature
+            p_Rk = score_Rk.softmax(dim=-1) if self.top_p < 1 else score_Rk
         noisy_Rk = score_Rk + gumbel(key_R[:, None], token_Rk)
         if self.top_p < 1:
-            p_Rk = score_Rk.softmax(dim=-1)
             noisy_Rk = noisy_Rk.masked_fill(p_Rk.cumsum(dim=-1) - p_Rk >= self.top_p, float("-inf"))
         return token_Rk.gather(-1, noisy_Rk.argmax(dim=-1, keepdim=True)).squeeze(-1)
+
+    def _takes_all(self, logits_RK: Tensor) -> bool:
+        return self.top_p < 1 and not 0 < self.top_k < logits_RK.shape[-1]
+
+    def _nucleus(self, logits_RK: Tensor) -> tuple[Tensor, Tensor]:
+        """Return probabilities (among all tokens) and tokens of the best, as many as one of the rows needs to reach p.
+
+        NumPy sorts 4096 numbers without their places ten times as fast as PyTorch with them.
+        """
+        best_RK = logits_RK.sort(dim=-1, descending=True).values if logits_RK.is_cuda else _descending(logits_RK)
+        cumulative_RK = ((best_RK.double() - best_RK[:, :1]) / self.temperature).exp().cumsum(dim=-1)
+        k = int((cumulative_RK < self.top_p * cumulative_RK[:, -1:]).sum(dim=-1).max()) + 1
+        p_Rk = cumulative_RK[:, :k].diff(dim=-1, prepend=cumulative_RK.new_zeros(len(cumulative_RK), 1))
+        return p_Rk / cumulative_RK[:, -1:], logits_RK.topk(k, dim=-1).indices
+
+
+def _descending(logits_RK: Tensor) -> Tensor:
+    return -torch.from_numpy(np.sort(-logits_RK.float().numpy(), axis=-1))
 
 
 _RUN: Final = 8

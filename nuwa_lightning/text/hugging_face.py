@@ -7,6 +7,8 @@ read.
 Shape legend: B captions, S tokens of a caption, E width of a token.
 """
 
+from __future__ import annotations
+
 import functools
 import hashlib
 import json
@@ -28,9 +30,36 @@ _CLIP: Final = ("clip", "clip_text_model")
 _CLIP_NAME: Final = "openai/clip-vit-base-patch32"
 
 
+@dataclass(frozen=True)
+class _Transformers(TextEncoder):
+    """A model of the library, loaded when it is needed."""
+
+    name: str
+    max_tokens: int = 77
+
+    def __post_init__(self) -> None:
+        _check_tokens(self.max_tokens, 1, None)
+
+    @property
+    def width(self) -> int:
+        return self._loaded.width
+
+    def fingerprint(self) -> str:
+        return f"{self._loaded.fingerprint} {self.max_tokens}"
+
+    def encode(self, captions: Sequence[str]) -> list[Tensor]:
+        return self._loaded.encode(captions, self.max_tokens)
+
+    @property
+    def _loaded(self) -> _Loaded:
+        loaded = _load(self.name, clip=isinstance(self, ClipTextEncoder))
+        _check_tokens(self.max_tokens, *loaded.limits)
+        return loaded
+
+
 @final
 @dataclass(frozen=True)
-class ClipTextEncoder(TextEncoder):
+class ClipTextEncoder(_Transformers):
     """The text half of CLIP: 77 tokens of 512 numbers with the default (paper: frozen CLIP text encoder, ViT-B/32).
 
     Args:
@@ -44,32 +73,22 @@ class ClipTextEncoder(TextEncoder):
     """
 
     name: str = _CLIP_NAME
-    max_tokens: int = 77
     long_captions: Literal["cut", "chunks"] = "cut"
-
-    def __post_init__(self) -> None:
-        _check_tokens(self.max_tokens, 1, None)
-
-    @property
-    def width(self) -> int:
-        return _loaded(self.name, self.max_tokens, clip=True).width
 
     def expected_size(self) -> tuple[int, int]:
         """See `TextEncoder.expected_size`; the paper's model is not fetched to be counted."""
         return (512, self.max_tokens) if self.name == _CLIP_NAME else super().expected_size()
 
     def fingerprint(self) -> str:
-        chunks = " chunks" if self.long_captions == "chunks" else ""
-        return f"CLIP {_loaded(self.name, self.max_tokens, clip=True).fingerprint} {self.max_tokens}{chunks}"
+        return f"CLIP {super().fingerprint()}{' chunks' if self.long_captions == 'chunks' else ''}"
 
     def encode(self, captions: Sequence[str]) -> list[Tensor]:
-        loaded = _loaded(self.name, self.max_tokens, clip=True)
-        return loaded.encode(captions, self.max_tokens, chunked=self.long_captions == "chunks")
+        return self._loaded.encode(captions, self.max_tokens, chunked=self.long_captions == "chunks")
 
 
 @final
 @dataclass(frozen=True)
-class HuggingFaceTextEncoder(TextEncoder):
+class HuggingFaceTextEncoder(_Transformers):
     """The last states of any text encoder, of encoder-decoder models the encoder's half (BERT, T5, ...).
 
     Args:
@@ -79,22 +98,6 @@ class HuggingFaceTextEncoder(TextEncoder):
     Raises:
         UsageError: if ``max_tokens`` is below 1; if it is above what the model reads, when that is loaded.
     """
-
-    name: str
-    max_tokens: int = 77
-
-    def __post_init__(self) -> None:
-        _check_tokens(self.max_tokens, 1, None)
-
-    @property
-    def width(self) -> int:
-        return _loaded(self.name, self.max_tokens, clip=False).width
-
-    def fingerprint(self) -> str:
-        return f"{_loaded(self.name, self.max_tokens, clip=False).fingerprint} {self.max_tokens}"
-
-    def encode(self, captions: Sequence[str]) -> list[Tensor]:
-        return _loaded(self.name, self.max_tokens, clip=False).encode(captions, self.max_tokens)
 
 
 @final
@@ -155,13 +158,6 @@ class _Loaded:
         text_mask_BS = torch.arange(tokens_BS.shape[1]) < torch.tensor([[len(one)] for one in tokens])
         states_BSE = self.model(input_ids=tokens_BS, attention_mask=text_mask_BS.long()).last_hidden_state
         return [states_SE[: len(one)] for states_SE, one in zip(states_BSE, tokens, strict=True)]
-
-
-def _loaded(name: str, max_tokens: int, *, clip: bool) -> _Loaded:
-    """Return an encoder that reads ``max_tokens``."""
-    loaded = _load(name, clip=clip)
-    _check_tokens(max_tokens, *loaded.limits)
-    return loaded
 
 
 @functools.lru_cache(maxsize=2)

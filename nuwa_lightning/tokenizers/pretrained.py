@@ -188,10 +188,13 @@ def _class_of_package(name: str) -> type[Any]:
     return cast("type[Any]", found)
 
 
-def save_pixel_guided(folder: str | os.PathLike[str], guided: PixelGuidedDecoder) -> None:
-    """Write the folder, whole or not at all; a folder that is there is replaced."""
+def save_pixel_guided(
+    folder: str | os.PathLike[str], guided: PixelGuidedDecoder, *, dtype: torch.dtype = torch.float32
+) -> None:
+    """Write the folder, whole or not at all, its weights as ``dtype``; a folder that is there is replaced."""
     said = {"size": guided.size.as_dict(), "tokenizer_fingerprint": guided.fingerprint()}
-    save_folder(folder, guided.state_dict(), {"kind": GUIDED_KIND, "format": FORMAT, **said})
+    state = {name: value.to(dtype) for name, value in guided.state_dict().items()}
+    save_folder(folder, state, {"kind": GUIDED_KIND, "format": FORMAT, **said})
 
 
 def load_pixel_guided(

@@ -25,14 +25,14 @@ class Rectangle(NamedTuple):
     bottom: int
     right: int
 
-    def grown(self, margin: int, height: int, width: int) -> Rectangle:
-        """Return the rectangle with a margin on every side, cut at a canvas of ``height`` x ``width``."""
-        return Rectangle(
-            max(0, self.top - margin),
-            max(0, self.left - margin),
-            min(height, self.bottom + margin),
-            min(width, self.right + margin),
-        )
+    def grown(self, margin: int, height: int, width: int, wrap: str = "") -> Rectangle:
+        """Return the rectangle with a margin, cut at a canvas of ``height`` x ``width`` but not at its closed axes."""
+        top, left, bottom, right = self.top - margin, self.left - margin, self.bottom + margin, self.right + margin
+        if "y" not in wrap:
+            top, bottom = max(0, top), min(height, bottom)
+        if "x" not in wrap:
+            left, right = max(0, left), min(width, right)
+        return Rectangle(top, left, bottom, right)
 
     def from_step(self, step: int) -> Rectangle:
         """Return the rectangle, begun earlier so that its corner is a multiple of ``step``."""

@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader
 from nuwa_lightning.callbacks.reconstruction_sheet import ReconstructionSheet
 from nuwa_lightning.callbacks.sample_sheet import SampleSheet, contact_sheet
 from nuwa_lightning.callbacks.stage_bar import StageBar
-from nuwa_lightning.canvas.sample import sample_images, sample_videos
+from nuwa_lightning.canvas.decoding import SingleFrames, to_uint8
+from nuwa_lightning.canvas.sample import sample_tokens
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.pretrained import load_generator
 from nuwa_lightning.generation.renderer import InfiniteRenderer
@@ -73,14 +74,18 @@ def module() -> NuwaInfinityModule:
     return made
 
 
+def images(module, tokens_BYX):
+    with torch.inference_mode():
+        return [to_uint8(module.tokenizer.decode(tokens_YX[None])[0]) for tokens_YX in tokens_BYX]
+
+
 def test_the_sheet_shows_what_the_exported_model_makes_from_the_same_seeds(tmp_path, module):
     trainer = fake_trainer(tmp_path)
     SampleSheet(count=3, size=(1, 2), temperature=0.9, top_k=5).draw(trainer, module)
     assert module.training
     loaded = load_generator(tmp_path / "model")
     renderer = InfiniteRenderer(loaded.model, loaded.pool, loaded.direction, loaded.token_order, Sampling(0.9, 5))
-    images = sample_images(renderer, module.tokenizer, grid=PatchGrid(1, 1, 2), seeds=range(3))
-    expected = contact_sheet(images)
+    expected = contact_sheet(images(module, sample_tokens(renderer, PatchGrid(1, 1, 2), seeds=range(3))))
     for path in (tmp_path / "samples.png", tmp_path / "samples" / "step_0000003.png"):
         with Image.open(path) as sheet:
             assert np.array_equal(np.asarray(sheet), expected)
@@ -91,19 +96,18 @@ def test_a_sheet_of_videos_has_a_row_of_frames_for_each(tmp_path, module):
     trainer = fake_trainer(tmp_path)
     SampleSheet(count=2, size=(1, 2), frames=3).draw(trainer, module)
     sheet = np.asarray(Image.open(tmp_path / "samples.png"))
-    videos = sample_videos(
-        module.generator().renderer(Sampling(top_k=50)), module.tokenizer, grid=PatchGrid(3, 1, 2), seeds=range(2)
-    )
+    renderer = module.generator().renderer(Sampling(top_k=50))
+    tokens_TBYX = sample_tokens(renderer, PatchGrid(3, 1, 2), seeds=range(2))
+    alone = SingleFrames(module.tokenizer)
+    videos = [[alone.decode(tokens_YX, None) for tokens_YX in tokens_TYX] for tokens_TYX in tokens_TBYX.transpose(0, 1)]
     height, width = videos[0][0].shape[:2]
     rows = [np.concatenate(frames, axis=1) for frames in videos]
     assert np.array_equal(sheet, contact_sheet(rows))
     assert sheet[:height, :width].tolist() == videos[0][0].tolist()
     for number, frames in enumerate(videos):
-        (alone,) = sample_images(
-            module.generator().renderer(Sampling(top_k=50)), module.tokenizer, grid=PatchGrid(1, 1, 2), seeds=[number]
-        )
+        (image,) = images(module, sample_tokens(renderer, PatchGrid(1, 1, 2), seeds=[number]))
         assert len(frames) == 3
-        assert np.abs(frames[0].astype(int) - alone).max() <= 1
+        assert np.abs(frames[0].astype(int) - image).max() <= 1
     with pytest.raises(UsageError, match="at least 1"):
         SampleSheet(frames=0)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from nuwa_lightning import NuwaInfinityPipeline, UsageError
 from nuwa_lightning.canvas import coarse as module
 from nuwa_lightning.canvas.coarse import CoarseOrder, coarse_grid, known_of_sketch
+from nuwa_lightning.canvas.editing import FinishedCanvas
 from nuwa_lightning.canvas.image_condition import ImageCondition
 from nuwa_lightning.canvas.job import Order
 from nuwa_lightning.generation import renderer as renderer_module
@@ -306,3 +307,40 @@ def test_a_given_plan_is_kept_with_the_canvas(pipe: NuwaInfinityPipeline, tmp_pa
     Image.new("RGB", (8, 6)).save(tmp_path / "c" / "plan.png")
     with pytest.raises(UsageError, match="is damaged"):
         pipe.open_canvas(tmp_path / "c")
+
+
+def test_a_kept_canvas_draws_its_plan_once(
+    pipe: NuwaInfinityPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Edits of a folder are those in memory, and read the plan of what was there; damaged, it is drawn again."""
+    request = GenerationRequest(size=Size(64, 48), seed=3)
+    drawn, begin = [], module.Rendering
+
+    def counted(renderer: Any, grid: PatchGrid, **options: Any) -> Any:
+        drawn.append(len(list(grid)) - len(options["known"]))
+        return begin(renderer, grid, **options)
+
+    monkeypatch.setattr(module, "Rendering", counted)
+    in_memory = pipe.generate(request, output_type="tokens").canvases[0]
+    with FinishedCanvas.begin(tmp_path / "c", pipe, request).resume() as kept:
+        assert (tmp_path / "c" / "coarse-0").is_file()
+        for edit, left in (
+            (lambda canvas: canvas.redo((16, 0, 32, 16), seed=7), []),
+            (lambda canvas: canvas.grow(right=40), [4]),  # two columns of two coarse patches are new
+            (lambda canvas: canvas.redo((80, 0, 96, 16), seed=8), []),
+        ):
+            edit(in_memory)
+            drawn.clear()
+            edit(kept)
+            assert drawn == left
+            assert torch.equal(kept.tokens_TYX, in_memory.tokens_TYX)
+        kept.undo().undo().grow(down=40)  # another second stage, in the place of the first one
+        other = pipe.generate(request, output_type="tokens").canvases[0].redo((16, 0, 32, 16), seed=7).grow(down=40)
+        assert torch.equal(kept.tokens_TYX, other.tokens_TYX)
+        for number in (0, 1):
+            path = tmp_path / "c" / f"coarse-{number}"
+            path.write_bytes(path.read_bytes()[:-1])
+        drawn.clear()
+        kept.redo((0, 64, 16, 80), seed=8)
+        assert drawn
+        assert torch.equal(kept.tokens_TYX, other.redo((0, 64, 16, 80), seed=8).tokens_TYX)

@@ -14,7 +14,7 @@ from nuwa_lightning.canvas import decoding
 from nuwa_lightning.canvas.canvas import Canvas
 from nuwa_lightning.canvas.decoding import Crop, DecodedImage, TileDecoder, to_uint8
 from nuwa_lightning.canvas.job import Generation, Order, cut_order, decoded, facts_of
-from nuwa_lightning.canvas.sample import sample_images, sample_tokens
+from nuwa_lightning.canvas.sample import sample_tokens
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
 from nuwa_lightning.planning.context import NearbyContextPool
@@ -119,7 +119,8 @@ def test_an_endless_canvas_counts_complete_columns(renderer, vqgan, tmp_path: Pa
     canvas.commit(generation.state({}))
     assert Generation(order, renderer, canvas, state=canvas.latest()).length == length
     grid = PatchGrid(1, 3, length)
-    (expected,) = sample_images(renderer, vqgan, grid=grid, seeds=[5])
+    with torch.inference_mode():
+        expected = to_uint8(vqgan.decode(sample_tokens(renderer, grid, seeds=[5]))[0])
     cut = cut_order(order, length, (16, 16))
     assert cut is not None
     assert cut.size == (48, 16 * length)

@@ -347,7 +347,7 @@ def test_an_overlay_by_itself_is_told_from_a_recipe(shell, repository):
         (("--checkpoint", "two", "--output", "/proc/c.png"), "name a file in a folder that can be written to"),
         (
             ("--checkpoint", "two", "--output", "c.gif"),
-            "trained on images, not on videos: train one by recipes/landscape_vi",
+            "trained on images, not on videos: take landscape_vi",
         ),
         (("--checkpoint", "two", "--output", "no/c.png"), "the folder no is missing"),
     ],

@@ -155,7 +155,7 @@ def test_regions_and_a_given_image(place, shell):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--checkpoint", "two", "--prompt", "a lake"), "reads no text: train one that does by recipes/landscape_text"),
+        (("--checkpoint", "two", "--prompt", "a lake"), "reads no text: take landscape_text, which comes"),
         ((*OWN, "--task", "text-to-image"), "--task: text-to-image: it needs a text"),
         ((*OWN, "--prompt", ""), "--prompt: '': is empty"),
         ((*OWN, "--prompt", " \t"), "is empty"),

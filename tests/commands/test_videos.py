@@ -105,7 +105,7 @@ def test_several_videos_and_a_closed_one(run, shell):
         (("--frames", "3", "--size", "45x31", "--output", "out.mp4"), "--size: 45x31: MP4 needs sides"),
         (
             ("--frames", "3", "--checkpoint", "two"),
-            "trained on images, not on videos: train one by recipes/landscape_v",
+            "trained on images, not on videos: take landscape_v",
         ),
         (("--task", "animat", "--frames", "3"), "--task: animat: did you mean animate?"),
     ],

@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy.signal import correlate2d
 
-from evaluation.fid import frechet_distance, gaussian_frechet_distance
+from evaluation.fid import frechet_distance
 from evaluation.inception_score import inception_score
 from evaluation.kid import kid, mmd2
 from evaluation.manifold import manifold
@@ -153,9 +153,7 @@ def test_two_gaussians_equal_the_closed_form() -> None:
     a, b = rng.uniform(0.1, 4, 6), rng.uniform(0.1, 4, 6)
     m, n = rng.normal(size=6), rng.normal(size=6)
     expected = ((m - n) ** 2).sum() + ((np.sqrt(a) - np.sqrt(b)) ** 2).sum()
-    found = gaussian_frechet_distance(m, (axes * a) @ axes.T, n, (axes * b) @ axes.T)
-    assert found == pytest.approx(expected, rel=1e-9)
-    # And of samples whose moments are exactly those: whitened, then given mean and covariance.
+    # Samples whose moments are exactly those: whitened, then given mean and covariance.
     x, y = (rng.normal(size=(400, 6)) for _ in range(2))
     drawn = []
     for z, mean, variance in ((x, m, a), (y, n, b)):

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from evaluation.collapse import collapse, luminance_spread
 from evaluation.reconstruction import psnr, ssim
-from evaluation.seams import border_ratio, seam_ratio
+from evaluation.seams import seam_ratio
+from experiments.measure_outpaint import border_ratio
 
 Photos = dict[str, np.ndarray[Any, Any]]
 

@@ -134,6 +134,10 @@ def test_a_pool_of_somebodys_own_has_to_be_given(tmp_path):
     save_generator(tmp_path / "model", generator(MyPool((2, 1))))
     with pytest.raises(UsageError, match=r"own: tests\.generation\.test_pretrained\.MyPool: "):
         load_generator(tmp_path / "model")
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "tokenizer" / "config.json").write_text('{"class": "mine.Gray"}')
+    with pytest.raises(UsageError, match=r"test_pretrained\.MyPool, mine\.Gray: .* `own` mine\.Gray, if you trust it"):
+        load_generator(tmp_path / "model")
     assert load_generator(tmp_path / "model", own=[MyPool]).pool == MyPool((2, 1))
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.generation.sampling import Sampling, patch_uniforms
+from nuwa_lightning.generation.sampling import Sampling, gumbel, patch_uniforms
 from nuwa_lightning.planning.geometry import PatchIndex
 
 
@@ -31,6 +32,23 @@ def test_top_p_keeps_the_smallest_set_that_reaches_p(p: float, seed: int, u: flo
     probabilities = logits[0].double().softmax(0)
     better = probabilities[probabilities > probabilities[token]].sum()
     assert better < p
+
+
+@given(p=st.floats(0.05, 0.999), temperature=st.floats(0.3, 2.0), seed=st.integers(0, 100), u=st.floats(0, 0.999))
+def test_the_best_of_all_codes_are_those_of_a_sort(p: float, temperature: float, seed: int, u: float) -> None:
+    logits_RK = 3 * torch.randn(3, 500, generator=torch.Generator().manual_seed(seed))
+    sampling = Sampling(temperature, 0, p)
+    drawn = sampling.draw(logits_RK, torch.full((3,), u, dtype=torch.float64))
+    frozen = sampling.draw_frozen(logits_RK, torch.arange(3) + seed)
+    for row, (token, again) in enumerate(zip(drawn.tolist(), frozen.tolist(), strict=True)):
+        order = sorted(range(500), key=lambda code: -float(logits_RK[row, code]))
+        weight = np.exp((logits_RK[row].double().numpy()[order] - float(logits_RK[row].max())) / temperature)
+        before = np.cumsum(weight) / weight.sum() - weight / weight.sum()
+        kept = int((before < p - 1e-12).sum())
+        share = np.cumsum(weight[:kept]) / weight[:kept].sum()
+        assert token in {order[min(int(np.searchsorted(share, v)), kept - 1)] for v in (u - 1e-9, u + 1e-9)}
+        noise = gumbel(torch.tensor([row + seed]), torch.tensor(order[:kept])).numpy()
+        assert again == order[int((np.log(weight[:kept]) + noise).argmax())]
 
 
 def test_zero_temperature_is_greedy_and_rows_do_not_touch_each_other() -> None:
