@@ -7,6 +7,7 @@ follows from the plan: waves and live patches are those that the renderer will h
 
 import re
 import time
+import warnings
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -134,7 +135,9 @@ def read_recipe(arguments: Sequence[str], also: type[Any] | None = None) -> Name
     arguments = [f"{one}=true" if one in flags and next_.startswith("--") else one for one, next_ in pairs]
     check_configs(["fit", *arguments])
     arguments = upgraded_arguments(["fit", *arguments])[1:]
-    config: Namespace = _RecipeCLI(arguments, also).config
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended.*")
+        config: Namespace = _RecipeCLI(arguments, also).config
     name = str(config.model.class_path)
     if name.rpartition(".")[2] != NuwaInfinityModule.__name__:
         raise UsageError("--model", name, "estimate knows stage 2: give a recipe of NuwaInfinityModule")
