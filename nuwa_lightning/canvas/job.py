@@ -82,7 +82,7 @@ class Order:
     def planned(self, renderer: InfiniteRenderer) -> CoarseCanvas | None:
         """Return the coarse plan in the making; None for none."""
         size, processes = renderer.model.patch_size, renderer.processes
-        return self.coarse and self.coarse.begin(self.grid, size, self.seeds, processes=processes)
+        return None if self.coarse is None else self.coarse.begin(self.grid, size, self.seeds, processes=processes)
 
     @property
     def _plan_guidance(self) -> float:
