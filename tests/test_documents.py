@@ -152,6 +152,11 @@ def test_nothing_third_party_is_in_the_tree(repository: Path) -> None:
         pytest.skip("not a git checkout")
     wrong = (".jpg", ".jpeg", ".pth", ".pt", ".ckpt", ".safetensors", ".mp4", ".avi", ".npy")
     found = {name for name in listed.stdout.split("\0") if name.lower().endswith(wrong)}
-    shipped = "nuwa_lightning/shipped/landscape/"
-    ours = {f"{shipped}{part}/model.safetensors" for part in ("model", "tokenizer", "coarse")} | {"docs/panorama.jpg"}
+    parts = {
+        "landscape": ("model", "tokenizer", "coarse"),
+        "landscape_text": ("model", "tokenizer"),
+        "landscape_video": ("model", "tokenizer", "pixel_guided"),
+    }
+    shipped = "nuwa_lightning/shipped/{}/{}/model.safetensors"
+    ours = {shipped.format(name, part) for name, some in parts.items() for part in some} | {"docs/panorama.jpg"}
     assert found == ours
