@@ -20,7 +20,7 @@ from evaluation.estimates import Distance, disjoint_parts
 from evaluation.feature_cache import FeatureSet
 from evaluation.fid import FidAgainst, fid
 from evaluation.images import ImageSet, Pixels
-from evaluation.jackknife import Times, of_two_sets, parts_of
+from evaluation.jackknife import Times, of_two_sets, pairs_of_two_sets
 from evaluation.kid import LARGEST_FULL, KidAgainst, Terms, kid
 from evaluation.protocol import Blocks
 
@@ -76,26 +76,25 @@ def count_of_blocks(images: ImageSet, wanted: Blocks) -> int:
     return sum(blocks_in(size, wanted) for size in images.canvas_sizes())
 
 
-def pooled(real: BlockSet, ours: BlockSet, kind: Kind, *, resamples: int, seed: int) -> Distance:
-    """Return the distance of all blocks of ``ours`` from all of ``real``; canvases are resampled, not blocks."""
-    own = {"clusters_N": real.features.clusters_N, "clusters_M": ours.features.clusters_N, "seed": seed}
+def pooled(real: BlockSet, ours: BlockSet, kind: Kind, *, seed: int = 0) -> Distance:
+    """Return the distance of all blocks of ``ours`` from all of ``real``; canvases are independent, not blocks."""
+    x, y = real.features, ours.features
     if kind == "kid":
-        return kid(real.features.features_ND, ours.features.features_ND, **own)  # type: ignore[arg-type]
-    return fid(real.features.features_ND, ours.features.features_ND, resamples=resamples, **own)  # type: ignore[arg-type]
+        return kid(x.features_ND, y.features_ND, clusters_N=x.clusters_N, clusters_M=y.clusters_N, seed=seed)
+    return fid(x.features_ND, y.features_ND, clusters_N=x.clusters_N, clusters_M=y.clusters_N)
 
 
 def by_position(
-    real: BlockSet, ours: BlockSet, kind: Kind, *, against: Literal["position", "pooled"], resamples: int, seed: int
+    real: BlockSet, ours: BlockSet, kind: Kind, *, against: Literal["position", "pooled"], interval: bool = True
 ) -> Distance:
-    """Return the mean over positions of the distance there; canvases are left out, at all positions alike.
+    """Return the mean over positions of the distance there; a canvas counts at all of its positions alike.
 
     Args:
         real: the real blocks.
         ours: the others.
         kind: which distance.
         against: real blocks of the same position, or all of them.
-        resamples: at most so many parts are left out for a Frechet distance; 0 makes no interval.
-        seed: of the parts.
+        interval: whether to make one.
 
     Raises:
         ValueError: if a position of ``ours`` is not there in ``real`` (compare with ``against="pooled"``), or a
@@ -121,7 +120,7 @@ def by_position(
             ]
         )
     )
-    if not resamples:
+    if not interval:
         return Distance(value, 0.0, value, value, *sizes, how)
     if kind == "kid":
         same = all(
@@ -150,9 +149,13 @@ def by_position(
             found += one.weighted(y.features_ND[mine], *drawn) / len(positions)
         return found
 
-    rng = np.random.default_rng(seed)
-    parts = parts_of(x.clusters_N, resamples, rng), parts_of(y.clusters_N, resamples, rng)
-    std, low, high = of_two_sets(value, mean, *parts, once=False)
+    influence = np.zeros(len(x)), np.zeros(len(y))
+    for one, (theirs, mine) in zip(measures, chosen, strict=True):
+        assert isinstance(one, FidAgainst)
+        for side, (at, gained) in enumerate(zip((theirs, mine), one.influence(y.features_ND[mine]), strict=True)):
+            influence[side][at] += gained * len(influence[side]) / (len(at) * len(positions))
+    own = x.clusters_N, y.clusters_N
+    std, low, high = of_two_sets(value, influence, own, pairs_of_two_sets(mean, own, (len(x), len(y))))
     how += "; interval: of the expectation at these numbers of images, over canvases"
     return Distance(value, std, low, high, *sizes, how)
 

@@ -12,17 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.estimates import Distance, Features, check_features, check_halves, disjoint_parts
-from evaluation.jackknife import of_two_sets, parts_of
+from evaluation.jackknife import MOST, of_two_sets, pairs_of_two_sets
 
 _CHUNK: Final = 2048
-_LARGEST: Final = 1000
-"""Above this many images of a set, the spread is that of so many, scaled down."""
-
 _FEW_SPLITS: Final = 2000
 """Above this many images a floor is of five splits."""
-
-_PARTS: Final = 50
-"""How many parts of such sets are left out in turn."""
 
 
 def frechet_distance(x_ND: Features, y_MD: Features, *, ddof: int = 1) -> float:
@@ -45,47 +39,38 @@ def fid(
     *,
     clusters_N: NDArray[np.intp] | None = None,
     clusters_M: NDArray[np.intp] | None = None,
-    resamples: int = 200,
-    seed: int = 0,
     ddof: int = 1,
 ) -> Distance:
     """Return the Frechet distance of two sets of features with an interval.
 
     The interval is of the expectation of this number at these two numbers of images, not of the distance of the two
-    distributions, from which the number itself is away, by leaving out canvases (:func:`of_two_sets`).
+    distributions, from which the number itself is away (:func:`of_two_sets`).
 
     Args:
         x_ND: features of the first set.
         y_MD: features of the second set.
         clusters_N: which canvas a member of the first set comes from; canvases are independent. By default each is one.
         clusters_M: the same for the second set.
-        resamples: at most so many parts of a set are left out in turn.
-        seed: of the parts.
         ddof: see :func:`frechet_distance`.
 
     Raises:
         ValueError: if a set has fewer than two members, or the feature lengths differ.
     """
-    value = frechet_distance(x_ND, y_MD, ddof=ddof)
-    rng = np.random.default_rng(seed)
-    n, m = len(x_ND), len(y_MD)
-    clusters = [np.arange(len(z)) if found is None else found for z, found in ((x_ND, clusters_N), (y_MD, clusters_M))]
-    if max(n, m) > _LARGEST:
-        kept = [np.sort(rng.choice(len(z), min(len(z), _LARGEST), replace=False)) for z in (x_ND, y_MD)]
-        x_ND, y_MD = x_ND[kept[0]], y_MD[kept[1]]
-        clusters = [found[k] for found, k in zip(clusters, kept, strict=True)]
-        resamples = min(resamples, _PARTS)
-    parts = [parts_of(found, resamples, rng) for found in clusters]
-    # The variance is one part that falls with 1/N and one with 1/M.
-    scale = float(np.sqrt((1 / n + 1 / m) / (1 / len(x_ND) + 1 / len(y_MD))))
+    check_features(x_ND, y_MD)
     against = FidAgainst(x_ND, ddof=ddof)
-    here = value if scale == 1 else against.value(y_MD)
-    std, low, high = of_two_sets(here, lambda u_BN, v_BM: against.weighted(y_MD, u_BN, v_BM), parts[0], parts[1])
-    if scale != 1:
-        std, low, high = std * scale, value + (low - here) * scale, value + (high - here) * scale
+    value, influence = against.value(y_MD), against.influence(y_MD)
+    own_N = np.arange(len(x_ND)) if clusters_N is None else clusters_N
+    own_M = np.arange(len(y_MD)) if clusters_M is None else clusters_M
+    some_N, some_M = (np.sort(np.random.default_rng(0).permutation(count)[:MOST]) for count in (len(x_ND), len(y_MD)))
+    some = FidAgainst(x_ND[some_N], ddof=ddof) if len(x_ND) > MOST else against
+    pairs = pairs_of_two_sets(
+        lambda u_BN, v_BM: some.weighted(y_MD[some_M], u_BN, v_BM),
+        (own_N[some_N], own_M[some_M]),
+        (len(x_ND), len(y_MD)),
+    )
+    std, low, high = of_two_sets(value, influence, (own_N, own_M), pairs)
     how = "all images; interval: of the expectation at these numbers of images, over canvases"
-    how = how if scale == 1 else f"{how}, of {_LARGEST}, scaled"
-    return Distance(value, std, low, high, n, m, how)
+    return Distance(value, std, low, high, len(x_ND), len(y_MD), how)
 
 
 class FidAgainst:
@@ -100,6 +85,18 @@ class FidAgainst:
         mean, root = _mean_and_root(y_MD, self._ddof)
         shared = np.linalg.svd(self._root @ root.T, compute_uv=False).sum()
         return float(((self._mean - mean) ** 2).sum() + (self._root**2).sum() + (root**2).sum() - 2 * shared)
+
+    def influence(self, y_MD: Features) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return what the distance gains as a member of either set counts more, ``[N]`` and ``[M]``.
+
+        That is ``2 (m_x - m_y) x + x (1 - A) x`` for a member x less its mean, where A maps one normal distribution to
+        the other: the derivative of the distance by mean and covariance.
+        """
+        mean, root = _mean_and_root(y_MD, self._ddof)
+        left, sizes, right = np.linalg.svd(self._root @ root.T, full_matrices=False)
+        kept, way = sizes > 1e-9 * sizes[0], self._mean - mean
+        maps = root.T @ right[kept].T / np.sqrt(sizes[kept]), self._root.T @ left[:, kept] / np.sqrt(sizes[kept])
+        return _gained(self._x_ND, self._mean, way, maps[0]), _gained(y_MD, mean, -way, maps[1])
 
     def weighted(
         self, y_MD: Features, times_BN: NDArray[np.float64], times_BM: NDArray[np.float64]
@@ -184,3 +181,13 @@ def _mean_and_root(x_ND: Features, ddof: int) -> tuple[NDArray[np.float64], NDAr
         if len(root) > width:
             root = np.asarray(np.linalg.qr(root, mode="r"))
     return np.asarray(mean), root
+
+
+def _gained(
+    z_ND: Features, mean: NDArray[np.float64], way: NDArray[np.float64], map_DK: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    found = []
+    for i in range(0, len(z_ND), _CHUNK):
+        off_ND = np.asarray(z_ND[i : i + _CHUNK], np.float64) - mean
+        found.append(2 * off_ND @ way + (off_ND**2).sum(1) - ((off_ND @ map_DK) ** 2).sum(1))
+    return np.concatenate(found)

@@ -11,10 +11,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.estimates import Estimate, skewed_interval, student_quantile
+from evaluation.estimates import Estimate, skewed_interval, standard_error, student_quantile
 
 Times = NDArray[np.float64]
 """How often each crop counts, ``[B, N]``."""
+
+MOST: Final = 1000
+"""Of so many crops of a set pairs of groups are left out: what they add falls with the square of the number."""
 
 GROUPS: Final = 8
 """Of so many groups of canvases, two are left out at a time."""
@@ -139,13 +142,29 @@ def pairs_left_out(
     return own[0], own[1], float((both**2).sum()) * c * e / ((c - 1) * (e - 1))
 
 
+def pairs_of_two_sets(
+    measure: Callable[[Times, Times], NDArray[np.float64]],
+    clusters: tuple[NDArray[np.intp], NDArray[np.intp]],
+    of: tuple[int, int],
+) -> tuple[float, float, float]:
+    """Return :func:`pairs_left_out` of a distance where crops count so often, scaled to ``of`` crops of each set."""
+    groups = [parts_of(own, GROUPS, np.random.default_rng(0)) for own in clusters]
+
+    def of_groups(asked: Sequence[Gone]) -> NDArray[np.float64]:
+        times = [np.array([~np.isin(own, gone[side]) for gone in asked], np.float64) for side, own in enumerate(groups)]
+        return measure(times[0], times[1])
+
+    counts = len(np.unique(clusters[0])), len(np.unique(clusters[1]))
+    xx, yy, xy = pairs_left_out(of_groups, (groups[0], groups[1]), counts)
+    n, m = (len(own) / whole for own, whole in zip(clusters, of, strict=True))
+    return xx * n**2, yy * m**2, xy * n * m
+
+
 def of_two_sets(
     value: float,
-    measure: Callable[[Times, Times], NDArray[np.float64]],
-    parts_N: NDArray[np.intp],
-    parts_M: NDArray[np.intp],
-    *,
-    once: bool = True,
+    influence: tuple[NDArray[np.float64], NDArray[np.float64]],
+    clusters: tuple[NDArray[np.intp], NDArray[np.intp]],
+    pairs: tuple[float, float, float],
 ) -> tuple[float, float, float]:
     """Return standard error and 95 % interval ``(std, low, high)`` of a positive distance of two independent sets.
 
@@ -154,37 +173,16 @@ def of_two_sets(
 
     Args:
         value: the distance.
-        measure: the distance where crops count so often, ``[B]``.
-        parts_N: the part of each crop of the first set.
-        parts_M: the part of each crop of the second set.
-        once: False counts pairs for each of their canvases and takes Student's interval of the logarithm: wider.
+        influence: what the distance gains as a crop of either set counts more (the delta method).
+        clusters: the canvas of each crop.
+        pairs: what pairs of canvases add to the variance, see :func:`pairs_left_out`.
     """
-    keep_x, keep_y = without(parts_N), without(parts_M)
-    left_out = (
-        measure(keep_x, np.ones((len(keep_x), len(parts_M)))),
-        measure(np.ones((len(keep_y), len(parts_N))), keep_y),
-    )
-    of_log = value > 0 and all((found > 0).all() for found in left_out)
-    x, y = (variance(np.log(found) if of_log else found) for found in left_out)
-    groups = (
-        parts_of(parts_N, GROUPS, np.random.default_rng(0)),
-        parts_of(parts_M, GROUPS, np.random.default_rng(0)),
-    )
-
-    def of_groups(asked: Sequence[Gone]) -> NDArray[np.float64]:
-        times = [np.array([~np.isin(own, gone[side]) for gone in asked], np.float64) for side, own in enumerate(groups)]
-        found = measure(times[0], times[1])
-        return np.log(np.maximum(found, np.finfo(float).tiny)) if of_log else found
-
-    counts = len(keep_x), len(keep_y)
-    pairs = pairs_left_out(of_groups, groups, counts) if once else (0.0, 0.0, 0.0)
-    std = float(np.sqrt(counted_once((x, y), pairs)))
-    quantile = student_quantile(freedom((x, y), counts))
-    if of_log and not once:
-        return value * std, value * math.exp(-quantile * std), value * math.exp(quantile * std)
-    if of_log:
-        return value * std, *lognormal_interval(value, std, quantile)
-    return std, value - quantile * std, value + quantile * std
+    (std_x, count_x), (std_y, count_y) = (standard_error(z, own) for z, own in zip(influence, clusters, strict=True))
+    naive = std_x**2, std_y**2
+    std = math.sqrt(counted_once(naive, pairs))
+    if not std or value <= 0:
+        return std, value, value
+    return std, *lognormal_interval(value, std / value, student_quantile(freedom(naive, (count_x, count_y))))
 
 
 def lognormal_interval(value: float, std: float, quantile: float) -> tuple[float, float]:
@@ -193,4 +191,4 @@ def lognormal_interval(value: float, std: float, quantile: float) -> tuple[float
     The mean of what is normal in its logarithm lies above the mean of the logarithm by half of its variance.
     """
     center = std**2 / 2
-    return value * math.exp(min(0.0, center - quantile * std)), value * math.exp(center + quantile * std)
+    return value * math.exp(min(0.0, center - quantile * std)), value * math.exp(min(700.0, center + quantile * std))

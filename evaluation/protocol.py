@@ -181,7 +181,7 @@ class Protocol:
         perceptual: "stlpips" (a package carries it), "lpips-alex" or "lpips-vgg" (their trunks' weights on disk).
         metrics: which metrics.
         reconstruction: which metrics of pairs.
-        resamples: at most so many parts of a set are left out in turn for an interval.
+        resamples: at most so many parts of a set are left out in turn for the interval of IS.
         splits: splits of the real images for each floor.
         seed: of all resampling and of random pairs.
         color: said, and fixed.

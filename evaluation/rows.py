@@ -99,9 +99,7 @@ def distances(
         row = of_distance(f"{prefix}MIND", which, value, floor)
         found.append({**row, "projections": looked, "projections_seed": along.seed})
     if protocol.metrics.fid is not None:
-        value = frechet.fid(
-            real.features_ND, ours.features_ND, **shared, resamples=protocol.resamples, seed=protocol.seed
-        )
+        value = frechet.fid(real.features_ND, ours.features_ND, **shared)
         row = of_distance(f"{prefix}FID", which, value, _fid_floor(real, len(ours), protocol))
         if min(len(real), len(ours)) <= real.features_ND.shape[1]:
             row["low_rank"] = True
@@ -316,10 +314,9 @@ def collapsed(looks: dict[str, Look], wanted: Collapse) -> list[Row]:
 def _block_rows(
     name: str, kind: block_distances.Kind, real: BlockSet, ours: BlockSet, wanted: Blocks, protocol: Protocol
 ) -> list[Row]:
-    resamples, seed = protocol.resamples, protocol.seed
 
-    def at_positions(x: BlockSet, y: BlockSet, resamples: int = 0) -> Distance:
-        return block_distances.by_position(x, y, kind, against=wanted.against, resamples=resamples, seed=seed)
+    def at_positions(x: BlockSet, y: BlockSet, interval: bool = False) -> Distance:
+        return block_distances.by_position(x, y, kind, against=wanted.against, interval=interval)
 
     def value(x: BlockSet, y: BlockSet) -> float:
         return at_positions(x, y).value
@@ -332,16 +329,16 @@ def _block_rows(
 
     canvases = len(set(ours.canvases().tolist()))
     in_one = len(real.places) / len(set(real.canvases().tolist()))
-    options = {"splits": min(protocol.splits, 20), "seed": seed}
+    options = {"splits": min(protocol.splits, 20), "seed": protocol.seed}
     floors = [
         block_distances.floor(real, canvases, value, **options),
         block_distances.floor(real, max(2, round(len(ours.places) / in_one)), all_at_once, **options),
     ]
     return [
-        of_distance(f"{name} (positions)", "generated", at_positions(real, ours, resamples), floors[0]),
+        of_distance(f"{name} (positions)", "generated", at_positions(real, ours, interval=True), floors[0]),
         of_distance(
             f"{name} (pooled)", "generated",
-            block_distances.pooled(real, ours, kind, resamples=resamples, seed=seed), floors[1],
+            block_distances.pooled(real, ours, kind, seed=protocol.seed), floors[1],
         ),
     ]  # fmt: skip
 

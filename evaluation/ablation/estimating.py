@@ -106,7 +106,7 @@ def timed(cell: Cell, tokenizer: Tokenizer) -> tuple[float, float]:
 
     config = resolve(cell, tokenizer)
     data = config.data.init_args
-    step = measured_step(config, shape=(1, *data.grid), batch=data.batch_size)
+    step, _ = measured_step(config, shape=(1, *data.grid), batch=data.batch_size)
     module, _ = model_of(config)
     fixed, row = measured_decoding(module)
     height, width = module.transformer.patch_size

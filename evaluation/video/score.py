@@ -54,7 +54,7 @@ class VideoProtocol:
         flicker: measure flicker and frame difference.
         motion_block: side of the blocks whose motion is measured; None does not.
         curves: report color drift, sharpness, distance to the first frame and flicker over time.
-        resamples: bootstrap resamples of each interval.
+        resamples: moves nothing any more; it stays a part of the hash.
         splits: splits of the real clips for each floor.
         seed: of all resampling.
     """
@@ -239,8 +239,7 @@ def _distances(protocol: VideoProtocol, sides: Mapping[str, _Side], prefix: str)
             continue
         ddof = {"fvd": 1, "fvd_over_n": 0}[kind]
         value = frechet.fid(
-            real, ours, clusters_N=files_N, clusters_M=files_M, resamples=protocol.resamples, seed=protocol.seed,
-            ddof=ddof,
+            real, ours, clusters_N=files_N, clusters_M=files_M, ddof=ddof,
         )  # fmt: skip
         lowest = frechet.real_floor(real, len(ours), ddof=ddof, **own)
         row = of_distance(f"{prefix}FVD", "generated", value, lowest)
@@ -264,11 +263,11 @@ def _blocks(protocol: VideoProtocol, sides: Mapping[str, _Side], prefix: str) ->
     # Longer clips than the real ones have blocks that no real clip has.
     against: Any = "position" if set(ours.positions()) <= set(real.positions()) else "pooled"
 
-    def at_positions(x: BlockSet, y: BlockSet, resamples: int = 0) -> Any:
-        return block_distances.by_position(x, y, "fid", against=against, resamples=resamples, seed=protocol.seed)
+    def at_positions(x: BlockSet, y: BlockSet, interval: bool = False) -> Any:
+        return block_distances.by_position(x, y, "fid", against=against, interval=interval)
 
     try:
-        value = at_positions(real, ours, protocol.resamples)
+        value = at_positions(real, ours, interval=True)
         canvases = len(set(ours.canvases().tolist()))
         lowest = block_distances.floor(
             real, canvases, lambda x, y: float(at_positions(x, y).value), splits=protocol.splits, seed=protocol.seed

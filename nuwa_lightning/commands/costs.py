@@ -1,12 +1,15 @@
 """What training and generation take, counted before either: ``estimate`` tells it.
 
 Arithmetic and memory of training are not formulas: one step is run on tensors without data (PyTorch's
-``FakeTensorMode``), its arithmetic counted by ``FlopCounterMode``, its memory by what comes and goes. Generation
-follows from the plan: waves and live patches are those that the renderer will have.
+``FakeTensorMode``), its arithmetic counted by PyTorch's formulas, its memory by what comes and goes. Generation follows
+from the plan: waves and live patches are those that the renderer will have.
 """
 
+import logging
 import re
+import tempfile
 import time
+import warnings
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,14 +18,16 @@ from typing import Any, Final, get_type_hints
 
 import torch
 from jsonargparse import Namespace
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.utils import flop_counter
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.data import DataLoader
 
+from nuwa_lightning.callbacks.sample_sheet import SampleSheet
 from nuwa_lightning.commands.parsing import check_configs, deny_imports
 from nuwa_lightning.commands.training import NuwaCLI
 from nuwa_lightning.errors import UsageError
@@ -32,6 +37,7 @@ from nuwa_lightning.planning.geometry import PatchGrid
 from nuwa_lightning.planning.schedule import ContextTable, walk, waves
 from nuwa_lightning.signals import Signals
 from nuwa_lightning.text.base import TextEncoder
+from nuwa_lightning.tokenizers.base import Tokenizer
 from nuwa_lightning.training.conditioning import SampleText
 from nuwa_lightning.training.muon import MuonAdamW, muon_groups
 from nuwa_lightning.training.nuwa_module import NuwaInfinityModule
@@ -40,11 +46,12 @@ from nuwa_lightning.training.plans import Written
 _COUNTER: Final[Any] = flop_counter
 _CPU: Final = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _CPU_BACK: Final = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-_ATTENTION: Final = {
-    _CPU: lambda q, k, v, *_, **__: _COUNTER.sdpa_flop_count(q, k, v),
-    _CPU_BACK: lambda grad, q, k, v, *_, **__: _COUNTER.sdpa_backward_flop_count(grad, q, k, v),
+_FORMULAS: Final[dict[Any, Any]] = {
+    **_COUNTER.flop_registry,
+    _CPU: _COUNTER.shape_wrapper(lambda q, k, v, *_, **__: _COUNTER.sdpa_flop_count(q, k, v)),
+    _CPU_BACK: _COUNTER.shape_wrapper(lambda grad, q, k, v, *_, **__: _COUNTER.sdpa_backward_flop_count(grad, q, k, v)),
 }
-"""What PyTorch's counter does not know: attention on a CPU."""
+"""What operations compute, and what PyTorch's own table does not know: attention on a CPU."""
 
 
 class TextWidth(TextEncoder):
@@ -134,18 +141,18 @@ def read_recipe(arguments: Sequence[str], also: type[Any] | None = None) -> Name
     arguments = [f"{one}=true" if one in flags and next_.startswith("--") else one for one, next_ in pairs]
     check_configs(["fit", *arguments])
     arguments = upgraded_arguments(["fit", *arguments])[1:]
-    config: Namespace = _RecipeCLI(arguments, also).config
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended.*")
+        config: Namespace = _RecipeCLI(arguments, also).config
     name = str(config.model.class_path)
     if name.rpartition(".")[2] != NuwaInfinityModule.__name__:
         raise UsageError("--model", name, "estimate knows stage 2: give a recipe of NuwaInfinityModule")
     return config
 
 
-def model_of(config: Namespace, *, num_layers: int | None = None) -> tuple[NuwaInfinityModule, int]:
+def model_of(config: Namespace) -> tuple[NuwaInfinityModule, int]:
     """Make the model of a recipe, text encoder left out; returns it and the most tokens of its texts."""
     given, tokens = config.model.clone(), 0
-    if num_layers is not None:
-        given.init_args.transformer.num_layers = num_layers
     named = given.init_args.conditions.text_encoder
     if named is not None:
         parser = LightningArgumentParser()
@@ -170,17 +177,24 @@ def parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
-class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of storages that are made inside of it, gradients among them, for as long as they live."""
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts what is computed inside of it, and the bytes of storages that are made there while they live.
+
+    In place of PyTorch's ``FlopCounterMode``, whose hooks on modules keep all that a backward pass makes again alive.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._known: set[int] = set()
         self._now = self.peak = 0
+        self.flops = 0.0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
         given = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
-        out = func(*args, **(kwargs or {}))
+        out = func(*args, **kwargs)
+        formula = _FORMULAS.get(func._overloadpacket)
+        self.flops += 0 if formula is None else formula(*args, **kwargs, out_val=out)
         for tensor in tree_leaves(out):
             if not isinstance(tensor, Tensor):
                 continue
@@ -206,32 +220,56 @@ def training_cost(
 
     A sample has ``(t, y, x)`` tokens. With more devices than one gradients are there twice (DDP's buckets).
     """
-    counts = []
-    for layers in (1, 2):  # both are the same for every layer
-        with FakeTensorMode(allow_non_fake_inputs=True):
-            module, texts = model_of(config, num_layers=layers)
-        written = _written(module, shape, batch, texts)
-        counter, live = flop_counter.FlopCounterMode(display=False, custom_mapping=_ATTENTION), _Live()
-        half = torch.autocast("cpu", torch.bfloat16, enabled=precision.startswith("bf16"))
-        with FakeTensorMode(allow_non_fake_inputs=True), live, counter, half:
-            _backward(module, written)
-        counts.append((float(counter.get_total_flops()), live.peak))
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        module, _ = model_of(config)
-    flops, peak = (one + (module.transformer.num_layers - 1) * (two - one) for one, two in zip(*counts, strict=True))
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    with fake:
+        module, texts = model_of(config)
+    written = _written(module, shape, batch, texts)
+    few = _few_steps(written) if module.optimize == "per_patch" else written
+    half = torch.autocast("cpu", torch.bfloat16, enabled=precision.startswith("bf16"))
+    with fake, _Counter() as counter, half:
+        marks = _marks(module, few, counter)
+    flops, peak, model = marks[-1], counter.peak, module.transformer
+    if module.optimize == "per_patch":  # arithmetic is a straight line over what is seen; all states wait until the end
+        seen = [len(context) for _, _, context, _ in written.layout.walked]
+        slope = (marks[-1] - len(marks) * marks[0]) / max(1, max(seen))
+        flops = sum(marks[0] + slope * count for count in seen)
+        state = model.num_layers * batch * model.patch_tokens * model.size.dim * 4
+        peak += state * (len(seen) - len(marks))
     states = sum(_state_bytes(module))
     weights = sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
     twice = weights if devices > 1 else 0
-    return TrainingCost(flops, weights + int(peak) + states + twice, weights, states)
+    return TrainingCost(flops, weights + peak + states + twice, weights, states)
 
 
-def _backward(module: NuwaInfinityModule, written: Written, share: float = 1.0) -> None:
-    if module.optimize == "per_patch":
-        for _, loss in module.step_losses(written):
-            loss.backward()  # type: ignore[no-untyped-call]
-    else:
-        loss_BPN = module.loss(written, label_smoothing=module.descent.label_smoothing)
-        (loss_BPN.mean() * share).backward()  # type: ignore[no-untyped-call]
+def _few_steps(written: Written) -> Written:
+    """Return the first step, which sees nothing, and one that sees the most: as often the first one's states."""
+    groups = sorted(written.layout.groups, key=lambda group: group.context_PC.shape[1])
+    pair = [
+        replace(
+            group,
+            steps_P=torch.tensor([place]),
+            context_PC=torch.zeros_like(group.context_PC[:1]),
+            offset_PC=group.offset_PC[:1],
+            symmetry_PC=group.symmetry_PC[:1],
+        )
+        for place, group in enumerate((groups[0], groups[-1]))
+    ]
+    known_P = written.layout.known_P[:2]
+    layout = replace(written.layout, groups=tuple(pair[: len(known_P)]), known_P=known_P)
+    assert layout.walked  # made here, since tensors without data do not tell their numbers
+    return replace(written, layout=layout)
+
+
+def _marks(module: NuwaInfinityModule, written: Written, counter: _Counter) -> list[float]:
+    """Take a step; returns what had been computed after each backward pass."""
+    if module.optimize != "per_patch":
+        module.loss(written, label_smoothing=module.descent.label_smoothing).mean().backward()  # type: ignore[no-untyped-call]
+        return [counter.flops]
+    marks = []
+    for _, loss in module.step_losses(written):
+        loss.backward()  # type: ignore[no-untyped-call]
+        marks.append(counter.flops)
+    return marks
 
 
 def _written(module: NuwaInfinityModule, shape: tuple[int, int, int], samples: int, texts: int) -> Written:
@@ -241,8 +279,6 @@ def _written(module: NuwaInfinityModule, shape: tuple[int, int, int], samples: i
         said = SampleText(torch.zeros(1, texts, module.transformer.text_dim), torch.ones(1, texts, dtype=torch.bool))
     coarse = torch.zeros(1, *shape, dtype=torch.long) if module.plan is not None else None
     (one,) = module.draw_plans(torch.zeros(1, *shape, dtype=torch.long), None, text=said, coarse_BTYX=coarse)
-
-    assert one.layout.walked  # made here, since tensors without data do not tell their numbers
 
     def more(x: Tensor) -> Tensor:
         return x.expand(samples, *x.shape[1:]).clone()
@@ -285,26 +321,76 @@ def process_bytes(name: str = "VmHWM") -> int | None:
     return None if found is None else 1024 * int(found[1])
 
 
-def measured_step(config: Namespace, *, shape: tuple[int, int, int], batch: int, steps: int = 3) -> float:
-    """Return the seconds of a step of training on this CPU, of random tokens: the mean of ``steps`` after a first."""
+class _Clock(Callback):
+    """Notes when each batch has ended, and when a sheet has been drawn after the last one."""
+
+    def __init__(self, sheet: SampleSheet | None) -> None:
+        self.ends: list[float] = []
+        self._sheet = sheet
+
+    def on_train_batch_end(self, *_: object) -> None:
+        self.ends.append(time.perf_counter())
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        begun = time.perf_counter()
+        if self._sheet is not None:
+            self._sheet.draw(trainer, pl_module)
+        self.drawing = time.perf_counter() - begun
+
+
+def measured_step(
+    config: Namespace,
+    *,
+    shape: tuple[int, int, int],
+    batch: int,
+    steps: int = 4,
+    tokenizer: Tokenizer | None = None,
+    sheet: SampleSheet | None = None,
+) -> tuple[float, float]:
+    """Return the seconds of a batch of training on this CPU, as Lightning runs it, and of a sheet of samples.
+
+    Tokens are random, and always the same; the time is the mean of ``steps`` after a first one.
+
+    Args:
+        config: the recipe.
+        shape: ``(t, y, x)`` tokens of a sample.
+        batch: samples of a batch.
+        steps: how many batches are timed.
+        tokenizer: decodes the sheet.
+        sheet: what is to be drawn, if anything is.
+    """
     module, texts = model_of(config)
-    optimizer, seconds = _optimizer(module), []
-    generator = torch.Generator().manual_seed(0)
-    module.transformer.set_codes(torch.randn(module.transformer.codebook_KE.shape, generator=generator))
-    for _ in range(1 + steps):
-        tokens = torch.randint(module.transformer.codebook_size, (batch, *shape), generator=generator)
-        said = None
-        if texts:
-            width = module.transformer.text_dim
-            said = SampleText(torch.randn(batch, texts, width), torch.ones(batch, texts, dtype=torch.bool))
-        begin = time.perf_counter()
-        groups = module.draw_plans(tokens, generator, text=said)
-        optimizer.zero_grad()
-        for written in groups:
-            _backward(module, written, len(written.tokens_BPN) / batch)
-        optimizer.step()
-        seconds.append(time.perf_counter() - begin)
-    return sum(seconds[1:]) / steps
+    codebook_KE, generator = module.transformer.codebook_KE, torch.Generator().manual_seed(0)
+    module.transformer.set_codes(torch.randn(codebook_KE.shape, generator=generator))
+    if tokenizer is not None:
+        module.attach_tokenizer(tokenizer)
+    sample = {"tokens": torch.randint(len(codebook_KE), (batch, *shape), generator=generator)}
+    if module.plan is not None:
+        sample["coarse"] = sample["tokens"]
+    if texts:
+        sample["text"] = torch.randn(batch, texts, module.transformer.text_dim)
+        sample["text_mask"] = torch.ones(batch, texts, dtype=torch.bool)
+    clock, half = _Clock(sheet), str(config.trainer.precision).startswith("bf16")
+    logging.disable(logging.INFO)  # what Lightning says of a run
+    try:
+        with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+            warnings.simplefilter("ignore")
+            Trainer(
+                accelerator="cpu",
+                devices=1,
+                precision="bf16-mixed" if half else "32-true",
+                max_epochs=1,
+                limit_val_batches=0,
+                callbacks=[clock],
+                default_root_dir=folder,
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+            ).fit(module, DataLoader([sample] * (1 + steps), batch_size=None))  # type: ignore[arg-type]
+    finally:
+        logging.disable(logging.NOTSET)
+    return (clock.ends[-1] - clock.ends[0]) / steps, clock.drawing
 
 
 def canvas_cost(module: NuwaInfinityModule, grid: PatchGrid, *, texts: int = 0, rows: int = 64) -> CanvasCost:

@@ -18,6 +18,13 @@ from nuwa_lightning.request_fields import Size
 if TYPE_CHECKING:
     from jsonargparse import Namespace
 
+    from nuwa_lightning.callbacks.sample_sheet import SampleSheet
+    from nuwa_lightning.tokenizers.base import Tokenizer
+    from nuwa_lightning.training.nuwa_module import NuwaInfinityModule
+
+_MOST_FLOPS: Final = 1e12
+"""Of a batch that is timed: some ten seconds of two cores."""
+
 _ABOUT: Final = """\
 Say what a recipe of stage 2 takes, before anything is trained or generated: memory, arithmetic, steps, time.
 What was assumed for a time is said beside it; docs/scaling.md explains it."""
@@ -104,11 +111,16 @@ def _training_lines(config: Namespace, options: Options) -> list[tuple[str, str]
     steps = config.trainer.max_steps
     batches = steps * scaling.accumulate_grad_batches if steps > 0 else 0
     whole: int | None = None
-    how = ""
+    how, sheets, drawing = "", 0, 0.0
     if options.flops is not None:
         speed, told = options.flops, "as given"
+    elif cost.flops > _MOST_FLOPS:
+        speed, told = 0.0, "a batch takes too long here to be timed: give --flops"
     elif 2 * cost.peak < _free_bytes():
-        speed, told = cost.flops / measured_step(config, shape=shape, batch=batch), "measured on this CPU"
+        tokenizer = _fitting_tokenizer(config, module)
+        sheet, sheets = _sheets(config, steps) if tokenizer is not None else (None, 0)
+        step, drawing = measured_step(config, shape=shape, batch=batch, tokenizer=tokenizer, sheet=sheet)
+        speed, told = cost.flops / step, "measured on this CPU"
         whole, how = process_bytes(), "measured over these steps"
     else:
         speed, told = 0.0, f"{_size(cost.peak)} do not fit here to be timed: give --flops"
@@ -132,8 +144,10 @@ def _training_lines(config: Namespace, options: Options) -> list[tuple[str, str]
             ("arithmetic in all", f"{all_flops:.3g} FLOP"),
         ]
     if speed and batches:
-        seconds = cost.flops * batches / speed
-        lines.append(("time of training", f"{_time(seconds)} at {speed:.3g} FLOP/s a device ({told})"))
+        seconds = cost.flops * batches / speed + sheets * drawing
+        drawn = f"; {sheets} sheets of {_time(drawing)}" if sheets else ""
+        told = f"{_time(cost.flops / speed)} a batch, {speed:.3g} FLOP/s a device, {told}{drawn}"
+        lines.append(("time of training", f"{_time(seconds)} ({told})"))
         lines.append(("device-days", f"{seconds * options.devices / 86400:.3g}"))
     elif not speed:
         lines.append(("time of training", told))
@@ -167,6 +181,33 @@ def _canvas_lines(config: Namespace, options: Options) -> list[tuple[str, str]]:
         ("arithmetic of the canvas", f"{cost.flops:.3g} FLOP"),
         ("time of generation", f"{_time(seconds)} in waves, {_time(alone)} patch by patch ({how})"),
     ]
+
+
+def _fitting_tokenizer(config: Namespace, module: NuwaInfinityModule) -> Tokenizer | None:
+    """Return the tokenizer that the recipe names, if the model can draw with it, and with nothing else."""
+    from nuwa_lightning.commands.tokenizer import TokenizerSource, open_tokenizer
+
+    given = config.get("tokenizer")
+    source = None if given is None else TokenizerSource(**given.as_dict())
+    more = module.transformer.text_dim or module.plan is not None
+    if source is None or source.is_class or not source.is_there or more:
+        return None
+    tokenizer = open_tokenizer(source)
+    return tokenizer if tokenizer.codebook_KD.shape == module.transformer.codebook_KE.shape else None
+
+
+def _sheets(config: Namespace, steps: int) -> tuple[SampleSheet | None, int]:
+    """Return what draws samples while a recipe trains, if anything does, and how often it does, the end included."""
+    from lightning.pytorch import Callback
+
+    from nuwa_lightning.callbacks.sample_sheet import SampleSheet
+    from nuwa_lightning.commands.costs import make
+
+    for given in config.trainer.callbacks or ():
+        if given.class_path.rpartition(".")[2] == SampleSheet.__name__:
+            sheet = make("callback", Callback, given)
+            return sheet, steps // sheet.every_n_steps + (sheet.first_step <= steps) + 1
+    return None, 0
 
 
 def _factor(config: Namespace) -> tuple[int, str]:

@@ -11,7 +11,8 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
-from nuwa_lightning.models.nuwa_infinity import ABSENT, NEIGHBORS, ContextGroup, Neighbor, RelativePatchEmbedding
+from nuwa_lightning.models.nuwa_infinity import ABSENT, NEIGHBORS, Neighbor, RelativePatchEmbedding
+from nuwa_lightning.models.rows import ContextGroup
 from nuwa_lightning.planning.context.base import ContextPool
 from nuwa_lightning.planning.direction.base import Step
 from nuwa_lightning.planning.geometry import ZETA, PatchGrid, PatchIndex, PatchOffset, Symmetry

@@ -44,10 +44,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.models.rows import ContextGroup, Reader, Rows
 from nuwa_lightning.models.whitening import whitened
 from nuwa_lightning.planning.geometry import SYMMETRIES, Extent
 
-Reader = Callable[[Tensor], Tensor]
 Score = Callable[[Tensor, Tensor], Tensor]
 _OwnMasks = tuple[Tensor | None, Tensor | None]
 
@@ -107,23 +107,6 @@ class TransformerConfig:
 
 
 # -- what the model is told of a plan ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class ContextGroup:
-    """The steps of a plan that see equally many context patches: attention over them needs no padding.
-
-    Attributes:
-        steps_P: numbers of these steps.
-        context_PC: numbers of the steps that each one sees.
-        offset_PC: entries of the relative patch embedding.
-        symmetry_PC: index of the context's symmetry relative to the step's.
-    """
-
-    steps_P: Tensor
-    context_PC: Tensor
-    offset_PC: Tensor
-    symmetry_PC: Tensor
 
 
 @dataclass(frozen=True)
@@ -454,7 +437,7 @@ class PatchLayer(nn.Module):
         self.embedding = RelativePatchEmbedding(embedding_extent, entry, std=0.6, symmetries=size.symmetry_embedding)
 
     def forward(
-        self, rows: _Rows, masks: _OwnMasks, read: Reader | None, detach_context: bool, last: bool, *readings: Tensor
+        self, rows: Rows, masks: _OwnMasks, read: Reader | None, detach_context: bool, last: bool, *readings: Tensor
     ) -> list[Tensor]:
         """Return what the layer makes of its inputs, rows of whole canvases; see :meth:`PatchTransformer.forward`."""
         advanced, normed = list(readings), [self.norm_attention(x_RLW) for x_RLW in readings]
@@ -483,8 +466,12 @@ class PatchLayer(nn.Module):
             advanced[n] = self.finish(inputs[n], mixed, read)
         return [state_RNW, *advanced]
 
-    def _mix(self, rows: _Rows, own: tuple[Tensor, ...], seen: tuple[Tensor, Tensor], masks: Tensor | None) -> Tensor:
+    def _mix(self, rows: Rows, own: tuple[Tensor, ...], seen: tuple[Tensor, Tensor], masks: Tensor | None) -> Tensor:
         """Attend group by group; what concerns all groups is done once, which makes the backward pass faster."""
+        if rows.canvas is not None:
+            q_RLHD, k_RLGD, v_RLGD = own
+            mixed_RLX = rows.canvas.attend(q_RLHD, (k_RLGD, v_RLGD), seen, self.embedding, feed=self.feed)
+            return cast("Tensor", self.attention.dropout(self.attention.out(mixed_RLX)))
         N = seen[0].shape[1]
         k_MNGD = seen[0].index_select(0, rows.seen_M)
         k_MNGD = self.place_context(k_MNGD[:, None], rows.offset_M[:, None], rows.symmetry_M[:, None])[:, 0]
@@ -956,6 +943,7 @@ class PatchTransformer(nn.Module):
         detach_context: bool = False,
         score: Score | None = None,
         recompute: bool = False,
+        flex: bool = False,
     ) -> Tensor:
         """Score every token of every patch at once (``optimize: joint``; teacher forcing).
 
@@ -969,13 +957,15 @@ class PatchTransformer(nn.Module):
             detach_context: stop gradients at the states of context patches, as the paper's cache does.
             score: what is returned of last-layer states ``[B, P, N, W]`` and neighbors, instead of logits.
             recompute: keep the input of each layer only, and make the rest again in the backward pass.
+            flex: attend by PyTorch's FlexAttention, which gathers no context; not where ``token_mask`` has groups.
 
         Returns:
             Logits ``[B, P, N, K]`` of token n, or what ``score`` makes.
         """
         self._check_mask(token_mask)
         B, P, _ = tokens_BPN.shape
-        rows = _Rows.of(groups, samples=B, device=tokens_BPN.device)
+        rows = Rows.of(groups, samples=B, device=tokens_BPN.device)
+        rows = rows.as_canvas(groups, self.patch_tokens, causal=not self.bidirectional) if flex else rows
         row_mask = token_mask and token_mask.of(rows.arrange)
         own_masks = self._own_masks(row_mask)
         readings = self._readings(
@@ -1056,45 +1046,3 @@ class PatchTransformer(nn.Module):
         neighbors = neighbors if token_mask is None else token_mask.neighbors
         predicting = slice(-neighbors.shape[-2], None) if self.bidirectional else slice(-1)
         return (score or self.logits)(x[..., predicting, :], neighbors)
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Every step of every sample, groups one after another, samples of one step side by side: each group is one slice.
-
-    M counts every context patch of every row.
-    """
-
-    order_P: Tensor
-    shapes: list[tuple[int, int]]
-    seen_M: Tensor
-    offset_M: Tensor
-    symmetry_M: Tensor
-
-    @staticmethod
-    def of(groups: Sequence[ContextGroup], *, samples: int, device: torch.device) -> _Rows:
-        order_P = torch.cat([g.steps_P for g in groups])
-        row_P = torch.argsort(order_P) * samples
-        each_B = torch.arange(samples, device=order_P.device)[:, None]
-        return _Rows(
-            order_P.to(device),
-            [(g.context_PC.shape[0] * samples, g.context_PC.shape[1]) for g in groups],
-            torch.cat([(row_P[g.context_PC][:, None] + each_B).flatten() for g in groups]).to(device),
-            torch.cat([g.offset_PC[:, None].expand(-1, samples, -1).flatten() for g in groups]).to(device),
-            torch.cat([g.symmetry_PC[:, None].expand(-1, samples, -1).flatten() for g in groups]).to(device),
-        )
-
-    @staticmethod
-    def reader(read: Reader | None, samples: int) -> Reader | None:
-        """Return what reads texts of rows whose samples, not steps, lie one after another."""
-        if read is None:
-            return None
-        return lambda x: (
-            torch.unflatten(read(torch.unflatten(x, 0, (-1, samples)).transpose(0, 1).flatten(0, 1)), 0, (samples, -1))
-            .transpose(0, 1)
-            .flatten(0, 1)
-        )
-
-    def arrange(self, x_BP: Tensor) -> Tensor:
-        """Return ``[B, P, ...]`` as rows ``[R, ...]``."""
-        return x_BP[:, self.order_P].transpose(0, 1).flatten(0, 1)

@@ -377,7 +377,7 @@ class VectorQuantizer(nn.Module):
         ``generator`` draws vectors for restarts and must be the same on every rank. Returns how often each code was
         used in this step by all ranks (float, K).
         """
-        unit_ND = functional.normalize(z_ND.float(), dim=1)
+        unit_ND = functional.normalize(z_ND.to(self.codebook_KD.dtype), dim=1)
         count_K = self.count(tokens_N)
         sum_KD = torch.zeros_like(self.mean_sum_KD).index_add_(0, tokens_N, unit_ND)
         _all_reduce(sum_KD)
@@ -410,7 +410,7 @@ class VectorQuantizer(nn.Module):
         The vectors of all ranks are used; each gives its own batch by batch, and the moving averages begin with the
         size of one. ``generator`` must be the same on every rank.
         """
-        unit_ND = _gather(functional.normalize(z_ND.float(), dim=1))
+        unit_ND = _gather(functional.normalize(z_ND.to(self.codebook_KD.dtype), dim=1))
         ranks = len(unit_ND) // max(1, len(z_ND))
         if ranks > 1 and len(z_ND) % batches == 0:  # by batch, then by rank, as one process would have seen them
             unit_ND = unit_ND.view(ranks, batches, -1, unit_ND.shape[1]).transpose(0, 1).flatten(0, 2)

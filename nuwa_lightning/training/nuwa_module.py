@@ -126,7 +126,7 @@ class NuwaInfinityModule(LightningModule):
         self.mid_step = False  # whether gradients of some batches wait for more
         if not 0 < lr < math.inf:
             raise UsageError("model.lr", lr, "must be above 0")
-        scaling.check(optimize)
+        scaling.check(optimize, grouped=local_decoder.grouped)
         try:
             self.transformer = PatchTransformer(
                 codebook_size,
@@ -259,6 +259,7 @@ class NuwaInfinityModule(LightningModule):
             detach_context=self.optimize != "joint",
             score=TokenLosses(self.transformer, written.tokens_BPN, terms, label_smoothing, self.scaling.logits_chunk),
             recompute=self.scaling.recompute_layers,
+            flex=self.scaling.flex_attention,
         )
         return written.weighted(loss_BPN)
 

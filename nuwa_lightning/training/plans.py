@@ -4,7 +4,7 @@ Shape legend: B samples, G samples of all processes that train together, P steps
 K neighbors, S tokens of a sample.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, final
 
@@ -182,29 +182,37 @@ class TrainingPlans:
     ) -> None:
         self._direction, self._conditions, self._patch_size = direction, conditions, patch_size
         self._lay_out = lay_out
-        self._layouts: dict[Shape, tuple[Tensor, list[PlanLayout]]] = {}
+        self._plans: dict[Shape, tuple[Tensor, list[Sequence[Step]]]] = {}
+        self._layouts: dict[tuple[Shape, int], PlanLayout] = {}
         self._closing: dict[tuple[Shape, int], PlanLayout] = {}
         self._known: dict[tuple[PatchGrid, frozenset[PatchIndex]], PlanLayout] = {}
 
     @property
     def frames(self) -> int:
         """How many frames the longest sample had so far, at least 1."""
-        return max((shape[0] for shape in self._layouts), default=1)
+        return max((shape[0] for shape in self._plans), default=1)
 
     def layouts(self, shape: Shape) -> tuple[Tensor, list[PlanLayout]]:
         """Return the weights and layouts of the plans that a sample of ``(t, y, x)`` tokens may follow."""
-        if shape not in self._layouts:
+        weights, plans = self._training_plans(shape)
+        return weights, [self._layout(shape, number) for number in range(len(plans))]
+
+    def _training_plans(self, shape: Shape) -> tuple[Tensor, list[Sequence[Step]]]:
+        if shape not in self._plans:
             rows, columns = self._patch_size
             if shape[1] % rows or shape[2] % columns:
                 hint = f"training crops of {shape[1]}x{shape[2]} tokens are not whole patches: change data.grid"
                 raise UsageError("model.patch_size", self._patch_size, hint)
-            grid = self._grid(shape)
-            weights, layouts = [], []
-            for weight, plan in self._direction.training_plans(grid):
-                weights.append(weight)
-                layouts.append(self._lay_out(plan, grid))
-            self._layouts[shape] = torch.tensor(weights, dtype=torch.float64), layouts
-        return self._layouts[shape]
+            found = self._direction.training_plans(self._grid(shape))
+            weights = torch.tensor([weight for weight, _ in found], dtype=torch.float64)
+            self._plans[shape] = weights, [plan for _, plan in found]
+        return self._plans[shape]
+
+    def _layout(self, shape: Shape, number: int) -> PlanLayout:
+        if (shape, number) not in self._layouts:
+            plan = self._training_plans(shape)[1][number]
+            self._layouts[shape, number] = self._lay_out(plan, self._grid(shape))
+        return self._layouts[shape, number]
 
     def draw(
         self, shape: Shape, count: int, generator: torch.Generator | None, *, needed: range | None = None
@@ -220,12 +228,13 @@ class TrainingPlans:
         Returns:
             The layouts, and how many patches are written in all.
         """
-        weights, layouts = self.layouts(shape)
-        drawn: list[PlanLayout | None] = [layouts[number % len(layouts)] for number in range(count)]
-        known = 0
+        weights, plans = self._training_plans(shape)
+        choice = [number % len(plans) for number in range(count)]
         if generator is not None:
             choice = torch.multinomial(weights, count, replacement=True, generator=generator).tolist()
-            drawn = [layouts[number] for number in choice]
+        drawn: list[PlanLayout | None] = [self._layout(shape, number) for number in choice]
+        known = 0
+        if generator is not None:
             for place, number in enumerate(choice):
                 if self._happens(self._conditions.known_prob, generator):
                     given = draw_known(self._grid(shape), generator)
@@ -247,8 +256,7 @@ class TrainingPlans:
 
     def _closed(self, shape: Shape, number: int) -> PlanLayout:
         if (shape, number) not in self._closing:
-            grid = self._grid(shape)
-            _, plan = self._direction.training_plans(grid)[number]
+            grid, plan = self._grid(shape), self._training_plans(shape)[1][number]
             self._closing[shape, number] = self._lay_out(closing(plan, grid), grid)
         return self._closing[shape, number]
 

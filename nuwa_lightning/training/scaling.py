@@ -29,6 +29,8 @@ class ScalingConfig:
             again. 0: all, which takes three times ``4 * codebook_size`` bytes a token.
         recompute_layers: keep the input of each layer only, and make the rest again in the backward pass.
         compile: backend of ``torch.compile`` for the feed-forward branches, such as ``inductor``; None: none.
+        flex_attention: attend by PyTorch's FlexAttention, which gathers no context (of ``optimize: joint`` or
+            ``accumulated``; to train, on a GPU only).
 
     Raises:
         UsageError: if a number makes no sense, or there is no such backend.
@@ -38,6 +40,7 @@ class ScalingConfig:
     logits_chunk: int = 0
     recompute_layers: bool = False
     compile: str | None = None
+    flex_attention: bool = False
 
     def __post_init__(self) -> None:
         check_range("model.scaling.accumulate_grad_batches", self.accumulate_grad_batches, 1)
@@ -49,8 +52,11 @@ class ScalingConfig:
                     "model.scaling.compile", self.compile, f"choose one of {', '.join(sorted(set(known)))}"
                 )
 
-    def check(self, optimize: str) -> None:
-        """Refuse what does not go with a way to optimize."""
+    def check(self, optimize: str, *, grouped: bool) -> None:
+        """Refuse what does not go with a way to optimize, or with a decoder that writes groups of tokens."""
+        if self.flex_attention and (optimize == "per_patch" or grouped):
+            hint = "knows neither optimize: per_patch nor groups of tokens: give false"
+            raise UsageError("model.scaling.flex_attention", True, hint)
         if optimize == "per_patch" and self.accumulate_grad_batches > 1:
             hint = "optimize: per_patch takes a step after each patch: give 1, or optimize: joint"
             raise UsageError("model.scaling.accumulate_grad_batches", self.accumulate_grad_batches, hint)

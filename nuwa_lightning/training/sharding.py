@@ -12,7 +12,12 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -33,8 +38,9 @@ _HARMLESS: Final = (("torch", "Size"), ("torch.serialization", "_get_layout"), (
 class ShardedStrategy(ModelParallelStrategy):
     """Lightning's strategy for FSDP2, with every process a part of the data, and checkpoints that are whole or absent.
 
-    A checkpoint is a folder, of each process' part a file (PyTorch DCP); any number of processes goes on from it. Until
-    a new one is whole the one before it stays, at last as ``NAME.old.ckpt``, which ``--ckpt_path last`` finds, too.
+    A checkpoint is a folder, of each process' part a file (PyTorch DCP); any number of processes goes on from it, and
+    from the file of a run that was not sharded. Until a new one is whole the one before it stays, at last as
+    ``NAME.old.ckpt``, which ``--ckpt_path last`` finds, too.
 
     Args:
         process_group_backend: such as ``gloo``; by default the device's.
@@ -69,10 +75,24 @@ class ShardedStrategy(ModelParallelStrategy):
         self.barrier()
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = True) -> dict[str, Any]:
-        """Read it, after a look at what it names: nothing in it is run."""
-        if Path(checkpoint_path).is_dir():
-            read_parts(checkpoint_path)
-        return super().load_checkpoint(checkpoint_path, weights_only=True)
+        """Read a folder of parts, after a look at what it names, or another strategy's file: nothing in it is run."""
+        path = Path(self.broadcast(checkpoint_path))
+        if path.is_dir():
+            read_parts(path)
+            return super().load_checkpoint(path, weights_only=True)
+        content = self.checkpoint_io.load_checkpoint(path, weights_only=True)
+        assert self.model is not None
+        options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+        set_model_state_dict(self.model, content["state_dict"], options=options)
+        names = {parameter: name for name, parameter in self.model.named_parameters()}
+        # Not Lightning's own way, which takes the model's order of parameters for that of the optimizer's groups.
+        for optimizer, saved in zip(self.optimizers, content["optimizer_states"], strict=False):
+            order = [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
+            state = {order[number]: value for number, value in saved["state"].items()}
+            groups = [{**group, "params": [order[n] for n in group["params"]]} for group in saved["param_groups"]]
+            told: dict[str, Any] = {"state": state, "param_groups": groups}
+            set_optimizer_state_dict(self.model, optimizer, told, options=options)
+        return content
 
 
 class _Table(pickle.Unpickler):

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 from nuwa_lightning.cli import main
+from nuwa_lightning.commands import costs
 from nuwa_lightning.commands.costs import canvas_cost, model_of, process_bytes, read_recipe, training_cost
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.models.nuwa_infinity import TransformerConfig
@@ -48,6 +53,77 @@ def test_a_step_is_counted(recipe: Any) -> None:
     assert weights < cost.optimizer + weights < cost.peak
     twice = training_cost(recipe, shape=(1, 8, 8), batch=4, precision="32-true")
     assert twice.flops == pytest.approx(2 * cost.flops, rel=0.02)
+
+
+def test_two_steps_tell_of_all(repository: Path) -> None:
+    """Of the paper's way, counted step by step: as much arithmetic, and nearly the same memory."""
+    options = ["--model.codebook_size", "64", "--model.codebook_dim", "8", "--model.patch_size", "[4, 4]"]
+    options += [
+        "--model.transformer.dim",
+        "32",
+        "--model.optimize",
+        "per_patch",
+        "--model.context_pool.extent",
+        "[0,2,2]",
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        config = read_recipe(["--config", str(repository / "recipes" / "landscape.yaml"), *options])
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    with fake:
+        module, _ = model_of(config)
+    written = costs._written(module, (1, 16, 20), 2, 0)
+    assert len(written.layout.walked) == 20
+    with fake, costs._Counter() as counter:
+        marks = costs._marks(module, written, counter)
+    cost = training_cost(config, shape=(1, 16, 20), batch=2, precision="32-true")
+    assert cost.flops == pytest.approx(marks[-1])
+    assert cost.peak - cost.weights - cost.optimizer == pytest.approx(counter.peak, rel=0.1)
+
+
+STEP = """
+import sys, warnings
+from pathlib import Path
+import torch
+from nuwa_lightning.commands.costs import model_of, process_bytes, read_recipe
+warnings.simplefilter("ignore")
+module, _ = model_of(read_recipe(sys.argv[1:]))
+(written,) = module.draw_plans(torch.randint(4096, (4, 1, 32, 32)), None)
+Path("/proc/self/clear_refs").write_text("5")
+before = process_bytes("VmRSS")
+module.loss(written).mean().backward()
+print(process_bytes() - before)
+"""
+
+
+def test_memory_is_what_a_process_takes(repository: Path) -> None:
+    """A step whose layers are made again one at a time; large tensors come from the system and go back."""
+    options = ["--config", str(repository / "recipes" / "landscape.yaml"), "--model.scaling.recompute_layers", "true"]
+    options += [
+        "--model.transformer.dim",
+        "256",
+        "--model.transformer.num_layers",
+        "5",
+        "--model.scaling.logits_chunk=512",
+    ]
+    told = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(repository)}
+    step = subprocess.run([sys.executable, "-c", STEP, *options], env=told, stdout=subprocess.PIPE, check=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cost = training_cost(read_recipe(options), shape=(1, 32, 32), batch=4, precision="32-true")
+    assert cost.peak - cost.weights - cost.optimizer == pytest.approx(int(step.stdout), rel=0.15)
+
+
+def test_sheets_take_time(repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sheet = {"class_path": "SampleSheet", "init_args": {"count": 1, "size": [1, 1], "every_n_steps": 500}}
+    (tmp_path / "sheets.yaml").write_text(json.dumps({"trainer": {"callbacks": [sheet]}}))
+    options = ["--config", str(repository / "recipes" / "landscape.yaml"), "-c", str(tmp_path / "sheets.yaml")]
+    options += ["--model.transformer.dim", "32", "--model.transformer.num_layers", "1", "--data.grid", "[8, 8]"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert main(["estimate", *options]) == 0
+    # After 50 steps, 500 and 1000, and at the end.
+    assert re.search(r"time of training .*measured on this CPU; 4 sheets of [\d.]+ s", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(("order", "waves"), [("omega", 461), ("zeta", 193)])
@@ -100,7 +176,8 @@ def test_an_own_text_encoder_is_asked_for_its_size(repository: Path) -> None:
     def recipe(*options: str) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return read_recipe(["--config", str(repository / "recipes" / "landscape_text.yaml"), *options])
+            few = ("--model.transformer.num_layers", "1")
+            return read_recipe(["--config", str(repository / "recipes" / "landscape_text.yaml"), *few, *options])
 
     named = "--model.conditions.text_encoder"
     for options, width, tokens in (
@@ -109,7 +186,7 @@ def test_an_own_text_encoder_is_asked_for_its_size(repository: Path) -> None:
         ((named, "MiniLMTextEncoder", f"{named}.max_tokens", "9"), 384, 9),
         ((named, "tests.text.letters.Letters"), 8, 77),
     ):
-        module, most = model_of(recipe(*options), num_layers=1)
+        module, most = model_of(recipe(*options))
         assert (module.transformer.text_dim, most) == (width, tokens)
         one, none = (canvas_cost(module, PatchGrid(1, 1, 1), texts=count).flops for count in (tokens, 0))
         attended = 4.0 * module.transformer.size.dim * tokens * module.transformer.patch_tokens

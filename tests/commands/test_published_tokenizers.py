@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
 from nuwa_lightning.tokenizers.pretrained import load_tokenizer, save_tokenizer
 from nuwa_lightning.tokenizers.windows import WindowedTokenizer
+from tests.commands.conftest import write_clips
 
 pytest.importorskip("diffusers")
 
@@ -60,6 +63,27 @@ def test_stage_2_learns_its_tokens_and_canvases_decode(folder, shell):
     with Image.open("out.png") as image, Image.open("in.png") as given:
         assert image.size == (48, 40)
         assert image.crop((16, 0, 48, 32)).tobytes() == given.convert("RGB").tobytes()
+    # Row by row into a file of tiles, as canvases are written that fit no memory.
+    assert shell("generate", "--checkpoint", "run", "--size", "72x40", "--output", "a.tif", "--tile", "3").error == ""
+    streamed, whole = tifffile.imread("a.tif"), np.asarray(Image.open("a.png"))
+    assert streamed.shape == whole.shape
+    assert np.abs(streamed.astype(int) - whole).max() <= 1
+
+
+@pytest.mark.parametrize("folder", ["taming", *SLOW, pytest.param("llamagen", marks=pytest.mark.slow)], indirect=True)
+def test_an_image_begins_to_move(folder, shell, sample_photos):
+    pytest.importorskip("av")
+    write_clips(folder.parent / "clips", sample_photos)
+    videos = ("fit", "-c", "videos.yaml", "--tokenizer.path", folder, *CODES, "--trainer.max_steps", "1")
+    assert shell(*videos, "--run", "moving").error == ""
+    given = sample_photos["flower.jpg"][200:232, 300:344]
+    Image.fromarray(given).save("in.png")
+    moves = ("generate", "--checkpoint", "moving", "--image", "in.png", "--frames", "3", "--output", "out.frames")
+    assert shell(*moves).error == ""
+    first, second, _ = (np.asarray(Image.open(path)) for path in sorted(folder.parent.glob("out.frames/*.png")))
+    assert np.array_equal(first, given)
+    assert second.shape == given.shape
+    assert not np.array_equal(first, second)
 
 
 @pytest.mark.parametrize("folder", ["llamagen", *SLOW], indirect=True)

@@ -63,11 +63,11 @@ def test_mean_over_positions_and_pooled(kind: Any) -> None:
         MEASURES[kind](real.features.features_ND[real.at(place)], ours.features.features_ND[ours.at(place)])
         for place in [(0, 0), (0, 1), (1, 0), (1, 1)]
     ]
-    found = by_position(real, ours, kind, against="position", resamples=40, seed=0)
+    found = by_position(real, ours, kind, against="position")
     assert found.value == pytest.approx(np.mean(by_hand), rel=1e-9)
     assert (found.n_x, found.n_y) == (14, 9)
     assert found.low < found.value < found.high
-    together = pooled(real, ours, kind, resamples=40, seed=0)
+    together = pooled(real, ours, kind)
     owners = [real.features.clusters_N, ours.features.clusters_N] if kind == "kid" else []
     by_brute_force = MEASURES[kind](real.features.features_ND, ours.features.features_ND, *owners)
     assert together.value == pytest.approx(by_brute_force)
@@ -78,8 +78,8 @@ def test_mean_over_positions_and_pooled(kind: Any) -> None:
 def test_positions_without_a_real_one_are_compared_with_all(kind: Any) -> None:
     real, ours = sets(against_wide=True)
     with pytest.raises(ValueError, match=r"block \(0, 2\) is in 0 real and 9 other canvases"):
-        by_position(real, ours, kind, against="position", resamples=10, seed=0)
-    found = by_position(real, ours, kind, against="pooled", resamples=10, seed=0)
+        by_position(real, ours, kind, against="position")
+    found = by_position(real, ours, kind, against="pooled")
     files = [real.features.clusters_N] if kind == "kid" else []
     by_hand = [
         MEASURES[kind](real.features.features_ND, ours.features.features_ND[ours.at(place)], *files)
@@ -95,13 +95,13 @@ def test_the_floor_parts_canvases() -> None:
     def measure(a: BlockSet, b: BlockSet) -> float:
         assert not set(a.features.clusters_N.tolist()) & set(b.features.clusters_N.tolist())
         assert (len(a.places), len(b.places)) == (4 * 7, 4 * 7)
-        return by_position(a, b, "kid", against="position", resamples=0, seed=0).value
+        return by_position(a, b, "kid", against="position", interval=False).value
 
     found = floor(real, 9, measure, splits=5, seed=0)
     assert (found.n_x, found.n_y) == (7, 7)
     unequal = floor(real, 3, lambda a, b: float(len(a.places) / 4 + 100 * len(b.places)), splits=2, seed=0)
     assert (unequal.value, unequal.n_x, unequal.n_y) == (11 + 400 * 3, 11, 3)
-    assert abs(found.value) < by_position(real, ours, "kid", against="position", resamples=0, seed=0).value
+    assert abs(found.value) < by_position(real, ours, "kid", against="position", interval=False).value
     few = block_set(canvases(3))
     with pytest.raises(ValueError, match="at least 4 are needed"):
         floor(few, 2, measure, splits=2, seed=0)

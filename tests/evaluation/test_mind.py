@@ -85,6 +85,8 @@ def test_small_samples_see_what_a_frechet_distance_does_not() -> None:
 def test_its_spread_is_that_of_new_draws() -> None:
     found = [mind(drawn(60, 6, seed=s), drawn(60, 6, 0.5, seed=999 + s), projections=60) for s in range(120)]
     assert np.mean([one.std for one in found]) == pytest.approx(np.std([one.value for one in found]), rel=0.2)
+    assert "of so few" not in found[0].how
+    assert "of so few (below 20) it holds some 92 %" in mind(drawn(30, 6, seed=0), drawn(16, 6, seed=1)).how
     copied = np.repeat(np.arange(60), 5)
     x, y = drawn(60, 6, seed=0), drawn(60, 6, 0.5, seed=1)
     clustered = mind(x[copied], y[copied], clusters_N=copied, clusters_M=copied, projections=60)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,42 @@ def test_losses_and_gradients_agree(scaling: ScalingConfig, decoder: LocalDecode
     assert their.keys() == slopes.keys()
     for name, value in slopes.items():
         torch.testing.assert_close(their[name], value, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def dense(q: Tensor, k: Tensor, v: Tensor, *, score_mod: Any, block_mask: Any, enable_gqa: bool) -> Tensor:
+    """What FlexAttention says that it computes, for all queries and keys at once, with gradients."""
+    k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
+    place = torch.meshgrid(*map(torch.arange, (*q.shape[:3], k.shape[2])), indexing="ij")
+    score = score_mod(q @ k.mT / q.shape[-1] ** 0.5, *place)
+    return score.masked_fill(~block_mask.mask_mod(*place), float("-inf")).softmax(-1) @ v
+
+
+@pytest.mark.filterwarnings("ignore:.*flex_attention called without torch.compile")
+@pytest.mark.parametrize("feed", ["key", "head", "logit"])
+@pytest.mark.parametrize("optimize", ["joint", "accumulated"])
+@pytest.mark.parametrize("decoder", [AR, MaskedLocalDecoder()], ids=["ar", "masked"])
+def test_flex_attention_agrees(feed: Any, decoder: LocalDecoder, optimize: Any, monkeypatch: Any) -> None:
+    """Its losses on a CPU, where it has no gradients; gradients by its definition in its place."""
+    flex, plain = ScalingConfig(flex_attention=True), TransformerConfig(dim=24, num_heads=2, num_kv_heads=1)
+    size = replace(plain, num_layers=2, position_feed=feed, symmetry_embedding=feed != "head")
+    options: Any = {"decoder": decoder, "optimize": optimize, "size": size}
+    ours, expected = module(**options), module(flex, **options)
+    with pytest.raises(UsageError, match=r"flex_attention.* on a CPU"):
+        learned(expected)
+    if feed == "key" and optimize == "joint":  # its own code takes seconds to be made
+        losses = []
+        for made in (ours, expected):
+            generator = torch.Generator().manual_seed(3)
+            with torch.no_grad():
+                some = made.draw_plans(torch.arange(48).view(2, 1, 6, 4) % 16, generator)
+                losses.append(torch.cat([made.loss(written).flatten() for written in some]))
+        torch.testing.assert_close(losses[1], losses[0], rtol=1e-5, atol=1e-6)
+    monkeypatch.setattr("nuwa_lightning.models.rows._flex", lambda device: dense)
+    (found, slopes), (theirs, their) = learned(ours), learned(module(flex, **options))
+    torch.testing.assert_close(theirs, found, rtol=1e-5, atol=1e-6)
+    assert their.keys() == slopes.keys()
+    for name, value in slopes.items():
+        torch.testing.assert_close(their[name], value, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: n + m)
 
 
 class Largest(TorchDispatchMode):
@@ -230,6 +267,7 @@ def test_the_linear_descent_is_a_line_to_zero() -> None:
         ({"accumulate_grad_batches": 2}, "per_patch", "accumulate_grad_batches"),
         ({"logits_chunk": -1}, "joint", "logits_chunk"),
         ({"compile": "nonsense"}, "joint", "compile"),
+        ({"flex_attention": True}, "per_patch", "flex_attention"),
     ],
 )
 def test_what_makes_no_sense_is_refused(options: Any, optimize: Any, named: str) -> None:

@@ -100,9 +100,14 @@ def train(folder: Path, rank: int, world: int, start: Path | None, cases: Iterab
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what one process came to in parts, two, one that went on from two, and two that did from one."""
+    """A folder with what one process came to in parts, two, one that went on from two, and two from one or a file."""
     root = tmp_path_factory.mktemp("sharded")
-    for world, place, start in ((2, "2", "none"), (1, "1", root / "2"), (2, "more", root / "1")):
+    torch.set_default_dtype(torch.float64)
+    for name in GOES_ON:
+        fit(root / "whole" / name, CASES[name], sharded=False)
+    torch.set_default_dtype(torch.float32)
+    starts = ((2, "2", "none"), (1, "1", root / "2"), (2, "more", root / "1"), (2, "file", root / "whole"))
+    for world, place, start in starts:
         ended = run_together([__file__, root / place, start], world=world, timeout=600)
         assert [status for status, _ in ended] == [0] * world, ended[0][1]
     return root
@@ -125,7 +130,7 @@ def test_two_with_half_of_the_weights_learn_what_one_learns(trained: Path, case:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", ["1", "more"])
+@pytest.mark.parametrize("place", ["1", "more", "file"])
 @pytest.mark.parametrize("case", GOES_ON)
 def test_another_number_of_processes_goes_on(trained: Path, case: str, place: str) -> None:
     whole, again = torch.load(trained / "1" / case / "0.pt"), torch.load(trained / place / case / "again0.pt")
@@ -165,4 +170,4 @@ def test_what_does_not_go_together_is_refused(tmp_path: Path) -> None:
 
 if __name__ == "__main__":
     where, begun = Path(sys.argv[1]), None if sys.argv[2] == "none" else Path(sys.argv[2])
-    train(where, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), begun, () if where.name == "more" else CASES)
+    train(where, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), begun, CASES if where.name in "12" else ())
