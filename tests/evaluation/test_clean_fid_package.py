@@ -84,11 +84,7 @@ def changes(*more: str) -> list[str]:
         "resamples=2",
         "splits=1",
     ]
-    return [
-        word
-        for change in (*few, "metrics.inception_score.splits=1", *more)
-        for word in ("--set", change)
-    ]
+    return [word for change in (*few, "metrics.inception_score.splits=1", *more) for word in ("--set", change)]
 
 
 def frechet(x: Any, y: Any) -> float:
