@@ -57,9 +57,6 @@ def memory() -> dict[str, float]:
 
 def train(folder: Path, images: int, turns: int, launched: float) -> None:
     """Measure, in a process of its own, and write what was found as JSON."""
-    from nuwa_lightning.torchmetrics_later import import_torchmetrics_later
-
-    import_torchmetrics_later()  # as every command does
     import lightning.pytorch as pl
     import torch
 

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 from nuwa_lightning.errors import ToldError, UsageError, shortened
 from nuwa_lightning.signals import Signals, Stopped
-from nuwa_lightning.torchmetrics_later import import_torchmetrics_later
 
 _TRAINING = ("fit", "validate", "test", "predict")
 _COMMANDS = ("generate", "canvas", "serve", "estimate", "convert-tokenizer", "make-shards")
@@ -86,7 +85,6 @@ def main(args: Sequence[str] | None = None) -> int:
         return 0
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.append(os.getcwd())  # my_pools.MyPool, also for the installed command
-    import_torchmetrics_later()
     try:
         if command in _COMMANDS:
             name = command.replace("-", "_")

@@ -39,7 +39,7 @@ def find_run(
 
     Args:
         checkpoint: a folder with ``model`` and ``tokenizer``, the name of a run that comes with this package
-            (``landscape``), or ``OWNER/NAME`` on the hub.
+            (:func:`shipped`), or ``OWNER/NAME`` on the hub.
         revision: a branch, tag or commit on the hub.
         token: of the hub.
         cache_dir: where the hub's files are kept.
@@ -51,7 +51,8 @@ def find_run(
     run = named(checkpoint)
     if not run.is_dir():
         if not _is_repository(checkpoint):
-            hint = f"is no folder: name the run folder of stage 2, or {DEFAULT}, which comes with the package"
+            *more, last = shipped()
+            hint = f"is no folder: name the run folder of stage 2, or {', '.join(more)} or {last} of this package"
             raise UsageError("checkpoint", run, hint)
         run = _fetched(str(checkpoint), revision, token, cache_dir, local_files_only)
     model, tokenizer = (run / "model").is_dir(), (run / "tokenizer").is_dir()

@@ -62,7 +62,7 @@ def test_a_folder_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.M
 
 def test_an_unknown_name_is_told_of_it() -> None:
     assert DEFAULT in shipped()
-    with pytest.raises(UsageError, match="or landscape, which comes with the package"):
+    with pytest.raises(UsageError, match="or landscape, landscape_text or landscape_video of this package"):
         find_run("nowhere")
 
 

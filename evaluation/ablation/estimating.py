@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,9 @@ def resolve(cell: Cell, tokenizer: Tokenizer) -> Namespace:
     from nuwa_lightning.commands.costs import read_recipe
 
     try:
-        return read_recipe(["--config", cell.ablation.base, *cell_arguments(cell, tokenizer)])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of options that are merely read
+            return read_recipe(["--config", cell.ablation.base, *cell_arguments(cell, tokenizer)])
     except UsageError as error:
         raise UsageError(f"cell {cell.label}, {error.option}", error.value, error.hint) from None
 

@@ -81,8 +81,9 @@ class Order:
 
     def planned(self, renderer: InfiniteRenderer) -> CoarseCanvas | None:
         """Return the coarse plan in the making; None for none."""
-        size, processes = renderer.model.patch_size, renderer.processes
-        return self.coarse and self.coarse.begin(self.grid, size, self.seeds, processes=processes)
+        if self.coarse is None:
+            return None
+        return self.coarse.begin(self.grid, renderer.model.patch_size, self.seeds, processes=renderer.processes)
 
     @property
     def _plan_guidance(self) -> float:

@@ -29,8 +29,8 @@ class ModelOptions:
     """Which model, and how it computes.
 
     Args:
-        checkpoint: run folder of stage 2 (holds model/ and tokenizer/), landscape (comes with the package), or
-            OWNER/NAME on the Hugging Face hub
+        checkpoint: run folder of stage 2 (holds model/ and tokenizer/), landscape, landscape_text or landscape_video
+            (they come with the package), or OWNER/NAME on the Hugging Face hub
         own: your pool, direction, local decoder, text encoder or tokenizer that the model was trained with:
             my_pools.MyPool; may be repeated
         threads: CPU threads for decoding tokens; one is the fastest for small models, and beside other processes by far

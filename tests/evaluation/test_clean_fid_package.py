@@ -47,10 +47,17 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def planted(weights: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(inception, "INCEPTION", file_sha256(weights))
+def planted(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The weights, and protocols that name them instead of the published ones."""
+    published, made = inception.INCEPTION, file_sha256(weights)
+    monkeypatch.setattr(inception, "INCEPTION", made)
     for name in ("inception", "inception-clean"):
-        monkeypatch.setitem(protocol.KNOWN_SHA256, name, file_sha256(weights))
+        monkeypatch.setitem(protocol.KNOWN_SHA256, name, made)
+    (tmp_path / "protocols").mkdir()
+    for path in protocol.FOLDER.glob("*.yaml"):
+        text = path.read_text("utf-8").replace(published, made)
+        (tmp_path / "protocols" / path.name).write_text(text, "utf-8")
+    monkeypatch.setattr(protocol, "FOLDER", tmp_path / "protocols")
     return weights
 
 
@@ -77,11 +84,7 @@ def changes(*more: str) -> list[str]:
         "resamples=2",
         "splits=1",
     ]
-    return [
-        word
-        for change in (*few, "metrics.inception_score.splits=1", "features.weights_sha256=null", *more)
-        for word in ("--set", change)
-    ]
+    return [word for change in (*few, "metrics.inception_score.splits=1", *more) for word in ("--set", change)]
 
 
 def frechet(x: Any, y: Any) -> float:
