@@ -6,7 +6,6 @@ import ctypes
 import signal
 import sys
 import time
-from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -89,19 +88,15 @@ def keep_freed_memory() -> None:
     A training step frees and asks for the same large tensors again. By default each goes back to the system and comes
     anew, page by page, zeroed: 14 to 20 % of a step of either stage on a CPU.
     """
-    for name, value in ((_MMAP_THRESHOLD, 1 << 30), (_TRIM_THRESHOLD, (1 << 31) - 1), (_TOP_PAD, 64 << 20)):
-        _glibc("mallopt", name, value)
-
-
-def return_freed_memory() -> None:
-    """Give back to the system what has been kept so far: before a training, what its preparation took."""
-    _glibc("malloc_trim", 0)
-
-
-def _glibc(function: str, *values: int) -> None:
-    if sys.platform.startswith("linux"):
-        with suppress(OSError, AttributeError):  # another C library: nothing to tune
-            getattr(ctypes.CDLL("libc.so.6"), function)(*values)
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):  # another C library: nothing to tune
+        return
+    mallopt(_MMAP_THRESHOLD, 1 << 30)
+    mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
+    mallopt(_TOP_PAD, 64 << 20)
 
 
 def die_with_parent() -> None:

@@ -16,11 +16,13 @@ from nuwa_lightning.training.nuwa_module import NuwaInfinityModule
 from nuwa_lightning.training.pixel_guided_module import PixelGuidedModule
 from nuwa_lightning.training.vqgan_module import VQGANModule
 
+# Imported here, not when they are asked for: a recipe names a class by its last name, if it has been imported.
+_EXPORTED = [getattr(module, name) for module in (data, text) for name in module.__all__]
+
 
 def known_classes() -> dict[str, list[type[Any]]]:
     """Return our own classes by option."""
-    exported = [getattr(module, name) for module in (data, text) for name in module.__all__]
-    classes = [found for found in exported if isinstance(found, type) and not inspect.isabstract(found)]
+    classes = [found for found in _EXPORTED if isinstance(found, type) and not inspect.isabstract(found)]
     bases: dict[str, type[Any]] = {"data": LightningDataModule, "data.photos": PhotoSource, "data.videos": VideoSource}
     bases["model.conditions.text_encoder"] = TextEncoder
     return {

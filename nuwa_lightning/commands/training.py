@@ -51,7 +51,7 @@ from nuwa_lightning.generation.coarse_plan import CoarseEncoder
 from nuwa_lightning.generation.pretrained import save_generator
 from nuwa_lightning.legacy import upgraded_arguments
 from nuwa_lightning.models.vqgan import VQGAN
-from nuwa_lightning.signals import Signals, Stopped, keep_freed_memory, return_freed_memory
+from nuwa_lightning.signals import Signals, Stopped, keep_freed_memory
 from nuwa_lightning.tokenizers.base import Tokenizer
 from nuwa_lightning.tokenizers.pretrained import save_pixel_guided, save_tokenizer
 from nuwa_lightning.training.nuwa_module import NuwaInfinityModule
@@ -235,7 +235,6 @@ class NuwaCLI(LightningCLI):
             # Data that cannot be used must not write over what the folder says of an earlier run.
             self.datamodule.prepare_data()
             self.datamodule.train_dataloader()
-            return_freed_memory()
         if not self._trial:
             record = run_record(self.config_init[self.subcommand], self.datamodule, networks=self._networks())
             self._files = RunFiles(self.run_folder, self._recipe(), record)
