@@ -6,6 +6,7 @@ steps of each are timed here for every variant.
 
 from __future__ import annotations
 
+import logging
 import statistics
 import time
 import warnings
@@ -66,12 +67,15 @@ def resolve(cell: Cell, tokenizer: Tokenizer) -> Namespace:
     """
     from nuwa_lightning.commands.costs import read_recipe
 
+    logging.disable(logging.INFO)  # options are merely read: nothing is worth a line
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of options that are merely read
+            warnings.simplefilter("ignore")
             return read_recipe(["--config", cell.ablation.base, *cell_arguments(cell, tokenizer)])
     except UsageError as error:
         raise UsageError(f"cell {cell.label}, {error.option}", error.value, error.hint) from None
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def estimate(ablation: Ablation, output: Path, tokenizer: Tokenizer) -> dict[str, Cost]:
