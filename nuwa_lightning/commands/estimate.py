@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from nuwa_lightning.commands.estimate_options import EstimateOptions
 from nuwa_lightning.commands.options import parser_of
 from nuwa_lightning.commands.parsing import completed
 from nuwa_lightning.errors import UsageError
@@ -37,34 +37,15 @@ examples
 """
 
 
-@dataclass(frozen=True)
-class Options:
-    """What is asked beside the recipe.
-
-    Args:
-        size: WIDTHxHEIGHT in pixels of a canvas to be generated
-        frames: of the canvas
-        devices: that train together
-        flops: sustained FLOP/s of a device (default: a step is timed here)
-        step_seconds: of one step of decoding (default: timed here)
-    """
-
-    size: str | None = None
-    frames: int = 1
-    devices: int = 1
-    flops: float | None = None
-    step_seconds: float | None = None
-
-
 def estimate(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit status."""
     if "-h" in arguments or "--help" in arguments:
-        parser_of("python -m nuwa_lightning estimate", Options, about=_ABOUT, epilog=_EPILOG).print_help()
+        parser_of("python -m nuwa_lightning estimate", EstimateOptions, about=_ABOUT, epilog=_EPILOG).print_help()
         return 0
     from nuwa_lightning.commands.costs import read_recipe  # only now what takes time to import
 
-    config = read_recipe(arguments, Options)
-    options = Options(**{name: config[name] for name in Options.__dataclass_fields__})
+    config = read_recipe(arguments, EstimateOptions)
+    options = EstimateOptions(**{name: config[name] for name in EstimateOptions.__dataclass_fields__})
     for name in ("devices", "frames"):
         if getattr(options, name) < 1:
             raise UsageError(f"--{name}", getattr(options, name), "give 1 or more")
@@ -81,7 +62,7 @@ def estimate(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _training_lines(config: Namespace, options: Options) -> list[tuple[str, str]]:
+def _training_lines(config: Namespace, options: EstimateOptions) -> list[tuple[str, str]]:
     from lightning.pytorch import LightningDataModule
     from torch._subclasses import FakeTensorMode
 
@@ -154,7 +135,7 @@ def _training_lines(config: Namespace, options: Options) -> list[tuple[str, str]
     return lines
 
 
-def _canvas_lines(config: Namespace, options: Options) -> list[tuple[str, str]]:
+def _canvas_lines(config: Namespace, options: EstimateOptions) -> list[tuple[str, str]]:
     from nuwa_lightning.commands.costs import canvas_cost, measured_decoding, model_of
 
     factor, told = _factor(config)

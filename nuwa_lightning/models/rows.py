@@ -55,6 +55,7 @@ class Rows:
 
     @staticmethod
     def of(groups: Sequence[ContextGroup], *, samples: int, device: torch.device) -> Rows:
+        """Lay out the steps of ``groups`` for so many samples."""
         order_P = torch.cat([g.steps_P for g in groups])
         row_P = torch.argsort(order_P) * samples
         each_B = torch.arange(samples, device=order_P.device)[:, None]
