@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
 from lightning.pytorch import Trainer
@@ -67,6 +67,9 @@ def group_options(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
     return [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
 
 
+_LIKE_WEIGHTS: Final = ("mean", "square", "momentum", "exp_avg", "exp_avg_sq", "momentum_buffer")
+
+
 def prefer_options(
     optimizer: torch.optim.Optimizer,
     options: Sequence[Mapping[str, Any]],
@@ -81,8 +84,11 @@ def prefer_options(
         UsageError: if the state is that of other parameters.
     """
     for parameter, state in optimizer.state.items():
-        for name in ("mean", "square", "momentum", "exp_avg", "exp_avg_sq", "momentum_buffer"):
-            if name in state and getattr(state[name], "shape", None) != parameter.shape:
+        if not isinstance(parameter, Tensor) or not isinstance(state, dict):
+            hint = f"its optimizer says {state!r:.40} of a weight: name an earlier one"
+            raise UsageError("ckpt_path", "this checkpoint", hint)
+        for name, value in state.items():
+            if name in _LIKE_WEIGHTS and getattr(value, "shape", None) != parameter.shape:
                 hint = f"{name} of its optimizer does not have the shape of its weights: name an earlier one"
                 raise UsageError("ckpt_path", "this checkpoint", hint)
     for group, chosen in zip(optimizer.param_groups, options, strict=True):

@@ -196,6 +196,14 @@ DAMAGED = {
         lambda c: c["optimizer_states"][0]["state"][0].update(mean=torch.ones(1), momentum=torch.ones(1)),
         "of its optimizer does not have the shape of its weights",
     ),
+    "a number for a state": (
+        lambda c: c["optimizer_states"][0]["state"].update({0: 7}),
+        "its optimizer says 7 of a weight: name an earlier one",
+    ),
+    "text in a state": (
+        lambda c: c["optimizer_states"][0]["state"][0].update(step="three"),
+        "step in its optimizer_states is 'three', no number",
+    ),
     "groups of another number": (lambda c: c["optimizer_states"][0]["param_groups"].pop(), "does not fit this run"),
 }
 
