@@ -136,7 +136,7 @@ def of_share(
     if canvases == n and influence_N is None:
         low, high = wilson(share * n, n)
     else:
-        effective = min(float(n), share * (1 - share) / std**2) if std else float(canvases)
+        effective = min(float(n), share * (1 - share) / std**2) if std and 0 < share < 1 else float(canvases)
         low, high = wilson(share * effective, effective, student_quantile(canvases - 1) if canvases > 1 else Z95)
     return Estimate(share, std, low, high, n, how)
 

@@ -178,6 +178,15 @@ def test_shares_stay_shares_and_canvases_are_what_is_independent() -> None:
     assert clustered.high - clustered.low > 1.5 * (single.high - single.low)
 
 
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_where_all_agree_canvases_count(value: float) -> None:
+    """Also where a hit depends on other members: precision of a model that has collapsed."""
+    own, depends = np.repeat(np.arange(12), 4), np.linspace(-1, 1, 48)
+    found = of_share(np.full(48, value), how="", clusters_N=own, influence_N=value + depends)
+    alone = of_share(np.full(48, value), how="", clusters_N=own)
+    assert (found.value, found.low, found.high) == (value, alone.low, alone.high)
+
+
 @pytest.mark.slow
 def test_intervals_cover_what_they_say() -> None:
     """A coverage simulation of 400 repeats: shares and means of windows of few canvases."""
