@@ -64,7 +64,7 @@ def test_scoring_counts_before_any_is_finished(monkeypatch: pytest.MonkeyPatch) 
     pixels = (40 * 256 * 256 + 10 * 1024 * 256) / 1e6
     assert found["little:0"].scored == pytest.approx(pixels)
     # Nine shifted blocks of 64 pixels are in 256 x 256, 45 in 1024 x 256, which is four windows.
-    after = 2 * 15 + 0.3 * pixels + 40 * (1 + 9) + 10 * (4 + 45)
+    after = 2 * 45 + 0.3 * pixels + 40 * (1 + 9) + 10 * (4 + 45)
     assert found["little:1"].minutes * 60 == pytest.approx(20 + 4 + after)
     assert found["little:0"].minutes * 60 == pytest.approx(20 + 4 + after + 2 * 200 * (1 + 9))  # and the real ones
     lines = plan_table(found, ABLATION.grid(), jobs=2)
