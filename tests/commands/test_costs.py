@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from torch._subclasses import FakeTensorMode
 
 from nuwa_lightning.cli import main
@@ -87,7 +86,6 @@ def test_two_steps_tell_of_all(repository: Path) -> None:
 STEP = """
 import sys, warnings
 from pathlib import Path
-import torch
 from nuwa_lightning.commands.costs import model_of, process_bytes, read_recipe
 warnings.simplefilter("ignore")
 module, _ = model_of(read_recipe(sys.argv[1:]))
