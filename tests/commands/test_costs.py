@@ -86,6 +86,7 @@ def test_two_steps_tell_of_all(repository: Path) -> None:
 STEP = """
 import sys, warnings
 from pathlib import Path
+import torch
 from nuwa_lightning.commands.costs import model_of, process_bytes, read_recipe
 warnings.simplefilter("ignore")
 module, _ = model_of(read_recipe(sys.argv[1:]))
