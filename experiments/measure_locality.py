@@ -4,10 +4,11 @@
 
 The first run is of the autoregressive decoder; each other one is of `LocalityLocalDecoder`, sampled in 64, 32, 16, 10
 and 8 steps (``--steps``). Of each: the lite0-KID of 48 images of 256 pixels for each of 3 seeds (protocol of
-experiments/measure_landscape.py: temperature 1, top-k 50); steps across patch borders and, inside patches, across the
-borders of tokens, both over steps inside tokens (``evaluation.seams``); tokens a second at a front of 1 and of 4, taken
-in turn round by round, ratios to the autoregressive one, medians. ``--wall``: seconds of the clock, on an idle machine;
-else of this thread. ``--images`` writes the samples, too. About 15 minutes on one core.
+experiments/measure_landscape.py: temperature 1, top-k 50 or ``--top_k``, ``--top_p``); steps across patch borders
+and, inside patches, across the borders of tokens, both over steps inside tokens (``evaluation.seams``); tokens a
+second at a front of 1 and of 4, taken in turn round by round, ratios to the autoregressive one, medians. ``--wall``:
+seconds of the clock, on an idle machine; else of this thread. ``--images`` writes the samples, too. About 15 minutes
+on one core.
 """
 
 from __future__ import annotations
@@ -52,9 +53,11 @@ FRONTS: Final = (1, 4)
 Pixels = NDArray[np.uint8]
 
 
-def samples(generator: Generator, tokenizer: Tokenizer, seed: int, count: int) -> list[Pixels]:
+def samples(generator: Generator, tokenizer: Tokenizer, seed: int, options: argparse.Namespace) -> list[Pixels]:
     """Return images."""
-    renderer, seeds = generator.renderer(Sampling(1.0, 50)), range(1000 * seed, 1000 * seed + count)
+    count = options.count
+    sampling = Sampling(1.0, options.top_k, options.top_p)
+    renderer, seeds = generator.renderer(sampling), range(1000 * seed, 1000 * seed + count)
     parts = [seeds[start : start + 16] for start in range(0, count, 16)]
     with torch.inference_mode():
         tokens = [tokens_YX for part in parts for tokens_YX in sample_tokens(renderer, GRID, seeds=part)]
@@ -87,7 +90,7 @@ def quality(generator: Generator, tokenizer: Tokenizer, real: Any, name: str, op
     """Return the scores of samples."""
     extractor, kids, images = Lite0Features(), list[float](), list[Pixels]()
     for seed in range(options.seeds):
-        some = samples(generator, tokenizer, seed, options.count)
+        some = samples(generator, tokenizer, seed, options)
         kids.append(kid(real, features_of(np.stack(some), extractor=extractor)).value)
         images += some
     if options.images:
@@ -135,7 +138,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[64, 32, 16, 10, 8])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--count", type=int, default=48)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--top_k", type=int, default=50)
+    parser.add_argument("--top_p", type=float, default=1.0)
+    parser.add_argument("--rounds", type=int, default=5, help="of the speeds; 0: quality only")
     parser.add_argument("--images", action="store_true")
     parser.add_argument("--wall", action="store_true")
     parser.add_argument("--quick", action="store_true", help="speed only")
@@ -149,8 +154,9 @@ def main() -> None:
         for name, generator in generators.items():
             rows[name] |= quality(generator, tokenizer, real, name, options)
             sys.stderr.write(f"{name}: {rows[name]}\n")
-    for name, found in speeds(generators, options).items():
-        rows[name] |= found
+    if options.rounds:
+        for name, found in speeds(generators, options).items():
+            rows[name] |= found
     options.output.mkdir(parents=True, exist_ok=True)
     load = [before, os.getloadavg()[0]]
     write_json(options.output / "numbers.json", {"load": load, "wall": options.wall, "rows": rows})
