@@ -213,3 +213,22 @@ def disjoint_parts(
     part = order_N[places_N < len(names) // 2][:size]
     used = len(np.unique(index_N[part]))
     return part, order_N[places_N >= used]
+
+
+def brought_to(
+    inverse: float, values: NDArray[np.float64], inverse_B: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], float]:
+    """Return distances of parts as they would be at another number of images, and the power that says so.
+
+    The first half of the values are of parts, the second of halves of these; a power between 0 and 1 of the inverse
+    number goes through the means of both.
+
+    Args:
+        inverse: 1 / N, or a sum of such, at the number that is asked for.
+        values: distances.
+        inverse_B: the same of each of them.
+    """
+    (whole, halves), (of_whole, of_halves) = (z.reshape(2, -1) for z in (values, inverse_B))
+    growth, fewer = (float(np.log(z.mean() / y.mean())) for z, y in ((halves, whole), (of_halves, of_whole)))
+    power = min(1.0, max(0.0, growth / fewer)) if fewer > 0 else 0.0
+    return whole * (inverse / of_whole) ** power, power

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.estimates import Distance, Features, check_features, check_halves, disjoint_parts
+from evaluation.estimates import Distance, Features, brought_to, check_features, check_halves, disjoint_parts
 from evaluation.jackknife import MOST, of_two_sets, pairs_of_two_sets
 
 _CHUNK: Final = 2048
@@ -155,18 +155,17 @@ def real_floor(
     clusters_N = np.arange(len(real_ND)) if clusters_N is None else clusters_N
     rng = np.random.default_rng(seed)
     splits = min(splits, 5) if min(n, len(real_ND) // 2) > _FEW_SPLITS else splits
-    values, halves, inverse, inverse_of_halves = np.empty((4, splits))
+    values, inverse = np.empty((2, 2, splits))
     for i in range(splits):
         sides = disjoint_parts(clusters_N, n, rng)
         small = [disjoint_parts(clusters_N[side], len(side), rng)[0] for side in sides]
         small = [side[part] if len(part) > 1 else side for side, part in zip(sides, small, strict=True)]
-        values[i], halves[i] = (frechet_distance(real_ND[b], real_ND[a], ddof=ddof) for a, b in (sides, small))
-        inverse[i], inverse_of_halves[i] = (1 / len(a) + 1 / len(b) for a, b in (sides, small))
-    growth, fewer = (float(np.log(z.mean() / y.mean())) for z, y in ((halves, values), (inverse_of_halves, inverse)))
-    power = min(1.0, max(0.0, growth / fewer)) if fewer > 0 else 0.0
-    values *= ((1 / len(real_ND) + 1 / n) / inverse) ** power
+        for j, (a, b) in enumerate((sides, small)):
+            values[j, i] = frechet_distance(real_ND[b], real_ND[a], ddof=ddof)
+            inverse[j, i] = 1 / len(a) + 1 / len(b)
+    found, power = brought_to(1 / len(real_ND) + 1 / n, values.ravel(), inverse.ravel())
     how = f"real against real, {splits} random splits by file, brought to these numbers by (1/N + 1/M)^{power:.2f}"
-    return Distance.of_splits(values, len(real_ND), n, how)
+    return Distance.of_splits(found, len(real_ND), n, how)
 
 
 def _mean_and_root(x_ND: Features, ddof: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -100,6 +100,14 @@ def nearest_of(x_MD: Features, y_ND: Features) -> tuple[NDArray[np.float64], NDA
     return distances, found
 
 
+def nearest_of_another_file(x_ND: Features, clusters_N: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Return the distance of each member to the nearest one of another file, ``[N]``; infinite if there is no other."""
+    distances = np.empty(len(x_ND))
+    for at, d_SN in _strips(x_ND, x_ND):
+        distances[at] = np.sqrt(np.where(clusters_N[at, None] == clusters_N[None], np.inf, d_SN).min(1))
+    return distances
+
+
 def authentic(x_MD: Features, real_ND: Features, *, clusters_N: NDArray[np.intp] | None = None) -> NDArray[np.bool_]:
     """Return whether each sample is authentic (Alaa et al. 2022, equation 12), ``[M]``.
 
@@ -107,13 +115,8 @@ def authentic(x_MD: Features, real_ND: Features, *, clusters_N: NDArray[np.intp]
     a real image is a crop of, that neighbor is of another file: crops of one are no images of their own.
     """
     own_N = np.arange(len(real_ND)) if clusters_N is None else clusters_N
-    apart_N = np.empty(len(real_ND))
-    for at, d_SN in _strips(real_ND, real_ND):
-        apart_N[at] = np.where(own_N[at, None] == own_N[None], np.inf, d_SN).min(1)
-    found = np.empty(len(x_MD), bool)
-    for at, d_SN in _strips(x_MD, real_ND):
-        found[at] = apart_N[d_SN.argmin(1)] < d_SN.min(1)
-    return found
+    distances_M, nearest_M = nearest_of(x_MD, real_ND)
+    return nearest_of_another_file(real_ND, own_N)[nearest_M] < distances_M
 
 
 def _strips(x_ND: Features, y_MD: Features) -> Iterator[tuple[slice, NDArray[np.float64]]]:

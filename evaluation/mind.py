@@ -15,11 +15,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.estimates import Distance, Features, check_features, check_halves, disjoint_parts
+from evaluation.estimates import Distance, Features, brought_to, check_features, check_halves, disjoint_parts
 from evaluation.jackknife import GROUPS, MOST, Gone, of_two_sets, pairs_left_out, parts_of
 
 _STRIP: Final = 64
 """Directions that are looked along at once."""
+
+_CHUNK: Final = 8192
+"""Members that are brought to float64 at once."""
 
 _FEW: Final = 20
 """Below so many canvases the interval is known to hold less than it says (simulated: 91 to 94 %)."""
@@ -53,13 +56,13 @@ def mind(
     """
     check_features(x_ND, y_MD)
     kept, directions_PD = _drawn((len(x_ND), len(y_MD)), x_ND.shape[1], projections, seed)
-    x, y = (np.asarray(z[at], np.float64) for z, at in zip((x_ND, y_MD), kept, strict=True))
+    x, y = (z if len(at) == len(z) else z[at] for z, at in zip((x_ND, y_MD), kept, strict=True))
     own = [
         at if clusters is None else clusters[at] for at, clusters in zip(kept, (clusters_N, clusters_M), strict=True)
     ]
     total, potentials = 0.0, np.zeros((2, len(x)))
     for u_SD in _strips(directions_PD):
-        along = x @ u_SD.T, y @ u_SD.T
+        along = _along(x, u_SD), _along(y, u_SD)
         total += float(((np.sort(along[0], axis=0) - np.sort(along[1], axis=0)) ** 2).mean(0).sum())
         potentials += _potential(*along), _potential(*along[::-1])
     scale = 3 * x.shape[1] / projections
@@ -74,7 +77,7 @@ def mind(
 
 
 def _by_pairs(
-    sets: tuple[NDArray[np.float64], NDArray[np.float64]],
+    sets: tuple[Features, Features],
     clusters: Sequence[NDArray[np.intp]],
     directions_PD: NDArray[np.float64],
     scale: float,
@@ -91,7 +94,7 @@ def _by_pairs(
         for u_SD in _strips(directions_PD):
             ordered = []
             for z_ND, at, own_N in zip(sets, kept, groups, strict=True):
-                along_NS = z_ND[at] @ u_SD.T
+                along_NS = _along(z_ND[at], u_SD)
                 order = np.argsort(along_NS, axis=0)
                 ordered.append((np.take_along_axis(along_NS, order, 0).T, own_N[order].T))
             left: list[dict[tuple[int, ...], NDArray[np.float64]]] = [{}, {}]
@@ -143,9 +146,20 @@ def real_floor(
     directions_seed: int = 2020,
     seed: int = 0,
 ) -> Distance:
-    """Return the distance of real images from other real images: the bias at this number.
+    """Return the distance of real images from other real images: the bias at the number of images that is compared.
 
-    As :func:`evaluation.kid.real_floor`, with equally many images on both sides.
+    N real images cannot be parted into n and n others if n is more than half of them, so equal parts are measured, and
+    halves of these, and a power of 1 / N through both says what there is at the number (as
+    :func:`evaluation.fid.real_floor`; in one dimension the power is nearly one).
+
+    Args:
+        real_ND: features of real images.
+        n: how many there are of ours.
+        clusters_N: which file a real image comes from; no file is on both sides.
+        splits: random partings.
+        projections: as :func:`mind`.
+        directions_seed: as :func:`mind`.
+        seed: of the parting.
 
     Raises:
         ValueError: if there are fewer than four images.
@@ -155,16 +169,27 @@ def real_floor(
     parts = [disjoint_parts(clusters_N, n, rng) for _ in range(splits)]
     pairs = [(part, np.sort(rng.permutation(rest)[: len(part)])) for part, rest in parts]
     pairs = [(part[: len(rest)], rest) for part, rest in pairs]
-    values = np.zeros(splits)
-    x_ND = np.asarray(real_ND, np.float64)
-    for u_SD in _strips(_drawn((2, 2), x_ND.shape[1], projections, directions_seed)[1]):
-        along_NS = x_ND @ u_SD.T
+    pairs += [_halves(a, b, clusters_N, rng) for a, b in pairs]
+    values = np.zeros(len(pairs))
+    for u_SD in _strips(_drawn((2, 2), real_ND.shape[1], projections, directions_seed)[1]):
+        along_NS = _along(real_ND, u_SD)
         for i, (a, b) in enumerate(pairs):
             values[i] += ((np.sort(along_NS[a], axis=0) - np.sort(along_NS[b], axis=0)) ** 2).mean(0).sum()
     values *= 3 * real_ND.shape[1] / projections
-    least = min(len(a) for a, _ in pairs)
-    how = f"real against real, {splits} random splits into two parts of equal number"
-    return Distance.of_splits(values, least, least, how)
+    inverse = np.array([1 / len(a) for a, _ in pairs])
+    asked = min(n, len(real_ND))
+    values, power = brought_to(1 / asked, values, inverse)
+    how = f"real against real, {splits} random splits by file, brought to this number by (1/N)^{power:.2f}"
+    return Distance.of_splits(values, asked, asked, how)
+
+
+def _halves(
+    a: NDArray[np.intp], b: NDArray[np.intp], clusters_N: NDArray[np.intp], rng: np.random.Generator
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the crops of half of the files of either side, equally many of both."""
+    small = [side[disjoint_parts(clusters_N[side], len(side), rng)[0]] for side in (a, b)]
+    count = min(map(len, small))
+    return (small[0][:count], small[1][:count]) if count > 1 else (a, b)
 
 
 def _drawn(
@@ -180,6 +205,12 @@ def _drawn(
     ]
     u_PD = torch.randn(projections, width, generator=generator).double()
     return kept, (u_PD / u_PD.norm(dim=1, keepdim=True)).numpy()
+
+
+def _along(x_ND: Features, u_SD: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the float64 coordinates along directions, ``[N, S]``, without a float64 copy of all features."""
+    parts = range(0, len(x_ND), _CHUNK)
+    return np.concatenate([np.asarray(x_ND[i : i + _CHUNK], np.float64) @ u_SD.T for i in parts])
 
 
 def _strips(directions_PD: NDArray[np.float64]) -> Iterator[NDArray[np.float64]]:

@@ -38,7 +38,7 @@ _RANGES: Final[dict[str, tuple[float, float]]] = {
 }
 """From where to where every number of a protocol goes, by a pattern of its name."""
 _LOG = logging.getLogger(__name__)
-FORMAT: Final = 5
+FORMAT: Final = 6
 """Raised whenever the same protocol comes to mean other numbers; it is part of the hash."""
 
 

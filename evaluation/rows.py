@@ -24,7 +24,7 @@ from evaluation.feature_cache import FeatureSet
 from evaluation.images import ImageSet
 from evaluation.inception_score import inception_score
 from evaluation.looking import Look
-from evaluation.manifold import authentic, manifold, nearest_of
+from evaluation.manifold import authentic, manifold, nearest_of, nearest_of_another_file
 from evaluation.pairs import two_rows
 from evaluation.perceptual import PerceptualDistance, diversity
 from evaluation.protocol import Blocks, Collapse, Manifold, Protocol, Seams
@@ -144,24 +144,19 @@ def manifolds(prefix: str, features: dict[str, FeatureSet], wanted: Manifold, im
     return [row if "density" in row["name"] else {**row, "share": True} for row in found_rows]
 
 
-def nearest(prefix: str, features: dict[str, FeatureSet], seed: int) -> list[Row]:
-    """Return the row of the median distance to the nearest real image, beside that of unseen real ones.
+def nearest(prefix: str, features: dict[str, FeatureSet]) -> list[Row]:
+    """Return the row of the median distance to the nearest real image; the floor is that to one of another file.
 
-    A model that repeats its training images lies far below the floor, which is what real images of other files have.
+    A model that repeats its training images lies far below the floor. Samples look among all real images, so that half
+    of them being copies makes the median nothing.
     """
     real, ours = features["real"], features["generated"]
-    part, rest = _parts(real, len(ours), seed)
-    # Both look for their nearest among equally many.
-    against, floor = (
-        nearest_of(z_ND, real.features_ND[rest])[0] for z_ND in (ours.features_ND, real.features_ND[part])
-    )
     how = "median; interval: Woodruff, over canvases, the real images held fixed; far below the floor: copies"
-    return [
-        of_estimate(
-            f"{prefix or 'inception-'}nearest real", "generated", of_median(against, ours.clusters_N, how),
-            better="as real", floor=of_median(floor, real.clusters_N[part], how),
-        )
-    ]  # fmt: skip
+    others_N = nearest_of_another_file(real.features_ND, real.clusters_N)
+    floor = of_median(others_N, real.clusters_N, how) if np.isfinite(others_N).all() else None
+    value = of_median(nearest_of(ours.features_ND, real.features_ND)[0], ours.clusters_N, how)
+    name = f"{prefix or 'inception-'}nearest real"
+    return [of_estimate(name, "generated", value, better="as real", floor=floor)]
 
 
 def copies(looks: dict[str, Look]) -> Row:

@@ -230,7 +230,7 @@ def _rows(scoring: Scoring, distance: PerceptualDistance | None, pairs: Pairs | 
         if metrics.manifold:
             first += rows.manifolds(prefix, features, metrics.manifold, scoring.sets["generated"], protocol.seed)
         if metrics.memorization:
-            first += rows.nearest(prefix, features, protocol.seed)
+            first += rows.nearest(prefix, features)
             first += [*rows.authenticities(prefix, features, protocol.seed), rows.copies(looks)]
         if metrics.diversity and distance is not None:
             first += rows.diversities(looks, distance, metrics.diversity.pairs, protocol.seed)

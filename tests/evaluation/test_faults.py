@@ -18,13 +18,14 @@ from evaluation.collapse import collapse
 from evaluation.crop_spec import CropSpec
 from evaluation.estimates import of_mean, of_share
 from evaluation.extractors import check_name
-from evaluation.feature_cache import FeatureCache
+from evaluation.feature_cache import FeatureCache, FeatureSet
 from evaluation.images import ImageSet
 from evaluation.inception_score import inception_score
 from evaluation.kid import KidAgainst, kid, real_floor
 from evaluation.protocol import Protocol, load_protocol
 from evaluation.record import check_comparable
 from evaluation.report.study import over_seeds, student
+from evaluation.rows import nearest
 from evaluation.score import Networks, Work, score
 from evaluation.seams import seam_ratio
 from nuwa_lightning.errors import UsageError
@@ -140,6 +141,29 @@ def test_copies_are_counted_and_lie_near(folders: dict[str, Path], tmp_path: Pat
     nearest = memorized["toy-nearest real"]
     assert nearest["high"] < nearest["floor"]
     assert memorized["toy-authenticity"]["value"] == 0
+
+
+def test_half_of_copies_lies_on_real_images() -> None:
+    """Wherever the originals of the copies lie among the real images; and real images are compared by file."""
+    rng = np.random.default_rng(0)
+    real, fresh = rng.normal(size=(40, 4)), rng.normal(size=(40, 4))
+    for copies in (0, 10, 24):
+        x = {"real": real, "generated": np.concatenate([real[rng.permutation(40)[:copies]], fresh[copies:]])}
+        (row,) = nearest("toy-", {name: feature_set(z) for name, z in x.items()})
+        ways = np.linalg.norm(x["generated"][:, None] - real[None], axis=2).min(1)
+        assert row["value"] == pytest.approx(np.median(ways), abs=1e-6)
+        assert (row["value"] < 1e-6) is (copies == 24)
+    between = np.linalg.norm(real[:, None] - real[None], axis=2) + np.diag([np.inf] * 40)
+    assert row["floor"] == pytest.approx(np.median(between.min(1)), rel=1e-6)
+    twice = FeatureSet(np.repeat(real, 2, axis=0), np.zeros((80, 0), np.float32), np.repeat(np.arange(40), 2))
+    (row,) = nearest("toy-", {"real": twice, "generated": feature_set(fresh)})
+    assert row["floor"] == pytest.approx(np.median(between.min(1)), rel=1e-6)
+    one = FeatureSet(real, np.zeros((40, 0), np.float32), np.zeros(40, np.intp))
+    assert "floor" not in nearest("toy-", {"real": one, "generated": feature_set(fresh)})[0]
+
+
+def feature_set(x_ND: Any) -> FeatureSet:
+    return FeatureSet(x_ND, np.zeros((len(x_ND), 0), np.float32), np.arange(len(x_ND)))
 
 
 def test_copies_of_crops_are_counted_and_shown(folders: dict[str, Path], tmp_path: Path) -> None:

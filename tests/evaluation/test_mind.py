@@ -78,6 +78,11 @@ def test_small_samples_see_what_a_frechet_distance_does_not() -> None:
     floor = real_floor(drawn(300, 64, seed=5), 50, clusters_N=np.arange(300), splits=10, projections=100)
     assert floor.value == pytest.approx(few, rel=0.15)
     assert (floor.n_x, floor.n_y) == (50, 50)
+    # Where there are no two parts of as many, it is brought to the number; of as many as there are real ones at most.
+    half = [real_floor(drawn(60, 64, seed=s), 200, clusters_N=np.arange(60), splits=5, projections=100) for s in (1, 2)]
+    asked = float(np.mean([ours(drawn(60, 64, seed=s), drawn(200, 64, seed=99 + s)) for s in range(8)]))
+    assert np.mean([one.value for one in half]) == pytest.approx(asked, rel=0.1)
+    assert {(one.n_x, one.n_y) for one in half} == {(60, 60)}
     with pytest.raises(ValueError, match="at least 4"):
         real_floor(drawn(3, 4, seed=0), 2, clusters_N=np.arange(3), splits=2)
 
