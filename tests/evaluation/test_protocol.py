@@ -20,13 +20,13 @@ from tests.evaluation.toys import ToyFeatures
 
 SHIPPED = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 GOLDEN = {
-    "clean_fid": (1, "f24524e57ca68e9c"),
-    "fid_coco30k": (1, "f7a007b460b5fb87"),
-    "fd_dinov2": (1, "a15fdcc2aaa08ecd"),
-    "cmmd": (1, "2d0f71681c120cd2"),
-    "fid": (4, "0a734e424ca77116"),
-    "landscape": (4, "fdaa717f888d9244"),
-    "landscape_wide": (4, "dacb9ab201eed509"),
+    "clean_fid": (2, "796dfac9e82444a1"),
+    "fid_coco30k": (2, "d6a611cc7bb9a57d"),
+    "fd_dinov2": (2, "4888db3eb5206bb6"),
+    "cmmd": (2, "7acd4403e38c8fd4"),
+    "fid": (5, "c42bd3dc326364b6"),
+    "landscape": (5, "3a62cb9ebe9cf7d3"),
+    "landscape_wide": (5, "00958a36ebf84ec6"),
     "video": (4, "663f590e661b77ca"),
     "fvd": (1, "65fb23f160732192"),
     "fvd_videomae": (1, "fd2fd2039fa5472b"),
