@@ -194,9 +194,9 @@ class PatchDecoder:
 
 
 def _index(places: Sequence[int]) -> slice | list[int]:
-    """Return what picks places: side by side they need no list."""
-    if isinstance(places, range) and places.step == 1:
-        return slice(places.start, places.stop)
+    """Return what picks places: side by side they need no list, which a device would wait for."""
+    if len(places) == 1 or (isinstance(places, range) and places.step == 1):
+        return slice(places[0], places[-1] + 1)
     return list(places)
 
 

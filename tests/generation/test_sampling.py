@@ -60,6 +60,14 @@ def test_zero_temperature_is_greedy_and_rows_do_not_touch_each_other() -> None:
     assert together.tolist() == alone
 
 
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(top_k=0, top_p=0.9), Sampling(top_p=0.9), Sampling(0)])
+def test_nothing_is_read_back_from_a_device(sampling: Sampling) -> None:
+    """Tensors without data have no numbers to be read; nor could a CUDA graph hold such a step."""
+    logits_RK = torch.empty(3, 64, device="meta")
+    assert sampling.draw(logits_RK, torch.empty(3, dtype=torch.float64, device="meta")).shape == (3,)
+    assert sampling.draw_frozen(logits_RK, torch.empty(3, dtype=torch.long, device="meta")).shape == (3,)
+
+
 @given(seed=st.integers(-(2**70), 2**70), y=st.integers(0, 10**9), x=st.integers(0, 10**9))
 def test_streams_depend_on_seed_and_patch(seed: int, y: int, x: int) -> None:
     first = patch_uniforms(seed, PatchIndex(0, y, x), 4)
