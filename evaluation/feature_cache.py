@@ -21,7 +21,7 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.extractor import Extractor, identity
+from evaluation.extractor import Extractor, features_sha256, identity, is_ours
 from evaluation.images import ImageSet, Pixels
 from nuwa_lightning.data.folders import cache_folder
 from nuwa_lightning.errors import UsageError
@@ -75,6 +75,7 @@ class FeatureCache:
         self.enabled = enabled
         name = hashlib.sha256(json.dumps(identity(extractor), sort_keys=True).encode()).hexdigest()[:24]
         self.path = self.folder / "features" / f"{name}.sqlite"
+        self._told: dict[tuple[int, ...], str] = {}
 
     def of_crops(self, crops: Iterable[Pixels], *, count: int, progress: Any = None) -> FeatureSet:
         """Return the features of ``crops``, at most ``count`` of them; each counts as a canvas of its own.
@@ -114,7 +115,8 @@ class FeatureCache:
         return replace(found, clusters_N=images.clusters())
 
     def _rows(self, batch: list[Pixels], store: _Rows) -> NDArray[np.float32]:
-        keys = [_key(pixels) for pixels in batch]
+        told = self._tells(batch[0].shape)
+        keys = [_key(pixels, told) for pixels in batch]
         known = store.known(keys)
         missing = [i for i, key in enumerate(keys) if key not in known]
         if missing:
@@ -126,6 +128,14 @@ class FeatureCache:
             store.keep(new)
             known |= new
         return np.stack([np.frombuffer(known[key], np.float32) for key in keys])
+
+    def _tells(self, shape: tuple[int, ...]) -> str:
+        """Return what a network of one's own makes of made images of a shape: its weights may have changed."""
+        if not self.enabled or is_ours(self.extractor):
+            return ""
+        if shape not in self._told:
+            self._told[shape] = features_sha256(self.extractor, (BATCH, *shape))
+        return self._told[shape]
 
 
 class _Rows:
@@ -261,8 +271,8 @@ class Collected:
         return FeatureSet(features[: self._place], scores[: self._place], np.arange(self._place))
 
 
-def _key(pixels: Pixels) -> bytes:
-    digest = hashlib.sha256(repr(pixels.shape).encode())
+def _key(pixels: Pixels, network: str) -> bytes:
+    digest = hashlib.sha256(f"{pixels.shape}{network}".encode())
     digest.update(pixels.tobytes())
     return digest.digest()
 

@@ -13,9 +13,9 @@ import numpy as np
 from evaluation import rows
 from evaluation.clip_score import Captioned, ClipScore, captions_of, captions_sha256
 from evaluation.estimates import Estimate
-from evaluation.extractor import Extractor, identity
+from evaluation.extractor import Extractor, identity, is_ours, remember_weights
 from evaluation.extractors import check_name, make_extractor
-from evaluation.feature_cache import FeatureCache, FeatureSet
+from evaluation.feature_cache import BATCH, FeatureCache, FeatureSet
 from evaluation.images import ImageSet, Pixels
 from evaluation.looking import Look, Wanted, check, look
 from evaluation.perceptual import PerceptualDistance, random_pairs
@@ -153,8 +153,7 @@ def score(
     if generated is None and reconstruction is None:
         raise UsageError("generated", "missing", "give images to score, `generated` or `reconstruction`")
     check_device(networks.device)
-    if networks.extractor is not None:
-        check_name(networks.extractor)
+    _check_loaded(networks)
     reading: dict[str, Any] = {"skip_corrupt": work.skip_corrupt, "max_pixels": work.max_pixels}
     sets = {"real": real_images(real, protocol.real, **reading)}
     for name, where in (("generated", generated), ("reconstruction", reconstruction)):
@@ -195,7 +194,8 @@ def score(
             "equal_pairs": pairs.equal,
             "originals_sha256": pairs.originals_sha256(),
         }
-    settings = protocol.settings() | {"extractor": identity(extractor)}
+    cut = next(cut for _, cuts in sets["real"].plan for cut in cuts)
+    settings = protocol.settings() | {"extractor": identity(extractor, (BATCH, cut.rows, cut.columns, 3))}
     settings |= {"perceptual_network": distance.protocol} if distance else {}
     settings |= {"clip_network": clip.protocol} if clip else {}
     sampling = _sampling(generated, report["sets"])
@@ -290,6 +290,12 @@ def check_different(sets: dict[str, ImageSet]) -> None:
     for name, found in sets.items():
         if name != "real" and found.sha256() == sets["real"].sha256():
             raise UsageError(found.option, found.where, "holds the same images as `real`: give another folder")
+
+
+def _check_loaded(networks: Networks) -> None:
+    if networks.extractor is not None and not is_ours(networks.extractor):
+        check_name(networks.extractor)
+        remember_weights(networks.extractor, networks.weights)
 
 
 def _folder(real: ImageSet) -> Path:

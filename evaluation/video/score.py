@@ -178,7 +178,8 @@ def score_videos(
     if protocol.curves:
         found = {name: over_clips(side.curves, np.array(side.sources, np.intp)) for name, side in sides.items()}
         report["curves"] = {"stride": protocol.generated.stride, **found}
-    settings = protocol.settings() | {"extractor": identity(extractor)}
+    shape = next(clip.shape for _, clip in real)
+    settings = protocol.settings() | {"extractor": identity(extractor, shape)}
     settings |= {"clip_network": clip.protocol} if clip is not None else {}
     return finish_report(report, settings, seconds=time.monotonic() - started)
 

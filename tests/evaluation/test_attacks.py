@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 from PIL import Image
 
 from evaluation import score as scoring
+from evaluation.extractor import features_sha256, identity, made_images
 from evaluation.extractors import make_extractor
 from evaluation.feature_cache import FeatureCache
 from evaluation.images import ImageSet
@@ -21,11 +24,12 @@ from evaluation.protocol import changes_of, load_protocol
 from evaluation.record import check_comparable, write_report
 from evaluation.report.document import Paragraph, blocks_of
 from evaluation.report.study import load_study
-from evaluation.score import Networks, score
+from evaluation.score import Networks, Work, score
 from evaluation.table import text_table
 from evaluation.video.score import load_video_protocol
 from nuwa_lightning.errors import UsageError
 from tests.evaluation.test_faults import NO_CACHE, part, protocol, rows_of
+from tests.evaluation.toys import ToyClips, ToyFeatures
 
 Folders = dict[str, Path]
 
@@ -131,6 +135,69 @@ def test_a_network_whose_code_was_changed(tmp_path: Path, monkeypatch: pytest.Mo
         cache = FeatureCache(make_extractor("changing.Mine"), folder=tmp_path)
         found.append(cache.of_crops([np.full((8, 8, 3), 100, np.uint8)], count=1).features_ND)
     np.testing.assert_allclose(found[1], 2.5 * found[0])
+
+
+class Weighted(ToyFeatures):
+    """Its features are multiplied by what stands in its weights, or in the environment."""
+
+    def __init__(self, *, weights: Any = None, device: str = "cpu") -> None:
+        super().__init__()
+        self._scale = float(Path(weights).read_text() if weights else os.environ["SCALE"])
+
+    def __call__(self, images_BYX3: Any) -> tuple[Any, Any]:
+        features, scores = super().__call__(images_BYX3)
+        return self._scale * features, scores
+
+
+@pytest.mark.parametrize("by", ["weights", "named weights", "environment"])
+def test_a_loaded_network_of_other_weights(
+    folders: Folders, tmp_path: Path, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted, reports = protocol(tmp_path, kid={}), []
+    for scale in ("1", "3"):
+        monkeypatch.setenv("SCALE", scale)
+        weights = tmp_path / scale
+        weights.write_text(scale)
+        extractor = Weighted(weights=None if by == "environment" else weights)
+        networks = Networks(extractor=extractor, weights=weights if by == "named weights" else None)
+        work = Work(cache=tmp_path / "cache")
+        reports.append(score(wanted, folders["real"], generated=folders["other"], networks=networks, work=work))
+    first, second = (rows_of(report)["toy-nearest real"]["value"] for report in reports)
+    assert second == pytest.approx(3 * first, rel=1e-5)
+    assert reports[0]["protocol"]["sha256"] != reports[1]["protocol"]["sha256"]
+    if by == "named weights":
+        told = reports[1]["protocol"]["settings"]["extractor"]["weights_file_sha256"]
+        assert told == hashlib.sha256(b"3").hexdigest()
+
+
+class WeightedClips(ToyClips):
+    """As `Weighted`."""
+
+    def __call__(self, clip_TYX3: Any) -> Any:
+        return float(os.environ["SCALE"]) * super().__call__(clip_TYX3)
+
+
+def test_a_network_of_clips_of_other_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+    for scale in ("1", "1", "3"):
+        monkeypatch.setenv("SCALE", scale)
+        told.append(identity(WeightedClips(), (4, 32, 32, 3)))
+    assert told[0] == told[1]
+    assert told[0] != told[2]
+
+
+def test_rounding_of_other_machines_makes_no_other_network() -> None:
+    class Rounded(ToyFeatures):
+        def __call__(self, images_BYX3: Any) -> tuple[Any, Any]:
+            features, scores = super().__call__(images_BYX3)
+            return features * (1 + 1e-6 * np.cos(range(27))), scores
+
+    shape = (16, 64, 64, 3)
+    assert features_sha256(ToyFeatures(), shape) == features_sha256(Rounded(), shape)
+    made = made_images(shape)
+    assert made.shape == shape
+    assert [int(made[n, y, x, c]) for n, y, x, c in ((0, 1, 1, 0), (1, 10, 9, 2), (15, 63, 63, 1))] == [8, 164, 167]
+    assert len(np.unique(made)) == 256
 
 
 def test_neighbors_of_a_part_have_their_names(folders: Folders, tmp_path: Path) -> None:
