@@ -7,15 +7,20 @@ import hashlib
 import importlib
 import inspect
 import os
+import re
 import sys
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.weights import RESERVED_NAMES
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.hashing import file_sha256
+
+_ALIKE: Final = str.maketrans("01i345", "olleas")
+"""Digits, and one letter, to the letters that they look like."""
 
 
 def identity(extractor: Any, shape: tuple[int, ...] | None = None) -> dict[str, Any]:
@@ -43,6 +48,21 @@ def is_ours(extractor: Any) -> bool:
     kind = type(extractor)
     ours = kind.__module__.partition(".")[0] == __name__.partition(".")[0]
     return ours and getattr(sys.modules.get(kind.__module__), kind.__qualname__, None) is kind
+
+
+def check_name(extractor: Any) -> None:
+    """Refuse a network of one's own whose prefix is not plain, or looks like the name of another network or metric."""
+    prefix, kind = extractor.prefix, type(extractor)
+    if is_ours(extractor) and prefix == getattr(kind, "prefix", prefix):
+        return
+    option, value = "features", f"{kind.__module__}.{kind.__qualname__}"
+    if not re.fullmatch(r"[A-Za-z0-9]+([._][A-Za-z0-9]+)*-", prefix):
+        hint = "a network of your own needs letters and digits, then '-', such as prefix = 'mine-'"
+        raise UsageError(option, value, f"prefix {prefix!r}: {hint}")
+    for stem in re.split(r"[._-]", prefix):
+        for name in RESERVED_NAMES:
+            if stem.casefold().translate(_ALIKE).startswith(name.translate(_ALIKE)):
+                raise UsageError(option, value, f"prefix {prefix!r} looks like {name}, which is taken: take another")
 
 
 def features_sha256(extractor: Any, shape: tuple[int, ...]) -> str:
@@ -97,7 +117,9 @@ def imported(name: str, weights: str | os.PathLike[str] | None, device: str, *, 
         raise UsageError("features", name, hint) from None
     if not isinstance(made, kind):
         raise UsageError("features", name, f"has no prefix, width or protocol: see {kind.__module__}.{kind.__name__}")
-    remember_weights(made, weights)
+    if not is_ours(made):
+        check_name(made)
+        remember_weights(made, weights)
     return made
 
 

@@ -4,13 +4,10 @@ A feature extractor is a plain callable: uint8 RGB ``(B, Y, X, 3)`` to features 
 """
 
 import os
-import re
 
 from evaluation import features as lite0
 from evaluation import inception
 from evaluation.extractor import Extractor, imported
-from evaluation.weights import INCEPTION_FILE, RESERVED_PREFIXES
-from nuwa_lightning.errors import UsageError
 
 
 def make_extractor(name: str, *, weights: str | os.PathLike[str] | None = None, device: str = "cpu") -> Extractor:
@@ -32,21 +29,4 @@ def make_extractor(name: str, *, weights: str | os.PathLike[str] | None = None, 
     if name == "inception-clean":
         return inception.CleanInceptionFeatures(weights=weights, device=device)
     made: Extractor = imported(name, weights, device, known="lite0, inception", kind=Extractor)
-    check_name(made)
     return made
-
-
-def check_name(extractor: Extractor) -> None:
-    """Refuse a prefix that is not plain, or that only other weights may bear."""
-    prefix = extractor.prefix
-    own = lite0.Lite0Features, inception.InceptionFeatures, inception.CleanInceptionFeatures
-    if type(extractor) in own:
-        return
-    kind = f"{type(extractor).__module__}.{type(extractor).__qualname__}"
-    if not prefix.strip():
-        hint = f"only {INCEPTION_FILE} may go without a prefix: name yours by it, such as prefix = 'mine-'"
-        raise UsageError("features", kind, hint)
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.]*-", prefix):
-        raise UsageError("features", kind, f"prefix {prefix!r}: letters and digits, then '-', such as 'mine-'")
-    if prefix.lower() in RESERVED_PREFIXES:
-        raise UsageError("features", kind, f"prefix {prefix!r} is that of other weights: take another")

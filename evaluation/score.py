@@ -13,8 +13,8 @@ import numpy as np
 from evaluation import rows
 from evaluation.clip_score import Captioned, ClipScore, captions_of, captions_sha256
 from evaluation.estimates import Estimate
-from evaluation.extractor import Extractor, identity, is_ours, remember_weights
-from evaluation.extractors import check_name, make_extractor
+from evaluation.extractor import Extractor, check_name, identity, is_ours, remember_weights
+from evaluation.extractors import make_extractor
 from evaluation.feature_cache import BATCH, FeatureCache, FeatureSet
 from evaluation.images import ImageSet, Pixels
 from evaluation.looking import Look, Wanted, check, look
@@ -293,9 +293,10 @@ def check_different(sets: dict[str, ImageSet]) -> None:
 
 
 def _check_loaded(networks: Networks) -> None:
-    if networks.extractor is not None and not is_ours(networks.extractor):
+    if networks.extractor is not None:
         check_name(networks.extractor)
-        remember_weights(networks.extractor, networks.weights)
+        if not is_ours(networks.extractor):
+            remember_weights(networks.extractor, networks.weights)
 
 
 def _folder(real: ImageSet) -> Path:

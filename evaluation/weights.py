@@ -14,8 +14,11 @@ INCEPTION_FILE: Final = "weights-inception-2015-12-05-6726825d.pth"
 KNOWN_SHA256: Final = {"lite0": LITE0, "inception": INCEPTION, "inception-clean": INCEPTION}
 """By the name of the features."""
 
-RESERVED_PREFIXES: Final = frozenset({"lite0-", "lite0t-", "inception-", "clean-", "stlpips-", "fid-", "kid-"})
-"""Prefixes of metric names that only the networks of this package may bear, in lower case."""
+RESERVED_NAMES: Final = (
+    "lite0", "inception", "clean", "dino", "clip", "videomae", "vjepa", "i3d", "stlpips", "lpips",
+    "fid", "kid", "fvd", "kvd", "cmmd", "jedi",
+)  # fmt: skip
+"""Networks and metrics whose names only the networks of this package may bear."""
 
 
 def hub_cache() -> Path:

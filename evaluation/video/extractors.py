@@ -1,6 +1,6 @@
 """Networks that turn clips into features.
 
-The published FVD takes I3D, which no package carries: pass in a class of your own that wraps it, by its import path.
+The published FVD takes I3D, which no package carries (:mod:`evaluation.video.published`, its weights on disk).
 Offline, ``lite0t`` stands in under its own name: EfficientNet-Lite0's features of the frames, and how they change.
 """
 
@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from evaluation.extractor import imported
 from evaluation.features import PROTOCOL, Lite0Features
 from evaluation.video.clips import Clip
-from evaluation.weights import RESERVED_PREFIXES
-from nuwa_lightning.errors import UsageError
 
 
 @runtime_checkable
@@ -22,8 +20,7 @@ class ClipExtractor(Protocol):
     """What a network has to offer.
 
     Attributes:
-        prefix: stands before the names of the metrics; empty only for the network of the published FVD, whose
-            ``protocol`` then has to give the hash of its weights as ``weights_sha256``.
+        prefix: stands before the names of the metrics; empty only for the network of the published FVD.
         width: number of features D.
         protocol: what else moves a number, as plain values.
     """
@@ -69,9 +66,4 @@ def make_clip_extractor(
     if name == "lite0t":
         return Lite0Clips(weights=weights, device=device)
     made: ClipExtractor = imported(name, weights, device, known="lite0t", kind=ClipExtractor)
-    if made.prefix.strip() and (made.prefix.lower() in RESERVED_PREFIXES or not made.prefix.isprintable()):
-        raise UsageError("features", name, f"prefix {made.prefix!r} is that of other weights: take another")
-    if not made.prefix.strip() and "weights_sha256" not in made.protocol:
-        hint = "a network without a prefix calls its distance FVD: give the hash of its weights as weights_sha256"
-        raise UsageError("features", name, f"{hint} in its protocol, or a prefix")
     return made

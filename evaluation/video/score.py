@@ -20,7 +20,7 @@ from evaluation.blocks import BlockSet
 from evaluation.clip_score import ClipScore, captions_of, captions_sha256, frame_similarity, said_of_cut
 from evaluation.config import build, read_yaml, set_option
 from evaluation.estimates import Estimate, of_mean
-from evaluation.extractor import identity
+from evaluation.extractor import check_name, identity
 from evaluation.feature_cache import FeatureSet
 from evaluation.protocol import FOLDER
 from evaluation.published import jedi
@@ -131,6 +131,7 @@ def score_videos(
         progress: is told of each clip that is done.
     """
     started = time.monotonic()
+    check_name(extractor)
     sets = {"real": real, "generated": generated}
     hashes = {name: found.sha256() for name, found in sets.items()}
     if hashes["real"] == hashes["generated"]:

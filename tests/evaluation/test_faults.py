@@ -17,8 +17,10 @@ from scipy import stats
 from evaluation.collapse import collapse
 from evaluation.crop_spec import CropSpec
 from evaluation.estimates import of_mean, of_share
-from evaluation.extractors import check_name
+from evaluation.extractor import check_name
+from evaluation.extractors import make_extractor
 from evaluation.feature_cache import FeatureCache, FeatureSet
+from evaluation.features import Lite0Features
 from evaluation.images import ImageSet
 from evaluation.inception_score import inception_score
 from evaluation.kid import KidAgainst, kid, real_floor
@@ -28,8 +30,9 @@ from evaluation.report.study import over_seeds, student
 from evaluation.rows import nearest
 from evaluation.score import Networks, Work, score
 from evaluation.seams import seam_ratio
+from evaluation.weights import INCEPTION
 from nuwa_lightning.errors import UsageError
-from tests.evaluation.toys import ToyFeatures
+from tests.evaluation.toys import NamelessFeatures, ToyClips, ToyFeatures
 
 TOY = "features.name=tests.evaluation.toys.ToyFeatures"
 NO_CACHE = Work(cached=False)
@@ -87,8 +90,6 @@ class Twin(ToyFeatures):
 
 
 def test_the_cache_tells_networks_apart(tmp_path: Path) -> None:
-    from evaluation.extractors import make_extractor
-
     images = np.random.default_rng(0).integers(0, 256, (3, 12, 12, 3), dtype=np.uint8)
     found = []
     for scale in ("1", "2"):
@@ -267,24 +268,45 @@ def test_wide_canvases_are_not_flatter_than_real_ones(folders: dict[str, Path]) 
     assert found.flat / found.windows == pytest.approx(0.05, abs=0.05)
 
 
-class Taken(ToyFeatures):
-    """Would print lite0-KID."""
-
-    prefix = "lite0-"
-
-
-class Invisible(ToyFeatures):
-    """Would print KID."""
-
-    prefix = "\u200b"
+TAKEN = [
+    "", "\u200b", " ", "mine", "-", "lite0-", "Lite0-", "lite0_-", "Lite0.-", "lite0t-", "lite0t\u2011", "1ite0-",
+    "LlTE0-", "dinov2.6726825d-", "clip.a1b2c3d4-", "videomae.a1b2c3d4-", "vjepa.00-", "inception.v3-", "lnception-",
+    "clean-", "stlpips.-", "FID30k-", "f1d-", "my_kid-", "mine..x-", "I3D ", "i3d-", "mine-\n", "mine|-", "**mine**-",
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("cls", [Taken, Invisible])
-def test_names_of_other_networks_are_refused(cls: Any, folders: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("prefix", TAKEN)
+@pytest.mark.parametrize("kind", [ToyFeatures, ToyClips])
+def test_names_of_other_networks_are_refused(kind: Any, prefix: str) -> None:
+    extractor = kind()
+    extractor.prefix = prefix
+    extractor.protocol |= {"weights_sha256": INCEPTION}  # whatever it claims
     with pytest.raises(UsageError, match="prefix"):
-        check_name(cls())
-    networks = Networks(extractor=cls())
-    with pytest.raises(UsageError, match="prefix"):
+        check_name(extractor)
+
+
+@pytest.mark.parametrize("prefix", ["mine-", "toy-", "colors-", "resnet50.v2-", "my_features.3-"])
+def test_plain_names_are_fine(prefix: str) -> None:
+    extractor = ToyFeatures()
+    extractor.prefix = prefix
+    check_name(extractor)
+
+
+def test_only_classes_of_ours_bear_our_names() -> None:
+    check_name(Lite0Features())
+    renamed = Lite0Features()
+    renamed.prefix = "FID30k-"
+    mine = type("Lite0Features", (Lite0Features,), {"__module__": Lite0Features.__module__})
+    for extractor in (renamed, mine()):
+        with pytest.raises(UsageError, match="prefix"):
+            check_name(extractor)
+
+
+def test_scores_check_names_themselves(folders: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="prefix ''"):
+        make_extractor("tests.evaluation.toys.NamelessFeatures")
+    networks = Networks(extractor=NamelessFeatures())
+    with pytest.raises(UsageError, match="prefix ''"):
         score(protocol(tmp_path, kid={}), folders["real"], generated=folders["other"], networks=networks, work=NO_CACHE)
 
 

@@ -129,5 +129,5 @@ def test_an_extractor_of_ones_own_is_named_by_its_import_path(tmp_path: Path) ->
         make_extractor("lite1")
     with pytest.raises(UsageError, match="has no prefix, width or protocol"):
         make_extractor("tests.evaluation.toys.NoExtractor")
-    with pytest.raises(UsageError, match="may go without a prefix"):
+    with pytest.raises(UsageError, match="prefix ''"):
         make_extractor("tests.evaluation.toys.NamelessFeatures")

@@ -17,10 +17,10 @@ from evaluation.video.clips import Clips, ClipSet
 from evaluation.video.curves import curves_of
 from evaluation.video.extractors import Lite0Clips, make_clip_extractor
 from evaluation.video.measures import flicker, frame_difference, motion
-from evaluation.video.score import load_video_protocol
+from evaluation.video.score import VideoProtocol, load_video_protocol, score_videos
 from nuwa_lightning.data.video_reading import read_clip
 from nuwa_lightning.errors import UsageError
-from tests.evaluation.toys import ToyClips
+from tests.evaluation.toys import NamelessClips, ToyClips
 
 Photos = dict[str, np.ndarray[Any, Any]]
 TOY = "features=tests.evaluation.toys.ToyClips"
@@ -218,11 +218,16 @@ def test_lite0t_knows_what_is_shown_and_that_it_moves(sample_photos: Photos) -> 
     assert load_video_protocol("video").features == "lite0t"
 
 
-def test_only_a_network_that_gives_its_hash_may_say_fvd(tmp_path: Path) -> None:
+def test_a_network_of_ones_own_may_not_say_fvd(folders: dict[str, Path], tmp_path: Path) -> None:
+    """Whichever weights it claims: nobody can check."""
     (tmp_path / "weights").write_bytes(b"weights")
-    with pytest.raises(UsageError, match="give the hash of its weights as weights_sha256"):
-        make_clip_extractor("tests.evaluation.toys.NamelessClips")
-    assert make_clip_extractor("tests.evaluation.toys.NamelessClips", weights=tmp_path / "weights").prefix == ""
+    with pytest.raises(UsageError, match="prefix ''"):
+        make_clip_extractor("tests.evaluation.toys.NamelessClips", weights=tmp_path / "weights")
+    spec = Clips(frames=8, side=64)
+    sets = [ClipSet(folders[name], spec) for name in ("real", "other")]
+    wanted = VideoProtocol("mine", 1, spec, spec)
+    with pytest.raises(UsageError, match="prefix ''"):
+        score_videos(wanted, sets[0], sets[1], NamelessClips(weights=tmp_path / "weights"))
 
 
 def test_curves_of_known_clips() -> None:
