@@ -1,13 +1,11 @@
 """Cells that were made elsewhere, taken over after they were found to be the same cells."""
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from evaluation.ablation.config import Ablation, Cell
-from evaluation.ablation.running import DONE, finished
-from evaluation.record import read_report
+from evaluation.ablation.running import DONE, finished, read_cell, reports_of
 from nuwa_lightning.atomic import atomic_folder
 from nuwa_lightning.errors import UsageError
 
@@ -43,17 +41,15 @@ def _real_sets(ablation: Ablation, output: Path) -> dict[str, set[str]]:
     """Return the hashes of the real images of the finished cells, by set of samples."""
     found: dict[str, set[str]] = {name: set() for name in ablation.samples}
     for cell in ablation.grid():
-        for name, hashes in found.items():
-            path = cell.folder(output) / "scores" / f"{name}.json"
-            if (cell.folder(output) / DONE).is_file() and path.is_file():
-                hashes.add(read_report(path)["sets"]["real"]["sha256"])
+        if (cell.folder(output) / DONE).is_file():
+            for name, report in reports_of(cell, output).items():
+                found[name].add(report["sets"]["real"]["sha256"])
     return found
 
 
 def _check_real(cell: Cell, other: Path, ours: dict[str, set[str]]) -> None:
-    for name, hashes in ours.items():
-        report = read_report(cell.folder(other) / "scores" / f"{name}.json")
-        if hashes - {report["sets"]["real"]["sha256"]}:
+    for name, report in reports_of(cell, other).items():
+        if ours[name] - {report["sets"]["real"]["sha256"]}:
             hint = f"was scored against other real images ({report['sets']['real']['folder']}): score both by the same"
             raise UsageError("merge", f"{other}: {cell.label}", hint)
 
@@ -63,5 +59,5 @@ def _tokenizers(ablation: Ablation, output: Path) -> set[str]:
     for cell in ablation.grid():
         path = cell.folder(output) / DONE
         if path.is_file():
-            found.add(json.loads(path.read_text(encoding="utf-8"))["tokenizer"])
+            found.add(read_cell(path.parent)["tokenizer"])
     return found

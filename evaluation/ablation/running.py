@@ -1,8 +1,9 @@
 """Train, sample and score the cells of an ablation; whatever is finished is not done again.
 
-Everything of a cell lies in its folder: ``run/`` (as ``fit`` leaves it), a folder of images for each set of samples,
-``scores/``, and at the end ``cell.json``. A cell that was broken off goes on: training from its checkpoint, sampling at
-the next image. Two processes (or two machines on one disk) may work on one ablation: each takes the next free cell.
+Everything of a cell lies in its folder: ``definition.json`` (what it was begun as), ``run/`` (as ``fit`` leaves it), a
+folder of images for each set of samples, ``scores/``, and at the end ``cell.json``. A cell that was broken off goes on:
+training from its checkpoint, sampling at the next image. Two processes (or two machines on one disk) may work on one
+ablation: each takes the next free cell.
 """
 
 import json
@@ -12,7 +13,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,9 @@ from typing import Any, Final
 from evaluation.ablation.config import Ablation, Cell, changed, definition_sha256
 from evaluation.ablation.curves import training_seconds
 from evaluation.config import read_yaml
-from evaluation.protocol import load_protocol
+from evaluation.images import ImageSet
+from evaluation.protocol import Protocol, load_protocol
+from evaluation.real_images import real_images
 from evaluation.record import commit, machine, read_report, write_report
 from evaluation.sampling import SampleSpec, sample_folder
 from evaluation.score import Work, score
@@ -33,6 +36,7 @@ from nuwa_lightning.hub import find_part
 from nuwa_lightning.signals import die_with_parent
 
 DONE: Final = "cell.json"
+_BEGUN: Final = "definition.json"
 _LOG = logging.getLogger(__name__)
 
 
@@ -60,16 +64,70 @@ def finished(cell: Cell, output: Path) -> dict[str, Any] | None:
     Raises:
         UsageError: if it is finished, but is another cell than the one that is asked for.
     """
-    path = cell.folder(output) / DONE
-    if not path.is_file():
+    folder = cell.folder(output)
+    if not (folder / DONE).is_file():
         return None
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    definition = cell.definition()
-    if found["definition_sha256"] != definition_sha256(definition):
-        differs = "; ".join(changed(found["definition"], definition))
-        hint = f"was made in another way ({differs}): remove {cell.folder(output)} or give another `output`"
-        raise UsageError("cell", cell.label, hint)
+    found = read_cell(folder)
+    _check_definition(cell, folder, found["definition"])
     return found
+
+
+def read_cell(folder: Path) -> dict[str, Any]:
+    """Return what a finished cell says of itself.
+
+    Its digest, and those of its reports in it, guard against mix-ups, not against malice.
+
+    Raises:
+        UsageError: if it was changed since.
+    """
+    path = folder / DONE
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if "digest" in found and found["digest"] != _digest(found):  # earlier versions wrote none
+        raise UsageError("cell", str(path), "was changed by hand: remove it, and run the ablation again")
+    return found
+
+
+def reports_of(cell: Cell, output: Path) -> dict[str, dict[str, Any]]:
+    """Return the reports of a finished cell by set of samples.
+
+    Raises:
+        UsageError: if one is not that which was made for this cell.
+    """
+    folder = cell.folder(output)
+    told = read_cell(folder)
+    if (told["name"], told["seed"]) != (cell.name, cell.seed):
+        raise UsageError("cell", cell.label, f"{folder} holds {told['name']}:{told['seed']}: remove it")
+    reports = {}
+    for name in cell.ablation.samples:
+        path = folder / "scores" / f"{name}.json"
+        reports[name] = read_report(path)
+        if "digest" in told and told["scores"].get(name) != reports[name]["digest"]:
+            hint = f"is not the report that {folder / DONE} was made with: remove both, and run the ablation again"
+            raise UsageError("cell", str(path), hint)
+    return reports
+
+
+def _digest(told: Mapping[str, Any]) -> str:
+    return definition_sha256({key: value for key, value in told.items() if key != "digest"})
+
+
+def _check_definition(cell: Cell, folder: Path, found: dict[str, Any]) -> None:
+    definition = cell.definition()
+    if definition_sha256(found) != definition_sha256(definition):
+        differs = "; ".join(changed(found, definition))
+        hint = f"was made in another way ({differs}): remove {folder} or give another `output`"
+        raise UsageError("cell", cell.label, hint)
+
+
+def _begin(cell: Cell, folder: Path) -> None:
+    """Keep what a cell is before it is made, or refuse to finish it as another one."""
+    begun = folder / _BEGUN
+    if begun.is_file():
+        _check_definition(cell, folder, json.loads(begun.read_text(encoding="utf-8")))
+        return
+    if (folder / "run").exists():
+        raise UsageError("cell", cell.label, f"does not say what it was begun as: remove {folder} to make it anew")
+    write_json(begun, cell.definition())
 
 
 def tokenizer_source(ablation: Ablation) -> dict[str, Any]:
@@ -117,6 +175,7 @@ def run_cell(cell: Cell, output: Path, tokenizer: Tokenizer, *, work: Work) -> d
         found = finished(cell, output)
         if found is not None:
             return found
+        _begin(cell, folder)
         run = folder / "run"
         command = [*fit_command(cell.ablation.base, run), *cell_arguments(cell, tokenizer)]
         if not (run / "model" / "config.json").is_file():
@@ -144,11 +203,12 @@ def run_cell(cell: Cell, output: Path, tokenizer: Tokenizer, *, work: Work) -> d
             "parameters": parameters(run / "model"),
             "training_seconds": training_seconds(run / "tensorboard"),
             "sampling": sampling,
-            "scores": {name: report["protocol"]["sha256"] for name, report in scores.items()},
+            "scores": {name: report["digest"] for name, report in scores.items()},
             "scoring_seconds": {name: report["run"]["wall_seconds"] for name, report in scores.items()},
             "commit": commit(),
             "machine": machine() | {"threads": torch.get_num_threads()},
         }
+        told["digest"] = _digest(told)
         write_json(folder / DONE, told)
         return told
 
@@ -164,9 +224,11 @@ def parameters(model: Path) -> int:
 
 def _score(cell: Cell, folder: Path, name: str, work: Work) -> dict[str, Any]:
     path = folder / "scores" / f"{name}.json"
-    if path.is_file():
-        return read_report(path)
     protocol = load_protocol(cell.ablation.samples[name].protocol)
+    if path.is_file():
+        report = read_report(path)
+        if _is_of(report, protocol, cell.ablation.real, folder / name):
+            return report
     report = score(protocol, cell.ablation.real, generated=folder / name, work=work)
     command = ["score", "--real", cell.ablation.real, "--generated", str(folder / name)]
     command += ["--protocol", cell.ablation.samples[name].protocol]
@@ -174,6 +236,15 @@ def _score(cell: Cell, folder: Path, name: str, work: Work) -> dict[str, Any]:
     path.parent.mkdir(exist_ok=True)
     write_report(path, report)
     return report
+
+
+def _is_of(report: Mapping[str, Any], protocol: Protocol, real: str, generated: Path) -> bool:
+    """Say whether a report is what scoring these images by this protocol would give."""
+    settings, sets = report["protocol"]["settings"], report["sets"]
+    images = {"real": real_images(real, protocol.real), "generated": ImageSet(generated, protocol.generated)}
+    return all(settings.get(key) == value for key, value in protocol.settings().items()) and all(
+        sets[name]["sha256"] == found.sha256() for name, found in images.items()
+    )
 
 
 def _call(command: Sequence[str], run: Path) -> None:

@@ -1,15 +1,14 @@
 """What a report is about: entries (variants, or scored folders), each with the same metrics at one seed or several."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from evaluation.ablation.config import Ablation, load_ablation
+from evaluation.ablation.config import Cell, load_ablation
 from evaluation.ablation.curves import Curve, read_curves
-from evaluation.ablation.running import DONE
+from evaluation.ablation.running import DONE, read_cell, reports_of
 from evaluation.estimates import student_quantile
 from evaluation.record import check_comparable, read_report
 from nuwa_lightning.errors import UsageError
@@ -221,7 +220,7 @@ def _of_ablation(output: Path, command: str) -> Study:
             if not path.is_file():
                 missing.append(cell.label)
                 continue
-            results.append(_of_cell(cell.folder(output), cell.seed, ablation))
+            results.append(_of_cell(cell, output))
         if results:
             entries.append(Entry(name, variant.note, results))
     if not entries:
@@ -234,11 +233,11 @@ def _of_ablation(output: Path, command: str) -> Study:
     return Study(ablation.name, ablation.question, entries, commands, missing)
 
 
-def _of_cell(folder: Path, seed: int, ablation: Ablation) -> Result:
-    told = json.loads((folder / DONE).read_text(encoding="utf-8"))
-    reports = {name: read_report(folder / "scores" / f"{name}.json") for name in ablation.samples}
-    folders = {name: folder / name for name in ablation.samples}
-    return Result(seed, reports, folders, told, read_curves(folder / "run" / "tensorboard"))
+def _of_cell(cell: Cell, output: Path) -> Result:
+    folder = cell.folder(output)
+    folders = {name: folder / name for name in cell.ablation.samples}
+    curves = read_curves(folder / "run" / "tensorboard")
+    return Result(cell.seed, reports_of(cell, output), folders, read_cell(folder), curves)
 
 
 def _of_reports(runs: Sequence[Path], command: str) -> Study:

@@ -17,6 +17,7 @@ from evaluation.ablation import running
 from evaluation.ablation.config import changed, load_ablation
 from evaluation.ablation.curves import read_curves, training_seconds
 from evaluation.ablation.running import parameters
+from evaluation.record import read_report
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
 from nuwa_lightning.tokenizers.pretrained import save_tokenizer
@@ -132,6 +133,60 @@ def test_a_cell_of_another_definition_is_refused(place: Path, calls: Calls, caps
     assert changed({"a": [1]}, {"a": [2]}) == ["a: [1] against [2]"]
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"options": {"trainer.max_steps": 9000}}, "options.trainer.max_steps: 4 against 9000"),
+        ({"samples": {"views": {**ABLATION["samples"]["views"], "count": 14}}}, "samples.views.count: 10 against 14"),
+    ],
+)
+def test_a_cell_is_not_finished_as_another_one(place: Path, calls: Calls, capsys: Any, change: Any, said: str) -> None:
+    """Trained and scored, but not done when the file was changed."""
+    for path in OUTPUT.rglob("cell.json"):
+        path.unlink()
+    Path("toy.yaml").write_text(yaml.safe_dump({**ABLATION, **change}), encoding="utf-8")
+    assert ablate("--only", "nearby:0", "--no-report") == 2
+    assert f"nearby:0: was made in another way ({said})" in capsys.readouterr().err
+    cell = OUTPUT / "cells" / "nearby" / "seed_0"
+    assert not (cell / "cell.json").exists()
+    (cell / "definition.json").unlink()
+    assert ablate("--only", "nearby:0", "--no-report") == 2
+    assert "does not say what it was begun as" in capsys.readouterr().err
+    assert calls.commands == []
+
+
+def test_an_old_report_is_of_these_images_or_made_anew(place: Path, calls: Calls) -> None:
+    cell = OUTPUT / "cells" / "window" / "seed_0"
+    (cell / "cell.json").unlink()
+    before = read_report(cell / "scores" / "views.json")
+    shutil.copy(OUTPUT / "cells" / "empty" / "seed_0" / "views" / "seed_000003.png", cell / "views")
+    assert ablate("--only", "window", "--no-report") == 0
+    after = read_report(cell / "scores" / "views.json")
+    assert after["sets"]["generated"]["sha256"] != before["sets"]["generated"]["sha256"]
+    assert told("window")["scores"] == {"views": after["digest"]}
+
+
+def test_reports_and_times_of_another_cell_are_refused(place: Path, capsys: Any) -> None:
+    here, there = (OUTPUT / "cells" / name / "seed_0" for name in ("window", "empty"))
+    report = (here / "scores" / "views.json").read_bytes()
+    shutil.copy(there / "scores" / "views.json", here / "scores" / "views.json")
+    assert main(["report", str(OUTPUT)]) == 2
+    assert "is not the report that" in capsys.readouterr().err
+    (here / "scores" / "views.json").write_bytes(report)
+    faster = told("window")
+    faster["sampling"]["views"]["seconds_tokens"] /= 1000
+    before = (here / "cell.json").read_bytes()
+    (here / "cell.json").write_text(json.dumps(faster))
+    assert main(["report", str(OUTPUT)]) == 2
+    assert "cell.json: was changed by hand" in capsys.readouterr().err
+    (here / "cell.json").write_bytes(before)
+    assert main(["report", str(OUTPUT)]) == 0
+    shutil.rmtree(here)
+    shutil.copytree(there, here)
+    assert main(["report", str(OUTPUT)]) == 2
+    assert "holds empty:0" in capsys.readouterr().err
+
+
 def test_cells_made_elsewhere_are_merged(place: Path, calls: Calls, capsys: Any) -> None:
     shutil.copytree(OUTPUT, "elsewhere")
     shutil.rmtree(OUTPUT / "cells" / "empty")
@@ -141,7 +196,9 @@ def test_cells_made_elsewhere_are_merged(place: Path, calls: Calls, capsys: Any)
     assert told("empty")["name"] == "empty"
     assert not list((OUTPUT / "cells" / "empty").rglob("*.ckpt"))
     other = Path("elsewhere/cells/empty/seed_0/cell.json")
-    other.write_text(other.read_text().replace(told("empty")["tokenizer"], "0" * 64))
+    theirs = {**told("empty"), "tokenizer": "0" * 64}
+    del theirs["digest"]  # as a cell of an earlier version
+    other.write_text(json.dumps(theirs))
     shutil.rmtree(OUTPUT / "cells" / "empty")
     assert ablate("--merge", "elsewhere") == 2
     assert "was made with another tokenizer" in capsys.readouterr().err
