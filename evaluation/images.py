@@ -67,7 +67,7 @@ class ImageSet:
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         self.spec, self.option, self.skip_corrupt = spec or CropSpec(), option, skip_corrupt
-        self.skipped: dict[Path, str] = {}
+        self.skipped: dict[Path, ImageReadError] = {}
         self._max_pixels = max_pixels
         self._sizes: set[tuple[int, int]] = set()
         if isinstance(where, (str, os.PathLike)):
@@ -187,8 +187,9 @@ class ImageSet:
         return self._hashes
 
     def sha256(self) -> str:
-        """Return the hash of all contents; names and order do not count."""
-        return hashlib.sha256("".join(sorted(self.hashes())).encode()).hexdigest()
+        """Return the hash of all contents but those of skipped files; names and order do not count."""
+        used = [digest for path, digest in zip(self.files, self._hashes, strict=True) if path not in self.skipped]
+        return hashlib.sha256("".join(sorted(used)).encode()).hexdigest()
 
     def _read(self, *, every: bool = False) -> Iterator[tuple[Path, Image.Image, list[Cut]]]:
         for path, cuts in self.plan:
@@ -206,7 +207,7 @@ class ImageSet:
             way = "give a larger `max_pixels` if you trust it" if error.over_limit else "replace or remove it"
             hint = f"{error.reason}: {way}, or give `skip_corrupt`"
             raise UsageError(self.option, str(path), hint) from error
-        self.skipped[path] = error.reason
+        self.skipped[path] = error
 
     def _make_plan(self) -> list[tuple[Path, list[Cut]]]:
         sizes = []

@@ -69,7 +69,7 @@ class Pairs:
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         self.option, self.skip_corrupt, self._max_pixels = option, skip_corrupt, max_pixels
-        self.skipped: dict[Path, str] = {}
+        self.skipped: dict[Path, ImageReadError] = {}
         self.equal = 0
         theirs, ours = Path(originals), Path(reconstructions)
         partners = _by_name(theirs, "original")
@@ -81,8 +81,8 @@ class Pairs:
             self.files.append((partners[name], path))
 
     def originals_sha256(self) -> str:
-        """Return the hash of the contents of the originals; names and order do not count."""
-        digests = sorted(file_sha256(original) for original, _ in self.files)
+        """Return the hash of the contents of the originals of all pairs that are not skipped, in no order."""
+        digests = sorted(file_sha256(original) for original, path in self.files if path not in self.skipped)
         return hashlib.sha256("".join(digests).encode()).hexdigest()
 
     def __iter__(self) -> Iterator[tuple[Pixels, Pixels]]:
@@ -97,7 +97,7 @@ class Pairs:
                 if not self.skip_corrupt:
                     way = "give a larger `max_pixels` if you trust it" if error.over_limit else "replace or remove it"
                     raise UsageError(self.option, str(error.path), f"{error.reason}: {way}") from error
-                self.skipped[path] = error.reason
+                self.skipped[path] = error
                 continue
             if a.shape != b.shape:
                 sizes = f"{b.shape[1]}x{b.shape[0]}, its original {a.shape[1]}x{a.shape[0]}"

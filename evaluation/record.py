@@ -169,6 +169,11 @@ def samples_of(folder: Path, *, option: str = "generated") -> dict[str, Any]:
     return found
 
 
+def _named(found: Mapping[str, Any]) -> str:
+    skipped = len(found.get("skipped", ()))
+    return f"{found['folder']}, {skipped} files skipped" if skipped else str(found["folder"])
+
+
 def check_comparable(reports: Mapping[str, Mapping[str, Any]]) -> None:
     """Refuse to put numbers of different protocols into one table."""
     names = list(reports)
@@ -181,7 +186,7 @@ def check_comparable(reports: Mapping[str, Mapping[str, Any]]) -> None:
         ours, theirs = reports[names[0]]["sets"], reports[name]["sets"]
         both = f"{names[0]} and {name}"
         if ours["real"]["sha256"] != theirs["real"]["sha256"]:
-            which = f"{ours['real']['folder']} and {theirs['real']['folder']}"
+            which = " and ".join(_named(found["real"]) for found in (ours, theirs))
             raise UsageError("report", both, f"real images differ ({which}): score both against the same ones")
         for kind in ours.keys() & theirs.keys():
             counts = [found[kind].get("crops", found[kind].get("squares")) for found in (ours, theirs)]

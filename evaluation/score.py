@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +23,7 @@ from evaluation.protocol import Protocol
 from evaluation.real_images import real_images
 from evaluation.reconstruction import Pairs, score_pairs
 from evaluation.record import SAMPLES, finish_report, samples_of
-from nuwa_lightning.data.reading import MAX_PIXELS
+from nuwa_lightning.data.reading import MAX_PIXELS, MediaReadError
 from nuwa_lightning.errors import UsageError
 
 Where = str | os.PathLike[str]
@@ -318,6 +318,12 @@ def _distance(protocol: Protocol, networks: Networks, has_pairs: bool) -> Percep
     return PerceptualDistance(protocol.perceptual, weights=networks.lpips_weights, device=networks.device)
 
 
+def described_skips(skipped: Mapping[Path, MediaReadError]) -> dict[str, Any]:
+    """Return what a report says of files that were left out: their names, and how many were larger than allowed."""
+    large = sum(error.over_limit for error in skipped.values())
+    return {"skipped": sorted(path.name for path in skipped), **({"too_large": large} if large else {})}
+
+
 def _described(found: Look) -> dict[str, Any]:
     images = found.images
     return {
@@ -326,7 +332,7 @@ def _described(found: Look) -> dict[str, Any]:
         "formats": images.formats(),
         "sizes": images.sizes(),
         "crops": len(found.features),
-        "skipped": sorted(path.name for path in images.skipped),
+        **described_skips(images.skipped),
         "sha256": images.sha256(),
         **({} if found.repeated is None else {"repeated": found.repeated}),
     }

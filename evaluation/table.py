@@ -33,7 +33,10 @@ def said_of_set(name: str, found: Mapping[str, Any]) -> str:
     formats = f" ({', '.join(f'{n} {kind}' for kind, n in found['formats'].items())})" if found.get("formats") else ""
     text = f"{name}: {found['folder']}, {found.get('crops', found.get('squares'))} crops of {found['files']} files"
     text += formats + (f" of {found['sizes']} pixels" if "sizes" in found else "")
-    text += f", {len(found['skipped'])} skipped as unreadable" if found.get("skipped") else ""
+    large = found.get("too_large", 0)
+    unreadable = len(found.get("skipped", ())) - large
+    text += f", {large} skipped as larger than `max_pixels`" if large else ""
+    text += f", {unreadable} skipped as unreadable" if unreadable else ""
     text += f", chosen of {found['made']} that were made" if "made" in found else ""
     return text + (f", {found['repeated']} of them repeat another one" if found.get("repeated") else "")
 

@@ -93,7 +93,7 @@ class Line:
         name: of the metric, and of the set it is about where that is not "generated".
         better: "lower", "higher", or "as real", which has no best.
         numbers: by entry; an entry may lack it.
-        floor: what real images get.
+        floor: what real images get; None where entries have no floor in common.
         best: the entry whose interval parts from all others', or None.
     """
 
@@ -135,8 +135,7 @@ def lines_of(study: Study, samples: str) -> list[Line]:
         first = next(iter(rows.values()))[0]
         label = name if which == "generated" else f"{name}, {which}"
         floors = [row["floor"] for these in rows.values() for row in these if "floor" in row]
-        floor = sum(floors) / len(floors) if floors else None
-        lines.append(Line(label, first["better"], numbers, floor, best_of(numbers, first["better"])))
+        lines.append(Line(label, first["better"], numbers, _one(floors), best_of(numbers, first["better"])))
     return [*lines, *_time_line(study, samples)]
 
 
@@ -145,6 +144,12 @@ def seconds_of_canvas(told: Mapping[str, Any], samples: str) -> float:
     table = told["sampling"][samples]
     seconds: float = table["seconds_tokens"] + table["seconds_pixels"]
     return seconds / max(1, int(table.get("images", table.get("pictures", 0))))
+
+
+def _one(floors: Sequence[float]) -> float | None:
+    """Return the floor that all rows share, but for rounding on other machines; a mean of others belongs to none."""
+    same = all(math.isclose(floor, floors[0], rel_tol=1e-3, abs_tol=1e-6) for floor in floors)
+    return floors[0] if floors and same else None
 
 
 def _time_line(study: Study, samples: str) -> list[Line]:

@@ -21,6 +21,7 @@ from evaluation.extractors import make_extractor
 from evaluation.feature_cache import FeatureCache
 from evaluation.images import ImageSet
 from evaluation.protocol import changes_of, load_protocol
+from evaluation.reconstruction import Pairs
 from evaluation.record import check_comparable, write_report
 from evaluation.report.document import Paragraph, blocks_of
 from evaluation.report.study import load_study
@@ -55,6 +56,43 @@ def test_one_image_under_many_names(folders: Folders, tmp_path: Path) -> None:
     report = score(protocol(tmp_path, kid={}), folders["real"], generated=many, work=NO_CACHE)
     assert "16 files (6 BMP, 10 PNG) of 128x128 pixels, 6 of them repeat another one" in text_table(report)
     assert "real: real, 20 crops of 20 files (20 PNG) of 128x128 pixels\n" in text_table(report)
+
+
+def test_real_images_chosen_by_their_size(folders: Folders, tmp_path: Path) -> None:
+    """Files above `max_pixels` are left out, and as many crops taken of the others."""
+    real = part(folders["real"], tmp_path / "real", 20)
+    for path in sorted(real.iterdir())[:8]:
+        Image.open(path).resize((192, 192)).save(path)
+    (real / "damaged.png").write_bytes(b"no image")
+    wanted = protocol(tmp_path, "real.crop=random", "real.side=128", "real.count=24", kid={})
+    all_of_them, chosen = (
+        score(wanted, real, generated=folders["other"], work=Work(cached=False, skip_corrupt=True, max_pixels=most))
+        for most in (192 * 192, 128 * 128)
+    )
+    assert "8 skipped as larger than `max_pixels`, 1 skipped as unreadable" in text_table(chosen)
+    assert ", 1 skipped as unreadable" in text_table(all_of_them)
+    left = part(folders["real"], tmp_path / "left", 20)
+    for path in sorted(left.iterdir())[:8]:
+        path.unlink()
+    assert chosen["sets"]["real"]["sha256"] == ImageSet(left).sha256()
+    with pytest.raises(UsageError, match=r"real images differ \(real, 1 files skipped and real, 9 files skipped\)"):
+        check_comparable({"a": all_of_them, "b": chosen})
+
+
+def test_originals_chosen_by_their_size(folders: Folders, tmp_path: Path) -> None:
+    made = part(folders["other"], tmp_path / "made", 10)
+    originals = part(folders["other"], tmp_path / "originals", 10)
+    for number, path in enumerate(sorted(made.iterdir())):
+        image = np.asarray(Image.open(path)) // 2
+        image = np.pad(image, ((0, 16), (0, 0), (0, 0))) if number < 2 else image
+        Image.fromarray(image).save(path)
+        Image.fromarray(image // 2 * 2).save(originals / path.name)
+    found = {}
+    for name, most in (("all", 10**6), ("some", 128 * 128)):
+        pairs = Pairs(originals, made, skip_corrupt=True, max_pixels=most)
+        found[name] = (len(list(pairs)), pairs.originals_sha256())
+    assert (found["all"][0], found["some"][0]) == (10, 8)
+    assert found["all"][1] != found["some"][1]
 
 
 def test_lossy_files_are_told_by_their_content(folders: Folders, tmp_path: Path) -> None:

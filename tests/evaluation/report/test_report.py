@@ -196,6 +196,14 @@ def test_the_table_marks_the_best_and_shows_the_floor() -> None:
     assert quality_against_cost(made, "s", "KID") is None
 
 
+def test_two_floors_are_no_floor() -> None:
+    """Of the same real images at the same number there is one, but for the last digits of another machine."""
+    lines = lines_of(study(a=[row(1.0, 0.1)], b=[row(2.0, 0.1, floor=0.010000001)]), "s")
+    assert lines[0].floor == 0.01
+    lines = lines_of(study(a=[row(1.0, 0.1)], b=[row(2.0, 0.1, floor=0.012)]), "s")
+    assert lines[0].floor is None
+
+
 def timed(name: str, seconds: Sequence[float], values: Sequence[float]) -> Entry:
     """An entry that took so long for each of two canvases."""
     tables = [{"seconds_tokens": 2 * s, "seconds_pixels": 0.0, "images": 2, "tokens": 8} for s in seconds]
