@@ -193,6 +193,10 @@ def check_comparable(reports: Mapping[str, Mapping[str, Any]]) -> None:
             if counts[0] != counts[1]:
                 hint = f"numbers of {kind} images differ ({counts[0]} and {counts[1]}), which moves scores: "
                 raise UsageError("report", both, f"{hint}score as many of both, such as `set` {kind}.count=N")
+            equal = [found[kind].get("equal_pairs", 0) for found in (ours, theirs)]
+            if equal[0] != equal[1]:
+                hint = f"numbers of pairs that are equal to the last bit differ ({equal[0]} and {equal[1]}), "
+                raise UsageError("report", both, f"{hint}which raises SSIM: score both without these images")
             for key, what in (("originals_sha256", "originals"), ("captions_sha256", "captions")):
                 digests = {found[kind][key] for found in (ours, theirs) if key in found[kind]}
                 if len(digests) > 1:

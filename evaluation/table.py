@@ -38,7 +38,9 @@ def said_of_set(name: str, found: Mapping[str, Any]) -> str:
     text += f", {large} skipped as larger than `max_pixels`" if large else ""
     text += f", {unreadable} skipped as unreadable" if unreadable else ""
     text += f", chosen of {found['made']} that were made" if "made" in found else ""
-    return text + (f", {found['repeated']} of them repeat another one" if found.get("repeated") else "")
+    text += f", {found['repeated']} of them repeat another one" if found.get("repeated") else ""
+    equal, pairs = found.get("equal_pairs"), found.get("pairs")
+    return text + (f", {equal} of {pairs} pairs are equal to the last bit" if equal else "")
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> list[str]:

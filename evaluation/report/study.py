@@ -135,7 +135,10 @@ def lines_of(study: Study, samples: str) -> list[Line]:
         first = next(iter(rows.values()))[0]
         label = name if which == "generated" else f"{name}, {which}"
         floors = [row["floor"] for these in rows.values() for row in these if "floor" in row]
-        lines.append(Line(label, first["better"], numbers, _one(floors), best_of(numbers, first["better"])))
+        # Of unequal numbers of images (pairs without equal ones, too) neither can be called better.
+        alike = len({frozenset(row.get("n") for row in these) for these in rows.values()}) == 1
+        best = best_of(numbers, first["better"]) if alike else None
+        lines.append(Line(label, first["better"], numbers, _one(floors), best))
     return [*lines, *_time_line(study, samples)]
 
 

@@ -31,6 +31,7 @@ from evaluation.rows import nearest
 from evaluation.score import Networks, Work, score
 from evaluation.seams import seam_ratio
 from evaluation.weights import INCEPTION
+from evaluation.table import text_table
 from nuwa_lightning.errors import UsageError
 from tests.evaluation.toys import NamelessFeatures, ToyClips, ToyFeatures
 
@@ -338,8 +339,15 @@ def test_equal_pairs_are_counted(folders: dict[str, Path], tmp_path: Path) -> No
         Image.fromarray(np.asarray(Image.open(path)) // 2).save(path)
     report = score(wanted, folders["real"], reconstruction=mixed, work=NO_CACHE)
     assert report["sets"]["reconstruction"]["equal_pairs"] == 2
+    assert ", 2 of 12 pairs are equal to the last bit" in text_table(report)
     assert rows_of(report)["PSNR"]["n"] == 10
     assert rows_of(report)["SSIM"]["n"] == 12
+    for path in sorted(mixed.iterdir())[:2]:
+        Image.fromarray(np.asarray(Image.open(path)) // 2).save(path)
+    honest = score(wanted, folders["real"], reconstruction=mixed, work=NO_CACHE)
+    assert "equal to the last bit" not in text_table(honest)
+    with pytest.raises(UsageError, match=r"equal to the last bit differ \(2 and 0\)"):
+        check_comparable({"a": report, "b": honest})
     equal = part(folders["real"], tmp_path / "equal", 12)
     with pytest.raises(UsageError, match="equal their originals"):
         score(wanted, folders["real"], reconstruction=equal, work=NO_CACHE)

@@ -204,6 +204,13 @@ def test_two_floors_are_no_floor() -> None:
     assert lines[0].floor is None
 
 
+def test_unequal_numbers_have_no_best() -> None:
+    (line,) = lines_of(study(a=[row(1.0, 0.1, n=10)], b=[row(2.0, 0.1, n=10)]), "s")
+    assert line.best == "a"
+    (line,) = lines_of(study(a=[row(1.0, 0.1, n=10)], b=[row(2.0, 0.1, n=20)]), "s")
+    assert line.best is None
+
+
 def timed(name: str, seconds: Sequence[float], values: Sequence[float]) -> Entry:
     """An entry that took so long for each of two canvases."""
     tables = [{"seconds_tokens": 2 * s, "seconds_pixels": 0.0, "images": 2, "tokens": 8} for s in seconds]
