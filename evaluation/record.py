@@ -67,12 +67,11 @@ def commit() -> str:
 
 def machine(device: str = "cpu") -> dict[str, Any]:
     """Return what the numbers were computed on."""
-    found: dict[str, Any] = {**environment.machine(), "device": device}
-    if device != "cpu":
-        import torch
+    import torch
 
-        found["device"] = torch.cuda.get_device_name(device)
-    return found
+    kind = torch.device(device).type
+    name = torch.cuda.get_device_name(device) if kind == "cuda" else kind
+    return {**environment.machine(), "device": name}
 
 
 def finish_report(

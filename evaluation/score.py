@@ -22,7 +22,7 @@ from evaluation.perceptual import PerceptualDistance, random_pairs
 from evaluation.protocol import Protocol
 from evaluation.real_images import real_images
 from evaluation.reconstruction import Pairs, score_pairs
-from evaluation.record import SAMPLES, finish_report, samples_of
+from evaluation.record import SAMPLES, finish_report, machine, samples_of
 from nuwa_lightning.data.reading import MAX_PIXELS, MediaReadError
 from nuwa_lightning.errors import UsageError
 
@@ -259,7 +259,8 @@ def check_device(device: str) -> None:
     import torch
 
     try:
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()  # a number that comes back: "meta" holds none
+        machine(device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         hint = f"cannot compute here ({str(error).splitlines()[0]}): give cpu, or a device that is there"
         raise UsageError("device", device, hint) from None

@@ -68,6 +68,8 @@ def run(options: Options, command: str) -> int:
     extractor = make_clip_extractor(protocol.features, weights=options.weights, device=options.device)
     clip = ClipScore(options.clip, device=options.device) if options.clip else None
     with tqdm(desc="clips", unit="clip", disable=not sys.stderr.isatty(), leave=False) as bar:
-        report = score_videos(protocol, sets[0], sets[1], extractor, clip=clip, progress=lambda name: bar.update())
+        report = score_videos(
+            protocol, sets[0], sets[1], extractor, clip=clip, progress=lambda name: bar.update(), device=options.device
+        )
     report["run"]["command"] = command
     return tell(report, options.output)

@@ -26,6 +26,7 @@ from evaluation.protocol import FOLDER
 from evaluation.published import jedi
 from evaluation.record import finish_report
 from evaluation.rows import Row, of_biased, of_distance, of_estimate
+from evaluation.score import check_device
 from evaluation.video.clips import Clip, Clips, ClipSet
 from evaluation.video.curves import curves_of, over_clips
 from evaluation.video.extractors import ClipExtractor
@@ -119,6 +120,7 @@ def score_videos(
     *,
     clip: ClipScore | None = None,
     progress: Callable[[str], object] = lambda clip: None,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """Score a folder of clips; the same folders and protocol give the same report but for its ``run`` part.
 
@@ -129,9 +131,11 @@ def score_videos(
         extractor: the network, passed in.
         clip: compares the generated clips with their captions, which lie beside them.
         progress: is told of each clip that is done.
+        device: where the networks compute; said in the report.
     """
     started = time.monotonic()
     check_name(extractor)
+    check_device(device)
     sets = {"real": real, "generated": generated}
     hashes = {name: found.sha256() for name, found in sets.items()}
     if hashes["real"] == hashes["generated"]:
@@ -182,7 +186,7 @@ def score_videos(
     shape = next(clip.shape for _, clip in real)
     settings = protocol.settings() | {"extractor": identity(extractor, shape)}
     settings |= {"clip_network": clip.protocol} if clip is not None else {}
-    return finish_report(report, settings, seconds=time.monotonic() - started)
+    return finish_report(report, settings, seconds=time.monotonic() - started, device=device)
 
 
 def _go_through(

@@ -324,12 +324,23 @@ def test_names_of_files_move_nothing(folders: dict[str, Path], tmp_path: Path) -
 
 
 def test_a_missing_device_shows_before_any_work(folders: dict[str, Path], tmp_path: Path) -> None:
-    for device in ("cuda:99", "nonsense"):
+    for device in ("cuda:99", "nonsense", "meta", "mps"):
         with pytest.raises(UsageError, match="device"):
             score(
                 protocol(tmp_path, kid={}), folders["real"], generated=folders["other"],
                 networks=Networks(device=device), work=NO_CACHE,
             )  # fmt: skip
+
+
+def test_the_device_by_its_number_is_the_device(folders: dict[str, Path], tmp_path: Path) -> None:
+    reports = [
+        score(
+            protocol(tmp_path, kid={}), folders["real"], generated=folders["other"], networks=Networks(device=device),
+            work=NO_CACHE,
+        ) for device in ("cpu", "cpu:0")
+    ]  # fmt: skip
+    assert reports[0]["machine"]["device"] == reports[1]["machine"]["device"] == "cpu"
+    assert reports[0]["digest"] == reports[1]["digest"]
 
 
 def test_equal_pairs_are_counted(folders: dict[str, Path], tmp_path: Path) -> None:
