@@ -8,7 +8,7 @@ from typing import Final
 
 from evaluation.config import build, read_yaml
 from evaluation.report.document import shown
-from evaluation.report.study import Number, Study, lines_of
+from evaluation.report.study import Number, Study, alike_in_seeds, lines_of
 
 FILE: Final = Path(__file__).with_name("paper.yaml")
 SAMPLES: Final = ("views", "wide")
@@ -75,7 +75,9 @@ def comparison(table: PaperTable, study: Study) -> list[list[str]]:
         worse = {a: b for (_, a), (_, b) in itertools.pairwise(ranked)} | ({} if column else table.below)
         for name, values in table.rows.items():
             one, other = ours.get(name), ours.get(worse.get(name, ""))
-            said = f"{ordering(one, other)} (below {worse[name]})" if one and other else ""
+            said = (
+                f"{ordering(one, other)} (below {worse[name]})" if one and other and alike_in_seeds(one, other) else ""
+            )
             paper = "" if values[column] is None else f"{values[column]:.2f}"
             lines.append(
                 [name, samples, paper, shown(one) if one else "not done", str(len(one.seeds) if one else 0), said]

@@ -74,7 +74,8 @@ def blocks_of(study: Study) -> Iterator[Block]:
     over += ", of a single seed over images" if seeds[0] == 1 < seeds[-1] else ""
     yield Paragraph(
         f"Values are means over {' to '.join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))} seed(s) with 95 % "
-        f"intervals over {over}. The best of a row is bold only if its interval parts from all others. "
+        f"intervals over {over}. The best of a row is bold only if its interval parts from all others"
+        f"{', and if none or all are of a single seed' if seeds[0] == 1 < seeds[-1] else ''}. "
         "Floor: what real images get against other real ones at the same number."
     )
     for samples in study.sample_sets():
@@ -118,7 +119,9 @@ def score_table(study: Study, lines: Sequence[Line]) -> Table:
         rows.append([line.name, *cells, "" if line.floor is None else short(line.floor), line.better])
         if line.best is not None:
             marked.add((number, 1 + names.index(line.best)))
-    return Table(["metric", *names, "floor", "better"], rows, frozenset(marked))
+    several = any(len(entry.results) > 1 for entry in study.entries)
+    head = [f"{e.name} ({_seeds(len(e.results))})" if several else e.name for e in study.entries]
+    return Table(["metric", *head, "floor", "better"], rows, frozenset(marked))
 
 
 def cost_table(study: Study) -> Table | None:
@@ -175,6 +178,10 @@ def _digits(value: float) -> int:
 def _mean(results: Sequence[Any], read: Any) -> str:
     found = student([float(read(result.told)) for result in results])
     return short(found.value) if math.isfinite(found.value) else ""
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seeds" if count > 1 else "1 seed"
 
 
 def _ratio(slowest: float, ours: float) -> str:

@@ -162,7 +162,7 @@ def _time_line(study: Study, samples: str) -> list[Line]:
     if not numbers:
         return []
     # One measurement has no interval that could part from another.
-    best = best_of(numbers, "lower") if all(len(number.seeds) > 1 for number in numbers.values()) else None
+    best = best_of(numbers, "lower") if len(next(iter(numbers.values())).seeds) > 1 else None
     return [Line("seconds a canvas", "lower", numbers, None, best)]
 
 
@@ -203,8 +203,11 @@ def student(values: Sequence[float]) -> Number:
 
 
 def best_of(numbers: Mapping[str, Number], better: str) -> str | None:
-    """Return the entry that is best, if its interval parts from that of every other one."""
-    if len(numbers) < 2 or better not in ("lower", "higher"):
+    """Return the entry that is best, if its interval parts from that of every other one.
+
+    None is where one has a single seed and another several: the former's interval knows nothing of other trainings.
+    """
+    if len(numbers) < 2 or better not in ("lower", "higher") or not alike_in_seeds(*numbers.values()):
         return None
     sign = 1 if better == "lower" else -1
     first, *others = sorted(numbers, key=lambda name: sign * numbers[name].value)
@@ -214,6 +217,11 @@ def best_of(numbers: Mapping[str, Number], better: str) -> str | None:
         if not (ours.high < other.low if better == "lower" else ours.low > other.high):
             return None
     return first
+
+
+def alike_in_seeds(*numbers: Number) -> bool:
+    """Say whether intervals are of the same kind: all of single trainings, or all over several."""
+    return len({len(number.seeds) > 1 for number in numbers}) == 1
 
 
 def _of_ablation(output: Path, command: str) -> Study:

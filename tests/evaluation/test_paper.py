@@ -69,6 +69,12 @@ def test_orderings_are_judged_by_intervals(values: list[float], said: str) -> No
     assert [row[5] for row in told[1:]] == [said, "", "", ""]
 
 
+def test_a_single_seed_is_not_ordered_beside_several() -> None:
+    table = PaperTable("t", "x.yaml", {"b": (20.0, None), "a": (10.0, None)})
+    rows = comparison(table, Study("t", "q", [entry("a", [10.0]), entry("b", [30.0, 30.1, 29.9])], []))
+    assert rows[2][4:] == ["1", ""]
+
+
 @pytest.mark.slow
 def test_a_table_from_training_to_its_lines(
     tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any

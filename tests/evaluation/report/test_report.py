@@ -204,6 +204,16 @@ def test_two_floors_are_no_floor() -> None:
     assert lines[0].floor is None
 
 
+def test_one_chosen_seed_is_not_better_than_three() -> None:
+    """Its interval is over images: of 0.10, 0.12 and 0.14 anybody can show the first."""
+    chosen, three = [row(0.10, 0.004)], [row(value, 0.004) for value in (0.118, 0.12, 0.122)]
+    made = study(chosen=chosen, three=three)
+    lines = lines_of(made, "s")
+    assert (lines[0].best, lines[0].numbers["three"].low > 0.104) == (None, True)
+    assert score_table(made, lines).head == ["metric", "chosen (1 seed)", "three (3 seeds)", "floor", "better"]
+    assert lines_of(study(chosen=[row(v, 0.004) for v in (0.099, 0.1, 0.101)], three=three), "s")[0].best == "chosen"
+
+
 def test_unequal_numbers_have_no_best() -> None:
     (line,) = lines_of(study(a=[row(1.0, 0.1, n=10)], b=[row(2.0, 0.1, n=10)]), "s")
     assert line.best == "a"
