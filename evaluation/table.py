@@ -25,13 +25,14 @@ def said_of_protocol(about: Mapping[str, Any]) -> str:
     """Return name and version of a report's protocol, and where it is not what ships under that name."""
     changes = changes_of(about["settings"])
     changed = f" (not as it ships: {'; '.join(changes)})" if changes else ""
-    return f"{about['name']} version {about['version']}{changed}"
+    return f"{_visible(about['name'])} version {about['version']}{changed}"
 
 
 def said_of_set(name: str, found: Mapping[str, Any]) -> str:
     """Return what a reader has to know of a set of images: how many, of which format and size, chosen or repeated."""
     formats = f" ({', '.join(f'{n} {kind}' for kind, n in found['formats'].items())})" if found.get("formats") else ""
-    text = f"{name}: {found['folder']}, {found.get('crops', found.get('squares'))} crops of {found['files']} files"
+    crops = found.get("crops", found.get("squares"))
+    text = f"{name}: {_visible(found['folder'])}, {crops} crops of {found['files']} files"
     text += formats + (f" of {found['sizes']} pixels" if "sizes" in found else "")
     large = found.get("too_large", 0)
     unreadable = len(found.get("skipped", ())) - large
@@ -41,6 +42,11 @@ def said_of_set(name: str, found: Mapping[str, Any]) -> str:
     text += f", {found['repeated']} of them repeat another one" if found.get("repeated") else ""
     equal, pairs = found.get("equal_pairs"), found.get("pairs")
     return text + (f", {equal} of {pairs} pairs are equal to the last bit" if equal else "")
+
+
+def _visible(name: str) -> str:
+    """Return a name without what moves the cursor or cannot be seen."""
+    return "".join(letter if letter.isprintable() else "?" for letter in name)
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> list[str]:

@@ -1,5 +1,6 @@
 """A report as Markdown; drawings and images are files beside it."""
 
+import re
 from collections.abc import Iterable
 
 from evaluation.report.document import Block, Commands, Figure, Heading, ImageStrips, Paragraph, Table
@@ -30,10 +31,10 @@ def to_markdown(title: str, blocks: Iterable[Block]) -> str:
 
 
 def _table(table: Table) -> str:
-    lines = [_row(table.head), _row(["---"] * len(table.head))]
+    lines = [_row(map(_plain, table.head)), _row(["---"] * len(table.head))]
     for number, row in enumerate(table.rows):
         lines.append(
-            _row([f"**{cell}**" if (number, i) in table.marked else _plain(cell) for i, cell in enumerate(row)])
+            _row([f"**{_plain(cell)}**" if (number, i) in table.marked else _plain(cell) for i, cell in enumerate(row)])
         )
     return "\n".join(lines)
 
@@ -43,4 +44,5 @@ def _row(cells: Iterable[str]) -> str:
 
 
 def _plain(text: str) -> str:
-    return text.replace("|", "\\|").replace("*", "\\*").replace("_", "\\_")
+    """Return text that shows as it is: folders have names, and some of them would be a column, or bold."""
+    return re.sub(r"([\\`*_~<|])", r"\\\1", " ".join(text.split()))

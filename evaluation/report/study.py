@@ -258,16 +258,17 @@ def _of_cell(cell: Cell, output: Path) -> Result:
 
 def _of_reports(runs: Sequence[Path], command: str) -> Study:
     entries = []
-    names: dict[str, int] = {}
+    names: set[str] = set()
     for run in runs:
         path = run / "report.json" if run.is_dir() else run
         report = read_report(path)
         sets = report["sets"]
         label = sets.get("generated", sets.get("reconstruction", {})).get("folder", path.stem)
-        names[label] = names.get(label, 0) + 1
-        if names[label] > 1:
-            label = f"{label} ({names[label]})"
-        entries.append(Entry(label, str(path), [Result(0, {"images": report}, {})]))
+        number = 1
+        while (name := f"{label} ({number})" if number > 1 else label) in names:
+            number += 1
+        names.add(name)
+        entries.append(Entry(name, str(path), [Result(0, {"images": report}, {})]))
     if not entries:
         raise UsageError("RUN", "missing", "name an ablation's output folder, or report.json files")
     return Study("scores", "How do these folders compare?", entries, [command])

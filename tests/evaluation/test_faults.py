@@ -30,8 +30,8 @@ from evaluation.report.study import over_seeds, student
 from evaluation.rows import nearest
 from evaluation.score import Networks, Work, score
 from evaluation.seams import seam_ratio
-from evaluation.weights import INCEPTION
 from evaluation.table import text_table
+from evaluation.weights import INCEPTION
 from nuwa_lightning.errors import UsageError
 from tests.evaluation.toys import NamelessFeatures, ToyClips, ToyFeatures
 

@@ -21,8 +21,10 @@ from evaluation.report.document import ImageStrips, cost_table, score_table
 from evaluation.report.export import to_csv, to_latex
 from evaluation.report.figures import learning_curves, quality_against_cost
 from evaluation.report.image_grids import strips_of
+from evaluation.report.markdown import to_markdown
 from evaluation.report.page import to_html
 from evaluation.report.study import Entry, Number, Result, Study, best_of, lines_of, load_study, over_seeds, student
+from evaluation.table import said_of_set
 from nuwa_lightning.errors import UsageError
 
 OUTPUT = Path("runs/ablations/toy")
@@ -256,6 +258,34 @@ def test_tables_for_papers() -> None:
         ("a_1", 1, 1.1),
         ("b", 2, 2.1),
     ]
+
+
+def test_names_of_folders_are_no_columns(tmp_path: Path) -> None:
+    name = "ours | **best** `x` \\| <b>\n| 0.0"
+    made = study(**{name: [row(1.0, 0.1)], "b": [row(2.0, 0.1)]})
+    text = to_markdown("t", [score_table(made, lines_of(made, "s"))])
+    head, dashes, first = text.splitlines()[2:]
+    assert head == r"| metric | ours \| \*\*best\*\* \`x\` \\\| \<b> \| 0.0 | b | floor | better |"
+    assert [len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in (head, dashes, first)] == [6, 6, 6]
+
+
+def test_names_of_folders_are_no_lines() -> None:
+    assert said_of_set("generated", {"folder": "a\n\x1b[AKID\u200b", "crops": 1, "files": 1}).startswith(
+        "generated: a??[AKID?, 1 crops"
+    )
+
+
+def test_folders_of_one_name_keep_their_columns(tmp_path: Path) -> None:
+    from evaluation.record import digest
+
+    made = {"commit": "", "run": {}, "protocol": {"sha256": "x", "settings": {}}}
+    for number, (name, value) in enumerate((("a", 1.0), ("a", 2.0), ("a (2)", 3.0))):
+        sets = {"real": {"sha256": "r"}, "generated": {"folder": name}}
+        report = {**made, "sets": sets, "metrics": [row(value, 0.1)]}
+        (tmp_path / f"{number}.json").write_text(json.dumps({**report, "digest": digest(report)}))
+    found = load_study([tmp_path / f"{number}.json" for number in range(3)], "again")
+    (line,) = lines_of(found, "images")
+    assert {name: number.value for name, number in line.numbers.items()} == {"a": 1.0, "a (2)": 2.0, "a (2) (2)": 3.0}
 
 
 def test_captions_stand_below_samples(place: Path) -> None:
