@@ -38,6 +38,7 @@ _RANGES: Final[dict[str, tuple[float, float]]] = {
 }
 """From where to where every number of a protocol goes, by a pattern of its name."""
 _LOG = logging.getLogger(__name__)
+_NAME: Final = "[a-z0-9][a-z0-9_.-]*"
 FORMAT: Final = 6
 """Raised whenever the same protocol comes to mean other numbers; it is part of the hash."""
 
@@ -203,6 +204,7 @@ class Protocol:
     rounding: Literal["to 8 bits after resizing"] = "to 8 bits after resizing"
 
     def __post_init__(self) -> None:
+        check_protocol_name(self.name)
         for name, value in flat(dataclasses.asdict(self)).items():
             for pattern, (least, most) in _RANGES.items():
                 if value is not None and re.fullmatch(pattern, name):
@@ -256,17 +258,27 @@ def resolved(features: Features) -> Features:
     return dataclasses.replace(features, weights_sha256=known)
 
 
-def changes_of(settings: Mapping[str, Any]) -> list[str]:
-    """Return in which settings a protocol is not the shipped one of its name; none where there is none of that name."""
-    if not (FOLDER / f"{settings['name']}.yaml").is_file():
-        return []
-    if "block_frames" in settings:
-        from evaluation.video.score import load_video_protocol
+def check_protocol_name(name: str) -> None:
+    """Refuse a name that could be taken for another protocol's, or for what a report says beside it."""
+    if not re.fullmatch(_NAME, name):
+        hint = "take small letters, digits, '_', '.' and '-', such as landscape_50"
+        raise UsageError("protocol.name", ascii(name), hint)
 
-        shipped = load_video_protocol(settings["name"]).settings()
-    else:
-        shipped = load_protocol(settings["name"]).settings()
-    return differences({key: value for key, value in settings.items() if key in shipped}, shipped)
+
+def said_of_origin(settings: Mapping[str, Any]) -> str:
+    """Return whether a protocol is what ships under its name, or in which settings it is not, or is of one's own."""
+    name = settings["name"]
+    if not re.fullmatch(_NAME, name) or not (FOLDER / f"{name}.yaml").is_file():
+        return "of your own"
+    from evaluation.video.score import VideoProtocol, load_video_protocol
+
+    clips = settings.keys() >= {field.name for field in dataclasses.fields(VideoProtocol)}
+    try:
+        shipped = (load_video_protocol if clips else load_protocol)(name).settings()
+    except UsageError:  # images under the name of a protocol of clips, or the other way round
+        return "of your own"
+    changes = differences({key: value for key, value in settings.items() if key in shipped}, shipped)
+    return f"changed: {'; '.join(changes)}" if changes else "as it ships"
 
 
 def settings_sha256(settings: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from evaluation.protocol import changes_of
+from evaluation.protocol import said_of_origin
 
 LOW_RANK: Final = "Frechet distances are of fewer images than features: read them beside their floor only"
 
@@ -13,7 +13,7 @@ def text_table(report: Mapping[str, Any]) -> str:
     head = ["metric", "set", "value", "95 % interval", "floor (real)", "n", "better"]
     lines = [head, *(_line(row) for row in report["metrics"])]
     about = report["protocol"]
-    foot = [f"protocol {said_of_protocol(about)}, sha256 {about['sha256'][:12]}"]
+    foot = [f"protocol {said_of_protocol(about)}"]
     foot += [said_of_set(name, found) for name, found in report["sets"].items()]
     if any(row.get("low_rank") for row in report["metrics"]):
         foot.append(LOW_RANK)
@@ -22,10 +22,9 @@ def text_table(report: Mapping[str, Any]) -> str:
 
 
 def said_of_protocol(about: Mapping[str, Any]) -> str:
-    """Return name and version of a report's protocol, and where it is not what ships under that name."""
-    changes = changes_of(about["settings"])
-    changed = f" (not as it ships: {'; '.join(changes)})" if changes else ""
-    return f"{_visible(about['name'])} version {about['version']}{changed}"
+    """Return name, version and hash of a report's protocol, and whether it is the one that ships under that name."""
+    version = f"version {about['version']} ({said_of_origin(about['settings'])})"
+    return f"{_visible(about['name'])} {version}, sha256 {about['sha256'][:12]}"
 
 
 def said_of_set(name: str, found: Mapping[str, Any]) -> str:

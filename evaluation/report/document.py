@@ -198,7 +198,7 @@ def _about(study: Study, samples: str) -> str:
     results = [r for e in study.entries for r in e.results if samples in r.reports]
     reports = [r.reports[samples] for r in results]
     about = reports[0]["protocol"]
-    lines = [f"Protocol {said_of_protocol(about)} (sha256 {about['sha256'][:12]})"]
+    lines = [f"Protocol {said_of_protocol(about)}"]
     lines += dict.fromkeys(said_of_set(name, found) for one in reports for name, found in one["sets"].items())
     tables = [r.told.get("sampling", {}).get(samples) or r.reports[samples]["run"].get("sampling") for r in results]
     for size, temperature, top_k in dict.fromkeys((t["size"], t["temperature"], t["top_k"]) for t in tables if t):

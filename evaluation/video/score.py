@@ -22,7 +22,7 @@ from evaluation.config import build, read_yaml, set_option
 from evaluation.estimates import Estimate, of_mean
 from evaluation.extractor import check_name, identity
 from evaluation.feature_cache import FeatureSet
-from evaluation.protocol import FOLDER
+from evaluation.protocol import FOLDER, check_protocol_name
 from evaluation.published import jedi
 from evaluation.record import finish_report
 from evaluation.rows import Row, of_biased, of_distance, of_estimate
@@ -75,6 +75,7 @@ class VideoProtocol:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_protocol_name(self.name)
         for kind in self.distances:
             if kind not in _KINDS:
                 raise UsageError("protocol.distances", kind, f"choose of {', '.join(_KINDS)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib
 import json
@@ -20,7 +21,7 @@ from evaluation.extractor import features_sha256, identity, made_images
 from evaluation.extractors import make_extractor
 from evaluation.feature_cache import FeatureCache
 from evaluation.images import ImageSet
-from evaluation.protocol import changes_of, load_protocol
+from evaluation.protocol import load_protocol, said_of_origin
 from evaluation.reconstruction import Pairs
 from evaluation.record import check_comparable, write_report
 from evaluation.report.document import Paragraph, blocks_of
@@ -104,16 +105,34 @@ def test_lossy_files_are_told_by_their_content(folders: Folders, tmp_path: Path)
 
 
 def test_other_protocols_of_a_shipped_name() -> None:
-    assert changes_of(load_protocol("landscape").settings()) == []
-    assert changes_of(load_protocol("landscape", ["real.count=50"]).settings()) == ["real.count: 50 against 200"]
-    assert changes_of(load_video_protocol("video", ["seed=3"]).settings()) == ["seed: 3 against 0"]
-    assert changes_of({**load_protocol("landscape").settings(), "name": "mine", "seed": 7}) == []
+    assert said_of_origin(load_protocol("landscape").settings()) == "as it ships"
+    assert said_of_origin(load_video_protocol("video").settings()) == "as it ships"
+    changed = load_protocol("landscape", ["real.count=50"]).settings()
+    assert said_of_origin(changed) == "changed: real.count: 50 against 200"
+    assert said_of_origin(load_video_protocol("video", ["seed=3"]).settings()) == "changed: seed: 3 against 0"
+    for name in ("mine", "video"):
+        assert said_of_origin({**load_protocol("landscape").settings(), "name": name}) == "of your own"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Landscape", "landscape ", " landscape", "landscape\u200b", "l\u0430ndscape", "landscape\n", "", "../landscape",
+     "landscape version 4, sha256 0123456789ab"],
+)  # fmt: skip
+def test_names_that_look_like_a_shipped_one(name: str) -> None:
+    with pytest.raises(UsageError, match=r"^protocol\.name: '.*': take small letters[^\n]*landscape_50$"):
+        dataclasses.replace(load_protocol("landscape", ["real.count=20"]), name=name)
+    with pytest.raises(UsageError, match=r"^protocol\.name: "):
+        dataclasses.replace(load_video_protocol("video"), name=name)
 
 
 def test_a_changed_protocol_is_told(folders: Folders, tmp_path: Path) -> None:
     wanted = protocol(tmp_path, "name=landscape", kid={})
     report = score(wanted, folders["real"], generated=folders["other"], work=NO_CACHE)
-    assert "protocol landscape version 1 (not as it ships: features.name: tests.evaluation.toys" in text_table(report)
+    assert "protocol landscape version 1 (changed: features.name: tests.evaluation.toys" in text_table(report)
+    report["protocol"] = {**report["protocol"], "name": "mine", "settings": {**wanted.settings(), "name": "mine"}}
+    told = f"protocol mine version 1 (of your own), sha256 {report['protocol']['sha256'][:12]}\n"
+    assert told in text_table(report)
 
 
 def test_easier_originals(folders: Folders, tmp_path: Path) -> None:
