@@ -10,10 +10,12 @@ LOW_RANK: Final = "Frechet distances are of fewer images than features: read the
 
 def text_table(report: Mapping[str, Any]) -> str:
     """Return the metrics of a report as an aligned text table, with its protocol and what was left out."""
-    head = ["metric", "set", "value", "95 % interval", "floor (real)", "n", "better"]
-    lines = [head, *(_line(row) for row in report["metrics"])]
+    head = ["metric", "set", "value", "95 % interval", "floor (real)", "n", "better", "note"]
+    notes = list(dict.fromkeys(row["how"] for row in report["metrics"]))
+    lines = [head, *([*_line(row), f"[{notes.index(row['how']) + 1}]"] for row in report["metrics"])]
     about = report["protocol"]
-    foot = [f"protocol {said_of_protocol(about)}"]
+    foot = [f"[{number}] {note}" for number, note in enumerate(notes, 1)]
+    foot += ["", f"protocol {said_of_protocol(about)}"]
     foot += [said_of_set(name, found) for name, found in report["sets"].items()]
     if any(row.get("low_rank") for row in report["metrics"]):
         foot.append(LOW_RANK)

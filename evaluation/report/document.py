@@ -35,6 +35,13 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Notes:
+    """Footnotes of a table, numbered from 1."""
+
+    lines: Sequence[str]
+
+
+@dataclass(frozen=True)
 class Figure:
     """A drawing as SVG text; ``name`` is that of its file."""
 
@@ -58,7 +65,7 @@ class Commands:
     lines: Sequence[str]
 
 
-Block = Heading | Paragraph | Table | Figure | ImageStrips | Commands
+Block = Heading | Paragraph | Table | Notes | Figure | ImageStrips | Commands
 
 
 def blocks_of(study: Study) -> Iterator[Block]:
@@ -81,8 +88,12 @@ def blocks_of(study: Study) -> Iterator[Block]:
     for samples in study.sample_sets():
         yield Heading(f"Scores of {samples}")
         lines = lines_of(study, samples)
-        yield score_table(study, lines)
-        yield Paragraph(_about(study, samples))
+        notes = list(dict.fromkeys(note for line in lines for note in line.notes()))
+        yield score_table(study, lines, notes)
+        if seeds[-1] > 1:
+            yield Paragraph("Notes on the numbers of each training seed:")
+        yield Notes(notes)
+        yield Paragraph(f"{'; '.join(about(study, samples))}.")
         drawn = curves_over_time(study, samples)
         if drawn is not None:
             yield Heading(f"{samples} over time")
@@ -110,18 +121,19 @@ def blocks_of(study: Study) -> Iterator[Block]:
     yield from _how(study)
 
 
-def score_table(study: Study, lines: Sequence[Line]) -> Table:
-    """Return metrics as rows, entries as columns."""
+def score_table(study: Study, lines: Sequence[Line], notes: Sequence[str] = ()) -> Table:
+    """Return metrics as rows, entries as columns, with the numbers of its notes where there are some."""
     names = [entry.name for entry in study.entries]
     rows, marked = [], set()
     for number, line in enumerate(lines):
         cells = [shown(line.numbers[name]) if name in line.numbers else "" for name in names]
         rows.append([line.name, *cells, "" if line.floor is None else short(line.floor), line.better])
+        rows[-1] += [", ".join(str(notes.index(note) + 1) for note in line.notes())] if notes else []
         if line.best is not None:
             marked.add((number, 1 + names.index(line.best)))
     several = any(len(entry.results) > 1 for entry in study.entries)
     head = [f"{e.name} ({_seeds(len(e.results))})" if several else e.name for e in study.entries]
-    return Table(["metric", *head, "floor", "better"], rows, frozenset(marked))
+    return Table(["metric", *head, "floor", "better", *(["note"] if notes else [])], rows, frozenset(marked))
 
 
 def cost_table(study: Study) -> Table | None:
@@ -194,19 +206,17 @@ def _rate(told: Any, samples: str) -> float:
     return float(table["tokens"]) / seconds if seconds else math.nan
 
 
-def _about(study: Study, samples: str) -> str:
-    results = [r for e in study.entries for r in e.results if samples in r.reports]
+def about(study: Study, samples: str) -> list[str]:
+    """Return what a reader has to know of a set of samples: protocol, images, how they were made."""
+    results = study.results(samples)
     reports = [r.reports[samples] for r in results]
-    about = reports[0]["protocol"]
-    lines = [f"Protocol {said_of_protocol(about)}"]
+    lines = [f"Protocol {said_of_protocol(reports[0]['protocol'])}"]
     lines += dict.fromkeys(said_of_set(name, found) for one in reports for name, found in one["sets"].items())
     tables = [r.told.get("sampling", {}).get(samples) or r.reports[samples]["run"].get("sampling") for r in results]
     for size, temperature, top_k in dict.fromkeys((t["size"], t["temperature"], t["top_k"]) for t in tables if t):
         lines.append(f"sampled at {size}, temperature {temperature}, top-k {top_k}")
-    text = "; ".join(lines) + "."
-    if any(row.get("low_rank") for report in reports for row in report["metrics"]):
-        text += f" {LOW_RANK}."
-    return text
+    low_rank = any(row.get("low_rank") for report in reports for row in report["metrics"])
+    return [*lines, *([LOW_RANK] if low_rank else [])]
 
 
 def _against_cost(study: Study) -> Iterator[Block]:

@@ -4,7 +4,7 @@ import csv
 import io
 from typing import Final
 
-from evaluation.report.document import score_table
+from evaluation.report.document import about, score_table
 from evaluation.report.study import Study, lines_of
 
 _SPECIAL: Final = {
@@ -14,11 +14,21 @@ _SPECIAL: Final = {
 
 
 def to_latex(study: Study) -> str:
-    """Return a booktabs table of each set of samples; what is best stands in bold, as in the report."""
+    """Return a booktabs table of each set of samples; what is best stands in bold, as in the report.
+
+    What the numbers are of stands above as comments.
+    """
     parts = [r"% needs \usepackage{booktabs}"]
     for samples in study.sample_sets():
-        table = score_table(study, lines_of(study, samples))
-        lines = [rf"% {samples}", rf"\begin{{tabular}}{{l{'r' * (len(table.head) - 2)}l}}", r"\toprule"]
+        found = lines_of(study, samples)
+        table = score_table(study, found)
+        noted: dict[str, list[str]] = {}
+        for line in found:
+            for note in line.notes():
+                noted.setdefault(note, []).append(line.name)
+        told = [samples, *about(study, samples), *(f"{', '.join(names)}: {note}" for note, names in noted.items())]
+        lines = [f"% {' '.join(line.split())}" for line in told]  # a comment ends with its line
+        lines += [rf"\begin{{tabular}}{{l{'r' * (len(table.head) - 2)}l}}", r"\toprule"]
         lines += [_row([escaped(cell) for cell in table.head]), r"\midrule"]
         for number, row in enumerate(table.rows):
             cells = [escaped(cell) for cell in row]
@@ -28,16 +38,21 @@ def to_latex(study: Study) -> str:
 
 
 def to_csv(study: Study) -> str:
-    """Return every number unrounded, one a line: samples, metric, entry, value, ends of its interval, floor, better."""
+    """Return every number unrounded, one a line, with what it is of: protocol, number of images, how it was made."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["samples", "metric", "entry", "value", "low", "high", "seeds", "floor", "better"])
+    writer.writerow(
+        ["samples", "metric", "entry", "value", "low", "high", "seeds", "floor", "better", "n", "protocol", "how"]
+    )
     for samples in study.sample_sets():
+        protocol = study.results(samples)[0].reports[samples]["protocol"]
+        named = f"{protocol['name']} {protocol['sha256']}"
         for line in lines_of(study, samples):
             floor = "" if line.floor is None else line.floor
             for name, one in line.numbers.items():
                 ends = ["" if end != end else end for end in (one.low, one.high)]
-                writer.writerow([samples, line.name, name, one.value, *ends, len(one.seeds), floor, line.better])
+                told = [len(one.seeds), floor, line.better, one.n or "", named, one.how]
+                writer.writerow([samples, line.name, name, one.value, *ends, *told])
     return out.getvalue()
 
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from evaluation.report.document import Block, Commands, Figure, Heading, ImageStrips, Paragraph, Table
+from evaluation.report.document import Block, Commands, Figure, Heading, ImageStrips, Notes, Paragraph, Table
 
 
 def to_markdown(title: str, blocks: Iterable[Block]) -> str:
@@ -16,6 +16,8 @@ def to_markdown(title: str, blocks: Iterable[Block]) -> str:
             parts.append(_plain(block.text))
         elif isinstance(block, Table):
             parts.append(_table(block))
+        elif isinstance(block, Notes):
+            parts.append("\n".join(f"{number}. {_plain(line)}" for number, line in enumerate(block.lines, 1)))
         elif isinstance(block, Figure):
             parts.append(f"![{_plain(block.caption)}](figures/{block.name}.svg)")
             parts.append(_plain(block.caption))

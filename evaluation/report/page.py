@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 from html import escape
 
-from evaluation.report.document import Block, Commands, Figure, Heading, ImageStrips, Paragraph, Table
+from evaluation.report.document import Block, Commands, Figure, Heading, ImageStrips, Notes, Paragraph, Table
 
 _STYLE = """\
 :root { color-scheme: light; }
@@ -22,6 +22,7 @@ td.best { font-weight: 700; background: #eaf4ea; }
 figure { margin: 1em 0; } figure img { max-width: 100%; } figcaption { font-size: 13px; color: #555; }
 .strip { margin: .4em 0 1em; font-size: 13px; } .strip p { margin: 0 0 .2em; }
 .strip ol { margin: .3em 0; color: #555; } .strip img { width: 100%; display: block; }
+.notes { font-size: 13px; color: #555; }
 pre { background: #f6f6f4; padding: .8em 1em; overflow-x: auto; font-size: 12.5px; }
 """
 # The page says itself that nothing may be fetched and no script may run.
@@ -46,6 +47,8 @@ def _html(block: Block) -> str:
         return f"<h2>{escape(block.text)}</h2>"
     if isinstance(block, Paragraph):
         return f"<p>{escape(block.text)}</p>"
+    if isinstance(block, Notes):
+        return f'<ol class="notes">{"".join(f"<li>{escape(line)}</li>" for line in block.lines)}</ol>'
     if isinstance(block, Commands):
         return f"<pre>{escape(chr(10).join(block.lines))}</pre>"
     if isinstance(block, Figure):

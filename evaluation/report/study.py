@@ -67,6 +67,10 @@ class Study:
         """Return the names of the sets of samples."""
         return list(dict.fromkeys(name for e in self.entries for r in e.results for name in r.reports))
 
+    def results(self, samples: str) -> list[Result]:
+        """Return what there is of a set of samples."""
+        return [result for entry in self.entries for result in entry.results if samples in result.reports]
+
 
 @dataclass(frozen=True)
 class Number:
@@ -77,12 +81,16 @@ class Number:
         low: lower end of the 95 % interval.
         high: upper end.
         seeds: the value at each seed.
+        n: how many images (or pairs) each is of, the fewest; 0 where that is not known.
+        how: how value and interval of each seed were made.
     """
 
     value: float
     low: float
     high: float
     seeds: tuple[float, ...]
+    n: int = 0
+    how: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,6 +110,14 @@ class Line:
     numbers: Mapping[str, Number]
     floor: float | None
     best: str | None
+
+    def notes(self) -> list[str]:
+        """Return how its numbers were made, and which of them where not all were made alike."""
+        found: dict[str, list[str]] = {}
+        for name, number in self.numbers.items():
+            if number.how:
+                found.setdefault(number.how, []).append(name)
+        return [how if len(found) == 1 else f"{', '.join(names)}: {how}" for how, names in found.items()]
 
 
 def load_study(runs: Sequence[Path], command: str) -> Study:
@@ -169,8 +185,9 @@ def _time_line(study: Study, samples: str) -> list[Line]:
 def over_seeds(rows: Sequence[Mapping[str, Any]]) -> Number:
     """Return the mean over seeds with Student's interval; of one seed, its own interval over images."""
     values = [float(row["value"]) for row in rows]
+    about = min(row.get("n", 0) for row in rows), "; or ".join(dict.fromkeys(row.get("how", "") for row in rows))
     if len(values) == 1:
-        return Number(values[0], *_interval(rows[0]), (values[0],))
+        return Number(values[0], *_interval(rows[0]), (values[0],), *about)
     found = student(values)
     low, high = found.low, found.high
     if low == high:  # seeds that agree by chance say nothing of the next one: the interval over images stays
@@ -178,7 +195,7 @@ def over_seeds(rows: Sequence[Mapping[str, Any]]) -> Number:
         low, high = min(end for end, _ in ends), max(end for _, end in ends)
     if rows[0].get("share"):
         low, high = max(0.0, low), min(1.0, high)
-    return Number(found.value, low, high, found.seeds)
+    return Number(found.value, low, high, found.seeds, *about)
 
 
 def _interval(row: Mapping[str, Any]) -> tuple[float, float]:

@@ -128,7 +128,7 @@ def test_scored_folders_stand_side_by_side(place: Path, capsys: Any) -> None:
     first, second = (OUTPUT / "cells" / name / "seed_0" / "scores" / "views.json" for name in ("nearby", "empty"))
     assert main(["report", str(first), str(second), "--output", "both"]) == 0
     text = Path("both/report.md").read_text(encoding="utf-8")
-    assert "| metric | views | views (2) | floor | better |" in text.replace("\\", "")
+    assert "| metric | views | views (2) | floor | better | note |" in text.replace("\\", "")
     shutil.copy(first, "report.json")
     report = json.loads(first.read_text())
     report["protocol"]["settings"]["seed"] = 9
@@ -181,7 +181,7 @@ def test_one_seed_keeps_its_own_interval() -> None:
 
 
 def study(**folders: list[dict[str, Any]]) -> Study:
-    about = {"protocol": {"sha256": "x"}, "sets": {}}
+    about = {"protocol": {"name": "p", "version": 1, "sha256": "x", "settings": {"name": "p"}}, "sets": {}, "run": {}}
     entries = [
         Entry(name, "", [Result(i, {"s": {**about, "metrics": [one]}}, {}) for i, one in enumerate(rows)])
         for name, rows in folders.items()
