@@ -103,7 +103,12 @@ def atomic_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> I
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    fsync_path(target.parent)
+    try:
+        fsync_path(target.parent)
+    except OSError:
+        if not overwrite:  # so that what failed can be run again
+            shutil.rmtree(target, ignore_errors=True)
+        raise
 
 
 def _refuse_occupied(target: Path) -> None:
