@@ -89,6 +89,7 @@ def atomic_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> I
         OSError: if the parent folder is missing or cannot be written to.
     """
     target = Path(os.path.realpath(path))
+    new = not target.exists()
     if not overwrite:
         _refuse_occupied(target)
     partial = _beside(target, "partial")
@@ -106,7 +107,7 @@ def atomic_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> I
     try:
         fsync_path(target.parent)
     except OSError:
-        if not overwrite:  # so that what failed can be run again
+        if new:  # what failed can be run again
             shutil.rmtree(target, ignore_errors=True)
         raise
 

@@ -112,21 +112,22 @@ def test_folder_replacement_is_undone_when_the_second_rename_fails(
     assert list(tmp_path.iterdir()) == [target]
 
 
-@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("replaced", [False, True])
 def test_a_name_that_is_not_kept_leaves_nothing_new(
-    overwrite: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    replaced: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "run"
-    kept = "nuwa_lightning.atomic.fsync_path"
+    if replaced:
+        target.mkdir()
 
     def full(path: Path) -> None:
         if path == tmp_path:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(kept, full)
-    with pytest.raises(OSError, match="No space"), atomic_folder(target, overwrite=overwrite) as partial:
+    monkeypatch.setattr("nuwa_lightning.atomic.fsync_path", full)
+    with pytest.raises(OSError, match="No space"), atomic_folder(target, overwrite=True) as partial:
         (partial / "a").write_text("new")
-    assert list(tmp_path.iterdir()) == [target] * overwrite  # what was replaced is gone, so what replaced it stays
+    assert list(tmp_path.iterdir()) == [target] * replaced  # what was replaced is gone, so what replaced it stays
 
 
 def test_json_is_sorted_and_refuses_nan(tmp_path: Path) -> None:
