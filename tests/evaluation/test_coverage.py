@@ -218,7 +218,7 @@ CASES: dict[str, Case] = {
     "FID, shift": Case(lambda rng: fid(features(rng, 60), features(rng, 40, shift=0.3)), repeats=200),
     "FID, smaller spread": Case(lambda rng: fid(features(rng, 60), features(rng, 40, 0.6)), repeats=200),
     "FID of more than pairs are left out of": Case(large_fids, repeats=200),
-    "FID of fewer images than features": Case(wide_fids, repeats=200),
+    "FID of fewer images than features": Case(wide_fids, repeats=800),
     "FID, crops of photographs": Case(partial(of_photographs, fid, shift=0.3), repeats=200),
     "MIND, no difference": Case(lambda rng: mind(features(rng, 60), features(rng, 60), projections=50)),
     "MIND, shift": Case(lambda rng: mind(features(rng, 60), features(rng, 60, shift=0.3), projections=50)),
