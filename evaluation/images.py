@@ -8,7 +8,7 @@ import hashlib
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,8 +94,7 @@ class ImageSet:
     def sizes(self) -> str:
         """Return the size of the files in pixels, ``512x256``, or the smallest and the largest of them by area."""
         _ = self.plan
-        ends = sorted(self._sizes, key=lambda size: (size[0] * size[1], size))
-        return " to ".join(dict.fromkeys(f"{columns}x{rows}" for rows, columns in (ends[0], ends[-1])))
+        return said_of_sizes(self._sizes)
 
     @property
     def plan(self) -> list[tuple[Path, list[Cut]]]:
@@ -177,7 +176,7 @@ class ImageSet:
 
     def formats(self) -> dict[str, int]:
         """Return how many files are of which format, by what they begin with."""
-        return dict(sorted(Counter(map(_format, self.files)).items()))
+        return dict(sorted(Counter(map(format_of, self.files)).items()))
 
     def _used(self) -> list[tuple[Path, list[Cut]]]:
         return [(path, cuts) for path, cuts in self.plan if cuts and path not in self.skipped]
@@ -318,11 +317,19 @@ def image_files(folder: Path, *, option: str) -> list[Path]:
     return found.files
 
 
-def _format(path: Path) -> str:
+def format_of(path: Path) -> str:
+    """Return the format of an image or video by what it begins with, or its suffix."""
     with path.open("rb") as file:
         head = file.read(12)
-    known = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"RIFF": "WebP", b"GIF8": "GIF"}
-    return next((name for magic, name in known.items() if head.startswith(magic)), path.suffix[1:].upper())
+    known = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF", b"\x1a\x45\xdf\xa3": "Matroska"}
+    inside = {b"WEBP": "WebP", b"AVI ": "AVI"}.get(head[8:], "MP4" if head[4:8] == b"ftyp" else path.suffix[1:].upper())
+    return next((name for magic, name in known.items() if head.startswith(magic)), inside)
+
+
+def said_of_sizes(sizes: Set[tuple[int, int]]) -> str:
+    """Return the size (rows, columns) of images as ``512x256``, or the smallest and the largest of them by area."""
+    ends = sorted(sizes, key=lambda size: (size[0] * size[1], size))
+    return " to ".join(dict.fromkeys(f"{columns}x{rows}" for rows, columns in (ends[0], ends[-1])))
 
 
 def _canvas_sizes(cuts: Sequence[Cut]) -> list[tuple[int, int]]:

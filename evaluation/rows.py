@@ -7,6 +7,7 @@ A row is a plain mapping: ``name``, ``set``, ``value``, ``std``, ``low``, ``high
 import logging
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from evaluation.collapse import collapse_of
 from evaluation.color import NAMES
 from evaluation.estimates import Distance, Estimate, disjoint_parts, of_mean, of_median, of_share
 from evaluation.feature_cache import FeatureSet
-from evaluation.images import ImageSet
+from evaluation.images import ImageSet, Pixels
 from evaluation.inception_score import inception_score
 from evaluation.looking import Look
 from evaluation.manifold import authentic, manifold, nearest_of, nearest_of_another_file
@@ -187,22 +188,32 @@ def authenticities(prefix: str, features: dict[str, FeatureSet], seed: int) -> l
     return [{**row, "share": True}]
 
 
-def nearest_pairs(looks: dict[str, Look], count: int = 8) -> dict[str, Any]:
+def nearest_pairs(
+    features: dict[str, FeatureSet],
+    files: dict[str, list[Path]],
+    some: dict[str, Callable[[NDArray[np.intp]], list[Pixels]]],
+    count: int = 8,
+) -> dict[str, Any]:
     """Return the samples that lie nearest to a real image, beside it: for a page that people look at.
+
+    Args:
+        features: of each set.
+        files: of each set, by their number in ``clusters_N``.
+        some: return images of a set by their numbers.
+        count: how many.
 
     Returns:
         ``distances`` in feature space, names of ``generated`` and ``real`` files, and ``jpeg``, samples above and
         their nearest real images below, base64.
     """
-    real, ours = looks["real"].features, looks["generated"].features
+    real, ours = features["real"], features["generated"]
     distances, index = nearest_of(ours.features_ND, real.features_ND)
     best = np.argsort(distances, kind="stable")[:count]
-    files = {name: found.images.used_files() for name, found in looks.items()}
     return {
         "distances": [round(float(distances[i]), 6) for i in best],
         "generated": [files["generated"][ours.clusters_N[i]].name for i in best],
         "real": [files["real"][real.clusters_N[index[i]]].name for i in best],
-        "jpeg": two_rows(looks["generated"].some(best), looks["real"].some(index[best])),
+        "jpeg": two_rows(some["generated"](best), some["real"](index[best])),
     }
 
 

@@ -187,7 +187,11 @@ def score(
     if captions:
         report["sets"]["generated"]["captions_sha256"] = captions_sha256(captions.values())
     if "generated" in sets and protocol.metrics.memorization:
-        report["nearest"] = rows.nearest_pairs(scoring.looks)
+        report["nearest"] = rows.nearest_pairs(
+            scoring.features,
+            {name: one.images.used_files() for name, one in scoring.looks.items()},
+            {name: one.some for name, one in scoring.looks.items()},
+        )
     if pairs is not None:
         report["sets"]["reconstruction"] |= {
             "pairs": len(pairs.files) - len(pairs.skipped),

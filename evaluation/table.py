@@ -39,6 +39,7 @@ def said_of_set(name: str, found: Mapping[str, Any]) -> str:
     unreadable = len(found.get("skipped", ())) - large
     text += f", {large} skipped as larger than `max_pixels`" if large else ""
     text += f", {unreadable} skipped as unreadable" if unreadable else ""
+    text += f", {found['short']} with too few frames" if found.get("short") else ""
     text += f", chosen of {found['made']} that were made" if "made" in found else ""
     text += f", {found['repeated']} of them repeat another one" if found.get("repeated") else ""
     equal, pairs = found.get("equal_pairs"), found.get("pairs")

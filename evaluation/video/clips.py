@@ -6,6 +6,7 @@ file that PyAV reads (the extra ``video``), turned upright; see `nuwa_lightning.
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from evaluation.images import format_of, said_of_sizes
 from nuwa_lightning.data.reading import MAX_PIXELS
 from nuwa_lightning.data.video_reading import VideoReadError, clip_files, list_clips, read_clip
 from nuwa_lightning.errors import UsageError
@@ -81,19 +83,22 @@ class ClipSet:
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         self.folder, self.spec, self.option, self.skip_corrupt = Path(folder), spec, option, skip_corrupt
-        self.skipped: dict[str, str] = {}
+        self.skipped: dict[Path, VideoReadError] = {}
         self._max_pixels = max_pixels
-        self.short = 0
+        self._sizes: set[tuple[int, int]] = set()
+        self._unused: set[Path] = set()
+        self._short: set[Path] = set()
         if not self.folder.is_dir():
             raise UsageError(option, str(folder), "is not a folder: give one with clips")
-        self.sources = list_clips(self.folder)
+        # Names move no number: clips are in the order of their content.
+        self._hashes = {source: _sha256(source) for source in list_clips(self.folder)}
+        self.sources = sorted(self._hashes, key=lambda source: (self._hashes[source], str(source)))
         if not self.sources:
             hint = "holds no clip: give a folder of video files, or of folders of frames"
             raise UsageError(option, str(folder), hint)
 
     def __iter__(self) -> Iterator[tuple[Path, Clip]]:
         """Yield each clip with its source."""
-        self.short = 0
         first: tuple[Path, tuple[int, ...]] | None = None
         for path in self._chosen():
             for clip in self._parts(path):
@@ -104,13 +109,37 @@ class ClipSet:
                     raise UsageError(self.option, str(self.folder), hint)
                 yield path, clip
 
+    @property
+    def short(self) -> int:
+        """How many clips had too few frames."""
+        return len(self._short)
+
     def sha256(self) -> str:
-        """Return the hash of all contents; the names of clips do not count, the order of frames does."""
-        hashes = []
+        """Return the hash of the contents of all clips that could be read; their names and order do not count."""
+        used = [self._hashes[source] for source in self.sources if source not in self._unused]
+        return hashlib.sha256("".join(used).encode()).hexdigest()
+
+    def formats(self) -> dict[str, int]:
+        """Return how many clips are of which format, by what their files begin with."""
+        found: Counter[str] = Counter()
         for source in self.sources:
-            files = "".join(file_sha256(file) for file in clip_files(source))
-            hashes.append(hashlib.sha256(files.encode()).hexdigest())
-        return hashlib.sha256("".join(sorted(hashes)).encode()).hexdigest()
+            kinds = "/".join(sorted(set(map(format_of, clip_files(source)))))
+            found[f"folders of {kinds}" if source.is_dir() else kinds] += 1
+        return dict(sorted(found.items()))
+
+    def sizes(self) -> str:
+        """Return the size of the frames that were read, as they are in their files."""
+        return said_of_sizes(self._sizes)
+
+    def some(self, numbers: NDArray[np.intp]) -> list[NDArray[np.uint8]]:
+        """Return the middle frame of clips by their numbers; all before the last of them are read again."""
+        held: dict[int, NDArray[np.uint8]] = {}
+        for number, (_, clip) in enumerate(self):
+            if number in numbers:
+                held[number] = clip[len(clip) // 2].copy()
+            if number >= max(numbers):
+                break
+        return [held[int(number)] for number in numbers]
 
     def _chosen(self) -> list[Path]:
         count = self.spec.count
@@ -127,6 +156,7 @@ class ClipSet:
             for number, frame in enumerate(read_clip(path, max_pixels=self._max_pixels)):
                 if number >= _MOST_FRAMES:
                     raise VideoReadError(path, f"it has more than {_MOST_FRAMES} frames")
+                self._sizes.add((frame.shape[0], frame.shape[1]))
                 held.append(self._fitted(frame))
                 if len(held) == needed:
                     yield np.stack(held[:: self.spec.stride])
@@ -139,10 +169,11 @@ class ClipSet:
                 way = "give a larger `max_pixels` if you trust it" if error.over_limit else "replace it"
                 hint = f"{error.reason}: {way}, or give `skip_corrupt`"
                 raise UsageError(self.option, str(path), hint) from error
-            self.skipped[path.name] = error.reason
+            self.skipped[path] = error
+            self._unused |= set() if made else {path}  # what came before the damage may be clips
             return
         if not made:
-            self.short += 1
+            self._short.add(path)
 
     def _fitted(self, frame_YX3: NDArray[np.uint8]) -> NDArray[np.uint8]:
         side = self.spec.side
@@ -154,6 +185,11 @@ class ClipSet:
         resample = Image.Resampling[self.spec.filter.upper()]
         box = (left, top, left + edge, top + edge)
         return np.asarray(Image.fromarray(frame_YX3).resize((side, side), resample, box=box), np.uint8)
+
+
+def _sha256(source: Path) -> str:
+    """Return the hash of a clip's content; the order of its frames counts."""
+    return hashlib.sha256("".join(map(file_sha256, clip_files(source))).encode()).hexdigest()
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -25,9 +25,10 @@ from evaluation.feature_cache import FeatureSet
 from evaluation.protocol import FOLDER, check_protocol_name
 from evaluation.published import jedi
 from evaluation.record import finish_report
-from evaluation.rows import Row, of_biased, of_distance, of_estimate
-from evaluation.score import check_device
+from evaluation.rows import Row, authenticities, nearest, nearest_pairs, of_biased, of_distance, of_estimate
+from evaluation.score import check_device, described_skips
 from evaluation.video.clips import Clip, Clips, ClipSet
+from evaluation.video.copies import Frames, copies
 from evaluation.video.curves import curves_of, over_clips
 from evaluation.video.extractors import ClipExtractor
 from evaluation.video.measures import flicker, frame_difference, motion
@@ -35,7 +36,7 @@ from nuwa_lightning.errors import UsageError
 
 LEAST: Final = 4
 _KINDS: Final = ("fvd", "fvd_over_n", "kvd", "jedi")
-FORMAT: Final = 3
+FORMAT: Final = 4
 """Raised whenever the same protocol comes to mean other numbers; it is part of the hash."""
 
 
@@ -100,6 +101,13 @@ class _Side:
     measures: dict[str, list[float]] = field(default_factory=dict)
     curves: list[Any] = field(default_factory=list)
     similarities: list[float] = field(default_factory=list)
+    frames: Frames = field(default_factory=Frames)
+    files: list[Path] = field(default_factory=list)
+
+    def feature_set(self) -> FeatureSet:
+        """Return the features with the number of the file that each clip is from."""
+        features_ND = np.array(self.features, np.float32)
+        return FeatureSet(features_ND, np.zeros((len(features_ND), 0), np.float32), np.array(self.sources, np.intp))
 
 
 def load_video_protocol(name: str | Path, changes: tuple[str, ...] | list[str] = ()) -> VideoProtocol:
@@ -138,10 +146,9 @@ def score_videos(
     check_name(extractor)
     check_device(device)
     sets = {"real": real, "generated": generated}
-    hashes = {name: found.sha256() for name, found in sets.items()}
-    if hashes["real"] == hashes["generated"]:
+    if real.sha256() == generated.sha256():
         raise UsageError(generated.option, str(generated.folder), "holds the same clips as `real`: give another folder")
-    captions = {} if clip is None else dict(captions_of(generated.sources, option=generated.option))
+    captions = {} if clip is None else dict(captions_of(sorted(generated.sources), option=generated.option))
 
     def similarity(path: Path, frames: Clip) -> float | None:
         return frame_similarity(clip, frames, captions[path]) if clip is not None else None
@@ -156,9 +163,15 @@ def score_videos(
             )
             hint = f"holds {len(side.features)} clips{short}, at least {needed} are needed for an interval: add some"
             raise UsageError(sets[name].option, str(sets[name].folder), hint)
+    if len(sides["real"].files) < LEAST:
+        hint = f"its clips come from {len(sides['real'].files)} files, at least {LEAST} are needed: add some"
+        raise UsageError(real.option, str(real.folder), hint)
     rows = _distances(protocol, sides, extractor.prefix)
     if protocol.block_frames:
         rows += _blocks(protocol, sides, extractor.prefix)
+    features, label = {name: side.feature_set() for name, side in sides.items()}, extractor.prefix or "I3D-"
+    rows += [*nearest(label, features), *authenticities(label, features, protocol.seed)]
+    rows.append(copies(sides["real"].frames, sides["generated"].frames))
     rows += [_measured(name, sides) for name in sides["generated"].measures]
     if clip is not None:
         ours = sides["generated"]
@@ -171,13 +184,21 @@ def score_videos(
             name: {
                 "folder": found.folder.resolve().name,
                 "files": len(found.sources),
+                "formats": found.formats(),
+                "sizes": found.sizes(),
                 "crops": len(sides[name].features),
-                "skipped": sorted(found.skipped),
+                **described_skips(found.skipped),
                 "short": found.short,
-                "sha256": hashes[name],
+                "sha256": found.sha256(),
+                "repeated": sides[name].frames.repeated,
             }
             for name, found in sets.items()
         },
+        "nearest": nearest_pairs(
+            features,
+            {name: side.files for name, side in sides.items()},
+            {"real": real.some, "generated": generated.some},
+        ),
     }
     if captions:
         report["sets"]["generated"]["captions_sha256"] = captions_sha256(captions.values())
@@ -203,6 +224,7 @@ def _go_through(
         # Parts of one file are not independent: files are resampled.
         side.sources.append(files.setdefault(path, len(files)))
         side.features.append(extractor(clip))
+        side.frames.add(clip, side.sources[-1])
         length = protocol.block_frames
         if length:
             for place, at in enumerate(range(0, len(clip) - length + 1, length)):
@@ -216,6 +238,7 @@ def _go_through(
         alike = similarity(path, clip)
         side.similarities += [] if alike is None else [alike]
         progress(path.name)
+    side.files = list(files)
     return side
 
 

@@ -27,10 +27,10 @@ GOLDEN = {
     "fid": (5, "c42bd3dc326364b6"),
     "landscape": (5, "3a62cb9ebe9cf7d3"),
     "landscape_wide": (5, "00958a36ebf84ec6"),
-    "video": (4, "663f590e661b77ca"),
-    "fvd": (1, "65fb23f160732192"),
-    "fvd_videomae": (1, "fd2fd2039fa5472b"),
-    "jedi": (1, "8e41996682e2519d"),
+    "video": (5, "a880f71e5c5b044e"),
+    "fvd": (2, "4bac0d697d0f6c91"),
+    "fvd_videomae": (2, "1670469ace4c2de5"),
+    "jedi": (2, "9f5e8d80118f35f9"),
 }
 """Version and hash of each protocol: who changes a protocol (or what it means) raises its version here and there."""
 

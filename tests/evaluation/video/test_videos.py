@@ -108,7 +108,8 @@ def test_clips_of_every_form(tmp_path: Path, sample_photos: Photos) -> None:
     (tmp_path / "notes.txt").write_text("not a clip")
     (tmp_path / "empty").mkdir()
     found = ClipSet(tmp_path, Clips(frames=6))
-    assert [path.name for path in found.sources] == ["b.webp", "c.gif", "frames"]
+    assert sorted(path.name for path in found.sources) == ["b.webp", "c.gif", "frames"]
+    assert found.formats() == {"GIF": 1, "WebP": 1, "folders of PNG": 1}
     clips = {path.name: frames for path, frames in found}
     np.testing.assert_array_equal(clips["frames"], clip)
     np.testing.assert_array_equal(clips["b.webp"], clip)
@@ -153,8 +154,8 @@ def test_spoilt_clips_are_farther_and_flicker(folders: dict[str, Path], tmp_path
         assert "toy-FVD" in printed
         reports[name] = {row["name"]: row for row in read_report(path)["metrics"]}
     assert list(reports["other"]) == [
-        "toy-FVD", "toy-KVD", "toy-Block-FVD-4", "frame difference", "flicker", "motion speed", "motion moving",
-        "motion coherence", "motion acceleration",
+        "toy-FVD", "toy-KVD", "toy-Block-FVD-4", "toy-nearest real", "toy-authenticity", "copies of real frames",
+        "frame difference", "flicker", "motion speed", "motion moving", "motion coherence", "motion acceleration",
     ]  # fmt: skip
     value = {name: {key: row["value"] for key, row in rows.items()} for name, rows in reports.items()}
     assert value["still"]["flicker"] == value["still"]["motion speed"] == 0
