@@ -37,20 +37,21 @@ def merge(ablation: Ablation, output: Path, others: Sequence[Path]) -> list[Cell
     return taken
 
 
-def _real_sets(ablation: Ablation, output: Path) -> dict[str, set[str]]:
-    """Return the hashes of the real images of the finished cells, by set of samples."""
-    found: dict[str, set[str]] = {name: set() for name in ablation.samples}
+def _real_sets(ablation: Ablation, output: Path) -> dict[str, dict[str, str]]:
+    """Return hash and folder of the real images of the finished cells, by set of samples."""
+    found: dict[str, dict[str, str]] = {name: {} for name in ablation.samples}
     for cell in ablation.grid():
         if (cell.folder(output) / DONE).is_file():
             for name, report in reports_of(cell, output).items():
-                found[name].add(report["sets"]["real"]["sha256"])
+                found[name][report["sets"]["real"]["sha256"]] = report["sets"]["real"]["folder"]
     return found
 
 
-def _check_real(cell: Cell, other: Path, ours: dict[str, set[str]]) -> None:
+def _check_real(cell: Cell, other: Path, ours: dict[str, dict[str, str]]) -> None:
     for name, report in reports_of(cell, other).items():
-        if ours[name] - {report["sets"]["real"]["sha256"]}:
-            hint = f"was scored against other real images ({report['sets']['real']['folder']}): score both by the same"
+        theirs = report["sets"]["real"]
+        for folder in [folder for sha256, folder in ours[name].items() if sha256 != theirs["sha256"]]:
+            hint = f"was scored against other real images ({theirs['folder']}, ours: {folder}): score both by the same"
             raise UsageError("merge", f"{other}: {cell.label}", hint)
 
 

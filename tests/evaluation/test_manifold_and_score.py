@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,11 @@ from hypothesis import strategies as st
 from evaluation import inception_score as scores
 from evaluation import manifold as module
 from evaluation.estimates import disjoint_parts, of_mean
+from evaluation.feature_cache import FeatureSet
 from evaluation.inception_score import inception_score
 from evaluation.manifold import authentic, manifold
+from evaluation.protocol import Manifold
+from evaluation.rows import manifolds
 
 
 @given(st.integers(6, 14), st.integers(6, 14), st.integers(1, 3), st.integers(1, 4), st.integers(0, 50))
@@ -133,3 +137,18 @@ def test_authenticity_is_that_of_alaa(n: int, m: int, seed: int) -> None:
     # Crops of one file do not make a copy authentic.
     twice = np.repeat(real, 2, axis=0)
     assert not authentic(real, twice, clusters_N=np.repeat(np.arange(n), 2)).any()
+
+
+def test_floors_of_crops_part_photographs() -> None:
+    """Crops of one photograph lie together, far from those of others: no photograph shows what another one does."""
+    rng = np.random.default_rng(0)
+    own = np.repeat(np.arange(24), 4)
+    features = (10 * rng.normal(size=(24, 8))[own] + 0.01 * rng.normal(size=(96, 8))).astype(np.float32)
+    real = FeatureSet(features, np.zeros((96, 0), np.float32), own)
+    few = rng.permutation(96)[:40]
+    ours = FeatureSet(features[few], real.scores_NK[few], np.arange(40))
+    images: Any = None  # it is only asked for in errors
+    found = {row["name"]: row for row in manifolds("toy-", {"real": real, "generated": ours}, Manifold(), images, 0)}
+    assert found["toy-precision"]["value"] == 1
+    # With crops on both sides of the split it would be far above one half.
+    assert found["toy-precision"]["floor"] == found["toy-recall"]["floor"] == 0

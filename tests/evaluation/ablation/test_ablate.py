@@ -17,7 +17,7 @@ from evaluation.ablation import running
 from evaluation.ablation.config import changed, load_ablation
 from evaluation.ablation.curves import read_curves, training_seconds
 from evaluation.ablation.running import parameters
-from evaluation.record import read_report
+from evaluation.record import digest, read_report
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
 from nuwa_lightning.tokenizers.pretrained import save_tokenizer
@@ -204,6 +204,24 @@ def test_cells_made_elsewhere_are_merged(place: Path, calls: Calls, capsys: Any)
     assert "was made with another tokenizer" in capsys.readouterr().err
     assert ablate("--merge", "nowhere") == 2
     assert "holds no cells" in capsys.readouterr().err
+
+
+def test_cells_of_other_real_images_are_not_merged(place: Path, calls: Calls, capsys: Any) -> None:
+    shutil.copytree(OUTPUT, "elsewhere")
+    shutil.rmtree(OUTPUT / "cells" / "empty")
+    cell = Path("elsewhere/cells/empty/seed_0")
+    report = read_report(cell / "scores" / "views.json")
+    real = report["sets"]["real"]
+    report["sets"]["real"] = {**real, "folder": "lakes", "sha256": "0" * 64}
+    report["digest"] = digest(report)
+    (cell / "scores" / "views.json").write_text(json.dumps(report))
+    theirs = json.loads((cell / "cell.json").read_text())
+    del theirs["digest"]  # as a cell of an earlier version
+    (cell / "cell.json").write_text(json.dumps(theirs))
+    assert ablate("--merge", "elsewhere") == 2
+    said = f"empty:0: was scored against other real images (lakes, ours: {real['folder']})"
+    assert said in capsys.readouterr().err
+    assert not (OUTPUT / "cells" / "empty").exists()
 
 
 def test_two_processes_do_not_take_the_same_cell(place: Path, calls: Calls, capsys: Any) -> None:

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from evaluation import fid as frechet
+from evaluation import kid as kernel
 from evaluation.__main__ import main
 from evaluation.fid import frechet_distance
 from evaluation.record import read_report
@@ -229,6 +231,29 @@ def test_a_network_of_ones_own_may_not_say_fvd(folders: dict[str, Path], tmp_pat
     wanted = VideoProtocol("mine", 1, spec, spec)
     with pytest.raises(UsageError, match="prefix ''"):
         score_videos(wanted, sets[0], sets[1], NamelessClips(weights=tmp_path / "weights"))
+
+
+def test_floors_of_clips_part_files(tmp_path: Path) -> None:
+    """Each file shows its scene twice, which says no more than once: the floors are those of one clip of each."""
+    rng = np.random.default_rng(0)
+    for name, count in (("real", 12), ("ours", 4)):
+        for i in range(count):
+            scene = rng.integers(0, 256, (2, 1, 2, 3)).astype(np.uint8).repeat(16, 1).repeat(8, 2)
+            save_frames(tmp_path / name / f"{i}", np.concatenate([scene, scene]))
+    spec = Clips(frames=2, all_parts=True)
+    real, ours = (ClipSet(tmp_path / name, spec) for name in ("real", "ours"))
+    wanted = VideoProtocol("mine", 1, spec, spec, distances=("fvd_over_n", "kvd"), motion_block=None, curves=False)
+    rows = {row["name"]: row for row in score_videos(wanted, real, ours, ToyClips())["metrics"]}
+    features = np.stack([ToyClips()(clip) for _, clip in real])
+    np.testing.assert_array_equal(features[::2], features[1::2])
+    for name, floor in (
+        ("toy-KVD", kernel.real_floor(features[::2], 4, splits=20)),
+        ("toy-FVD", frechet.real_floor(features[::2], 4, splits=20, ddof=0)),
+    ):
+        assert rows[name]["floor"] == pytest.approx(floor.value, rel=1e-9)
+        assert rows[name]["floor_std"] == pytest.approx(floor.std, rel=1e-9)
+    # With a scene on both sides it is far less.
+    assert rows["toy-FVD"]["floor"] > 1.3 * frechet.real_floor(features, 8, splits=20, ddof=0).value
 
 
 def test_curves_of_known_clips() -> None:
