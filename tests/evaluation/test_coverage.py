@@ -21,7 +21,7 @@ from evaluation import inception_score as classes
 from evaluation import kid as kernel
 from evaluation.blocks import BlockSet, by_position, pooled
 from evaluation.collapse import collapse
-from evaluation.color import color_of
+from evaluation.color import NAMES, color_of
 from evaluation.estimates import of_mean, of_median, of_share
 from evaluation.feature_cache import FeatureSet
 from evaluation.fid import fid
@@ -107,6 +107,18 @@ def blocks(kind: Any, against: Any, rng: Rng) -> Any:
     if against == "all":
         return pooled(real, ours, kind, seed=0)
     return by_position(real, ours, kind, against=against)
+
+
+def blocks_of_clips(rng: Rng) -> Any:
+    """Two clips of each file, three blocks of each."""
+
+    def some(files: int, shift: float) -> BlockSet:
+        x, own = photographs(rng, files, 6, shift)
+        none = np.zeros((len(x), 0), np.float32)
+        places = [(0, 0), (1, 0), (2, 0)] * (2 * files)
+        return BlockSet(FeatureSet(x.astype(np.float32), none, own), places, np.repeat(np.arange(2 * files), 3))
+
+    return by_position(some(24, 0.0), some(18, 0.3), "fid", against="position")
 
 
 def share(name: str, crops: int, fixed: int, rng: Rng) -> Any:
@@ -197,6 +209,12 @@ def clips(rng: Rng) -> Any:
     return of_mean(rng.gamma(4, 1, 16)[own] * rng.gamma(8, 1 / 8, 48), how="", clusters_N=own)
 
 
+def moving(rng: Rng) -> Any:
+    """Shares of the 30 blocks of a clip, three of a file; in some files next to nothing moves."""
+    own = np.repeat(np.arange(16), 3)
+    return of_mean(rng.binomial(30, rng.beta(0.8, 1.5, 16)[own]) / 30, how="", clusters_N=own)
+
+
 def hits(chance: float, files: int, rng: Rng) -> Any:
     return of_share((rng.random(files) < chance).astype(float), how="")
 
@@ -231,6 +249,7 @@ CASES: dict[str, Case] = {
     "Block-FID (positions)": Case(partial(blocks, "fid", "position"), repeats=200),
     "Block-FID (positions against all)": Case(partial(blocks, "fid", "pooled"), repeats=200),
     "Block-FID (pooled)": Case(partial(blocks, "fid", "all"), repeats=200),
+    "Block-FVD": Case(blocks_of_clips),
     **{
         f"{name}, {crops} of a canvas": Case(tuple(partial(share, name, crops, fixed) for fixed in range(8)))
         for name in ("precision", "density", "recall", "coverage")
@@ -243,7 +262,7 @@ CASES: dict[str, Case] = {
     "collapsed": Case(collapsed),
     **{
         f"color: {name}": Case(partial(color, i))
-        for i, name in enumerate(("brightness", "contrast", "saturation", "red minus blue"))
+        for i, name in enumerate(NAMES)
     },
     "diversity": Case(diversity),
     **{
@@ -256,6 +275,7 @@ CASES: dict[str, Case] = {
     "LPIPS": Case(lambda rng: of_mean(rng.gamma(4, 0.05, 24), how="")),
     "CLIP-score": Case(lambda rng: of_mean((100 * rng.normal(0.2, 0.1, 48)).clip(min=0), how="")),
     "flicker, motion, curves of clips": Case(clips),
+    "motion moving of clips": Case(moving),
     **{f"over {count} training seeds": Case(partial(seeds, count)) for count in (3, 12, 20)},
 }  # fmt: skip
 
