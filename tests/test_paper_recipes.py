@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import resource
 import warnings
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -53,13 +55,60 @@ def test_the_sizes_are_the_papers(recipe, millions):
     assert model.patch_size == (16, 16)
 
 
-@pytest.mark.parametrize(
-    ("name", "extent", "millions"), [("lhq.yaml", (0, 2, 2), 164.02), ("text_video.yaml", (3, 2, 2), 202.23)]
-)
-def test_overlays_change_what_they_say(name, extent, millions):
+@dataclass(frozen=True)
+class Setting:
+    """What the paper says of a training: extents over frames, rows and columns; batch; patches of a sample; the rest.
+
+    It gives warm-up as a share of the steps, 64 devices, and the number of samples to train on.
+    """
+
+    extent: tuple[int, int, int]
+    batch: int
+    samples: int
+    epochs: int
+    patches: int
+    warmup: float = 0.05
+    smoothing: float = 0.1
+    text: bool = True
+
+
+LHQC = Setting((0, 2, 2), batch=512, samples=85000, epochs=50, patches=16)
+SETTINGS = {
+    "": LHQC,
+    "joint.yaml": LHQC,  # ours but for these numbers
+    "lhq.yaml": replace(LHQC, text=False),
+    "lhqv.yaml": Setting((3, 1, 1), batch=256, samples=38000, epochs=50, patches=80, text=False),
+    "text_video.yaml": Setting((3, 2, 2), batch=256, samples=9000, epochs=150, patches=80),
+    "scroll.yaml": Setting(
+        (0, 2, 2), 128, samples=128, epochs=6000, patches=64, warmup=0.02, smoothing=0.15, text=False
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ["", *OVERLAYS])
+@pytest.mark.parametrize("recipe", [BASE, LARGE], ids=["base", "large"])
+def test_settings_are_the_papers(recipe, name):
+    paper, config = SETTINGS[name], read_recipe([*recipe, *(overlay(name) if name else ())])
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        module, _ = model_of(config)
+    data, descent = config.data.init_args, module.descent
+    assert module.transformer.embedding_extent == paper.extent
+    assert (module.transformer.text is not None) is paper.text
+    assert 64 * data.batch_size == paper.batch
+    assert data.steps_per_epoch == paper.samples // paper.batch
+    assert config.trainer.max_steps == paper.epochs * data.steps_per_epoch
+    assert descent.warmup_steps == int(paper.warmup * config.trainer.max_steps)
+    assert (module.lr, descent.schedule, descent.gradient_clip_val) == (1e-4, "linear", 1.0)
+    assert descent.label_smoothing == paper.smoothing
+    frames = data.clips.frames if "clips" in data else 1
+    assert frames * math.prod(data.grid) == paper.patches * math.prod(module.transformer.patch_size)
+    assert module.optimize == ("joint" if name == "joint.yaml" else "per_patch")
+
+
+@pytest.mark.parametrize(("name", "millions"), [("lhq.yaml", 164.02), ("text_video.yaml", 202.23)])
+def test_sizes_with_overlays(name, millions):
     with FakeTensorMode(allow_non_fake_inputs=True):
         module, _ = model_of(read_recipe([*BASE, *overlay(name)]))
-    assert module.transformer.embedding_extent == extent
     assert round(parameters(module) / 1e6, 2) == millions
 
 
