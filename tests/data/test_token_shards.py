@@ -72,6 +72,17 @@ def test_the_batches_are_those_of_the_bank(photo_folder: Path, tmp_path: Path, w
         assert (tables["photos"].shape[1], tables["grids"].shape[1]) == (5, 10)
 
 
+def test_ranks_share_the_samples(photo_folder: Path, tmp_path: Path) -> None:
+    """Two processes with batches of 3 see what one sees with batches of 6."""
+    make(photo_folder, tmp_path / "s")
+    whole = from_shards(tmp_path / "s", batch_size=6).training_batches(0, 1)
+    ranks = [from_shards(tmp_path / "s").training_batches(rank, 2) for rank in range(2)]
+    for step in range(12):
+        parts = [rank.batch(step) for rank in ranks]
+        assert not equal(*parts)
+        assert equal(whole.batch(step), {name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+
+
 @pytest.mark.parametrize("stop", [2, 7])
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_resumed_run_sees_the_same_batches(photo_folder: Path, tmp_path: Path, stop: int, workers: int) -> None:
