@@ -1,17 +1,18 @@
 """Callbacks that watch a metric: one that is not there when they look is refused before anything is trained."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
 from nuwa_lightning.data.data_module import StreamingDataModule
 from nuwa_lightning.data.sources import Source
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.training.ema import SubmoduleAveraging
 from nuwa_lightning.training.nuwa_module import NuwaInfinityModule
 from nuwa_lightning.training.pixel_guided_module import PixelGuidedModule
 from nuwa_lightning.training.reconstruction import ReconstructionModule
@@ -40,8 +41,10 @@ class Times:
     validation: float
 
 
-def check_strategy(strategy: object, model: LightningModule, checkpoint: str | None) -> None:
-    """Refuse a strategy that this model, or its checkpoint, does not go with.
+def check_strategy(
+    strategy: object, model: LightningModule, checkpoint: str | None, callbacks: Iterable[Callback] = ()
+) -> None:
+    """Refuse a strategy that this model, its checkpoint, or a callback does not go with.
 
     Raises:
         UsageError: naming one that does.
@@ -54,6 +57,9 @@ def check_strategy(strategy: object, model: LightningModule, checkpoint: str | N
             raise UsageError(option, name, hint)
         if not isinstance(model, NuwaInfinityModule):
             raise UsageError(option, name, f"{type(model).__name__} is never sharded, it fits any device: give ddp")
+        for callback in callbacks:
+            if isinstance(callback, SubmoduleAveraging | WeightAveraging):
+                raise UsageError(option, name, f"{type(callback).__name__} averages whole weights: give ddp")
     elif checkpoint is not None and is_parts(checkpoint):
         raise UsageError("--ckpt_path", checkpoint, "is in parts: go on from it with ShardedStrategy (docs/scaling.md)")
 
