@@ -1,4 +1,4 @@
-"""A small tokenizer, a loss without a network, and a trainer that says and keeps nothing."""
+"""Small tokenizers, a loss without a network, and a trainer that says and keeps nothing."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from lightning.pytorch import Trainer
 
 from nuwa_lightning.models.vqgan import VQGANConfig
+from nuwa_lightning.tokenizers.published import PublishedVQGAN
 from nuwa_lightning.training.losses import LossWeights, PerceptualTerm
 
 SIZE = VQGANConfig(
@@ -33,3 +34,10 @@ def trainer(folder: Path, **options) -> Trainer:
         log_every_n_steps=1,
     )
     return Trainer(**(defaults | options))
+
+
+def published(codebook_size: int = 8) -> PublishedVQGAN:
+    """Return one that has never been trained; needs diffusers."""
+    down, up = ["DownEncoderBlock2D"] * 2, ["UpDecoderBlock2D"] * 2
+    size = {"down_block_types": down, "up_block_types": up, "block_out_channels": [8, 8], "norm_num_groups": 4}
+    return PublishedVQGAN({**size, "latent_channels": 4, "num_vq_embeddings": codebook_size, "vq_embed_dim": 4})

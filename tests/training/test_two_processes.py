@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -24,6 +25,8 @@ from nuwa_lightning.models.perceptual import PerceptualLoss
 from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
 from nuwa_lightning.planning.context import NearbyContextPool
 from nuwa_lightning.text.base import TextEncoder
+from nuwa_lightning.tokenizers.pretrained import save_tokenizer
+from nuwa_lightning.tokenizers.published import PublishedVQGAN
 from nuwa_lightning.training.conditioning import Conditions
 from nuwa_lightning.training.losses import AdversarialTerm, LossTerm, LossWeights, PerceptualTerm
 from nuwa_lightning.training.nuwa_module import NuwaInfinityModule
@@ -31,6 +34,9 @@ from nuwa_lightning.training.optimization import OptimizerConfig
 from nuwa_lightning.training.pixel_guided_module import PixelGuidedModule
 from nuwa_lightning.training.scaling import ScalingConfig
 from nuwa_lightning.training.vqgan_module import VQGANModule
+from tests.models.test_quantizer import Restarting
+from tests.together import run_together
+from tests.training.small import published
 
 SIZE = VQGANConfig(
     codebook_size=8,
@@ -85,6 +91,10 @@ def image(number: int, *, side: int = 32) -> Tensor:
     return nn.functional.interpolate(small, (side, side), mode="bilinear")[0]
 
 
+def photo(number: int) -> dict[str, Tensor]:
+    return {"image": image(number)}
+
+
 def clip(number: int) -> dict[str, Tensor]:
     wide = image(number, side=24)
     return {"video": torch.stack([wide[:, t : t + 16, 2 * t : 2 * t + 16] for t in range(3)])}
@@ -112,8 +122,14 @@ class Share(Dataset[dict[str, Tensor]]):
         return {name: t.to(self.dtype) if t.is_floating_point() else t for name, t in self.make(number).items()}
 
 
-def stage_1() -> VQGANModule:
-    made = VQGANModule(SIZE, loss=LOSS, unquantized_steps=3, warmup_steps=2, lr=1e-3)
+def stage_1(start: VQGAN | PublishedVQGAN | None = None, **options: Any) -> VQGANModule:
+    with TemporaryDirectory() as folder:
+        if start is not None:
+            save_tokenizer(f"{folder}/start", start)
+            options["start_from"] = f"{folder}/start"
+        made = VQGANModule(SIZE, loss=LOSS, unquantized_steps=3, warmup_steps=2, lr=1e-3, **options)
+    if start is None:
+        made.vqgan.quantizer = Restarting(8, 4)
     made._perceptual = (Edges().double(),)
     return made
 
@@ -146,7 +162,8 @@ def stage_2(**options: Any) -> NuwaInfinityModule:
 
 NO_TEXT = Conditions(known_prob=0.4, closing_prob=0.4, token_noise=0.4)
 CASES: dict[str, tuple[Callable[[], LightningModule], Callable[[int], dict[str, Tensor]]]] = {
-    "stage 1": (stage_1, lambda number: {"image": image(number)}),
+    "stage 1": (stage_1, photo),
+    "decoder": (lambda: stage_1(VQGAN.build(SIZE), train_only="decoder"), photo),
     "pixel-guided": (guided, clip),
     "joint": (lambda: stage_2(plan=CoarsePlan(dropout=0.3), scaling=ScalingConfig(accumulate_grad_batches=2)), window),
     # in raster order, plans do not share masks: processes have different numbers of groups
@@ -156,73 +173,85 @@ CASES: dict[str, tuple[Callable[[], LightningModule], Callable[[int], dict[str, 
     "per patch": (lambda: stage_2(token_order="raster", optimize="per_patch"), window),
     "per patch, masked": (lambda: stage_2(optimize="per_patch", local_decoder=MaskedLocalDecoder()), window),
 }
+if find_spec("diffusers"):
+    CASES["published"] = (lambda: stage_1(published()), photo)
 
 
-def train(folder: Path, rank: int, world: int) -> None:
-    """Train every case, in double precision, so that sums in another order hardly differ."""
-    for name, (make, sample) in CASES.items():
-        seed_everything(0, verbose=False)
-        model = make()
-        trainer = Trainer(
-            default_root_dir=folder,
-            accelerator="cpu",
-            precision="64-true",
-            devices=world,
-            strategy="ddp" if world > 1 else "auto",
-            use_distributed_sampler=False,
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            enable_checkpointing=False,
-            max_steps=6,
-            limit_val_batches=0,
-        )
-        trainer.fit(model, DataLoader(Share(sample, rank, world, torch.float64), batch_size=BATCH // world))
-        weights = {key: value for key, value in model.state_dict().items() if not key.startswith("_")}
-        logged = {key: value for key, value in trainer.callback_metrics.items() if key.startswith("train/")}
-        torch.save({"weights": weights, "logged": logged, "steps": trainer.global_step}, folder / f"{name}.pt")
+class Logged(Callback):
+    """Keeps what every step logs, over all processes."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, float]] = []
+
+    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+        found = trainer.callback_metrics.items()
+        self.steps.append({name: value.item() for name, value in found if name.startswith("train/")})
+
+
+def train(folder: Path, case: str, *, rank: int = 0, world: int = 1) -> dict[str, Any]:
+    """Train in double precision, so that sums in another order hardly differ."""
+    make, sample = CASES[case]
+    seed_everything(0, verbose=False)
+    model, logged = make(), Logged()
+    trainer = Trainer(
+        default_root_dir=folder,
+        accelerator="cpu",
+        precision="64-true",
+        devices=world,
+        strategy="ddp" if world > 1 else "auto",
+        callbacks=[logged],
+        use_distributed_sampler=False,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        max_steps=6,
+        limit_val_batches=0,
+    )
+    trainer.fit(model, DataLoader(Share(sample, rank, world, torch.float64), batch_size=BATCH // world))
+    weights = {key: value for key, value in model.state_dict().items() if not key.startswith("_")}
+    return {"weights": weights, "logged": logged.steps, "steps": trainer.global_step}
+
+
+SOON = ("joint",)
+LATER = tuple(case for case in CASES if case not in SOON)
+Trained = Callable[[tuple[str, ...]], Path]
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
-    """A folder with what one process came to, and each of two."""
-    root = tmp_path_factory.mktemp("trained")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    for name, ranks in {"one": [(0, 1)], "two": [(0, 2), (1, 2)]}.items():
-        processes = []
-        for rank, world in ranks:
-            folder = root / name / str(rank)
-            folder.mkdir(parents=True)
-            environment = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
-            if world > 1:
-                environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-                environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
-                environment |= {"TORCHELASTIC_RUN_ID": "test"}
-            command = [sys.executable, __file__, str(folder), str(rank), str(world)]
-            processes.append(subprocess.Popen(command, env=environment))
-        try:
-            assert [process.wait(timeout=900) for process in processes] == [0] * len(ranks)
-        finally:
-            for process in processes:
-                process.kill()
-    return root
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Give a folder with what each of two processes came to in some cases."""
+
+    @cache
+    def folder(cases: tuple[str, ...]) -> Path:
+        root = tmp_path_factory.mktemp("trained")
+        ended = run_together([__file__, root, *cases], timeout=900)
+        assert [status for status, _ in ended] == [0, 0], ended
+        return root
+
+    return folder
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
-def test_two_processes_learn_what_one_learns(trained: Path, case: str) -> None:
-    one, first, second = (torch.load(trained / p / f"{case}.pt") for p in ("one/0", "two/0", "two/1"))
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
+@pytest.mark.parametrize("case", [*SOON, *(pytest.param(case, marks=pytest.mark.slow) for case in LATER)])
+def test_two_processes_learn_what_one_learns(trained: Trained, case: str, tmp_path: Path) -> None:
+    folder = trained(SOON if case in SOON else LATER)
+    one, (first, second) = train(tmp_path, case), (torch.load(folder / f"{case}{rank}.pt") for rank in range(2))
     assert one["steps"] == first["steps"] == second["steps"] == 6
+    assert len(one["logged"]) == len(first["logged"]) >= 6
+    for mine, theirs in zip(one["logged"], first["logged"], strict=True):
+        assert theirs == pytest.approx(mine, rel=1e-6, abs=1e-7)
+    for key, value in one["weights"].items():
+        assert torch.equal(first["weights"][key], second["weights"][key]), key
+        torch.testing.assert_close(first["weights"][key], value, rtol=1e-6, atol=1e-7, msg=lambda m, k=key: f"{k}: {m}")
     start = CASES[case][0]().state_dict()
-    assert one["logged"].keys() == first["logged"].keys()
-    for part in ("logged", "weights"):
-        for key, value in one[part].items():
-            assert part == "logged" or torch.equal(first[part][key], second[part][key]), key
-            torch.testing.assert_close(first[part][key], value, rtol=1e-6, atol=1e-7, msg=lambda m, k=key: f"{k}: {m}")
     assert any(not torch.equal(start[key], value.to(start[key].dtype)) for key, value in one["weights"].items())
+    if case == "stage 1":
+        assert one["weights"]["vqgan.quantizer.restarts"] > 0
 
 
 if __name__ == "__main__":
-    train(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    for name in sys.argv[2:]:
+        number = int(os.environ["RANK"])
+        found = train(Path(sys.argv[1]), name, rank=number, world=2)
+        torch.save(found, Path(sys.argv[1]) / f"{name}{number}.pt")
