@@ -10,9 +10,10 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Final, Literal, Self
 
-from nuwa_lightning.atomic import atomic_write
+from nuwa_lightning.atomic import atomic_write, write_json
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.plain_data import read_json
 
@@ -125,6 +126,24 @@ def card(config: Mapping[str, Any], record: Mapping[str, Any]) -> str:
         config: of the patch transformer, as it is exported.
         record: of its training; empty where it is not known.
     """
+    task = "text-to-image" if "text_encoder" in config else "unconditional-image-generation"
+    return _CARD.format(task=task, table=_table(_transformer(config), config, record))
+
+
+def _table(said: dict[str, str], config: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+    said["format of the files"] = str(config.get("format"))
+    data, ended = _part(record, "data"), _part(record, "ended")
+    if record:
+        said["trained on"] = f"{data.get('source', 'see record.json')}: {_count(data.get('train'))}"
+        said["steps"] = f"{ended.get('step', '?')} ({ended.get('by', 'not ended')}), seed {record.get('seed')}"
+        versions = _part(record, "versions")
+        said["trained with"] = ", ".join(f"{name} {versions[name]}" for name in sorted(versions))
+    rows = "\n".join(f"| {name} | {value.replace('|', '/')} |" for name, value in said.items())
+    how = "`record.json` holds the rest." if record else "How it was trained is not recorded."
+    return f"| | |\n|---|---|\n{rows}\n\n{how}"
+
+
+def _transformer(config: Mapping[str, Any]) -> dict[str, str]:
     model, said = _part(config, "model"), {}
     size = _part(model, "size")
     said["patch transformer"] = (
@@ -136,17 +155,7 @@ def card(config: Mapping[str, Any], record: Mapping[str, Any]) -> str:
             arguments = ", ".join(f"{name}={value}" for name, value in _part(config[part], "args").items())
             said[part.replace("_", " ")] = f"`{str(config[part].get('name')).rpartition('.')[2]}({arguments})`"
     said["frames of a training sample"] = str(config.get("frames", 1))
-    said["format of the files"] = str(config.get("format"))
-    data, ended = _part(record, "data"), _part(record, "ended")
-    if record:
-        said["trained on"] = f"{data.get('source', 'see record.json')}: {_count(data.get('train'))}"
-        said["steps"] = f"{ended.get('step', '?')} ({ended.get('by', 'not ended')}), seed {record.get('seed')}"
-        versions = _part(record, "versions")
-        said["trained with"] = ", ".join(f"{name} {versions[name]}" for name in sorted(versions))
-    rows = "\n".join(f"| {name} | {value.replace('|', '/')} |" for name, value in said.items())
-    task = "text-to-image" if "text_encoder" in config else "unconditional-image-generation"
-    how = "`record.json` holds the rest." if record else "How it was trained is not recorded."
-    return _CARD.format(task=task, rows=rows, how=how)
+    return said
 
 
 def _count(names: object) -> str:
@@ -169,11 +178,7 @@ pipe = NuwaInfinityPipeline.from_pretrained("OWNER/NAME")
 pipe(size=(2048, 512), seed=0).images[0].save("wide.png")
 ```
 
-| | |
-|---|---|
-{rows}
-
-{how}
+{table}
 """
 
 
@@ -234,6 +239,7 @@ class Pretrained(ABC):
 
     part: ClassVar[Literal["model", "tokenizer"]]
     """Its folder in a run."""
+    _record: Mapping[str, Any] = MappingProxyType({})
 
     @classmethod
     def from_pretrained(
@@ -261,12 +267,15 @@ class Pretrained(ABC):
         """
         folder = find_part(checkpoint, cls.part)
         if not (folder / "config.json").exists() and not named(checkpoint).exists() and _is_repository(checkpoint):
-            files = [name for name in FILES if name.startswith(f"{cls.part}/")]
+            # A run of stage 2 holds a tokenizer, too, but its record is the transformer's.
+            files = ["record.json", "model/config.json", *(name for name in FILES if name.startswith(f"{cls.part}/"))]
             folder = _fetched(str(checkpoint), revision, token, cache_dir, local_files_only, files) / cls.part
         found = cls._loaded(folder, own)
         if not isinstance(found, cls):
             kind = type(found).__name__
             raise UsageError("checkpoint", checkpoint, f"holds no {cls.__name__}: call {kind}.from_pretrained")
+        if folder.name == cls.part and (cls.part == "model" or not (folder.parent / "model").is_dir()):
+            object.__setattr__(found, "_record", _said(folder.parent / "record.json"))
         return found
 
     @classmethod
@@ -289,9 +298,13 @@ class Pretrained(ABC):
         """Put it into a repository of the Hugging Face hub, made if need be; returns the address of the commit."""
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(Path(folder) / self.part)
-            cls = type(self)
-            text = _PART_CARD.format(part=self.part, module=cls.__module__, cls=cls.__name__, repo=repo_id)
+            cls, config = type(self), _said(Path(folder) / self.part / "config.json")
+            said = _transformer(config) if self.part == "model" else {"tokenizer": f"`{cls.__name__}`"}
+            names = {"part": self.part, "module": cls.__module__, "cls": cls.__name__, "repo": repo_id}
+            text = _PART_CARD.format(**names, table=_table(said, config, self._record))
             (Path(folder) / "README.md").write_text(text, encoding="utf-8")
+            if self._record:
+                write_json(Path(folder) / "record.json", self._record)
             message = commit_message or f"Upload a {cls.__name__}"
             return upload(Path(folder), repo_id, private=private, token=token, message=message)
 
@@ -307,4 +320,6 @@ from {module} import {cls}
 
 {part} = {cls}.from_pretrained("{repo}")
 ```
+
+{table}
 """

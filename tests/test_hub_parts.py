@@ -15,8 +15,10 @@ from nuwa_lightning import VQGAN, NuwaInfinityPipeline, UsageError
 from nuwa_lightning.generation.pretrained import Generator
 from nuwa_lightning.hub import Pretrained
 from nuwa_lightning.planning.context import NearbyContextPool
+from nuwa_lightning.tokenizers.published import PublishedVQGAN
 from nuwa_lightning.tokenizers.windows import WindowedTokenizer
 from tests.tokenizers.test_own_tokenizer import Gray
+from tests.training.small import published
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +69,13 @@ def part(pipe: NuwaInfinityPipeline, cls: type[Pretrained]) -> Pretrained:
         VQGAN: pipe.tokenizer,
         WindowedTokenizer: WindowedTokenizer(pipe.tokenizer, 8, 2),
     }
-    return made[cls]
+    return published(codebook_size=64).eval() if cls is PublishedVQGAN else made[cls]
 
 
-@pytest.mark.parametrize("cls", [Generator, VQGAN, WindowedTokenizer])
+@pytest.mark.parametrize("cls", [Generator, VQGAN, WindowedTokenizer, PublishedVQGAN])
 def test_a_part_goes_up_and_comes_down(pipe, hub, tmp_path, cls) -> None:
+    if cls is PublishedVQGAN:
+        pytest.importorskip("diffusers")
     own = part(pipe, cls)
     assert own.push_to_hub("me/part", commit_message="first") == "https://hub/me/part: first"
     files = {f"{cls.part}/config.json", f"{cls.part}/model.safetensors", "README.md"}
@@ -79,7 +83,8 @@ def test_a_part_goes_up_and_comes_down(pipe, hub, tmp_path, cls) -> None:
     card = (hub / "me" / "part" / "README.md").read_text()
     assert f'{cls.__name__}.from_pretrained("me/part")' in card
     found = cls.from_pretrained("me/part")
-    assert json.loads((hub / "asked").read_text()) == sorted(files - {"README.md"})
+    asked = json.loads((hub / "asked").read_text())
+    assert set(asked) == files - {"README.md"} | {"record.json", "model/config.json"}
     own.save_pretrained(tmp_path / "folder")
     for again in (found, cls.from_pretrained(tmp_path / "folder"), cls.from_pretrained(tmp_path / "hub/me/part")):
         assert type(again) is cls
@@ -90,6 +95,43 @@ def test_a_part_goes_up_and_comes_down(pipe, hub, tmp_path, cls) -> None:
             assert again.fingerprint() == own.fingerprint()
             assert torch.equal(again.decode(torch.arange(64).view(1, 8, 8)), own.decode(torch.arange(64).view(1, 8, 8)))
     exec(card.split("```python\n")[1].split("```")[0], {})
+
+
+RECORD = {
+    "data": {"source": "some images", "train": ["a.png", "b.png"]},
+    "ended": {"step": 7, "by": "finished"},
+    "seed": 3,
+    "versions": {"torch": "2.0"},
+}
+
+
+def rows(card: Path) -> set[str]:
+    return {line for line in card.read_text().splitlines() if line.startswith("| ")}
+
+
+def test_the_card_of_a_part_says_how_it_was_trained(pipe, hub, tmp_path) -> None:
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / "record.json").write_text(json.dumps(RECORD))
+    pipe.generator.save_pretrained(tmp_path / "two" / "model")
+    for name in ("one", "two"):
+        pipe.tokenizer.save_pretrained(tmp_path / name / "tokenizer")
+    NuwaInfinityPipeline.from_pretrained(tmp_path / "two").push_to_hub("me/all")
+    told = {"| trained on | some images: 2 of it |", "| steps | 7 (finished), seed 3 |", "| trained with | torch 2.0 |"}
+    assert rows(hub / "me" / "all" / "README.md") >= told
+    (tmp_path / "one" / "record.json").write_text(json.dumps(RECORD))
+    for cls, run in ((Generator, "two"), (VQGAN, "one")):
+        # And of what came down from there.
+        first, second, third = (f"me/{run}_{n}" for n in range(3))
+        for place, to in ((tmp_path / run, first), (tmp_path / run / cls.part, second), (first, third)):
+            cls.from_pretrained(place).push_to_hub(to)
+            card = hub / to / "README.md"
+            assert rows(card) >= (rows(hub / "me" / "all" / "README.md") if cls is Generator else told)
+            assert json.loads((hub / to / "record.json").read_text()) == RECORD
+    # The record of stage 2 says nothing of the tokenizer.
+    for place in (tmp_path / "two", "me/all"):
+        VQGAN.from_pretrained(place).push_to_hub("me/apart")
+        assert "How it was trained is not recorded" in (hub / "me" / "apart" / "README.md").read_text()
+        assert not (hub / "me" / "apart" / "record.json").exists()
 
 
 def test_parts_make_a_pipeline(pipe, hub) -> None:
