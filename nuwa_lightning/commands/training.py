@@ -259,7 +259,8 @@ class NuwaCLI(LightningCLI):
             if not self.model.automatic_optimization and value not in off:
                 hint = own.get(name, "this model optimizes by itself: give an option of the model")
                 raise UsageError(f"--trainer.{name}", value, hint)
-        check_strategy(self.trainer.strategy, self.model, self.options.get("ckpt_path"), self.trainer.callbacks)
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        check_strategy(self.trainer.strategy, self.model, self.options.get("ckpt_path"), callbacks)
         check_watched(self.trainer, self.model, self.datamodule)
 
     def _check_sizes(self, factor: int | None) -> None:
