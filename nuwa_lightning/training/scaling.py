@@ -28,7 +28,8 @@ class ScalingConfig:
         logits_chunk: how many tokens may have their logits in memory at once; those of the backward pass are made
             again. 0: all, which takes three times ``4 * codebook_size`` bytes a token.
         recompute_layers: keep the input of each layer only, and make the rest again in the backward pass.
-        compile: backend of ``torch.compile`` for the feed-forward branches, such as ``inductor``; None: none.
+        compile: backend of ``torch.compile`` for the feed-forward branches, such as ``inductor`` (which draws
+            dropout by random numbers of its own); None: none.
         flex_attention: attend by PyTorch's FlexAttention, which gathers no context (of ``optimize: joint`` or
             ``accumulated``; to train, on a GPU only).
 

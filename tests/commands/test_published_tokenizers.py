@@ -86,7 +86,7 @@ def test_an_image_begins_to_move(folder, shell, sample_photos):
     assert not np.array_equal(first, second)
 
 
-@pytest.mark.parametrize("folder", ["llamagen", *SLOW], indirect=True)
+@pytest.mark.parametrize("folder", ["llamagen", *SLOW, pytest.param("taming", marks=pytest.mark.slow)], indirect=True)
 @pytest.mark.parametrize("what", ["all", "decoder"])
 def test_it_is_fine_tuned(folder, what, shell):
     before = load_tokenizer(folder)
