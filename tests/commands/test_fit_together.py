@@ -13,8 +13,10 @@ import yaml
 from PIL import Image
 
 from nuwa_lightning import NuwaInfinityPipeline
+from nuwa_lightning.tokenizers.pretrained import load_tokenizer
 from nuwa_lightning.training.sharding import is_parts
 from tests.commands.conftest import STAGE_1, STAGE_2, write_photos
+from tests.commands.test_refinement import REFINE
 from tests.evaluation import toys
 from tests.evaluation.ablation_toys import TOY
 from tests.together import environment, free_port, run_together
@@ -30,11 +32,32 @@ def slurm(rank: int, port: int) -> dict[str, str]:
     return {**names, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
 
 
-def write(folder: Path, photos: dict[str, Any], **trainer: Any) -> None:
+# Trainings in processes of their own, which make the tokenizer and refine it, are not counted.
+COUNTING = """
+import sys
+
+from nuwa_lightning.cli import main
+from nuwa_lightning.models.vqgan import VQGAN
+
+encode = VQGAN.encode
+
+
+def counted(self, image_B3YX):
+    with open("encoded", "ab") as file:
+        file.write(b".")
+    return encode(self, image_B3YX)
+
+
+VQGAN.encode = counted
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def write(folder: Path, photos: dict[str, Any], *, more: dict[str, Any] | None = None, **trainer: Any) -> None:
     """Write a recipe of stage 2 whose tokenizer a recipe of stage 1 makes."""
     write_photos(folder / "photos", photos)
     (folder / "one.yaml").write_text(yaml.safe_dump(STAGE_1))
-    recipe = {**STAGE_2, "tokenizer": {"path": "one/tokenizer", "recipe": "one.yaml"}}
+    recipe = {**STAGE_2, "tokenizer": {"path": "one/tokenizer", "recipe": "one.yaml", **(more or {})}}
     recipe["trainer"] = {**STAGE_2["trainer"], **GROUP, **trainer}
     (folder / "two.yaml").write_text(yaml.safe_dump(recipe))
 
@@ -62,6 +85,23 @@ def test_two_processes(tmp_path: Path, sample_photos: dict[str, Any], way: str) 
     told = [slurm(rank, port) if way == "slurm" else environment(rank, 2, port) for rank in range(2)]
     ended = run_together(["-m", "nuwa_lightning", "fit", "-c", "two.yaml"], folder=tmp_path, told=told)
     check(tmp_path, ended)
+
+
+@pytest.mark.parametrize("beside", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_what_is_missing_is_made_once(tmp_path: Path, sample_photos: dict[str, Any], beside: bool) -> None:
+    refined = {"refine": "better.yaml", "refined": "better/tokenizer", "beside": beside}
+    write(tmp_path, sample_photos, more=refined, strategy="ddp")
+    (tmp_path / "better.yaml").write_text(yaml.safe_dump(REFINE))
+    check(tmp_path, run_together(["-c", COUNTING, "fit", "-c", "two.yaml"], folder=tmp_path))
+    records = {path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("*/record.json")}
+    assert records.keys() == {"one", "better", "two"}
+    assert records["better"]["ended"] == {"by": "finished", "step": 4}
+    assert len(list((tmp_path / "better" / "tensorboard").glob("events*"))) == 1
+    plain, better, ours = (load_tokenizer(tmp_path / name / "tokenizer") for name in ("one", "better", "two"))
+    assert plain.full_fingerprint() != better.full_fingerprint() == ours.full_fingerprint()
+    (bank,) = (tmp_path / "cache" / "tokens").iterdir()
+    index = json.loads((bank / "index.json").read_text())
+    assert (tmp_path / "encoded").stat().st_size == len(index["entries"]) > 0
 
 
 @pytest.mark.slow
