@@ -39,6 +39,7 @@ from nuwa_lightning.commands.tokenizer import (
     provide_guided,
     provide_tokenizer,
 )
+from nuwa_lightning.commands.trainer_flags import check_processes
 from nuwa_lightning.commands.watching import check_strategy, check_watched
 from nuwa_lightning.data.data_module import StreamingDataModule
 from nuwa_lightning.data.image_folder import PhotosDataModule
@@ -159,10 +160,7 @@ class NuwaCLI(LightningCLI):
         self.options = self.config[self.subcommand]
         if not self.options.run or "\0" in self.options.run:
             raise UsageError("--run", repr(self.options.run), "is no name of a folder: give one, such as runs/mine")
-        devices, cores = self.options.trainer.devices, os.cpu_count() or 1
-        if self.options.trainer.accelerator == "cpu" and str(devices).isdecimal() and int(devices) > cores:
-            hint = f"the machine has {cores} cores, and each process needs one: give at most as many"
-            raise UsageError("--trainer.devices", devices, hint)
+        check_processes(self.options.trainer)
         self.run_folder = Path(self.options.run)
         if not self._trial:
             check_run_folder(self.run_folder)

@@ -186,6 +186,8 @@ def test_roots_and_runs_that_yaml_would_read_otherwise(shell: Shell, name: str) 
         (("--seed_everything", 30 * "9"), "give a whole number from 0 to 4294967295"),
         (("--trainer.devices", 99), "--trainer.devices: 99: the machine has "),
         (("--trainer.devices", 10**12), "--trainer.devices: 1000000000000: the machine has "),
+        (("--trainer.num_nodes", 10), "--trainer.num_nodes: 10: nothing says where the other machines are: start it"),
+        (("--trainer.num_nodes", 0), "--trainer.num_nodes: 0: give the number of machines, 1 or more"),
         (("--trainer.accelerator", "cuda"), "--trainer"),
         (("--trainer.accelerator", "tpu"), "--trainer"),
         (("--data.batch_size", 10**12), "--data.batch_size: 1000000000000: give 1 or more, at most 65536"),

@@ -1,0 +1,30 @@
+"""Options of the trainer that Lightning takes and then waits, does nothing or does something else."""
+
+import os
+from typing import Any, Final
+
+from lightning.fabric.plugins.environments.lsf import LSFEnvironment
+from lightning.fabric.plugins.environments.mpi import MPIEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+
+from nuwa_lightning.errors import UsageError
+
+_TELL: Final = (SLURMEnvironment, LSFEnvironment, MPIEnvironment)
+
+
+def check_processes(trainer: Any) -> None:
+    """Refuse more processes than there can be, by the options of the trainer: the others would be waited for.
+
+    Raises:
+        UsageError: naming the way out.
+    """
+    devices, cores = trainer.devices, os.cpu_count() or 1
+    if trainer.accelerator == "cpu" and str(devices).isdecimal() and int(devices) > cores:
+        hint = f"the machine has {cores} cores, and each process needs one: give at most as many"
+        raise UsageError("--trainer.devices", devices, hint)
+    if trainer.num_nodes < 1:
+        raise UsageError("--trainer.num_nodes", trainer.num_nodes, "give the number of machines, 1 or more")
+    told = "MASTER_ADDR" in os.environ or trainer.plugins  # of torchrun or by hand; a plugin may be an environment
+    if trainer.num_nodes > 1 and not (told or any(each.detect() for each in _TELL)):
+        hint = "nothing says where the other machines are: start it on each by torchrun or SLURM (docs/scaling.md)"
+        raise UsageError("--trainer.num_nodes", trainer.num_nodes, hint)
