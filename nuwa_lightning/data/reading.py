@@ -22,7 +22,18 @@ import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError, features
 
 from nuwa_lightning.data.folders import list_files, regular_stat
-from nuwa_lightning.data.tones import BITS, is_deep, scaled, straight, to_rgb
+from nuwa_lightning.data.tones import (
+    BITS,
+    NOT_ALL,
+    is_deep,
+    is_deep_color,
+    lower_bytes,
+    scaled,
+    straight,
+    to_rgb,
+    white_of,
+    with_white,
+)
 from nuwa_lightning.errors import UsageError
 
 _T = TypeVar("_T")
@@ -145,8 +156,11 @@ def read_image(
             image.draft(None, (round(image.width * scale), round(image.height * scale)))
         notes = [_SHALLOWER] if is_deep(image) else []
         notes += notes_of(image)
+        deep_color = is_deep_color(image)
         image.load()
         turn = _TURNS.get(_orientation(image))
+        if deep_color:
+            image = with_white(image, lambda: _with_image(path, max_pixels, lower_bytes), notes)
         made = to_rgb(image, notes)
         if turn is not None:
             made = made.transpose(turn)
@@ -287,7 +301,9 @@ def _by_tifffile(path: str | os.PathLike[str], max_pixels: int | None) -> Image.
         values = page.asarray()
         if page.planarconfig == 2 and samples == 3:
             values = values.transpose(1, 2, 0)
-        white = 1.0 if kind.kind == "f" else float(np.iinfo(kind).max)
+        white = 1.0 if kind.kind == "f" else 255.0
+        if kind == np.uint16:
+            white = white_of(values, page.tags.valueof("MaxSampleValue"), bits=page.bitspersample)
         image = Image.fromarray(scaled(values, white, inverted=page.photometric == 0))
         turn = page.tags.valueof("Orientation", default=1)
         profile = page.tags.valueof("InterColorProfile")
@@ -295,7 +311,8 @@ def _by_tifffile(path: str | os.PathLike[str], max_pixels: int | None) -> Image.
         image = image.transpose(_TURNS[turn])
     if isinstance(profile, bytes):
         image.info["icc_profile"] = profile
-    image.info[_NOTES] = () if kind == np.uint8 else (_SHALLOWER,)
+    unusual = (NOT_ALL.format(white),) if kind == np.uint16 and white < 65535 else ()
+    image.info[_NOTES] = () if kind == np.uint8 else (_SHALLOWER, *unusual)
     return image
 
 

@@ -2,6 +2,8 @@
 
 import functools
 import io
+import sys
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -11,6 +13,8 @@ from PIL import Image
 _BACKGROUND: Final = (255, 255, 255, 255)
 BITS, PHOTOMETRIC, MAX_SAMPLE = 258, 262, 281
 """Tags of TIFF."""
+NOT_ALL: Final = "white is taken to be {:g} in 16 bits, the end of its values"
+_OTHER_ORDER: Final = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 
 
 def is_deep(image: Image.Image) -> bool:
@@ -116,6 +120,54 @@ def _lab_to_srgb() -> Any:
     return ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
 
 
+def is_deep_color(image: Image.Image) -> bool:
+    """Say whether samples of color have 16 bits, of which Pillow will keep the upper 8; the image is not loaded yet."""
+    return _raw_mode(image).startswith(("RGB;16", "RGBX;16", "RGBA;16", "LA;16"))
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """Return how the samples lie in the file."""
+    tiles: list[Any] = getattr(image, "tile", [])
+    said = tiles[0].args if tiles else ""
+    return said if isinstance(said, str) else str(said[0])
+
+
+def lower_bytes(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """Return the bytes that Pillow drops of an image of `is_deep_color`, (Y, X, samples); it is not loaded yet."""
+    mode, gray = _raw_mode(image), _raw_mode(image).startswith("LA")
+    # Taken for samples of the other byte order, or gray and alpha of 16 bits for four of 8, it gives the others.
+    other = "RGBA" if gray else mode[:-1] + _OTHER_ORDER[mode[-1]]
+    loaded: Any = image
+    loaded.tile = [
+        tile._replace(args=other if isinstance(tile.args, str) else (other, *tile.args[1:])) for tile in loaded.tile
+    ]
+    return np.asarray(image)[..., [1, 1, 1, 3]] if gray else np.asarray(image)
+
+
+def with_white(image: Image.Image, lower: Callable[[], npt.NDArray[np.uint8]], notes: list[str]) -> Image.Image:
+    """Return an image of `is_deep_color`, loaded, with what stands for white in its 16 bits as white.
+
+    ``lower`` gives its `lower_bytes`: they count where the upper ones alone are nearly black, or its file says what
+    white is.
+    """
+    tags: Any = getattr(image, "tag_v2", {})
+    upper = np.asarray(image)
+    if upper[..., :3].max(initial=0) > 4095 >> 8 and not tags.get(MAX_SAMPLE):
+        return image
+    values = upper.astype(np.uint16) << 8 | lower()
+    white = white_of(values[..., :3], tags.get(MAX_SAMPLE))
+    if white == 65535:
+        return image
+    notes.append(NOT_ALL.format(white))
+    made = scaled(values[..., :3], white)
+    if image.mode == "RGBA":
+        alpha = values[..., 3:]
+        made = np.dstack([made, scaled(alpha, white if alpha.max(initial=0) <= white else 65535)])
+    whole = Image.fromarray(made)
+    whole.info = image.info
+    return whole
+
+
 def _deep_gray(image: Image.Image, notes: list[str]) -> Image.Image:
     """Scale 16-bit, 32-bit and float gray to 8 bits; `Image.convert` would clip at 255."""
     values = np.asarray(image)
@@ -125,18 +177,20 @@ def _deep_gray(image: Image.Image, notes: list[str]) -> Image.Image:
     elif values.size and int(values.max()) > 65535:
         raise ValueError("32-bit gray of unknown range; save it with 8 or 16 bits")
     else:
-        white = _white(values, tags)
+        white = white_of(values, tags.get(MAX_SAMPLE), bits=max(tags.get(BITS, (16,))))
         if white < 65535:
-            notes.append(f"white is taken to be {white:g} in 16 bits, the end of its values")
+            notes.append(NOT_ALL.format(white))
     return Image.fromarray(scaled(values, white, inverted=tags.get(PHOTOMETRIC) == 0))
 
 
-def _white(values: npt.NDArray[Any], tags: Any) -> float:
-    """Return what stands for white in 16 bits: cameras and scanners put 12, sometimes 8, bits there unscaled."""
+def white_of(values: npt.NDArray[Any], told: Any, *, bits: int = 16) -> float:
+    """Return what stands for white in 16 bits: cameras and scanners put 12, sometimes 8, bits there unscaled.
+
+    ``told`` is what the file says of the largest value, of each sample or of all, or None; ``bits`` are those of each
+    sample.
+    """
     most = int(values.max(initial=0))
-    bits = max(tags.get(BITS, (16,)))
-    said = (1 << bits) - 1 if 8 < bits < 16 else tags.get(MAX_SAMPLE, 0)
-    said = max(said) if isinstance(said, tuple) else said
+    said = (1 << bits) - 1 if 8 < bits < 16 else max(told) if isinstance(told, tuple) else told or 0
     if most <= said and said in {(1 << n) - 1 for n in range(8, 17)}:
         return float(said)
     return float(next((white for white in (255, 4095) if 0 < most <= white), 65535))
@@ -146,5 +200,8 @@ def scaled(values: npt.NDArray[Any], white: float, *, inverted: bool = False) ->
     """Return values from 0 to ``white`` as 8 bits; inverted, white is 0."""
     if values.size and not (float(values.min()) >= 0.0 and float(values.max()) <= white):
         raise ValueError(f"gray values outside 0..{white:g}")
-    made = np.rint(values.astype(np.float64) * (255.0 / white)).astype(np.uint8)
+    if values.dtype.kind == "f":
+        made = np.rint(values.astype(np.float64) * (255.0 / white)).astype(np.uint8)
+    else:  # by a table, without eight bytes a sample
+        made = np.rint(np.arange(int(white) + 1) * (255.0 / white)).astype(np.uint8)[values]
     return 255 - made if inverted else made

@@ -124,7 +124,7 @@ class TiffWindows(WindowReader):
         self._part = functools.lru_cache(max(1, held_bytes // (3 * tall * wide)))(self._decode)
         self.decoded = 0
         """How many parts were decoded so far."""
-        if page.samplesperpixel == 1 and page.dtype == np.dtype(np.uint16):
+        if page.dtype == np.dtype(np.uint16):
             self._white = self._find_white(parts)
 
     @property

@@ -81,10 +81,11 @@ def chunk(kind: bytes, data: bytes, *, wrong: bool = False) -> bytes:
 
 
 def png(samples: NDArray[np.uint8 | np.uint16], *before: bytes, after: bytes = b"") -> bytes:
-    """A PNG of gray (Y, X), or RGB (Y, X, 3), of 8 or 16 bits, with chunks before and after the pixels."""
+    """A PNG of gray (Y, X), gray and alpha, RGB or RGBA (Y, X, samples), with chunks before and after the pixels."""
     depth = 8 * samples.dtype.itemsize
     rows = samples.astype(samples.dtype.newbyteorder(">")).reshape(len(samples), -1)
-    head = struct.pack(">IIBBBBB", samples.shape[1], len(samples), depth, 0 if samples.ndim == 2 else 2, 0, 0, 0)
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[1 if samples.ndim == 2 else samples.shape[2]]
+    head = struct.pack(">IIBBBBB", samples.shape[1], len(samples), depth, kind, 0, 0, 0)
     content = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
     parts = [chunk(b"IHDR", head), *before, chunk(b"IDAT", content), after, chunk(b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)

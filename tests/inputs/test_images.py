@@ -26,6 +26,8 @@ RAMP = np.linspace(0, 65535, 24 * 36).astype(np.uint16).reshape(24, 36)
 TWELVE = (RAMP >> 4).astype(np.uint16)
 UNIT = (RAMP / 65535).astype(np.float32)
 RGB16 = np.stack([RAMP, RAMP[::-1], RAMP[:, ::-1]], -1)
+RGB12 = RGB16 >> 4
+UNEVEN = np.tile(np.array([0, 127, 128, 2048, 4095], np.uint16), 24 * 36)[: 24 * 36 * 3].reshape(24, 36, 3)
 PIXELS = NDArray[np.float64]
 
 
@@ -154,6 +156,67 @@ CASES: dict[str, tuple[str, Callable[[Path], None], NDArray[np.generic], float, 
     "8 bits in 16": ("a.tif", tiff(GRAY.astype(np.uint16)), three(GRAY), 0, "white is taken to be 255"),
     "16 bits, all black": ("a.tif", tiff(np.zeros((24, 36), np.uint16)), np.zeros((24, 36, 3)), 0, ""),
     "16 bits, all white": ("a.tif", tiff(np.full((24, 36), 65535, np.uint16)), np.full((24, 36, 3), 255), 0, ""),
+    "RGB of 12 bits in 16": ("a.tif", tiff(RGB12, photometric="rgb"), RGB12 / 4095 * 255, 0.51, "to be 4095"),
+    "RGB of 12 bits in 16, big-endian": (
+        "a.tif",
+        tiff(RGB12, photometric="rgb", byteorder=">"),
+        RGB12 / 4095 * 255,
+        0.51,
+        "to be 4095",
+    ),
+    "RGB of 12 bits in 16, deflate": (
+        "a.tif",
+        tiff(RGB12, photometric="rgb", compression="zlib"),
+        RGB12 / 4095 * 255,
+        0.51,
+        "to be 4095",
+    ),
+    "RGB of 12 bits in 16, tiled": (
+        "a.tif",
+        tiff(UNEVEN, photometric="rgb", tile=(16, 16)),
+        UNEVEN / 4095 * 255,
+        0.51,
+        "to be 4095",
+    ),
+    "RGB of 12 bits in 16, planar": (
+        "a.tif",
+        tiff(RGB12.transpose(2, 0, 1).copy(), photometric="rgb", planarconfig="separate"),
+        RGB12 / 4095 * 255,
+        0.51,
+        "to be 4095",
+    ),
+    "RGB of 12 bits in 16, told": (
+        "a.tif",
+        tiff(RGB12 // 2, photometric="rgb", extratags=[(281, 3, 3, (4095, 4095, 4095), False)]),
+        RGB12 // 2 / 4095 * 255,
+        0.51,
+        "to be 4095",
+    ),
+    "RGB of 14 bits in 16, told": (
+        "a.tif",
+        tiff(RGB16 >> 2, photometric="rgb", extratags=[(281, 3, 1, 16383, False)]),
+        (RGB16 >> 2) / 16383 * 255,
+        0.51,
+        "to be 16383",
+    ),
+    "RGB of 12 bits in 16, PNG": ("a.png", raw(png(RGB12)), RGB12 / 4095 * 255, 0.51, "to be 4095"),
+    "RGB of 8 bits in 16, PNG": ("a.png", raw(png(RGB.astype(np.uint16))), RGB, 0, "to be 255"),
+    "RGB of 12 bits in 16 and 3 MB of text": ("a.png", raw(png(RGB12, LONG)), RGB12 / 4095 * 255, 0.51, "to be 4095"),
+    "RGB of 12 bits in 16, transparent": (
+        "a.png",
+        raw(png(np.dstack([RGB12, RAMP]))),
+        RGB12 / 4095 * (RAMP / 65535)[..., None] * 255 + 255 * (1 - RAMP / 65535)[..., None],
+        2,
+        "to be 4095",
+    ),
+    "gray of 12 bits in 16, transparent": (
+        "a.png",
+        raw(png(np.dstack([TWELVE, TWELVE[::-1]]))),
+        three(255 - (4095 - TWELVE / 1.0) * TWELVE[::-1] / 4095**2 * 255),
+        2,
+        "to be 4095",
+    ),
+    "RGB of 16 bits, all black": ("a.png", raw(png(0 * RGB16)), 0 * RGB, 0, "8 bits become 8"),
     "float gray TIFF": ("a.tif", tiff(UNIT), three(UNIT * 255), 0.51, "8 bits become 8"),
     "float RGB TIFF": ("a.tif", tiff((RGB16 / 65535).astype(np.float32), photometric="rgb"), RGB16 / 257, 0.51, ""),
     "half float RGB TIFF": ("a.tif", tiff((RGB16 / 65535).astype(np.float16), photometric="rgb"), RGB16 / 257, 1, ""),
