@@ -19,7 +19,7 @@ from PIL import Image
 from evaluation.crop_spec import CropSpec
 from nuwa_lightning.atomic import atomic_folder
 from nuwa_lightning.data.folders import list_files, said_of
-from nuwa_lightning.data.reading import MAX_PIXELS, SUFFIXES, ImageReadError, image_size, read_image
+from nuwa_lightning.data.reading import MAX_PIXELS, SUFFIXES, ImageReadError, NotesLog, image_size, read_image
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.hashing import file_sha256
 
@@ -69,6 +69,7 @@ class ImageSet:
         self.spec, self.option, self.skip_corrupt = spec or CropSpec(), option, skip_corrupt
         self.skipped: dict[Path, ImageReadError] = {}
         self._max_pixels = max_pixels
+        self._tell = NotesLog()
         self._sizes: set[tuple[int, int]] = set()
         if isinstance(where, (str, os.PathLike)):
             self.folder: Path | None = Path(where)
@@ -195,7 +196,7 @@ class ImageSet:
             if not (cuts or every) or path in self.skipped:
                 continue
             try:
-                image = read_image(path, max_pixels=self._max_pixels)
+                image = self._tell(path, read_image(path, max_pixels=self._max_pixels))
             except ImageReadError as error:
                 self._skip(path, error)
                 continue

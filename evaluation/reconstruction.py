@@ -14,7 +14,7 @@ from evaluation.estimates import Estimate, of_mean
 from evaluation.images import Pixels, image_files
 from evaluation.perceptual import PerceptualDistance
 from evaluation.protocol import Reconstruction
-from nuwa_lightning.data.reading import MAX_PIXELS, ImageReadError, read_image
+from nuwa_lightning.data.reading import MAX_PIXELS, ImageReadError, NotesLog, read_image
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.hashing import file_sha256
 
@@ -71,6 +71,7 @@ class Pairs:
         self.option, self.skip_corrupt, self._max_pixels = option, skip_corrupt, max_pixels
         self.skipped: dict[Path, ImageReadError] = {}
         self.equal = 0
+        self._tell = NotesLog()
         theirs, ours = Path(originals), Path(reconstructions)
         partners = _by_name(theirs, "original")
         self.files = []
@@ -91,8 +92,8 @@ class Pairs:
             if path in self.skipped:
                 continue
             try:
-                images = (read_image(file, max_pixels=self._max_pixels) for file in (original, path))
-                a, b = (np.asarray(image, np.uint8) for image in images)
+                images = [(file, read_image(file, max_pixels=self._max_pixels)) for file in (original, path)]
+                a, b = (np.asarray(self._tell(file, image), np.uint8) for file, image in images)
             except ImageReadError as error:
                 if not self.skip_corrupt:
                     way = "give a larger `max_pixels` if you trust it" if error.over_limit else "replace or remove it"

@@ -312,6 +312,7 @@ class NuwaInfinityPipeline:
         if output_type not in _TYPES:
             raise UsageError("output_type", output_type, f"choose {', '.join(_TYPES)}")
         renderer = self.renderer(request)
+        request.log_notes()
         order = self.builder.order(request, direction=renderer.direction)
         if order.grid.endless:
             raise UsageError("size", request.canvas_size, "in memory a canvas has an end: give both sides a length")

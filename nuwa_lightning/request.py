@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -11,6 +12,7 @@ from typing import Any, Final
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.request_fields import Expansion, InputImage, Region, Size, check_kinds, parse_prompts
 
+_LOG = logging.getLogger(__name__)
 TASKS: Final = ("unconditional", "text-to-image", "outpaint", "animate", "text-to-video")
 FRAMES: Final = 40
 FPS: Final = 8.0
@@ -152,6 +154,16 @@ class GenerationRequest:
             else:
                 said[each.name] = list(value) if isinstance(value, tuple) else value
         return said
+
+    @property
+    def notes(self) -> list[str]:
+        """What reading changed about the tones of its image, mask and plan, a line each."""
+        return [note for given in (self.image, self.plan) if given is not None for note in given.notes]
+
+    def log_notes(self) -> None:
+        """Log :attr:`notes` as warnings."""
+        for note in self.notes:
+            _LOG.warning(note)
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any], *, max_pixels: int | None = None) -> GenerationRequest:

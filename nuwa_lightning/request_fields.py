@@ -183,6 +183,7 @@ class InputImage:
         source: its file, as it was named; "" for an image in memory.
         mask_source: the file of its mask, as it was named.
         transparent: whether transparent parts of it were taken as white.
+        notes: what reading changed about tones, of the image and of its mask, a line each.
     """
 
     pixels_YX3: NDArray[np.uint8]
@@ -190,6 +191,7 @@ class InputImage:
     source: str = ""
     mask_source: str = ""
     transparent: bool = False
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def open(cls, image: Any, mask: Any = None, *, max_pixels: int | None = None, option: str = "image") -> InputImage:
@@ -197,10 +199,10 @@ class InputImage:
 
         The mask has the same size and is white where the image is to be generated anew.
         """
-        pixels_YX3, source, transparent = _read(option, image, max_pixels)
+        pixels_YX3, source, transparent, notes = _read(option, image, max_pixels)
         if mask is None:
-            return cls(pixels_YX3, None, source, "", transparent)
-        mask_YX3, mask_source, mask_transparent = _read("mask", mask, max_pixels)
+            return cls(pixels_YX3, None, source, "", transparent, notes)
+        mask_YX3, mask_source, mask_transparent, more = _read("mask", mask, max_pixels)
         named = mask_source or "the mask"
         (height, width), (rows, columns) = pixels_YX3.shape[:2], mask_YX3.shape[:2]
         if (rows, columns) != (height, width):
@@ -212,32 +214,35 @@ class InputImage:
         holes_YX = mask_YX3.max(axis=2) >= 128
         if holes_YX.all():
             raise UsageError("mask", named, "is white all over, nothing is given: leave `image` out")
-        return cls(pixels_YX3, holes_YX, source, mask_source, transparent)
+        return cls(pixels_YX3, holes_YX, source, mask_source, transparent, notes + more)
 
 
-def _read(name: str, given: Any, max_pixels: int | None) -> tuple[NDArray[np.uint8], str, bool]:
-    """Return 8-bit RGB pixels, the file's name, and whether parts were transparent."""
+def _read(name: str, given: Any, max_pixels: int | None) -> tuple[NDArray[np.uint8], str, bool, tuple[str, ...]]:
+    """Return 8-bit RGB pixels, the file's name, whether parts were transparent, and what was changed about tones."""
     import numpy as np
     from PIL import Image
 
-    from nuwa_lightning.data.reading import MAX_PIXELS, ImageReadError, is_transparent, read_image
+    from nuwa_lightning.data.reading import MAX_PIXELS, ImageReadError, as_srgb, is_transparent, notes_of, read_image
+    from nuwa_lightning.data.tones import lets_through
 
     if isinstance(given, np.ndarray):
         if given.dtype == bool and given.ndim == 2:
             given = np.where(given[..., None], np.uint8(255), np.uint8(0)).repeat(3, axis=2)
         if given.dtype != np.uint8 or given.ndim != 3 or given.shape[2] != 3:
             raise UsageError(name, f"{given.dtype} {given.shape}", "give an array of bytes, height x width x 3")
-        return given, "", False
+        return given, "", False, ()
     if isinstance(given, Image.Image):
-        transparent = given.has_transparency_data and given.convert("RGBA").getchannel("A").getextrema()[0] != 255
-        if transparent:
-            given = Image.alpha_composite(Image.new("RGBA", given.size, "white"), given.convert("RGBA"))
-        return np.asarray(given.convert("RGB")), "", transparent
+        try:
+            pixels = as_srgb(given)
+            return np.asarray(pixels), "", lets_through(given), tuple(f"{name}: {note}" for note in notes_of(pixels))
+        except ValueError as error:
+            raise UsageError(name, f"{given.mode} {given.size}", f"{error}: give 8-bit RGB") from None
     if not isinstance(given, str | Path):
         raise UsageError(name, type(given).__name__, "give a file name, a Pillow image or an array")
     try:
         pixels = read_image(given, max_pixels=MAX_PIXELS if max_pixels is None else max_pixels)
-        return np.asarray(pixels), str(given), is_transparent(given)
+        notes = tuple(f"{given}: {note}" for note in notes_of(pixels))
+        return np.asarray(pixels), str(given), is_transparent(given), notes
     except ImageReadError as error:
         hint = error.hint if error.over_limit else "name an image that can be read"
         raise UsageError(name, given, f"{error.reason}: {hint}") from None

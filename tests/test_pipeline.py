@@ -334,6 +334,13 @@ def test_the_command_line_makes_the_same(pipe, photo, tmp_path, monkeypatch):
     assert bytes_of(Image.open("b.png")) == bytes_of(pipe.outpaint("in.png", left=9, seed=2).images[0])
 
 
+def test_deep_gray_in_memory_is_scaled_and_said(pipe, caplog):
+    ramp = np.linspace(0, 65535, 31 * 45).astype(np.uint16).reshape(31, 45)
+    made = np.asarray(pipe.outpaint(Image.fromarray(ramp), left=9, seed=2).images[0])
+    assert np.abs(made[:, 9:] - ramp[..., None] / 257).max() <= 0.51
+    assert caplog.messages == ["image: samples of more than 8 bits become 8"]
+
+
 def test_a_request_comes_back(photo, tmp_path):
     photo.save(tmp_path / "in.png")
     image = InputImage.open(tmp_path / "in.png")

@@ -213,6 +213,8 @@ def _check_formats(request: GenerationRequest, outputs: Sequence[Path], notes: _
     from nuwa_lightning.writers import IMAGE_WRITERS, VIDEO_WRITERS, check_format
 
     size, suffix = request.canvas_size, outputs[0].suffix.lower()
+    for line in request.notes:
+        notes(f"note: {line}")
     if request.image is not None:
         multiple = VIDEO_WRITERS[suffix].multiple if request.video else 1
         if (size.height or 0) % multiple or (size.width or 0) % multiple:

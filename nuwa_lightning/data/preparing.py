@@ -20,7 +20,7 @@ from PIL import Image
 from nuwa_lightning.atomic import atomic_write, make_cache
 from nuwa_lightning.data.folders import content_keys
 from nuwa_lightning.data.photos import Photo
-from nuwa_lightning.data.reading import MAX_PIXELS, ImageReadError, image_size, notes_of, read_image
+from nuwa_lightning.data.reading import MAX_PIXELS, ImageReadError, NotesLog, image_size, notes_of, read_image
 from nuwa_lightning.data.sources import Prepared, Skipped
 from nuwa_lightning.errors import UsageError, some_of
 from nuwa_lightning.plain_data import mapped_array
@@ -53,10 +53,12 @@ class PreparedPhotos(Prepared[_Shrunk]):
     Attributes:
         largest_side: the largest shorter side among all photos that have a readable header, in pixels.
         max_pixels: see `read_image`.
+        tell: what says which tones were changed, where nothing is kept.
     """
 
     largest_side: int
     max_pixels: int = field(default=MAX_PIXELS)
+    tell: NotesLog = field(default_factory=NotesLog, compare=False, repr=False)
 
     def photo(self, index: int) -> Photo:
         """Return the photo of this index."""
@@ -72,7 +74,8 @@ class PreparedPhotos(Prepared[_Shrunk]):
         if entry.files:
             mapped: npt.NDArray[np.uint8] = np.load(entry.files[size], mmap_mode="r", allow_pickle=False)
             return mapped
-        return shrunk(decode_for(entry.sample.path, min(entry.shapes[size]), self.max_pixels), entry.shapes[size])
+        image = decode_for(entry.sample.path, min(entry.shapes[size]), self.max_pixels)
+        return shrunk(self.tell(entry.sample.path, image), entry.shapes[size])
 
 
 def sizes_for(shape: tuple[int, int], short_sides: Sequence[int], crop: int) -> tuple[tuple[int, int], ...]:

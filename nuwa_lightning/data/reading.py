@@ -10,10 +10,11 @@ Metadata never costs the pixels: what of it cannot be read is passed over.
 import errno
 import importlib.util
 import io
+import logging
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, Final, TypeVar
@@ -27,15 +28,16 @@ from nuwa_lightning.data.tones import (
     NOT_ALL,
     is_deep,
     is_deep_color,
+    lets_through,
     lower_bytes,
     scaled,
-    straight,
     to_rgb,
     white_of,
     with_white,
 )
 from nuwa_lightning.errors import UsageError
 
+_LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 FORMATS: Final = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "AVIF")
@@ -154,7 +156,7 @@ def read_image(
         if min_side is not None and min(image.size) > min_side > 0:
             scale = min_side / min(image.size)
             image.draft(None, (round(image.width * scale), round(image.height * scale)))
-        notes = [_SHALLOWER] if is_deep(image) else []
+        notes = [SHALLOWER] if is_deep(image) or _tells_of_depth(path, image.format) else []
         notes += notes_of(image)
         deep_color = is_deep_color(image)
         image.load()
@@ -162,22 +164,49 @@ def read_image(
         if deep_color:
             image = with_white(image, lambda: _with_image(path, max_pixels, lower_bytes), notes)
         made = to_rgb(image, notes)
-        if turn is not None:
-            made = made.transpose(turn)
-        made.info = {_NOTES: tuple(notes)}
-        return made
+        return _with_notes(made if turn is None else made.transpose(turn), notes)
 
     return _with_image(path, max_pixels, read)
 
 
 _NOTES: Final = "nuwa_lightning notes"
-_SHALLOWER: Final = "samples of more than 8 bits become 8"
+SHALLOWER: Final = "samples of more than 8 bits become 8"
 
 
 def notes_of(image: Image.Image) -> tuple[str, ...]:
     """Return what `read_image` changed about the tones of an image and a user may want to know, in a few words each."""
     notes: tuple[str, ...] = image.info.get(_NOTES, ())
     return notes
+
+
+def _with_notes(image: Image.Image, notes: Sequence[str]) -> Image.Image:
+    image.info = {_NOTES: tuple(notes)}
+    return image
+
+
+def as_srgb(image: Image.Image) -> Image.Image:
+    """Return an image in memory as 8-bit sRGB over white; `notes_of` it say what was changed.
+
+    Raises:
+        ValueError: if its samples mean nothing that is known.
+    """
+    notes = [SHALLOWER] if is_deep(image) else []
+    return _with_notes(to_rgb(image, notes).copy(), notes)
+
+
+class NotesLog:
+    """Logs each of `notes_of` images once, with the first file that it is of."""
+
+    def __init__(self) -> None:
+        self._told = set[str]()
+
+    def __call__(self, path: str | os.PathLike[str], image: Image.Image) -> Image.Image:
+        """Log what is new; returns the image."""
+        for note in notes_of(image):
+            if note not in self._told:
+                self._told.add(note)
+                _LOG.warning("%s, and perhaps others: %s", path, note)
+        return image
 
 
 def image_size(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -194,13 +223,7 @@ def image_size(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
 
 def is_transparent(path: str | os.PathLike[str]) -> bool:
     """Say whether an image that `read_image` reads lets its background through anywhere."""
-
-    def transparent(image: Image.Image) -> bool:
-        if image.mode.startswith(("I", "F")) or not image.has_transparency_data:
-            return False
-        return straight(image).getchannel("A").getextrema()[0] != 255
-
-    return _with_image(path, None, transparent)
+    return _with_image(path, None, lets_through)
 
 
 def list_images(folder: str | os.PathLike[str], *, natural: bool = False) -> list[Path]:
@@ -312,7 +335,7 @@ def _by_tifffile(path: str | os.PathLike[str], max_pixels: int | None) -> Image.
     if isinstance(profile, bytes):
         image.info["icc_profile"] = profile
     unusual = (NOT_ALL.format(white),) if kind == np.uint16 and white < 65535 else ()
-    image.info[_NOTES] = () if kind == np.uint8 else (_SHALLOWER, *unusual)
+    image.info[_NOTES] = () if kind == np.uint8 else (SHALLOWER, *unusual)
     return image
 
 
@@ -337,6 +360,22 @@ def check_size(path: str | os.PathLike[str], size: tuple[int, int], max_pixels: 
             hint="raise `max_pixels` if you trust the file",
             over_limit=True,
         )
+
+
+_DEPTHS: Final = {"JPEG2000": (b"\xff\x4f\xff\x51", 42), "AVIF": (b"pixi", 9), "HEIF": (b"pixi", 9)}
+"""What stands before the bits of a sample, and by how many bytes; JPEG 2000 counts from 0."""
+
+
+def _tells_of_depth(path: str | os.PathLike[str], form: str | None) -> bool:
+    """Say whether a file has more than 8 bits a sample of a format whose decoder gives 8 and does not say so."""
+    if form not in _DEPTHS:
+        return False
+    mark, after = _DEPTHS[form]
+    with open(path, "rb") as file:
+        head = file.read(1 << 20)
+    at = head.find(mark)
+    bits = head[at + after : at + after + 1] if at >= 0 else b""
+    return bool(bits) and (bits[0] & 0x7F) + (form == "JPEG2000") > 8
 
 
 def _orientation(image: Image.Image, header_of: str | os.PathLike[str] | None = None) -> int:

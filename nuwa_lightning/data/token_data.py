@@ -29,7 +29,7 @@ from nuwa_lightning.data.preparing import (
     shrunk,
     sizes_for,
 )
-from nuwa_lightning.data.reading import MAX_PIXELS, ImageReadError, image_size
+from nuwa_lightning.data.reading import MAX_PIXELS, ImageReadError, NotesLog, image_size
 from nuwa_lightning.data.shard_making import ShardParts, digest, in_chunks
 from nuwa_lightning.data.sources import SPLITS
 from nuwa_lightning.data.token_bank import (
@@ -225,6 +225,7 @@ class _PassingItem(_Item):
     """One that is decoded once and not kept."""
 
     max_pixels: int
+    tell: NotesLog
 
     @functools.cached_property
     def shapes(self) -> tuple[tuple[int, int], ...]:
@@ -233,7 +234,7 @@ class _PassingItem(_Item):
 
     @functools.cached_property
     def _arrays(self) -> list[npt.NDArray[np.uint8]]:
-        image = decode_for(self.photo.path, max(map(min, self.shapes)), self.max_pixels)
+        image = self.tell(self.photo.path, decode_for(self.photo.path, max(map(min, self.shapes)), self.max_pixels))
         return [shrunk(image, shape) for shape in self.shapes]
 
     def pixels(self, size: int) -> npt.NDArray[np.uint8]:
@@ -301,9 +302,10 @@ class TokenDataModule(TokenWindowsModule):
 
     def shard_parts(self, tokenizer: TokenizerLike, size: int) -> ShardParts:
         source, settings, factor = self.photos, self.settings, tokenizer.downsample_factor
+        tell = NotesLog()
 
         def item(split: Split, photo: Photo) -> _PassingItem:
-            return _PassingItem(photo, split, factor, settings, None, self.max_pixels)
+            return _PassingItem(photo, split, factor, settings, None, self.max_pixels, tell)
 
         if isinstance(source, IterablePhotos) and (count := source.parts(size)):
             streaming = source  # for the type checker

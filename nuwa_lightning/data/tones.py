@@ -13,6 +13,9 @@ from PIL import Image
 _BACKGROUND: Final = (255, 255, 255, 255)
 BITS, PHOTOMETRIC, MAX_SAMPLE = 258, 262, 281
 """Tags of TIFF."""
+CONVERTED: Final = "its color profile is turned into sRGB"
+UNUSABLE: Final = "its color profile cannot be used, its colors are taken as they are"
+ANOTHER: Final = "its color profile is {}, its colors are taken as they are"
 NOT_ALL: Final = "white is taken to be {:g} in 16 bits, the end of its values"
 _OTHER_ORDER: Final = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 
@@ -44,6 +47,14 @@ def to_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
     return _in_srgb(image, profile, notes)
 
 
+def lets_through(image: Image.Image) -> bool:
+    """Say whether an image lets its background through anywhere."""
+    if image.mode.startswith(("I", "F")) or not image.has_transparency_data:
+        return False
+    extremes: Any = straight(image).getchannel("A").getextrema()
+    return bool(extremes[0] != 255)
+
+
 def straight(image: Image.Image) -> Image.Image:
     """Return an image with transparency as RGBA."""
     # RGBa and La hold colors multiplied by alpha; Pillow turns them back only into their own kind.
@@ -57,22 +68,22 @@ def _in_srgb(image: Image.Image, profile: object, notes: list[str]) -> Image.Ima
     try:
         mode, transform = to_srgb(profile)
     except ValueError:
-        notes.append("its color profile cannot be used, its colors are taken as they are")
+        notes.append(UNUSABLE)
         return image.convert("RGB")
     if transform is None:
         return image.convert("RGB")
     if mode == "CMYK" and image.mode != "CMYK":
-        notes.append("its color profile is one of CMYK, its colors are taken as they are")
+        notes.append(ANOTHER.format("one of CMYK"))
         return image.convert("RGB")
     if mode == "L" and image.mode in ("RGB", "P"):
         image = image.convert("RGB")
         if any(channel.tobytes() != image.getchannel(0).tobytes() for channel in image.split()[1:]):
-            notes.append("its color profile is one of gray, its colors are taken as they are")
+            notes.append(ANOTHER.format("one of gray"))
             return image
     if mode != "CMYK" and image.mode == "CMYK":
-        notes.append("its color profile is not one of CMYK, its colors are taken as they are")
+        notes.append(ANOTHER.format("not one of CMYK"))
         return image.convert("RGB")
-    notes.append("its color profile is turned into sRGB")
+    notes.append(CONVERTED)
     return applied(transform, image.convert(mode))
 
 

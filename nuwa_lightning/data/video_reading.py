@@ -14,7 +14,15 @@ import numpy.typing as npt
 from PIL import Image, ImageSequence
 
 from nuwa_lightning.data.folders import natural_key, own_kind, regular_stat
-from nuwa_lightning.data.reading import MAX_PIXELS, ImageReadError, MediaReadError, check_size, list_images, read_image
+from nuwa_lightning.data.reading import (
+    MAX_PIXELS,
+    ImageReadError,
+    MediaReadError,
+    NotesLog,
+    check_size,
+    list_images,
+    read_image,
+)
 from nuwa_lightning.errors import UsageError
 
 # Legend: Y, X pixels along the axes, 3 colours.
@@ -222,9 +230,10 @@ def read_clip(clip: Path, *, max_pixels: int = MAX_PIXELS) -> Iterator[Frame]:
         VideoReadError: if it cannot be read.
     """
     if clip.is_dir():
+        tell = NotesLog()
         for file in clip_files(clip):
             try:
-                yield np.array(read_image(file, max_pixels=max_pixels), np.uint8)
+                yield np.array(tell(file, read_image(file, max_pixels=max_pixels)), np.uint8)
             except ImageReadError as error:
                 reason = f"{file.name}: {error.reason}"
                 raise VideoReadError(clip, reason, over_limit=error.over_limit) from error

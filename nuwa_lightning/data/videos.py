@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, final
 
 import numpy as np
 
-from nuwa_lightning.data.reading import ImageReadError, read_image
+from nuwa_lightning.data.reading import ImageReadError, NotesLog, read_image
 from nuwa_lightning.data.sources import FolderSource, Sample, Source, Split
 from nuwa_lightning.data.video_reading import SUFFIXES, Frame, FrameReader, VideoReadError
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 # Legend: Y, X pixels along the axes, 3 colours.
+
+_tell = NotesLog()
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ class Video(Sample):
 def photograph(path: Path) -> Image.Image:
     """Return the photograph that a video is made of."""
     try:
-        return read_image(path)
+        return _tell(path, read_image(path))
     except ImageReadError as error:
         raise VideoReadError(path, error.reason) from error
 

@@ -12,7 +12,7 @@ import functools
 import logging
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -22,8 +22,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from nuwa_lightning.data.reading import MAX_PIXELS, ImageReadError, main_page, read_image
-from nuwa_lightning.data.tones import applied, to_srgb
+from nuwa_lightning.data.reading import MAX_PIXELS, SHALLOWER, ImageReadError, main_page, notes_of, read_image
+from nuwa_lightning.data.tones import ANOTHER, CONVERTED, NOT_ALL, UNUSABLE, applied, to_srgb
 
 if TYPE_CHECKING:
     import tifffile
@@ -80,7 +80,9 @@ class WholeImage(WindowReader):
     """An image that its format only gives whole."""
 
     def __init__(self, path: Path, *, max_pixels: int = MAX_PIXELS) -> None:
-        self._pixels_YX3: Pixels = np.asarray(read_image(path, max_pixels=max_pixels))
+        image = read_image(path, max_pixels=max_pixels)
+        _tell(path, notes_of(image))
+        self._pixels_YX3: Pixels = np.asarray(image)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -119,13 +121,15 @@ class TiffWindows(WindowReader):
         ends = (start + count for start, count in zip(page.dataoffsets, page.databytecounts, strict=True))
         if max(ends, default=0) > self._file.size:
             raise ImageReadError(path, f"cut short: it has {self._file.size} bytes and speaks of more")
-        self._transform = _profile_of(page)
+        self._transform, notes = _profile_of(page)
         self._white = 65535
         self._part = functools.lru_cache(max(1, held_bytes // (3 * tall * wide)))(self._decode)
         self.decoded = 0
         """How many parts were decoded so far."""
         if page.dtype == np.dtype(np.uint16):
             self._white = self._find_white(parts)
+            notes = [SHALLOWER, *([NOT_ALL.format(self._white)] if self._white < 65535 else []), *notes]
+        _tell(path, notes)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -184,6 +188,11 @@ class TiffWindows(WindowReader):
     def close(self) -> None:
         self._part.cache_clear()
         self._page.parent.close()
+
+
+def _tell(path: Path, notes: Iterable[str]) -> None:
+    for note in notes:
+        _LOG.warning("%s: %s", path, note)
 
 
 def can_be_read_by_parts(page: Any) -> bool:
@@ -252,15 +261,18 @@ def _said(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _profile_of(page: Any) -> tuple[str, Any] | None:
-    """Return the mode of the page and what turns its colors into sRGB; None if they are, or nothing usable is said."""
+def _profile_of(page: Any) -> tuple[tuple[str, Any] | None, list[str]]:
+    """Return what turns the colors of a page into sRGB, by the mode that it takes; and what is to be said of that."""
     profile = page.tags.valueof("InterColorProfile")
     try:
         mode, transform = to_srgb(bytes(profile)) if profile else ("", None)
     except ValueError:
-        return None
-    fits = mode == ("RGB" if page.samplesperpixel == 3 else "L")
-    return (mode, transform) if fits and transform is not None else None
+        return None, [UNUSABLE]
+    if transform is None:
+        return None, []
+    if mode == "CMYK" or (mode == "L" and page.samplesperpixel == 3):
+        return None, [ANOTHER.format("one of CMYK" if mode == "CMYK" else "one of gray")]
+    return (mode, transform), [CONVERTED]
 
 
 def _has_codec(page: Any) -> bool:

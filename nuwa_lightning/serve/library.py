@@ -1,6 +1,7 @@
 """The canvases of a folder, by ids that say nothing of paths; and the images that were uploaded."""
 
 import hashlib
+import logging
 import re
 import secrets
 import threading
@@ -16,6 +17,8 @@ from nuwa_lightning.pipeline import NuwaInfinityPipeline
 from nuwa_lightning.request_fields import InputImage
 from nuwa_lightning.serve.tiles import Tiles, TokenColors
 from nuwa_lightning.serve.view import CanvasView, Change
+
+_LOG = logging.getLogger(__name__)
 
 _OPEN: Final = 6
 _UPLOADS: Final = 8
@@ -165,6 +168,8 @@ class Uploads:
                                                                 "make it smaller")) from None  # fmt: skip
         finally:
             path.unlink()
+        for note in image.notes:
+            _LOG.warning(note.replace(str(path), shown))
         self._images[key] = replace(image, source=shown)
         while len(self._images) > _UPLOADS:
             self._images.popitem(last=False)

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from nuwa_lightning.cli import main
 from nuwa_lightning.commands import generate
 from tests.commands.conftest import lightning_may_warn
+from tests.inputs.making import gray_profile, png
 
 
 @pytest.fixture
@@ -110,11 +112,21 @@ def test_what_is_kept_only_nearly_is_said(run, capfd):
     alpha[4:9, 4:9] = 0
     Image.fromarray(np.dstack([pixels, alpha])).save("clear.png")
     Image.fromarray(np.dstack([pixels, alpha | 255])).save("opaque.png")
+    ramp = np.linspace(0, 65535, pixels.size // 3).astype(np.uint16).reshape(alpha.shape)
+    tifffile.imwrite("deep.tif", pixels.astype(np.uint16) * 257, photometric="rgb")
+    Path("deep.png").write_bytes(png(np.dstack([pixels, alpha]).astype(np.uint16) * 257))
+    tifffile.imwrite("gray.tif", ramp, iccprofile=gray_profile(1.8))
+    Image.fromarray(ramp).save("gray.jp2")
     options = ("--checkpoint", "two", "--expand", "left=9")
+    deep = "samples of more than 8 bits become 8"
     for given, output, notes in (
         ("in.png", "a.jpg", ["JPEG keeps given pixels only nearly as they are: .png or .tif do exactly"]),
         ("clear.png", "b.png", ["clear.png is transparent in places: these are taken as white"]),
         ("opaque.png", "c.png", []),
+        ("deep.tif", "d.png", [f"deep.tif: {deep}"]),
+        ("deep.png", "e.png", [f"deep.png: {deep}", "deep.png is transparent in places: these are taken as white"]),
+        ("gray.tif", "f.png", [f"gray.tif: {deep}", "gray.tif: its color profile is turned into sRGB"]),
+        ("gray.jp2", "g.png", [f"gray.jp2: {deep}"]),
     ):
         status, lines = said(capfd, *options, "--image", given, "--output", output)
         assert (status, [n for n in lines if "pixels along" not in n and n.startswith("note")]) == (

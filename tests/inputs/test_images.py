@@ -10,12 +10,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import pyvips
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
+from evaluation.images import ImageSet
+from evaluation.reconstruction import Pairs
 from nuwa_lightning.data import reading
-from nuwa_lightning.data.reading import ImageReadError, image_size, notes_of, read_image
+from nuwa_lightning.data.photos import Photo
+from nuwa_lightning.data.preparing import prepare_photos
+from nuwa_lightning.data.reading import MAX_PIXELS, ImageReadError, NotesLog, image_size, notes_of, read_image
+from nuwa_lightning.data.token_data import BankSettings, _PassingItem
+from nuwa_lightning.data.video_reading import read_clip
+from nuwa_lightning.data.videos import photograph
 from nuwa_lightning.data.windows import open_windows
 from tests.data.conftest import painted
 from tests.inputs.making import ADOBE, P3, SRGB, chunk, gray_profile, in_srgb, png, rgb_profile, srgb_encoded
@@ -87,6 +95,11 @@ def lab(path: Path) -> None:
 
 def cmyk_with_rgb_profile(path: Path) -> None:
     Image.fromarray(RGB).convert("CMYK").save(path, "TIFF", icc_profile=rgb_profile(ADOBE, 2.2))
+
+
+def deep_avif(path: Path) -> None:
+    image = pyvips.Image.new_from_array(RGB16).copy(interpretation="rgb16")
+    image.heifsave(str(path), bitdepth=10, compression="av1", lossless=True)
 
 
 ADOBE_ICC, SRGB_ICC = rgb_profile(ADOBE, 2.2), rgb_profile(SRGB, None)
@@ -247,6 +260,14 @@ CASES: dict[str, tuple[str, Callable[[Path], None], NDArray[np.generic], float, 
         "turned into sRGB",
     ),
     "Adobe RGB, transparent": ("a.png", alpha_with_profile, IN_SRGB * 0.2 + 255 * 0.8, 1.5, "turned into sRGB"),
+    "Adobe RGB told of gray": (
+        "a.tif",
+        tiff(GRAY, iccprofile=ADOBE_ICC),
+        in_srgb(three(GRAY), ADOBE, 563 / 256),
+        1.5,
+        "turned into sRGB",
+    ),
+    "a damaged profile, TIFF": ("a.tif", tiff(RGB, photometric="rgb", iccprofile=ADOBE_ICC[:200]), RGB, 0, "be used"),
     "Display P3": (
         "a.png",
         saved(RGB, "PNG", icc_profile=rgb_profile(P3, 2.2)),
@@ -290,6 +311,7 @@ CASES: dict[str, tuple[str, Callable[[Path], None], NDArray[np.generic], float, 
     "a thumbnail first": ("a.tif", with_thumbnail(1), RGB, 0, ""),
     "a thumbnail first, told the old way": ("a.tif", with_thumbnail(0, old=True), RGB, 0, ""),
     "AVIF": ("a.avif", saved(RGB, "AVIF", quality=100, subsampling="4:4:4"), RGB, 4, ""),
+    "AVIF of 10 bits": ("a.avif", deep_avif, RGB16 / 257, 6, "8 bits become 8"),
     "AVIF, turned": ("a.avif", turned("AVIF", quality=100, subsampling="4:4:4"), np.rot90(RGB, -1), 4, ""),
     "AVIF named JPEG": ("a.jpg", saved(RGB, "AVIF", quality=100, subsampling="4:4:4"), RGB, 4, ""),
     "PNG named JPEG": ("a.jpg", saved(RGB, "PNG"), RGB, 0, ""),
@@ -297,7 +319,7 @@ CASES: dict[str, tuple[str, Callable[[Path], None], NDArray[np.generic], float, 
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_pixels(tmp_path: Path, name: str) -> None:
+def test_pixels(tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str) -> None:
     file, write, expected, most, said = CASES[name]
     path = tmp_path / file
     write(path)
@@ -309,7 +331,50 @@ def test_pixels(tmp_path: Path, name: str) -> None:
     assert image_size(path) == expected.shape[:2]
     with open_windows(path) as windows:
         found = windows.read(0, 0, *windows.size)
+    logged = [message for message in caplog.messages if "held whole" not in message]
+    assert sorted(logged) == sorted(f"{path}: {note}" for note in notes_of(image))
     assert np.abs(found.astype(np.float64) - expected).max() <= max(most, 1.5)
+
+
+def test_jpeg_2000_of_16_bits(tmp_path: Path) -> None:
+    saved(RGB, "JPEG2000")(tmp_path / "a.jp2")
+    assert notes_of(read_image(tmp_path / "a.jp2")) == ()
+    content = bytearray((tmp_path / "a.jp2").read_bytes())
+    size = content.index(b"\xff\x4f\xff\x51")
+    content[size + 42 : size + 51 : 3] = [15, 15, 15]
+    (tmp_path / "a.jp2").write_bytes(content)
+    assert notes_of(read_image(tmp_path / "a.jp2")) == ("samples of more than 8 bits become 8",)
+
+
+def test_each_reader_says_it_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    for folder in (ours, theirs):
+        folder.mkdir()
+        for name in "ab":
+            tifffile.imwrite(folder / f"{name}.tif", RGB12, photometric="rgb")
+    photos = [Photo(ours / f"{name}.tif", name, "", name) for name in "ab"]
+    prepared = prepare_photos(photos, [24], crop=16, cache=tmp_path / "cache", limit_bytes=0)
+    images, pairs, told = ImageSet(ours), Pairs(theirs, ours), NotesLog()
+    settings = BankSettings(short_sides=(24,), phases=1)
+    readers: dict[str, Callable[[], object]] = {
+        "scored": lambda: list(images.looks(every=True)),
+        "pairs": lambda: list(pairs),
+        "not kept": lambda: [prepared.array(n, 0) for n in (0, 1)],
+        "to shards": lambda: [_PassingItem(p, "train", 4, settings, None, MAX_PIXELS, told).pixels(0) for p in photos],
+        "a video's photographs": lambda: [photograph(photo.path) for photo in photos],
+    }
+    for name, read in readers.items():
+        caplog.clear()
+        for _ in range(2):
+            read()
+        notes = [message.partition(": ")[2] for message in caplog.messages]
+        assert notes == [
+            "samples of more than 8 bits become 8",
+            "white is taken to be 4095 in 16 bits, the end of its values",
+        ], name
+    caplog.clear()
+    frames = list(read_clip(ours))
+    assert len(frames) == len(caplog.messages) == 2
 
 
 def test_heic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
