@@ -54,6 +54,7 @@ def _generate(request: GenerationRequest, where: RunOptions) -> int:
     outputs, notes = _outputs(request, where), _Notes()
     _check_formats(request, outputs, notes)
     _check_canvas(request, where, outputs)
+    _check_preview(request, where, outputs)
     run = find_run(where.checkpoint)
 
     # Only now what takes time to import.
@@ -199,6 +200,17 @@ def _check_canvas(request: GenerationRequest, where: RunOptions, outputs: Sequen
             f"holds what is generated side by side, here {request.max_rows} images: raise `max_rows`, or ask for fewer"
         )
         raise UsageError("canvas", folder, hint)
+
+
+def _check_preview(request: GenerationRequest, where: RunOptions, outputs: Sequence[Path]) -> None:
+    """Refuse a preview that cannot be written, or that would take the place of something else."""
+    if where.preview in (None, "none"):
+        return
+    path = Path(where.preview)
+    if path.suffix.lower() != ".png" or "\0" in where.preview or not path.parent.is_dir():
+        raise UsageError("preview", path, "name a .png file in a folder that is there, or none")
+    if os.path.realpath(path) in [os.path.realpath(each) for each in (*outputs, *_files(request).values())]:
+        raise UsageError("preview", path, "is the output, or a given file: give it a name of its own")
 
 
 def _files(request: GenerationRequest) -> dict[str, str]:
@@ -383,8 +395,6 @@ def _preview(where: RunOptions, order: Order, output: Path) -> GrowingPreview | 
         return None
     beside = output.with_name(f"{short_name(output.name, longest=240)}.preview.png")
     path = beside if where.preview is None else Path(where.preview)
-    if path.suffix.lower() != ".png" or "\0" in str(path) or not path.parent.is_dir():
-        raise UsageError("preview", path, "name a .png file in a folder that is there, or none")
     return GrowingPreview(path, found=where.resume is not None)
 
 
