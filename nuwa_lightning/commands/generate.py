@@ -209,7 +209,8 @@ def _check_preview(request: GenerationRequest, where: RunOptions, outputs: Seque
     path = Path(where.preview)
     if path.suffix.lower() != ".png" or "\0" in where.preview or not path.parent.is_dir():
         raise UsageError("preview", path, "name a .png file in a folder that is there, or none")
-    if os.path.realpath(path) in [os.path.realpath(each) for each in (*outputs, *_files(request).values())]:
+    taken = [*outputs, *map(Path, _files(request).values())]
+    if os.path.realpath(path) in [os.path.realpath(each) for each in taken]:
         raise UsageError("preview", path, "is the output, or a given file: give it a name of its own")
 
 

@@ -28,3 +28,18 @@ def check_processes(trainer: Any) -> None:
     if trainer.num_nodes > 1 and not (told or any(each.detect() for each in _TELL)):
         hint = "nothing says where the other machines are: start it on each by torchrun or SLURM (docs/scaling.md)"
         raise UsageError("--trainer.num_nodes", trainer.num_nodes, hint)
+
+
+def check_steps(trainer: Any) -> None:
+    """Refuse options of the trainer with which ``fit`` would train nothing, and export that; or log at odd times.
+
+    Raises:
+        UsageError: naming the way out.
+    """
+    every = trainer.log_every_n_steps
+    if every is not None and every < 0:
+        raise UsageError("--trainer.log_every_n_steps", every, "give a number of steps, 1 or more, or 0 for no logs")
+    for name in ("max_epochs", "max_steps", "limit_train_batches"):
+        value = trainer.get(name)
+        if value == 0 and not trainer.fast_dev_run:
+            raise UsageError(f"--trainer.{name}", value, "nothing would be trained: give 1 or more")

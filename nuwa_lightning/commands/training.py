@@ -39,7 +39,7 @@ from nuwa_lightning.commands.tokenizer import (
     provide_guided,
     provide_tokenizer,
 )
-from nuwa_lightning.commands.trainer_flags import check_processes
+from nuwa_lightning.commands.trainer_flags import check_processes, check_steps
 from nuwa_lightning.commands.watching import check_strategy, check_watched
 from nuwa_lightning.data.data_module import StreamingDataModule
 from nuwa_lightning.data.image_folder import PhotosDataModule
@@ -161,6 +161,8 @@ class NuwaCLI(LightningCLI):
         if not self.options.run or "\0" in self.options.run:
             raise UsageError("--run", repr(self.options.run), "is no name of a folder: give one, such as runs/mine")
         check_processes(self.options.trainer)
+        if self.subcommand == "fit":
+            check_steps(self.options.trainer)
         self.run_folder = Path(self.options.run)
         if not self._trial:
             check_run_folder(self.run_folder)

@@ -144,7 +144,12 @@ class FolderSource(Source, Generic[T]):
             if self._left_out:
                 where = ", ".join(str(root) for root in (*self.roots, *self.val_roots))
                 _LOG.warning("%s: files that are no %s: %s", where, self.noun, said_of(self._left_out))
-            if shared := self._shared():
+            shared = self._shared()
+            if shared and len(shared) == len(self._all[0]):
+                self._all = None
+                hint = f"every {self.noun} of root lies there as well, none is left to train on: give another folder"
+                raise UsageError("val_root", ", ".join(map(str, self.val_roots)), hint)
+            if shared:
                 said = "%d %ss lie in val_root as well and are taken out of training: %s"
                 _LOG.warning(said, len(shared), self.noun, some_of(shared))
         train, val = self._all

@@ -32,6 +32,7 @@ def _run(workplace: Path, finished: Path) -> None:
     (workplace / "half.py").write_text("def")
     os.mkfifo(workplace / "pipe.png")
     os.symlink("loop", workplace / "loop")
+    os.symlink(".", workplace / "here")
 
 
 def refused(shell: Shell, *arguments: object) -> str:
@@ -55,8 +56,8 @@ def refused(shell: Shell, *arguments: object) -> str:
         (("--output", "loop/x.png"), "the folder loop is missing"),
         (("--output", "x.png", "--preview", "a\0b.png"), "--preview: a\\x00b.png: name a .png file in a folder"),
         (("--output", "x.png", "--preview", "two.yaml"), "--preview: two.yaml: name a .png file in a folder"),
-        (("--output", "x.png", "--preview", "x.png"), "--preview: x.png: is the output, or a given file: give it a name"),
-        (("--output", "x.png", "--preview", "photos/../x.png"), "--preview: photos/../x.png: is the output"),
+        (("--output", "x.png", "--preview", "x.png"), "--preview: x.png: is the output, or a given file: give it"),
+        (("--output", "x.png", "--preview", "here/x.png"), "--preview: here/x.png: is the output"),
         (("--output", "x.png", "--count", 2, "--preview", "x-1.png"), "--preview: x-1.png: is the output"),
         (("--output", "x.png", "--checkpoint", ""), "--checkpoint: "),
         (("--output", "x.png", "--checkpoint", "a\0b"), "--checkpoint: a\\x00b: is no folder"),
@@ -189,6 +190,11 @@ def test_roots_and_runs_that_yaml_would_read_otherwise(shell: Shell, name: str) 
         (("--seed_everything", 30 * "9"), "give a whole number from 0 to 4294967295"),
         (("--trainer.devices", 99), "--trainer.devices: 99: the machine has "),
         (("--trainer.devices", 10**12), "--trainer.devices: 1000000000000: the machine has "),
+        (("--trainer.log_every_n_steps", -1), "--trainer.log_every_n_steps: -1: give a number of steps, 1"),
+        (("--trainer.max_epochs", 0), "--trainer.max_epochs: 0: nothing would be trained: give 1 or more"),
+        (("--trainer.max_steps", 0), "--trainer.max_steps: 0: nothing would be trained: give 1 or more"),
+        (("--trainer.limit_train_batches", 0), "--trainer.limit_train_batches: 0: nothing would be trained"),
+        (("--data.photos.val_root", "photos"), "--data.photos.val_root: photos: every image of root lies there"),
         (("--trainer.num_nodes", 10), "--trainer.num_nodes: 10: nothing says where the other machines are: start it"),
         (("--trainer.num_nodes", 0), "--trainer.num_nodes: 0: give the number of machines, 1 or more"),
         (("--trainer.accelerator", "cuda"), "--trainer"),
