@@ -79,6 +79,18 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def is_too_large(text: str) -> bool:
+    """Say whether a text is a number with a point or an exponent that becomes infinite when it is read.
+
+    >>> is_too_large("1e400"), is_too_large("-2.5e999"), is_too_large("1e3"), is_too_large("inf")
+    (True, True, False, False)
+    """
+    try:
+        return any(sign in text for sign in ".eE") and "n" not in text.lower() and math.isinf(float(text))
+    except ValueError:
+        return False
+
+
 def _check_growth(text: str) -> None:
     """Refuse what would be large or deep once its aliases are put in, before anything is made of it."""
     open_nodes: list[tuple[str | None, int]] = []
@@ -94,6 +106,8 @@ def _check_growth(text: str) -> None:
                 sizes[anchor] = total - before
         elif isinstance(event, yaml.ScalarEvent):
             total += 1
+            if event.implicit[0] and is_too_large(event.value):
+                raise ValueError(f"{event.value:.100} is too large a number")
             if event.anchor is not None:
                 sizes[event.anchor] = 1
         elif isinstance(event, yaml.AliasEvent):

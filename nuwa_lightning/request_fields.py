@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ def check_kinds(request: Any) -> None:
             good = isinstance(value, wanted) and not isinstance(value, bool)
             if good and isinstance(value, int) and not -_LARGEST <= value < _LARGEST:
                 good, what = False, f"{what} of less than 19 digits"
+            elif good and kind == "float" and not math.isfinite(value):
+                good, what = False, f"{what} that is finite"
         elif kind == "bool":
             good, what = isinstance(value, bool), "true or false"
         elif kind == "tuple[str, ...]":

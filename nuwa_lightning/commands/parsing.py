@@ -10,14 +10,15 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 from jsonargparse._typehints import get_all_subclass_paths
 
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.plain_data import parse_yaml, read_mapping
+from nuwa_lightning.plain_data import is_too_large, parse_yaml, read_mapping
 
 _DENIED = ("torch.load", "torch.hub", "numpy.load", "joblib", "pickle", "cloudpickle", "dill")
 
@@ -75,6 +76,15 @@ class OneLineParser(ArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # Otherwise --data.bank.phase would quietly set phases.
         super().__init__(*args, **{**kwargs, "allow_abbrev": False})
+
+    def parse_args(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Any:  # type: ignore[override]
+        """Return the options; a number that would silently become infinite is refused."""
+        given = list(sys.argv[1:] if args is None else args)
+        for argument, following in zip(given, [*given[1:], ""], strict=True):
+            option, equals, value = argument.partition("=")
+            if option.startswith("--") and is_too_large(value if equals else following):
+                raise UsageError(option, value if equals else following, "is too large a number")
+        return super().parse_args(given, *more, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise the message in one line, with the nearest right name where a name is unknown."""

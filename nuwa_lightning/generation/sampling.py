@@ -3,6 +3,7 @@
 Shape legend: R rows, K codes, N tokens per patch, k candidates, n places (or runs of codes).
 """
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -32,7 +33,7 @@ class Sampling:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
+        if not 0 <= self.temperature < math.inf:
             raise UsageError("temperature", self.temperature, "use 0 (best token) or a positive number")
         if self.top_k < 0:
             raise UsageError("top_k", self.top_k, "use 0 (all tokens) or a positive number")

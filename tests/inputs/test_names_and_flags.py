@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import os
 import shutil
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
 
-from nuwa_lightning.commands.generate_options import image_metadata
+from nuwa_lightning.commands.canvas_options import Grown, Redone
+from nuwa_lightning.commands.estimate import EstimateOptions
+from nuwa_lightning.commands.generate_options import RunOptions, image_metadata
+from nuwa_lightning.commands.options import parser_of
+from nuwa_lightning.errors import UsageError
+from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.pipeline import NuwaInfinityPipeline
+from nuwa_lightning.request import GenerationRequest
 from nuwa_lightning.writers import read_metadata
 from tests.commands.conftest import Shell
 from tests.commands.conftest import filmed as filmed
@@ -88,6 +97,41 @@ def refused(shell: Shell, *arguments: object) -> str:
 )  # fmt: skip
 def test_generate_refuses(shell: Shell, options: tuple[object, ...], words: str) -> None:
     assert words in refused(shell, *SMALL, *options)
+
+
+FLOATS = {
+    "generate": (GenerationRequest, RunOptions),
+    "canvas grow": (Grown,),
+    "canvas redo": (Redone,),
+    "estimate": (EstimateOptions,),
+}
+
+
+@pytest.mark.parametrize(
+    ("classes", "option"),
+    [
+        pytest.param(classes, name, id=f"{command} --{name}")
+        for command, classes in FLOATS.items()
+        for cls in classes
+        for name, hint in get_type_hints(cls).items()
+        if float in (hint, *get_args(hint))
+    ],
+)
+def test_every_number_is_finite(classes: tuple[type, ...], option: str) -> None:
+    for value, words in (("1e400", "is too large a number"), ("-1e400", "is too large a number"), ("inf", "Expected")):
+        with pytest.raises(UsageError, match=rf"^--{option}: {value}: .*{words}"):
+            parser_of("x", *classes, about="", skip={"image", "plan", "prompt_each"}).parse_args([f"--{option}", value])
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_numbers_of_a_request_are_finite(value: float) -> None:
+    floats = [each.name for each in dataclasses.fields(GenerationRequest) if "float" in str(each.type)]
+    assert len(floats) == 5
+    for name in floats:
+        with pytest.raises(UsageError, match=f"^{name}: {value}: give a number that is finite"):
+            GenerationRequest(**{name: value})
+    with pytest.raises(UsageError, match=f"^temperature: {value}"):
+        Sampling(temperature=value)
 
 
 @pytest.mark.parametrize("name", ["pipe.png", "/dev/zero", "a\0b.png", "loop", "", "photos", 300 * "a"])
@@ -195,6 +239,7 @@ def test_roots_and_runs_that_yaml_would_read_otherwise(shell: Shell, name: str) 
         (("--trainer.max_steps", 0), "--trainer.max_steps: 0: nothing would be trained: give 1 or more"),
         (("--trainer.limit_train_batches", 0), "--trainer.limit_train_batches: 0: nothing would be trained"),
         (("--data.photos.val_root", "photos"), "--data.photos.val_root: photos: every image of root lies there"),
+        (("--trainer.gradient_clip_val", "1e400"), "--trainer.gradient_clip_val: 1e400: is too large a number"),
         (("--trainer.num_nodes", 10), "--trainer.num_nodes: 10: nothing says where the other machines are: start it"),
         (("--trainer.num_nodes", 0), "--trainer.num_nodes: 0: give the number of machines, 1 or more"),
         (("--trainer.accelerator", "cuda"), "--trainer"),
@@ -207,6 +252,10 @@ def test_roots_and_runs_that_yaml_would_read_otherwise(shell: Shell, name: str) 
         (("--model.transformer.dim", 10**12), "--model"),
         (("--model.lr", "nan"), "--model.lr: nan"),
         (("--model.lr", "inf"), "--model.lr: inf"),
+        (("--model.lr", "1e400"), "--model.lr: 1e400: is too large a number"),
+        (("--model.lr=1e400",), "--model.lr: 1e400: is too large a number"),
+        (("--model.lr", ".inf"), "--model.lr: inf"),
+        (("--model.sampling.temperature", ".inf"), "--model.sampling.temperature: inf: use 0 (best token) or"),
         (("--model.descent.weight_decay", -1), "--model.descent.weight_decay: -1.0: give a number from 0 up"),
         (("--model.descent.weight_decay", "nan"), "--model.descent.weight_decay: nan"),
         (("--model.descent.warmup_steps", -5), "--model.descent.warmup_steps: -5: give a number from 0 up"),

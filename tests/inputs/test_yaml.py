@@ -20,6 +20,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
 NO_YAML: dict[str, tuple[str | bytes, str]] = {
     "a date that is none": ("seed: 2026-99-99", "month must be in 1..12"),
     "a time that is none": ("seed: 2026-01-01 99:00:00", "hour must be in 0..23"),
+    "a number that becomes infinite": ("model: {lr: 1e400}", "1e400 is too large a number"),
     "5000 digits": ("seed: " + "9" * 5000, "5000 digits"),
     "20,000 levels that stay open": ("a: " + "[" * 20_000, "more than 64 levels"),
     "20,000 levels": ("a: " + "[" * 20_000 + "]" * 20_000, "more than 64 levels"),
