@@ -22,7 +22,7 @@ class Options:
         generated: folder of clips to score
         protocol: a YAML file, or the name of one in evaluation/protocols
         set: change a setting of the protocol, such as real.count=50; may be repeated
-        features: import path of your own network, such as my_features.I3D
+        features: import path of your own network, such as my_features.Clips
         weights: file of its weights
         clip: folder of a CLIP model; adds CLIP-SIM of captions (NAME.txt or captions.json beside the clips)
         device: where networks compute
