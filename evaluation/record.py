@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -50,19 +49,8 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """Return the commit of the evaluation's own code, "-dirty" where files differ from it, "unknown" outside of git."""
-    try:
-        done = subprocess.run(
-            ["git", "-c", "core.fsmonitor=false", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return done.stdout.strip()
+    """Return the commit of the evaluation's own code, "unknown" outside of git."""
+    return environment.commit(Path(__file__).parent) or "unknown"
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -26,6 +27,22 @@ def versions(packages: Sequence[str]) -> dict[str, str]:
 def machine() -> dict[str, Any]:
     """Return the name of the CPU, the number of cores and the system."""
     return {"cpu": _cpu(), "cores": os.cpu_count(), "system": platform.platform()}
+
+
+def commit(folder: Path | None = None) -> str | None:
+    """Return the commit checked out in a folder, or above it; ``rev-parse`` runs nothing that ``.git/config`` names.
+
+    Whether files differ from it is not said: git runs filters of that file to find out.
+
+    Args:
+        folder: by default the working directory.
+    """
+    command = ["git", "rev-parse", "--verify", "--quiet", "HEAD"]
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+    return done.stdout[:12]
 
 
 def started_together() -> bool:

@@ -1,7 +1,6 @@
 """What a run remembers of itself: versions, machine, data sources, settings."""
 
 import contextlib
-import subprocess
 import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -17,16 +16,6 @@ _PACKAGES = ("nuwa-lightning", "torch", "lightning", "torchmetrics", "jsonargpar
 def versions() -> dict[str, str]:
     """Return the versions of what decides about numbers."""
     return environment.versions(_PACKAGES)
-
-
-def _commit() -> str | None:
-    """Return the commit checked out in the working directory, or above it; ``rev-parse`` runs nothing of it."""
-    command = ["git", "rev-parse", "--verify", "--quiet", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return None
-    return done.stdout[:12]
 
 
 def check_run_folder(folder: Path) -> None:
@@ -49,7 +38,7 @@ def run_record(config: Any, datamodule: Any, *, networks: Mapping[str, str | Non
     record: dict[str, Any] = {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
-        "commit": _commit(),
+        "commit": environment.commit(),
         "machine": environment.machine(),
         "seed": config.seed_everything,
         "networks": dict(networks),

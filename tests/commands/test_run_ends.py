@@ -14,7 +14,8 @@ import pytest
 import torch
 import yaml
 
-from nuwa_lightning.commands import record
+import evaluation.record
+from nuwa_lightning import environment
 from nuwa_lightning.signals import Signals, Stopped
 from tests.commands.conftest import write_clips
 
@@ -400,28 +401,30 @@ def test_the_commit_is_read_and_nothing_is_run(tmp_path, monkeypatch):
         return subprocess.run(["git", *who, *words], cwd=cwd, check=True, capture_output=True, text=True).stdout.strip()
 
     monkeypatch.chdir(tmp_path)
-    assert record._commit() is None
+    assert environment.commit() is None
     git("init", "-q")
-    assert record._commit() is None
+    assert environment.commit() is None
     (tmp_path / "a").write_text("a")
     git("add", "a")
     git("commit", "-q", "-m", "a")
     expected = git("rev-parse", "HEAD")[:12]
-    assert record._commit() == expected
+    assert environment.commit() == expected
     git("worktree", "add", "-q", "tree")
     monkeypatch.chdir(tmp_path / "tree")
-    assert record._commit() == expected
+    assert environment.commit() == expected
     git("pack-refs", "--all")
     (tmp_path / "deep").mkdir()
     monkeypatch.chdir(tmp_path / "deep")
-    assert record._commit() == expected
+    assert environment.commit() == expected
     git("config", "core.fsmonitor", "touch ../dead; false")
     git("config", "filter.x.clean", "touch ../dead; cat")
     (tmp_path / ".gitattributes").write_text("* filter=x")
     (tmp_path / "a").write_text("b")
-    assert record._commit() == expected
+    assert environment.commit() == expected
+    monkeypatch.setattr(evaluation.record, "__file__", str(tmp_path / "record.py"))
+    assert evaluation.record.commit() == expected
     assert not list(tmp_path.rglob("dead"))
     git("checkout", "-q", "--detach")
-    assert record._commit() == expected
+    assert environment.commit() == expected
     (tmp_path / ".git" / "HEAD").write_bytes(b"\xff")
-    assert record._commit() is None
+    assert environment.commit() is None

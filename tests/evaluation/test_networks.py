@@ -5,7 +5,9 @@ Weights here are random: only the way from file to number is tested.
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from evaluation.weights import INCEPTION_FILE, hub_cache
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.hashing import file_sha256
 from tests.evaluation.toys import ToyClips
+from tests.text.own_code import with_code
 
 
 def random_images(count: int, side: int, seed: int = 0) -> np.ndarray[Any, Any]:
@@ -224,6 +227,22 @@ def test_clips_are_compared_with_their_captions(clip_folder: Path, tmp_path: Pat
     last = report["metrics"][-1]
     assert (last["name"], last["value"]) == (scorer.similarity_name, pytest.approx(np.mean(expected)))
     assert report["protocol"]["sha256"] != score_videos(protocol, *sets, ToyClips())["protocol"]["sha256"]
+
+
+@pytest.mark.parametrize("kind", ["clip", "mine"])
+def test_code_in_the_folder_of_a_clip_stays_off(
+    clip_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    folder = with_code(clip_folder, tmp_path, kind)
+    monkeypatch.setattr(sys, "stdin", answers := io.StringIO("y\n" * 9))
+    if kind == "clip":  # a model that the library knows is read by the library's own code
+        assert ClipScore(folder).name == ClipScore(clip_folder).name.replace("tiny-clip", "model")
+    else:
+        with pytest.raises(UsageError, match=f"^clip: {folder}: cannot be read as a CLIP model: ") as caught:
+            ClipScore(folder)
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "ran").exists()
+    assert answers.tell() == 0
 
 
 def test_other_folders_are_no_clip(clip_folder: Path, tmp_path: Path) -> None:

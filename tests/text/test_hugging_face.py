@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import re
 import string
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.text import ClipTextEncoder, HuggingFaceTextEncoder, TextEncoder
+from tests.text.own_code import with_code
 
 SMALL = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 ENDS = ["<|startoftext|>", "<|endoftext|>"]
@@ -100,6 +103,22 @@ def test_weights_are_never_made_up(library: Any, clip: Path, tmp_path: Path) -> 
         kept("encoder.layer.0.attention", "pooler.").states(["a"])
     assert re.search(r"lacks \d+ weights, the first is encoder\.layer\.0\.attention", str(caught.value))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("encoder", [ClipTextEncoder, HuggingFaceTextEncoder])
+@pytest.mark.parametrize("kind", ["clip", "bert", "mine"])
+def test_code_in_a_folder_stays_off(clip: Path, tmp_path: Path, monkeypatch, encoder: Any, kind: str) -> None:
+    """Nobody is asked either: a module in the folder of a model is never imported."""
+    folder = with_code(clip, tmp_path, kind)
+    monkeypatch.setattr(sys, "stdin", answers := io.StringIO("y\n" * 9))
+    if kind == "clip":  # a model that the library knows is read by the library's own code
+        assert encoder(str(folder)).width == 512
+    else:
+        with pytest.raises(UsageError, match=f"^text encoder: {folder}: ") as caught:
+            encoder(str(folder)).states(["a"])
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "ran").exists()
+    assert answers.tell() == 0
 
 
 def test_a_model_of_images_is_refused(library: Any, tmp_path: Path) -> None:
