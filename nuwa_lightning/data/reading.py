@@ -158,6 +158,8 @@ def read_image(
             image.draft(None, (round(image.width * scale), round(image.height * scale)))
         notes = [SHALLOWER] if is_deep(image) or _tells_of_depth(path, image.format) else []
         notes += notes_of(image)
+        if image.format == "PNG" and (said := png_chunk(path, b"cICP")) is not None and said[:2] != _SRGB_CODES:
+            notes.append(f"its cICP ({', '.join(map(str, said))}) is not read, its colors are taken as they are")
         deep_color = is_deep_color(image)
         image.load()
         turn = _TURNS.get(_orientation(image))
@@ -295,7 +297,8 @@ def _seek_main_page(image: Image.Image) -> None:
 
 def _without_metadata(path: str | os.PathLike[str], keep_profile: bool) -> io.BytesIO:
     """Return a PNG with only what decides its pixels."""
-    kept = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf"} | ({b"iCCP"} if keep_profile else set())
+    kept = {b"IHDR", b"PLTE", b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"IDAT", b"IEND", b"eXIf"}
+    kept |= {b"iCCP"} if keep_profile else set()
     made = io.BytesIO()
     with open(path, "rb") as file:
         made.write(file.read(8))
@@ -405,6 +408,21 @@ def _png_ends_with_text(path: str | os.PathLike[str]) -> bool:
                 return True
             file.seek(int.from_bytes(head[:4], "big") + 4, os.SEEK_CUR)
     return False
+
+
+_SRGB_CODES: Final = bytes([1, 13])
+"""Primaries and transfer of sRGB in cICP."""
+
+
+def png_chunk(path: str | os.PathLike[str], kind: bytes) -> bytes | None:
+    """Return the first bytes of a chunk before the pixels of a PNG; None if there is none."""
+    with open(path, "rb") as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8 and head[4:] != b"IDAT":
+            if head[4:] == kind:
+                return file.read(min(4, int.from_bytes(head[:4], "big")))
+            file.seek(int.from_bytes(head[:4], "big") + 4, os.SEEK_CUR)
+    return None
 
 
 def _reason(error: Exception) -> str:

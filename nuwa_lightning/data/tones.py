@@ -16,6 +16,8 @@ BITS, PHOTOMETRIC, MAX_SAMPLE = 258, 262, 281
 CONVERTED: Final = "its color profile is turned into sRGB"
 UNUSABLE: Final = "its color profile cannot be used, its colors are taken as they are"
 ANOTHER: Final = "its color profile is {}, its colors are taken as they are"
+_SRGB_PRIMARIES: Final = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
+"""White, red, green and blue, x and y of each, as cHRM tells them."""
 NOT_ALL: Final = "white is taken to be {:g} in 16 bits, the end of its values"
 _OTHER_ORDER: Final = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 
@@ -33,8 +35,11 @@ def is_deep(image: Image.Image) -> bool:
 def to_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
     """Return an image as 8-bit sRGB over white; what was changed that a user may want to know is added to ``notes``."""
     profile = image.info.get("icc_profile")
+    gamma = None if profile else _gamma(image, notes)
     if image.mode.startswith("I") or image.mode == "F":
-        return _in_srgb(_deep_gray(image, notes), profile, notes)
+        return _in_srgb(_deep_gray(image, notes, gamma), profile, notes)
+    if gamma is not None:
+        image = encoded(image, gamma)
     if image.mode == "LAB":
         return applied(_lab_to_srgb(), image)
     if image.has_transparency_data:
@@ -53,6 +58,35 @@ def lets_through(image: Image.Image) -> bool:
         return False
     extremes: Any = straight(image).getchannel("A").getextrema()
     return bool(extremes[0] != 255)
+
+
+def _gamma(image: Image.Image, notes: list[str]) -> float | None:
+    """Return the exponent of light in the samples of a PNG that says it and nothing better; None where it is sRGB's.
+
+    Within 5 % of 1/2.2 it is taken for sRGB, as libpng and viewers do.
+    """
+    if image.format != "PNG" or "srgb" in image.info:
+        return None
+    primaries = image.info.get("chromaticity")
+    if primaries and max(abs(a - b) for a, b in zip(primaries, _SRGB_PRIMARIES, strict=True)) > 0.01:
+        notes.append("its primaries (cHRM) are not those of sRGB, and taken for them")
+    gamma = float(image.info.get("gamma") or 0)
+    if gamma <= 0 or abs(gamma * 2.2 - 1) < 0.05:
+        return None
+    notes.append(f"its gamma of {gamma:g} is turned into sRGB's")
+    return gamma
+
+
+def _srgb_of(light: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return light in [0, 1] as sRGB encodes it (IEC 61966-2-1)."""
+    return np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+
+
+def encoded(image: Image.Image, gamma: float) -> Image.Image:
+    """Return an image of 8 bits whose samples are light to the power of ``gamma`` with sRGB's instead."""
+    whole = straight(image) if image.has_transparency_data else image.convert("RGB")
+    table = np.rint(255 * _srgb_of((np.arange(256) / 255) ** (1 / gamma))).astype(int).tolist()
+    return whole.point(3 * table + list(range(256)) * (len(whole.getbands()) - 3))
 
 
 def straight(image: Image.Image) -> Image.Image:
@@ -163,23 +197,27 @@ def with_white(image: Image.Image, lower: Callable[[], npt.NDArray[np.uint8]], n
     """
     tags: Any = getattr(image, "tag_v2", {})
     upper = np.asarray(image)
-    if upper[..., :3].max(initial=0) > 4095 >> 8 and not tags.get(MAX_SAMPLE):
+    known: list[str] = []
+    gamma = None if image.info.get("icc_profile") else _gamma(image, known)
+    if gamma is None and upper[..., :3].max(initial=0) > 4095 >> 8 and not tags.get(MAX_SAMPLE):
         return image
     values = upper.astype(np.uint16) << 8 | lower()
     white = white_of(values[..., :3], tags.get(MAX_SAMPLE))
-    if white == 65535:
+    if white == 65535 and gamma is None:
         return image
-    notes.append(NOT_ALL.format(white))
-    made = scaled(values[..., :3], white)
+    if white < 65535:
+        notes.append(NOT_ALL.format(white))
+    made = scaled(values[..., :3], white, gamma=gamma)  # here, where dark tones still have all their bits
     if image.mode == "RGBA":
         alpha = values[..., 3:]
         made = np.dstack([made, scaled(alpha, white if alpha.max(initial=0) <= white else 65535)])
     whole = Image.fromarray(made)
-    whole.info = image.info
+    whole.info = dict(image.info)
+    notes += known
     return whole
 
 
-def _deep_gray(image: Image.Image, notes: list[str]) -> Image.Image:
+def _deep_gray(image: Image.Image, notes: list[str], gamma: float | None) -> Image.Image:
     """Scale 16-bit, 32-bit and float gray to 8 bits; `Image.convert` would clip at 255."""
     values = np.asarray(image)
     tags: Any = getattr(image, "tag_v2", {})
@@ -191,7 +229,7 @@ def _deep_gray(image: Image.Image, notes: list[str]) -> Image.Image:
         white = white_of(values, tags.get(MAX_SAMPLE), bits=max(tags.get(BITS, (16,))))
         if white < 65535:
             notes.append(NOT_ALL.format(white))
-    return Image.fromarray(scaled(values, white, inverted=tags.get(PHOTOMETRIC) == 0))
+    return Image.fromarray(scaled(values, white, inverted=tags.get(PHOTOMETRIC) == 0, gamma=gamma))
 
 
 def white_of(values: npt.NDArray[Any], told: Any, *, bits: int = 16) -> float:
@@ -207,12 +245,17 @@ def white_of(values: npt.NDArray[Any], told: Any, *, bits: int = 16) -> float:
     return float(next((white for white in (255, 4095) if 0 < most <= white), 65535))
 
 
-def scaled(values: npt.NDArray[Any], white: float, *, inverted: bool = False) -> npt.NDArray[np.uint8]:
-    """Return values from 0 to ``white`` as 8 bits; inverted, white is 0."""
+def scaled(
+    values: npt.NDArray[Any], white: float, *, inverted: bool = False, gamma: float | None = None
+) -> npt.NDArray[np.uint8]:
+    """Return values from 0 to ``white`` as 8 bits; inverted, white is 0. Of a ``gamma``, they become sRGB's."""
     if values.size and not (float(values.min()) >= 0.0 and float(values.max()) <= white):
         raise ValueError(f"gray values outside 0..{white:g}")
     if values.dtype.kind == "f":
         made = np.rint(values.astype(np.float64) * (255.0 / white)).astype(np.uint8)
     else:  # by a table, without eight bytes a sample
-        made = np.rint(np.arange(int(white) + 1) * (255.0 / white)).astype(np.uint8)[values]
+        levels = np.arange(int(white) + 1) * (255.0 / white)
+        if gamma is not None:
+            levels = 255 * _srgb_of((levels / 255) ** (1 / gamma))
+        made = np.rint(levels).astype(np.uint8)[values]
     return 255 - made if inverted else made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -15,15 +16,8 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from evaluation.images import ImageSet
-from evaluation.reconstruction import Pairs
 from nuwa_lightning.data import reading
-from nuwa_lightning.data.photos import Photo
-from nuwa_lightning.data.preparing import prepare_photos
-from nuwa_lightning.data.reading import MAX_PIXELS, ImageReadError, NotesLog, image_size, notes_of, read_image
-from nuwa_lightning.data.token_data import BankSettings, _PassingItem
-from nuwa_lightning.data.video_reading import read_clip
-from nuwa_lightning.data.videos import photograph
+from nuwa_lightning.data.reading import ImageReadError, image_size, notes_of, read_image
 from nuwa_lightning.data.windows import open_windows
 from tests.data.conftest import painted
 from tests.inputs.making import ADOBE, P3, SRGB, chunk, gray_profile, in_srgb, png, rgb_profile, srgb_encoded
@@ -95,6 +89,15 @@ def lab(path: Path) -> None:
 
 def cmyk_with_rgb_profile(path: Path) -> None:
     Image.fromarray(RGB).convert("CMYK").save(path, "TIFF", icc_profile=rgb_profile(ADOBE, 2.2))
+
+
+def gama(gamma: float) -> bytes:
+    return chunk(b"gAMA", struct.pack(">I", round(100000 * gamma)))
+
+
+def chrm(red: float) -> bytes:
+    values = (0.3127, 0.329, red, 0.33, 0.3, 0.6, 0.15, 0.06)
+    return chunk(b"cHRM", struct.pack(">8I", *(round(100000 * value) for value in values)))
 
 
 def deep_avif(path: Path) -> None:
@@ -268,6 +271,56 @@ CASES: dict[str, tuple[str, Callable[[Path], None], NDArray[np.generic], float, 
         "turned into sRGB",
     ),
     "a damaged profile, TIFF": ("a.tif", tiff(RGB, photometric="rgb", iccprofile=ADOBE_ICC[:200]), RGB, 0, "be used"),
+    "linear PNG": (
+        "a.png",
+        raw(png(RGB, gama(1.0))),
+        255 * srgb_encoded(RGB / 255.0),
+        0.51,
+        "its gamma of 1 is turned into sRGB's",
+    ),
+    "linear PNG of gray": ("a.png", raw(png(GRAY, gama(1.0))), three(255 * srgb_encoded(GRAY / 255.0)), 0.51, "gamma"),
+    "linear PNG of 16 bits": ("a.png", raw(png(RGB16, gama(1.0))), 255 * srgb_encoded(RGB16 / 65535.0), 0.51, "gamma"),
+    "linear PNG of 16-bit gray": (
+        "a.png",
+        raw(png(RAMP, gama(1.0))),
+        three(255 * srgb_encoded(RAMP / 65535.0)),
+        0.51,
+        "gamma",
+    ),
+    "linear PNG and 3 MB of text": (
+        "a.png",
+        raw(png(RGB, gama(1.0), LONG)),
+        255 * srgb_encoded(RGB / 255.0),
+        0.51,
+        "gamma",
+    ),
+    "linear PNG, transparent": (
+        "a.png",
+        raw(png(np.dstack([RGB, np.full((24, 36), 51, np.uint8)]), gama(1.0))),
+        255 * srgb_encoded(RGB / 255.0) * 0.2 + 255 * 0.8,
+        1.5,
+        "gamma",
+    ),
+    "PNG of gamma 1.8": (
+        "a.png",
+        raw(png(RGB, gama(1 / 1.8))),
+        255 * srgb_encoded((RGB / 255.0) ** (1 / 0.55556)),
+        0.51,
+        "its gamma of 0.55556",
+    ),
+    "PNG of gamma 2.2": ("a.png", raw(png(RGB, gama(1 / 2.2))), RGB, 0, ""),
+    "PNG of gamma and sRGB": ("a.png", raw(png(RGB, chunk(b"sRGB", b"\0"), gama(1.0))), RGB, 0, ""),
+    "PNG of gamma 0": ("a.png", raw(png(RGB, gama(0))), RGB, 0, ""),
+    "PNG of other primaries": (
+        "a.png",
+        raw(png(RGB, chrm(0.68))),
+        RGB,
+        0,
+        "its primaries (cHRM) are not those of",
+    ),
+    "PNG of sRGB's primaries": ("a.png", raw(png(RGB, chrm(0.64))), RGB, 0, ""),
+    "PNG of HDR": ("a.png", raw(png(RGB, chunk(b"cICP", bytes([9, 16, 0, 1])))), RGB, 0, "its cICP (9, 16, 0, 1) is"),
+    "PNG of sRGB's cICP": ("a.png", raw(png(RGB, chunk(b"cICP", bytes([1, 13, 0, 1])))), RGB, 0, ""),
     "Display P3": (
         "a.png",
         saved(RGB, "PNG", icc_profile=rgb_profile(P3, 2.2)),
@@ -334,47 +387,6 @@ def test_pixels(tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str) -> 
     logged = [message for message in caplog.messages if "held whole" not in message]
     assert sorted(logged) == sorted(f"{path}: {note}" for note in notes_of(image))
     assert np.abs(found.astype(np.float64) - expected).max() <= max(most, 1.5)
-
-
-def test_jpeg_2000_of_16_bits(tmp_path: Path) -> None:
-    saved(RGB, "JPEG2000")(tmp_path / "a.jp2")
-    assert notes_of(read_image(tmp_path / "a.jp2")) == ()
-    content = bytearray((tmp_path / "a.jp2").read_bytes())
-    size = content.index(b"\xff\x4f\xff\x51")
-    content[size + 42 : size + 51 : 3] = [15, 15, 15]
-    (tmp_path / "a.jp2").write_bytes(content)
-    assert notes_of(read_image(tmp_path / "a.jp2")) == ("samples of more than 8 bits become 8",)
-
-
-def test_each_reader_says_it_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
-    for folder in (ours, theirs):
-        folder.mkdir()
-        for name in "ab":
-            tifffile.imwrite(folder / f"{name}.tif", RGB12, photometric="rgb")
-    photos = [Photo(ours / f"{name}.tif", name, "", name) for name in "ab"]
-    prepared = prepare_photos(photos, [24], crop=16, cache=tmp_path / "cache", limit_bytes=0)
-    images, pairs, told = ImageSet(ours), Pairs(theirs, ours), NotesLog()
-    settings = BankSettings(short_sides=(24,), phases=1)
-    readers: dict[str, Callable[[], object]] = {
-        "scored": lambda: list(images.looks(every=True)),
-        "pairs": lambda: list(pairs),
-        "not kept": lambda: [prepared.array(n, 0) for n in (0, 1)],
-        "to shards": lambda: [_PassingItem(p, "train", 4, settings, None, MAX_PIXELS, told).pixels(0) for p in photos],
-        "a video's photographs": lambda: [photograph(photo.path) for photo in photos],
-    }
-    for name, read in readers.items():
-        caplog.clear()
-        for _ in range(2):
-            read()
-        notes = [message.partition(": ")[2] for message in caplog.messages]
-        assert notes == [
-            "samples of more than 8 bits become 8",
-            "white is taken to be 4095 in 16 bits, the end of its values",
-        ], name
-    caplog.clear()
-    frames = list(read_clip(ours))
-    assert len(frames) == len(caplog.messages) == 2
 
 
 def test_heic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
