@@ -10,10 +10,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 
 from nuwa_lightning.callbacks.reconstruction_sheet import may_draw, show_sheet
-from nuwa_lightning.errors import UsageError
+from nuwa_lightning.errors import UsageError, check_range
 from nuwa_lightning.generation.pretrained import Generator, save_generator
+from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.pipeline import NuwaInfinityPipeline
-from nuwa_lightning.request import GenerationRequest
+from nuwa_lightning.request import STRONGEST_GUIDANCE, GenerationRequest
 from nuwa_lightning.request_fields import Size
 from nuwa_lightning.training.nuwa_module import NuwaInfinityModule
 
@@ -50,6 +51,9 @@ class SampleSheet(Callback):
     ) -> None:
         if min(every_n_steps, count, frames, *size) < 1:
             raise UsageError("SampleSheet", (every_n_steps, count, frames, *size), "every number must be at least 1")
+        check_range("guidance", guidance, 0, STRONGEST_GUIDANCE)
+        # Made only to be checked now, and not when the first sheet is due.
+        Sampling(1.0 if temperature is None else temperature, top_k or 0, 1.0 if top_p is None else top_p)
         self.frames = frames
         self.every_n_steps, self.first_step = every_n_steps, first_step
         self.count, self.size = count, size

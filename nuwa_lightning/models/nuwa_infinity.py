@@ -102,6 +102,8 @@ class TransformerConfig:
             raise UsageError("transformer.num_layers", self.num_layers, "give 10000 or fewer")
         if not 0 < self.mlp_ratio < float("inf"):
             raise UsageError("transformer.mlp_ratio", self.mlp_ratio, "give a number above 0")
+        if not abs(self.layer_scale) < float("inf"):
+            raise UsageError("transformer.layer_scale", self.layer_scale, "give a finite number, such as 0.1")
         if not 0 <= self.dropout < 1:
             raise UsageError("transformer.dropout", self.dropout, "give a share in [0, 1)")
 

@@ -49,7 +49,7 @@ class GuideShares:
 
     def __post_init__(self) -> None:
         shares = (self.real, self.decoded, self.own)
-        if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+        if not (min(shares) >= 0 and abs(sum(shares) - 1) <= 1e-6):
             raise UsageError("model.guides", shares, "real, decoded and own are shares that add up to 1")
 
 

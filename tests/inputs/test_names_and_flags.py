@@ -14,14 +14,17 @@ import pytest
 import yaml
 from PIL import Image
 
+from nuwa_lightning.callbacks.sample_sheet import SampleSheet
 from nuwa_lightning.commands.canvas_options import Grown, Redone
 from nuwa_lightning.commands.estimate import EstimateOptions
 from nuwa_lightning.commands.generate_options import RunOptions, image_metadata
 from nuwa_lightning.commands.options import parser_of
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.sampling import Sampling
+from nuwa_lightning.models.nuwa_infinity import TransformerConfig
 from nuwa_lightning.pipeline import NuwaInfinityPipeline
 from nuwa_lightning.request import GenerationRequest
+from nuwa_lightning.training.pixel_guided_module import GuideShares
 from nuwa_lightning.writers import read_metadata
 from tests.commands.conftest import Shell
 from tests.commands.conftest import filmed as filmed
@@ -132,6 +135,20 @@ def test_numbers_of_a_request_are_finite(value: float) -> None:
             GenerationRequest(**{name: value})
     with pytest.raises(UsageError, match=f"^temperature: {value}"):
         Sampling(temperature=value)
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize(
+    ("cls", "name"),
+    [
+        *((SampleSheet, name) for name in ("temperature", "top_p", "guidance")),
+        *((GuideShares, name) for name in ("real", "decoded", "own")),
+        (TransformerConfig, "layer_scale"),
+    ],
+)
+def test_numbers_of_training_are_finite(cls: type, name: str, value: float) -> None:
+    with pytest.raises(UsageError, match=str(value)):
+        cls(**{name: value})
 
 
 @pytest.mark.parametrize("name", ["pipe.png", "/dev/zero", "a\0b.png", "loop", "", "photos", 300 * "a"])
