@@ -108,7 +108,8 @@ def estimate(ablation: Ablation, output: Path, tokenizer: Tokenizer) -> dict[str
 
 def timed(cell: Cell, tokenizer: Tokenizer) -> tuple[float, float]:
     """Return the seconds of a cell's training and sampling, by a few steps of each on this CPU."""
-    from nuwa_lightning.commands.costs import canvas_cost, measured_decoding, measured_step, model_of
+    from nuwa_lightning.commands.costs import canvas_cost, model_of
+    from nuwa_lightning.commands.measuring import measured_decoding, measured_step
     from nuwa_lightning.planning.geometry import PatchGrid
 
     config = resolve(cell, tokenizer)

@@ -5,43 +5,36 @@ Arithmetic and memory of training are not formulas: one step is run on tensors w
 from the plan: waves and live patches are those that the renderer will have.
 """
 
-import logging
-import re
-import tempfile
-import time
 import warnings
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Final, get_type_hints
 
 import torch
 from jsonargparse import Namespace
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LightningArgumentParser
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.utils import flop_counter
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.data import DataLoader
 
-from nuwa_lightning.callbacks.sample_sheet import SampleSheet
 from nuwa_lightning.commands.parsing import check_configs, deny_imports
 from nuwa_lightning.commands.training import NuwaCLI
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.generation.renderer import InfiniteRenderer, Rendering
+from nuwa_lightning.generation.renderer import Rendering
 from nuwa_lightning.legacy import upgraded_arguments
 from nuwa_lightning.planning.geometry import PatchGrid
 from nuwa_lightning.planning.schedule import ContextTable, walk, waves
 from nuwa_lightning.signals import Signals
 from nuwa_lightning.text.base import TextEncoder
-from nuwa_lightning.tokenizers.base import Tokenizer
 from nuwa_lightning.training.conditioning import SampleText
 from nuwa_lightning.training.muon import MuonAdamW, muon_groups
 from nuwa_lightning.training.nuwa_module import NuwaInfinityModule
 from nuwa_lightning.training.plans import Written
+from nuwa_lightning.training.sharding import ShardedStrategy
 
 _COUNTER: Final[Any] = flop_counter
 _CPU: Final = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -78,8 +71,8 @@ class TrainingCost:
     Attributes:
         flops: of forward and backward.
         peak: bytes of weights, gradients, optimizer and activations at the worst moment.
-        weights: bytes of the weights.
-        optimizer: bytes of the optimizer's states.
+        weights: bytes of the weights, or of the device's part of them.
+        optimizer: bytes of the optimizer's states, likewise.
     """
 
     flops: float
@@ -218,11 +211,16 @@ def training_cost(
 ) -> TrainingCost:
     """Count one step: all samples of a batch under the same plan, which takes the most memory.
 
-    A sample has ``(t, y, x)`` tokens. With more devices than one gradients are there twice (DDP's buckets).
+    A sample has ``(t, y, x)`` tokens. With more devices than one gradients are there twice (DDP's buckets), or, under
+    ``ShardedStrategy``, weights, gradients and states in parts.
     """
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with fake:
         module, texts = model_of(config)
+    sharded = devices > 1 and is_named(config.trainer.strategy, ShardedStrategy)
+    if sharded:
+        for parameter in module.parameters():
+            parameter.register_post_accumulate_grad_hook(_sent_away)  # type: ignore[no-untyped-call]
     written = _written(module, shape, batch, texts)
     few = _few_steps(written) if module.optimize == "per_patch" else written
     half = torch.autocast("cpu", torch.bfloat16, enabled=precision.startswith("bf16"))
@@ -235,10 +233,31 @@ def training_cost(
         flops = sum(marks[0] + slope * count for count in seen)
         state = model.num_layers * batch * model.patch_tokens * model.size.dim * 4
         peak += state * (len(seen) - len(marks))
-    states = sum(_state_bytes(module))
-    weights = sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
+    states, trained, fixed = sum(_state_bytes(module)), _bytes(module.parameters()), _bytes(module.buffers())
+    if sharded:
+        branches = () if model.text is None else model.text.layers
+        sizes = [[_bytes(part.parameters()) for part in parts] for parts in (model.layers, branches)]
+        # Whole, with its gradient, is what belongs to no layer, the layer that computes, and the next, fetched early.
+        whole = trained - sum(map(sum, sizes)) + 2 * sum(max(some, default=0) for some in sizes)
+        gradients, states, weights = trained // devices, states // devices, trained // devices + fixed
+        return TrainingCost(flops, weights + gradients + states + 2 * whole + peak, weights, states)
+    weights = trained + fixed
     twice = weights if devices > 1 else 0
     return TrainingCost(flops, weights + peak + states + twice, weights, states)
+
+
+def is_named(given: Any, wanted: type[Any]) -> bool:
+    """Say whether a recipe names a class, by its path or its name alone."""
+    return str(getattr(given, "class_path", given)).rpartition(".")[2] == wanted.__name__
+
+
+def _sent_away(parameter: Tensor) -> None:
+    """What a process does with a gradient of which it keeps a part only."""
+    parameter.grad = None
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)
 
 
 def _few_steps(written: Written) -> Written:
@@ -311,88 +330,6 @@ def _state_bytes(module: NuwaInfinityModule) -> list[int]:
     ]
 
 
-def process_bytes(name: str = "VmHWM") -> int | None:
-    """Return how much memory this process has taken at most, or has now (``VmRSS``); None where that is not told."""
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-    except OSError:
-        return None
-    found = re.search(rf"^{name}:\s*(\d+) kB$", status, re.MULTILINE)
-    return None if found is None else 1024 * int(found[1])
-
-
-class _Clock(Callback):
-    """Notes when each batch has ended, and when a sheet has been drawn after the last one."""
-
-    def __init__(self, sheet: SampleSheet | None) -> None:
-        self.ends: list[float] = []
-        self._sheet = sheet
-
-    def on_train_batch_end(self, *_: object) -> None:
-        self.ends.append(time.perf_counter())
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        begun = time.perf_counter()
-        if self._sheet is not None:
-            self._sheet.draw(trainer, pl_module)
-        self.drawing = time.perf_counter() - begun
-
-
-def measured_step(
-    config: Namespace,
-    *,
-    shape: tuple[int, int, int],
-    batch: int,
-    steps: int = 4,
-    tokenizer: Tokenizer | None = None,
-    sheet: SampleSheet | None = None,
-) -> tuple[float, float]:
-    """Return the seconds of a batch of training on this CPU, as Lightning runs it, and of a sheet of samples.
-
-    Tokens are random, and always the same; the time is the mean of ``steps`` after a first one.
-
-    Args:
-        config: the recipe.
-        shape: ``(t, y, x)`` tokens of a sample.
-        batch: samples of a batch.
-        steps: how many batches are timed.
-        tokenizer: decodes the sheet.
-        sheet: what is to be drawn, if anything is.
-    """
-    module, texts = model_of(config)
-    codebook_KE, generator = module.transformer.codebook_KE, torch.Generator().manual_seed(0)
-    module.transformer.set_codes(torch.randn(codebook_KE.shape, generator=generator))
-    if tokenizer is not None:
-        module.attach_tokenizer(tokenizer)
-    sample = {"tokens": torch.randint(len(codebook_KE), (batch, *shape), generator=generator)}
-    if module.plan is not None:
-        sample["coarse"] = sample["tokens"]
-    if texts:
-        sample["text"] = torch.randn(batch, texts, module.transformer.text_dim)
-        sample["text_mask"] = torch.ones(batch, texts, dtype=torch.bool)
-    clock, half = _Clock(sheet), str(config.trainer.precision).startswith("bf16")
-    logging.disable(logging.INFO)  # what Lightning says of a run
-    try:
-        with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
-            warnings.simplefilter("ignore")
-            Trainer(
-                accelerator="cpu",
-                devices=1,
-                precision="bf16-mixed" if half else "32-true",
-                max_epochs=1,
-                limit_val_batches=0,
-                callbacks=[clock],
-                default_root_dir=folder,
-                logger=False,
-                enable_checkpointing=False,
-                enable_progress_bar=False,
-                enable_model_summary=False,
-            ).fit(module, DataLoader([sample] * (1 + steps), batch_size=None))  # type: ignore[arg-type]
-    finally:
-        logging.disable(logging.NOTSET)
-    return (clock.ends[-1] - clock.ends[0]) / steps, clock.drawing
-
-
 def canvas_cost(module: NuwaInfinityModule, grid: PatchGrid, *, texts: int = 0, rows: int = 64) -> CanvasCost:
     """Follow the plan of a canvas."""
     model = module.transformer
@@ -408,28 +345,11 @@ def canvas_cost(module: NuwaInfinityModule, grid: PatchGrid, *, texts: int = 0, 
     flops = 2.0 * linear * tokens * len(steps) + 4.0 * W * layers * tokens * (seen + texts * len(steps))
     kept = 2 * layers * model.layer(0).attention.num_kv_heads * model.layer(0).attention.head_dim * tokens * 4
     widest = max(len(wave.steps) for wave in schedule)
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    memory = weights + kept * (table.peak_live + widest * (table.max_context + 1))
+    memory = _bytes(model.parameters()) + kept * (table.peak_live + widest * (table.max_context + 1))
     count = len(schedule)
     return CanvasCost(
         len(steps), tokens * len(steps), count, widest, table.peak_live, flops, count * tokens, int(memory)
     )
-
-
-def measured_decoding(module: NuwaInfinityModule) -> tuple[float, float]:
-    """Return the seconds that a step of decoding takes by itself, and for each row, by two small canvases."""
-    renderer = InfiniteRenderer(module.transformer.eval(), module.context_pool, module.direction, module.token_order)
-    found = []
-    for height in (1, 6):
-        grid = PatchGrid(1, height, 4)
-        cost = canvas_cost(module, grid)
-        begin = time.perf_counter()
-        for _ in renderer.render(grid, seeds=[0]):
-            pass
-        found.append((cost.steps, cost.tokens, time.perf_counter() - begin))
-    (s1, t1, y1), (s2, t2, y2) = found
-    row = max(0.0, (y2 * s1 - y1 * s2) / (t2 * s1 - t1 * s2))
-    return max(0.0, (y1 - row * t1) / s1), row
 
 
 def _namespace(**given: Any) -> Namespace:

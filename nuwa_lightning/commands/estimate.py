@@ -66,14 +66,8 @@ def _training_lines(config: Namespace, options: EstimateOptions) -> list[tuple[s
     from lightning.pytorch import LightningDataModule
     from torch._subclasses import FakeTensorMode
 
-    from nuwa_lightning.commands.costs import (
-        make,
-        measured_step,
-        model_of,
-        parameters,
-        process_bytes,
-        training_cost,
-    )
+    from nuwa_lightning.commands.costs import make, model_of, parameters, training_cost
+    from nuwa_lightning.commands.measuring import measured_step, process_bytes
     from nuwa_lightning.data.token_windows import TokenWindowsModule
     from nuwa_lightning.signals import keep_freed_memory
 
@@ -136,7 +130,8 @@ def _training_lines(config: Namespace, options: EstimateOptions) -> list[tuple[s
 
 
 def _canvas_lines(config: Namespace, options: EstimateOptions) -> list[tuple[str, str]]:
-    from nuwa_lightning.commands.costs import canvas_cost, measured_decoding, model_of
+    from nuwa_lightning.commands.costs import canvas_cost, model_of
+    from nuwa_lightning.commands.measuring import measured_decoding
 
     factor, told = _factor(config)
     size = Size.parse(str(options.size))
@@ -154,7 +149,7 @@ def _canvas_lines(config: Namespace, options: EstimateOptions) -> list[tuple[str
     seconds = fixed * cost.steps + row * cost.tokens
     alone = (fixed + row) * cost.tokens
     return [
-        ("canvas", f"{options.size} px, {options.frames} frame(s), {factor} px a token ({told})"),
+        ("canvas", f"{options.size} px, {options.frames} frame(s), {factor} px a token ({told}), on one device"),
         ("patches and tokens", f"{cost.patches} and {cost.tokens}"),
         ("waves", f"{cost.waves}, of {cost.rows} patches at most: {cost.patches / cost.waves:.2f} side by side"),
         ("live patches", f"{cost.live} at most"),
@@ -182,10 +177,10 @@ def _sheets(config: Namespace, steps: int) -> tuple[SampleSheet | None, int]:
     from lightning.pytorch import Callback
 
     from nuwa_lightning.callbacks.sample_sheet import SampleSheet
-    from nuwa_lightning.commands.costs import make
+    from nuwa_lightning.commands.costs import is_named, make
 
     for given in config.trainer.callbacks or ():
-        if given.class_path.rpartition(".")[2] == SampleSheet.__name__:
+        if is_named(given, SampleSheet):
             sheet = make("callback", Callback, given)
             return sheet, steps // sheet.every_n_steps + (sheet.first_step <= steps) + 1
     return None, 0

@@ -8,9 +8,9 @@ class EstimateOptions:
     """What is asked beside the recipe.
 
     Args:
-        size: WIDTHxHEIGHT in pixels of a canvas to be generated
+        size: WIDTHxHEIGHT in pixels of a canvas to be generated, on one device
         frames: of the canvas
-        devices: that train together
+        devices: that train together, each with all weights, or a part of them if the recipe names ShardedStrategy
         flops: sustained FLOP/s of a device (default: a step is timed here)
         step_seconds: of one step of decoding (default: timed here)
     """

@@ -17,7 +17,8 @@ from torch._subclasses import FakeTensorMode
 
 from nuwa_lightning.cli import main
 from nuwa_lightning.commands import costs
-from nuwa_lightning.commands.costs import canvas_cost, model_of, process_bytes, read_recipe, training_cost
+from nuwa_lightning.commands.costs import canvas_cost, model_of, read_recipe, training_cost
+from nuwa_lightning.commands.measuring import process_bytes
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.models.nuwa_infinity import TransformerConfig
 from nuwa_lightning.planning.context import NearbyContextPool
@@ -55,6 +56,28 @@ def test_a_step_is_counted(recipe: Any) -> None:
     assert twice.flops == pytest.approx(2 * cost.flops, rel=0.02)
 
 
+def test_weights_in_parts(repository: Path, tmp_path: Path, recipe: Any) -> None:
+    """Weights, gradients and states are divided by the devices; the rest is as large on many devices as on few."""
+    strategy = {"class_path": "nuwa_lightning.training.sharding.ShardedStrategy"}
+    (tmp_path / "parts.yaml").write_text(json.dumps({"trainer": {"strategy": strategy}}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        parts = read_recipe(["-c", str(repository / "recipes" / "landscape.yaml"), "-c", str(tmp_path / "parts.yaml")])
+    parts.model = recipe.model
+    given: dict[str, Any] = {"shape": (1, 8, 8), "batch": 2, "precision": "32-true"}
+    one, few, many = (training_cost(parts, devices=count, **given) for count in (1, 2, 8))
+    module, _ = model_of(recipe)
+    trained = sum(4 * p.numel() for p in module.parameters())
+    assert few.peak - many.peak == pytest.approx((2 * trained + one.optimizer) * (1 / 2 - 1 / 8), abs=8)
+    assert many.optimizer == one.optimizer // 8
+    assert one == training_cost(recipe, **given)
+    assert few.flops == one.flops
+    # On no device there would be activations, the codebook, and what is whole for a while: never all of the weights.
+    rest = few.peak - (2 * trained + one.optimizer) / 2
+    activations = one.peak - one.weights - one.optimizer
+    assert activations - trained < rest < activations + 2 * trained
+
+
 def test_two_steps_tell_of_all(repository: Path) -> None:
     """Of the paper's way, counted step by step: as much arithmetic, and nearly the same memory."""
     options = ["--model.codebook_size", "64", "--model.codebook_dim", "8", "--model.patch_size", "[4, 4]"]
@@ -87,7 +110,8 @@ STEP = """
 import sys, warnings
 from pathlib import Path
 import torch
-from nuwa_lightning.commands.costs import model_of, process_bytes, read_recipe
+from nuwa_lightning.commands.costs import model_of, read_recipe
+from nuwa_lightning.commands.measuring import process_bytes
 warnings.simplefilter("ignore")
 module, _ = model_of(read_recipe(sys.argv[1:]))
 (written,) = module.draw_plans(torch.randint(4096, (4, 1, 32, 32)), None)
