@@ -6,6 +6,7 @@ import json
 import mmap
 import os
 import re
+import shutil
 import subprocess
 import sys
 import warnings
@@ -19,6 +20,7 @@ from nuwa_lightning.cli import main
 from nuwa_lightning.commands import costs
 from nuwa_lightning.commands.costs import canvas_cost, model_of, read_recipe, training_cost
 from nuwa_lightning.commands.measuring import process_bytes
+from nuwa_lightning.data.folders import cache_folder
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.models.nuwa_infinity import TransformerConfig
 from nuwa_lightning.planning.context import NearbyContextPool
@@ -195,6 +197,37 @@ def test_the_process_is_counted(repository: Path, capsys: pytest.CaptureFixture[
     assert before is not None
     told = float(found[1]) * {"M": 1e6, "G": 1e9}[found[2]]
     assert 0.99 * before <= told <= 1.5 * process_bytes()
+
+
+PEAK = """
+import sys
+from nuwa_lightning.cli import main
+from nuwa_lightning.commands.measuring import process_bytes
+status = main(sys.argv[1:])
+print("peak", process_bytes())
+raise SystemExit(status)
+"""
+
+
+@pytest.mark.slow
+def test_memory_of_a_first_fit(repository: Path, tmp_path: Path) -> None:
+    """What it says of the process is what a fit takes that prepares and encodes the photographs, too."""
+    fetched, cache = cache_folder() / "landscape_photos", tmp_path / "cache"
+    if fetched.is_dir():
+        shutil.copytree(fetched, cache / fetched.name)
+    told = {**os.environ, "NUWA_LIGHTNING_CACHE": str(cache), "PYTHONPATH": str(repository)}
+    recipe = ["--config", str(repository / "recipes" / "landscape.yaml"), "--trainer.max_steps", "6"]
+    said = []
+    for command in (["estimate", *recipe], ["fit", *recipe, "--run", "run", "--trainer.enable_progress_bar", "false"]):
+        arguments = [sys.executable, "-c", PEAK, *command]
+        done = subprocess.run(arguments, cwd=tmp_path, env=told, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout)
+    found = re.search(r"memory of the process on a CPU +([\d.]+) GB", said[0])
+    peak = re.search(r"^peak (\d+)$", said[1], re.MULTILINE)
+    assert found is not None
+    assert peak is not None
+    assert float(found[1]) * 1e9 == pytest.approx(int(peak[1]), rel=0.15)
 
 
 def test_an_own_text_encoder_is_asked_for_its_size(repository: Path) -> None:
