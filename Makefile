@@ -21,7 +21,7 @@ help:  ## list the targets
 
 install: $(STAMP)  ## make .venv and install the pinned versions (skipped when up to date)
 
-fit: $(STAMP)  ## train both stages on real photographs (CONFIG=recipes/landscape.yaml, ARGS=...)
+fit: $(STAMP)  ## train stage 2 on real photographs (CONFIG=recipes/landscape.yaml, ARGS=...)
 	@$(PY) -m nuwa_lightning fit --config $(CONFIG) $(ARGS)
 
 pretrained: $(STAMP)  ## train the model that comes with the package (hours; run it again to go on)

@@ -98,7 +98,21 @@ class ShapelessPool(GoodPool):
     embedding_extent = (0, 1)
 
 
-@pytest.mark.parametrize("pool", [GoodPool, AnchoredPoolThatSaysSo, HoardingPoolThatSaysSo])
+class LeftPool(ContextPool):
+    embedding_extent = (0, 1, 1)
+
+    def select(self, patch, live):
+        return [other for other in live if other == patch.shifted((0, 0, -1))]
+
+    def remove(self, live, grid, finished):
+        return [patch for patch in live if finished(patch.shifted((0, 0, 1)))]
+
+
+class NarrowPool(LeftPool):
+    embedding_extent = (0, 0, 1)
+
+
+@pytest.mark.parametrize("pool", [GoodPool, LeftPool, AnchoredPoolThatSaysSo, HoardingPoolThatSaysSo])
 def test_good_pools_pass(pool):
     check_context_pool(pool())
 
@@ -109,13 +123,18 @@ def test_good_pools_pass(pool):
         (AcausalPool, r"select returns live patches .*: grid \(1, 1, 1\), patch \(0, 0, 0\): .* \(0, 0, 1\) is not"),
         (RepeatingPool, "select returns live patches of no later frame, each once"),
         (FutureFramesPool, "select returns live patches of no later frame, each once"),
-        (ForgetfulPool, r"remove drops nothing that a later select returns: grid \(1, 1, 4\), patch"),
+        (
+            ForgetfulPool,
+            r"remove drops nothing that a later select returns: grid \(1, 1, 4\), patch \(0, 0, 2\): "
+            r"\(0, 0, 3\) was dropped, and select would return it",
+        ),
         (FicklePool, r"select is deterministic: grid \(1, 1, 4\), patch \(0, 0, 1\)"),
         (AnchoredPool, r"moving the canvas moves the answer: grid .*, patch .*: moved by"),
         (HoardingPool, r"the live set does not grow with the canvas .*: grid \(1, 2, 256\): 512 patches are alive"),
         (StatefulPool, "remove drops nothing|deterministic|do not disturb"),
         (StrangeRemovePool, r"remove returns live patches: grid \(1, 1, 1\), patch \(0, 0, 0\)"),
         (ShapelessPool, "embedding_extent: .*: give three whole numbers"),
+        (NarrowPool, r"an offset has an entry of its own in every order, .*: embedding_extent \(0, 0, 1\) holds"),
     ],
 )
 def test_broken_pools_are_found_out(pool, law):
@@ -273,6 +292,74 @@ class Unasked(ParallelLocalDecoder):
         return torch.rand(shape) < 2 + torch.rand(()) if shape[0] == 1 else torch.rand(shape).argsort(-1) > 0
 
 
+class Lucky(ParallelLocalDecoder):
+    def training_mask(self, shape, generator):
+        return torch.rand(shape, generator=generator) < 0.5
+
+
+class Seen(ParallelLocalDecoder):
+    def training_mask(self, shape, generator):
+        return None
+
+
+class Greedy(LocalDecoder):
+    """Writes the best token, one after another, with groups of places and an order that subclasses spoil."""
+
+    def draws(self, tokens):
+        return 0
+
+    def places(self, tokens):
+        return [[place] for place in range(tokens)]
+
+    def decode(self, patches, sampling, uniform_RU):
+        for places in self.places(patches.tokens_RN.shape[1]):
+            patches.set_tokens(places, patches.logits(places).argmax(-1))
+
+
+class Ahead(Greedy):
+    def places(self, tokens):
+        return [[place] for place in reversed(range(tokens))]
+
+
+class Together(Greedy):
+    def places(self, tokens):
+        return [range(tokens)]
+
+
+class Apart(Greedy):
+    def places(self, tokens):
+        return [[0], [1, 3], [2]]
+
+    def decode(self, patches, sampling, uniform_RU):
+        patches.set_tokens([0, 1, 2], patches.tokens_RN[:, :3] * 0)
+        super().decode(patches, sampling, uniform_RU)
+
+
+class Beyond(Greedy):
+    def decode(self, patches, sampling, uniform_RU):
+        super().decode(patches, sampling, uniform_RU)
+        patches.set_tokens([patches.tokens_RN.shape[1]], patches.tokens_RN[:, :1])
+
+
+class Misshapen(Greedy):
+    def decode(self, patches, sampling, uniform_RU):
+        patches.set_tokens([0], patches.tokens_RN[:, :3])
+
+
+class Hiding(Greedy):
+    def training_mask(self, shape, generator):
+        return torch.ones(shape, dtype=torch.bool)
+
+
+class Maskless(ParallelLocalDecoder):
+    def training_mask(self, shape, generator):
+        raise KeyError("hidden")
+
+
+def test_a_local_decoder_of_ones_own_passes():
+    check_local_decoder(Greedy())
+
+
 @pytest.mark.parametrize("decoder", [*(cls() for cls in package_classes(LocalDecoder)), MaskedLocalDecoder(steps=2)])
 def test_local_decoders_of_the_package(decoder):
     check_local_decoder(decoder)
@@ -284,10 +371,19 @@ def test_local_decoders_of_the_package(decoder):
         (Beside(), "a patch does not depend on patches beside it"),
         (Half(), "decode sets all tokens"),
         (Restless(), "decode is deterministic"),
-        (Open(), "hides something"),
-        (Unasked(), "by the generator alone"),
+        (Open(), "training_mask hides something"),
+        (Lucky(), "training_mask hides something"),
+        (Seen(), "a bidirectional decoder hides tokens in training"),
+        (Ahead(), "a causal decoder asks for places side by side .* written: asked for 3, 2 is not"),
+        (Together(), "a causal decoder asks for places side by side .* written: asked for 3, 2 is not"),
+        (Apart(), r"a causal decoder asks for places side by side .* written: asked for \[1, 3\]"),
+        (Beyond(), "decode is an error: IndexError: "),
+        (Misshapen(), "decode is an error: RuntimeError: "),
+        (Hiding(), "a causal decoder hides nothing"),
+        (Maskless(), "training_mask is an error: KeyError: 'hidden'"),
+        (Unasked(), "training_mask draws by the generator alone"),
     ],
 )
 def test_local_decoders_that_break_a_law(decoder, law):
-    with pytest.raises(AssertionError, match=f"{type(decoder).__name__}: .*{law}"):
+    with pytest.raises(AssertionError, match=f"^{type(decoder).__name__}: {law}"):
         check_local_decoder(decoder)

@@ -13,6 +13,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from nuwa_lightning.errors import LawError
 from nuwa_lightning.generation.patch_batch import PatchStates, RowBatch
 from nuwa_lightning.generation.prompts import Prompts, guided
 from nuwa_lightning.generation.sampling import place_keys
@@ -37,6 +38,7 @@ class PatchDecoder:
         token_order: as in training.
         keys: of the noise of each patch ``[R]``, see :func:`nuwa_lightning.generation.sampling.patch_key`; zeros if
             they are left out.
+        writer: whom messages blame: the local decoder.
     """
 
     def __init__(
@@ -48,8 +50,9 @@ class PatchDecoder:
         guidance: GuidanceBatch,
         token_order: TokenOrder,
         keys: Tensor | None = None,
+        writer: str = "a local decoder",
     ) -> None:
-        self.batch, self.guidance = rows, guidance
+        self.batch, self.guidance, self._writer = rows, guidance, writer
         device = rows.symmetry_R.device
         self._bidirectional = rows.model.model.bidirectional
         R, N, K = neighbors.shape
@@ -72,6 +75,11 @@ class PatchDecoder:
         # Of a grouped model, what the next step reads first: BOS, then each time the tokens of the last group.
         self._unread_RlJ, self._unread_Rl = self.inputs_RLJ[:, :1], torch.zeros(R, 1, dtype=torch.long, device=device)
         self._key_R = torch.zeros(R, dtype=torch.long) if keys is None else keys
+        # Places that a causal model may read, kept here: to look at the tokens would wait for the device each time.
+        self._written = set[int]()
+        if self._partly and not self._bidirectional:
+            self._written.update((self.given_RN != ABSENT).all(dim=0).nonzero()[:, 0].tolist())
+        self._in_row = 0
 
     @functools.cached_property
     def keys_RN(self) -> Tensor:
@@ -98,10 +106,14 @@ class PatchDecoder:
 
         Args:
             places: ascending. For a causal model side by side, and all tokens before the last of them are written.
+
+        Raises:
+            LawError: if a causal model is asked for others.
         """
         if self._bidirectional:
             x_RlW = self._read_all()[:, [place + 1 for place in places]]
         else:
+            self._check_causal(places)
             x_RlW = self._read(places[0], places[-1] + 1)[:, -len(places) :]
         neighbors_MK = None
         if self.batch.model.model.copy_head is not None:
@@ -156,6 +168,8 @@ class PatchDecoder:
         if self._partly:
             given_Rn = self.given_RN[:, _index(places)]
             tokens_Rn = torch.where(given_Rn == ABSENT, tokens_Rn, given_Rn)
+        if not self._bidirectional:
+            self._written.update(map(int, places))
         if len(places) == 1 and not self._bidirectional:
             place = places[0]
             self.tokens_RN[:, place : place + 1] = tokens_Rn
@@ -165,14 +179,27 @@ class PatchDecoder:
             self._fresh = False
 
     def states(self) -> PatchStates:
-        """Return what the finished patches leave for later ones."""
+        """Return what the finished patches leave for later ones; LawError if some of their tokens are not written."""
         if bool((self.tokens_RN == ABSENT).any()):
-            raise RuntimeError("patch not finished: some of its tokens are not written yet")
+            raise self._fault("decode sets all tokens")
         if self._bidirectional:
             self._read_all()
         elif self.batch.place < self.inputs_RLJ.shape[1]:
             self._read(self.batch.place, self.inputs_RLJ.shape[1])
         return self.batch.states()
+
+    def _check_causal(self, places: Sequence[int]) -> None:
+        first, last = places[0], places[-1]
+        while self._in_row in self._written:
+            self._in_row += 1
+        if last <= self._in_row and last - first + 1 == len(places):
+            return
+        missing = [place for place in range(last) if place not in self._written]
+        asked = f"asked for {last}, {missing[-1]} is not" if missing else f"asked for {list(places)}"
+        raise self._fault(f"a causal decoder asks for places side by side whose earlier tokens are written: {asked}")
+
+    def _fault(self, law: str) -> LawError:
+        return LawError("local_decoder", self._writer, law, "check_local_decoder")
 
     def _read_all(self) -> Tensor:
         self.batch.rewind(0)

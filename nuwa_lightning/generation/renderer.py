@@ -15,7 +15,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from nuwa_lightning.errors import UsageError
+from nuwa_lightning.errors import UsageError, shown
 from nuwa_lightning.generation.coarse_plan import CoarseTokens
 from nuwa_lightning.generation.fast_transformer import DecodingTransformer, Precision
 from nuwa_lightning.generation.kv_cache import SlotCache
@@ -359,6 +359,7 @@ class Rendering:
             guidance=guidance,
             token_order=self._renderer.token_order,
             keys=torch.tensor([signed(patch_key(seed, at)) for at in positions for seed in seeds]),
+            writer=shown(self._renderer.local_decoder),
         )
         if not steps[0].step.known:
             decoder = self._renderer.local_decoder

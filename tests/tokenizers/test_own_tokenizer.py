@@ -47,6 +47,37 @@ class Careless(Gray):
         return super().decode(tokens_BYX - tokens_BYX[:, :1, :1])
 
 
+class BeyondWhite(Gray):
+    def encode(self, image_B3YX: torch.Tensor) -> torch.Tensor:
+        level_BYX = torch.nn.functional.avg_pool2d(image_B3YX, 2).mean(1)
+        return ((level_BYX + 1) / 2 * self.codebook_size).long()
+
+
+class Short(Gray):
+    def encode(self, image_B3YX: torch.Tensor) -> torch.Tensor:
+        return super().encode(image_B3YX).int()
+
+
+class Glaring(Gray):
+    def decode(self, tokens_BYX: torch.Tensor) -> torch.Tensor:
+        return super().decode(tokens_BYX) * 3
+
+
+class Mute(Gray):
+    def encode(self, image_B3YX: torch.Tensor) -> torch.Tensor:
+        raise KeyError("gray")
+
+
+class Idle(Gray):
+    def decode(self, tokens_BYX: torch.Tensor) -> torch.Tensor:
+        pass
+
+
+class Nameless(Gray):
+    def fingerprint(self) -> str:
+        raise ValueError("none")
+
+
 def test_a_class_of_ones_own_needs_permission(tmp_path):
     for tokenizer in (Gray(5), WindowedTokenizer(Gray(6), 8, 2)):
         save_tokenizer(tmp_path / "t", tokenizer)
@@ -79,8 +110,25 @@ def test_a_folder_names_nothing_else(tmp_path, name):
 def test_the_laws():
     check_tokenizer(Gray())
     check_tokenizer(WindowedTokenizer(Gray(), 8, 2))
-    with pytest.raises(AssertionError, match=r"Careless: pieces are decoded as the whole"):
-        check_tokenizer(Careless())
+    check_tokenizer(VQGAN.build(SMALL).eval())
+    check_tokenizer(WindowedTokenizer(VQGAN.build(SMALL).eval(), 8, 2))
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "law"),
+    [
+        (Careless(), "pieces are decoded as the whole"),
+        (BeyondWhite(), "tokens are from 0 to K - 1, also of black, white and pure colors"),
+        (Short(), "encode gives one long token a square"),
+        (Glaring(), "pixels are from -1 to 1"),
+        (Mute(), "encode is an error: KeyError: 'gray'"),
+        (Idle(), "decode gives factor x factor pixels a token"),
+        (Nameless(), "a member of it is an error: ValueError: none"),
+    ],
+)
+def test_a_broken_law_is_named(tokenizer, law):
+    with pytest.raises(AssertionError, match=f"^{type(tokenizer).__name__}: {law}"):
+        check_tokenizer(tokenizer)
 
 
 def test_spoiled_weights_are_refused_by_name(tmp_path):

@@ -24,6 +24,7 @@ class ContextPool(ABC):
     4. If ``translation_equivariant``, moving the canvas moves the answer.
     5. If ``bounded``, the live set does not grow with the long axis of the canvas, in an order whose front is the
        short axis.
+    6. An offset that is selected lies within ``embedding_extent`` in every order, or in none: y and x are alike.
     """
 
     # No ClassVar: the types of a dataclass that derives from this are looked up in its own module, by the command line.
@@ -35,7 +36,8 @@ class ContextPool(ABC):
     def embedding_extent(self) -> Extent:
         """The largest offset ``(t, y, x)`` that has an embedding of its own; larger ones are clamped to it.
 
-        Counted in the frame of the symmetry under which the current patch is written, where y and x may be exchanged.
+        Counted in the frame of the symmetry under which the current patch is written, where y and x are exchanged in
+        half of the orders: give both alike. Where t is above 0 the model reads tokens of earlier frames, too.
         """
 
     @abstractmethod
@@ -56,7 +58,7 @@ class ContextPool(ABC):
         Args:
             live: patches in the pool, in the order they were added; ``in`` takes constant time.
             grid: the canvas; an axis may be endless.
-            finished: says whether a patch of the grid has been added.
+            finished: says whether a patch has been added; yes for one outside of the grid, which nobody waits for.
         """
 
     @final
@@ -105,8 +107,8 @@ class CanvasPool(Generic[Payload]):
         return len(self._live)
 
     def finished(self, patch: PatchIndex) -> bool:
-        """Say whether ``patch`` has been added, be it still alive or not."""
-        return patch in self._finished
+        """Say whether ``patch`` has been added, be it still alive or not, or will never be: it is outside the grid."""
+        return patch in self._finished or patch not in self.grid
 
     def select(self, patch: PatchIndex) -> list[tuple[PatchIndex, Payload]]:
         """Return what ``patch`` may see, in the order it was added.
@@ -169,11 +171,10 @@ class CanvasPool(Generic[Payload]):
             live = self._live.keys()
             return self._asked("remove", newest, lambda: self.pool.remove(live, self.grid, self.finished))
         images = {patch.shifted(self.grid.periods): patch for patch in self._live}
-        grid, finished = self.grid, self._finished
         gone = self._asked(
             "remove",
             newest,
-            lambda: self.pool.remove(images.keys(), self._unrolled, lambda patch: grid.home(patch) in finished),
+            lambda: self.pool.remove(images.keys(), self._unrolled, lambda patch: self.finished(self.grid.home(patch))),
         )
         return [images.get(patch, patch) for patch in gone]
 

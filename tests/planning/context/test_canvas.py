@@ -46,6 +46,33 @@ def test_select_add_remove_with_any_payload():
     assert canvas.remove() == line[1:]
 
 
+@pytest.mark.parametrize("shape", [(1, 2, 3), (1, 2, None), (None, 2, 3)])
+def test_nobody_waits_for_a_patch_outside_of_the_grid(shape):
+    canvas: CanvasPool[None] = CanvasPool(ScriptedPool(), PatchGrid(*shape))
+    outside = [PatchIndex(-1, 0, 0), PatchIndex(0, 2, 0), PatchIndex(0, -1, 0)]
+    for patch in (A, B):
+        assert all(map(canvas.finished, outside))
+        assert not canvas.finished(patch)
+        canvas.add(patch, None)
+        assert canvas.finished(patch)
+
+
+def test_beyond_a_seam_the_patch_on_the_other_side_is_waited_for():
+    asked = []
+
+    class Right(ScriptedPool):
+        def remove(self, live, grid, finished):
+            asked.append([finished(patch.shifted((0, 0, 1))) for patch in live])
+            asked.append([finished(patch.shifted((0, 1, 0))) for patch in live])
+            return ()
+
+    canvas: CanvasPool[None] = CanvasPool(Right(), PatchGrid(1, 1, 3, wrap="x"))
+    for x in (2, 0):
+        canvas.add(PatchIndex(0, 0, x), None)
+        canvas.remove()
+    assert asked == [[False], [True], [True, False], [True, True]]
+
+
 def test_what_is_selected_comes_in_the_order_of_addition():
     canvas: CanvasPool[int] = CanvasPool(ScriptedPool(select=[A, LATER, B]), GRID)
     for number, patch in enumerate((B, LATER, A)):
