@@ -29,6 +29,7 @@ from nuwa_lightning.canvas.memory import MemoryCanvas
 from nuwa_lightning.canvas.order_builder import ABLE, OrderBuilder, batched
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.fast_transformer import Precision
+from nuwa_lightning.generation.local import LocalDecoder
 from nuwa_lightning.generation.pretrained import Generator, load_generator, named_local_decoder, save_generator
 from nuwa_lightning.generation.processes import Processes
 from nuwa_lightning.generation.renderer import InfiniteRenderer
@@ -255,6 +256,8 @@ class NuwaInfinityPipeline:
             given["unprompted"] = True
         if given.get("plan") is not None:
             given["plan"] = InputImage.open(given["plan"], option="plan")
+        if isinstance(given.get("local_decoder"), LocalDecoder | type):
+            self.generator, given["local_decoder"] = self.generator.allowing(given["local_decoder"])
         if given.get("top_p", 1.0) is None:
             del given["top_p"]
         if seed is not None and generator is not None:
@@ -404,7 +407,7 @@ class NuwaInfinityPipeline:
             direction = ArbitraryDirectionController(request.order)  # type: ignore[arg-type]  # it checks
         decoder = self.generator.local_decoder
         if request.local_decoder is not None:
-            decoder = named_local_decoder(request.local_decoder)
+            decoder = named_local_decoder(request.local_decoder, self.generator.own)
         full = self.filled(request)
         return dataclasses.replace(self.generator, direction=direction, local_decoder=decoder).renderer(
             Sampling(full.temperature, full.top_k, full.top_p),  # type: ignore[arg-type]  # none of them is None

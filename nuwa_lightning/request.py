@@ -48,7 +48,8 @@ class GenerationRequest:
         weights: float32, bfloat16 or int8: how matrices are kept
         cache: float32, bfloat16 or int8: how finished patches are kept
         local_decoder: how the tokens of a patch are written, if not as in training: JacobiLocalDecoder writes several a
-            step, by any model whose tokens see earlier ones only; StaticLocalDecoder one, by steps made for a GPU
+            step, by any model whose tokens see earlier ones only; StaticLocalDecoder one, by steps made for a GPU; your
+            own by its import path, where ``own`` allows it
         tile: tokens a side of what becomes pixels at once
         waves: stop an endless canvas by itself, after so many waves
         image: the image to go on from; its pixels stay as they are in a lossless file

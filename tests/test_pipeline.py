@@ -20,7 +20,8 @@ from PIL import Image
 
 from nuwa_lightning import GenerationRequest, NuwaInfinityPipeline, UsageError
 from nuwa_lightning.canvas.sample import sample_tokens
-from nuwa_lightning.generation.pretrained import Generator
+from nuwa_lightning.generation.local import LocalDecoder
+from nuwa_lightning.generation.pretrained import Generator, named_local_decoder
 from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.hub import FILES
 from nuwa_lightning.models.nuwa_infinity import PatchTransformer, TransformerConfig
@@ -103,6 +104,60 @@ def test_tokens_are_the_samplers_and_pixels_the_tokenizers(pipe):
     decoded_YX3 = (pipe.tokenizer.decode(tokens_BYX)[0].permute(1, 2, 0)[:24, :40].numpy() + 1) / 2
     assert np.abs(made.images[0] - decoded_YX3).max() < 0.6 / 255
     assert pipe(size=(40, 24), seed=2, output_type="pt").images.shape == (1, 3, 24, 40)
+
+
+@dataclasses.dataclass(frozen=True)
+class Greedy(LocalDecoder):
+    """The best token, or the k-th best."""
+
+    k: int = 1
+
+    def draws(self, tokens):
+        return 0
+
+    def decode(self, patches, sampling, uniform_RU):
+        for place in range(patches.tokens_RN.shape[1]):
+            patches.set_tokens([place], patches.logits([place]).topk(self.k).indices[:, :, -1])
+
+
+def test_a_local_decoder_of_ones_own_writes_instead(tmp_path):
+    pipe, path = tiny(), f"{__name__}.Greedy"
+    best = pipe(size=(48, 32), seed=1, temperature=0).canvases[0].tokens_TYX
+    with pytest.raises(UsageError, match=rf"^local_decoder: .*: choose Auto.*, or allow .*, `own=\[{path}\]`$"):
+        pipe(size=(16, 16), local_decoder=path)
+    pipe.save_pretrained(tmp_path / "run")
+    loaded = NuwaInfinityPipeline.from_pretrained(tmp_path / "run", own=[Greedy])
+    for made, decoder in ((loaded, path), (tiny(), Greedy), (pipe, Greedy())):
+        assert torch.equal(made(size=(48, 32), seed=1, local_decoder=decoder).canvases[0].tokens_TYX, best)
+    second = pipe(size=(48, 32), seed=1, local_decoder=Greedy(2), output_type="tokens").canvases[0]
+    assert not torch.equal(second.tokens_TYX, best)
+    second.save(tmp_path / "kept").close()
+    kept = loaded.open_canvas(tmp_path / "kept")
+    kept.close()
+    again = loaded.generate(kept.request, output_type="tokens").canvases[0]
+    assert torch.equal(again.tokens_TYX, second.tokens_TYX)
+
+
+def test_local_decoders_go_by_their_whole_names():
+    class JacobiLocalDecoder(Greedy):
+        pass
+
+    class Picky(Greedy):
+        def __init__(self):
+            raise ValueError("no")
+
+    path = f"{__name__}.test_local_decoders_go_by_their_whole_names.<locals>"
+    assert type(named_local_decoder(f"{path}.JacobiLocalDecoder", [JacobiLocalDecoder])) is JacobiLocalDecoder
+    ours = named_local_decoder("JacobiLocalDecoder", [JacobiLocalDecoder])
+    assert ours == named_local_decoder("nuwa_lightning.generation.local.JacobiLocalDecoder")
+    assert type(ours).__module__ == "nuwa_lightning.generation.local.jacobi"
+    for name, own, words in (
+        ("my.JacobiLocalDecoder", [JacobiLocalDecoder], r"choose .*, or allow one of your own, `own=\[my\.Jacobi"),
+        (f"{path}.Picky", [Picky], r"cannot be made \(ValueError: no\)"),
+        ("{nonsense", (), "cannot be made"),
+    ):
+        with pytest.raises(UsageError, match=rf"^local_decoder: .*{words}"):
+            named_local_decoder(name, own)
 
 
 def test_batches_do_not_change_images(pipe):

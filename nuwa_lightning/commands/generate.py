@@ -255,7 +255,7 @@ def import_own(path: str) -> type[Any]:
         inside = importlib.import_module(module)
         found = getattr(inside, name, None)
     except Exception as error:  # the file is the user's, and may do anything
-        hint = f"{type(error).__name__}: {error}: name a class in a file of the working directory"
+        hint = f"{type(error).__name__}: {error}: name a class in a file of the working directory or of PYTHONPATH"
         raise UsageError("own", path, hint) from error
     if found is None:
         classes = sorted(key for key, value in vars(inside).items() if isinstance(value, type))
@@ -273,7 +273,7 @@ def load(options: ModelOptions, run: Path) -> NuwaInfinityPipeline:
     """Return the pipeline of a run that was found."""
     from nuwa_lightning.pipeline import NuwaInfinityPipeline
 
-    own = [import_own(path) for path in options.own]
+    own = [import_own(path.strip()) for paths in options.own for path in paths.split(",")]
     pipe = NuwaInfinityPipeline.from_folder(run, own=own, name=options.checkpoint)
     pipe.threads = options.threads
     return pipe

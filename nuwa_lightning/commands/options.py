@@ -12,7 +12,7 @@ from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from jsonargparse import DefaultHelpFormatter
 
-from nuwa_lightning.commands.parsing import OneLineParser
+from nuwa_lightning.commands.parsing import OWN, OneLineParser
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.hub import DEFAULT
 from nuwa_lightning.plain_data import parse_yaml, read_mapping
@@ -31,8 +31,8 @@ class ModelOptions:
     Args:
         checkpoint: run folder of stage 2 (holds model/ and tokenizer/), landscape, landscape_text or landscape_video
             (they come with the package), or OWNER/NAME on the Hugging Face hub
-        own: your pool, direction, local decoder, text encoder or tokenizer that the model was trained with:
-            my_pools.MyPool; may be repeated
+        own: your pool, direction, local decoder, text encoder or tokenizer that the model was trained with, or that is
+            named here: my_pools.MyPool; may be repeated
         threads: CPU threads for decoding tokens; one is the fastest for small models, and beside other processes by far
         max_pixels: read an image or mask of at most so many pixels; raise it for a file that you trust (default: 200
             million)
@@ -119,6 +119,7 @@ def completed(error: UsageError, *classes: type[Any]) -> UsageError:
     """Return an error in the words of the command line: names of fields of these dataclasses become options."""
     names = {each.name for cls in classes for each in dataclasses.fields(cls)} | {"mask"}
     error.option = f"--{error.option.removesuffix('_file')}" if error.option in names else error.option
+    error.hint = OWN.sub(lambda found: " ".join(f"--own {path}" for path in found[1].split(", ")), error.hint)
     error.hint = re.sub(r"`(\w+)`", lambda found: f"--{found[1]}" if found[1] in names else found[0], error.hint)
     return error
 

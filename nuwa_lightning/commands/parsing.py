@@ -46,6 +46,8 @@ _NOISE = re.compile(
     re.MULTILINE,
 )
 
+OWN = re.compile(r"`own=\[([^]`]*)\]`")
+"""How a hint says, in the words of Python, which classes have to be allowed."""
 _CHOICE = re.compile(r"Expected \[(['\w, -]+)\]")
 
 
@@ -138,7 +140,7 @@ class OneLineParser(ArgumentParser):
         reasons = dict.fromkeys(line.strip() for line in _NOISE.sub("", text).splitlines() if line.strip())
         hint = _CHOICE.sub(lambda found: f"choose {found[1]}".replace("'", ""), " or ".join(reasons)[:500])
         if "No module named" in hint:
-            hint += ": name a class in a file of the working directory, as module.Class"
+            hint += ": name a class in a file of the working directory, as module.Class, or of PYTHONPATH"
         return _Fault(name, value, hint or "see --help")
 
     def _all_actions(self) -> Iterator[Any]:
@@ -186,6 +188,8 @@ def completed(error: UsageError, options: Mapping[str, Any]) -> UsageError:
     """Return an error in the words of the command line: its option, and names in backticks, are whole options."""
     option = whole_name(error.option, error.value, options)
     error.option = f"--{option}" if option.startswith(("data.", "model.")) else option
+    own = whole_name("own", None, options, default="--own")
+    error.hint = OWN.sub(lambda found: f"{own} '[{found[1]}]'", error.hint)
     error.hint = re.sub(r"`([\w.]+)`", lambda name: whole_name(name[1], None, options, default=name[0]), error.hint)
     return error
 

@@ -22,7 +22,7 @@ import torch
 from nuwa_lightning.atomic import atomic_folder, atomic_write, write_json
 from nuwa_lightning.data.folders import locked
 from nuwa_lightning.data.sources import SPLITS, Split
-from nuwa_lightning.errors import UsageError
+from nuwa_lightning.errors import LawError, UsageError, shown
 from nuwa_lightning.plain_data import mapped_array, read_json
 
 # Legend: T frames, Y, X tokens (of tokens) or pixels (of images) along the axes; B, 1 and 3: images, one, colours.
@@ -345,13 +345,16 @@ def checked_tokens(tokens_TYX: torch.Tensor, entry: BankEntry, tokenizer: Tokeni
     """Return what an encoder gave for ``entry`` as it is stored, flat.
 
     Raises:
-        ValueError: if its shape is another one, or a token lies outside the codebook.
+        LawError: if its shape is another one, or a token lies outside the codebook.
     """
-    found_TYX = tokens_TYX.cpu().numpy()
-    if found_TYX.shape != (entry.frames, entry.y, entry.x):
-        shape = (entry.frames, entry.y, entry.x)
-        raise ValueError(f"encoding gave tokens {found_TYX.shape}, not {shape}, factor {tokenizer.downsample_factor}")
-    if found_TYX.min() < 0 or found_TYX.max() >= tokenizer.codebook_size:
-        raise ValueError(f"token {found_TYX.max()} is not below codebook_size={tokenizer.codebook_size}")
+    found_TYX, shape = tokens_TYX.cpu().numpy(), (entry.frames, entry.y, entry.x)
+    K, least, most = tokenizer.codebook_size, int(found_TYX.min(initial=0)), int(found_TYX.max(initial=0))
+    law = None
+    if found_TYX.shape != shape:
+        law = f"encode gives one token a square: {found_TYX.shape}, not {shape}, factor {tokenizer.downsample_factor}"
+    elif least < 0 or most >= K:
+        law = f"tokens are from 0 to codebook_size - 1: {least if least < 0 else most} is not, codebook_size is {K}"
+    if law is not None:
+        raise LawError("tokenizer", shown(tokenizer), law, "check_tokenizer")
     flat: Tokens = found_TYX.astype(_dtype(tokenizer.codebook_size)).ravel()
     return flat

@@ -29,12 +29,12 @@ from nuwa_lightning.hub import Pretrained, find_run
 from nuwa_lightning.legacy import upgrade_state, upgraded
 from nuwa_lightning.models.nuwa_infinity import PatchTransformer, TransformerConfig
 from nuwa_lightning.models.unfilled import unfilled
-from nuwa_lightning.plain_data import fits, from_plain, read_json
+from nuwa_lightning.plain_data import fits, from_plain, parse_json, read_json
 from nuwa_lightning.planning.context.base import ContextPool
 from nuwa_lightning.planning.direction.base import DirectionController
 from nuwa_lightning.planning.schedule import TokenOrder
 from nuwa_lightning.text import TextEncoder
-from nuwa_lightning.tokenizers.base import class_path, saved_arguments
+from nuwa_lightning.tokenizers.base import as_own, by_path, class_path, saved_arguments
 from nuwa_lightning.tokenizers.pretrained import own_tokenizers, read_weights, save_folder
 
 Strategy = ContextPool | DirectionController | LocalDecoder | TextEncoder
@@ -71,6 +71,7 @@ class Generator(Pretrained):
         frames: of a training sample; 1 for a model of images.
         plan: the coarse plan that the model reads; None for a model without.
         sampling: how tokens are drawn where a request does not say.
+        own: classes outside of this package that a request may name.
     """
 
     model: PatchTransformer
@@ -83,6 +84,7 @@ class Generator(Pretrained):
     frames: int = 1
     plan: CoarsePlan | None = None
     sampling: Sampling = Sampling()  # noqa: RUF009 - frozen
+    own: tuple[type[Any], ...] = ()
     part: ClassVar[Literal["model"]] = "model"
 
     @classmethod
@@ -92,6 +94,17 @@ class Generator(Pretrained):
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """See :func:`save_generator`."""
         save_generator(Path(folder), self)
+
+    def allowing(self, decoder: LocalDecoder | type[Any]) -> tuple["Generator", str]:
+        """Return this generator, to which a local decoder of the caller's is known, and how a request names that."""
+        kind = decoder if isinstance(decoder, type) else type(decoder)
+        if isinstance(decoder, type):
+            name = class_path(decoder)
+        else:
+            check_saved(local_decoder=decoder)
+            said = described(decoder)
+            name = json.dumps(said) if said["args"] else said["name"]
+        return dataclasses.replace(self, own=(*self.own, kind)), name
 
     def renderer(
         self,
@@ -204,7 +217,7 @@ def load_generator(
     Raises:
         UsageError: if the folder is missing, of another kind or format, or damaged.
     """
-    folder = Path(folder)
+    folder, allowed = Path(folder), tuple(by_path(own).values())
     try:
         config = upgraded(read_json(folder / "config.json"))
         if config["kind"] != KIND:
@@ -244,7 +257,9 @@ def load_generator(
         )
     if encoder is not None and encoder.fingerprint() != config.get("text_fingerprint"):
         raise UsageError("checkpoint", folder, f"{encoder} is not what it was in training: install that one again")
-    return Generator(model.eval(), pool, direction, order, fingerprint, local_decoder, encoder, frames, plan, sampling)
+    return Generator(
+        model.eval(), pool, direction, order, fingerprint, local_decoder, encoder, frames, plan, sampling, allowed
+    )
 
 
 def _model_of(said: Any, state: dict[str, Tensor]) -> PatchTransformer:
@@ -266,13 +281,33 @@ def _plan_of(config: Mapping[str, Any], model: PatchTransformer) -> CoarsePlan |
     return plan
 
 
-def named_local_decoder(name: str) -> LocalDecoder:
-    """Return a local decoder of this package, as it is by default."""
-    known = {each.__name__: each for each in LocalDecoder.__subclasses__() if each.__module__.startswith(_HOME)}
-    found = known.get(name.rpartition(".")[2])
-    if found is None:
-        raise UsageError("local_decoder", name, f"choose {', '.join(sorted(known))}")
-    return found()
+def named_local_decoder(name: str, own: Sequence[type[Any]] = ()) -> LocalDecoder:
+    """Return the local decoder that a request names.
+
+    Args:
+        name: of a class of this package, or the import path of one of ``own``: it is made without arguments; or, with
+            arguments, as :meth:`Generator.allowing` writes it.
+        own: classes outside of this package that may be named.
+
+    Raises:
+        UsageError: if there is none of that name, or it cannot be made.
+    """
+    ours = {each.__name__: each for each in LocalDecoder.__subclasses__() if each.__module__.startswith(_HOME)}
+    known = by_path([*ours.values(), *(each for each in own if issubclass(each, LocalDecoder))])
+    known |= ours | {f"{_HOMES[LocalDecoder]}.{last}": each for last, each in ours.items()}
+    try:
+        said = parse_json(name) if name.startswith("{") else {"name": name, "args": {}}
+        found, arguments = known.get(str(said["name"])), said["args"]
+        if found is not None:
+            made: LocalDecoder = from_plain(found, arguments)
+            return made
+    except UsageError:
+        raise
+    except Exception as error:  # of a class of the user's, or of what anybody may have written
+        hint = f"cannot be made ({type(error).__name__}: {error}): give an object of it, from Python"
+        raise UsageError("local_decoder", name, hint) from error
+    mine = f", or allow one of your own, {as_own([name])}" if "." in name else ""
+    raise UsageError("local_decoder", name, f"choose {', '.join(sorted(ours))}{mine}")
 
 
 def described(strategy: Strategy) -> dict[str, Any]:
@@ -285,13 +320,18 @@ def described(strategy: Strategy) -> dict[str, Any]:
     return {"name": class_path(type(strategy)), "args": arguments}
 
 
-def check_saved(**parts: Strategy) -> None:
-    """Refuse parts that could not be made again from a saved model, before hours go into training with them."""
+def check_saved(before: str = "", /, **parts: Strategy) -> None:
+    """Refuse parts that could not be made again from what is saved of them, before hours go into training with them.
+
+    Args:
+        before: the beginning of the names of their options.
+        parts: by the rest of it.
+    """
     for name, part in parts.items():
         try:
             described(part)
         except ValueError as error:
-            raise UsageError(f"model.{name}", type(part).__name__, str(error).partition(": ")[2]) from None
+            raise UsageError(f"{before}{name}", type(part).__name__, str(error).partition(": ")[2]) from None
 
 
 def _own_classes(config: Mapping[str, Any]) -> list[str]:
@@ -319,9 +359,10 @@ def _check_own(config: Mapping[str, Any], own: Sequence[type[Any]], run: Path) -
 
 
 def _not_allowed(names: Sequence[str]) -> UsageError:
-    allow = " ".join(f"`own` {name}" for name in names)
     what = "this class" if len(names) == 1 else "these classes"
-    hint = f"the model was trained with {what} of somebody's own: allow by import path, {allow}, if you trust it"
+    hint = (
+        f"the model was trained with {what} of somebody's own: allow by import path, {as_own(names)}, if you trust it"
+    )
     return UsageError("own", ", ".join(names), hint)
 
 

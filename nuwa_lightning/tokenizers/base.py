@@ -5,10 +5,12 @@ Shapes: B batch, K codes, D code dimension, Y/X rows and columns.
 
 import dataclasses
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
+
+from nuwa_lightning.errors import UsageError
 
 
 @runtime_checkable
@@ -56,6 +58,24 @@ class Tokenizer(Protocol):
 def class_path(cls: type[Any]) -> str:
     """Return the import path of a class, such as ``my_tokenizers.Mine``."""
     return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def by_path(own: Sequence[type[Any]]) -> dict[str, type[Any]]:
+    """Return classes that a file may name, by their import paths.
+
+    Raises:
+        UsageError: if they are none.
+    """
+    given = own if isinstance(own, list | tuple) else [own]
+    strange = [each for each in given if not isinstance(each, type)]
+    if strange or given is not own:
+        raise UsageError("own", strange[0] if strange else own, "give a list of classes, such as own=[my_pools.MyPool]")
+    return {class_path(cls): cls for cls in own}
+
+
+def as_own(paths: Sequence[str]) -> str:
+    """Return how classes are allowed, for a hint: from Python; the command line completes it."""
+    return f"`own=[{', '.join(paths)}]`"
 
 
 def saved_arguments(part: Any) -> dict[str, Any]:

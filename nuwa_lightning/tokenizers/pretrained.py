@@ -27,7 +27,7 @@ from nuwa_lightning.models.pixel_guided import PixelGuidedDecoder, PixelGuidedSi
 from nuwa_lightning.models.unfilled import unfilled
 from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
 from nuwa_lightning.plain_data import check_plain, from_plain, read_json
-from nuwa_lightning.tokenizers.base import Tokenizer, class_path, is_tokenizer_class, saved_arguments
+from nuwa_lightning.tokenizers.base import Tokenizer, as_own, by_path, class_path, is_tokenizer_class, saved_arguments
 from nuwa_lightning.tokenizers.published import PublishedVQGAN
 from nuwa_lightning.tokenizers.windows import WindowedTokenizer
 
@@ -73,12 +73,12 @@ def load_tokenizer(
     Raises:
         UsageError: if the folder is missing, of another kind or format, damaged, or names a class that is not given.
     """
-    path = find_part(folder, "tokenizer")
+    path, allowed = find_part(folder, "tokenizer"), by_path(own)
     config, state = _read_config(path, KIND, option), _read_weights(path, option)
     try:
-        return _built(config, state, {class_path(cls): cls for cls in own})
+        return _built(config, state, allowed)
     except _Unknown as error:
-        hint = f"its class {error} is not of this package: give it with `own` {error}, if you trust it"
+        hint = f"its class {error} is not of this package: give it with {as_own([str(error)])}, if you trust it"
         raise UsageError(option, path, hint) from None
     except UsageError as error:  # what it needs is not installed
         raise UsageError(option, path, error.hint) from None

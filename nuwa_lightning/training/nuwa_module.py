@@ -43,7 +43,7 @@ from nuwa_lightning.training.optimization import (
     prefer_options,
     unsynced,
 )
-from nuwa_lightning.training.plans import TrainingPlans, Whole, Written, gathered, hide, no_loss
+from nuwa_lightning.training.plans import TrainingPlans, Whole, Written, check_hiding, gathered, hide, no_loss
 from nuwa_lightning.training.scaling import ScalingConfig, TokenLosses, patch_loss
 from nuwa_lightning.training.sharding import ShardedStrategy, gathered_model, is_sharded, shard
 
@@ -118,7 +118,8 @@ class NuwaInfinityModule(LightningModule):
         self._make_optimizer, self.loss_terms = optimizer, tuple(loss_terms or ())
         self.automatic_optimization = False
         self.context_pool, self.direction, self.local_decoder = context_pool, direction, local_decoder
-        check_saved(context_pool=context_pool, direction=direction, local_decoder=local_decoder)
+        check_saved("model.", context_pool=context_pool, direction=direction, local_decoder=local_decoder)
+        check_hiding(local_decoder)
         self.token_order, self.optimize = token_order, optimize
         self.conditions, self.plan, self.lr, self.descent, self.scaling = conditions, plan, lr, descent, scaling
         self.sampling = sampling

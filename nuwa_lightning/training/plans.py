@@ -11,7 +11,7 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor, nn
 
-from nuwa_lightning.errors import UsageError
+from nuwa_lightning.errors import LawError, UsageError, shown
 from nuwa_lightning.generation.local import LocalDecoder
 from nuwa_lightning.generation.patch_decoder import own_neighbors
 from nuwa_lightning.models.layout import PlanLayout
@@ -123,6 +123,19 @@ def hide(
     left_BPNK = neighbors_BPNK.masked_fill((gone_BPNK & (own_NK != ABSENT)).to(device), ABSENT)
     groups_BPN = None if groups_BPN is None else groups_BPN.to(device)
     return TokenMask(masked_BPN.to(device), left_BPNK, groups_BPN), masked_GPN
+
+
+def check_hiding(decoder: LocalDecoder) -> None:
+    """Refuse a local decoder that hides tokens of a causal model in training, or none of a bidirectional one.
+
+    Raises:
+        LawError: naming the law.
+    """
+    hides = decoder.training_mask((1, 1, 1), torch.Generator().manual_seed(0)) is not None
+    if hides != decoder.bidirectional:
+        law = "a bidirectional decoder hides tokens in training"
+        law = "a causal decoder hides nothing (training_mask returns None)" if hides else law
+        raise LawError("model.local_decoder", shown(decoder), law, "check_local_decoder")
 
 
 def look_up(tokens_S: Tensor, place: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from nuwa_lightning.data.reading import read_image
+
 OWN = """
 from dataclasses import dataclass
 from nuwa_lightning.planning.context import ContextPool
@@ -84,6 +86,59 @@ def test_the_saved_model_has_what_was_asked_for(shell, repository, monkeypatch, 
     assert saved["args"].items() >= arguments.items()
 
 
+GREEDY = """
+import torch
+from nuwa_lightning.generation.local import LocalDecoder, ParallelLocalDecoder
+from my_parts import Last
+
+
+class Greedy(LocalDecoder):
+    def draws(self, tokens):
+        return 0
+
+    def decode(self, patches, sampling, uniform_RU):
+        for place in range(patches.tokens_RN.shape[1]):
+            patches.set_tokens([place], patches.logits([place]).argmax(-1))
+
+
+class Backwards(Greedy):
+    def decode(self, patches, sampling, uniform_RU):
+        for place in reversed(range(patches.tokens_RN.shape[1])):
+            patches.set_tokens([place], patches.logits([place]).argmax(-1))
+
+
+class Hiding(Greedy):
+    def training_mask(self, shape, generator):
+        return torch.ones(shape, dtype=torch.bool)
+"""
+
+
+def test_a_local_decoder_of_ones_own_that_takes_no_training(shell, finished, monkeypatch):
+    Path("my_parts.py").write_text(OWN)
+    Path("my.py").write_text(GREEDY)
+    monkeypatch.syspath_prepend(str(Path().resolve()))
+    Path("two").symlink_to(finished / "two")
+    make = ("generate", "--checkpoint", "two", "--size", "64x32", "--output")
+    named = ("--local_decoder", "my.Greedy")
+    refused = shell(*make, "a.png", *named)
+    assert (refused.status, "choose Auto" in refused.error) == (2, True)
+    assert "or allow one of your own, --own my.Greedy" in refused.error
+    for output, options in (
+        ("a.png", ("--temperature", 0)),
+        ("b.png", ("--own", "my.Greedy", *named)),
+        ("c.png", ("--own", "my.Last,my.Greedy", *named)),
+        ("d.png", ("--own", "my.Last", "--own", "my.Greedy", "--from", "b.png")),
+    ):
+        done = shell(*make, output, *options)
+        assert done.status == 0, done.error
+    first, *others = (read_image(f"{name}.png").tobytes() for name in "abcd")
+    assert others == [first] * 3
+    done = shell(*make, "e.png", "--own", "my.Backwards", "--local_decoder", "my.Backwards")
+    assert (done.status, "--local_decoder: my.Backwards: a causal decoder asks" in done.error) == (2, True), done.error
+    done = shell("fit", "-c", "two.yaml", "--run", "hidden", "--model.local_decoder=my.Hiding")
+    assert (done.status, "--model.local_decoder: my.Hiding: a causal decoder hides nothing" in done.error) == (2, True)
+
+
 TOKENIZER = """
 import torch
 
@@ -122,6 +177,15 @@ def test_a_tokenizer_of_ones_own_is_trained_on_and_generates(shell, monkeypatch,
     assert (refused.status, "give it with --own my_tokenizers.Gray" in refused.error) == (2, True), refused.error
     done = shell(*make, "--own", "my_tokenizers.Gray")
     assert done.status == 0, done.error
+
+
+def test_a_token_beyond_the_codebook_is_one_line(shell, monkeypatch):
+    Path("my_bright.py").write_text(TOKENIZER.replace(".argmin(-1)", ".argmin(-1) + 3"))
+    monkeypatch.syspath_prepend(str(Path().resolve()))
+    done = shell("fit", "-c", "two.yaml", "--tokenizer.path", "my_bright.Gray")
+    law = "my_bright.Gray: tokens are from 0 to codebook_size - 1: 18 is not, codebook_size is 16"
+    assert (done.status, law in done.error) == (2, True), done.error
+    assert "nuwa_lightning.testing.check_tokenizer finds it" in done.error
 
 
 def test_an_optimizer_and_a_loss_term_of_ones_own(shell, monkeypatch):

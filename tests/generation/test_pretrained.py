@@ -136,9 +136,17 @@ def test_a_pool_of_somebodys_own_has_to_be_given(tmp_path):
         load_generator(tmp_path / "model")
     (tmp_path / "tokenizer").mkdir()
     (tmp_path / "tokenizer" / "config.json").write_text('{"class": "mine.Gray"}')
-    with pytest.raises(UsageError, match=r"test_pretrained\.MyPool, mine\.Gray: .* `own` mine\.Gray, if you trust it"):
+    allow = r"test_pretrained\.MyPool, mine\.Gray: .* `own=\[.*MyPool, mine\.Gray\]`, if you trust it"
+    with pytest.raises(UsageError, match=allow):
         load_generator(tmp_path / "model")
     assert load_generator(tmp_path / "model", own=[MyPool]).pool == MyPool((2, 1))
+
+
+@pytest.mark.parametrize("own", [["my_pools.MyPool"], [MyPool((1, 1))], MyPool, "my_pools.MyPool"], ids=repr)
+def test_what_is_allowed_is_a_list_of_classes(tmp_path, own):
+    save_generator(tmp_path / "model", generator(MyPool((2, 1))))
+    with pytest.raises(UsageError, match=r"^own: .*: give a list of classes, such as own=\[my_pools\.MyPool\]$"):
+        load_generator(tmp_path / "model", own=own)
 
 
 def _config(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
@@ -202,7 +210,7 @@ def test_a_model_that_reads_text_comes_back_with_its_encoder(tmp_path):
     pool, direction = NearbyContextPool((0, 1, 1)), ArbitraryDirectionController()
     saved = Generator(model, pool, direction, "mirrored", "f" * 64, text_encoder=Letters(most=9))
     save_generator(tmp_path / "model", saved)
-    with pytest.raises(UsageError, match=r"`own` tests\.text\.letters\.Letters"):
+    with pytest.raises(UsageError, match=r"`own=\[tests\.text\.letters\.Letters\]`"):
         load_generator(tmp_path / "model")
     found = load_generator(tmp_path / "model", own=[Letters])
     assert found.text_encoder == Letters(most=9)
