@@ -33,6 +33,7 @@ _CLASS = re.compile(
 )
 _KEY = re.compile(r'^Parser key "(?P<key>[\w.]*)"[^:]*:(?P<rest>.*)', re.DOTALL)
 _VALUE = re.compile(r"Got value: (.*)|class_path '(.*)':$|Given value: (.*)", re.MULTILINE)
+_PATH = re.compile(r"Import path ([\w.]+) (?=does not)")
 _ARGUMENT = re.compile(
     r"^argument (?:[\w-]+/)*(?P<option>--[\w.]+)(?:/\S+)?: (?P<reason>.*?)"
     r"(?:: '(?P<value>.*?)'(?: \((?P<choice>choose from .*)\))?)?$",
@@ -136,8 +137,9 @@ class OneLineParser(ArgumentParser):
                 hint += f": give {', '.join(accepted)} or the import path of your own"
             near = [] if of_class["abstract"] else difflib.get_close_matches(of_class["name"], accepted, 1, 0.5)
             return _Fault(name, of_class["name"], hint + (f"; did you mean {near[0]}?" if near else ""))
-        value = next(("".join(found) for found in _VALUE.findall(text)), "this value")
-        reasons = dict.fromkeys(line.strip() for line in _NOISE.sub("", text).splitlines() if line.strip())
+        value = next(("".join(found) for found in (_VALUE.findall(text) or _PATH.findall(text))), "this value")
+        reasons = dict.fromkeys(line.strip() for line in _NOISE.sub("", _PATH.sub("", text)).splitlines())
+        reasons.pop("", None)
         hint = _CHOICE.sub(lambda found: f"choose {found[1]}".replace("'", ""), " or ".join(reasons)[:500])
         if "No module named" in hint:
             hint += ": name a class in a file of the working directory, as module.Class, or of PYTHONPATH"

@@ -181,6 +181,10 @@ def expected_factor(source: TokenizerSource) -> int | None:
 
 def provide_tokenizer(source: TokenizerSource, *, fast_dev_run: bool) -> None:
     """Train the tokenizer that ``source`` names if it is not there."""
+    if source.is_class:
+        _imported(source.path, "--tokenizer.path")
+        _LOG.info("tokenizer: the class %s", source.path)
+        return
     if source.is_there:
         _LOG.info("tokenizer: %s (trained before)", source.path)
         return

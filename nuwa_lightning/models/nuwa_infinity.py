@@ -22,7 +22,8 @@ second level in any order (``bidirectional``), also group by group (``grouped``)
 Three callers, one maths: :meth:`PatchTransformer.forward` scores all patches of a canvas at once (training);
 :meth:`PatchTransformer.forward_step` scores one patch, given cached states (training as in the paper); decoding
 (``generation/``) runs the layers token by token over cached keys and values. All of them attend through :func:`attend`,
-and tests hold all of them equal to a dense reference that shares no code with this file.
+and tests hold all of them equal to a dense reference that shares no code with this file. Which step sees which is laid
+out in ``layout.py`` from ``planning/schedule.py``; ``rows.py`` puts patches side by side.
 
 Shape legend: B samples, P patches (steps of a plan), C context patches, N tokens per patch, L = 1 + N positions (BOS
 first), R rows (patches of any sample side by side), W model width, H query heads, G key/value heads, D head width,

@@ -220,10 +220,11 @@ def test_a_wrong_value_is_refused(shell, options, words):
         ("NearbyPool", "did you mean NearbyContextPool?"),
         ("ContextPool", "is abstract: give EmptyContextPool, FullContextPool, NearbyContextPool, RecencyContextPool"),
         ("my_pools.Nope", "has no attribute 'Nope'"),
-        ("nope.Nope", "No module named 'nope': name a class in a file of the working directory, as module.Class"),
+        ("nope.Nope", "No module named 'nope': name a class in a file of the working directory, as module.Class, or"),
         (
             "nuwa_lightning.planning.direction.RasterDirectionController",
-            "does not correspond to a subclass of ContextPool",
+            "context_pool: nuwa_lightning.planning.direction.RasterDirectionController: does not correspond to a"
+            " subclass of ContextPool",
         ),
         ("my_pools.Liar", "breaks its law: select returns only patches that are alive"),
         ("my_pools.Bare", "--model.context_pool: my_pools.Bare at patch (0, 0, 0): breaks its law: select returns"),

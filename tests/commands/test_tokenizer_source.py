@@ -12,7 +12,13 @@ import yaml
 
 from nuwa_lightning.cli import main
 from nuwa_lightning.commands import tokenizer as module
-from nuwa_lightning.commands.tokenizer import Refinement, TokenizerSource, check_recipes, expected_factor
+from nuwa_lightning.commands.tokenizer import (
+    Refinement,
+    TokenizerSource,
+    check_recipes,
+    expected_factor,
+    provide_tokenizer,
+)
 from nuwa_lightning.errors import ToldError, UsageError
 from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
 from nuwa_lightning.signals import Stopped
@@ -102,6 +108,18 @@ def test_recipes_that_will_be_needed_are_looked_for_first(tmp_path, monkeypatch)
     }.items():
         with pytest.raises(UsageError, match=rf"^--tokenizer\.{name}: no\.yaml: there is no such file"):
             check_recipes(wrong)
+
+
+def test_a_class_is_looked_for_before_it_is_told(caplog, monkeypatch, tmp_path):
+    (tmp_path / "my_own.py").write_text("class Mine:\n    encode = decode = fingerprint = lambda self: None\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    caplog.set_level("INFO")
+    for path in ("my_own.Yours", "no_such.Mine"):
+        with pytest.raises(UsageError, match=rf"^--tokenizer\.path: {path}: is no folder and no class"):
+            provide_tokenizer(TokenizerSource(path), fast_dev_run=False)
+    assert not caplog.records
+    provide_tokenizer(TokenizerSource("my_own.Mine"), fast_dev_run=False)
+    assert caplog.messages == ["tokenizer: the class my_own.Mine"]
 
 
 @pytest.mark.parametrize(
