@@ -21,7 +21,12 @@ class LocalDecoder(ABC):
     :class:`PatchDecoder` for scores of any set of places and writes any set of places, so schemes that write several
     chosen tokens at once are a class of their own and nothing else.
 
-    Law: what is written to a patch depends on its scores and its random numbers alone, never on patches beside it.
+    Laws (``nuwa_lightning.testing.check_local_decoder`` tests them):
+
+    1. All tokens are written, and what is written to a patch depends on its scores and its random numbers alone, never
+       on patches beside it.
+    2. If not ``bidirectional``, places are asked for side by side, when all tokens before the last of them are written,
+       and nothing is hidden in training; else something of each patch is.
     """
 
     @property
