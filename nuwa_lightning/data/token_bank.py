@@ -353,7 +353,7 @@ def checked_tokens(tokens_TYX: torch.Tensor, entry: BankEntry, tokenizer: Tokeni
     if found_TYX.shape != shape:
         law = f"encode gives one token a square: {found_TYX.shape}, not {shape}, factor {tokenizer.downsample_factor}"
     elif least < 0 or most >= K:
-        law = f"tokens are from 0 to codebook_size - 1: {least if least < 0 else most} is not, codebook_size is {K}"
+        law = f"tokens are from 0 up and below codebook_size={K}, and {least if least < 0 else most} is not"
     if law is not None:
         raise LawError("tokenizer", shown(tokenizer), law, "check_tokenizer")
     flat: Tokens = found_TYX.astype(_dtype(tokenizer.codebook_size)).ravel()

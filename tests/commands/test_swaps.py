@@ -183,7 +183,7 @@ def test_a_token_beyond_the_codebook_is_one_line(shell, monkeypatch):
     Path("my_bright.py").write_text(TOKENIZER.replace(".argmin(-1)", ".argmin(-1) + 3"))
     monkeypatch.syspath_prepend(str(Path().resolve()))
     done = shell("fit", "-c", "two.yaml", "--tokenizer.path", "my_bright.Gray")
-    law = "my_bright.Gray: tokens are from 0 to codebook_size - 1: 18 is not, codebook_size is 16"
+    law = "my_bright.Gray: tokens are from 0 up and below codebook_size=16, and 18 is not"
     assert (done.status, law in done.error) == (2, True), done.error
     assert "nuwa_lightning.testing.check_tokenizer finds it" in done.error
 
