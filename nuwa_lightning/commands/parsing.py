@@ -83,7 +83,7 @@ class OneLineParser(ArgumentParser):
     def parse_args(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Any:  # type: ignore[override]
         """Return the options; a number that would silently become infinite is refused."""
         given = list(sys.argv[1:] if args is None else args)
-        for argument, following in zip(given, [*given[1:], ""], strict=True):
+        for argument, following in zip(given, [*given[1:], ""], strict=False):  # given may be empty
             option, equals, value = argument.partition("=")
             if option.startswith("--") and is_too_large(value if equals else following):
                 raise UsageError(option, value if equals else following, "is too large a number")
