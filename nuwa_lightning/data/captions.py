@@ -3,23 +3,23 @@
 A file for all is CSV with a header, JSON lines, or the ``metadata.jsonl`` or ``metadata.csv`` of a Hugging Face image
 folder. A row names a file by its path from the folder and has one caption, or a list of them of which the first counts.
 
-Texts are UTF-8 or UTF-16; what is neither is read as Windows wrote it (cp1252), and that is said. Accents written in
-one character or in two make no difference, neither in names nor in captions.
+Encodings: see `nuwa_lightning.data.texts`. Accents written in one character or in two make no difference, neither in
+names nor in captions.
 """
 
-import codecs
 import csv
 import io
 import json
 import logging
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, final
 
 from nuwa_lightning.data.folders import regular_stat
+from nuwa_lightning.data.texts import check_text, decoded
 from nuwa_lightning.errors import UsageError, some_of
 
 _LOG = logging.getLogger(__name__)
@@ -44,7 +44,8 @@ class Captions:
         """Return the caption of a file below the folder: that beside it, else that in the file for all, else ""."""
         if (beside := text_beside(path)) is not None:
             try:
-                return _tidy(decoded(beside.read_bytes(), beside))
+                check_text(text := decoded(beside.read_bytes(), beside))
+                return _tidy(text)
             except (OSError, UnicodeError) as error:
                 raise UsageError("captions", beside, f"cannot be read ({_said(error)}): save it as UTF-8") from None
         return self.by_path.get(_composed(path.relative_to(self.folder).as_posix()), "")
@@ -56,20 +57,6 @@ def text_beside(path: Path) -> Path | None:
     forms = (named.name, *(unicodedata.normalize(form, named.name) for form in ("NFC", "NFD")))
     found = (named.with_name(name) for name in dict.fromkeys(forms))
     return next((text for text in found if text.is_file()), None)
-
-
-def decoded(raw: bytes, path: Path) -> str:
-    """Return the text of a file."""
-    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return raw.decode("utf-16")
-    if b"\0" in raw[:200]:  # UTF-16 without a mark: of Latin text every other byte is zero
-        return raw.decode("utf-16-le" if raw[1:2] == b"\0" else "utf-16-be")
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = raw.decode("cp1252")
-        _LOG.warning("%s: not UTF-8, read as cp1252: save it as UTF-8 if that is wrong", path)
-        return text
 
 
 @final
@@ -98,14 +85,14 @@ class CaptionedFolders:
         if beside is None and not self._read:
             return  # a set without captions
         where = ", ".join(str(place) for place in self._read or dict.fromkeys(said.folder for said, _ in self._found))
-        _tell("captions without a file", lost | (beside or set()), where)
+        _tell("captions without a file", sorted(lost | (beside or set())), where)
         bare = {
             path: path.relative_to(said.folder).as_posix()
             for said, captions in self._found
             for path, caption in captions.items()
             if not caption
         }
-        _tell("files without a caption", bare.values(), where)
+        _tell("files without a caption", sorted(bare.values()), where)
 
     def _lost(self) -> set[str]:
         """Return what files for all tell of and no folder holds."""
@@ -151,14 +138,26 @@ def read_captions(folder: Path, source: str | None = None, *, option: str = "cap
     except (UnicodeError, csv.Error) as error:
         raise UsageError(option, path, f"is damaged ({error}): save it as UTF-8 CSV or JSON lines") from None
     by_path: dict[str, str] = {}
+    lines: dict[str, int] = {}
+    again: list[str] = []
+    several: dict[tuple[str, ...], int] = {}
     for number, row in rows:
-        name, caption = _pick(row, _FILE_KEYS), _pick(row, _CAPTION_KEYS)
-        if name is None or caption is None:
-            hint = (
-                f"line {number} has no {'file name' if name is None else 'caption'}: columns are file_name and caption"
-            )
-            raise UsageError(option, path, hint)
-        by_path.setdefault(_composed(PurePosixPath(name.replace("\\", "/")).as_posix()), _tidy(caption))
+        try:
+            names, captions = _pick(row, _FILE_KEYS, "file name"), _pick(row, _CAPTION_KEYS, "caption")
+            name, caption = (next(iter(found.values())) for found in (names, captions))
+            check_text(caption)
+        except ValueError as error:
+            raise UsageError(option, path, f"line {number} {error}: correct it") from None
+        name, caption = _composed(PurePosixPath(name.replace("\\", "/")).as_posix()), _tidy(caption)
+        if by_path.setdefault(name, caption) != caption:
+            again.append(f"line {number} ({name}, line {lines[name]})")
+        lines.setdefault(name, number)
+        for found in (names, captions):
+            if len(set(found.values())) > 1:
+                several.setdefault(tuple(found), number)
+    for (first, *others), number in several.items():
+        _LOG.warning("%s: line %d has %s and %s: %s counts", path, number, first, ", ".join(others), first)
+    _tell("captions of a file that has another one, which counts", again, str(path))
     return Captions(folder, path, by_path)
 
 
@@ -168,7 +167,8 @@ def _locate(folder: Path, source: str | None) -> Path | None:
     return next((p for p in (folder / source, Path(source).expanduser()) if p.is_file()), Path(source))
 
 
-def _rows(path: Path, option: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _rows(path: Path, option: str) -> Iterator[tuple[int, Sequence[tuple[str, Any]]]]:
+    """Yield the number of each line and what stands in it, by column."""
     suffix = path.suffix.lower()
     if suffix not in (".csv", ".tsv", ".jsonl", ".ndjson"):
         raise UsageError(option, path, "is of another kind: name a .csv, .tsv or .jsonl file")
@@ -181,19 +181,21 @@ def _rows(path: Path, option: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
         if not line.strip():
             continue
         try:
-            found = json.loads(line)
+            found = json.loads(line, object_pairs_hook=tuple)  # with all that is there twice
         except (ValueError, RecursionError) as error:
             raise UsageError(option, path, f"line {number} is no JSON ({error}): correct it") from None
-        if not isinstance(found, dict):
+        if not isinstance(found, tuple):
             raise UsageError(option, path, f"line {number} is no JSON object: write one for each file")
         yield number, found
 
 
-def _cells(path: Path, lines: list[str], delimiter: str, option: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _cells(
+    path: Path, lines: list[str], delimiter: str, option: str
+) -> Iterator[tuple[int, Sequence[tuple[str, Any]]]]:
     """Yield the rows of a table; some programs part cells by semicolons, and may say so in a first line ``sep=;``."""
     skipped = 1 if lines and re.fullmatch(r"\s*sep=.\s*", lines[0]) else 0
     head = lines[skipped] if len(lines) > skipped else ""
-    for other in (delimiter, ";", "\t"):
+    for other in (delimiter, ";", "\t", "|"):
         names = {cell.strip().lower() for cell in head.rstrip("\r\n").replace('"', "").split(other)}
         if names & set(_FILE_KEYS) and names & set(_CAPTION_KEYS):
             delimiter = other
@@ -207,18 +209,28 @@ def _cells(path: Path, lines: list[str], delimiter: str, option: str) -> Iterato
         if len(row) < len(header) or any(cell.strip() for cell in row[len(header) :]):
             hint = f"line {number} has {len(row)} cells, the header {len(header)}: put captions with {delimiter!r} in"
             raise UsageError(option, path, f'{hint} quotation marks, "like this"')
-        yield number, dict(zip(header, row, strict=False))
+        yield number, list(zip(header, row, strict=False))
 
 
-def _pick(row: Mapping[str, Any], keys: Iterable[str]) -> str | None:
-    lower = {str(key).strip().lower(): value for key, value in row.items() if key is not None}
+def _pick(row: Sequence[tuple[str, Any]], keys: Sequence[str], what: str) -> dict[str, str]:
+    """Return what a row has in the columns ``keys``, the one that counts first; empty ones count if there is no other.
+
+    Raises:
+        ValueError: if it has nothing, or a column twice.
+    """
+    lower = [(name.strip().lower(), value) for name, value in row]
+    found: dict[str, str] = {}
     for key in keys:
-        value = lower.get(key)
-        if isinstance(value, list):
-            value = value[0] if value else ""
-        if isinstance(value, str):
-            return value
-    return None
+        values = [value for name, value in lower if name == key]
+        if len(values) > 1:
+            raise ValueError(f"has {key} {len(values)} times")
+        for value in values:
+            text = next(iter(value), "") if isinstance(value, list) else value
+            if isinstance(text, str):
+                found[key] = text
+    if not found:
+        raise ValueError(f"has no {what}, columns are file_name and caption")
+    return {key: text for key, text in found.items() if text.strip()} or found
 
 
 def _tidy(text: str) -> str:
@@ -234,6 +246,6 @@ def _said(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
-def _tell(what: str, names: Collection[str], where: str) -> None:
+def _tell(what: str, names: Sequence[str], where: str) -> None:
     if names:
-        _LOG.warning("%s: %d %s: %s", where, len(names), what, some_of(sorted(names), count=3))
+        _LOG.warning("%s: %d %s: %s", where, len(names), what, some_of(names, count=3))

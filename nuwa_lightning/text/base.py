@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from nuwa_lightning.atomic import atomic_folder, make_cache, write_json
+from nuwa_lightning.data.texts import check_text
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.plain_data import fits, mapped_array, read_json
 
@@ -230,8 +231,16 @@ class TextEncoder(ABC):
         """Return the token states of captions in half precision, as they are cached: ``[S, E]``, no token for "".
 
         Training reads them from a cache, generation makes them anew: both get the same bits.
+
+        Raises:
+            UsageError: if one is no text.
         """
         captions = [tidy(caption) for caption in captions]
+        for caption in captions:
+            try:
+                check_text(caption)
+            except UnicodeError as error:
+                raise UsageError("text", ascii(caption), f"{error}: correct it") from None
         there = [caption for caption in captions if caption]
         found: list[Tensor] = []
         for start in range(0, len(there), _BATCH):
