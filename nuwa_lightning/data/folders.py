@@ -54,6 +54,10 @@ def list_files(folder: str | os.PathLike[str], suffixes: Collection[str], *, nat
             folders.clear()
             continue
         seen.add(real)
+        if "canvas.json" in files:  # a canvas of this program, which may hold a given image
+            left_out[".canvas"] += 1
+            folders.clear()
+            continue
         own = {name: kind for name in folders if (kind := own_kind(name, files))}
         left_out.update(own.values())
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in own)
@@ -73,11 +77,12 @@ def list_files(folder: str | os.PathLike[str], suffixes: Collection[str], *, nat
 
 def own_kind(name: str, beside: Collection[str]) -> str | None:
     """Return what a file or folder is that no sample is made of, though image files are in it or its name says so."""
+    name = name.lower()
     if name.endswith(".preview.png"):
         return "preview"
-    if name.endswith("_files") and f"{name.removesuffix('_files')}.dzi" in beside:
+    if name.endswith("_files") and f"{name.removesuffix('_files')}.dzi" in map(str.lower, beside):
         return "Deep Zoom"
-    return ".zarr" if name.endswith(".zarr") else None
+    return next((suffix for suffix in (".zarr", ".canvas", ".frames") if name.endswith(suffix)), None)
 
 
 def natural_key(path: Path) -> list[tuple[int, int, str]]:

@@ -207,8 +207,8 @@ def list_clips(folder: Path) -> list[Path]:
     """Return what lies in a folder and moves, by name: videos, animations, and sub-folders of frames."""
     paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     names = [path.name for path in paths]
-    own = [path for path in paths if own_kind(path.name, names)]
-    if left_out := [path.name for path in own if path.suffix == ".zarr"]:
+    own = {path: kind for path in paths if (kind := own_kind(path.name, names)) not in (None, ".frames")}
+    if left_out := [path.name for path, kind in own.items() if kind in (".zarr", ".canvas")]:
         _LOG.warning("%s: not read: %s", folder, ", ".join(left_out))
     others = (path for path in paths if path not in own)
     return [path for path in others if (list_images(path) if path.is_dir() else path.suffix.lower() in _MOVING)]

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.generation.local import (
@@ -158,6 +159,15 @@ def _config(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None
     return edit
 
 
+def _weights(value: float) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        state = load_file(folder / "model.safetensors")
+        next(weight for weight in state.values() if weight.is_floating_point()).view(-1)[-1] = value
+        save_file(state, folder / "model.safetensors")
+
+    return edit
+
+
 DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no config": (lambda f: (f / "config.json").unlink(), "config.json is missing"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "is missing|is damaged"),
@@ -168,6 +178,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
         "is damaged",
     ),
     "a pickle": (lambda f: (f / "model.safetensors").write_bytes(pickle.dumps({"a": 1})), "is damaged"),
+    "NaN weights": (_weights(float("nan")), "holds NaN or infinity"),
+    "infinite weights": (_weights(float("-inf")), "holds NaN or infinity"),
     "another kind": (_config(lambda c: c.update(kind="cake")), "holds a cake"),
     "another format": (_config(lambda c: c.update(format=99)), "has format 99"),
     "another width": (_config(lambda c: c["model"]["size"].update(width=32)), "is damaged"),

@@ -117,18 +117,25 @@ def test_what_is_left_out_is_counted(photo_folder: Path, caplog: pytest.LogCaptu
     (photo_folder / "zoom.dzi").write_text("<Image/>")
     (photo_folder / "zoom_files" / "9").mkdir(parents=True)
     (photo_folder / "wide.zarr" / "0").mkdir(parents=True)
-    for tile in ("zoom_files/9/0_0.png", "wide.zarr/0/0.png"):
+    for name in ("ZOOM.DZI", "kept/canvas.json"):
+        (photo_folder / name).parent.mkdir(exist_ok=True)
+        (photo_folder / name).write_text("{}")
+    (photo_folder / "a" / "c.Preview.PNG").write_bytes((photo_folder / "a" / "00.png").read_bytes())
+    within = ("zoom_files/9/0_0.png", "wide.zarr/0/0.png", "ZOOM_files/9/0_0.png", "b.OME.ZARR/0/0.png")
+    for tile in (*within, "run.canvas/image.png", "Run.Canvas/image.png", "kept/image.png", "clip.frames/000.png"):
+        (photo_folder / tile).parent.mkdir(exist_ok=True, parents=True)
         shutil.copy(photo_folder / "a" / "00.png", photo_folder / tile)
     with caplog.at_level(logging.WARNING):
         source = FolderPhotos(str(photo_folder))
         source.prepare()
-    kinds = {".psd": 2, "no suffix": 1, "pipe, socket or device": 1, "preview": 1, "Deep Zoom": 1, ".zarr": 1}
-    assert source.record()["left_out"] == kinds
-    assert "files that are no image: 2 .psd, 1 .zarr, 1 Deep Zoom, 1 no suffix, 1 pipe, socket or device" in caplog.text
+    kinds = {".psd": 2, "no suffix": 1, "pipe, socket or device": 1, "preview": 2, "Deep Zoom": 2, ".zarr": 2}
+    assert source.record()["left_out"] == {**kinds, ".canvas": 3, ".frames": 1}
+    told = "files that are no image: 3 .canvas, 2 .psd, 2 .zarr, 2 Deep Zoom, 2 preview, 1 .frames, 1 no suffix, 1 pipe"
+    assert told in caplog.text
     assert len(source.photos("train")) + len(source.photos("val")) == 12
     caplog.clear()
     assert len(ImageSet(photo_folder).files) == 12  # those that are scored
-    assert "files that are no image: 2 .psd, 1 .zarr, 1 Deep Zoom" in caplog.text
+    assert told in caplog.text
 
 
 def test_an_empty_folder_tells_what_lies_there(tmp_path: Path) -> None:

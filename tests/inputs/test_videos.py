@@ -110,11 +110,11 @@ def test_own_files_are_no_clips(tmp_path: Path, caplog: pytest.LogCaptureFixture
     written(tmp_path / "a.mp4", "libx264", {})
     Image.fromarray(FRAMES[0]).save(tmp_path / "a.mp4.preview.png")
     (tmp_path / "b.dzi").write_text("<Image/>")
-    for tile in ("b_files/9/0_0.png", "c.zarr/0/tile.png", "own_files/0.png"):
+    for tile in ("b_files/9/0_0.png", "c.Zarr/0/tile.png", "own_files/0.png", "d.frames/0.png", "e.canvas/image.png"):
         (tmp_path / tile).parent.mkdir(parents=True)
         Image.fromarray(FRAMES[0]).save(tmp_path / tile)
-    assert [path.name for path in list_clips(tmp_path)] == ["a.mp4", "own_files"]
-    assert "not read: c.zarr" in caplog.text
+    assert [path.name for path in list_clips(tmp_path)] == ["a.mp4", "d.frames", "own_files"]
+    assert "not read: c.Zarr, e.canvas" in caplog.text
 
 
 def test_one_frame_is_no_video(tmp_path: Path) -> None:

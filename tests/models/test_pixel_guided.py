@@ -224,6 +224,17 @@ def test_missing_and_damaged_files_are_named(tmp_path):
         load_pixel_guided(tmp_path / "g")
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_named(tmp_path, value):
+    save_pixel_guided(tmp_path / "g", GUIDED_ONCE)
+    weights = tmp_path / "g" / "model.safetensors"
+    state = load_file(weights)
+    state["codebook_KD"][1, 1] = value
+    save_file(state, weights)
+    with pytest.raises(UsageError, match="codebook_KD holds NaN or infinity"):
+        load_pixel_guided(tmp_path / "g")
+
+
 def test_neither_passes_for_the_other(tmp_path):
     save_pixel_guided(tmp_path / "g", GUIDED_ONCE)
     save_tokenizer(tmp_path / "t", VQGAN_ONCE)
