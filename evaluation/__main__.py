@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from nuwa_lightning.environment import print_any_name
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.signals import keep_freed_memory
 
@@ -19,6 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     # Half of the time that features take on a CPU went into giving memory back and fetching it again.
     keep_freed_memory()
+    print_any_name()
     try:
         return _run(given)
     except UsageError as error:

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from nuwa_lightning.environment import is_first, print_any_name
 from nuwa_lightning.errors import ToldError, UsageError, shortened
 from nuwa_lightning.signals import Signals, Stopped
 
@@ -77,6 +78,7 @@ def main(args: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         sys.stdout.write(_HELP)
         return 0
+    print_any_name()
     command, rest = arguments[0], arguments[1:]
     if command == "--version":
         from nuwa_lightning import __version__
@@ -100,8 +102,6 @@ def main(args: Sequence[str] | None = None) -> int:
             sys.stderr.write(f"error: {_printable(' '.join(_line(error).split()))}\n")
         return 2
     except Stopped as stopped:
-        from nuwa_lightning.environment import is_first
-
         if not stopped.told and is_first():
             sys.stderr.write(f"{stopped} with --ckpt_path last\n")
         return 128 + stopped.number

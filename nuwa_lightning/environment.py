@@ -1,8 +1,10 @@
 """What numbers were made with: versions of packages, and the machine. For records of runs, reports and benchmarks."""
 
+import io
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -43,6 +45,12 @@ def commit(folder: Path | None = None) -> str | None:
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
     return done.stdout[:12]
+
+
+def print_any_name() -> None:
+    """Let a name that no encoding of the terminal holds be printed, with escapes, instead of ending the program."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def started_together() -> bool:

@@ -49,6 +49,11 @@ class Figure:
     svg: str
     caption: str
 
+    @property
+    def data(self) -> bytes:
+        """The drawing as a file holds it."""
+        return self.svg.encode("utf-8", "backslashreplace")
+
 
 @dataclass(frozen=True)
 class ImageStrips:

@@ -52,7 +52,7 @@ def _html(block: Block) -> str:
     if isinstance(block, Commands):
         return f"<pre>{escape(chr(10).join(block.lines))}</pre>"
     if isinstance(block, Figure):
-        data = base64.b64encode(block.svg.encode()).decode("ascii")
+        data = base64.b64encode(block.data).decode("ascii")
         image = f'<img alt="{escape(block.caption)}" src="data:image/svg+xml;base64,{data}">'
         return f"<figure>{image}<figcaption>{escape(block.caption)}</figcaption></figure>"
     if isinstance(block, ImageStrips):

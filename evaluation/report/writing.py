@@ -21,16 +21,19 @@ def write_study(study: Study, output: Path) -> Path:
         (partial / "figures").mkdir()
         for block in blocks:
             if isinstance(block, Figure):
-                (partial / "figures" / f"{block.name}.svg").write_text(block.svg + "\n", encoding="utf-8")
+                (partial / "figures" / f"{block.name}.svg").write_bytes(block.data + b"\n")
             elif isinstance(block, ImageStrips):
                 for i, strip in enumerate(block.strips):
                     (partial / "figures" / f"{block.name}_{i}.jpg").write_bytes(strip.jpeg)
-        (partial / "report.md").write_text(to_markdown(study.title, blocks), encoding="utf-8")
-        (partial / "report.html").write_text(to_html(study.title, blocks), encoding="utf-8")
-        (partial / "report.tex").write_text(to_latex(study), encoding="utf-8")
-        (partial / "report.csv").write_text(to_csv(study), encoding="utf-8")
-        text = json.dumps(numbers_of(study), indent=2, sort_keys=True) + "\n"
-        (partial / "report.json").write_text(text, encoding="utf-8")
+        texts = {
+            "md": to_markdown(study.title, blocks),
+            "html": to_html(study.title, blocks),
+            "tex": to_latex(study),
+            "csv": to_csv(study),
+            "json": json.dumps(numbers_of(study), indent=2, sort_keys=True) + "\n",
+        }
+        for suffix, text in texts.items():  # names of files may hold bytes that are no UTF-8
+            (partial / f"report.{suffix}").write_text(text, encoding="utf-8", errors="backslashreplace")
     return output / "report.html"
 
 

@@ -8,17 +8,37 @@ that only gets a longer name on its way out.
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser, set_parsing_settings
+import yaml
+from jsonargparse import ArgumentParser, set_loader, set_parsing_settings
+from jsonargparse._loaders_dumpers import yaml_load
 from jsonargparse._typehints import get_all_subclass_paths
 
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.plain_data import is_too_large, parse_yaml, read_mapping
+
+_NO_YAML = (yaml.YAMLError, UnicodeEncodeError)
+
+
+def _load(text: str) -> Any:
+    """Return what a value says. Names of files that are no UTF-8 are no YAML, but a list of them may be JSON."""
+    try:
+        return yaml_load(text)
+    except _NO_YAML:
+        if text.startswith('["'):
+            with suppress(ValueError):
+                return json.loads(text)
+        raise
+
+
+set_loader("yaml", _load, exceptions=_NO_YAML)
 
 _DENIED = ("torch.load", "torch.hub", "numpy.load", "joblib", "pickle", "cloudpickle", "dill")
 

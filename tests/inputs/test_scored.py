@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import json
 import logging
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,7 @@ from evaluation.images import ImageSet, image_files
 from evaluation.looking import Wanted, look
 from evaluation.protocol import Seams
 from evaluation.reconstruction import Pairs
+from evaluation.record import read_report
 from evaluation.video.clips import Clips, ClipSet
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.writers import write_video
@@ -141,3 +145,28 @@ def test_flat_patches_have_no_seam_ratio_and_that_is_said(tmp_path: Path, caplog
     assert rows.seams(looks, "flat", wanted) == []
     (record,) = caplog.records
     assert record.getMessage().startswith("generated: no seam ratio: patches of 8 px are flat inside")
+
+
+def test_names_that_are_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A score over folders and files whose names are no UTF-8 is written, printed and reported on."""
+    monkeypatch.chdir(tmp_path)
+    for number in range(20):
+        paint(Path("real") / f"{number}.png", number)
+        paint(Path("m\udce9") / f"{number}\udcff.png", 20 + number)
+    settings = {
+        "name": "test",
+        "version": 1,
+        "metrics": {"kid": {}},
+        "features": {"name": "tests.evaluation.toys.ToyFeatures"},
+    }
+    Path("p\udce9.yaml").write_text(json.dumps({**settings, "resamples": 20}))
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "utf-8"))  # strict, as a terminal's
+    sets = ("--real", "real", "--generated", "m\udce9", "--protocol", "p\udce9.yaml", "--output", "r\udce9.json")
+    assert main(["score", *sets, "--no-cache"]) == 0
+    report = read_report(Path("r\udce9.json"))
+    assert report["sets"]["generated"]["folder"] == "m\udce9"
+    assert main(["report", "r\udce9.json", "--output", "o\udce9"]) == 0
+    assert main(["score", *sets, "--no-cache", "--set", "real.count=99"]) == 2
+    folder = Path("o\udce9")
+    assert {path.suffix for path in folder.iterdir() if path.is_file()} == {".md", ".html", ".json", ".csv", ".tex"}
+    assert "m\\udce9" in (folder / "report.json").read_text("utf-8")
