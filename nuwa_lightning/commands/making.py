@@ -221,6 +221,8 @@ class _Runner:
         """Make the files; see :func:`make`."""
         ended = "ended" in self._safe
         generation = None if ended else self._start(renderer, tokenizer)
+        for output in self._job.outputs:  # of runs that were killed, or are given up now
+            sweep(output)
         lead(renderer, self._state, begun=not ended)
         begun(generation.patches if generation else self._canvas.patches)
         with signals() as caught:
@@ -245,8 +247,6 @@ class _Runner:
             if state is None:
                 how = {"identity": dict(job.identity), "versions": dict(job.versions), "metadata": [*job.metadata]}
                 canvas.begin(facts_of(job.order, renderer, tokenizer, {**how, **job.kept}), job.request)
-                for output in job.outputs:  # of runs that were killed, or are given up now
-                    sweep(output)
             generation = Generation(job.order, renderer, canvas, state=state)
         except BaseException as error:
             if state is None:

@@ -30,7 +30,7 @@ _NO_YAML = (yaml.YAMLError, UnicodeEncodeError)
 def _load(text: str) -> Any:
     """Return what a value says. Names of files that are no UTF-8 are no YAML, but a list of them may be JSON."""
     try:
-        return yaml_load(text)
+        return yaml_load(text)  # type: ignore[no-untyped-call]
     except _NO_YAML:
         if text.startswith('["'):
             with suppress(ValueError):
@@ -240,6 +240,10 @@ def check_configs(arguments: list[str]) -> None:
         if not value or value.lstrip().startswith("{"):
             continue
         content = read_mapping(value, "--config", example="run: runs/mine")
+        for part in ("trainer", "model", "data"):
+            if not isinstance(content.get(part, {}), dict | str):
+                hint = f"holds no options of {part}: write them in lines below it, or leave it out"
+                raise UsageError("--config", value, hint)
         for part in ("model", "data"):
             given = content.get(part)
             if isinstance(given, str) or (isinstance(given, dict) and "class_path" in given):

@@ -23,6 +23,7 @@ from nuwa_lightning.data.reading import (
     list_images,
     read_image,
 )
+from nuwa_lightning.data.tones import to_rgb
 from nuwa_lightning.errors import UsageError
 
 # Legend: Y, X pixels along the axes, 3 colours.
@@ -242,7 +243,7 @@ def read_clip(clip: Path, *, max_pixels: int = MAX_PIXELS) -> Iterator[Frame]:
             with Image.open(clip, formats=[form]) as animation:
                 _check_frame(clip, animation.size, max_pixels)
                 for frame in ImageSequence.Iterator(animation):
-                    yield np.array(frame.convert("RGB"), np.uint8)
+                    yield np.array(to_rgb(frame, []), np.uint8)
         except VideoReadError:
             raise
         except (OSError, ValueError, SyntaxError) as error:

@@ -25,6 +25,8 @@ from nuwa_lightning.writers import read_metadata
 
 # 7 x 5 patches, the last ones cut; each turned into pixels by itself.
 SIZE = ("--size", "112x72", "--seed", "4", "--max_rows", "4", "--tile", "2")
+SUFFIXES = (".tif", ".png", ".dzi", ".zarr")
+Files = dict[str, bytes]
 
 
 class Server:
@@ -110,22 +112,40 @@ def command(output: Path | str, *more: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def whole(server: Server, folder: Path) -> dict[str, bytes]:
+def whole(server: Server, folder: Path) -> dict[str, Files]:
     """What uninterrupted runs make."""
-    found = {}
-    for suffix in (".tif", ".png"):
+    for suffix in SUFFIXES:
         assert server.run(*command(f"whole{suffix}")) == 0, server.said()
-        found[suffix] = (folder / f"whole{suffix}").read_bytes()
-    return found
+    return {suffix: made(folder, f"whole{suffix}") for suffix in SUFFIXES}
+
+
+def places(folder: Path, output: str) -> list[Path]:
+    """Where an output lies: a file, a folder, or both."""
+    stem, _, suffix = output.rpartition(".")
+    return [folder / output, *([folder / f"{stem}_files"] if suffix == "dzi" else [])]
+
+
+def made(folder: Path, output: str) -> Files:
+    """Every file of an output; OME-Zarr says its own name, for which NAME stands."""
+    stem = output.rpartition(".")[0]
+    files = [file for place in places(folder, output) for file in (place, *place.rglob("*")) if file.is_file()]
+    name = f'"name": "{stem}"'.encode()
+    contents = (file.read_bytes().replace(name, b'"name": "NAME"') for file in files)
+    return dict(zip((str(file.relative_to(folder)).removeprefix(stem) for file in files), contents, strict=True))
+
+
+def remove(folder: Path, output: str) -> None:
+    for place in places(folder, output):
+        shutil.rmtree(place) if place.is_dir() else place.unlink()
 
 
 def litter(folder: Path, output: str) -> list[str]:
-    stem = output.rpartition(".")[0]
-    return [p.name for p in folder.iterdir() if p.name.startswith((stem, f".{stem}")) and p.name != output]
+    stem, own = output.rpartition(".")[0], [place.name for place in places(folder, output)]
+    return [p.name for p in folder.iterdir() if p.name.startswith((stem, f".{stem}")) and p.name not in own]
 
 
-@pytest.mark.parametrize("suffix", [".tif", ".png"])
-def test_sigkill_at_random_points(server: Server, folder: Path, whole: dict[str, bytes], suffix: str) -> None:
+@pytest.mark.parametrize("suffix", [".tif", ".png", *(pytest.param(s, marks=pytest.mark.slow) for s in SUFFIXES[2:])])
+def test_sigkill_at_random_points(server: Server, folder: Path, whole: dict[str, Files], suffix: str) -> None:
     """Kill after random times, go on, kill again, until it is finished: the same bytes."""
     rng, output = random.Random(7), f"random_{suffix[1:]}{suffix}"
     kills = 0
@@ -140,40 +160,46 @@ def test_sigkill_at_random_points(server: Server, folder: Path, whole: dict[str,
         kills += 1
     assert status == 0
     assert kills >= 1
-    assert (folder / output).read_bytes() == whole[suffix]
+    assert made(folder, output) == whole[suffix]
     assert litter(folder, output) == []
 
 
-def kill_at_call(server: Server, folder: Path, expected: bytes, suffix: str, number: int) -> bool:
+def kill_at_call(server: Server, folder: Path, expected: Files, suffix: str, number: int) -> bool:
     """Kill a run at one call, go on, compare; returns whether there was such a call."""
     output = f"call{number}{suffix}"
     status = server.run(*command(output), at=number)
     if status:
         assert status == -signal.SIGKILL, server.said()
         assert server.run(*command(output, "--resume")) == 0, server.said()
-    assert (folder / output).read_bytes() == expected
+    assert made(folder, output) == expected
     assert litter(folder, output) == []
-    (folder / output).unlink()
+    remove(folder, output)
     return status != 0
 
 
-def test_killed_at_some_calls_that_touch_the_disk(server: Server, folder: Path, whole: dict[str, bytes]) -> None:
-    for number in (0, 2, 5, 11, 37, 80):
-        kill_at_call(server, folder, whole[".tif"], ".tif", number)
+@pytest.mark.parametrize(
+    ("suffix", "numbers"),
+    [(".tif", (0, 2, 5, 11, 37, 80)), (".dzi", (110,)), (".zarr", (105,))],  # these while the file is written
+)
+def test_killed_at_some_calls_that_touch_the_disk(
+    server: Server, folder: Path, whole: dict[str, Files], suffix: str, numbers: tuple[int, ...]
+) -> None:
+    for number in numbers:
+        assert kill_at_call(server, folder, whole[suffix], suffix, number)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suffix", [".tif", ".png"])
+@pytest.mark.parametrize(("suffix", "number"), [(".tif", 0), (".png", 0), (".dzi", 90), (".zarr", 90)])
 def test_killed_at_every_call_that_touches_the_disk(
-    server: Server, folder: Path, whole: dict[str, bytes], suffix: str
+    server: Server, folder: Path, whole: dict[str, Files], suffix: str, number: int
 ) -> None:
-    number = 0
+    """Up to the ninetieth the canvas grows, which is the same for each format."""
     while kill_at_call(server, folder, whole[suffix], suffix, number):
         number += 1
-    assert number > 50
+    assert number > 95
 
 
-def test_signals_stop_between_waves(server: Server, folder: Path, whole: dict[str, bytes]) -> None:
+def test_signals_stop_between_waves(server: Server, folder: Path, whole: dict[str, Files]) -> None:
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # under nohup: then it stays so
     for number in (signal.SIGINT, signal.SIGTERM, *(() if ignored else (signal.SIGHUP,))):
         output = f"stopped{number}.tif"
@@ -181,7 +207,7 @@ def test_signals_stop_between_waves(server: Server, folder: Path, whole: dict[st
         assert not (folder / output).exists()
         assert "go on with --resume" in server.said()
         assert server.run(*command(output, "--resume")) == 0
-        assert (folder / output).read_bytes() == whole[".tif"]
+        assert made(folder, output) == whole[".tif"]
 
 
 def test_several_canvases_are_killed_together(server: Server, folder: Path) -> None:
@@ -225,7 +251,7 @@ def test_a_change_is_refused_and_named(server: Server, folder: Path) -> None:
     assert litter(folder, output) == []
 
 
-def test_a_damaged_canvas_offers_the_last_good_state(server: Server, folder: Path, whole: dict[str, bytes]) -> None:
+def test_a_damaged_canvas_offers_the_last_good_state(server: Server, folder: Path, whole: dict[str, Files]) -> None:
     for number, (place, kept) in enumerate(((0, 1), (40, 1), (-1, 1), (-1, 0))):
         output = f"damaged{number}.tif"
         assert server.run(*command(output), at=50) == -signal.SIGKILL
@@ -245,7 +271,7 @@ def test_a_damaged_canvas_offers_the_last_good_state(server: Server, folder: Pat
         else:
             assert "there is no good one: choose overwrite" in said
             assert server.run(*command(output, "--overwrite")) == 0, server.said()
-        assert (folder / output).read_bytes() == whole[".tif"]
+        assert made(folder, output) == whole[".tif"]
         assert litter(folder, output) == []
     assert server.run(*command("damaged.tif"), at=50) == -signal.SIGKILL
     (canvas_folder(folder / "damaged.tif") / "canvas.json").write_text("{}")

@@ -136,6 +136,30 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
     assert len(found.entries) == 1
 
 
+@pytest.mark.parametrize("suffix", [".gif", ".apng"])
+@pytest.mark.parametrize("disposal", [1, 2])
+def test_what_is_transparent_is_white(tmp_path: Path, suffix: str, disposal: int) -> None:
+    """As in a single image: a square that moves over nothing, and what the last frame leaves there."""
+    frames = []
+    for number in range(4):
+        frame = np.zeros((24, 32, 4), np.uint8)
+        frame[:8, 8 * number : 8 * number + 8] = (0, 200, 0, 255)
+        frames.append(Image.fromarray(frame))
+    more: dict[str, Any] = {
+        ".gif": {"disposal": disposal},
+        ".apng": {"format": "PNG", "disposal": disposal - 1, "blend": 0 if disposal == 1 else 1},
+    }[suffix]
+    path = tmp_path / f"a{suffix}"
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=100, **more)
+    read = list(read_clip(path))
+    assert len(read) == 4
+    for number, frame in enumerate(read):
+        kept = suffix == ".gif" and disposal == 1  # the squares before stay
+        expected = np.full((24, 32, 3), 255, np.uint8)
+        expected[:8, 0 if kept else 8 * number : 8 * number + 8] = (0, 200, 0)
+        np.testing.assert_array_equal(frame, expected)
+
+
 def of_unknown_kind(path: Path) -> None:
     written(path, "libx264", {}, FRAMES[:3])
     path.write_bytes(path.read_bytes().replace(b"avc1", b"xxxx"))

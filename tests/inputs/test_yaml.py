@@ -17,6 +17,7 @@ from nuwa_lightning.plain_data import parse_json, read_mapping
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
 )
+RECIPES = Path(__file__).parents[2] / "recipes"
 NO_YAML: dict[str, tuple[str | bytes, str]] = {
     "a date that is none": ("seed: 2026-99-99", "month must be in 1..12"),
     "a time that is none": ("seed: 2026-01-01 99:00:00", "hour must be in 0..23"),
@@ -128,3 +129,23 @@ def test_a_protocol_is_read_alike(name: str) -> None:
 def test_json_that_is_none(text: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         parse_json(text)
+
+
+@pytest.mark.parametrize("text", ["trainer: [1, 2]", "trainer:\n", "data: 7", "model: null", "trainer: yes"])
+def test_what_holds_options_is_a_mapping(text: str, capfd: pytest.CaptureFixture[str]) -> None:
+    written(f"{text}\n")
+    assert main(["fit", "-c", str(RECIPES / "landscape.yaml"), "-c", "o.yaml"]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(
+        f"error: --config: o.yaml: holds no options of {text.partition(':')[0]}: write them in lines"
+    )
+
+
+def test_numbers_and_truths_as_they_are_meant(capfd: pytest.CaptureFixture[str]) -> None:
+    written("trainer: {max_steps: '7', max_time: 00:12:00:00, deterministic: yes}\nmodel: {init_args: {lr: 1e-4}}\n")
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", "-c", str(RECIPES / "landscape.yaml"), "-c", "o.yaml", "--print_config"])
+    said = yaml.safe_load(capfd.readouterr().out)
+    kept = [said["trainer"][name] for name in ("max_steps", "max_time", "deterministic")]
+    assert (ended.value.code, kept) == (0, [7, "00:12:00:00", True])
+    assert float(said["model"]["init_args"]["lr"]) == 1e-4
