@@ -19,11 +19,11 @@ from nuwa_lightning.data.reading import (
     ImageReadError,
     MediaReadError,
     NotesLog,
+    as_srgb,
     check_size,
     list_images,
     read_image,
 )
-from nuwa_lightning.data.tones import to_rgb
 from nuwa_lightning.errors import UsageError
 
 # Legend: Y, X pixels along the axes, 3 colours.
@@ -230,8 +230,8 @@ def read_clip(clip: Path, *, max_pixels: int = MAX_PIXELS) -> Iterator[Frame]:
     Raises:
         VideoReadError: if it cannot be read.
     """
+    tell = NotesLog()
     if clip.is_dir():
-        tell = NotesLog()
         for file in clip_files(clip):
             try:
                 yield np.array(tell(file, read_image(file, max_pixels=max_pixels)), np.uint8)
@@ -243,7 +243,7 @@ def read_clip(clip: Path, *, max_pixels: int = MAX_PIXELS) -> Iterator[Frame]:
             with Image.open(clip, formats=[form]) as animation:
                 _check_frame(clip, animation.size, max_pixels)
                 for frame in ImageSequence.Iterator(animation):
-                    yield np.array(to_rgb(frame, []), np.uint8)
+                    yield np.array(tell(clip, as_srgb(frame)), np.uint8)
         except VideoReadError:
             raise
         except (OSError, ValueError, SyntaxError) as error:
