@@ -137,8 +137,10 @@ def _checked(job: Job, canvas: Canvas) -> tuple[Canvas | None, CanvasState | Non
     for output in job.outputs:
         check_format(output, *order.size[::-1], fps=order.video.fps if order.video else None)
     if not canvas.begun:
-        finished = [_finished(output, metadata) for output, metadata in zip(job.outputs, job.metadata, strict=True)]
-        if job.resume and all(finished):  # killed, perhaps, while the canvas was being removed
+        finished = all(
+            out.exists() and _finished(out, said) for out, said in zip(job.outputs, job.metadata, strict=True)
+        )
+        if job.resume and finished:  # killed, perhaps, while the canvas was being removed
             canvas.remove()
             return None, None
         for output in job.outputs:
@@ -186,7 +188,7 @@ def _how_far(canvas: Canvas) -> str:
 def _finished(output: Path, metadata: Mapping[str, Any]) -> bool:
     """Say whether a file is the image that is to be made; an endless one may have been stopped anywhere."""
     try:
-        found = read_metadata(output) if output.exists() else {}
+        found = read_metadata(output)
     except UsageError:
         return False
     return bool(found) and _named(found) == _named(metadata)

@@ -3,7 +3,7 @@
 A file for all is CSV with a header, JSON lines, or the ``metadata.jsonl`` or ``metadata.csv`` of a Hugging Face image
 folder. A row names a file by its path from the folder and has one caption, or a list of them of which the first counts.
 
-Encodings: see `nuwa_lightning.data.texts`. Accents written in one character or in two make no difference, neither in
+Encodings: see `nuwa_lightning.texts`. Accents written in one character or in two make no difference, neither in
 names nor in captions.
 """
 
@@ -19,8 +19,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final, final
 
 from nuwa_lightning.data.folders import regular_stat
-from nuwa_lightning.data.texts import check_text, decoded
 from nuwa_lightning.errors import UsageError, some_of
+from nuwa_lightning.texts import check_text, decoded
 
 _LOG = logging.getLogger(__name__)
 

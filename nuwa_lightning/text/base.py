@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from nuwa_lightning.atomic import atomic_folder, make_cache, write_json
-from nuwa_lightning.data.texts import check_text
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.plain_data import fits, mapped_array, read_json
+from nuwa_lightning.texts import check_text
 
 _VERSION: Final = 2
 _AT_ONCE: Final = 1024

@@ -206,8 +206,10 @@ def read_metadata(path: str | os.PathLike[str], *, writer: Writer | str | None =
     known: Mapping[str, type[Writer]] = {**VIDEO_WRITERS, **IMAGE_WRITERS}  # .webp holds them alike in both
     chosen = _made(writer) if writer is not None else _by_suffix(path, known, "image")()
     try:
-        path.stat()
-        if not (path.is_file() or path.is_dir()):
+        # Killed between two renames, a writer leaves only what lies beside its file.
+        beside = chosen.companions(path) if isinstance(chosen, Writer) else []
+        if not (path.is_file() or path.is_dir() or any(map(_there, beside))):
+            path.stat()
             raise OSError("a pipe, a socket or a device, no file")
         return (chosen.read_metadata(path) if isinstance(chosen, Writer) else None) or {}
     except Exception as error:  # of libraries that parse what anybody may have written

@@ -179,11 +179,12 @@ def kill_at_call(server: Server, folder: Path, expected: Files, suffix: str, num
 
 @pytest.mark.parametrize(
     ("suffix", "numbers"),
-    [(".tif", (0, 2, 5, 11, 37, 80)), (".dzi", (110,)), (".zarr", (105,))],  # these while the file is written
+    [(".tif", (0, 2, 5, 11, 37, 80)), (".dzi", (110, 119)), (".zarr", (105,))],
 )
 def test_killed_at_some_calls_that_touch_the_disk(
     server: Server, folder: Path, whole: dict[str, Files], suffix: str, numbers: tuple[int, ...]
 ) -> None:
+    """TIFF at any time; the others while they are written, and Deep Zoom between its tiles and its file."""
     for number in numbers:
         assert kill_at_call(server, folder, whole[suffix], suffix, number)
 
