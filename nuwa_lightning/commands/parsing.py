@@ -254,9 +254,19 @@ def check_configs(arguments: list[str]) -> None:
 
 
 def _check_name(option: str, value: str) -> None:
-    """Refuse the name of a file that the parser would take for something else, such as ``#h`` and ``a: b``."""
+    """Refuse the name of a file that the parser would take for something else, such as ``#h`` and ``a: b``.
+
+    YAML, in which the options of a run are kept, holds no name that is no UTF-8.
+    """
+    if not option.startswith("--") or value.startswith("--"):
+        return
     try:
-        read = parse_yaml(value) if option.startswith("--") and os.path.lexists(value) else ""
+        value.encode()
+    except UnicodeEncodeError:
+        hint = "is no UTF-8, as the options of a run have to be: rename it, or name a link to it (ln -s)"
+        raise UsageError(option, ascii(value), hint) from None
+    try:
+        read = parse_yaml(value) if os.path.lexists(value) else ""
     except ValueError:
         return
     if read is None or isinstance(read, dict | list):

@@ -239,6 +239,14 @@ def test_roots_and_runs_that_yaml_would_read_otherwise(shell: Shell, name: str) 
     assert kept["data"]["init_args"]["photos"]["init_args"]["root"] == name
 
 
+@pytest.mark.parametrize("option", ["--data.photos.root", "--run"])
+def test_a_run_over_names_that_are_no_utf_8(shell: Shell, option: str) -> None:
+    os.symlink("photos", "p\udce9")
+    for given in ((option, "p\udce9"), (f"{option}=p\udce9",)):
+        line = refused(shell, *ONE_STEP, *given)
+        assert line.startswith(f"error: {option}: 'p\\udce9': is no UTF-8, as the options of a run have to be: rename")
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
