@@ -13,7 +13,6 @@ import secrets
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, final
 
@@ -48,7 +47,7 @@ _TYPES: Final = ("pil", "np", "pt", "tokens")
 _NUMBERS: Final = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.int8: "int8"}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False)
 class PipelineOutput:
     """What a call made.
 

@@ -87,7 +87,8 @@ def test_two_processes(tmp_path: Path, sample_photos: dict[str, Any], way: str) 
     check(tmp_path, ended)
 
 
-@pytest.mark.parametrize("beside", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("beside", [False, True])
 def test_what_is_missing_is_made_once(tmp_path: Path, sample_photos: dict[str, Any], beside: bool) -> None:
     refined = {"refine": "better.yaml", "refined": "better/tokenizer", "beside": beside}
     write(tmp_path, sample_photos, more=refined, strategy="ddp")

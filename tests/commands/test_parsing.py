@@ -66,7 +66,7 @@ def test_no_option_is_called_by_its_flag_below_the_commands(repository):
     """Whatever raises there names a field; only programs that are called have flags."""
     callers = {"cli.py", "legacy.py", "serve/recipes.py", "data/packages.py", "__main__.py", "benchmark/canvas.py"}
     callers |= {f"ablation/{name}.py" for name in ("estimating", "running", "workers")} | {
-        "record.py",
+        "environment.py",
         "config.py",
         "report/study.py",
         "generation/processes.py",
