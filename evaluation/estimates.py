@@ -203,7 +203,8 @@ def disjoint_parts(
     """Return random crops and all crops that share no canvas with them: what stands for ours, and what is left.
 
     The first part has ``size`` crops, or fewer where half of the canvases do not hold as many. So a set of ``size``
-    crops is compared with nearly as many real ones as ours is: a Frechet distance depends on both numbers.
+    crops is compared with nearly as many real ones as ours is: a Frechet distance depends on both numbers. Two crops
+    are of two canvases at least, where half of the canvases are as many: pairs of one are in no kernel distance.
     """
     names, index_N = np.unique(clusters_N, return_inverse=True)
     place_C = np.empty(len(names), np.intp)
@@ -211,6 +212,8 @@ def disjoint_parts(
     order_N = np.argsort(place_C[index_N], kind="stable")
     places_N = place_C[index_N[order_N]]
     part = order_N[places_N < len(names) // 2][:size]
+    if 1 < len(part) <= np.count_nonzero(places_N == 0) and len(names) >= 4:
+        part[-1] = order_N[np.searchsorted(places_N, 1)]
     used = len(np.unique(index_N[part]))
     return part, order_N[places_N >= used]
 

@@ -122,6 +122,16 @@ def test_memory_is_that_of_a_few_strips(monkeypatch: pytest.MonkeyPatch) -> None
     assert manifold(x[:3000], x) == found
 
 
+@given(st.integers(2, 9), st.integers(1, 6), st.integers(2, 20), st.integers(0, 50))
+def test_parts_share_no_file_and_are_of_two(files: int, crops: int, size: int, seed: int) -> None:
+    own = np.random.default_rng(seed).permutation(np.repeat(np.arange(files), crops))
+    part, rest = disjoint_parts(own, size, np.random.default_rng(seed))
+    assert not set(own[part]) & set(own[rest])
+    assert len(part) == len(set(part)) == min(size, files // 2 * crops)
+    assert len(set(own[part])) >= min(2, files // 2)
+    assert len(set(own[part])) + len(set(own[rest])) == files
+
+
 @given(st.integers(4, 12), st.integers(1, 9), st.integers(0, 50))
 def test_authenticity_is_that_of_alaa(n: int, m: int, seed: int) -> None:
     """As dgm-eval has it: a sample's nearest real image has a real neighbor that is nearer."""
