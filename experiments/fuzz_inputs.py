@@ -1,7 +1,7 @@
 """Damages every kind of file that is read, hands it to its real reader, and counts what comes of it.
 
     python experiments/fuzz_inputs.py --trials 2000
-    python experiments/fuzz_inputs.py --only canvas,yaml --seed 1 --trials 500
+    python experiments/fuzz_inputs.py --only canvas,YAML --seed 1 --trials 500
     python experiments/fuzz_inputs.py --again canvas:17      # one trial, with its traceback
 
 A trial copies good files, damages one of them (bytes: cut, flipped, overwritten, doubled; what they say: other types,
