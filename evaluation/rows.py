@@ -1,7 +1,7 @@
 """The rows of a report: each metric's number, interval and floor under the name that it deserves.
 
 A row is a plain mapping: ``name``, ``set``, ``value``, ``std``, ``low``, ``high``, ``n``, ``better`` ("lower",
-"higher"), ``how``; and the floor, what real images get at the same number: ``floor``, ``floor_std``, ``floor_n``.
+"higher"), ``how``; and the floor, what ``floor_n`` real images get: ``floor``, ``floor_std``, ``floor_n``.
 """
 
 import logging

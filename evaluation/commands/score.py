@@ -11,7 +11,7 @@ from nuwa_lightning.errors import UsageError
 ABOUT = """\
 Score generated images (or reconstructions) against real ones.
 A protocol freezes all that moves a number. Each number is printed with its interval and its floor: what real images get
-against other real ones at the same number."""
+against other real ones at the same number, if there are twice as many (else `floor_n` of the report)."""
 EXAMPLES = """\
   python -m evaluation score --real landscape --generated SAMPLES --protocol landscape --output report.json
   python -m evaluation score --real REAL --generated SAMPLES --protocol fid --weights inception.pth

@@ -88,7 +88,8 @@ def blocks_of(study: Study) -> Iterator[Block]:
         f"Values are means over {' to '.join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))} seed(s) with 95 % "
         f"intervals over {over}. The best of a row is bold only if its interval parts from all others"
         f"{', and if none or all are of a single seed' if seeds[0] == 1 < seeds[-1] else ''}. "
-        "Floor: what real images get against other real ones at the same number."
+        "Floor: what real images get against other real ones, at the same number or brought to it; of IS, precision "
+        "and the like of half of the real ones where these are fewer than twice ours (`floor_n` in report.json)."
     )
     for samples in study.sample_sets():
         yield Heading(f"Scores of {samples}")
