@@ -23,14 +23,18 @@ import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError, features
 
 from nuwa_lightning.data.folders import list_files, regular_stat
+from nuwa_lightning.data.headers import color_notes, depth_of, mend_white, png_ends_with_text
 from nuwa_lightning.data.tones import (
     BITS,
+    FLOATS,
     NOT_ALL,
+    SHALLOWER,
     is_deep,
     is_deep_color,
     lets_through,
     lower_bytes,
     scaled,
+    settle,
     to_rgb,
     white_of,
     with_white,
@@ -156,23 +160,24 @@ def read_image(
         if min_side is not None and min(image.size) > min_side > 0:
             scale = min_side / min(image.size)
             image.draft(None, (round(image.width * scale), round(image.height * scale)))
-        notes = [SHALLOWER] if is_deep(image) or _tells_of_depth(path, image.format) else []
-        notes += notes_of(image)
-        if image.format == "PNG" and (said := png_chunk(path, b"cICP")) is not None and said[:2] != _SRGB_CODES:
-            notes.append(f"its cICP ({', '.join(map(str, said))}) is not read, its colors are taken as they are")
-        deep_color = is_deep_color(image)
-        image.load()
+        deep = depth_of(path, image.format) > 8
+        notes = [SHALLOWER] if deep or is_deep(image) else []
+        notes += (*notes_of(image), *color_notes(path, image))
+        if is_deep_color(image):
+            loaded = with_white(image, lambda: _with_image(path, max_pixels, lower_bytes), notes)
+        else:
+            image.load()
+            loaded = image
+            if deep and image.format == "JPEG2000":
+                mend_white(path, image)
         turn = _TURNS.get(_orientation(image))
-        if deep_color:
-            image = with_white(image, lambda: _with_image(path, max_pixels, lower_bytes), notes)
-        made = to_rgb(image, notes)
+        made = to_rgb(loaded, notes)
         return _with_notes(made if turn is None else made.transpose(turn), notes)
 
     return _with_image(path, max_pixels, read)
 
 
 _NOTES: Final = "nuwa_lightning notes"
-SHALLOWER: Final = "samples of more than 8 bits become 8"
 
 
 def notes_of(image: Image.Image) -> tuple[str, ...]:
@@ -225,7 +230,13 @@ def image_size(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
 
 def is_transparent(path: str | os.PathLike[str]) -> bool:
     """Say whether an image that `read_image` reads lets its background through anywhere."""
-    return _with_image(path, None, lets_through)
+
+    def look(image: Image.Image) -> bool:
+        if is_deep_color(image):
+            image = with_white(image, lambda: _with_image(path, None, lower_bytes), [])
+        return lets_through(image)
+
+    return _with_image(path, None, look)
 
 
 def list_images(folder: str | os.PathLike[str], *, natural: bool = False) -> list[Path]:
@@ -239,6 +250,7 @@ def _with_image(path: str | os.PathLike[str], max_pixels: int | None, work: Call
     def of(source: str | os.PathLike[str] | io.BytesIO, formats: tuple[str, ...]) -> _T:
         with Image.open(source, formats=formats) as image:
             _seek_main_page(image)
+            settle(image)
             check_size(path, image.size, max_pixels)
             return work(image)
 
@@ -337,8 +349,12 @@ def _by_tifffile(path: str | os.PathLike[str], max_pixels: int | None) -> Image.
         image = image.transpose(_TURNS[turn])
     if isinstance(profile, bytes):
         image.info["icc_profile"] = profile
-    unusual = (NOT_ALL.format(white),) if kind == np.uint16 and white < 65535 else ()
-    image.info[_NOTES] = () if kind == np.uint8 else (SHALLOWER, *unusual)
+    notes = [] if kind == np.uint8 else [SHALLOWER]
+    if kind == np.uint16 and white < 65535:
+        notes.append(NOT_ALL.format("white", white))
+    elif kind.kind == "f" and not profile:
+        notes.append(FLOATS)
+    image.info[_NOTES] = tuple(notes)
     return image
 
 
@@ -365,29 +381,13 @@ def check_size(path: str | os.PathLike[str], size: tuple[int, int], max_pixels: 
         )
 
 
-_DEPTHS: Final = {"JPEG2000": (b"\xff\x4f\xff\x51", 42), "AVIF": (b"pixi", 9), "HEIF": (b"pixi", 9)}
-"""What stands before the bits of a sample, and by how many bytes; JPEG 2000 counts from 0."""
-
-
-def _tells_of_depth(path: str | os.PathLike[str], form: str | None) -> bool:
-    """Say whether a file has more than 8 bits a sample of a format whose decoder gives 8 and does not say so."""
-    if form not in _DEPTHS:
-        return False
-    mark, after = _DEPTHS[form]
-    with open(path, "rb") as file:
-        head = file.read(1 << 20)
-    at = head.find(mark)
-    bits = head[at + after : at + after + 1] if at >= 0 else b""
-    return bool(bits) and (bits[0] & 0x7F) + (form == "JPEG2000") > 8
-
-
 def _orientation(image: Image.Image, header_of: str | os.PathLike[str] | None = None) -> int:
     """Return how the image is turned, as EXIF counts; 1 if it does not say.
 
     ``header_of`` is the file of a PNG that is not to be decoded: EXIF data may follow the pixels, but rarely do.
     """
     try:
-        if header_of is not None and not _png_ends_with_text(header_of):
+        if header_of is not None and not png_ends_with_text(header_of):
             exif = Image.Image.getexif(image)
         else:
             exif = image.getexif()
@@ -395,34 +395,6 @@ def _orientation(image: Image.Image, header_of: str | os.PathLike[str] | None = 
     except Exception:  # damaged metadata: the pixels are as they are
         return 1
     return said if isinstance(said, int) else 1
-
-
-def _png_ends_with_text(path: str | os.PathLike[str]) -> bool:
-    """Say whether a chunk that may tell the orientation follows the pixels."""
-    pixels_seen = False
-    with open(path, "rb") as file:
-        file.seek(8)
-        while len(head := file.read(8)) == 8:
-            pixels_seen |= head[4:] == b"IDAT"
-            if pixels_seen and head[4:] in {b"eXIf", b"tEXt", b"zTXt", b"iTXt"}:
-                return True
-            file.seek(int.from_bytes(head[:4], "big") + 4, os.SEEK_CUR)
-    return False
-
-
-_SRGB_CODES: Final = bytes([1, 13])
-"""Primaries and transfer of sRGB in cICP."""
-
-
-def png_chunk(path: str | os.PathLike[str], kind: bytes) -> bytes | None:
-    """Return the first bytes of a chunk before the pixels of a PNG; None if there is none."""
-    with open(path, "rb") as file:
-        file.seek(8)
-        while len(head := file.read(8)) == 8 and head[4:] != b"IDAT":
-            if head[4:] == kind:
-                return file.read(min(4, int.from_bytes(head[:4], "big")))
-            file.seek(int.from_bytes(head[:4], "big") + 4, os.SEEK_CUR)
-    return None
 
 
 def _reason(error: Exception) -> str:

@@ -8,17 +8,24 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImagePalette, UnidentifiedImageError
 
 _BACKGROUND: Final = (255, 255, 255, 255)
 BITS, PHOTOMETRIC, MAX_SAMPLE = 258, 262, 281
 """Tags of TIFF."""
+_COLORS, _INKS, _EXTRA_SAMPLES, _KIND, _SUBSAMPLING = 320, 332, 338, 339, 530
+SHALLOWER: Final = "samples of more than 8 bits become 8"
+FLOATS: Final = "its floats are taken to be encoded as sRGB is, not linear light"
+NEARLY_BLACK: Final = (
+    "it is nearly black, perhaps since few of its bits are used, and the lower ones are lost: "
+    "save it with 8 bits, or as a PNG or TIFF of 16"
+)
 CONVERTED: Final = "its color profile is turned into sRGB"
 UNUSABLE: Final = "its color profile cannot be used, its colors are taken as they are"
 ANOTHER: Final = "its color profile is {}, its colors are taken as they are"
 _SRGB_PRIMARIES: Final = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
 """White, red, green and blue, x and y of each, as cHRM tells them."""
-NOT_ALL: Final = "white is taken to be {:g} in 16 bits, the end of its values"
+NOT_ALL: Final = "{} is taken to be {:g} in 16 bits, the end of its values"
 _OTHER_ORDER: Final = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 
 
@@ -32,12 +39,39 @@ def is_deep(image: Image.Image) -> bool:
     return any("16" in str(tile.args) for tile in getattr(image, "tile", []) if image.format == "PNG")
 
 
+def settle(image: Image.Image) -> None:
+    """Set right what Pillow takes wrongly of an image that is open and not loaded yet.
+
+    Raises:
+        PIL.UnidentifiedImageError: if it would misread the pixels.
+    """
+    opened: Any = image
+    if image.format == "WEBP" and opened.is_animated:
+        opened.rawmode = opened._mode = "RGBA"  # what no frame covers lets through, whatever the header says
+    elif image.format == "PNG" and (levels := {"L;2": 85, "L;4": 17}.get(_raw_mode(image))) is not None:
+        if "transparency" in image.info:
+            image.info["transparency"] *= levels  # as Pillow does with the samples
+    elif image.format == "TIFF":
+        tags: Any = opened.tag_v2
+        colors = tags.get(_COLORS, ())
+        if image.mode in ("P", "PA") and max(colors, default=256) < 256:
+            image.palette = ImagePalette.raw("RGB;L", bytes(colors))  # of 8 bits, not 16
+        if (
+            (image.mode == "L" and 2 in tags.get(_KIND, ()))
+            or (image.mode == "YCbCr" and tags.get(_SUBSAMPLING, (2, 2)) != (1, 1))
+            or (image.mode == "CMYK" and tags.get(_INKS, 1) != 1)
+        ):
+            raise UnidentifiedImageError("of a kind that Pillow misreads")
+
+
 def to_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
     """Return an image as 8-bit sRGB over white; what was changed that a user may want to know is added to ``notes``."""
     profile = image.info.get("icc_profile")
     gamma = None if profile else _gamma(image, notes)
+    if SHALLOWER in notes and _nearly_black(image):
+        notes.append(NEARLY_BLACK)
     if image.mode.startswith("I") or image.mode == "F":
-        return _in_srgb(_deep_gray(image, notes, gamma), profile, notes)
+        image, gamma = _deep_gray(image, notes, gamma), None
     if gamma is not None:
         image = encoded(image, gamma)
     if image.mode == "LAB":
@@ -54,7 +88,9 @@ def to_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
 
 def lets_through(image: Image.Image) -> bool:
     """Say whether an image lets its background through anywhere."""
-    if image.mode.startswith(("I", "F")) or not image.has_transparency_data:
+    if image.mode.startswith(("I", "F")):
+        return bool(np.any(np.asarray(image) == image.info.get("transparency", -1)))
+    if not image.has_transparency_data:
         return False
     extremes: Any = straight(image).getchannel("A").getextrema()
     return bool(extremes[0] != 255)
@@ -167,7 +203,7 @@ def _lab_to_srgb() -> Any:
 
 def is_deep_color(image: Image.Image) -> bool:
     """Say whether samples of color have 16 bits, of which Pillow will keep the upper 8; the image is not loaded yet."""
-    return _raw_mode(image).startswith(("RGB;16", "RGBX;16", "RGBA;16", "LA;16"))
+    return _raw_mode(image).startswith(("RGB;16", "RGBX;16", "RGBA;16", "RGBa;16", "LA;16", "CMYK;16"))
 
 
 def _raw_mode(image: Image.Image) -> str:
@@ -177,59 +213,94 @@ def _raw_mode(image: Image.Image) -> str:
     return said if isinstance(said, str) else str(said[0])
 
 
-def lower_bytes(image: Image.Image) -> npt.NDArray[np.uint8]:
-    """Return the bytes that Pillow drops of an image of `is_deep_color`, (Y, X, samples); it is not loaded yet."""
-    mode, gray = _raw_mode(image), _raw_mode(image).startswith("LA")
-    # Taken for samples of the other byte order, or gray and alpha of 16 bits for four of 8, it gives the others.
-    other = "RGBA" if gray else mode[:-1] + _OTHER_ORDER[mode[-1]]
+def _unpack_as(image: Image.Image, mode: str) -> npt.NDArray[np.uint8]:
+    """Return the samples (Y, X, samples) of an image that is not loaded yet, taken to lie as ``mode`` says."""
     loaded: Any = image
     loaded.tile = [
-        tile._replace(args=other if isinstance(tile.args, str) else (other, *tile.args[1:])) for tile in loaded.tile
+        tile._replace(args=mode if isinstance(tile.args, str) else (mode, *tile.args[1:])) for tile in loaded.tile
     ]
-    return np.asarray(image)[..., [1, 1, 1, 3]] if gray else np.asarray(image)
+    return np.asarray(image)
+
+
+def upper_bytes(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """Return the bytes that Pillow keeps of an image of `is_deep_color`, (Y, X, samples); it is not loaded yet.
+
+    Colors multiplied by alpha stay so: Pillow would divide them by what is left of it.
+    """
+    return _unpack_as(image, _raw_mode(image).replace("RGBa", "RGBA"))
+
+
+def lower_bytes(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """Return the bytes that Pillow drops of an image of `is_deep_color`, (Y, X, samples); it is not loaded yet."""
+    mode, gray = _raw_mode(image).replace("RGBa", "RGBA"), _raw_mode(image).startswith("LA")
+    # Taken for samples of the other byte order, or gray and alpha of 16 bits for four of 8, it gives the others.
+    other = _unpack_as(image, "RGBA" if gray else mode[:-1] + _OTHER_ORDER[mode[-1]])
+    return other[..., [1, 1, 1, 3]] if gray else other
 
 
 def with_white(image: Image.Image, lower: Callable[[], npt.NDArray[np.uint8]], notes: list[str]) -> Image.Image:
-    """Return an image of `is_deep_color`, loaded, with what stands for white in its 16 bits as white.
+    """Return an image of `is_deep_color`, not loaded yet, with what stands for white in its 16 bits as white.
 
     ``lower`` gives its `lower_bytes`: they count where the upper ones alone are nearly black, or its file says what
-    white is.
+    white or the transparent color is.
     """
     tags: Any = getattr(image, "tag_v2", {})
-    upper = np.asarray(image)
+    mode = "RGBa" if tags.get(_EXTRA_SAMPLES) == (1,) else image.mode
+    colors = slice(None) if mode in ("RGBa", "CMYK") else slice(3)  # of premultiplied colors alpha is the limit
+    upper = upper_bytes(image)
     known: list[str] = []
     gamma = None if image.info.get("icc_profile") else _gamma(image, known)
-    if gamma is None and upper[..., :3].max(initial=0) > 4095 >> 8 and not tags.get(MAX_SAMPLE):
-        return image
-    values = upper.astype(np.uint16) << 8 | lower()
-    white = white_of(values[..., :3], tags.get(MAX_SAMPLE))
-    if white == 65535 and gamma is None:
+    hole = image.info.get("transparency")
+    white, made = 65535.0, upper
+    if not (gamma is hole is None and upper[..., colors].max(initial=0) > 4095 >> 8 and not tags.get(MAX_SAMPLE)):
+        values = upper.astype(np.uint16) << 8 | lower()
+        white = white_of(values[..., colors], tags.get(MAX_SAMPLE))
+        # Here, where dark tones still have all their bits.
+        made = scaled(values[..., colors], white, gamma=gamma)
+        if mode == "RGBA":
+            alpha = values[..., 3:]
+            made = np.dstack([made, scaled(alpha, white if alpha.max(initial=0) <= white else 65535)])
+        elif hole is not None:
+            mode, made = "RGBA", np.dstack([made, np.where((values == hole).all(-1), 0, 255).astype(np.uint8)])
+    if made is upper and mode == image.mode:
         return image
     if white < 65535:
-        notes.append(NOT_ALL.format(white))
-    made = scaled(values[..., :3], white, gamma=gamma)  # here, where dark tones still have all their bits
-    if image.mode == "RGBA":
-        alpha = values[..., 3:]
-        made = np.dstack([made, scaled(alpha, white if alpha.max(initial=0) <= white else 65535)])
-    whole = Image.fromarray(made)
-    whole.info = dict(image.info)
+        notes.append(NOT_ALL.format("full ink" if mode == "CMYK" else "white", white))
+    whole = Image.frombytes(mode, image.size, made.tobytes())
+    whole.info = {key: value for key, value in image.info.items() if key != "transparency"}
     notes += known
     return whole
 
 
 def _deep_gray(image: Image.Image, notes: list[str], gamma: float | None) -> Image.Image:
-    """Scale 16-bit, 32-bit and float gray to 8 bits; `Image.convert` would clip at 255."""
+    """Scale 16-bit, 32-bit and float gray to 8 bits, with alpha where a gray is told to be transparent.
+
+    `Image.convert` would clip at 255.
+    """
     values = np.asarray(image)
     tags: Any = getattr(image, "tag_v2", {})
     if image.mode == "F":
         white = 1.0
+        notes += [] if image.info.get("icc_profile") else [FLOATS]
     elif values.size and int(values.max()) > 65535:
         raise ValueError("32-bit gray of unknown range; save it with 8 or 16 bits")
     else:
         white = white_of(values, tags.get(MAX_SAMPLE), bits=max(tags.get(BITS, (16,))))
+        if white == 65535 and 2 in tags.get(_KIND, ()):
+            white = 32767.0  # of signed samples
         if white < 65535:
-            notes.append(NOT_ALL.format(white))
-    return Image.fromarray(scaled(values, white, inverted=tags.get(PHOTOMETRIC) == 0, gamma=gamma))
+            notes.append(NOT_ALL.format("white", white))
+    made = Image.fromarray(scaled(values, white, inverted=tags.get(PHOTOMETRIC) == 0, gamma=gamma))
+    if (hole := image.info.get("transparency")) is not None:
+        made.putalpha(Image.fromarray(np.where(values == hole, 0, 255).astype(np.uint8)))
+    return made
+
+
+def _nearly_black(image: Image.Image) -> bool:
+    """Say whether an image whose lower bits are lost looks like one that uses few of its bits."""
+    if image.format not in ("JPEG2000", "PNG", "TIFF") or image.mode.startswith(("I", "F")):
+        return False
+    return 0 < max(most for _, most in image.convert("RGB").getextrema()) <= 16  # type: ignore[misc]
 
 
 def white_of(values: npt.NDArray[Any], told: Any, *, bits: int = 16) -> float:

@@ -24,6 +24,7 @@ from nuwa_lightning.data.reading import (
     list_images,
     read_image,
 )
+from nuwa_lightning.data.tones import settle
 from nuwa_lightning.errors import UsageError
 
 # Legend: Y, X pixels along the axes, 3 colours.
@@ -242,6 +243,7 @@ def read_clip(clip: Path, *, max_pixels: int = MAX_PIXELS) -> Iterator[Frame]:
         try:
             with Image.open(clip, formats=[form]) as animation:
                 _check_frame(clip, animation.size, max_pixels)
+                settle(animation)
                 for frame in ImageSequence.Iterator(animation):
                     yield np.array(tell(clip, as_srgb(frame)), np.uint8)
         except VideoReadError:

@@ -22,8 +22,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from nuwa_lightning.data.reading import MAX_PIXELS, SHALLOWER, ImageReadError, main_page, notes_of, read_image
-from nuwa_lightning.data.tones import ANOTHER, CONVERTED, NOT_ALL, UNUSABLE, applied, to_srgb
+from nuwa_lightning.data.reading import MAX_PIXELS, ImageReadError, main_page, notes_of, read_image
+from nuwa_lightning.data.tones import ANOTHER, CONVERTED, NOT_ALL, SHALLOWER, UNUSABLE, applied, to_srgb
 
 if TYPE_CHECKING:
     import tifffile
@@ -128,7 +128,7 @@ class TiffWindows(WindowReader):
         """How many parts were decoded so far."""
         if page.dtype == np.dtype(np.uint16):
             self._white = self._find_white(parts)
-            notes = [SHALLOWER, *([NOT_ALL.format(self._white)] if self._white < 65535 else []), *notes]
+            notes = [SHALLOWER, *([NOT_ALL.format("white", self._white)] if self._white < 65535 else []), *notes]
         _tell(path, notes)
 
     @property
@@ -201,7 +201,8 @@ def can_be_read_by_parts(page: Any) -> bool:
     samples = page.photometric == _RGB and page.samplesperpixel == 3
     samples = samples or (page.photometric == _GREY and page.samplesperpixel == 1)
     scaled = page.dtype != np.dtype(np.uint16) or page.tags.valueof("MaxSampleValue", default=65535) == 65535
-    plain = scaled and page.planarconfig == 1 and page.dtype in (np.dtype(np.uint8), np.dtype(np.uint16))
+    whole_bytes = page.dtype in (np.dtype(np.uint8), np.dtype(np.uint16)) and page.bitspersample in (8, 16)
+    plain = scaled and page.planarconfig == 1 and whole_bytes
     return bool(upright and samples and plain and page.imagedepth == 1 and _has_codec(page))
 
 

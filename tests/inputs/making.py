@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 ADOBE = ((0.60974, 0.20528, 0.14919), (0.31111, 0.62567, 0.06322), (0.01947, 0.06087, 0.74457))
 P3 = ((0.51512, 0.29198, 0.15710), (0.24120, 0.69225, 0.06657), (-0.00105, 0.04189, 0.78407))
@@ -89,3 +91,70 @@ def png(samples: NDArray[np.uint8 | np.uint16], *before: bytes, after: bytes = b
     content = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
     parts = [chunk(b"IHDR", head), *before, chunk(b"IDAT", content), after, chunk(b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def tiff_by_hand(pixels: bytes, height: int, width: int, tags: dict[int, tuple[int, ...]]) -> bytes:
+    """A little-endian TIFF of one uncompressed strip; all its tags are 16-bit numbers."""
+    said = {256: (width,), 257: (height,), 259: (1,), 273: (8,), 278: (height,), 279: (len(pixels),), **tags}
+    start = 8 + len(pixels) + len(pixels) % 2
+    rest = start + 2 + 12 * len(said) + 4
+    entries, more = b"", b""
+    for tag, values in sorted(said.items()):
+        packed = struct.pack(f"<{len(values)}H", *values)
+        if len(packed) > 4:
+            packed, more = struct.pack("<I", rest + len(more)), more + packed
+        entries += struct.pack("<HHI", tag, 3, len(values)) + packed.ljust(4, b"\0")
+    head = b"II*\0" + struct.pack("<I", start) + pixels.ljust(start - 8, b"\0")
+    return head + struct.pack("<H", len(said)) + entries + bytes(4) + more
+
+
+def bits(samples: NDArray[np.uint8 | np.uint16], depth: int) -> bytes:
+    """Rows of samples (Y, X) of so many bits, each row from a byte on."""
+    each = (samples[..., None] >> np.arange(depth)[::-1]) & 1
+    return np.packbits(each.reshape(len(samples), -1).astype(np.uint8), axis=1).tobytes()
+
+
+def jpeg_2000(bands: NDArray[np.uint16], *, lossy: bool = False) -> bytes:
+    """A codestream of three bands of 16 bits (Y, X, 3), put together from those of one that Pillow writes."""
+    streams = []
+    for band in np.moveaxis(bands, -1, 0):
+        made = io.BytesIO()
+        image = Image.fromarray(np.ascontiguousarray(band))
+        image.save(made, "JPEG2000", no_jp2=True, progression="CPRL", mct=0, irreversible=lossy)
+        streams.append(made.getvalue())
+    head, _, _ = streams[0].partition(b"\xff\x90")
+    size = 4 + int.from_bytes(head[4:6], "big")  # where SIZ ends; it tells the bands last, three bytes each
+    assert (head[40:42], size) == (b"\0\1", 45)
+    head = head[:4] + struct.pack(">H", 41 + 6) + head[6:40] + b"\0\3" + 3 * head[42:45] + head[45:]
+    bodies = [stream.partition(b"\xff\x93")[2].removesuffix(b"\xff\xd9") for stream in streams]
+    tile = struct.pack(">HHHIBB", 0xFF90, 10, 0, 14 + sum(map(len, bodies)), 0, 1) + b"\xff\x93"
+    return head + tile + b"".join(bodies) + b"\xff\xd9"
+
+
+def webp(canvas: tuple[int, int], frames: list[tuple[int, int, NDArray[np.uint8]]]) -> bytes:
+    """An animated WebP of (height, width) that does not tell of alpha: frames by place, from the top and the left."""
+    height, width = canvas
+    parts = b"VP8X" + struct.pack("<II", 10, 2) + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    parts += b"ANIM" + struct.pack("<IIH", 6, 0, 0)
+    for top, left, pixels in frames:
+        made = io.BytesIO()
+        Image.fromarray(pixels).save(made, "WEBP", lossless=True, exact=True)
+        numbers = (left // 2, top // 2, pixels.shape[1] - 1, pixels.shape[0] - 1, 100)
+        content = b"".join(number.to_bytes(3, "little") for number in numbers) + b"\0" + made.getvalue()[12:]
+        parts += b"ANMF" + struct.pack("<I", len(content)) + content
+    return b"RIFF" + struct.pack("<I", 4 + len(parts)) + b"WEBP" + parts
+
+
+def with_box(content: bytes, old: bytes, new: bytes) -> bytes:
+    """A JP2 whose box of that name in its header is another one, or none."""
+    at = content.index(old) - 4
+    length = int.from_bytes(content[at : at + 4], "big")
+    head = content.index(b"jp2h") - 4
+    content = content[:at] + new + content[at + length :]
+    size = int.from_bytes(content[head : head + 4], "big") + len(new) - length
+    return content[:head] + struct.pack(">I", size) + content[head + 4 :]
+
+
+def colr(content: bytes) -> bytes:
+    """The box of a JP2 that tells its colors."""
+    return struct.pack(">I", 8 + len(content)) + b"colr" + content

@@ -113,8 +113,10 @@ BOMB = chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(200 << 20), 9))
 JPEG = dict(quality=100, subsampling=0)
 GRAY_18 = 255 * srgb_encoded((GRAY / 255.0) ** (461 / 256))
 
-# What is written, what must be read, by how much a level may differ, and what is said.
-CASES: dict[str, tuple[str, Callable[[Path], None], NDArray[np.generic], float, str]] = {
+Case = tuple[str, Callable[[Path], object], NDArray[np.generic], float, str]
+"""What is written, what must be read, by how much a level may differ, and what is said."""
+
+CASES: dict[str, Case] = {
     "8-bit PNG": ("a.png", saved(RGB, "PNG"), RGB, 0, ""),
     "8-bit PNG by hand": ("a.png", raw(png(RGB)), RGB, 0, ""),
     "8-bit gray PNG": ("a.png", raw(png(GRAY)), three(GRAY), 0, ""),
@@ -373,7 +375,11 @@ CASES: dict[str, tuple[str, Callable[[Path], None], NDArray[np.generic], float, 
 
 @pytest.mark.parametrize("name", CASES)
 def test_pixels(tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str) -> None:
-    file, write, expected, most, said = CASES[name]
+    check(tmp_path, caplog, CASES[name])
+
+
+def check(tmp_path: Path, caplog: pytest.LogCaptureFixture, case: Case) -> None:
+    file, write, expected, most, said = case
     path = tmp_path / file
     write(path)
     image = read_image(path)
