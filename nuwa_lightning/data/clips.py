@@ -96,7 +96,7 @@ def find_cuts(changes: Sequence[Change]) -> list[int]:
     return cuts
 
 
-_VERSION: Final = "clips-4"
+_VERSION: Final = "clips-5"
 _LOG = logging.getLogger(__name__)
 
 

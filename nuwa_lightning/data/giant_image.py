@@ -17,7 +17,7 @@ from nuwa_lightning.data.windows import open_windows
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.plain_data import fits, read_json
 
-_VERSION: Final = "crops-3"
+_VERSION: Final = "crops-4"
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def _of_heif(head: bytes, image: Image.Image) -> list[str]:
 
 
 def _of_jpeg_2000(head: bytes, image: Image.Image) -> list[str]:
-    boxes = head[: max(0, head.find(b"jp2c"))]
+    boxes = head.partition(b"jp2c")[0] if head[4:8] == b"jP  " else b""  # a codestream by itself has none
     notes: list[str] = []
     at = boxes.find(b"colr")
     if at >= 4 and boxes[at + 4] == 2:
@@ -87,7 +87,7 @@ def _take_profile_of_bmp(path: str | os.PathLike[str], image: Image.Image) -> No
     if head[14:18] == b"\x7c\0\0\0" and head[70:74] == b"DEBM":
         with open(path, "rb") as file:
             file.seek(14 + int.from_bytes(head[126:130], "little"))
-            image.info["icc_profile"] = file.read(int.from_bytes(head[130:134], "little"))
+            image.info["icc_profile"] = file.read(min(1 << 24, int.from_bytes(head[130:134], "little")))
 
 
 def depth_of(path: str | os.PathLike[str], form: str | None) -> int:

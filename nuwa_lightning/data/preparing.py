@@ -30,7 +30,7 @@ from nuwa_lightning.plain_data import mapped_array
 LIMIT_BYTES: Final = 16 << 30
 """Default limit on the arrays kept on disk."""
 
-_VERSION: Final = "prepared-3"
+_VERSION: Final = "prepared-4"
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _R = TypeVar("_R")

@@ -26,7 +26,7 @@ from nuwa_lightning.errors import UsageError
 # Legend: T frames, Y, X tokens (of tokens) or pixels (of images) along the axes, 3 colours.
 
 _CLIPS = ClipSettings(frames=4, short_side=160)
-_VERSION: Final = 1
+_VERSION: Final = 2
 _AT_ONCE: Final = 4
 """Frames encoded at once: more take more memory and hardly less time."""
 

@@ -46,7 +46,7 @@ from nuwa_lightning.errors import UsageError, check_range, some_of
 
 # Legend: Y, X tokens (of tokens) or pixels (of images) along the axes; leading 1 and 3: one image, three colours.
 
-_VERSION: Final = 3
+_VERSION: Final = 4
 _LOG = logging.getLogger(__name__)
 
 

@@ -191,7 +191,7 @@ def test_crops_are_the_image_s_pixels_and_are_cut_once(scroll: Path, own_cache: 
     again = GiantImage(str(scroll), crop=64, overlap=16, val_share=0.25)
     assert [p.path for p in again.photos("train")] == [p.path for p in source.photos("train")]
     assert {path: path.stat().st_mtime_ns for path in names} == names
-    assert len(list((own_cache / "crops-3").glob("*/index.json"))) == 1
+    assert len(list((own_cache / "crops-4").glob("*/index.json"))) == 1
 
 
 def test_it_feeds_both_stages(scroll: Path) -> None:
