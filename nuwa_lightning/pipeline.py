@@ -6,13 +6,12 @@ Shape legend: N images, B canvases side by side, T frames, Y/X rows and columns.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import inspect
 import os
 import secrets
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, final
 
@@ -35,6 +34,7 @@ from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.hub import find_run, upload, write_card
 from nuwa_lightning.models.pixel_guided import PixelGuidedDecoder
+from nuwa_lightning.pipeline_call import check_call, drawn, named_as_given
 from nuwa_lightning.planning.direction import ArbitraryDirectionController, DirectionController
 from nuwa_lightning.request import GenerationRequest
 from nuwa_lightning.request_fields import Expansion, InputImage, Region, Size
@@ -185,14 +185,20 @@ class NuwaInfinityPipeline:
             self.save_pretrained(folder)
             return upload(Path(folder), repo_id, private=private, token=token, message=commit_message)
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> NuwaInfinityPipeline:
+    def to(
+        self, device: torch.device | torch.dtype | str | None = None, dtype: torch.dtype | None = None
+    ) -> NuwaInfinityPipeline:
         """Move it to a device, and choose how numbers are kept while generating; returns itself.
 
         Args:
-            device: such as ``cuda``.
+            device: such as ``cuda``; or, in its place, the ``dtype`` alone.
             dtype: ``torch.float32``, ``torch.bfloat16`` or (on a CPU) ``torch.int8``, of weights and cache; what it was
                 loaded with is not changed.
         """
+        if isinstance(device, torch.dtype):
+            if dtype is not None:
+                raise UsageError("device", device, "is a number format, and so is dtype: give one of both")
+            device, dtype = None, device
         if dtype is not None:
             if dtype not in _NUMBERS:
                 raise UsageError("dtype", dtype, f"give one of {', '.join(map(str, _NUMBERS))}")
@@ -245,7 +251,14 @@ class NuwaInfinityPipeline:
             UsageError: naming the argument that does not fit.
         """
         texts = [prompt] if isinstance(prompt, str) else list(prompt or ())
-        _check_call(size, options)
+        check_call(
+            options,
+            arguments=inspect.signature(self.__call__).parameters,
+            size=size,
+            seed=seed,
+            generator=generator,
+            num_images_per_prompt=num_images_per_prompt,
+        )
         given: dict[str, Any] = dict(options)
         if isinstance(prompt, str) or not texts or regions:
             given["prompt"] = (*map(str, regions), *texts)
@@ -259,20 +272,19 @@ class NuwaInfinityPipeline:
             self.generator, given["local_decoder"] = self.generator.allowing(given["local_decoder"])
         if given.get("top_p", 1.0) is None:
             del given["top_p"]
-        if seed is not None and generator is not None:
-            raise UsageError("seed", seed, "there is a generator, too: give one of both")
         if seed is None:
-            seed = secrets.randbits(32) if generator is None else _drawn(generator)
+            seed = secrets.randbits(32) if generator is None else drawn(generator)
             seed = seed if self.processes is None else self.processes.agree(seed)
-        request = GenerationRequest(
-            size=None if size is None else Size(*size),
-            frames=frames if frames != 1 else None,
-            seed=seed,
-            count=max(1, len(given.get("prompt_each", ()))) if "prompt_each" in given else num_images_per_prompt,
-            guidance=guidance_scale,
-            **{"weights": self._number, "cache": self._number, **given},
-        )
-        return self.generate(request, output_type=output_type, callback=callback)
+        with named_as_given():
+            request = GenerationRequest(
+                size=None if size is None else Size(*size),
+                frames=frames if frames != 1 else None,
+                seed=seed,
+                count=len(given.get("prompt_each", ())) or num_images_per_prompt,
+                guidance=guidance_scale,
+                **{"weights": self._number, "cache": self._number, **given},
+            )
+            return self.generate(request, output_type=output_type, callback=callback)
 
     def outpaint(
         self, image: Any, *, left: int = 0, right: int = 0, up: int = 0, down: int = 0, **options: Any
@@ -430,21 +442,3 @@ def _shown(made: Sequence[list[Pixels]], output_type: OutputType, *, video: bool
     stacked = np.stack([np.stack(frames) if video else frames[0] for frames in made])
     scaled = stacked.astype(np.float32) / 255
     return scaled if output_type == "np" else torch.from_numpy(np.moveaxis(scaled, -1, -3).copy())
-
-
-def _check_call(size: Any, options: Mapping[str, Any]) -> None:
-    """Refuse what a call cannot take."""
-    if size is not None and (not isinstance(size, (tuple, list)) or len(size) != 2):
-        raise UsageError("size", size, "give width and height in pixels, such as (1024, 512)")
-    elsewhere = {"count": "num_images_per_prompt", "guidance": "guidance_scale"}
-    fields = {each.name for each in dataclasses.fields(GenerationRequest)} - set(elsewhere)
-    known = sorted(fields | set(inspect.signature(NuwaInfinityPipeline.__call__).parameters) - {"self", "options"})
-    for name, value in options.items():
-        if name not in fields:
-            near = [elsewhere[name]] if name in elsewhere else difflib.get_close_matches(name, known, 1, 0.6)
-            way_out = f"did you mean {near[0]}?" if near else f"choose {', '.join(known)}"
-            raise UsageError(name, value, f"there is no such argument; {way_out}")
-
-
-def _drawn(generator: torch.Generator) -> int:
-    return int(torch.randint(1 << 62, (), generator=generator, device=generator.device))

@@ -215,7 +215,12 @@ def test_texts():
         ({"wrap": "x", "size": (33, 16)}, "a closed side is a multiple of"),
         ({"output_type": "gif"}, "output_type: gif"),
         ({"size": (None, 16)}, "in memory a canvas has an end"),
-        ({"num_images_per_prompt": 0}, "count: 0"),
+        ({"num_images_per_prompt": 0}, "num_images_per_prompt: 0: give a whole number from 1 up"),
+        ({"prompt": ["a", "b"], "num_images_per_prompt": -1}, "num_images_per_prompt: -1"),
+        ({"num_images_per_prompt": 200_000}, "num_images_per_prompt: 200000: give at most 100000"),
+        ({"guidance_scale": 3.0}, "guidance_scale: 3.0: there is no text"),
+        ({"prompt": "a lake", "guidance_scale": -1.0}, "guidance_scale: -1.0: give a number from 0 to"),
+        ({"generator": [torch.Generator()]}, "generator: list: give one torch.Generator"),
         ({"order": "alpha"}, "order: alpha"),
     ],
 )
@@ -232,6 +237,7 @@ def test_what_does_not_fit_is_one_line(pipe, options, words):
     [
         ({"sead": 0}, "sead: 0: there is no such argument; did you mean seed?"),
         ({"guidance": 3.0}, "guidance: 3.0: there is no such argument; did you mean guidance_scale?"),
+        ({"height": 64}, "height: 64: there is no such argument; did you mean size=(width, height)?"),
         ({"xyzzy": 1}, "xyzzy: 1: there is no such argument; choose blend, cache, "),
         ({"size": 256}, "size: 256: give width and height in pixels, such as (1024, 512)"),
         ({"size": (1, 2, 3)}, "size: (1, 2, 3): give width and height"),
@@ -270,6 +276,12 @@ def test_numbers_of_bfloat16(pipe, tmp_path):
     assert half(size=(16, 16), seed=0, output_type="tokens").canvases[0].request.weights == "bfloat16"
     with pytest.raises(UsageError, match="dtype"):
         half.to(dtype=torch.float64)
+    alone = NuwaInfinityPipeline.from_pretrained(tmp_path).to(torch.bfloat16)
+    images = [made(size=(24, 16), seed=0).images[0] for made in (alone, half)]
+    assert bytes_of(images[0]) == bytes_of(images[1])
+    assert {tensor.dtype for tensor in alone.tokenizer.parameters()} == {torch.float32}
+    with pytest.raises(UsageError, match="device"):
+        half.to(torch.bfloat16, torch.int8)
 
 
 @pytest.mark.parametrize(
