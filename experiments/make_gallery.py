@@ -189,7 +189,7 @@ def document(exhibits: Sequence[Exhibit], output: Path) -> str:
     lines = [
         "# Gallery",
         "",
-        "Images and videos are not part of this repository: one command makes them from fixed seeds, and a page that"
+        "Its images and videos are not in this repository: one command makes them from fixed seeds, and a page that"
         f" shows them, `{output / 'index.html'}`. What has no run yet is skipped, and named with its recipe.",
         "",
         "```",
