@@ -15,9 +15,12 @@ if TYPE_CHECKING:
     from nuwa_lightning.data import VideoFolderDataModule as VideoFolderDataModule
     from nuwa_lightning.errors import UsageError as UsageError
     from nuwa_lightning.generation.local import AutoregressiveLocalDecoder as AutoregressiveLocalDecoder
+    from nuwa_lightning.generation.local import JacobiLocalDecoder as JacobiLocalDecoder
     from nuwa_lightning.generation.local import LocalDecoder as LocalDecoder
+    from nuwa_lightning.generation.local import LocalityLocalDecoder as LocalityLocalDecoder
     from nuwa_lightning.generation.local import MaskedLocalDecoder as MaskedLocalDecoder
     from nuwa_lightning.generation.local import ParallelLocalDecoder as ParallelLocalDecoder
+    from nuwa_lightning.generation.local import StaticLocalDecoder as StaticLocalDecoder
     from nuwa_lightning.generation.pretrained import Generator as Generator
     from nuwa_lightning.generation.processes import Processes as Processes
     from nuwa_lightning.models.nuwa_infinity import PatchTransformer as PatchTransformer
@@ -46,7 +49,15 @@ __version__ = "0.1.0"
 _HOMES: Final = {
     "data": ("ImageFolderDataModule", "TokenClipsDataModule", "TokenDataModule", "VideoFolderDataModule"),
     "errors": ("UsageError",),
-    "generation.local": ("AutoregressiveLocalDecoder", "LocalDecoder", "MaskedLocalDecoder", "ParallelLocalDecoder"),
+    "generation.local": (
+        "AutoregressiveLocalDecoder",
+        "JacobiLocalDecoder",
+        "LocalDecoder",
+        "LocalityLocalDecoder",
+        "MaskedLocalDecoder",
+        "ParallelLocalDecoder",
+        "StaticLocalDecoder",
+    ),
     "generation.pretrained": ("Generator",),
     "generation.processes": ("Processes",),
     "models.nuwa_infinity": ("PatchTransformer",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import pkgutil
 import re
 import runpy
 import shlex
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import nuwa_lightning
 from tests.canvas.editable import tiny
 
 DOCUMENTS = [
@@ -124,6 +126,16 @@ def test_every_promise_names_a_test_that_is_there(repository: Path) -> None:
         found = re.search(r"`(tests/[\w/]+\.py)::(test_\w+)`", row)
         assert found, row
         assert f"\ndef {found[2]}(" in (repository / found[1]).read_text(encoding="utf-8"), row
+
+
+def test_the_api_page_has_every_public_name(repository: Path) -> None:
+    text = (repository / "docs" / "api.md").read_text(encoding="utf-8")
+    found = []
+    for path, members in re.findall(r"^::: (\S+)(?:\n    options: \{members: \[(.*)\]\}$)?", text, flags=re.M):
+        whole = pkgutil.resolve_name(path)
+        found += [whole, *(getattr(whole, name) for name in members.split(", ") if name)]
+    missing = [name for name in nuwa_lightning.__all__[1:] if getattr(nuwa_lightning, name) not in found]
+    assert missing == []
 
 
 HOW_TOS = sorted(path.name for path in Path(__file__).parents[1].glob("docs/how-to/*.md"))
