@@ -27,6 +27,7 @@ from nuwa_lightning.errors import UsageError
 from nuwa_lightning.planning.geometry import PatchIndex
 from nuwa_lightning.request import GenerationRequest
 from nuwa_lightning.tokenizers.tiling import Rectangle
+from nuwa_lightning.writers import Writer
 
 
 @final
@@ -202,6 +203,7 @@ class FinishedCanvas:
         number: int = 0,
         overwrite: bool = False,
         progress: Callable[[int], None] | None = None,
+        writer: Writer | str | None = None,
     ) -> None:
         """Write an image (a video) to a file; memory does not grow with its height (its frames).
 
@@ -211,6 +213,7 @@ class FinishedCanvas:
             number: which of the images.
             overwrite: replace an output of this program that is there.
             progress: told how many rows (frames) were taken.
+            writer: one of your own, or its class path; by default the suffix decides.
 
         Raises:
             UsageError: if the format cannot hold it or the file cannot be written.
@@ -222,7 +225,7 @@ class FinishedCanvas:
         if self.edits:
             metadata["edits"] = self.edits
         tokenizer, order = self._maker.builder.tokenizer, self._history.order()
-        options: dict[str, Any] = {"number": number, "overwrite": overwrite, "progress": progress}
+        options: dict[str, Any] = {"number": number, "overwrite": overwrite, "progress": progress, "writer": writer}
         export(self._store, tokenizer, order, Path(path), metadata=metadata, **options)
 
     # -- edits --------------------------------------------------------------------------------------------------------
@@ -322,9 +325,10 @@ class FinishedCanvas:
         """Make it larger; the patches that are there are known.
 
         New patches are drawn with the canvas' seed, by their position: growing in two steps or on another day changes
-        no random number. To the right in the order omega, and down in zeta, the result is what the larger size would
-        have been at once, as long as what was there ends with a whole patch; on other sides it is another image. Where
-        a given image ends inside a patch on a side that grows, that patch is completed.
+        no random number. To the right in the order omega, and down in zeta, by a model without a coarse plan, the
+        result is what the larger size would have been at once, as long as what was there ends with a whole patch;
+        otherwise it is another image. Where a given image ends inside a patch on a side that grows, that patch is
+        completed.
 
         In a folder a kill or Ctrl-C leaves a canvas that is not finished: :meth:`resume` goes on to the same bits,
         :meth:`undo` goes back. In memory the canvas is then what it was.

@@ -25,7 +25,7 @@ from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
 from nuwa_lightning.planning.schedule import PlannedStep
 from nuwa_lightning.tokenizers.base import Tokenizer
 from nuwa_lightning.tokenizers.tiling import Rectangle
-from nuwa_lightning.writers import write_image, write_video
+from nuwa_lightning.writers import Writer, write_image, write_video
 
 _SHARE: Final = 50
 """A state is stored when this many times the time that the last one took has gone by: 2 % of the time at most."""
@@ -278,14 +278,15 @@ def export(
     number: int = 0,
     overwrite: bool = False,
     progress: Callable[[int], None] | None = None,
+    writer: Writer | str | None = None,
 ) -> None:
     """Write an image or a video of a canvas to a file, in memory for a few tiles or frames; see the writers."""
+    options: dict[str, Any] = {"metadata": metadata, "overwrite": overwrite, "progress": progress, "writer": writer}
     if order.video is None:
         with closing(decoded(canvas, tokenizer, order, number=number)) as image:
-            write_image(image, path, metadata=metadata, overwrite=overwrite, progress=progress)
+            write_image(image, path, **options)
         return
     (height, width), frames = _crop(order).size, decoded_video(canvas, order, number=number)
-    options: dict[str, Any] = {"metadata": metadata, "overwrite": overwrite, "progress": progress}
     write_video(frames, path, width=width, height=height, fps=order.video.fps, **options)
 
 

@@ -21,7 +21,8 @@ from nuwa_lightning.generation import renderer as renderer_module
 from nuwa_lightning.generation.sampling import patch_uniforms
 from nuwa_lightning.models.vqgan import VQGAN
 from nuwa_lightning.planning.geometry import PatchIndex
-from nuwa_lightning.writers import read_metadata
+from nuwa_lightning.writers import ImageWriter, read_metadata
+from nuwa_lightning.writers.base import bands
 from tests.canvas.editable import same_but, tiny
 from tests.strategies import CONTROLLERS, POOLS
 
@@ -223,6 +224,28 @@ def test_videos_grow_in_space_and_time(photo: Image.Image, tmp_path: Path) -> No
     assert np.array_equal(frames[0][:, :45], np.asarray(photo))
     canvas.export(tmp_path / "a.frames")
     assert np.array_equal(np.asarray(Image.open(sorted((tmp_path / "a.frames").glob("*.png"))[2])), frames[2])
+
+
+class RawWriter(ImageWriter):
+    format_name, longest_side = "raw", 1 << 20
+
+    def write(self, source, path, metadata):
+        path.write_bytes(b"".join(map(bytes, bands(source))))
+
+    def read_metadata(self, path):
+        return {}
+
+
+def test_a_writer_of_ones_own_exports(pipe: NuwaInfinityPipeline, tmp_path: Path) -> None:
+    canvas = made(pipe, size=(24, 16))
+    canvas.export(tmp_path / "a.raw", writer=RawWriter())
+    assert (tmp_path / "a.raw").read_bytes() == next(canvas.pixels()).tobytes()
+    frames = "nuwa_lightning.writers.FramesWriter"
+    video = made(tiny(frames=3), size=(16, 16), frames=2)
+    video.export(tmp_path / "a.own", writer=frames)
+    assert read_metadata(tmp_path / "a.own", writer=frames)["seed"] == 3
+    with pytest.raises(UsageError, match=r"writer: .*FramesWriter: is no writer of images"):
+        canvas.export(tmp_path / "b.own", writer=frames)
 
 
 def test_texts_stay_where_they_were(tmp_path: Path) -> None:
