@@ -100,8 +100,11 @@ def test_commands_name_files_and_options_that_exist(repository: Path, readme: st
     from nuwa_lightning.commands.generate_options import parser
 
     seen = set()
-    more = [(repository / name).read_text(encoding="utf-8") for name in ("evaluation/README.md", "docs/index.md")]
+    names = ("evaluation/README.md", "docs/index.md", "docs/generate.md")
+    more = [(repository / name).read_text(encoding="utf-8") for name in names]
     for words in [words for text in (readme, *more) for words in commands(text)]:
+        if words[0] == "torchrun":
+            words = ["python", *words[words.index("-m") :]]
         if words[:3] == ["python", "-m", "nuwa_lightning"]:
             seen.add(words[3])
             for flag, value in itertools.pairwise(words):

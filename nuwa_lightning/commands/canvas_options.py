@@ -72,7 +72,7 @@ class Grown(Steered):
         down: pixels more, down
         frames: frames more, of a video
         record_every: how many seconds of work a kill may cost
-        resume: go on with growing that was stopped; earlier, with the last good record of a journal that is damaged
+        resume: go on with growing that was stopped; earlier, from the last good state where the newest is damaged
     """
 
     left: int = 0

@@ -52,7 +52,7 @@ class RunOptions(ModelOptions):
             on)
         record_every: how many seconds of work a kill may cost; 0 records every wave
         overwrite: replace the output if it exists, finished or not
-        resume: go on where a stopped or killed run left it; earlier: with the last good record of a journal that is
+        resume: go on where a stopped or killed run left it; earlier: from the last good state where the newest is
             damaged
         from_file: make an image again
     """

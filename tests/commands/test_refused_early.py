@@ -95,7 +95,7 @@ def test_notes_come_after_all_checks(run, capfd):
     assert status == 0
     assert lines[0].startswith("note: 33 pixels along x are no multiple of ")
     assert lines[-1].startswith("c.png: 33x32 pixels")
-    # Refused by the journal, the last of all checks.
+    # Refused by the canvas, the last of all checks.
     status, lines = said(capfd, *options, "--resume", "--seed", 3)
     assert (status, [line for line in lines if not line.startswith("error: ")]) == (2, [])
 
