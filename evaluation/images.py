@@ -1,4 +1,4 @@
-"""Folders of images as streams of crops, with errors that name the file and the cure (ours).
+"""Folders of images as streams of crops, with errors that name the file and what to do (ours).
 
 Which crops is settled before any image is decoded, from sizes and contents alone, so that nothing depends on names,
 on the order of work, or on what a cache holds.

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 
 class UsageError(ValueError):
-    """Something the user gave does not work: one line that names the option, the value and the cure.
+    """Something the user gave does not work: one line that names the option, the value and what to do.
 
     Args:
         option: its whole name (``data.grid``), or the part of it that an object knows of itself (``extent``), which the

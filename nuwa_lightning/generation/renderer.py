@@ -293,7 +293,7 @@ class Rendering:
                 del self._at[number]
         live = set(self._at)
         if live != set(decoding_state.tokens) or live != set(decoding_state.states):
-            raise ValueError(f"the standstill after wave {decoding_state.waves} is of another canvas")
+            raise ValueError(f"the state after wave {decoding_state.waves} is of another canvas")
         self.finished = decoding_state.waves
         self._live = dict(decoding_state.tokens)
         for number, states in decoding_state.states.items():

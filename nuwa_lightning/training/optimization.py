@@ -1,8 +1,8 @@
 """What manual optimisation with two optimizers needs to behave like any other training in Lightning.
 
 ``global_step`` counts the steps of every optimizer (Lightning issue 17958): with two, eight batches count as sixteen,
-``max_steps`` stops at half and averaging every second step never averages. The cure uses private names of Lightning
-2.6, all of them here and guarded by a test.
+``max_steps`` stops at half and averaging every second step never averages. The way around it uses private names of
+Lightning 2.6, all of them here and guarded by a test.
 """
 
 import inspect

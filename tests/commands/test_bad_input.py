@@ -1,4 +1,4 @@
-"""What a user gets wrong comes back as one line: option, value and cure, exit status 2, and nothing half-written."""
+"""What a user gets wrong comes back as one line: option, value, way out, status 2, nothing half-written."""
 
 from __future__ import annotations
 

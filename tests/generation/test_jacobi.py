@@ -125,7 +125,7 @@ def test_fronts_and_count_change_no_token(grid: PatchGrid) -> None:
 
 
 @pytest.mark.parametrize("stop", [1, 3, 6])
-def test_a_standstill_goes_on_to_the_bit(stop: int) -> None:
+def test_a_state_goes_on_to_the_bit(stop: int) -> None:
     torch.set_default_dtype(torch.float32)  # bits, not roundings
     model = small_model(NEARBY, patch_size=(4, 4))
     renderer = InfiniteRenderer(model, NEARBY, ArbitraryDirectionController(), local_decoder=JacobiLocalDecoder())

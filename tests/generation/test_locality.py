@@ -160,7 +160,7 @@ def test_fronts_and_count_change_no_token(grid: PatchGrid) -> None:
 
 
 @pytest.mark.parametrize("stop", [1, 3, 6])
-def test_a_standstill_goes_on_to_the_bit(stop: int) -> None:
+def test_a_state_goes_on_to_the_bit(stop: int) -> None:
     torch.set_default_dtype(torch.float32)  # bits, not roundings
     renderer = InfiniteRenderer(model(), NEARBY, OMEGA, local_decoder=LocalityLocalDecoder(5))
     grid = PatchGrid(1, 3, 4)

@@ -1,4 +1,4 @@
-"""Renderings: the same tokens whatever is written side by side, from any standstill, on endless and closed canvases."""
+"""Renderings: the same tokens whatever is written side by side, from any state, on endless and closed canvases."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def through_a_file(decoding_state: DecodingState) -> DecodingState:
     stops=st.lists(st.integers(1, 6), min_size=1, max_size=3),
     known=st.booleans(),
 )
-def test_any_standstill_goes_on_to_the_bit(grid: PatchGrid, direction, stops: list[int], known: bool) -> None:
+def test_any_state_goes_on_to_the_bit(grid: PatchGrid, direction, stops: list[int], known: bool) -> None:
     torch.set_default_dtype(torch.float32)  # bits, not roundings
     try:
         here = renderer(3, direction=direction)
@@ -109,7 +109,7 @@ def test_any_standstill_goes_on_to_the_bit(grid: PatchGrid, direction, stops: li
         assert torch.equal(tokens, expected)
 
 
-def test_a_standstill_of_another_canvas_is_refused() -> None:
+def test_a_state_of_another_canvas_is_refused() -> None:
     rendering = Rendering(renderer(4), PatchGrid(1, 4, 5), seeds=[0])
     for _ in range(6):
         next(rendering)
