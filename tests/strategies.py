@@ -34,18 +34,19 @@ POOLS: tuple[ContextPool, ...] = (
     RecencyContextPool(3, (0, 1, 1)),
 )
 ALL_SYMMETRIES = tuple(symmetry.name for symmetry in SYMMETRIES)
+DIRECTIONS: tuple[DirectionController, ...] = (
+    *(ArbitraryDirectionController(order) for order in ("omega", "omega*", "zeta", "zeta*")),
+    RasterDirectionController(),
+    SpiralDirectionController(),
+    OutwardDirectionController(),
+)
 CONTROLLERS: tuple[DirectionController, ...] = (
     ArbitraryDirectionController(),
-    ArbitraryDirectionController("omega"),
-    ArbitraryDirectionController("omega*"),
-    ArbitraryDirectionController("zeta"),
+    *DIRECTIONS,
     ArbitraryDirectionController("zeta*", order_weights=(1, 2, 0, 5)),
     ArbitraryDirectionController(symmetries=("omega",)),
     ArbitraryDirectionController("left-up", symmetries=ALL_SYMMETRIES),
-    RasterDirectionController(),
-    SpiralDirectionController(),
     SpiralDirectionController(symmetries=ALL_SYMMETRIES),
-    OutwardDirectionController(),
     OutwardDirectionController((0.0, 1.0), symmetries=("zeta*", "omega")),
 )
 

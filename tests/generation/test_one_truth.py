@@ -13,38 +13,14 @@ from nuwa_lightning.canvas.sample import sample_tokens
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.models.layout import lay_out
 from nuwa_lightning.models.nuwa_infinity import Neighbor, PatchTransformer
-from nuwa_lightning.planning.context import (
-    ContextPool,
-    EmptyContextPool,
-    FullContextPool,
-    NearbyContextPool,
-    RecencyContextPool,
-)
-from nuwa_lightning.planning.direction import (
-    ArbitraryDirectionController,
-    DirectionController,
-    OutwardDirectionController,
-    RasterDirectionController,
-    SpiralDirectionController,
-)
+from nuwa_lightning.planning.context import ContextPool, EmptyContextPool, FullContextPool, NearbyContextPool
+from nuwa_lightning.planning.direction import ArbitraryDirectionController, DirectionController
 from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
 from nuwa_lightning.planning.schedule import walk
 from tests.generation.all_logits import PATCH, all_logits, build
+from tests.strategies import DIRECTIONS, POOLS
 from tests.text.letters import Letters
 
-POOLS: list[ContextPool] = [
-    NearbyContextPool((0, 1, 1)),
-    NearbyContextPool((1, 2, 1)),
-    FullContextPool(),
-    EmptyContextPool(),
-    RecencyContextPool(3),
-]
-DIRECTIONS: list[DirectionController] = [
-    *(ArbitraryDirectionController(order) for order in ("omega", "omega*", "zeta", "zeta*")),
-    RasterDirectionController(),
-    SpiralDirectionController(),
-    OutwardDirectionController(),
-]
 GRID = PatchGrid(2, 3, 3)
 
 
