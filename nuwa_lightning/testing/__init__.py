@@ -3,6 +3,7 @@
 from nuwa_lightning.testing.files import ArraySource, check_photo_source, check_writer
 from nuwa_lightning.testing.local_decoder import check_local_decoder
 from nuwa_lightning.testing.planning import check_context_pool, check_direction_controller
+from nuwa_lightning.testing.text_encoder import check_text_encoder
 from nuwa_lightning.testing.tokenizer import check_tokenizer
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "check_direction_controller",
     "check_local_decoder",
     "check_photo_source",
+    "check_text_encoder",
     "check_tokenizer",
     "check_writer",
 ]

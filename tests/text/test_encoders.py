@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.testing import check_text_encoder
 from nuwa_lightning.text import (
     ClipTextEncoder,
     HuggingFaceTextEncoder,
@@ -19,6 +20,7 @@ from nuwa_lightning.text import (
 )
 from nuwa_lightning.text import base as text_bank
 from nuwa_lightning.text.base import padded
+from tests.text.letters import Letters as TableOfLetters
 
 installed = pytest.mark.skipif(importlib.util.find_spec(minilm.PACKAGE) is None, reason="weights are not installed")
 CAPTIONS = ["a snowy mountain above a lake", "", "dunes", "  a snowy   mountain above a lake\n"]
@@ -130,6 +132,69 @@ def test_what_is_missing_or_wrong_is_one_line(tmp_path, monkeypatch) -> None:
     for encoder in (ClipTextEncoder("nowhere"), HuggingFaceTextEncoder("nowhere")):
         with pytest.raises(UsageError, match=r"nowhere: needs the package transformers"):
             encoder.states(["a"])
+
+
+class Padded(Letters):
+    def encode(self, captions):
+        return [*torch.nn.utils.rnn.pad_sequence(super().encode(captions), batch_first=True)]
+
+
+class Blended(Letters):
+    def encode(self, captions):
+        found = super().encode(captions)
+        return [states_SE + found[0].mean() for states_SE in found]
+
+
+class Narrow(Letters):
+    width = 3
+
+
+class Forgetful(Letters):
+    def encode(self, captions):
+        return super().encode(captions)[1:]
+
+
+class Moody(Letters):
+    def encode(self, captions):
+        return [torch.rand(len(caption), 2) for caption in captions]
+
+
+class Loud(Letters):
+    def encode(self, captions):
+        return [1e5 * states_SE for states_SE in super().encode(captions)]
+
+
+class Odd(Letters):
+    def fingerprint(self):
+        return str(torch.rand(()))
+
+
+class Shy(Letters):
+    def encode(self, captions):
+        raise KeyError("no")
+
+
+@pytest.mark.parametrize(
+    ("encoder", "law"),
+    [
+        (Padded, "do not depend on captions beside it, and have no padding"),
+        (Blended, "do not depend on captions beside it"),
+        (Narrow, "a token has width E"),
+        (Forgetful, "for each caption"),
+        (Moody, "encode is deterministic"),
+        (Loud, "finite in half precision"),
+        (Odd, "fingerprint is a text that stays the same"),
+        (Shy, "encode is an error: KeyError: 'no'"),
+    ],
+)
+def test_broken_encoders_are_found_out(encoder, law) -> None:
+    with pytest.raises(AssertionError, match=f"^{encoder.__name__}: .*{law}"):
+        check_text_encoder(encoder())
+
+
+@pytest.mark.parametrize("encoder", [Letters(), TableOfLetters(), pytest.param(MiniLMTextEncoder(), marks=installed)])
+def test_encoders_hold_their_laws(encoder: TextEncoder) -> None:
+    check_text_encoder(encoder)
 
 
 @installed

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.testing import check_text_encoder
 from nuwa_lightning.text import ClipTextEncoder, HuggingFaceTextEncoder, TextEncoder
 from tests.text.own_code import with_code
 
@@ -52,6 +53,7 @@ def test_a_whole_clip_gives_77_tokens_of_512_without_a_word(library: Any, clip: 
     with torch.no_grad():
         alone = model(torch.tensor([[0, *(WORDS[c] for c in ("a", "b", "c</w>")), 1]])).last_hidden_state[0]
     torch.testing.assert_close(states[1].float(), alone, atol=2e-3, rtol=2e-3)
+    check_text_encoder(made)
 
 
 @pytest.mark.parametrize("encoder", [ClipTextEncoder, HuggingFaceTextEncoder])
