@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -13,6 +14,8 @@ from typing import Any, Final
 
 RANKS: Final = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 """What torchrun and SLURM tell each process that they start."""
+BEGAN: Final = time.time()
+"""When this process was started, in seconds since 1970; a little later, and before PyTorch is imported."""
 
 
 def versions(packages: Sequence[str]) -> dict[str, str]:

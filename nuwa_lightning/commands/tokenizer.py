@@ -46,6 +46,7 @@ class TokenizerSource:
         recipe: stage-1 recipe that makes it when it is missing; its run folder must be the parent of ``path``.
         refine: recipe that refines its decoder, with frozen codes.
         beside: refine it on half of the cores while stage 2 trains on the others, instead of before, on all of them.
+            Only beside a single process on a CPU: otherwise it is refined before, whatever is said here.
         refined: folder of the refined tokenizer, made by ``refine``; the decoder of videos begins as its decoder.
         guided: folder of the pixel-guided decoder of videos that goes with the tokenizer, put into the run at its end.
         guided_recipe: recipe that makes it when it is missing; its run folder must be the parent of ``guided``.
@@ -302,8 +303,13 @@ class Refinement:
         self._source = source
 
     @classmethod
-    def start(cls, source: TokenizerSource, tokenizer: Tokenizer, run_folder: Path) -> Refinement:
-        """Start it, or return at once if the refined tokenizer is there; its log goes to the run folder."""
+    def start(
+        cls, source: TokenizerSource, tokenizer: Tokenizer, run_folder: Path, *, no_room: str | None = None
+    ) -> Refinement:
+        """Start it, or return at once if the refined tokenizer is there; its log goes to the run folder.
+
+        ``no_room`` says why there is none beside stage 2, if there is none.
+        """
         if source.refine is None:
             if find_refined(source, tokenizer) is None:
                 _LOG.warning("--tokenizer.refined %s is not there: images are decoded without it", source.refined)
@@ -314,8 +320,10 @@ class Refinement:
             )
         finished = find_refined(source, tokenizer) is not None
         run, start_from = Path(source.refined).parent, ("--model.start_from", source.path)
-        if not source.beside:
+        if no_room or not source.beside:
             if not finished:
+                if source.beside:
+                    _LOG.info("refining before stage 2 instead of beside it: %s", no_room)
                 _LOG.info("refining the decoder of %s by %s", source.path, source.refine)
                 _make(source.refined, fit_command(source.refine, run, *start_from), "--tokenizer.refine", source.refine)
                 find_refined(source, tokenizer)

@@ -6,7 +6,10 @@ from typing import Any, Final
 from lightning.fabric.plugins.environments.lsf import LSFEnvironment
 from lightning.fabric.plugins.environments.mpi import MPIEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch import Trainer
+from lightning.pytorch.accelerators import CPUAccelerator
 
+from nuwa_lightning.environment import started_together
 from nuwa_lightning.errors import UsageError
 
 _TELL: Final = (SLURMEnvironment, LSFEnvironment, MPIEnvironment)
@@ -28,6 +31,25 @@ def check_processes(trainer: Any) -> None:
     if trainer.num_nodes > 1 and not (told or any(each.detect() for each in _TELL)):
         hint = "nothing says where the other machines are: start it on each by torchrun or SLURM (docs/scaling.md)"
         raise UsageError("--trainer.num_nodes", trainer.num_nodes, hint)
+
+
+def check_together(trainer: Trainer, devices: Any) -> None:
+    """Refuse processes that torchrun started together and that would each train alone, into one folder.
+
+    Raises:
+        UsageError: naming the way out.
+    """
+    world = os.environ.get("WORLD_SIZE")
+    if started_together() and str(trainer.world_size) != world:
+        hint = f"{world} processes were started, this is for {trainer.world_size}: give how many there are on a machine"
+        raise UsageError("--trainer.devices", devices, hint)
+
+
+def no_room(trainer: Trainer) -> str | None:
+    """Return why nothing else can be trained beside; None if there is one process, and on a CPU."""
+    if trainer.world_size > 1:  # also of processes that Lightning is to start later
+        return f"that is {trainer.world_size} processes, which need the cores"
+    return None if isinstance(trainer.accelerator, CPUAccelerator) else "that needs the device"
 
 
 def check_steps(trainer: Any) -> None:

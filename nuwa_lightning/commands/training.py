@@ -39,7 +39,7 @@ from nuwa_lightning.commands.tokenizer import (
     provide_guided,
     provide_tokenizer,
 )
-from nuwa_lightning.commands.trainer_flags import check_processes, check_steps
+from nuwa_lightning.commands.trainer_flags import check_processes, check_steps, check_together, no_room
 from nuwa_lightning.commands.watching import check_strategy, check_watched
 from nuwa_lightning.data.data_module import StreamingDataModule
 from nuwa_lightning.data.image_folder import PhotosDataModule
@@ -228,7 +228,7 @@ class NuwaCLI(LightningCLI):
             tokenizer = self._attach_tokenizer(make=True)
             self._check_sizes(self.model.tokenizer.downsample_factor)
             if (source.refine or source.refined) and not self._trial:
-                self.refinement = Refinement.start(source, tokenizer, self.run_folder)
+                self.refinement = Refinement.start(source, tokenizer, self.run_folder, no_room=no_room(self.trainer))
         if isinstance(self.model, PixelGuidedModule):
             self._attach_to_guided(make=True)
         if isinstance(self.datamodule, StreamingDataModule):
@@ -253,6 +253,7 @@ class NuwaCLI(LightningCLI):
 
     def _check_trainer(self) -> None:
         """Refuse options of the trainer that Lightning refuses, or forgets, only after a long time."""
+        check_together(self.trainer, self.options.trainer.devices)
         own = MANUAL.get(type(self.model), {})
         for name, off in (("accumulate_grad_batches", (1,)), ("gradient_clip_val", (None, 0))):
             value = self.options.trainer.get(name)

@@ -2,20 +2,24 @@
 
 import errno
 import hashlib
+import json
 import os
+import platform
 import re
 import sqlite3
 import stat
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from nuwa_lightning.atomic import lock, make_cache
+from nuwa_lightning.atomic import atomic_write, lock, make_cache
+from nuwa_lightning.environment import BEGAN, RANKS
+from nuwa_lightning.plain_data import read_json
 
 _TEXTS: Final = frozenset({".txt", ".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".md", ".yaml", ".yml", ".dzi"})
 """What lies beside samples on purpose: captions, notes, records."""
@@ -236,3 +240,30 @@ def locked(folder: Path) -> Iterator[None]:
     make_cache(folder)
     with lock(folder / ".lock", wait=True):
         yield
+
+
+_LONGEST: Final = 1 << 34
+_taken: dict[Path, float] = {}
+
+
+def found_once(decides: Sequence[Any], find: Callable[[], Any]) -> Any:
+    """Return what ``find`` returns, plain JSON; of processes that torchrun or SLURM start on a machine one calls it.
+
+    The others wait and read. A process takes only what was begun after its own start, and never the same twice: asked
+    again, it looks again.
+    """
+    if not any(name in os.environ for name in RANKS):
+        return find()
+    said = json.dumps([platform.node(), os.getcwd(), *decides])
+    folder = cache_folder() / "found" / hashlib.sha256(said.encode()).hexdigest()[:24]
+    with locked(folder):
+        with suppress(OSError, ValueError):
+            before = read_json(folder / "found.json", longest=_LONGEST)
+            if before["begun"] > _taken.get(folder, BEGAN):
+                _taken[folder] = before["begun"]
+                return before["found"]
+        _taken[folder] = time.time()
+        found = find()
+        with atomic_write(folder / "found.json") as partial:
+            partial.write_text(json.dumps({"begun": _taken[folder], "found": found}), encoding="utf-8")
+        return found

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Generic, Literal, Protocol, Self, TypeVar
 
 from nuwa_lightning.data.captions import CaptionedFolders
-from nuwa_lightning.data.folders import Listing, content_keys, list_files, said_of
+from nuwa_lightning.data.folders import Listing, content_keys, found_once, list_files, said_of
 from nuwa_lightning.errors import UsageError, some_of
 
 Split = Literal["train", "val"]
@@ -138,9 +138,10 @@ class FolderSource(Source, Generic[T]):
     def listed(self, split: Split) -> list[T]:
         """Return the samples of ``split``, sorted by path."""
         if self._all is None:
-            captions = CaptionedFolders(self._captions)
-            self._all = self._below(self.roots, "root", captions), self._below(self.val_roots, "val_root", captions)
-            captions.tell_missing()
+            roots = [[str(root) for root in some] for some in (self.roots, self.val_roots)]
+            *both, left_out = found_once([*roots, self._captions, sorted(self.suffixes)], self._found)
+            train, val = ([type(self).make(Path(path), *facts) for path, *facts in some] for some in both)
+            self._all, self._left_out = (train, val), Counter(left_out)
             if self._left_out:
                 where = ", ".join(str(root) for root in (*self.roots, *self.val_roots))
                 _LOG.warning("%s: files that are no %s: %s", where, self.noun, said_of(self._left_out))
@@ -188,19 +189,23 @@ class FolderSource(Source, Generic[T]):
         out = {sample.scene for sample in val}
         return [sample.key for sample in train if sample.scene in out]
 
-    def _below(self, roots: list[Path], option: str, captions: CaptionedFolders) -> list[T]:
-        samples: list[T] = []
-        for number, root in enumerate(roots):
-            listing = self._listed(root, option)
-            self._left_out += listing.left_out
-            prefix = f"{number}/" if len(roots) > 1 else ""
-            said = captions.of(root, listing.files)
-            keys = content_keys(listing.files)
-            for path, key in zip(listing.files, keys, strict=True):
-                # What cannot be read is named and skipped when it is opened.
-                scene = str(path) if isinstance(key, OSError) else key
-                samples.append(type(self).make(path, prefix + path.relative_to(root).as_posix(), said[path], scene))
-        return samples
+    def _found(self) -> list[Any]:
+        """Return the path, key, caption and scene of each sample of ``root`` and of ``val_root``, and what is none."""
+        captions, left_out = CaptionedFolders(self._captions), Counter[str]()
+        both: list[list[list[str]]] = [[], []]
+        for found, roots, option in zip(both, (self.roots, self.val_roots), ("root", "val_root"), strict=True):
+            for number, root in enumerate(roots):
+                listing = self._listed(root, option)
+                left_out += listing.left_out
+                prefix = f"{number}/" if len(roots) > 1 else ""
+                said = captions.of(root, listing.files)
+                keys = content_keys(listing.files)
+                for path, key in zip(listing.files, keys, strict=True):
+                    # What cannot be read is named and skipped when it is opened.
+                    scene = str(path) if isinstance(key, OSError) else key
+                    found.append([str(path), prefix + path.relative_to(root).as_posix(), said[path], scene])
+        captions.tell_missing()
+        return [*both, left_out]
 
     def _listed(self, root: Path, option: str) -> Listing:
         noun = self.noun

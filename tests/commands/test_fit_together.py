@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -13,9 +14,10 @@ import yaml
 from PIL import Image
 
 from nuwa_lightning import NuwaInfinityPipeline
-from nuwa_lightning.tokenizers.pretrained import load_tokenizer
+from nuwa_lightning.generation.pretrained import load_generator
+from nuwa_lightning.tokenizers.pretrained import load_pixel_guided, load_tokenizer
 from nuwa_lightning.training.sharding import is_parts
-from tests.commands.conftest import STAGE_1, STAGE_2, write_photos
+from tests.commands.conftest import GUIDED, STAGE_1, STAGE_2, write_clips, write_photos
 from tests.commands.test_refinement import REFINE
 from tests.evaluation import toys
 from tests.evaluation.ablation_toys import TOY
@@ -56,20 +58,27 @@ sys.exit(main(sys.argv[1:]))
 def write(folder: Path, photos: dict[str, Any], *, more: dict[str, Any] | None = None, **trainer: Any) -> None:
     """Write a recipe of stage 2 whose tokenizer a recipe of stage 1 makes."""
     write_photos(folder / "photos", photos)
+    (folder / "counting.py").write_text(COUNTING)
     (folder / "one.yaml").write_text(yaml.safe_dump(STAGE_1))
     recipe = {**STAGE_2, "tokenizer": {"path": "one/tokenizer", "recipe": "one.yaml", **(more or {})}}
     recipe["trainer"] = {**STAGE_2["trainer"], **GROUP, **trainer}
     (folder / "two.yaml").write_text(yaml.safe_dump(recipe))
 
 
-def check(folder: Path, ended: list[tuple[int, str]]) -> None:
-    assert [status for status, _ in ended] == [0, 0], ended
+def assert_trained_once(folder: Path, **steps: int) -> None:
+    """These runs beside stage 2, so many steps each, were trained by one process that belongs to no group."""
+    assert {path.parent.name for path in folder.glob("*/record.json")} == {"two", *steps}
+    for run, step in steps.items():
+        assert json.loads((folder / run / "record.json").read_text())["ended"] == {"by": "finished", "step": step}
+        assert len(list((folder / run / "tensorboard").glob("events*"))) == 1
+
+
+def check(folder: Path, ended: list[tuple[int, str]], **more: int) -> None:
+    assert {status for status, _ in ended} == {0}, ended
     said = [text for _, text in ended]
     assert sum(text.count("stage 1 of 2: training the tokenizer") for text in said) >= 1
     assert json.loads((folder / "two" / "record.json").read_text())["ended"] == {"by": "finished", "step": 4}
-    # Stage 1 was trained once, by one process that belongs to no group.
-    assert json.loads((folder / "one" / "record.json").read_text())["ended"] == {"by": "finished", "step": 6}
-    assert len(list((folder / "one" / "tensorboard").glob("events*"))) == 1
+    assert_trained_once(folder, one=6, **more)
     pipe = NuwaInfinityPipeline.from_pretrained(folder / "two")
     made = pipe(size=(48, 32), seed=0).images[0]
     assert made.size == (48, 32)
@@ -88,21 +97,51 @@ def test_two_processes(tmp_path: Path, sample_photos: dict[str, Any], way: str) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("beside", [False, True])
-def test_what_is_missing_is_made_once(tmp_path: Path, sample_photos: dict[str, Any], beside: bool) -> None:
-    refined = {"refine": "better.yaml", "refined": "better/tokenizer", "beside": beside}
+@pytest.mark.parametrize("way", ["before", "beside", "lightning"])
+def test_what_is_missing_is_made_once(tmp_path: Path, sample_photos: dict[str, Any], way: str) -> None:
+    """The decoder is refined before stage 2, also if it is to be beside; and if Lightning starts the second process."""
+    refined = {"refine": "better.yaml", "refined": "better/tokenizer", "beside": way != "before"}
     write(tmp_path, sample_photos, more=refined, strategy="ddp")
     (tmp_path / "better.yaml").write_text(yaml.safe_dump(REFINE))
-    check(tmp_path, run_together(["-c", COUNTING, "fit", "-c", "two.yaml"], folder=tmp_path))
-    records = {path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("*/record.json")}
-    assert records.keys() == {"one", "better", "two"}
-    assert records["better"]["ended"] == {"by": "finished", "step": 4}
-    assert len(list((tmp_path / "better" / "tensorboard").glob("events*"))) == 1
+    told = [{}] if way == "lightning" else None
+    ended = run_together(["-m", "counting", "fit", "-c", "two.yaml"], folder=tmp_path, told=told)
+    check(tmp_path, ended, better=4)
+    said = "refining before stage 2 instead of beside it: that is 2 processes"
+    assert any(said in text for _, text in ended) == (way != "before")
+    assert not (tmp_path / "two" / "refinement.log").exists()
     plain, better, ours = (load_tokenizer(tmp_path / name / "tokenizer") for name in ("one", "better", "two"))
     assert plain.full_fingerprint() != better.full_fingerprint() == ours.full_fingerprint()
     (bank,) = (tmp_path / "cache" / "tokens").iterdir()
     index = json.loads((bank / "index.json").read_text())
     assert (tmp_path / "encoded").stat().st_size == len(index["entries"]) > 0
+
+
+@pytest.mark.slow
+def test_plans_and_videos(tmp_path: Path, sample_photos: dict[str, Any]) -> None:
+    """The coarse model is trained by one before stage 2; the decoder of videos after it, by the first."""
+    pytest.importorskip("av")
+    guided = {"guided": "guided/pixel_guided", "guided_recipe": "guided.yaml"}
+    write(tmp_path, sample_photos, more=guided, strategy="ddp")
+    write_clips(tmp_path / "clips", sample_photos)
+    (tmp_path / "guided.yaml").write_text(yaml.safe_dump(GUIDED))
+    coarse = copy.deepcopy(STAGE_2)
+    coarse["data"]["init_args"]["bank"]["short_sides"] = [32]
+    coarse["trainer"] |= {"callbacks": [], "max_steps": 2}
+    (tmp_path / "coarse.yaml").write_text(yaml.safe_dump(coarse))
+    recipe = yaml.safe_load((tmp_path / "two.yaml").read_text())
+    recipe["model"]["init_args"]["plan"] = {"scale": 2}
+    recipe["coarse"] = {"path": "coarse/model", "recipe": "coarse.yaml"}
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump(recipe))
+    arguments = ["-m", "nuwa_lightning", "fit", "-c", "two.yaml"]
+    ended = run_together(arguments, folder=tmp_path, timeout=600)  # four trainings, one after the other
+    check(tmp_path, ended, coarse=2, guided=6)
+    assert any("training the model of coarse plans" in text for _, text in ended)
+    assert ["training the pixel-guided decoder" in text for _, text in ended] == [True, False]
+    made, ours = (load_generator(tmp_path / name).model.state_dict() for name in ("coarse/model", "two/coarse"))
+    torch.testing.assert_close(ours, made, rtol=0, atol=0)
+    tokenizer = load_tokenizer(tmp_path / "two" / "tokenizer")
+    made, ours = (load_pixel_guided(tmp_path / run, tokenizer=tokenizer).state_dict() for run in ("guided", "two"))
+    torch.testing.assert_close(ours, made, rtol=0, atol=0)
 
 
 @pytest.mark.slow

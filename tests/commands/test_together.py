@@ -7,8 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from lightning.pytorch import Trainer
+from lightning.pytorch.accelerators import CUDAAccelerator
 
 from nuwa_lightning.commands import tokenizer
+from nuwa_lightning.commands.trainer_flags import no_room
+from tests.commands.conftest import Shell
+from tests.together import environment
 
 SCRIPT = """
 import os, sys, time, pathlib
@@ -41,3 +46,22 @@ def test_a_missing_tokenizer_is_made_once_and_outside_of_the_group(tmp_path: Pat
         process.join()
     assert [process.exitcode for process in processes] == [0, 0]
     assert (folder.parent / "made").read_text() == "x"
+
+
+def test_room_beside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One process on a CPU has room; several have none, even those that Lightning starts later."""
+    alone = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
+    assert no_room(alone) is None
+    several = Trainer(accelerator="cpu", devices=2, logger=False, enable_checkpointing=False)
+    assert no_room(several) == "that is 2 processes, which need the cores"
+    monkeypatch.setattr(alone.strategy, "accelerator", CUDAAccelerator())
+    assert no_room(alone) == "that needs the device"
+
+
+def test_two_processes_that_would_each_train_alone(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in environment(1, 2, 29500).items():
+        monkeypatch.setenv(name, value)
+    done = shell("fit", "-c", "two.yaml", "--run", "new")
+    assert done.status == 2
+    assert done.error.startswith("error: --trainer.devices: auto: 2 processes were started, this is for 1")
+    assert not Path("new").exists()
