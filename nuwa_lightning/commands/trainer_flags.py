@@ -41,8 +41,8 @@ def check_together(trainer: Trainer, devices: Any) -> None:
     """
     world = os.environ.get("WORLD_SIZE")
     if started_together() and str(trainer.world_size) != world:
-        hint = f"{world} processes were started, this is for {trainer.world_size}: give how many there are on a machine"
-        raise UsageError("--trainer.devices", devices, hint)
+        hint = f"{world} processes were started, this is for {trainer.world_size}: give how many each machine has"
+        raise UsageError("--trainer.devices", devices, f"{hint}, and --trainer.num_nodes")
 
 
 def no_room(trainer: Trainer) -> str | None:
