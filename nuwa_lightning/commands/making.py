@@ -21,7 +21,7 @@ from nuwa_lightning.canvas.preview import CanvasPreview
 from nuwa_lightning.errors import LawError, UsageError
 from nuwa_lightning.request import GenerationRequest
 from nuwa_lightning.signals import ONE_STOP, STOPPING
-from nuwa_lightning.writers import check_format, check_output, read_metadata, sweep
+from nuwa_lightning.writers import check_output, read_metadata, sweep
 
 if TYPE_CHECKING:
     from nuwa_lightning.generation.renderer import InfiniteRenderer
@@ -133,9 +133,7 @@ def _opened(job: Job) -> tuple[Canvas | None, CanvasState | None]:
 
 
 def _checked(job: Job, canvas: Canvas) -> tuple[Canvas | None, CanvasState | None]:
-    first, order = job.outputs[0], job.order
-    for output in job.outputs:
-        check_format(output, *order.size[::-1], fps=order.video.fps if order.video else None)
+    first = job.outputs[0]
     if not canvas.begun:
         finished = all(
             out.exists() and _finished(out, said) for out, said in zip(job.outputs, job.metadata, strict=True)
@@ -143,8 +141,8 @@ def _checked(job: Job, canvas: Canvas) -> tuple[Canvas | None, CanvasState | Non
         if job.resume and finished:  # killed, perhaps, while the canvas was being removed
             canvas.remove()
             return None, None
-        for output in job.outputs:
-            check_output(output, overwrite=job.overwrite, video=order.video is not None)
+        for output in job.outputs:  # under the lock: another process may have finished it since
+            check_output(output, overwrite=job.overwrite, video=job.order.video is not None)
         if job.resume:
             job.note(f"{first}: nothing to go on from, this is the beginning")
         return canvas, None
@@ -153,8 +151,6 @@ def _checked(job: Job, canvas: Canvas) -> tuple[Canvas | None, CanvasState | Non
             there = f"an unfinished run of it is there{_how_far(canvas)}"
             hint = f"{there}: give --resume to go on, --overwrite to start again"
             raise UsageError("output", first, hint)
-        for output in job.outputs:
-            check_output(output, overwrite=True, video=order.video is not None)
         return canvas, None
     canvas.load()
     before = canvas.facts.how
