@@ -265,22 +265,6 @@ def check_protocol_name(name: str) -> None:
         raise UsageError("protocol.name", ascii(name), hint)
 
 
-def said_of_origin(settings: Mapping[str, Any]) -> str:
-    """Return whether a protocol is what ships under its name, or in which settings it is not, or is of one's own."""
-    name = settings["name"]
-    if not re.fullmatch(_NAME, name) or not (FOLDER / f"{name}.yaml").is_file():
-        return "of your own"
-    from evaluation.video.score import VideoProtocol, load_video_protocol
-
-    clips = settings.keys() >= {field.name for field in dataclasses.fields(VideoProtocol)}
-    try:
-        shipped = (load_video_protocol if clips else load_protocol)(name).settings()
-    except UsageError:  # images under the name of a protocol of clips, or the other way round
-        return "of your own"
-    changes = differences({key: value for key, value in settings.items() if key in shipped}, shipped)
-    return f"changed: {'; '.join(changes)}" if changes else "as it ships"
-
-
 def settings_sha256(settings: Mapping[str, Any]) -> str:
     """Return the hash of every setting but the name."""
     kept = {key: value for key, value in settings.items() if key != "name"}

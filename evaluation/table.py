@@ -1,9 +1,11 @@
 """A report as aligned text."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from evaluation.protocol import said_of_origin
+from evaluation.protocol import FOLDER, check_protocol_name, differences, load_protocol
+from nuwa_lightning.errors import UsageError
 
 LOW_RANK: Final = "Frechet distances are of fewer images than features: read them beside their floor only"
 
@@ -27,6 +29,20 @@ def said_of_protocol(about: Mapping[str, Any]) -> str:
     """Return name, version and hash of a report's protocol, and whether it is the one that ships under that name."""
     version = f"version {about['version']} ({said_of_origin(about['settings'])})"
     return f"{_visible(about['name'])} {version}, sha256 {about['sha256'][:12]}"
+
+
+def said_of_origin(settings: Mapping[str, Any]) -> str:
+    """Return whether a protocol is what ships under its name, or in which settings it is not, or is of one's own."""
+    from evaluation.video.score import VideoProtocol, load_video_protocol  # slow, and not every table is of scores
+
+    clips = settings.keys() >= {field.name for field in dataclasses.fields(VideoProtocol)}
+    try:
+        check_protocol_name(settings["name"])
+        shipped = (load_video_protocol if clips else load_protocol)(FOLDER / f"{settings['name']}.yaml").settings()
+    except UsageError:  # none of that name, or images under the name of a protocol of clips, or the other way round
+        return "of your own"
+    changes = differences({key: value for key, value in settings.items() if key in shipped}, shipped)
+    return f"changed: {'; '.join(changes)}" if changes else "as it ships"
 
 
 def said_of_set(name: str, found: Mapping[str, Any]) -> str:

@@ -21,13 +21,13 @@ from evaluation.extractor import features_sha256, identity, made_images
 from evaluation.extractors import make_extractor
 from evaluation.feature_cache import FeatureCache
 from evaluation.images import ImageSet
-from evaluation.protocol import load_protocol, said_of_origin
+from evaluation.protocol import load_protocol
 from evaluation.reconstruction import Pairs
 from evaluation.record import check_comparable, write_report
 from evaluation.report.document import Paragraph, blocks_of
 from evaluation.report.study import load_study
 from evaluation.score import Networks, Work, score
-from evaluation.table import text_table
+from evaluation.table import said_of_origin, text_table
 from evaluation.video.score import load_video_protocol
 from nuwa_lightning.errors import UsageError
 from tests.evaluation.test_faults import NO_CACHE, part, protocol, rows_of
