@@ -1,12 +1,14 @@
-"""Dependencies point one way: the contracts of pyproject.toml hold, and they can fail."""
+"""Dependencies point one way: the contracts of pyproject.toml hold, and they can fail; no imports go in a circle."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+import grimp
 import pytest
 
 LINT = "import sys; from importlinter.cli import lint_imports_command as c; sys.exit(c(['--no-cache', *sys.argv[1:]]))"
@@ -49,6 +51,36 @@ def test_a_wrong_import_is_found(repository: Path, tmp_path: Path, module: str, 
     result = lint(tmp_path)
     assert result.returncode == 1, result.stdout + result.stderr
     assert "BROKEN" in result.stdout
+
+
+def circle(*packages: str) -> list[str]:
+    """Return modules that import one another in a circle, functions' imports included, those for types left out."""
+    graph = grimp.build_graph(*packages, exclude_type_checking_imports=True, cache_dir=None)
+    try:
+        TopologicalSorter({name: graph.find_modules_directly_imported_by(name) for name in graph.modules}).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_circles() -> None:
+    assert circle("nuwa_lightning", "evaluation") == []
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("from round_about import a", True),
+        ("def late():\n    from round_about.a import x", True),
+        ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from round_about import a", False),
+    ],
+)
+def test_a_circle_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, found: bool) -> None:
+    (tmp_path / "round_about").mkdir()
+    for name, text in {"__init__": "", "a": "from round_about import b\nx = 1", "b": line}.items():
+        (tmp_path / "round_about" / f"{name}.py").write_text(f"{text}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert set(circle("round_about")) == ({"round_about.a", "round_about.b"} if found else set())
 
 
 def test_every_public_method_is_described(repository: Path) -> None:

@@ -14,7 +14,7 @@ from nuwa_lightning.atomic import atomic_write
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.legacy import upgrade_checkpoint
 from nuwa_lightning.plain_data import fits
-from nuwa_lightning.tokenizers.pretrained import first_not_finite
+from nuwa_lightning.tokenizers.sharing import first_not_finite
 
 _KINDS: Final = {
     "state_dict": dict[str, Any],

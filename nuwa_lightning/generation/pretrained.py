@@ -35,7 +35,7 @@ from nuwa_lightning.planning.direction.base import DirectionController
 from nuwa_lightning.planning.schedule import TokenOrder
 from nuwa_lightning.text import TextEncoder
 from nuwa_lightning.tokenizers.base import as_own, by_path, class_path, saved_arguments
-from nuwa_lightning.tokenizers.pretrained import own_tokenizers, read_weights, save_folder
+from nuwa_lightning.tokenizers.sharing import own_tokenizers, read_weights, save_folder
 
 Strategy = ContextPool | DirectionController | LocalDecoder | TextEncoder
 S = TypeVar("S", ContextPool, DirectionController, LocalDecoder, TextEncoder)

@@ -18,7 +18,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Final
+from typing import Any, ClassVar, Final, Self
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,9 @@ from torch import distributed as dist
 from torch.nn import functional
 
 from nuwa_lightning.legacy import first_keys, first_name
-from nuwa_lightning.tokenizers.sharing import PretrainedTokenizer
+from nuwa_lightning.models.unfilled import unfilled
+from nuwa_lightning.plain_data import from_plain
+from nuwa_lightning.tokenizers.sharing import NetworkTokenizer, PretrainedTokenizer, fill
 
 
 @dataclass(frozen=True)
@@ -531,7 +533,7 @@ class Autoencoder(nn.Module, PretrainedTokenizer):
         return self.decode_features(self.quantizer.lookup(tokens_BYX)).clamp(-1, 1)
 
 
-class VQGAN(Autoencoder):
+class VQGAN(Autoencoder, NetworkTokenizer):
     """Encoder, code book and decoder with finite receptive fields and no statistics over the canvas.
 
     Args:
@@ -543,6 +545,8 @@ class VQGAN(Autoencoder):
     Raises:
         ValueError: if the three do not fit together.
     """
+
+    rounded: ClassVar[tuple[str, ...]] = ("decoder.",)
 
     def __init__(self, encoder: Encoder, decoder: Decoder, *, quantizer: VectorQuantizer, size: VQGANConfig) -> None:
         super().__init__()
@@ -561,7 +565,7 @@ class VQGAN(Autoencoder):
         self.to(memory_format=torch.channels_last)
 
     @classmethod
-    def build(cls, size: VQGANConfig) -> VQGAN:
+    def build(cls, size: VQGANConfig) -> Self:
         """Return an untrained tokenizer; :func:`~nuwa_lightning.models.dct_init.start_spectral` helps it off."""
         encoder = Encoder(size.codebook_dim, channels=size.encoder_channels, blocks=size.encoder_blocks, cell=size.cell)
         decoder = Decoder(
@@ -571,6 +575,16 @@ class VQGAN(Autoencoder):
             size.codebook_size, size.codebook_dim, decay=size.code_decay, restart_below=size.restart_below
         )
         return cls(encoder, decoder, quantizer=quantizer, size=size)
+
+    def description(self) -> dict[str, Any]:
+        return {"size": self.size.as_dict()}
+
+    @classmethod
+    def remade(cls, description: Mapping[str, Any], state: dict[str, Tensor]) -> Self:
+        with unfilled():
+            made = cls.build(from_plain(VQGANConfig, description["size"]))
+        fill(made, state, assign=True)
+        return made.to(memory_format=torch.channels_last)
 
     def deepened(self, added: Sequence[int]) -> VQGAN:
         """Return a copy whose decoder has more residual blocks; it decodes the same until it is trained.

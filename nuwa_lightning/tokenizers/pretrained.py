@@ -1,91 +1,31 @@
-"""A trained tokenizer, or a decoder of videos, as a folder: ``config.json`` and ``model.safetensors``.
+"""What is trained beside the transformer, a tokenizer or a decoder of videos, out of folders and into them."""
 
-The JSON names a tokenizer's class by its import path and holds plain values. Only classes of this package are imported;
-any other has to be given by the caller, so a folder from a stranger cannot run code.
-"""
-
-import contextlib
-import dataclasses
-import errno
-import importlib
-import json
 import os
-import re
-import shutil
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
 
-from nuwa_lightning.atomic import atomic_folder
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.hub import find_part
-from nuwa_lightning.legacy import upgrade_state, upgraded
 from nuwa_lightning.models.pixel_guided import PixelGuidedDecoder, PixelGuidedSize
 from nuwa_lightning.models.unfilled import unfilled
-from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
-from nuwa_lightning.plain_data import check_plain, from_plain, read_json
-from nuwa_lightning.tokenizers.base import Tokenizer, as_own, by_path, class_path, is_tokenizer_class, saved_arguments
+from nuwa_lightning.models.vqgan import VQGAN
+from nuwa_lightning.tokenizers.base import Tokenizer
 from nuwa_lightning.tokenizers.published import PublishedVQGAN
+from nuwa_lightning.tokenizers.sharing import (
+    FORMAT,
+    NotItsWeights,
+    fill,
+    load_tokenizer,
+    read_config,
+    read_whole_weights,
+    save_folder,
+    save_tokenizer,
+)
 from nuwa_lightning.tokenizers.windows import WindowedTokenizer
 
-KIND = "nuwa-lightning tokenizer"
+__all__ = ["load_pixel_guided", "load_tokenizer", "load_trainable", "save_pixel_guided", "save_tokenizer"]
+
 GUIDED_KIND = "nuwa-lightning pixel-guided decoder"
-FORMAT = 1
-_OWN_MODULES = ("nuwa_lightning.models.", "nuwa_lightning.tokenizers.")
-_FIRST_NAMES = {"VQGAN": class_path(VQGAN)}
-
-
-def save_tokenizer(folder: str | os.PathLike[str], tokenizer: Tokenizer, *, dtype: torch.dtype = torch.float32) -> None:
-    """Write the folder, whole or not at all; a folder that is there is replaced.
-
-    A tokenizer of any class can be saved that is made again from plain values: the fields of a dataclass, or its
-    attribute ``config`` (keyword arguments); with the weights of the ``nn.Module`` that it is, if it is one.
-
-    Args:
-        folder: where.
-        tokenizer: what to save.
-        dtype: of the decoder of a :class:`VQGAN` on disk. What decides the tokens stays as it is.
-
-    Raises:
-        OSError: if it cannot be written.
-        ValueError: if the tokenizer cannot be made again from plain values.
-    """
-    said = {**_description(tokenizer), "fingerprint": tokenizer.fingerprint()}
-    state = _state(tokenizer)
-    if isinstance(tokenizer, VQGAN):
-        state |= {name: value.to(dtype) for name, value in state.items() if name.startswith("decoder.")}
-    save_folder(folder, state, {"kind": KIND, "format": FORMAT, **said})
-
-
-def load_tokenizer(
-    folder: str | os.PathLike[str], *, option: str = "tokenizer.path", own: Sequence[type[Any]] = ()
-) -> Tokenizer:
-    """Read a folder that :func:`save_tokenizer` wrote; the tokenizer comes frozen, in evaluation mode.
-
-    Args:
-        folder: the folder itself, a run that holds it as ``tokenizer``, or the name of a model of this package.
-        option: what the user called it, for error messages.
-        own: classes outside of this package that the folder may name.
-
-    Raises:
-        UsageError: if the folder is missing, of another kind or format, damaged, or names a class that is not given.
-    """
-    path, allowed = find_part(folder, "tokenizer"), by_path(own)
-    config, state = _read_config(path, KIND, option), _read_weights(path, option)
-    try:
-        return _built(config, state, allowed)
-    except _Unknown as error:
-        hint = f"its class {error} is not of this package: give it with {as_own([str(error)])}, if you trust it"
-        raise UsageError(option, path, hint) from None
-    except UsageError as error:  # what it needs is not installed
-        raise UsageError(option, path, error.hint) from None
-    except _Apart as error:
-        raise UsageError(option, path, f"weights and config.json do not belong together: {error}") from None
-    except Exception as error:  # of classes that are made of what anybody may have written
-        raise UsageError(option, path, f"config.json makes no sense ({error!r:.200}): copy the folder again") from None
 
 
 def load_trainable(
@@ -100,92 +40,6 @@ def load_trainable(
         hint = f"holds a {type(tokenizer).__name__}: a VQGAN of this package, or a published tokenizer, is needed"
         raise UsageError(option, folder, hint)
     return tokenizer, windows
-
-
-class _Unknown(ValueError):
-    """A class that must not be imported."""
-
-
-class _Apart(ValueError):
-    """Weights that are not those of the class."""
-
-
-def _description(tokenizer: Tokenizer) -> dict[str, Any]:
-    described: dict[str, Any] = {"class": class_path(type(tokenizer))}
-    if isinstance(tokenizer, VQGAN):
-        return {**described, "size": tokenizer.size.as_dict()}
-    args = saved_arguments(tokenizer)
-    parts = {name: _description(value) for name, value in args.items() if isinstance(value, Tokenizer)}
-    plain = {name: value for name, value in args.items() if name not in parts}
-    try:
-        json.dumps(plain, allow_nan=False)
-    except (TypeError, ValueError):
-        raise ValueError(f"{type(tokenizer).__name__}: its arguments {plain} are no plain values") from None
-    return {**described, "init_args": plain, "parts": parts}
-
-
-def _state(tokenizer: Tokenizer, prefix: str = "") -> dict[str, Tensor]:
-    if isinstance(tokenizer, nn.Module):
-        return {f"{prefix}{name}": value for name, value in tokenizer.state_dict().items()}
-    state: dict[str, Tensor] = {}
-    if dataclasses.is_dataclass(tokenizer):
-        for field in dataclasses.fields(tokenizer):
-            part = getattr(tokenizer, field.name)
-            if isinstance(part, Tokenizer):
-                state |= _state(part, f"{prefix}{field.name}.")
-    return state
-
-
-def _built(config: Mapping[str, Any], state: dict[str, Tensor], own: Mapping[str, type[Any]]) -> Tokenizer:
-    name = str(config["class"])
-    name = _FIRST_NAMES.get(name, name)
-    cls = own.get(name) or _class_of_package(name)
-    made: Any
-    if cls is VQGAN:
-        with unfilled():  # no memory is taken before the weights turn out to fit
-            made = VQGAN.build(from_plain(VQGANConfig, config["size"]))
-        _fill(made, state, assign=True)
-        made = made.to(memory_format=torch.channels_last)
-    else:
-        arguments = dict(config["init_args"])
-        for key, inside in config.get("parts", {}).items():
-            inner = {k.removeprefix(f"{key}."): v for k, v in state.items() if k.startswith(f"{key}.")}
-            arguments[key] = _built(inside, inner, own)
-        with unfilled() if cls is PublishedVQGAN else contextlib.nullcontext():
-            check_plain(cls, arguments)
-            made = cls(**arguments)
-        if isinstance(made, nn.Module):
-            _fill(made, state, assign=cls is PublishedVQGAN)
-    if isinstance(made, nn.Module):
-        made.eval().requires_grad_(False)
-    return cast(Tokenizer, made)
-
-
-def own_tokenizers(config: Mapping[str, Any]) -> list[str]:
-    """Return the import paths of classes outside of this package that the ``config.json`` of a tokenizer names."""
-    name = str(config["class"])
-    own = [] if _FIRST_NAMES.get(name, name).startswith(_OWN_MODULES) else [name]
-    return own + [path for part in config.get("parts", {}).values() for path in own_tokenizers(part)]
-
-
-def _fill(module: nn.Module, state: dict[str, Tensor], *, assign: bool) -> None:
-    try:
-        module.load_state_dict(state, strict=True, assign=assign)
-    except RuntimeError as error:
-        raise _Apart(" ".join(str(error).split())[:200]) from None
-
-
-def _class_of_package(name: str) -> type[Any]:
-    if not name.startswith(_OWN_MODULES):
-        raise _Unknown(name)
-    module, _, attribute = name.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError):
-        raise ValueError(f"there is no class {name}") from None
-    if not is_tokenizer_class(found):
-        raise ValueError(f"{name} is no tokenizer")
-    return cast("type[Any]", found)
 
 
 def save_pixel_guided(
@@ -205,7 +59,7 @@ def load_pixel_guided(
     Without a tokenizer it is not checked whether it belongs to that.
     """
     path = find_part(folder, "pixel_guided")
-    config = _read_config(path, GUIDED_KIND, option)
+    config = read_config(path, GUIDED_KIND, option)
     try:
         size, fingerprint = PixelGuidedSize.from_dict(config["size"]), config["tokenizer_fingerprint"]
         if not isinstance(fingerprint, str):
@@ -217,89 +71,7 @@ def load_pixel_guided(
     if tokenizer is not None:
         guided.check_tokenizer(tokenizer, option=option, value=path)
     try:
-        _fill(guided, _read_weights(path, option), assign=True)
-    except _Apart as error:
+        fill(guided, read_whole_weights(path, option), assign=True)
+    except NotItsWeights as error:
         raise UsageError(option, path, f"weights and config.json do not belong together: {error}") from None
     return guided.to(memory_format=torch.channels_last).eval().requires_grad_(False)
-
-
-def first_not_finite(state: Mapping[str, Any]) -> str | None:
-    """Return the name of the first tensor of a state dict that holds NaN or infinity, or None."""
-    for name, value in state.items():
-        if isinstance(value, Tensor) and value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            return name
-    return None
-
-
-def save_folder(folder: str | os.PathLike[str], state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
-    """Write ``config.json`` and ``model.safetensors``, both or neither; a folder that is there is replaced."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    Path(folder).parent.mkdir(parents=True, exist_ok=True)
-    with atomic_folder(folder, overwrite=True) as partial:
-        (partial / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        try:
-            save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, partial / "model.safetensors")
-        except SafetensorError as error:
-            number = re.search(r"os error (\d+)", str(error))
-            if number is None:
-                raise
-            raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder)) from None
-        # safetensors lets only the owner read its files; whom a model is shared with is the umask's to say.
-        shutil.copymode(partial / "config.json", partial / "model.safetensors")
-
-
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Return the weights of a folder in the numbers that we calculate with, whatever they were saved in.
-
-    Raises:
-        OSError: if they are not there.
-        ValueError: if they are damaged, or hold what is no number to calculate with.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    path = folder / "model.safetensors"
-    if not path.is_file():  # a pipe would keep its reader waiting
-        raise FileNotFoundError(errno.ENOENT, "there is no such file", str(path))
-    try:
-        state: dict[str, Tensor] = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"model.safetensors is damaged ({error})") from None
-    spoiled = first_not_finite(state)
-    if spoiled is not None:
-        raise ValueError(f"{spoiled} holds NaN or infinity")
-    strange = next((name for name, value in state.items() if value.is_complex()), None)
-    if strange is not None:
-        raise ValueError(f"{strange} holds complex numbers")
-    return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
-
-
-def _read_weights(path: Path, option: str) -> dict[str, Tensor]:
-    try:
-        state = read_weights(path)
-    except FileNotFoundError:
-        raise UsageError(option, path, "model.safetensors is missing: copy the folder again or retrain") from None
-    except (ValueError, OSError) as error:
-        raise UsageError(option, path, f"{error}: copy it again or retrain") from None
-    upgrade_state(state)
-    return state
-
-
-def _read_config(path: Path, wanted: str, option: str) -> Mapping[str, Any]:
-    what = wanted.removeprefix("nuwa-lightning ")
-    if path.is_file():
-        raise UsageError(option, path, "is a file: name the folder with config.json and model.safetensors")
-    try:
-        config = read_json(path / "config.json")
-    except FileNotFoundError:
-        raise UsageError(option, path, f"there is no {what} here: name a folder with config.json") from None
-    except (OSError, ValueError) as error:
-        raise UsageError(option, path, f"config.json cannot be read ({error}): copy the folder again") from None
-    kind = config.get("kind") if isinstance(config, Mapping) else None
-    if kind != wanted:
-        raise UsageError(option, path, f"holds {kind or 'something else'}, not a {wanted}: name the folder of one")
-    if config.get("format") != FORMAT:
-        raise UsageError(option, path, f"has format {config.get('format')}, this version reads {FORMAT}")
-    return dict(upgraded(config))

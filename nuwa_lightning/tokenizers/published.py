@@ -9,14 +9,17 @@ Shapes: B batch, N vectors, K codes, D code dimension, Y/X rows and columns.
 """
 
 from collections.abc import Mapping
-from typing import Any, Final, Literal, final, get_args
+from typing import Any, Final, Literal, Self, final, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.models.unfilled import unfilled
 from nuwa_lightning.models.vqgan import Autoencoder, count_codes, hash_weights
+from nuwa_lightning.plain_data import from_plain
+from nuwa_lightning.tokenizers.sharing import NetworkTokenizer, fill
 
 Rule = Literal["nearest", "dot", "gumbel"]
 Pixels = Literal["signed", "unit"]
@@ -117,7 +120,7 @@ class PublishedDecoder(nn.Module):
 
 
 @final
-class PublishedVQGAN(Autoencoder):
+class PublishedVQGAN(Autoencoder, NetworkTokenizer):
     """A published tokenizer; :mod:`nuwa_lightning.tokenizers.conversion` makes it of the authors' file.
 
     Args:
@@ -145,6 +148,13 @@ class PublishedVQGAN(Autoencoder):
         self.quantizer = PublishedQuantizer(size, dim, rule=rule, unit_codes=unit_codes)
         self._factor: int = 2 ** (len(vq.config.block_out_channels) - 1)
         self.pixels = pixels
+
+    @classmethod
+    def remade(cls, description: Mapping[str, Any], state: dict[str, Tensor]) -> Self:
+        with unfilled():
+            made = from_plain(cls, description["init_args"])
+        fill(made, state, assign=True)
+        return made
 
     @property
     def downsample_factor(self) -> int:
