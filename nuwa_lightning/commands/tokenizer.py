@@ -255,7 +255,7 @@ def _make(folder: str, command: Sequence[str], option: str, recipe: str) -> None
     with locked(Path(folder).parent):  # of processes that train together one makes it, the others wait
         status = 0 if made.exists() else _run(command)
     if status or not made.exists():
-        # Status 2: it has named its option, value and cure.
+        # Status 2: it has named its option, value and way out.
         fault = ToldError if status == 2 else UsageError
         raise fault(option, recipe, f"its training ended with status {status}; see above")
 

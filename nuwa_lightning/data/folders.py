@@ -257,7 +257,7 @@ def found_once(decides: Sequence[Any], find: Callable[[], Any]) -> Any:
     said = json.dumps([platform.node(), os.getcwd(), *decides])
     folder = cache_folder() / "found" / hashlib.sha256(said.encode()).hexdigest()[:24]
     with locked(folder):
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, KeyError, TypeError):
             before = read_json(folder / "found.json", longest=_LONGEST)
             if before["begun"] > _taken.get(folder, BEGAN):
                 _taken[folder] = before["begun"]
