@@ -35,19 +35,31 @@ def machine() -> dict[str, Any]:
 
 
 def commit(folder: Path | None = None) -> str | None:
-    """Return the commit checked out in a folder, or above it; ``rev-parse`` runs nothing that ``.git/config`` names.
+    """Return the commit checked out in a folder, or above it; ``-dirty`` at its end says that files differ from it.
 
-    Whether files differ from it is not said: git runs filters of that file to find out.
+    To find that out git would run filters and hooks that its configuration names, or fetch what is missing. Where it
+    names such, files are not looked at, and that is said.
 
     Args:
         folder: by default the working directory.
     """
-    command = ["git", "rev-parse", "--verify", "--quiet", "HEAD"]
+    found = _git(folder, "rev-parse", "--verify", "--quiet", "HEAD")
+    if not found:
+        return None
+    look = ["status", "--porcelain", "--untracked-files=no", "--ignore-submodules=all", "--no-renames"]
+    named = _git(folder, "config", "--get-regexp", r"^(filter|hook)\.|promisor|partialclone")
+    changed = _git(folder, *look) if named == "" else None
+    return found[:12] + (" (changes not looked for)" if changed is None else "-dirty" if changed else "")
+
+
+def _git(folder: Path | None, *words: str) -> str | None:
+    """Return what git says, without hooks and monitors; None if it does not run."""
+    command = ["git", "--no-optional-locks", "-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", *words]
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=10, check=True)
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
-    return done.stdout[:12]
+    return done.stdout if done.returncode in (0, 1) else None
 
 
 def print_any_name() -> None:

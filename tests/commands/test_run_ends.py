@@ -14,8 +14,6 @@ import pytest
 import torch
 import yaml
 
-import evaluation.record
-from nuwa_lightning import environment
 from nuwa_lightning.signals import Signals, Stopped
 from tests.commands.conftest import write_clips
 
@@ -391,40 +389,3 @@ def test_a_single_callback_is_taken(shell):
     done = shell("fit", "-c", "one.yaml", "--run", "f", "--trainer.callbacks", "LearningRateMonitor")
     assert done.status == 0, done.error
     assert "LearningRateMonitor" in Path("f/config.yaml").read_text()
-
-
-def test_the_commit_is_read_and_nothing_is_run(tmp_path, monkeypatch):
-    import subprocess
-
-    def git(*words: str, cwd: Path = tmp_path) -> str:
-        who = ("-c", "user.name=a", "-c", "user.email=a@b")
-        return subprocess.run(["git", *who, *words], cwd=cwd, check=True, capture_output=True, text=True).stdout.strip()
-
-    monkeypatch.chdir(tmp_path)
-    assert environment.commit() is None
-    git("init", "-q")
-    assert environment.commit() is None
-    (tmp_path / "a").write_text("a")
-    git("add", "a")
-    git("commit", "-q", "-m", "a")
-    expected = git("rev-parse", "HEAD")[:12]
-    assert environment.commit() == expected
-    git("worktree", "add", "-q", "tree")
-    monkeypatch.chdir(tmp_path / "tree")
-    assert environment.commit() == expected
-    git("pack-refs", "--all")
-    (tmp_path / "deep").mkdir()
-    monkeypatch.chdir(tmp_path / "deep")
-    assert environment.commit() == expected
-    git("config", "core.fsmonitor", "touch ../dead; false")
-    git("config", "filter.x.clean", "touch ../dead; cat")
-    (tmp_path / ".gitattributes").write_text("* filter=x")
-    (tmp_path / "a").write_text("b")
-    assert environment.commit() == expected
-    monkeypatch.setattr(evaluation.record, "__file__", str(tmp_path / "record.py"))
-    assert evaluation.record.commit() == expected
-    assert not list(tmp_path.rglob("dead"))
-    git("checkout", "-q", "--detach")
-    assert environment.commit() == expected
-    (tmp_path / ".git" / "HEAD").write_bytes(b"\xff")
-    assert environment.commit() is None
