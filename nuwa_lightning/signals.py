@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -15,6 +19,8 @@ STOPPED = tuple(128 + number for number in STOPPING)
 
 ONE_STOP = 2.0
 """Seconds in which several signals are one."""
+_PATIENCE = 0.5
+"""Seconds that Python has to handle a signal before `beside_python` does."""
 
 
 class Stopped(SystemExit):
@@ -69,6 +75,35 @@ class Signals:
         self.number, self._since = number, time.monotonic()
         if not waits:
             raise Stopped(number)
+
+
+@contextmanager
+def beside_python(end: Callable[[int], None]) -> Iterator[None]:
+    """Call ``end`` with a signal whose handler does not come to run, in a thread of its own.
+
+    Handlers run between two steps of Python: a library that waits for other processes keeps them from it.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    over = threading.Event()
+
+    def watch() -> None:
+        while number := os.read(reading, 1)[0]:
+            if number in STOPPING and not over.wait(_PATIENCE):
+                end(number)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    before = signal.set_wakeup_fd(writing)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        signal.set_wakeup_fd(before)
+        os.write(writing, b"\0")
+        thread.join()
+        os.close(reading)
+        os.close(writing)
 
 
 def leave_to_parent(_: int = 0) -> None:

@@ -19,11 +19,12 @@ from nuwa_lightning.atomic import short_name
 from nuwa_lightning.commands.generate_options import RunOptions, image_metadata, parsed
 from nuwa_lightning.commands.options import ModelOptions, completed
 from nuwa_lightning.commands.progress import GenerationBar, export_bar
-from nuwa_lightning.environment import started_together
+from nuwa_lightning.environment import is_first, started_together
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.hashing import file_sha256
 from nuwa_lightning.hub import find_run
 from nuwa_lightning.request import GenerationRequest
+from nuwa_lightning.signals import beside_python
 
 if TYPE_CHECKING:
     import torch
@@ -284,8 +285,18 @@ def _load(where: RunOptions, run: Path) -> NuwaInfinityPipeline:
     if started_together():
         from nuwa_lightning.generation.processes import Processes
 
-        pipe.processes = Processes.join()
+        told = os.environ
+        if is_first():
+            _say(f"waiting for {told['WORLD_SIZE']} processes at {told['MASTER_ADDR']}:{told['MASTER_PORT']}")
+        with beside_python(_stop_waiting):
+            pipe.processes = Processes.join()
     return pipe
+
+
+def _stop_waiting(number: int) -> None:
+    if is_first():
+        _say("stopped")
+    os._exit(128 + number)
 
 
 def _how(

@@ -22,6 +22,7 @@ from nuwa_lightning.callbacks.checkpoint_io import AtomicCheckpointIO
 from nuwa_lightning.callbacks.run_files import RunCheckpoint, RunFiles
 from nuwa_lightning.callbacks.sample_sheet import SampleSheet
 from nuwa_lightning.callbacks.stage_bar import StageBar
+from nuwa_lightning.commands.joining import watch_joining
 from nuwa_lightning.commands.known_classes import known_classes
 from nuwa_lightning.commands.parsing import OneLineParser, check_configs, completed, deny_imports, usage_error
 from nuwa_lightning.commands.record import check_run_folder, run_record, versions
@@ -201,7 +202,13 @@ class NuwaCLI(LightningCLI):
             plugins.append(AtomicCheckpointIO())
         kwargs["plugins"] = plugins
         kwargs["callbacks"] = callbacks
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        watch_joining(trainer, self._leave)
+        return trainer
+
+    def _leave(self, stopped: Stopped) -> None:
+        self._record_stop(stopped)
+        self.refinement.stop()
 
     @property
     def _trial(self) -> bool:
