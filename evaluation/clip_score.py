@@ -17,6 +17,7 @@ from evaluation.estimates import Estimate, of_mean
 from evaluation.images import Pixels
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.hashing import file_sha256
+from nuwa_lightning.plain_data import parse_json
 
 BATCH: Final = 16
 TABLE: Final = "captions.json"
@@ -126,7 +127,7 @@ def _table(path: Path, option: str) -> dict[str, str]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UsageError(option, str(path), f"is no JSON: {error}") from None
     if not isinstance(content, dict) or not all(isinstance(value, str) for value in content.values()):

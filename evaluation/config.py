@@ -33,7 +33,8 @@ def build(cls: type[T], content: object, where: str) -> T:
             raise  # of the dataclass itself
         name = error.option.removeprefix("--it.")
         # Names of cells and the like are left out by the parser.
-        full = next((key for key in _keys(content) if key.rpartition(".")[2] == name.rpartition(".")[2]), name)
+        alike = [key for key in _keys(content) if key.rpartition(".")[2] == name.rpartition(".")[2]]
+        full = name if name in alike else next(iter(alike), name)
         raise UsageError(f"{where}.{full}", error.value, error.hint.replace("--it.", "")) from None
     except (TypeError, ValueError):  # the second of a text with a NUL in the place of a group
         hint = "one of its groups holds a single value: write its settings below it"

@@ -6,7 +6,9 @@ import difflib
 import json
 import math
 import os
+import re
 import stat
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -65,18 +67,40 @@ def parse_yaml(text: str) -> Any:
         raise ValueError(" ".join(str(error).split())[:300]) from None
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that is there twice, of which one would be lost."""
+_TAG: Final = "tag:yaml.org,2002:"
+_BY_EIGHTS_OR_SIXTIES: Final = re.compile(r".*:.*|[-+]?0[0_]*[1-7][0-7_]+")
+
+
+class OneMeaning(yaml.constructor.SafeConstructor):
+    """Refuses, in a loader, numbers that YAML 1.1 reads by eights or sixties, and keys of which one would be lost."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """See `yaml`; 1.2 reads 010 as ten, and 1:30 as text."""
+        number = node.tag in (f"{_TAG}int", f"{_TAG}float") and isinstance(node, yaml.ScalarNode)
+        if number and _BY_EIGHTS_OR_SIXTIES.fullmatch(node.value):
+            hint = f"write '{node.value}' in quotes, or a number without colons and without 0 before it"
+            raise yaml.YAMLError(f"{node.value} in line {node.start_mark.line + 1} has two meanings in YAML: {hint}")
+        return super().construct_object(node, deep)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[tuple[str, str]] = set()
+        """See `yaml`; keys of two kinds may be equal, as 1, 1.0 and true are."""
+        seen: dict[Any, str] = {}
         for key, _ in node.value:
-            name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else None
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            special, line = key.tag in (f"{_TAG}merge", f"{_TAG}value"), key.start_mark.line + 1
+            name = key.tag if special else self.construct_object(key)
+            if isinstance(name, bool):
+                raise yaml.YAMLError(f"{key.value} in line {line} is no name in YAML, but {name}: write '{key.value}'")
             if name in seen:
-                raise ValueError(f"{key.value} is there twice, the second time in line {key.start_mark.line + 1}")
-            if name is not None:
-                seen.add(name)
+                also = "" if seen[name] == key.value else f" (as {seen[name]})"
+                raise yaml.YAMLError(f"{key.value} is there twice{also}, the second time in line {line}")
+            seen[name] = key.value
         return super().construct_mapping(node, deep)
+
+
+class _Loader(OneMeaning, yaml.SafeLoader):
+    pass
 
 
 def is_too_large(text: str) -> bool:
@@ -121,9 +145,9 @@ def _check_growth(text: str) -> None:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Return what JSON text says."""
+    """Return what JSON text says; a key that is there twice is refused."""
     try:
-        found = json.loads(text)
+        found = json.loads(text, object_pairs_hook=_once)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
     level = [found]
@@ -132,6 +156,14 @@ def parse_json(text: str | bytes) -> Any:
         if not level:
             return found
     raise ValueError(f"it is nested more than {_DEEPEST} levels deep")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise ValueError(f"{name!r:.100} is there twice")
+    return found
 
 
 def _inside(value: dict[str, Any] | list[Any]) -> Sequence[Any]:

@@ -14,15 +14,14 @@ import re
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 import yaml
-from jsonargparse import ArgumentParser, set_loader, set_parsing_settings
-from jsonargparse._loaders_dumpers import yaml_load
+from jsonargparse import ArgumentParser, _loaders_dumpers, set_loader, set_parsing_settings
 from jsonargparse._typehints import get_all_subclass_paths
 
 from nuwa_lightning.errors import UsageError
-from nuwa_lightning.plain_data import is_too_large, parse_yaml, read_mapping
+from nuwa_lightning.plain_data import OneMeaning, is_too_large, parse_yaml, read_mapping
 
 _NO_YAML = (yaml.YAMLError, UnicodeEncodeError)
 
@@ -30,7 +29,7 @@ _NO_YAML = (yaml.YAMLError, UnicodeEncodeError)
 def _load(text: str) -> Any:
     """Return what a value says. Names of files that are no UTF-8 are no YAML, but a list of them may be JSON."""
     try:
-        return yaml_load(text)  # type: ignore[no-untyped-call]
+        return _loaders_dumpers.yaml_load(text)  # type: ignore[no-untyped-call]
     except _NO_YAML:
         if text.startswith('["'):
             with suppress(ValueError):
@@ -38,6 +37,11 @@ def _load(text: str) -> Any:
         raise
 
 
+class _Loader(OneMeaning, _loaders_dumpers.get_yaml_default_loader()):  # type: ignore[misc]
+    """The parser's own, which knows no dates, and 1e-4 as a number."""
+
+
+_loaders_dumpers.yaml_default_loader = _Loader  # type: ignore[assignment]
 set_loader("yaml", _load, exceptions=_NO_YAML)
 
 _DENIED = ("torch.load", "torch.hub", "numpy.load", "joblib", "pickle", "cloudpickle", "dill")
@@ -118,6 +122,13 @@ class OneLineParser(ArgumentParser):
             inner = inner.below(key["key"])
         raise inner or self._fault(text, key) from None
 
+    def _check_value_key(self, action: Any, value: Any, key: str, cfg: Any, append: bool = False) -> Any:
+        """Refuse an empty value: jsonargparse lets it pass for any option, and the default is lost."""
+        kind = getattr(action, "_typehint", Any)
+        if value is None and action.default is not None and kind is not Any and type(None) not in get_args(kind):
+            raise TypeError(f'Parser key "{key}":\n  is empty: give it a value, or leave it out. Got value: null')
+        return super()._check_value_key(action, value, key, cfg, append=append)
+
     def known(self) -> set[str]:
         """Return the names of options, those that a typo may have meant."""
         return {a.dest for a in self._all_actions()} - {"subcommand", "print_config"}
@@ -161,6 +172,8 @@ class OneLineParser(ArgumentParser):
         reasons = dict.fromkeys(line.strip() for line in _NOISE.sub("", _PATH.sub("", text)).splitlines())
         reasons.pop("", None)
         hint = _CHOICE.sub(lambda found: f"choose {found[1]}".replace("'", ""), " or ".join(reasons)[:500])
+        if hint == "Expected str":
+            hint += ": write it in quotes"
         if "No module named" in hint:
             hint += ": name a class in a file of the working directory, as module.Class, or of PYTHONPATH"
         return _Fault(name, value, hint or "see --help")

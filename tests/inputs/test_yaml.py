@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from evaluation.clip_score import known_captions
 from evaluation.config import set_option
 from evaluation.protocol import load_protocol
 from nuwa_lightning.cli import main
@@ -37,6 +38,15 @@ NO_YAML: dict[str, tuple[str | bytes, str]] = {
     "a merge of a number": ("trainer: {<<: 3}", "expected a mapping"),
     "a key twice": ("run: a\nseed: 1\nrun: b", "run is there twice, the second time in line 3"),
     "a key twice, further in": ("a: {b: 1, b: 2}", "b is there twice"),
+    "keys that are equal": ("a: {1: x, 2: y, 1.0: z}", "1.0 is there twice (as 1), the second time in line 1"),
+    "keys that are equal, in octal": ("a:\n  8: x\n  0x8: y", "0x8 is there twice (as 8), the second time in line 3"),
+    "a truth as a key": ("cells:\n  no: {}", "no in line 2 is no name in YAML, but False: write 'no'"),
+    "a truth as a key beside a number": ("{1: a, true: b}", "true in line 1 is no name in YAML, but True"),
+    "eights": ("a: 3\nseed: 010", "010 in line 2 has two meanings in YAML: write '010' in quotes, or a number"),
+    "negative eights": ("seed: [-0644]", "-0644 in line 1 has two meanings"),
+    "sixties": ("max_time: 1:12:00:00", "1:12:00:00 in line 1 has two meanings"),
+    "sixties with a point": ("fps: 1:30.5", "1:30.5 in line 1 has two meanings"),
+    "eights as a key": ("a: {010: b}", "010 in line 1 has two meanings"),
     "a list as a key": ("? [a, b]\n: 3", "unhashable key"),
     "two documents": ("run: a\n---\nrun: b", "a single document"),
     "code to run": ("run: !!python/object/apply:os.system [touch ran]", "could not determine a constructor"),
@@ -98,13 +108,17 @@ def test_what_is_no_file(kind: str) -> None:
         read_mapping(path, "--config", example="run: x")
 
 
-@pytest.mark.parametrize("name", ["aliases that stay small", "a merge", "unlike keys that print alike"])
+@pytest.mark.parametrize(
+    "name", ["aliases that stay small", "a merge", "unlike keys that print alike", "numbers with one meaning"]
+)
 def test_what_is_read_as_pyyaml_reads_it(name: str) -> None:
     text = {
         "aliases that stay small": "a: &a [1, 2]\nb: [*a, *a]",
         "a merge": "a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}",
         "unlike keys that print alike": "1: a\n'1': b",
+        "numbers with one meaning": "[0, 00, 007, -3, 10, 0x1f, 1_000, 1.5, 010.5, '010', '1:30', 00:12:00:00, 1:75]",
     }[name]
+    text = text if text.startswith(("a", "1")) else f"a: {text}"
     assert read_mapping(written(text), "--config", example="") == yaml.safe_load(text)
 
 
@@ -129,6 +143,50 @@ def test_a_protocol_is_read_alike(name: str) -> None:
 def test_json_that_is_none(text: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         parse_json(text)
+
+
+@pytest.mark.parametrize("text", ['{"a": 1, "b": 2, "a": 1}', '[{"b": {"a": 1, "\\u0061": 2}}]'])
+def test_json_with_a_key_twice(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^'a' is there twice$"):
+        parse_json(text)
+    Path("captions.json").write_text(text)
+    with pytest.raises(UsageError, match=r"^generated: .*captions\.json: is no JSON: 'a' is there twice"):
+        known_captions([Path("a.png")], option="generated")
+
+
+PART = "class_path: NuwaInfinityModule\ninit_args:\n  transformer: "
+OVERLAYS: dict[str, tuple[str, tuple[str, ...], str]] = {  # an overlay, or flags and the file that they name
+    "text": ("run: no", (), "--run: False: Expected str: write it in quotes"),
+    "texts": ("tokenizer: {path: 2026}", (), "--tokenizer.path: 2026: Expected str: write it in quotes"),
+    "nothing": ("data: {init_args: {batch_size: }}", (), "--data.batch_size: null: is empty: give it a value, or"),
+    "nothing of the trainer": ("trainer: {max_steps: null}", (), "--trainer.max_steps: null: is empty"),
+    "nothing, further in": (
+        "model: {init_args: {transformer: {num_layers: }}}", (), "--model.transformer.num_layers: null: is empty",
+    ),
+    "sixties": ("", ("--data.batch_size", "1:30"), "--data.batch_size: 1:30: Expected int"),
+    "eights in a flag": ("", ("--model.transformer", '{"num_layers": 010}'), "010 in line 1 has two meanings in YAML"),
+    "eights in a part": (f"{PART}{{num_layers: 010}}", ("--model", "part.yaml"), "010 in line 3 has two meanings"),
+    "a key twice in a part": (
+        f"{PART}{{num_layers: 1, num_layers: 2}}", ("--model", "part.yaml"), "num_layers is there twice",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_options_of_the_wrong_kind(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    text, flags, words = OVERLAYS[name]
+    Path("part.yaml").write_text(text)
+    overlay = ("-c", "part.yaml") if not flags else ()
+    assert main(["fit", "-c", str(RECIPES / "landscape.yaml"), *overlay, *flags, "--print_config"]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("error: --")
+    assert words in line
+
+
+@pytest.mark.parametrize("name", ["seed", "resamples", "features.name", "metrics.kid.subsets", "real.crop"])
+def test_a_protocol_has_no_empty_settings(name: str) -> None:
+    with pytest.raises(UsageError, match=rf"^protocol\.{name}: null: is empty: give it a value, or leave it out$"):
+        load_protocol("landscape", [f"{name}="])
 
 
 @pytest.mark.parametrize("text", ["trainer: [1, 2]", "trainer:\n", "data: 7", "model: null", "trainer: yes"])
