@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from evaluation.images import format_of, said_of_sizes
-from nuwa_lightning.data.reading import MAX_PIXELS
+from nuwa_lightning.data.reading import MAX_PIXELS, NotesLog
 from nuwa_lightning.data.video_reading import VideoReadError, clip_files, list_clips, read_clip
 from nuwa_lightning.errors import UsageError
 from nuwa_lightning.hashing import file_sha256
@@ -84,7 +84,7 @@ class ClipSet:
     ) -> None:
         self.folder, self.spec, self.option, self.skip_corrupt = Path(folder), spec, option, skip_corrupt
         self.skipped: dict[Path, VideoReadError] = {}
-        self._max_pixels = max_pixels
+        self._max_pixels, self._tell = max_pixels, NotesLog()
         self._sizes: set[tuple[int, int]] = set()
         self._unused: set[Path] = set()
         self._short: set[Path] = set()
@@ -153,7 +153,7 @@ class ClipSet:
         held: list[NDArray[np.uint8]] = []
         made = 0
         try:
-            for number, frame in enumerate(read_clip(path, max_pixels=self._max_pixels)):
+            for number, frame in enumerate(read_clip(path, max_pixels=self._max_pixels, tell=self._tell)):
                 if number >= _MOST_FRAMES:
                     raise VideoReadError(path, f"it has more than {_MOST_FRAMES} frames")
                 self._sizes.add((frame.shape[0], frame.shape[1]))

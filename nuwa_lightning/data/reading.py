@@ -209,11 +209,15 @@ class NotesLog:
 
     def __call__(self, path: str | os.PathLike[str], image: Image.Image) -> Image.Image:
         """Log what is new; returns the image."""
-        for note in notes_of(image):
+        self.say(path, notes_of(image))
+        return image
+
+    def say(self, path: str | os.PathLike[str], notes: Sequence[str]) -> None:
+        """Log what of these notes is new."""
+        for note in notes:
             if note not in self._told:
                 self._told.add(note)
                 _LOG.warning("%s, and perhaps others: %s", path, note)
-        return image
 
 
 def image_size(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:

@@ -2,7 +2,9 @@
 
 import importlib.util
 import logging
+import math
 import re
+import struct
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ from PIL import Image, ImageSequence
 from nuwa_lightning.data.folders import natural_key, own_kind, regular_stat
 from nuwa_lightning.data.reading import (
     MAX_PIXELS,
+    SHALLOWER,
     ImageReadError,
     MediaReadError,
     NotesLog,
@@ -99,28 +102,34 @@ class FrameReader(Protocol):
     """Decodes videos."""
 
     def frames(self, path: Path) -> Iterator[tuple[float, Frame]]:
-        """Yield every frame, upright, with its time in seconds from the first one, in the order of showing."""
+        """Yield every frame with its time in seconds from the first one, in the order of showing.
+
+        Frames are upright, of square pixels, and over white where they are transparent.
+        """
 
 
 @final
 class PyAvReader:
-    """Decodes by PyAV, in one thread, and turns videos upright as the file says.
+    """Decodes by PyAV, in one thread, and turns or mirrors videos as the file says.
 
     Of damage, lost stretches are always found in H.264 and HEVC (`nuwa_lightning.data.video_reading`), and elsewhere
     what the decoder notices.
 
-    Videos whose frames have more than ``max_pixels`` are refused before any is decoded.
+    Args:
+        max_pixels: refuse videos whose frames have more, before any is decoded.
+        tell: logs what is not read as it is meant to be shown; by default once for each kind.
     """
 
-    def __init__(self, *, max_pixels: int = MAX_PIXELS) -> None:
-        self._max_pixels = max_pixels
+    def __init__(self, *, max_pixels: int = MAX_PIXELS, tell: NotesLog | None = None) -> None:
+        self._max_pixels, self._tell = max_pixels, tell or NotesLog()
         if importlib.util.find_spec("av") is None:
             raise UsageError("data.reader", "pyav", f"PyAV is not installed: {_EXTRA}")
 
     def frames(self, path: Path) -> Iterator[tuple[float, Frame]]:
         """See `FrameReader.frames`."""
         with _opened(path) as (container, stream):
-            _check_frame(path, (stream.width, stream.height), self._max_pixels)
+            width = max(stream.width, _square(stream.width, stream))
+            _check_frame(path, (width, stream.height), self._max_pixels)
             yield from _in_time(path, self._decoded(path, container, stream))
 
     def _decoded(self, path: Path, container: Any, stream: Any) -> Iterator[tuple[float | None, Frame]]:
@@ -130,25 +139,30 @@ class PyAvReader:
         # AVI tells when a frame is decoded, not when it is shown: frames come in the order of showing, times in theirs.
         in_order = container.format.name == "avi"
         times: deque[float] = deque()
+        told = False
         for packet in _whole_packets(path, container, stream):
             if in_order and packet.size and packet.dts is not None:
                 times.append(float(packet.dts * packet.time_base))
             for frame in packet.decode():
                 if frame.is_corrupt:
                     raise VideoReadError(path, "a frame is damaged")
-                turns = round(frame.rotation / 90) % 4  # counter-clockwise, as rot90 turns
+                if not told:
+                    self._tell.say(path, list(_notes(frame, stream)))
+                    told = True
                 time = times.popleft() if times else frame.time
-                yield time, np.rot90(frame.to_ndarray(format="rgb24"), turns)
+                yield time, _upright(path, frame, _pixels(frame, stream))
 
 
 @final
 class TorchcodecReader:
-    """Decodes by torchcodec, where it is installed; from its version 0.11 on it turns videos upright.
+    """Decodes by torchcodec, where it is installed.
 
     It paints over damage, so PyAV looks through the compressed data first, and finds lost stretches in H.264 and HEVC.
+    What is turned, mirrored, transparent or of pixels that are not square is left to PyAV.
     """
 
     def __init__(self) -> None:
+        self._tell = NotesLog()
         if importlib.util.find_spec("torchcodec") is None:
             raise UsageError("data.reader", "torchcodec", "torchcodec is not installed: install it, or use pyav")
         if importlib.util.find_spec("av") is None:
@@ -157,10 +171,18 @@ class TorchcodecReader:
 
     def frames(self, path: Path) -> Iterator[tuple[float, Frame]]:
         """See `FrameReader.frames`."""
+        first = None
+        with _opened(path) as (container, stream):
+            for packet in _whole_packets(path, container, stream):
+                first = first or next(iter(packet.decode()), None)
+            plain = first is None or _is_plain(first, stream)
+            if plain and first is not None:
+                self._tell.say(path, list(_notes(first, stream)))
+        if not plain:
+            yield from PyAvReader(tell=self._tell).frames(path)
+            return
         from torchcodec.decoders import VideoDecoder
 
-        with _opened(path) as (container, stream):
-            deque(_whole_packets(path, container, stream), maxlen=0)
         try:
             decoder = VideoDecoder(str(path), dimension_order="NHWC", num_ffmpeg_threads=1)
             found = (decoder.get_frame_at(place) for place in range(len(decoder)))
@@ -181,9 +203,9 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
         regular_stat(path)
         # What a playlist names elsewhere is not fetched.
         with av.open(str(path), options={"protocol_whitelist": "file"}) as container:
-            if not container.streams.video:
+            stream = container.streams.best("video")  # a cover may come before it
+            if stream is None:
                 raise VideoReadError(path, "it holds no video stream")
-            stream = container.streams.video[0]
             if stream.codec_context is None:
                 raise VideoReadError(path, "its video is of a kind that no decoder here reads")
             yield container, stream
@@ -205,6 +227,78 @@ def _whole_packets(path: Path, container: Any, stream: Any) -> Iterator[Any]:
         yield packet
 
 
+_UNTOLD: Final = 2
+_TRANSFERS: Final = {8: "linear", 16: "PQ", 18: "HLG"}
+_PRIMARIES: Final = {9: "BT.2020", 11: "DCI-P3", 12: "Display P3"}
+"""Codes of ITU-T H.273 for colors that do not look nearly the same when they are taken for sRGB."""
+
+
+def _notes(frame: Any, stream: Any) -> Iterator[str]:
+    """Yield what of a video is not read as it is meant to be shown."""
+    if max((part.bits for part in frame.format.components), default=8) > 8:
+        yield SHALLOWER
+    for code, names in ((frame.color_trc, _TRANSFERS), (frame.color_primaries, _PRIMARIES)):
+        if code in names:
+            yield f"its colors ({names[code]}) are taken as they are"
+    if frame.colorspace == _UNTOLD and frame.height >= 720 and not frame.format.is_rgb:
+        yield "which colors it means is not told: BT.601 is taken, not BT.709"
+    if frame.interlaced_frame:
+        yield "it is coded as interlaced: every other row of a frame may be of another moment"
+    if stream.metadata.get("alpha_mode") == "1" and not _lets_through(frame):
+        yield "its transparency is not read"
+    try:
+        len(frame.side_data)
+    except ValueError:  # something that PyAV does not know
+        yield "whether it is mirrored is not known"
+
+
+def _lets_through(frame: Any) -> bool:
+    return any(part.is_alpha for part in frame.format.components)
+
+
+def _square(width: int, stream: Any) -> int:
+    """Return how many columns a frame has once its pixels are square; rows stay. 1 % is not worth a change."""
+    square = max(1, round(width * (stream.sample_aspect_ratio or 1)))
+    return square if abs(square - width) > width / 100 else width
+
+
+def _pixels(frame: Any, stream: Any) -> Frame:
+    width = _square(frame.width, stream)
+    scaled = {} if width == frame.width else {"width": width, "interpolation": "LANCZOS"}
+    if _lets_through(frame):
+        return np.asarray(as_srgb(Image.fromarray(frame.to_ndarray(format="rgba", **scaled))))
+    pixels_YX3: Frame = frame.to_ndarray(format="rgb24", **scaled)
+    return pixels_YX3
+
+
+def _matrix(frame: Any) -> tuple[float, float, float, float]:
+    """Return a, b, c, d of a frame whose point (x, y) is shown at (a x + c y, b x + d y)."""
+    try:
+        told = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # see `_notes`
+        turn = math.radians(frame.rotation)
+        return math.cos(turn), -math.sin(turn), math.sin(turn), math.cos(turn)
+    a, b, _, c, d = struct.unpack("=5i", bytes(told)[:20]) if told is not None else (1, 0, 0, 0, 1)
+    return a, b, c, d
+
+
+def _is_plain(frame: Any, stream: Any) -> bool:
+    a, b, c, d = _matrix(frame)
+    turned = b or c or a < 0 or d < 0
+    return not (turned or _lets_through(frame) or _square(frame.width, stream) != frame.width)
+
+
+def _upright(path: Path, frame: Any, pixels_YX3: Frame) -> Frame:
+    """Return the pixels as the frame's matrix has them shown, in any of the eight ways that EXIF has, too."""
+    a, b, c, d = _matrix(frame)
+    straight, across = abs(a) + abs(d), abs(b) + abs(c)
+    if 100 * min(straight, across) > max(straight, across):
+        raise VideoReadError(path, "it is to be shown at a slant, which is not read")
+    if across > straight:
+        pixels_YX3, a, d = pixels_YX3.swapaxes(0, 1), c, b
+    return pixels_YX3[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+
+
 def list_clips(folder: Path) -> list[Path]:
     """Return what lies in a folder and moves, by name: videos, animations, and sub-folders of frames."""
     paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
@@ -221,17 +315,18 @@ def clip_files(clip: Path) -> list[Path]:
     return sorted(list_images(clip), key=natural_key) if clip.is_dir() else [clip]
 
 
-def read_clip(clip: Path, *, max_pixels: int = MAX_PIXELS) -> Iterator[Frame]:
+def read_clip(clip: Path, *, max_pixels: int = MAX_PIXELS, tell: NotesLog | None = None) -> Iterator[Frame]:
     """Yield the frames of a clip that `list_clips` found, in the order of showing; videos are read by PyAV.
 
     Args:
         clip: the video, animation or folder of frames.
         max_pixels: refuse frames of more pixels, before they are decoded.
+        tell: logs what reading changes; by default once for each kind.
 
     Raises:
         VideoReadError: if it cannot be read.
     """
-    tell = NotesLog()
+    tell = tell or NotesLog()
     if clip.is_dir():
         for file in clip_files(clip):
             try:
@@ -251,7 +346,7 @@ def read_clip(clip: Path, *, max_pixels: int = MAX_PIXELS) -> Iterator[Frame]:
         except (OSError, ValueError, SyntaxError) as error:
             raise VideoReadError(clip, " ".join(str(error).split())) from error
     else:
-        yield from (frame_YX3 for _, frame_YX3 in PyAvReader(max_pixels=max_pixels).frames(clip))
+        yield from (frame_YX3 for _, frame_YX3 in PyAvReader(max_pixels=max_pixels, tell=tell).frames(clip))
 
 
 def _check_frame(clip: Path, size: tuple[int, int], max_pixels: int) -> None:
