@@ -18,8 +18,14 @@ import yaml
 
 from nuwa_lightning.commands.joining import watch_joining
 from nuwa_lightning.errors import UsageError
+from tests.canvas.editable import tiny
 from tests.commands.conftest import STAGE_1, write_photos
 from tests.together import REPOSITORY, environment, free_port
+
+
+def _as_in_a_terminal() -> None:
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def waiting(command: list[str], folder: Path, rank: int, port: int) -> subprocess.Popen[str]:
@@ -28,7 +34,7 @@ def waiting(command: list[str], folder: Path, rank: int, port: int) -> subproces
     told |= {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "GROUP_RANK": str(rank)}
     full = [sys.executable, "-m", "nuwa_lightning", *command]
     with (folder / "said").open("w") as said:
-        run = subprocess.Popen(full, cwd=folder, env=told, stderr=said, text=True)
+        run = subprocess.Popen(full, cwd=folder, env=told, stderr=said, text=True, preexec_fn=_as_in_a_terminal)
     end = time.monotonic() + 120
     while "waiting for" not in (folder / "said").read_text() and run.poll() is None and time.monotonic() < end:
         time.sleep(0.05)
@@ -66,6 +72,23 @@ def test_a_signal_ends_the_wait(tmp_path: Path, sample_photos: dict[str, Any], r
     if rank == 0:
         assert json.loads((tmp_path / "one" / "record.json").read_text())["ended"] == {"by": name, "step": 0}
         assert [path.name for path in (tmp_path / "one").iterdir()] == ["record.json"]
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_wait_of_generate(tmp_path: Path) -> None:
+    tiny(layers=2).save_pretrained(tmp_path / "run")
+    port = free_port()
+    run = waiting(["generate", "--size", "96x64", "--checkpoint", "run", "--output", "a.png"], tmp_path, 0, port)
+    try:
+        sent = time.monotonic()
+        run.send_signal(signal.SIGINT)
+        assert run.wait(20) == 128 + signal.SIGINT
+        assert time.monotonic() - sent < 2
+    finally:
+        run.kill()
+    said = (tmp_path / "said").read_text().splitlines()
+    assert said == [f"waiting for 2 processes at 127.0.0.1:{port}", "stopped"]
+    assert not list(tmp_path.glob("a.png*"))
 
 
 def test_what_the_library_refuses_is_one_line() -> None:
