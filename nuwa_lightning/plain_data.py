@@ -55,6 +55,10 @@ def read_mapping(path: str | os.PathLike[str], option: str, *, example: str) -> 
         raise UsageError(option, path, f"is no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise UsageError(option, path, f"holds no options: write lines such as '{example}'")
+    for name in map(str, content):
+        dots = (place for place, sign in enumerate(name) if sign == ".")
+        if group := next((name[:dot] for dot in dots if name[:dot] in content), None):
+            raise UsageError(option, path, f"says {name} beside {group}, of which one is lost: write it below {group}")
     return content
 
 

@@ -96,6 +96,15 @@ def test_what_is_no_mapping(name: str) -> None:
         read_mapping(written(NO_MAPPING[name]), "--config", example="run: x")
 
 
+@pytest.mark.parametrize("name", ["trainer.max_steps", "trainer"])
+def test_one_option_in_two_ways(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    lines = ["trainer.max_steps: 3", "trainer: {max_steps: 5}"]
+    written("\n".join(lines if lines[0].startswith(f"{name}:") else lines[::-1]))
+    assert main(["fit", "-c", str(RECIPES / "landscape.yaml"), "-c", "o.yaml", "--print_config"]) == 2
+    words = "says trainer.max_steps beside trainer, of which one is lost: write it below trainer"
+    assert capfd.readouterr().err == f"error: --config: o.yaml: {words}\n"
+
+
 @pytest.mark.parametrize(
     "kind", ["a pipe", "a device", "a folder", "a link to itself", "nothing", "a zero byte", "long"]
 )
