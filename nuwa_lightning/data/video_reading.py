@@ -18,7 +18,6 @@ from PIL import Image, ImageSequence
 from nuwa_lightning.data.folders import natural_key, own_kind, regular_stat
 from nuwa_lightning.data.reading import (
     MAX_PIXELS,
-    SHALLOWER,
     ImageReadError,
     MediaReadError,
     NotesLog,
@@ -27,7 +26,7 @@ from nuwa_lightning.data.reading import (
     list_images,
     read_image,
 )
-from nuwa_lightning.data.tones import settle
+from nuwa_lightning.data.tones import SHALLOWER, settle
 from nuwa_lightning.errors import UsageError
 
 # Legend: Y, X pixels along the axes, 3 colours.
