@@ -3,7 +3,7 @@
     python experiments/measure_plan.py runs/landscape_plan --output measured/plan
     python experiments/measure_plan.py runs/landscape --output measured/none
 
-Panoramas: 64 of 1024 x 256 pixels, one a seed, temperature 1, top-k 50; beside each its plan, for the eye
+Panoramas: 64 of 1024 x 256 pixels, one a seed, temperature 1, drawn as the run draws; beside each its plan, for the eye
 (``sheet.png``). Collapse, seams and lite0-KID of blocks of 256 pixels as in ``measure_landscape.py``. Adherence: PSNR
 of a panorama shrunk four times to its own plan, and to that of another seed. Cross-entropy: all held-out windows of
 the run's data, with the plan and without: the first token of the first patch, first columns of patches, everything.

@@ -28,7 +28,7 @@ RECIPES = ROOT / "recipes"
 FINE = ["--config", str(RECIPES / "landscape.yaml")]
 PLANNED = [*FINE, "-c", str(RECIPES / "plan" / "coarse.yaml")]
 COARSE = ["--config", str(RECIPES / "plan" / "coarse_model.yaml")]
-TIMED = 20
+TIMED = 60
 
 
 def fit(run: Path, recipe: list[str], tokenizer: str, steps: int, seed: int, *more: str) -> None:
