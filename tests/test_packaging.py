@@ -64,7 +64,8 @@ def test_wheel_holds_the_package_only(built: Path, repository: Path) -> None:
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"nuwa_lightning"}
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
-    assert {"nuwa_lightning/py.typed", "nuwa_lightning/generation/cpu_kernels.c"} <= set(names)
+    loops = {f"nuwa_lightning/generation/{name}.c" for name in ("cpu_kernels", "drawing")}
+    assert {"nuwa_lightning/py.typed", *loops} <= set(names)
     page = (repository / "nuwa_lightning" / "serve" / "static").iterdir()
     assert {f"nuwa_lightning/serve/static/{file.name}" for file in page} <= set(names)
     sources = {str(p.relative_to(repository)) for p in (repository / "nuwa_lightning").rglob("*.py")}

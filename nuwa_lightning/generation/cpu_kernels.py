@@ -1,13 +1,13 @@
-"""The few loops that are worth being compiled: products and attention at a few rows, in float32 and in int8.
+"""The few loops that are worth being compiled: products and attention at a few rows, in float32 and in int8; drawing.
 
 At one row PyTorch's products in float32 read their matrix at half the memory's speed, and those in int8 spend more time
-on small operations around the product than on reading; its attention reads keys and values as float32.
-``cpu_kernels.c`` beside this file does each in one go. It is compiled on first use by the C compiler of the machine, if
-there is one, and kept in the cache folder; without a compiler, or on another processor, PyTorch's own operations do the
-same.
+on small operations around the product than on reading; its attention reads keys and values as float32. Sorting all
+codes takes as long as a step. ``cpu_kernels.c`` and ``drawing.c`` beside this file do each in one go. They are compiled
+on first use by the C compiler of the machine, if there is one, and kept in the cache folder; without a compiler, or on
+another processor, PyTorch's own operations do the same.
 
 Shape legend: M rows, I/O inputs and outputs, R rows, l positions, H query heads, G key/value heads, D head width,
-S key positions, X = (H + 2 G) * D.
+S key positions, X = (H + 2 G) * D, K codes.
 """
 
 from __future__ import annotations
@@ -205,6 +205,45 @@ class FloatKernels:
         return out_MV
 
 
+@final
+class DrawingKernel:
+    """The compiled function that finds codes by their share of the probability."""
+
+    def __init__(self, library: Path) -> None:
+        loaded = ctypes.CDLL(str(library))
+        pointer, whole, real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
+        self._draw = loaded.draw
+        self._draw.argtypes = [pointer, whole, whole, real, real, pointer, pointer, whole]
+        self._draw.restype = whole
+
+    def codes(self, score_RK: Tensor, temperature: float, p: float, uniform_R: Tensor | None) -> tuple[Tensor, bool]:
+        """Return the code that each row draws from the best that reach ``p``, and whether that is known of all rows.
+
+        Args:
+            score_RK: float32.
+            temperature: divides the scores; above 0.
+            p: below 1.
+            uniform_R: float64; None for the last of those that reach ``p``.
+
+        Returns:
+            ``[R]`` codes, -1 where rounding could tell which one it is.
+        """
+        (R, K), score_RK = score_RK.shape, score_RK.contiguous()
+        code_R = torch.empty(R, dtype=torch.long)
+        uniform_R = None if uniform_R is None else uniform_R.contiguous()
+        untold: int = self._draw(
+            score_RK.data_ptr(),
+            R,
+            K,
+            1 / temperature,
+            p,
+            None if uniform_R is None else uniform_R.data_ptr(),
+            code_R.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return code_R, untold == 0
+
+
 @functools.cache
 def kernels() -> Kernels | None:
     """Return the compiled functions in int8 and over bfloat16, or None where they cannot be had."""
@@ -219,13 +258,20 @@ def float_kernels() -> FloatKernels | None:
     return None if library is None else FloatKernels(library)
 
 
-def _library(needed: Mapping[str, str]) -> Path | None:
+@functools.cache
+def drawing_kernel() -> DrawingKernel | None:
+    """Return the one that draws, or None where it cannot be had."""
+    library = _library(_WIDE, "drawing.c") or _library(_PLAIN, "drawing.c")
+    return None if library is None else DrawingKernel(library)
+
+
+def _library(needed: Mapping[str, str], source: str = "cpu_kernels.c") -> Path | None:
     abilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     if not all(abilities.get(name) for name in needed):
         return None
     for parallel in (("-fopenmp",), ()):  # some compilers come without it
         try:
-            return _compiled(Path(__file__).with_suffix(".c"), ("-O3", *parallel, *needed.values()))
+            return _compiled(Path(__file__).with_name(source), ("-O3", *parallel, *needed.values()))
         except (OSError, subprocess.SubprocessError) as error:
             _LOG.info("no compiled loops: %s", error)
     return None

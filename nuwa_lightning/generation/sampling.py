@@ -1,6 +1,6 @@
 """Which token comes next: filters, and random numbers that depend on the seed and the patch alone.
 
-Shape legend: R rows, K codes, N tokens per patch, k candidates, n places (or runs of codes).
+Shape legend: R rows, K codes, N tokens per patch, k candidates, n places (or runs of codes), M codes of all rows.
 """
 
 import math
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.generation.cpu_kernels import drawing_kernel
 from nuwa_lightning.planning.geometry import PatchIndex
 
 
@@ -43,7 +44,8 @@ class Sampling:
     def draw(self, logits_RK: Tensor, uniform_R: Tensor) -> Tensor:
         """Draw one token a row by inverting the cumulative distribution, best token first.
 
-        A row's token depends on that row alone, so rows may be batched in any way.
+        A row's token depends on that row alone, so rows may be batched in any way. Where all codes take part, the lower
+        of two with the same score comes first.
 
         Args:
             logits_RK: scores.
@@ -55,11 +57,10 @@ class Sampling:
         if self.temperature == 0:
             return logits_RK.argmax(dim=-1)
         if self._takes_all(logits_RK):
-            p_RK, token_RK = self._nucleus(logits_RK)
-        else:
-            K = logits_RK.shape[-1]
-            best_RK, token_RK = logits_RK.topk(min(self.top_k or K, K), dim=-1)
-            p_RK = (best_RK.double() / self.temperature).softmax(dim=-1)
+            return self._code(logits_RK.float(), uniform_R)
+        K = logits_RK.shape[-1]
+        best_RK, token_RK = logits_RK.topk(min(self.top_k or K, K), dim=-1)
+        p_RK = (best_RK.double() / self.temperature).softmax(dim=-1)
         cumulative_RK = p_RK.cumsum(dim=-1)
         if self.top_p < 1:
             # A token stays when the probability before it is still below p, so the best one always stays.
@@ -87,13 +88,11 @@ class Sampling:
         if self.temperature == 0:
             return logits_RK.argmax(dim=-1)
         if self._takes_all(logits_RK):
-            p_Rk, token_Rk = self._nucleus(logits_RK)
-            score_Rk = p_Rk.log()
-        else:
-            K = logits_RK.shape[-1]
-            best_Rk, token_Rk = best_codes(logits_RK, min(self.top_k or K, K))
-            score_Rk = best_Rk.double() / self.temperature
-            p_Rk = score_Rk.softmax(dim=-1) if self.top_p < 1 else score_Rk
+            return self._frozen_of_all(logits_RK.float(), key_R)
+        K = logits_RK.shape[-1]
+        best_Rk, token_Rk = best_codes(logits_RK, min(self.top_k or K, K))
+        score_Rk = best_Rk.double() / self.temperature
+        p_Rk = score_Rk.softmax(dim=-1) if self.top_p < 1 else score_Rk
         noisy_Rk = score_Rk + gumbel(key_R[:, None], token_Rk)
         if self.top_p < 1:
             noisy_Rk = noisy_Rk.masked_fill(p_Rk.cumsum(dim=-1) - p_Rk >= self.top_p, float("-inf"))
@@ -103,20 +102,44 @@ class Sampling:
         """Say whether all codes take part, on a CPU. Elsewhere nothing is read back: all of them are sorted."""
         return self.top_p < 1 and not 0 < self.top_k < logits_RK.shape[-1] and logits_RK.device.type == "cpu"
 
-    def _nucleus(self, logits_RK: Tensor) -> tuple[Tensor, Tensor]:
-        """Return probabilities (among all tokens) and tokens of the best, as many as one of the rows needs to reach p.
+    def _frozen_of_all(self, score_RK: Tensor, key_R: Tensor) -> Tensor:
+        """Return the codes ``[R]``; noise is worked out for those M of all rows that take part."""
+        last_R = self._code(score_RK, None)
+        least_R1 = score_RK.gather(-1, last_R[:, None])
+        row_M, code_M = (score_RK >= least_R1).nonzero(as_tuple=True)
+        score_M = score_RK[row_M, code_M]
+        late_M = (score_M == least_R1[row_M, 0]) & (code_M > last_R[row_M])
+        below_M = (score_M.double() - score_RK.amax(dim=-1)[row_M]).masked_fill_(late_M, float("-inf"))
+        noisy_M = below_M / self.temperature + gumbel(key_R[row_M], code_M)
+        best_R = noisy_M.new_full(last_R.shape, float("-inf")).scatter_reduce_(0, row_M, noisy_M, "amax")
+        best_M = noisy_M == best_R[row_M]
+        return torch.zeros_like(last_R).index_put_((row_M[best_M],), code_M[best_M])
 
-        NumPy sorts 4096 numbers without their places ten times as fast as PyTorch with them.
+    def _code(self, score_RK: Tensor, uniform_R: Tensor | None) -> Tensor:
+        """Return the codes ``[R]`` that are drawn from the best that reach p; without a number the last of these."""
+        kernel = drawing_kernel()
+        if kernel is None:
+            return self._sorted_code(score_RK, uniform_R)
+        code_R, known = kernel.codes(score_RK, self.temperature, self.top_p, uniform_R)
+        if not known:
+            row_M = (code_R < 0).nonzero()[:, 0]
+            code_R[row_M] = self._sorted_code(score_RK[row_M], None if uniform_R is None else uniform_R[row_M])
+        return code_R
+
+    def _sorted_code(self, score_RK: Tensor, uniform_R: Tensor | None) -> Tensor:
+        """Return the same by a sort. NumPy sorts 4096 numbers alone ten times as fast as PyTorch with their places.
+
+        ``drawing.c`` relies on what is compared here being right to 1e-10 of the total.
         """
-        best_RK = _descending(logits_RK)
-        cumulative_RK = ((best_RK.double() - best_RK[:, :1]) / self.temperature).exp().cumsum(dim=-1)
-        k = int((cumulative_RK < self.top_p * cumulative_RK[:, -1:]).sum(dim=-1).max()) + 1
-        p_Rk = cumulative_RK[:, :k].diff(dim=-1, prepend=cumulative_RK.new_zeros(len(cumulative_RK), 1))
-        return p_Rk / cumulative_RK[:, -1:], logits_RK.topk(k, dim=-1).indices
-
-
-def _descending(logits_RK: Tensor) -> Tensor:
-    return -torch.from_numpy(np.sort(-logits_RK.float().numpy(), axis=-1))
+        best_RK = -torch.from_numpy(np.sort(-score_RK.numpy(), axis=-1))
+        mass_RK = ((best_RK.double() - best_RK[:, :1]) / self.temperature).exp().cumsum(dim=-1)
+        place_R1 = last_R1 = (mass_RK < self.top_p * mass_RK[:, -1:]).sum(dim=-1, keepdim=True)
+        if uniform_R is not None:
+            target_R1 = uniform_R[:, None] * mass_RK.gather(-1, last_R1)
+            place_R1 = torch.minimum(torch.searchsorted(mass_RK, target_R1, right=True), last_R1)
+        score_R1 = best_RK.gather(-1, place_R1)
+        equals_R1 = place_R1 - (best_RK > score_R1).sum(dim=-1, keepdim=True)
+        return ((score_RK == score_R1).cumsum(dim=-1) > equals_R1).to(torch.uint8).argmax(dim=-1)
 
 
 _RUN: Final = 8
