@@ -39,19 +39,19 @@ def scores(kind: str, R: int, K: int, seed: int) -> Tensor:
     }[kind]
 
 
-def by_hand(score_K: Tensor, temperature: float, p: float, u: float) -> tuple[int, list[int]]:
-    """Return the code that ``u`` draws, and all that might have been drawn."""
+def by_hand(score_K: Tensor, temperature: float, p: float, u: float) -> tuple[int, list[int], float]:
+    """Return the code that ``u`` draws, all that might have been drawn, and where the drawn one ends."""
     score = score_K.float().tolist()
     order = sorted(range(len(score)), key=lambda code: (-score[code], code))
     below = torch.tensor([score[code] - score[order[0]] for code in order], dtype=torch.float64)
     sums = list(accumulate((below / temperature).exp().tolist()))
     last = next(n for n, reached in enumerate(sums) if reached >= p * sums[-1])
     place = next((n for n, reached in enumerate(sums[:last]) if reached > u * sums[last]), last)
-    return order[place], order[: last + 1]
+    return order[place], order[: last + 1], sums[place] / sums[last]
 
 
 @pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "sorted"])
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     kind=st.sampled_from(KINDS),
     R=st.integers(1, 4),
@@ -59,20 +59,23 @@ def by_hand(score_K: Tensor, temperature: float, p: float, u: float) -> tuple[in
     temperature=st.sampled_from(TEMPERATURES) | st.floats(0.1, 5.0),
     p=st.sampled_from(SHARES) | st.floats(0.001, 0.999),
     u=st.sampled_from([0.0, 1e-12, 0.25, 0.5, 0.75, 1 - 2**-53]) | st.floats(0, 1, exclude_max=True),
+    edge=st.booleans(),
     seed=st.integers(0, 10**6),
 )
 def test_codes_are_those_by_hand(
-    compiled: bool, kind: str, R: int, K: int, temperature: float, p: float, u: float, seed: int
+    compiled: bool, kind: str, R: int, K: int, temperature: float, p: float, u: float, edge: bool, seed: int
 ) -> None:
     logits_RK, sampling = scores(kind, R, K, seed), Sampling(temperature, 0, p)
     key_R = torch.arange(R) + seed
+    if edge:
+        u = min(by_hand(logits_RK[0], temperature, p, u)[2], 1 - 2**-53)
     with pytest.MonkeyPatch.context() as patch:
         if not compiled:
             patch.setattr(module, "drawing_kernel", lambda: None)
         drawn_R = sampling.draw(logits_RK, torch.full((R,), u, dtype=torch.float64))
         frozen_R = sampling.draw_frozen(logits_RK, key_R)
     for r in range(R):
-        code, kept = by_hand(logits_RK[r], temperature, p, u)
+        code, kept, _ = by_hand(logits_RK[r], temperature, p, u)
         assert int(drawn_R[r]) == code
         below = logits_RK[r].double() - logits_RK[r].double().max()
         noisy = below[kept] / temperature + gumbel(key_R[r], torch.tensor(kept))
