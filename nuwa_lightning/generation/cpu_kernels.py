@@ -230,7 +230,7 @@ class DrawingKernel:
         """
         (R, K), score_RK = score_RK.shape, score_RK.contiguous()
         code_R = torch.empty(R, dtype=torch.long)
-        uniform_R = None if uniform_R is None else uniform_R.contiguous()
+        uniform_R = None if uniform_R is None else uniform_R.double().expand(R).contiguous()
         untold: int = self._draw(
             score_RK.data_ptr(),
             R,
