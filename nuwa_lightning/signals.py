@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -124,16 +124,25 @@ def keep_freed_memory() -> None:
     anew, page by page, zeroed: 14 to 20 % of a step of either stage on a CPU. Threads share one heap, so that training
     has what is left free by those that shrink photographs.
     """
-    if not sys.platform.startswith("linux"):
-        return
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):  # another C library: nothing to tune
-        return
+    mallopt = _glibc("mallopt")
     mallopt(_MMAP_THRESHOLD, 1 << 30)
     mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
     mallopt(_TOP_PAD, 64 << 20)
     mallopt(_ARENA_MAX, 1)
+
+
+def return_freed_memory() -> None:
+    """Give the system back all that is free, where there is glibc: it keeps pages between blocks that are in use."""
+    _glibc("malloc_trim")(0)
+
+
+def _glibc(name: str) -> Callable[..., Any]:
+    """Return a function of glibc; with another C library, where there is nothing to tune, one that does nothing."""
+    if sys.platform.startswith("linux"):
+        with suppress(OSError, AttributeError):
+            found: Callable[..., Any] = getattr(ctypes.CDLL("libc.so.6"), name)
+            return found
+    return lambda *_: None
 
 
 def die_with_parent() -> None:

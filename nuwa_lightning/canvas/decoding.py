@@ -16,12 +16,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nuwa_lightning.models.pixel_guided import PixelGuidedDecoder, decode_next_tiled
+from nuwa_lightning.signals import return_freed_memory
 from nuwa_lightning.tokenizers.base import Tokenizer
 from nuwa_lightning.tokenizers.tiling import Rectangle, cut_out
 
 Pixels = NDArray[np.uint8]
-_IN_MEMORY: Final = 32 << 20
+_IN_MEMORY: Final = 4 << 20
 """The most bytes of a row of tiles that are kept in memory; larger ones lie in a temporary file."""
+_UNDER_WAY: Final = 4
+"""How many bands may be in memory at once, with the one that is made of them: a writer may read ahead."""
 
 
 def to_uint8(image_3YX: Tensor) -> Pixels:
@@ -144,7 +147,7 @@ class DecodedImage:
         self.height, self.width = crop.size
         self._tiles, self._top, self._left, self._folder = tiles, *crop.origin, folder
         self._side = tiles.tile * tiles.tokenizer.downsample_factor
-        self.band = max(1, min(self._side, _IN_MEMORY // (3 * self.width)))
+        self.band = max(1, min(self._side, _IN_MEMORY // (_UNDER_WAY * 3 * self.width)))
         self._row = -1
         self._strip: _Strip | None = None
 
@@ -176,6 +179,8 @@ class DecodedImage:
             x = column * self._side - self._left
             pixels_YX3 = pixels_YX3[:, max(0, -x) : self.width - x]
             self._strip.put(pixels_YX3, max(0, x))
+        if self._strip.on_disk:  # a wide row: a writer will need much memory of its own
+            return_freed_memory()
 
 
 class _Strip:
@@ -188,6 +193,11 @@ class _Strip:
             self._pixels_YX3 = np.empty((height, width, 3), np.uint8)
         else:
             self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether they lie in a file."""
+        return self._file is not None
 
     def put(self, pixels_YX3: Pixels, x: int) -> None:
         """Store columns from one on."""

@@ -229,6 +229,7 @@ class _Runner:
                     outcome = self._generate(generation, watch, caught)
                     if outcome is not None:
                         return outcome
+                    generation = None  # the live states and the model's copy go before pixels come
                 return self._export(tokenizer, caught)
             except _Stopped:
                 return self._stopped(caught[0])
