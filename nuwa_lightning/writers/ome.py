@@ -13,6 +13,7 @@ from nuwa_lightning.plain_data import read_json
 from nuwa_lightning.writers.base import LONGEST_SIDE, MARKER, ImageSource, ImageWriter, Pixels, bands
 
 _CHUNK = 256
+_AT_ONCE = 16 * _CHUNK  # columns
 _AXES = [{"name": "c", "type": "channel"}, {"name": "y", "type": "space"}, {"name": "x", "type": "space"}]
 _COLORS = {"red": "FF0000", "green": "00FF00", "blue": "0000FF"}
 _WINDOW = {"min": 0, "max": 255, "start": 0, "end": 255}
@@ -114,12 +115,16 @@ class _Level:
     def _flush(self) -> None:
         if not self._rows:
             return
-        pixels_YX3 = np.concatenate(self._waiting)
-        self._array[:, self._written : self._written + self._rows] = pixels_YX3.transpose(2, 0, 1)
-        self._written += self._rows
+        start, stop, smaller = self._written, self._written + self._rows, []
+        for x in range(0, self._array.shape[2], _AT_ONCE):  # packing takes several times what it packs
+            pixels_YX3 = np.concatenate([part_YX3[:, x : x + _AT_ONCE] for part_YX3 in self._waiting])
+            self._array[:, start:stop, x : x + _AT_ONCE] = pixels_YX3.transpose(2, 0, 1)
+            if self.above is not None:
+                smaller.append(halved(pixels_YX3))
+        self._written = stop
         self._waiting, self._rows = [], 0
         if self.above is not None:
-            self.above.take(halved(pixels_YX3))
+            self.above.take(np.concatenate(smaller, axis=1))
 
 
 def level_shapes(height: int, width: int) -> list[tuple[int, int]]:

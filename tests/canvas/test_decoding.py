@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from nuwa_lightning.models.vqgan import VQGAN, VQGANConfig
 from nuwa_lightning.planning.context import NearbyContextPool
 from nuwa_lightning.planning.direction import ArbitraryDirectionController
 from nuwa_lightning.planning.geometry import PatchGrid
+from nuwa_lightning.writers.base import bands
 from tests.generation.small import small_model
 
 POOL = NearbyContextPool((0, 1, 1))
@@ -74,6 +76,20 @@ def test_bands_are_the_whole_image(vqgan, size, wrap, tile, band, on_disk, data)
         made = np.concatenate([image.rows(start, min(start + band, image.height)) for start in starts])
         image.close()
     assert np.abs(made - expected[top:bottom, left:right]).max() <= 1
+
+
+@pytest.mark.parametrize("columns", [500, 4000])
+def test_a_wide_row_of_tiles_takes_no_memory(vqgan: VQGAN, tmp_path: Path, columns: int, monkeypatch) -> None:
+    most = 1 << 18
+    monkeypatch.setattr(decoding, "_IN_MEMORY", most)
+    size, f = (16, columns), vqgan.downsample_factor
+    tiles = TileDecoder(vqgan, size, lambda a: torch.zeros(a.bottom - a.top, a.right - a.left, dtype=torch.long), 50)
+    image = DecodedImage(tiles, Crop((size[0] * f, size[1] * f)), folder=tmp_path)
+    tracemalloc.start()  # of NumPy and Python
+    assert sum(band_YX3.nbytes for band_YX3 in bands(image)) == 3 * 16 * columns * f**2
+    assert tracemalloc.get_traced_memory()[1] < 1.5 * most
+    tracemalloc.stop()
+    image.close()
 
 
 @pytest.mark.parametrize("wrap", ["", "x"])
