@@ -23,7 +23,8 @@ from nuwa_lightning.errors import UsageError
 from nuwa_lightning.planning.geometry import PatchIndex
 from nuwa_lightning.tokenizers.tiling import Rectangle
 
-_BLOCK: Final = 64
+_IMAGE_BLOCK: Final = 64
+_VIDEO_BLOCK: Final = 8
 _AT_ONCE: Final = 1 << 14
 _BYTES: Final = 1 << 26
 _NEAR: Final = 16
@@ -51,6 +52,8 @@ class TokenLog:
         tokens = "<u2" if facts.codebook_size <= 2**16 else "<u4"
         shape = (len(facts.seeds), *facts.patch_size)
         self._facts, self._dtype = facts, np.dtype([("at", "<i4", 3), ("tokens", tokens, shape), ("sum", "<u4")])
+        if not self._index:  # each frame of a video has blocks of its own, and they may be of few patches
+            self._block = _IMAGE_BLOCK if facts.grid.t == 1 else _VIDEO_BLOCK
 
     @property
     def record_bytes(self) -> int:
@@ -101,13 +104,13 @@ class TokenLog:
 
     def note(self, position: PatchIndex) -> None:
         """Take in that the next record is of a position."""
-        t, y, x = position
-        block_YX = self._index.get((t, y // _BLOCK, x // _BLOCK))
+        (t, y, x), side = position, self._block
+        block_YX = self._index.get((t, y // side, x // side))
         if block_YX is None:
-            block_YX = self._index[t, y // _BLOCK, x // _BLOCK] = np.zeros((_BLOCK, _BLOCK), np.uint32)
+            block_YX = self._index[t, y // side, x // side] = np.zeros((side, side), np.uint32)
         self.length += 1
-        self.patches += int(block_YX[y % _BLOCK, x % _BLOCK] == 0)
-        block_YX[y % _BLOCK, x % _BLOCK] = self.length
+        self.patches += int(block_YX[y % side, x % side] == 0)
+        block_YX[y % side, x % side] = self.length
 
     def read(
         self, area: Rectangle, *, t: int = 0, number: int = 0, corner: tuple[int, int, int] | None = None
@@ -139,7 +142,7 @@ class TokenLog:
         """Yield the patches that are there."""
         for (t, row, column), block_YX in sorted(self._index.items()):
             for y, x in np.argwhere(block_YX).tolist():
-                yield self._facts.stage.patch(PatchIndex(t, row * _BLOCK + y, column * _BLOCK + x))
+                yield self._facts.stage.patch(PatchIndex(t, row * self._block + y, column * self._block + x))
 
     def _records(self, numbers_N: NDArray[np.uint32]) -> Any:
         """Return the records of these numbers, from 1.
@@ -161,16 +164,17 @@ class TokenLog:
     def _numbers(self, t: int, start: tuple[int, int], shape: tuple[int, int]) -> NDArray[np.uint32]:
         """Return the numbers (from 1) of the records of an area of the log's positions; 0 where there are none."""
         numbers_YX = np.zeros(shape, np.uint32)
-        spans = [range(s // _BLOCK, (s + n - 1) // _BLOCK + 1) for s, n in zip(start, shape, strict=True)]
+        side = self._block
+        spans = [range(s // side, (s + n - 1) // side + 1) for s, n in zip(start, shape, strict=True)]
         for row, column in itertools.product(*spans):
             block_YX = self._index.get((t, row, column))
             if block_YX is None:
                 continue
             here, there = [], []
             for block, s, n in zip((row, column), start, shape, strict=True):
-                first, last = max(s, block * _BLOCK), min(s + n, (block + 1) * _BLOCK)
+                first, last = max(s, block * side), min(s + n, (block + 1) * side)
                 here.append(slice(first - s, last - s))
-                there.append(slice(first - block * _BLOCK, last - block * _BLOCK))
+                there.append(slice(first - block * side, last - block * side))
             numbers_YX[here[0], here[1]] = block_YX[there[0], there[1]]
         return numbers_YX
 

@@ -13,7 +13,10 @@ import torch
 
 from nuwa_lightning import GenerationRequest
 from nuwa_lightning.canvas.editing import FinishedCanvas
+from nuwa_lightning.canvas.facts import CanvasFacts, Stage
 from nuwa_lightning.canvas.history import begun
+from nuwa_lightning.canvas.log import TokenLog
+from nuwa_lightning.planning.geometry import PatchGrid
 from nuwa_lightning.request_fields import Size
 from tests.canvas.editable import tiny
 
@@ -43,3 +46,16 @@ def test_an_action_holds_little_of_a_patch(name: str, tmp_path: Path) -> None:
         finally:
             tracemalloc.stop()
     assert (peaks[800] - peaks[200]) / (2 * 600) < 700
+
+
+def test_a_frame_of_few_patches_holds_little(tmp_path: Path) -> None:
+    """How many patches a frame has must not matter much: a page of memory for each frame would be a thousand bytes."""
+    log, frames = TokenLog(tmp_path / "tokens.log"), 500
+    log.facts = CanvasFacts((Stage(PatchGrid(frames, 2, 2), size=(8, 8), origin=(0, 0)),), (0,), (2, 2), 16, 2, how={})
+    tracemalloc.start()
+    for patch in log.facts.grid:
+        log.note(patch)
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert log.patches == 4 * frames
+    assert held < 250 * log.patches
