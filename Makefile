@@ -24,7 +24,7 @@ install: $(STAMP)  ## make .venv and install the pinned versions (skipped when u
 fit: $(STAMP)  ## train stage 2 on real photographs (CONFIG=recipes/landscape.yaml, ARGS=...)
 	@$(PY) -m nuwa_lightning fit --config $(CONFIG) $(ARGS)
 
-pretrained: $(STAMP)  ## train the model that comes with the package (over an hour on one core, after stage 1; run it again to go on)
+pretrained: $(STAMP)  ## train the model that comes with the package (49 minutes on one core, after stage 1; run it again to go on)
 	@$(PY) -m nuwa_lightning fit --config recipes/landscape_pretrained.yaml --ckpt_path last $(ARGS)
 
 docs: $(STAMP)  ## the site, into build/site/; a warning is an error
