@@ -307,7 +307,7 @@ def _written(module: NuwaInfinityModule, shape: tuple[int, int, int], samples: i
         tokens_BPN=more(one.tokens_BPN),
         read_BPN=more(one.read_BPN),
         neighbors_BPNK=more(one.neighbors_BPNK),
-        symmetry_BP=more(one.symmetry_BP),
+        entry_BP=more(one.entry_BP),
         token_mask=one.token_mask and one.token_mask.of(more),
         text=one.text and SampleText(*map(more, one.text)),
     )

@@ -1,6 +1,7 @@
 """Random windows of token grids, for stage 2: what data modules of photos and of videos have in common.
 
-Batches are dicts: ``tokens`` int64 (B, T, Y, X) and ``index`` int64 (B), the place of the photo or video in the bank.
+Batches are dicts: ``tokens`` int64 (B, T, Y, X), ``index`` int64 (B), the place of the photo or video in the bank, and
+``height`` float32 (B, 2), how high the window's top and bottom lie in it, from 0 at its top to 1 at its bottom.
 With a text encoder attached also ``text`` float32 (B, S, E), the token states of the captions, and ``text_seen`` bool
 (B, S), which of these are there. With a coarse plan attached also ``coarse``, of the shape of ``tokens``.
 """
@@ -427,8 +428,9 @@ def _random_window(
 def _cut(banks: tuple[TokenGrids, ...], window: Window, place: tuple[BankEntry, int, int, int]) -> dict[str, Any]:
     """Return the window of an entry whose first token lies at (t, y, x)."""
     entry, *corner = place
+    height = torch.tensor([corner[1], corner[1] + window.y]) / entry.y
     cuts = [torch.from_numpy(window.cut(bank.tokens(entry), *corner).astype(np.int64)) for bank in banks]
-    return {**dict(zip(_NAMES, cuts, strict=False)), "index": entry.photo}
+    return {**dict(zip(_NAMES, cuts, strict=False)), "index": entry.photo, "height": height}
 
 
 def tiles(length: int, size: int) -> range:

@@ -321,6 +321,7 @@ class DecodingTransformer:
         self._embed = product(torch.cat(weights, dim=1), None, "float32", loops=exact)
         self._reads = sum(w.shape[1] for w in weights) // self._codebook_KE.shape[1]
         self._place_LW = torch.cat([model.bos[None], model.position() + model.embed.bias])
+        self._patch_UW = model.patch_embedding()
         # What hides a token takes the place of its embedding, of which the bias is everywhere.
         self._hide_W = None if model.mask_token is None else model.mask_token - model.embed.bias
         self._head = product(model.head_weight(), model.head.bias, precision.weights, loops=loops)
@@ -331,20 +332,20 @@ class DecodingTransformer:
         looped = exact and copies is not None and _loops(copies.weight) is not None
         self._copies = product(copies.weight, copies.bias, "float32") if looped and copies is not None else None
 
-    def embed(self, inputs_RlJ: Tensor, symmetry_R: Tensor, start: int | Tensor) -> Tensor:
+    def embed(self, inputs_RlJ: Tensor, entry_R: Tensor, start: int | Tensor) -> Tensor:
         """Return the states ``[R, l, W]`` that enter the first layer.
 
         Args:
             inputs_RlJ: tokens that positions read: their own (that before the one to be predicted, unless the model is
                 bidirectional), then neighbors; ``ABSENT`` where there is none or it is hidden.
-            symmetry_R: index of each row's symmetry.
+            entry_R: entry of the patch embedding of each row.
             start: the first position, or all of them ``[R, l]``; 0 is BOS.
         """
         R, new = inputs_RlJ.shape[:2]
         x_MI = self._codebook_KE[inputs_RlJ[:, :, : self._reads]].view(R * new, -1)
         place_W = self._place_LW[start : start + new] if isinstance(start, int) else self._place_LW[start]
-        symmetries = self.model.symmetries
-        place_RlW = place_W + (place_W.new_zeros(R, 1, 1) if symmetries is None else symmetries[symmetry_R][:, None])
+        patch_UW = self._patch_UW
+        place_RlW = place_W + (place_W.new_zeros(R, 1, 1) if patch_UW is None else patch_UW[entry_R][:, None])
         x_RlW = self._embed.add_to(place_RlW.flatten(0, 1), x_MI).view(R, new, -1)
         if self._hide_W is not None:
             masked_Rl = inputs_RlJ[:, :, 0] == ABSENT

@@ -50,7 +50,7 @@ class RowBatch:
 
     Args:
         model: the transformer.
-        symmetry_R: index of each row's symmetry.
+        entry_R: entry of the patch embedding of each row.
         context: states of the context patches.
         offset_RC: entries of the relative patch embedding.
         relative_symmetry_RC: relative symmetry of each context patch.
@@ -60,14 +60,14 @@ class RowBatch:
     def __init__(
         self,
         model: DecodingTransformer,
-        symmetry_R: Tensor,
+        entry_R: Tensor,
         *,
         context: ContextStates,
         offset_RC: Tensor,
         relative_symmetry_RC: Tensor,
         text: TextStates | None = None,
     ) -> None:
-        self.model, self.symmetry_R = model, symmetry_R
+        self.model, self.entry_R = model, entry_R
         self._readers = [model.model.reader(n, text) for n in range(len(model.layers))]
         R, C = offset_RC.shape
         N = model.model.patch_tokens
@@ -80,7 +80,7 @@ class RowBatch:
         for number, layer in enumerate(model.layers):
             k_RCGND, v_RCGND = context.keys_values(number)
             shape = (R, layer.num_kv_heads, size, layer.head_dim)
-            k_RGSD = torch.empty(shape, dtype=model.dtype, device=symmetry_R.device)
+            k_RGSD = torch.empty(shape, dtype=model.dtype, device=entry_R.device)
             v_RGSD = torch.empty_like(k_RGSD)
             if C:
                 shift = layer.context_shift(offset_RC, relative_symmetry_RC)
@@ -88,7 +88,7 @@ class RowBatch:
                 _by_patch(v_RGSD, C, N).copy_(v_RCGND)
             self.keys.append(k_RGSD)
             self.values.append(v_RGSD)
-        valid_RS = torch.ones(R, size, dtype=torch.bool, device=symmetry_R.device)
+        valid_RS = torch.ones(R, size, dtype=torch.bool, device=entry_R.device)
         valid_RS[:, : self.context] = context.valid_RC.repeat_interleave(N, dim=1)
         self._valid_R11S = None if bool(valid_RS.all()) else valid_RS[:, None, None]
         self.reads_text = text is not None
@@ -104,9 +104,9 @@ class RowBatch:
         """Return what one new position adds to its logits in each layer: where context is missing, -inf."""
         seen = None
         if self._valid_R11S is not None:
-            seen = torch.zeros(self._valid_R11S.shape, dtype=self.model.dtype, device=self.symmetry_R.device)
+            seen = torch.zeros(self._valid_R11S.shape, dtype=self.model.dtype, device=self.entry_R.device)
             seen.masked_fill_(~self._valid_R11S, float("-inf"))
-        every = self.symmetry_R.new_ones(1, 1, 1, self.context + tokens + 1, dtype=torch.bool)
+        every = self.entry_R.new_ones(1, 1, 1, self.context + tokens + 1, dtype=torch.bool)
         mask = every if self._valid_R11S is None else self._valid_R11S
         layers = [self.model.model.layer(n) for n in range(len(self.model.layers))]
         if layers[0].feed == "key":
@@ -129,7 +129,7 @@ class RowBatch:
         R, new = inputs_RlJ.shape[:2]
         start = self.context + self.place
         end = start + new
-        x_RlW = self.model.embed(inputs_RlJ, self.symmetry_R, self.place if positions is None else positions)
+        x_RlW = self.model.embed(inputs_RlJ, self.entry_R, self.place if positions is None else positions)
         x_MW = x_RlW.flatten(0, 1)
         mask = later = None
         if queries:

@@ -53,7 +53,7 @@ class PatchDecoder:
         writer: str = "a local decoder",
     ) -> None:
         self.batch, self.guidance, self._writer = rows, guidance, writer
-        device = rows.symmetry_R.device
+        device = rows.entry_R.device
         self._bidirectional = rows.model.model.bidirectional
         R, N, K = neighbors.shape
         self.given_RN = given.to(device)

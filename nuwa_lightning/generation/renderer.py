@@ -26,7 +26,7 @@ from nuwa_lightning.generation.processes import Processes
 from nuwa_lightning.generation.prompts import Prompts
 from nuwa_lightning.generation.sampling import Sampling, patch_key, patch_uniforms, signed
 from nuwa_lightning.models.layout import place_tokens, read_tokens, step_tensors
-from nuwa_lightning.models.nuwa_infinity import ABSENT, PatchTransformer
+from nuwa_lightning.models.nuwa_infinity import ABSENT, PatchTransformer, patch_entry
 from nuwa_lightning.planning.context.base import ContextPool
 from nuwa_lightning.planning.direction.base import DirectionController
 from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex, Symmetry
@@ -192,6 +192,7 @@ class Rendering:
         corner: tuple[int, int, int] = (0, 0, 0),
         plan_guidance: float = 1.0,
     ) -> None:
+        self._grid = grid
         self._renderer, self._coarse = renderer, coarse if renderer.model.coarse_plan else None
         self._plan_guidance = 1.0 if self._coarse is None else plan_guidance
         if self._plan_guidance != 1 and prompts is not None and prompts.copies != 1:
@@ -381,9 +382,11 @@ class Rendering:
             symmetry_SC[s, : len(symmetries)] = torch.tensor(symmetries, dtype=torch.long)
         raster = self._renderer.token_order == "raster"
         symmetry_S = torch.tensor([0 if raster else s.step.symmetry.index for s in steps])
+        height_S = torch.tensor([self._grid.height(s.step.patch) for s in steps])
+        entry_S = patch_entry(symmetry_S, height_S, model.size.heights)
         return RowBatch(
             self._model,
-            symmetry_S.repeat_interleave(copies).to(device),
+            entry_S.repeat_interleave(copies).to(device),
             context=context,
             offset_RC=offset_SC.repeat_interleave(copies, dim=0).to(device),
             relative_symmetry_RC=symmetry_SC.repeat_interleave(copies, dim=0).to(device),

@@ -57,7 +57,7 @@ class StaticSteps:
         )
         self._given_PN, self._tokens_PN = (torch.full((P, N), ABSENT, device=device) for _ in range(2))
         self._chance_PN = torch.zeros((P, N), dtype=chance, device=device)
-        self._symmetry_R = torch.zeros_like(rows.symmetry_R)
+        self._entry_R = torch.zeros_like(rows.entry_R)
         slots = rows.context + N + 1
         filled_up = -slots % _ALIGNED
         # Zeros, since what is masked must still be a number.
@@ -102,7 +102,7 @@ class StaticSteps:
         self._given_PN.copy_(patches.given_RN)
         self._tokens_PN.copy_(patches.tokens_RN)
         self._chance_PN.copy_(chance_PN)
-        self._symmetry_R.copy_(rows.symmetry_R)
+        self._entry_R.copy_(rows.entry_R)
         for slots, kept in ((self._keys, rows.keys), (self._values, rows.values)):
             for slots_RGSD, kept_RGSD in zip(slots, kept, strict=True):
                 slots_RGSD[:, :, :C] = kept_RGSD[:, :, :C]
@@ -120,7 +120,7 @@ class StaticSteps:
         slot_1 = place_1 + self._context
         later_S = torch.zeros_like(self._slot_S, dtype=model.dtype)
         later_S = later_S.masked_fill(self._slot_S > slot_1, float("-inf"))
-        x_MW = model.embed(x_R1J, self._symmetry_R, place_1.expand(R, 1)).flatten(0, 1)
+        x_MW = model.embed(x_R1J, self._entry_R, place_1.expand(R, 1)).flatten(0, 1)
         for number, layer in enumerate(model.layers):
             k_RGSD, v_RGSD = self._keys[number], self._values[number]
             q_R1HD, k_RG1D, v_RG1D = layer.projected(x_MW, R)

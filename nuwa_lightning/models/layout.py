@@ -127,6 +127,7 @@ class PlanLayout:
         neighbors_PNK: place of the neighbors of every token in that grid, ``ABSENT`` where there is none; those in the
             coarse plan lie in a second grid of the same shape, which follows.
         symmetry_P: index of the symmetry of each step (0 throughout in raster order, which has no symmetries).
+        height_P: how high the center of each step's patch lies in the grid, 0 at the top, 1 at the bottom.
         known_P: which steps are given, not written.
         groups: which steps see which.
         key: equal keys mean equal ``groups`` and ``known_P``, so such plans can share a batch.
@@ -135,6 +136,7 @@ class PlanLayout:
     index_PN: Tensor
     neighbors_PNK: Tensor
     symmetry_P: Tensor
+    height_P: Tensor
     known_P: Tensor
     groups: tuple[ContextGroup, ...]
     key: tuple[object, ...]
@@ -213,7 +215,13 @@ def lay_out(
     known = torch.tensor([step.known for step in steps])
     symmetries = [0 if token_order == "raster" else s.symmetry.index for s in steps]
     return PlanLayout(
-        torch.tensor(index_PN), torch.tensor(neighbors_PNK), torch.tensor(symmetries), known, tuple(groups), key
+        torch.tensor(index_PN),
+        torch.tensor(neighbors_PNK),
+        torch.tensor(symmetries),
+        torch.tensor([grid.height(step.patch) for step in steps]),
+        known,
+        tuple(groups),
+        key,
     )
 
 

@@ -15,9 +15,10 @@ input of layer l at their tokens. Patches further away act through the states of
     x_i <- x_i + s_2 * cross-attention(LN(x_i), y)                       in models with text
     x_i <- x_i + s_3 * GEGLU(LN(x_i))                                    s: LayerScale
 
-``Emb(i)`` holds one vector for each offset between a context patch and patch i. No absolute position of a patch ever
-enters, so a canvas may have any size. Ours are: the neighbor embedding, the symmetry embedding, the copy head, and the
-second level in any order (``bidirectional``), also group by group (``grouped``).
+``Emb(i)`` holds one vector for each offset between a context patch and patch i. No absolute position of a patch enters,
+so a canvas may have any size. Ours are: the neighbor embedding, the symmetry embedding, how high a patch lies as a
+share of the canvas (``heights``; off by default), the copy head, and the second level in any order
+(``bidirectional``), also group by group (``grouped``).
 
 Three callers, one maths: :meth:`PatchTransformer.forward` scores all patches of a canvas at once (training);
 :meth:`PatchTransformer.forward_step` scores one patch, given cached states (training as in the paper); decoding
@@ -28,7 +29,7 @@ out in ``layout.py`` from ``planning/schedule.py``; ``rows.py`` puts patches sid
 Shape legend: B samples, P patches (steps of a plan), C context patches, N tokens per patch, L = 1 + N positions (BOS
 first), R rows (patches of any sample side by side), W model width, H query heads, G key/value heads, D head width,
 S key positions (in the text branch: text tokens), E width of a code vector (there: of a text token), K codes (in names
-of neighbors: their number).
+of neighbors: their number), U entries of the patch embedding: every height under every symmetry.
 """
 
 from __future__ import annotations
@@ -76,6 +77,9 @@ class TransformerConfig:
             not move.
         code_head: let the head point among the code vectors, too (ours).
         symmetry_embedding: tell the model under which symmetry a patch is read (ours); raster order has only one.
+        heights: tell the model how high on the canvas a patch lies, in so many steps from top to bottom, whatever the
+            canvas' height (ours; skies are above, ground is below); nothing on a canvas that is endless or closed
+            along the height. 0 is the paper.
 
     Raises:
         UsageError: if a number makes no sense.
@@ -94,6 +98,7 @@ class TransformerConfig:
     copy_head: bool = False
     code_head: bool = True
     symmetry_embedding: bool = True
+    heights: int = 0
 
     def __post_init__(self) -> None:
         for name in ("dim", "num_layers", "num_heads", "num_kv_heads"):
@@ -101,6 +106,8 @@ class TransformerConfig:
                 raise UsageError(f"transformer.{name}", getattr(self, name), "give a whole number from 1 up")
         if self.num_layers > 10_000:
             raise UsageError("transformer.num_layers", self.num_layers, "give 10000 or fewer")
+        if not 0 <= self.heights <= 64:
+            raise UsageError("transformer.heights", self.heights, "give a whole number from 0 to 64, such as 8")
         if not 0 < self.mlp_ratio < float("inf"):
             raise UsageError("transformer.mlp_ratio", self.mlp_ratio, "give a number above 0")
         if not abs(self.layer_scale) < float("inf"):
@@ -762,13 +769,26 @@ def _places(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     return before_DJ.to(device), here_P.to(device), earlier_DP.to(device)
 
 
+def patch_entry(symmetry: Tensor, height: Tensor, heights: int) -> Tensor:
+    """Return the entry of :meth:`PatchTransformer.patch_embedding` of each patch; tensors of any equal shape.
+
+    Args:
+        symmetry: index of its symmetry.
+        height: how high its center lies, from 0 at the top to 1 at the bottom; NaN where nothing is told.
+        heights: see `TransformerConfig`.
+    """
+    step = (height * heights).nan_to_num(-1).floor().long().clamp(-1, heights - 1)
+    return (step + 1) * len(SYMMETRIES) * (heights > 0) + symmetry
+
+
 # -- model -------------------------------------------------------------------------------------------------------------
 
 
 class PatchTransformer(nn.Module):
     """Predicts the tokens of a patch, given others of it and the per-layer states of its context patches.
 
-    The index of a patch on the canvas never enters: only offsets between patches do, so any canvas size works.
+    The index of a patch on the canvas never enters: only offsets between patches do, and with ``heights`` how high it
+    lies as a share of the canvas, so any canvas size works.
 
     Args:
         codebook_size: size K of the tokenizer's codebook.
@@ -829,6 +849,7 @@ class PatchTransformer(nn.Module):
         self.text = TextConditioning(text_dim, size) if text_dim else None
         self.mask_token = nn.Parameter(torch.randn(dim) * 0.5) if bidirectional else None
         self.copy_head = CopyHead(dim, count=len(self.neighbors), moving=past) if size.copy_head else None
+        self.heights = nn.Parameter(torch.randn(size.heights, dim) * 0.5) if size.heights else None
 
     @property
     def patch_tokens(self) -> int:
@@ -893,13 +914,13 @@ class PatchTransformer(nn.Module):
         self.codebook_KE.copy_(whitened(codebook_KE))
 
     def embed_rows(
-        self, tokens_RN: Tensor, symmetry_R: Tensor, *, neighbors_RNK: Tensor, masked_RN: Tensor | None = None
+        self, tokens_RN: Tensor, entry_R: Tensor, *, neighbors_RNK: Tensor, masked_RN: Tensor | None = None
     ) -> Tensor:
         """Return the input of the first layer ``[R, L, W]``: BOS, then every token with its position in the patch.
 
         Args:
             tokens_RN: codes in writing order.
-            symmetry_R: index of each row's symmetry.
+            entry_R: entry of the patch embedding of each row.
             neighbors_RNK: neighbors of each token (see ``neighbors``). They come in where token n is predicted: at
                 position n, or in a bidirectional model at its own, n + 1.
             masked_RN: which tokens are masked, in a bidirectional model.
@@ -908,14 +929,22 @@ class PatchTransformer(nn.Module):
         if masked_RN is not None and self.mask_token is not None:
             x_RNW = torch.where(masked_RN[:, :, None], self.mask_token, x_RNW)
         x_RLW = torch.cat([self.bos.expand(len(tokens_RN), 1, -1), x_RNW + self.position()], dim=1)
-        if self.symmetries is not None:
-            x_RLW = x_RLW + self.symmetries[symmetry_R][:, None]
+        patch_UW = self.patch_embedding()
+        if patch_UW is not None:
+            x_RLW = x_RLW + patch_UW[entry_R][:, None]
         if self.neighbor_embedding is None:
             return x_RLW
         return x_RLW + F.pad(
             self.neighbor_embedding(neighbors_RNK, self.codebook_KE),
             (0, 0, 1, 0) if self.bidirectional else (0, 0, 0, 1),
         )
+
+    def patch_embedding(self) -> Tensor | None:
+        """Return what is added at all positions of a patch ``[U, W]``, see :func:`patch_entry`; None for nothing."""
+        if self.heights is None:
+            return self.symmetries
+        heights_UW = F.pad(self.heights, (0, 0, 1, 0))[:, None].expand(-1, len(SYMMETRIES), -1)
+        return (heights_UW if self.symmetries is None else heights_UW + self.symmetries).flatten(0, 1)
 
     def logits(self, x: Tensor, neighbors: Tensor, weight: Tensor | None = None) -> Tensor:
         """Return logits ``[..., K]`` of last-layer states ``[..., W]`` and neighbors; ``weight``: :meth:`head_weight`.
@@ -937,7 +966,7 @@ class PatchTransformer(nn.Module):
     def forward(
         self,
         tokens_BPN: Tensor,
-        symmetry_BP: Tensor,
+        entry_BP: Tensor,
         *,
         neighbors_BPNK: Tensor,
         groups: Sequence[ContextGroup],
@@ -952,7 +981,7 @@ class PatchTransformer(nn.Module):
 
         Args:
             tokens_BPN: codes, in the order of the plan and of the tokens inside a patch.
-            symmetry_BP: index of each step's symmetry.
+            entry_BP: entry of the patch embedding of each step.
             neighbors_BPNK: neighbors of each token.
             groups: which steps see which, from ``ContextTable``.
             text: the text of each sample.
@@ -972,7 +1001,7 @@ class PatchTransformer(nn.Module):
         row_mask = token_mask and token_mask.of(rows.arrange)
         own_masks = self._own_masks(row_mask)
         readings = self._readings(
-            rows.arrange(tokens_BPN), rows.arrange(symmetry_BP), rows.arrange(neighbors_BPNK), row_mask
+            rows.arrange(tokens_BPN), rows.arrange(entry_BP), rows.arrange(neighbors_BPNK), row_mask
         )
         for number in range(self.num_layers):
             layer, last = self.layer(number), number == self.num_layers - 1
@@ -986,7 +1015,7 @@ class PatchTransformer(nn.Module):
     def forward_step(
         self,
         tokens_RN: Tensor,
-        symmetry_R: Tensor,
+        entry_R: Tensor,
         *,
         neighbors_RNK: Tensor,
         context: Sequence[Sequence[Tensor]],
@@ -999,7 +1028,7 @@ class PatchTransformer(nn.Module):
 
         Args:
             tokens_RN: codes in writing order.
-            symmetry_R: index of each row's symmetry.
+            entry_R: entry of the patch embedding of each row.
             neighbors_RNK: neighbors of each token.
             context: for each of C context patches, per layer, its cached normalised layer input ``[R, N, W]``.
             offset_RC: entries of the relative patch embedding.
@@ -1011,7 +1040,7 @@ class PatchTransformer(nn.Module):
             Logits ``[R, N, K]``, and what later patches may see of this one, per layer ``[R, N, W]``, detached.
         """
         self._check_mask(token_mask)
-        readings = self._readings(tokens_RN, symmetry_R, neighbors_RNK, token_mask)
+        readings = self._readings(tokens_RN, entry_R, neighbors_RNK, token_mask)
         own_masks = self._own_masks(token_mask)
         states = []
         for number in range(self.num_layers):
@@ -1031,15 +1060,15 @@ class PatchTransformer(nn.Module):
         return None, group_mask(token_mask.groups) if token_mask is not None and token_mask.groups is not None else None
 
     def _readings(
-        self, tokens_RN: Tensor, symmetry_R: Tensor, neighbors_RNK: Tensor, token_mask: TokenMask | None
+        self, tokens_RN: Tensor, entry_R: Tensor, neighbors_RNK: Tensor, token_mask: TokenMask | None
     ) -> list[Tensor]:
         """Return layer inputs ``[R, L, W]``: the first is what other patches see, logits come from the last.
 
         Of a causal model they are one and the same.
         """
-        readings = [self.embed_rows(tokens_RN, symmetry_R, neighbors_RNK=neighbors_RNK)]
+        readings = [self.embed_rows(tokens_RN, entry_R, neighbors_RNK=neighbors_RNK)]
         if token_mask is not None:
-            read = functools.partial(self.embed_rows, tokens_RN, symmetry_R, neighbors_RNK=token_mask.neighbors)
+            read = functools.partial(self.embed_rows, tokens_RN, entry_R, neighbors_RNK=token_mask.neighbors)
             asked_RLW = read(masked_RN=token_mask.tokens)
             readings.append(torch.cat([read(), asked_RLW[:, 1:]], dim=1) if self.grouped else asked_RLW)
         return readings

@@ -120,6 +120,10 @@ class PatchGrid:
         """Return the patch of the grid that ``patch``, which may lie beyond a closed axis, stands for."""
         return PatchIndex(*(p % n if n else p for p, n in zip(patch, self.periods, strict=True)))
 
+    def height(self, patch: PatchIndex) -> float:
+        """Return how high its center lies, 0 at the top and 1 at the bottom; NaN where there is no top or bottom."""
+        return math.nan if self.y is None or "y" in self.wrap else (patch.y + 0.5) / self.y
+
     def unrolled(self) -> PatchGrid:
         """Return the open grid that repeats this one three times along every closed axis, with itself in the middle."""
         t, y, x = (

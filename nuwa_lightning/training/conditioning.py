@@ -78,6 +78,24 @@ class Conditions:
         return SampleText(batch["text"], text_mask_BS)
 
 
+def reach_of(batch: Mapping[str, Tensor], generator: torch.Generator | None, part: BatchPart = WHOLE) -> Tensor:
+    """Return how high the tops and bottoms of samples lie in their images ``[B, 2]``, a tenth of them dropped (NaN).
+
+    Without a generator nothing is dropped.
+
+    Raises:
+        UsageError: if the batch does not say.
+    """
+    if "height" not in batch:
+        hint = "the model is told heights and this data has none: use TokenDataModule, or transformer.heights=0"
+        raise UsageError("data", "no heights", hint)
+    reach_B2 = batch["height"]
+    if generator is None:
+        return reach_B2
+    dropped_B = part.of(torch.rand(part.world * len(reach_B2), generator=generator)) < HEIGHT_DROPOUT
+    return reach_B2.masked_fill(dropped_B.to(reach_B2.device)[:, None], torch.nan)
+
+
 def token_noise(
     tokens_BS: Tensor, codebook_KE: Tensor, *, share: float, generator: torch.Generator, part: BatchPart = WHOLE
 ) -> Tensor:
@@ -98,6 +116,10 @@ def token_noise(
     nearest_MR = torch.cdist(codebook_KE[tokens_M], codebook_KE).topk(min(_ALIKE, K - 1) + 1, largest=False).indices
     read_BS[similar_BS] = nearest_MR.gather(1, rank_BS.to(device)[similar_BS][:, None])[:, 0]
     return read_BS
+
+
+HEIGHT_DROPOUT: Final = 0.1
+"""Of how many samples a model with heights is told none, so that it writes endless and closed canvases, too."""
 
 
 class SampleText(NamedTuple):

@@ -30,7 +30,7 @@ from nuwa_lightning.planning.direction.base import DirectionController, Step
 from nuwa_lightning.planning.geometry import PatchGrid
 from nuwa_lightning.planning.schedule import TokenOrder
 from nuwa_lightning.tokenizers.base import Tokenizer
-from nuwa_lightning.training.conditioning import Conditions, SampleText, token_noise
+from nuwa_lightning.training.conditioning import Conditions, SampleText, reach_of, token_noise
 from nuwa_lightning.training.losses import LossTerm
 from nuwa_lightning.training.muon import MuonAdamW, muon_groups
 from nuwa_lightning.training.optimization import (
@@ -206,6 +206,7 @@ class NuwaInfinityModule(LightningModule):
         *,
         text: SampleText | None = None,
         coarse_BTYX: Tensor | None = None,
+        reach_B2: Tensor | None = None,
         part: BatchPart = WHOLE,
     ) -> list[Written]:
         """Give each sample a plan and put samples that share all masks together.
@@ -215,6 +216,7 @@ class NuwaInfinityModule(LightningModule):
             generator: draws plans and what is hidden; without one, samples take plans in turn (validation).
             text: of the samples.
             coarse_BTYX: their coarse plans, ``ABSENT`` where there is none, for a model that reads them.
+            reach_B2: how high the top and the bottom of each sample lie in its image; NaN where nothing is told.
             part: which part of the batch the samples are.
         """
         hiding = generator or torch.Generator().manual_seed(0)
@@ -231,6 +233,8 @@ class NuwaInfinityModule(LightningModule):
             share, codes_KE = self.conditions.token_noise, self.transformer.codebook_KE
             read = token_noise(flat, codes_KE, share=share, generator=generator, part=part)
         seen = read if coarse_BTYX is None else torch.cat([read, coarse_BTYX.flatten(1)], dim=1)
+        if reach_B2 is None:
+            reach_B2 = torch.full((B, 2), torch.nan, device=flat.device)
         groups = []
         for numbers in same.values():
             alike = {number: laid_out[number] for number in numbers}
@@ -238,7 +242,9 @@ class NuwaInfinityModule(LightningModule):
             mine, idle = own, sharded and not chosen
             if idle:  # weights are gathered by all processes at once, so this one has to compute something
                 chosen, mine = {0: layout}, range(numbers[0], numbers[0] + 1)
-            read_as = gathered(chosen, layout, flat, read, seen)
+            read_as = gathered(
+                chosen, layout, flat, read, seen, reach_B2=reach_B2, heights=self.transformer.size.heights
+            )
             masks = hide(read_as[2], alike, mine, self.local_decoder, self.transformer, self.token_order, hiding)
             if not chosen and self.optimize != "per_patch":
                 continue  # else, where another process takes a step, this one takes it, too
@@ -252,7 +258,7 @@ class NuwaInfinityModule(LightningModule):
         """Return the cross-entropy of every token ``[B, P, N]``, and ``terms``; see :meth:`Written.weighted`."""
         loss_BPN = self.transformer(
             written.read_BPN,
-            written.symmetry_BP,
+            written.entry_BP,
             neighbors_BPNK=written.neighbors_BPNK,
             groups=written.layout.groups,
             token_mask=written.token_mask,
@@ -277,7 +283,10 @@ class NuwaInfinityModule(LightningModule):
         part = BatchPart(self.global_rank, self.trainer.world_size)
         text = self.conditions.text_of(batch, generator, part)
         coarse_BTYX = self.plan.of_batch(batch, generator, part) if self.plan else None
-        groups = self.draw_plans(batch["tokens"], generator, text=text, coarse_BTYX=coarse_BTYX, part=part)
+        reach_B2 = reach_of(batch, generator, part) if self.transformer.size.heights else None
+        groups = self.draw_plans(
+            batch["tokens"], generator, text=text, coarse_BTYX=coarse_BTYX, reach_B2=reach_B2, part=part
+        )
         optimizer: Any = self.optimizers()
         scheduler: Any = self.lr_schedulers()
         if self.optimize == "per_patch":
@@ -329,7 +338,7 @@ class NuwaInfinityModule(LightningModule):
             token_mask = written.token_mask and written.token_mask.of(operator.itemgetter((slice(None), step)))
             logits_BNK, states[step] = self.transformer.forward_step(
                 written.read_BPN[:, step],
-                written.symmetry_BP[:, step],
+                written.entry_BP[:, step],
                 neighbors_RNK=written.neighbors_BPNK[:, step],
                 context=[states[c] for c in context],
                 offset_RC=group.offset_PC[i].expand(B, -1),
@@ -360,7 +369,8 @@ class NuwaInfinityModule(LightningModule):
         losses, first = [], []
         text = self.conditions.text_of(batch, None)
         coarse_BTYX = self.plan.of_batch(batch, None) if self.plan else None
-        for written in self.draw_plans(batch["tokens"], None, text=text, coarse_BTYX=coarse_BTYX):
+        reach_B2 = reach_of(batch, None) if self.transformer.size.heights else None
+        for written in self.draw_plans(batch["tokens"], None, text=text, coarse_BTYX=coarse_BTYX, reach_B2=reach_B2):
             loss_BPN = self.loss(written)
             losses.append(loss_BPN.flatten())
             first.append(loss_BPN[:, :, : self.transformer.patch_size[0]].flatten())

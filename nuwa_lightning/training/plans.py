@@ -15,7 +15,7 @@ from nuwa_lightning.errors import LawError, UsageError, shown
 from nuwa_lightning.generation.local import LocalDecoder
 from nuwa_lightning.generation.patch_decoder import own_neighbors
 from nuwa_lightning.models.layout import PlanLayout
-from nuwa_lightning.models.nuwa_infinity import ABSENT, PatchTransformer, TokenMask
+from nuwa_lightning.models.nuwa_infinity import ABSENT, PatchTransformer, TokenMask, patch_entry
 from nuwa_lightning.planning.direction.base import DirectionController, Step
 from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
 from nuwa_lightning.planning.schedule import TokenOrder
@@ -45,7 +45,7 @@ class Written:
         tokens_BPN: codes, the targets.
         read_BPN: codes as they are read: the same, or some of them wrong.
         neighbors_BPNK: their neighbors, as they are read.
-        symmetry_BP: index of each step's symmetry.
+        entry_BP: entry of the patch embedding of each step.
         whole: these samples and those that follow such plans in other processes.
         token_mask: what is hidden, unless each token sees earlier ones only.
         text: their texts, for a model that reads text.
@@ -56,7 +56,7 @@ class Written:
     tokens_BPN: Tensor
     read_BPN: Tensor
     neighbors_BPNK: Tensor
-    symmetry_BP: Tensor
+    entry_BP: Tensor
     whole: Whole
     token_mask: TokenMask | None = None
     text: SampleText | None = None
@@ -145,9 +145,16 @@ def look_up(tokens_S: Tensor, place: Tensor) -> Tensor:
 
 
 def gathered(
-    layouts: Mapping[int, PlanLayout], layout: PlanLayout, tokens_BS: Tensor, read_BS: Tensor, seen_BM: Tensor
+    layouts: Mapping[int, PlanLayout],
+    layout: PlanLayout,
+    tokens_BS: Tensor,
+    read_BS: Tensor,
+    seen_BM: Tensor,
+    *,
+    reach_B2: Tensor,
+    heights: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the tokens of some samples as :class:`Written` holds them: targets, read, neighbors and symmetries.
+    """Return the tokens of some samples as :class:`Written` holds them: targets, read, neighbors and entries.
 
     Args:
         layouts: of each of the samples, by its place in the batch; there may be none.
@@ -155,6 +162,8 @@ def gathered(
         tokens_BS: the batch.
         read_BS: how it is read.
         seen_BM: the same with the coarse plan behind it, where there is one.
+        reach_B2: how high the top and the bottom of each sample lie in its image; NaN where nothing is told.
+        heights: see `TransformerConfig`.
     """
     (P, N, K), device = layout.neighbors_PNK.shape, tokens_BS.device
 
@@ -166,8 +175,12 @@ def gathered(
     if read_BS is not tokens_BS:
         read_BPN = stacked([read_BS[b][p.index_PN.to(device)] for b, p in layouts.items()], P, N)
     neighbors_BPNK = stacked([look_up(seen_BM[b], p.neighbors_PNK) for b, p in layouts.items()], P, N, K)
-    symmetry_BP = stacked([p.symmetry_P for p in layouts.values()], P).to(device)
-    return tokens_BPN, read_BPN, neighbors_BPNK, symmetry_BP
+    entry_BP = stacked([p.symmetry_P for p in layouts.values()], P).to(device)
+    if heights:
+        height_BP = stacked([p.height_P for p in layouts.values()], P).to(device)
+        top_B1, bottom_B1 = reach_B2[[*layouts]].chunk(2, dim=1)
+        entry_BP = patch_entry(entry_BP, top_B1 + (bottom_B1 - top_B1) * height_BP, heights)
+    return tokens_BPN, read_BPN, neighbors_BPNK, entry_BP
 
 
 def no_loss(model: nn.Module) -> Tensor:

@@ -155,7 +155,7 @@ def test_batches_carry_the_captions_of_their_photos(photo_folder: Path, caplog) 
     data = TokenDataModule(source, grid=(4, 4), bank=BankSettings((40,)), batch_size=4, steps_per_epoch=3)
     data.attach_tokenizer(Means())
     without = [batch.keys() for batch in data.train_dataloader()]
-    assert without == [{"tokens", "index"}] * 3
+    assert without == [{"tokens", "index", "height"}] * 3
     data.attach_text_encoder(Letters())
     with caplog.at_level(logging.WARNING):
         stream = data.train_dataloader()

@@ -14,7 +14,7 @@ from nuwa_lightning.generation.prompts import Prompts
 from nuwa_lightning.generation.renderer import InfiniteRenderer
 from nuwa_lightning.generation.sampling import Sampling
 from nuwa_lightning.models.layout import lay_out
-from nuwa_lightning.models.nuwa_infinity import PatchTransformer, TokenMask, TransformerConfig
+from nuwa_lightning.models.nuwa_infinity import PatchTransformer, TokenMask, TransformerConfig, patch_entry
 from nuwa_lightning.planning.context import ContextPool
 from nuwa_lightning.planning.direction import DirectionController, Step
 from nuwa_lightning.planning.geometry import PatchGrid, PatchIndex
@@ -78,12 +78,13 @@ def build(
     bidirectional: bool = False,
     coarse_plan: bool = False,
     grouped: bool = False,
+    heights: int = 0,
 ) -> PatchTransformer:
     """Return a model all of whose weights are random: none is zero or one, as many are in a new model."""
     torch.manual_seed(0)
     size = TransformerConfig(
         16, 2, 4, num_kv_heads, 2.0, feed,  # type: ignore[arg-type]
-        ahead=ahead, copy_head=copy_head, neighbor_embedding=neighbor_embedding,
+        ahead=ahead, copy_head=copy_head, neighbor_embedding=neighbor_embedding, heights=heights,
     )  # fmt: skip
     model = PatchTransformer(
         16, 4, patch_size=PATCH, embedding_extent=pool.embedding_extent, size=size, text_dim=text_dim,
@@ -241,7 +242,7 @@ def _scored(
     tokens_BPN = tokens.flatten(1)[:, layout.index_PN]
     plans = [] if coarse_BTYX is None else [coarse_BTYX.flatten(1)]
     neighbors = torch.cat([tokens.flatten(1), *plans, torch.full((2, 1), -1)], dim=1)[:, layout.neighbors_PNK]
-    symmetry_BP = layout.symmetry_P.expand(2, -1)
+    entry_BP = patch_entry(layout.symmetry_P, layout.height_P, model.size.heights).expand(2, -1)
     text = None if prompts is None else prompts.rows([PatchIndex(0, 0, 0)])
     mask = None
     if masked is not None:
@@ -250,14 +251,14 @@ def _scored(
         if groups is not None:
             gone = groups[:, :, own_NK.clamp_min(0)] >= groups[:, :, :, None]
         mask = TokenMask(masked, neighbors.masked_fill(gone & (own_NK >= 0), -1), groups)
-    joint = model(tokens_BPN, symmetry_BP, neighbors_BPNK=neighbors, groups=layout.groups, text=text, token_mask=mask)
+    joint = model(tokens_BPN, entry_BP, neighbors_BPNK=neighbors, groups=layout.groups, text=text, token_mask=mask)
 
     stepped, states = torch.zeros_like(joint), {}
     place = {int(step): (group, i) for group in layout.groups for i, step in enumerate(group.steps_P)}
     for step in range(len(plan)):
         group, i = place[step]
         stepped[:, step], states[step] = model.forward_step(
-            tokens_BPN[:, step], symmetry_BP[:, step], neighbors_RNK=neighbors[:, step],
+            tokens_BPN[:, step], entry_BP[:, step], neighbors_RNK=neighbors[:, step],
             context=[states[int(c)] for c in group.context_PC[i]], offset_RC=group.offset_PC[i].expand(2, -1),
             symmetry_RC=group.symmetry_PC[i].expand(2, -1), text=text,
             token_mask=mask and mask.of(lambda x: x[:, step]),  # noqa: B023 - called at once

@@ -132,6 +132,7 @@ def dense_logits(  # noqa: C901 - one formula after another
     masked_PN: Tensor | None,
     coarse_TYX: Tensor | None = None,
     groups_PN: Tensor | None = None,
+    rows: int | None = None,
 ) -> Tensor:
     """Return logits ``[P, N, K]``: the whole canvas as one masked sequence of U times BOS and N tokens.
 
@@ -152,6 +153,7 @@ def dense_logits(  # noqa: C901 - one formula after another
         masked_PN: which tokens are masked, for a bidirectional model.
         coarse_TYX: the coarse plan, -1 where there is none.
         groups_PN: with which group each token is written, for a grouped model.
+        rows: of patches of the canvas.
     """
     P, N, codes, width = len(steps), side * side, w["codebook_KE"], len(w["bos"])
     which = [0 if raster else list(WAYS).index(name) for _, name in steps]
@@ -198,6 +200,9 @@ def dense_logits(  # noqa: C901 - one formula after another
         if hidden_PN is not None:
             x_PNW = torch.where(hidden_PN[:, :, None], w["mask_token"], x_PNW)
         x_PLW = torch.cat([w["bos"].expand(P, 1, -1), x_PNW + place_NW], dim=1) + w["symmetries"][which][:, None]
+        if "heights" in w and rows is not None:
+            steps_down = [(2 * y + 1) * len(w["heights"]) // (2 * rows) for (_, y, _), _ in steps]
+            x_PLW = x_PLW + w["heights"][steps_down][:, None]
         if "neighbor_embedding.linear.weight" in w:
             used = w["neighbor_embedding.linear.weight"].shape[1] // codes.shape[1]
             vectors = torch.cat([codes, codes[:1] * 0])[near_PNK[:, :, :used]].flatten(2)
@@ -297,6 +302,7 @@ def worst(
             masked_PN=None if found.masked_BPN is None else found.masked_BPN[b],
             coarse_TYX=None if coarse_BTYX is None else coarse_BTYX[b],
             groups_PN=None if found.groups_BPN is None else found.groups_BPN[b],
+            rows=grid.y,
         )  # fmt: skip
         differences += [found.joint_BPNK[b] - dense_PNK, found.stepped_BPNK[b] - dense_PNK]
         if found.decoded_BPNK is not None:
@@ -382,6 +388,17 @@ def test_coarse_plan_with_everything_else() -> None:
     assert worst(model, pool, omega, grid=grid, order="raster", texts=texts, coarse_BTYX=plans) < 1e-9
     model = build(pool, 2, "logit", bidirectional=True, copy_head=True, coarse_plan=True)
     assert worst(model, pool, Spiral(symmetries=ALL_SYMMETRIES), grid=grid, coarse_BTYX=plans) < 1e-9
+
+
+def test_heights() -> None:
+    pool, every = NearbyContextPool((1, 1, 1)), Spiral(symmetries=ALL_SYMMETRIES)
+    for heights, rows in ((2, 3), (3, 2), (8, 3)):
+        grid = PatchGrid(1, rows, 2)
+        assert worst(build(pool, 2, heights=heights), pool, every, grid=grid) < 1e-9
+    plans, omega = _plans(grid), ArbitraryDirectionController()
+    model = build(pool, 1, heights=4, copy_head=True, coarse_plan=True)
+    assert worst(model, pool, omega, grid=grid, order="raster", coarse_BTYX=plans) < 1e-9
+    assert worst(build(pool, 2, heights=4, grouped=True), pool, every, grid=grid) < 1e-9
 
 
 def _sees_the_next_token(queries: int, context: int, *, start: int = 0, device: torch.device | None = None) -> Tensor:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 from hypothesis import given
@@ -58,6 +59,14 @@ def test_grid_of_a_size():
     assert not grid.endless
     assert PatchIndex(1, 2, 3) in grid
     assert all(p not in grid for p in [(2, 0, 0), (0, 3, 0), (0, 0, 4), (-1, 0, 0), (0, -1, 0), (0, 0, -1), (0, 0), 7])
+
+
+def test_heights() -> None:
+    grid = PatchGrid(2, 4, 3)
+    assert {grid.height(patch) for patch in grid} == {1 / 8, 3 / 8, 5 / 8, 7 / 8}
+    for none in (PatchGrid(1, None, 3), PatchGrid(1, 4, 3, wrap="y"), PatchGrid(1, 4, 3, wrap="xy")):
+        assert math.isnan(none.height(PatchIndex(0, 1, 1)))
+    assert PatchGrid(1, 4, None).height(PatchIndex(0, 1, 99)) == 3 / 8
 
 
 def test_endless_grids():

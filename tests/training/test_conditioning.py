@@ -16,7 +16,7 @@ from nuwa_lightning.planning.direction import ArbitraryDirectionController, Rast
 from nuwa_lightning.planning.geometry import OMEGA, PatchGrid, PatchIndex
 from nuwa_lightning.planning.schedule import walk
 from nuwa_lightning.text.base import padded
-from nuwa_lightning.training.conditioning import Conditions, closing, draw_known
+from nuwa_lightning.training.conditioning import HEIGHT_DROPOUT, Conditions, closing, draw_known, reach_of
 from nuwa_lightning.training.muon import MuonAdamW, muon_groups
 from nuwa_lightning.training.nuwa_module import NuwaInfinityModule, Optimize
 from tests.text.letters import Letters
@@ -254,3 +254,35 @@ def test_a_checkpoint_of_another_text_is_refused() -> None:
     with pytest.raises(UsageError, match=r"model\.conditions\.text_encoder"):
         with_text().check_checkpoint(checkpoint)
     module(0.0).check_checkpoint(checkpoint)  # as written before there was text
+
+
+def test_heights_are_those_of_the_image() -> None:
+    """Windows of an image of 12 rows; what is told is which of 3 thirds the middle of each patch lies in."""
+    torch.manual_seed(0)
+    size = TransformerConfig(dim=16, num_layers=1, num_heads=2, num_kv_heads=1, heights=3)
+    made = NuwaInfinityModule(16, 4, patch_size=(2, 2), transformer=size, context_pool=NearbyContextPool((0, 1, 1)))
+    tops = torch.tensor([0, 4, 8])
+    reach_B2 = torch.stack([tops, tops + 4], dim=1) / 12
+    tokens_BTYX = torch.randint(0, 16, (3, 1, 4, 6))
+    told = {}
+    for written in made.draw_plans(tokens_BTYX, None, reach_B2=reach_B2):
+        for tokens_PN, symmetry_P in zip(written.tokens_BPN, written.entry_BP, strict=True):
+            b = next(
+                b for b in range(3) if sorted(tokens_PN.flatten().tolist()) == sorted(tokens_BTYX[b].flatten().tolist())
+            )
+            for step, place in enumerate(written.layout.index_PN[:, 0].tolist()):
+                told[b, place // 6 // 2] = int(symmetry_P[step]) // 8
+    assert told == {(0, 0): 1, (0, 1): 1, (1, 0): 2, (1, 1): 2, (2, 0): 3, (2, 1): 3}
+    for written in made.draw_plans(tokens_BTYX, None):
+        assert written.entry_BP.max() < 8  # nothing is told
+
+
+def test_a_tenth_is_told_no_height() -> None:
+    reach_B2 = torch.rand(4000, 2)
+    with pytest.raises(UsageError, match="no heights"):
+        reach_of({}, torch.Generator())
+    assert torch.equal(reach_of({"height": reach_B2}, None), reach_B2)
+    found = reach_of({"height": reach_B2}, torch.Generator().manual_seed(0))
+    dropped = found.isnan().all(1)
+    assert torch.equal(found[~dropped], reach_B2[~dropped])
+    assert abs(float(dropped.double().mean()) - HEIGHT_DROPOUT) < 0.02

@@ -66,7 +66,7 @@ def test_the_model_sees_one_misread_canvas_and_is_asked_for_the_right_one() -> N
         neighbors_BPNK = torch.stack([look_up(read_S, layout.neighbors_PNK) for read_S in read_BS])
         assert torch.equal(written.neighbors_BPNK, neighbors_BPNK)
         logits_BPNK = right.transformer(
-            written.read_BPN, written.symmetry_BP, neighbors_BPNK=neighbors_BPNK, groups=layout.groups
+            written.read_BPN, written.entry_BP, neighbors_BPNK=neighbors_BPNK, groups=layout.groups
         ).log_softmax(-1)
         expected_BPN = -logits_BPNK.gather(-1, written.tokens_BPN[..., None])[..., 0]
         torch.testing.assert_close(one.loss(written), expected_BPN, atol=1e-9, rtol=0)

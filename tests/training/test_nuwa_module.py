@@ -137,7 +137,7 @@ def test_the_loss_is_that_of_hidden_tokens_and_none_of_them_is_seen(local_decode
     def scores(seen: Written) -> Tensor:
         out: Tensor = made.transformer(
             seen.tokens_BPN,
-            seen.symmetry_BP,
+            seen.entry_BP,
             neighbors_BPNK=seen.neighbors_BPNK,
             groups=seen.layout.groups,
             token_mask=seen.token_mask,
@@ -167,7 +167,7 @@ def test_plans_are_drawn_by_weight_and_share_a_batch_when_masks_agree() -> None:
     generator = torch.Generator().manual_seed(0)
     (written,) = made.draw_plans(tokens, generator)
     assert written.tokens_BPN.shape == (64, 4, 4)
-    assert set(written.symmetry_BP[:, 0].tolist()) == {0, 1, 2, 3}
+    assert set(written.entry_BP[:, 0].tolist()) == {0, 1, 2, 3}
     made.token_order = "raster"
     made._plans._layouts.clear()
     assert len(made.draw_plans(tokens, generator)) == 4

@@ -245,7 +245,7 @@ def test_label_smoothing_mixes_in_the_mean_over_codes(optimize: Any) -> None:
     made.descent = OptimizerConfig(label_smoothing=0.25)
     (written,) = made.draw_plans(torch.randint(0, 16, (2, 1, 2, 2)), None)
     log_p = made.transformer(
-        written.read_BPN, written.symmetry_BP, neighbors_BPNK=written.neighbors_BPNK, groups=written.layout.groups
+        written.read_BPN, written.entry_BP, neighbors_BPNK=written.neighbors_BPNK, groups=written.layout.groups
     ).log_softmax(-1)
     right = log_p.gather(-1, written.tokens_BPN[..., None])[..., 0]
     expected = -(0.75 * right + 0.25 * log_p.mean(-1)).mean()
