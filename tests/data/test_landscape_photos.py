@@ -101,6 +101,7 @@ class Store:
             kind="closeup" if number == 11 else "landscape",
             setting="water",
             scene=f"scene-{number}",
+            horizon=number % 5 > 0,
         )
 
     def calls(self) -> list[str]:
@@ -118,6 +119,7 @@ def test_catalogue_is_sound() -> None:
     catalogue = load_catalogue()
     kinds = Counter(photo.kind for photo in catalogue.photos)
     assert kinds == {"landscape": 78, "closeup": 16}
+    assert Counter(photo.kind for photo in catalogue.photos if photo.horizon) == {"landscape": 58}
     assert len({photo.key for photo in catalogue.photos}) == 94
     assert len({photo.sha256 for photo in catalogue.photos}) == 94
     names = {package.name for package in catalogue.packages}
@@ -158,6 +160,10 @@ def test_fetch_once(store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixtu
     LandscapePhotos().prepare()
     assert store.calls() == []
     assert len(LandscapePhotos().photos("train") + LandscapePhotos().photos("val")) == 11  # without the close-up
+    horizon = LandscapePhotos(horizon=True)
+    kept = {photo.key for photo in horizon.photos("train") + horizon.photos("val")}
+    assert kept == {f"p{n}" for n in range(11) if n % 5}
+    assert horizon.record()["horizon"] is True
     assert caplog.messages == []
 
     manifest = json.loads((tmp_path / "cache" / "landscape_photos" / "manifest.json").read_text())

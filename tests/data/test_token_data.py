@@ -203,6 +203,15 @@ def test_windows_are_cut_from_the_photos_they_name(photo_folder: Path) -> None:
             grids = [data.bank.grid(entry) for entry in data.bank.entries if entry.photo == index]
             windows = (np.lib.stride_tricks.sliding_window_view(grid, (5, 6)) for grid in grids)
             assert any((found == window).all((2, 3)).any() for found in windows)
+        for window, (top, bottom) in zip(batch["tokens"][:, 0].numpy(), batch["height"].tolist(), strict=True):
+            places = [(round(top * entry.y), entry) for entry in data.bank.entries if entry.y >= 5]
+            assert any(
+                abs(y / entry.y - top) < 1e-6 > abs((y + 5) / entry.y - bottom)
+                and (np.lib.stride_tricks.sliding_window_view(data.bank.grid(entry)[y : y + 5], (5, 6)) == window)
+                .all((2, 3))
+                .any()
+                for y, entry in places
+            )
     for one, two in zip(made, data_module(photo_folder, num_workers=2).train_dataloader(), strict=True):
         assert torch.equal(one["tokens"], two["tokens"])
     other = next(iter(data_module(photo_folder, seed=1).train_dataloader()))
@@ -346,3 +355,31 @@ def test_coarse_plans_lie_where_their_windows_lie(paint: Paint, tmp_path: Path) 
     later.attach_coarse(again)
     next(iter(later.train_dataloader()))
     assert again.seeds == []  # kept
+
+
+def test_colours_of_the_bank_change_and_of_its_plans_alike(paint: Paint, tmp_path: Path) -> None:
+    photos = {"train": [Photo(paint("1.png", 42, 62), "1")], "val": [Photo(paint("2.png", 40, 50, 2), "2")]}
+    banks = [
+        build_token_bank(
+            photos,
+            Means(),
+            cache=tmp_path / "cache",
+            settings=BankSettings((32, 40), colour_jitter=strength),
+            coarse=plan,
+        )
+        for strength, plan in ((0.0, None), (0.3, None), (0.3, Darker()))
+    ]
+    plain, changed, planned = banks
+    assert plain.entries == changed.entries == planned.entries
+    moved = []
+    for entry in plain.entries:
+        same = np.array_equal(plain.grid(entry), changed.grid(entry))
+        assert same == (entry.phase == 0)
+        darker = 2 if plain.splits[entry.photo] == "train" else 1
+        np.testing.assert_array_equal(planned.grid(entry), np.maximum(changed.grid(entry).astype(int) - darker, 0))
+        moved.append(float((changed.grid(entry).astype(float) - plain.grid(entry)).mean()))
+    assert len(set(moved)) > 4  # each grid otherwise
+    named = build_token_bank(photos, Means(), cache=tmp_path / "cache", settings=BankSettings((32, 40)))
+    assert named.name == plain.name
+    with pytest.raises(UsageError, match=r"data\.bank\.colour_jitter: 1\.5"):
+        BankSettings(colour_jitter=1.5).check()
