@@ -58,8 +58,8 @@ def main() -> None:
     read = [texts(prompt=prompt, size=(128, 128), guidance_scale=4, seed=seed) for prompt in PROMPTS for seed in (0, 1)]
     sheet([one.images[0] for one in read], 4, "results_text.jpg")
 
-    moving = NuwaInfinityPipeline.from_pretrained("landscape_video")
-    frames = np.asarray(moving.animate(given.resize((128, 128)), frames=33, seed=0).frames[0])
+    moving, dusk = NuwaInfinityPipeline.from_pretrained("landscape_video"), package(size=(256, 256), seed=10).images[0]
+    frames = np.asarray(moving.animate(dusk.resize((128, 128)), frames=33, seed=0).frames[0])
     sheet([Image.fromarray(frames[at]) for at in (0, 4, 8, 16, 32)], 5, "results_video.jpg")
 
 
