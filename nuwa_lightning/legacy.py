@@ -68,6 +68,16 @@ def upgraded(config: Any, *, below: str = "") -> Any:
     return made
 
 
+def first_names(option: str) -> list[str]:
+    """Return what a dotted option was called in the first version, if that was something else.
+
+    >>> first_names("model.transformer.dim"), first_names("model.dim")
+    (['model.transformer.width'], [])
+    """
+    *_, below, key = ("", *option.split("."))
+    return [option.removesuffix(key) + old for within, old, new in _KEYS if new == key and re.fullmatch(within, below)]
+
+
 def upgraded_arguments(arguments: Sequence[str]) -> list[str]:
     """Return command-line arguments with old names replaced; says once per name that it is deprecated."""
     made = []

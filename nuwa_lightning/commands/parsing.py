@@ -21,6 +21,7 @@ from jsonargparse import ArgumentParser, _loaders_dumpers, set_loader, set_parsi
 from jsonargparse._typehints import get_all_subclass_paths
 
 from nuwa_lightning.errors import UsageError
+from nuwa_lightning.legacy import first_names
 from nuwa_lightning.plain_data import OneMeaning, is_too_large, parse_yaml, read_mapping
 
 _NO_YAML = (yaml.YAMLError, UnicodeEncodeError)
@@ -188,11 +189,16 @@ class OneLineParser(ArgumentParser):
 def nearest(name: str, known: Collection[str]) -> str | None:
     """Return the known dotted name that ``name`` was probably meant to be, or None.
 
+    Names of the first version, which are still taken, are known, too.
+
     >>> nearest("trainr.max_steps", ["trainer.max_steps", "model"]), nearest("xyz", ["model"])
     ('trainer.max_steps', None)
+    >>> nearest("model.transformer.widht", ["model.transformer.dim", "model.transformer.heights"])
+    'model.transformer.dim'
     """
+    now = {older: option for option in sorted(known) for older in first_names(option)} | {name: name for name in known}
     found = [option for option in sorted(known) if option.startswith(f"{name}_")]
-    found += difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.7)
+    found += [now[near] for near in difflib.get_close_matches(name, sorted(now), n=1, cutoff=0.7)]
     if found:
         return found[0]
     head, dot, tail = name.partition(".")
