@@ -216,7 +216,7 @@ class NuwaInfinityModule(LightningModule):
             generator: draws plans and what is hidden; without one, samples take plans in turn (validation).
             text: of the samples.
             coarse_BTYX: their coarse plans, ``ABSENT`` where there is none, for a model that reads them.
-            reach_B2: how high the top and the bottom of each sample lie in its image; NaN where nothing is told.
+            reach_B2: how high the top and the bottom of each sample lie in its image; None or NaN: nothing is told.
             part: which part of the batch the samples are.
         """
         hiding = generator or torch.Generator().manual_seed(0)
@@ -229,28 +229,29 @@ class NuwaInfinityModule(LightningModule):
         for number, layout in laid_out.items():
             same[layout.key].append(number)
         flat = read = tokens_BTYX.flatten(1)
-        if generator is not None and self.conditions.token_noise:
-            share, codes_KE = self.conditions.token_noise, self.transformer.codebook_KE
-            read = token_noise(flat, codes_KE, share=share, generator=generator, part=part)
+        if generator is not None and (share := self.conditions.token_noise):
+            read = token_noise(flat, self.transformer.codebook_KE, share=share, generator=generator, part=part)
         seen = read if coarse_BTYX is None else torch.cat([read, coarse_BTYX.flatten(1)], dim=1)
-        if reach_B2 is None:
-            reach_B2 = torch.full((B, 2), torch.nan, device=flat.device)
-        groups = []
+        groups, heights = [], self.transformer.size.heights
         for numbers in same.values():
             alike = {number: laid_out[number] for number in numbers}
             chosen, layout = {n - own.start: p for n, p in alike.items() if n in own}, alike[numbers[0]]
             mine, idle = own, sharded and not chosen
             if idle:  # weights are gathered by all processes at once, so this one has to compute something
                 chosen, mine = {0: layout}, range(numbers[0], numbers[0] + 1)
-            read_as = gathered(
-                chosen, layout, flat, read, seen, reach_B2=reach_B2, heights=self.transformer.size.heights
-            )
+            read_as = gathered(chosen, layout, flat, read, seen, reach_B2=reach_B2, heights=heights)
             masks = hide(read_as[2], alike, mine, self.local_decoder, self.transformer, self.token_order, hiding)
             if not chosen and self.optimize != "per_patch":
                 continue  # else, where another process takes a step, this one takes it, too
             whole = Whole(len(numbers), patches * self.transformer.patch_tokens, masks[1])
             groups.append(Written(layout, *read_as, whole, masks[0], text and text.rows([*chosen]), idle))
         return groups
+
+    def _of_batch(self, batch: dict[str, Tensor], draws: torch.Generator | None, part: BatchPart) -> list[Written]:
+        text = self.conditions.text_of(batch, draws, part)
+        coarse_BTYX = self.plan.of_batch(batch, draws, part) if self.plan else None
+        reach_B2 = reach_of(batch, draws, part) if self.transformer.size.heights else None
+        return self.draw_plans(batch["tokens"], draws, text=text, coarse_BTYX=coarse_BTYX, reach_B2=reach_B2, part=part)
 
     # -- training -----------------------------------------------------------------------------------------------------
 
@@ -271,9 +272,7 @@ class NuwaInfinityModule(LightningModule):
         return written.weighted(loss_BPN)
 
     def _text_states(self, written: Written) -> TextStates | None:
-        if self.transformer.text is None or written.text is None:
-            return None
-        return self.transformer.text_states(*written.text)
+        return self.transformer.text_states(*written.text) if self.transformer.text and written.text else None
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Take one optimizer step (or, with ``per_patch``, one a patch) and return the mean loss."""
@@ -281,12 +280,7 @@ class NuwaInfinityModule(LightningModule):
         batches = self.global_step * every + batch_idx % every
         generator = torch.Generator().manual_seed((torch.initial_seed() ^ (batches * 2654435761)) & ((1 << 63) - 1))
         part = BatchPart(self.global_rank, self.trainer.world_size)
-        text = self.conditions.text_of(batch, generator, part)
-        coarse_BTYX = self.plan.of_batch(batch, generator, part) if self.plan else None
-        reach_B2 = reach_of(batch, generator, part) if self.transformer.size.heights else None
-        groups = self.draw_plans(
-            batch["tokens"], generator, text=text, coarse_BTYX=coarse_BTYX, reach_B2=reach_B2, part=part
-        )
+        groups = self._of_batch(batch, generator, part)
         optimizer: Any = self.optimizers()
         scheduler: Any = self.lr_schedulers()
         if self.optimize == "per_patch":
@@ -367,16 +361,14 @@ class NuwaInfinityModule(LightningModule):
 
     def _log_losses(self, batch: dict[str, Tensor], stage: str) -> None:
         losses, first = [], []
-        text = self.conditions.text_of(batch, None)
-        coarse_BTYX = self.plan.of_batch(batch, None) if self.plan else None
-        reach_B2 = reach_of(batch, None) if self.transformer.size.heights else None
-        for written in self.draw_plans(batch["tokens"], None, text=text, coarse_BTYX=coarse_BTYX, reach_B2=reach_B2):
+        for written in self._of_batch(batch, None, WHOLE):
             loss_BPN = self.loss(written)
             losses.append(loss_BPN.flatten())
             first.append(loss_BPN[:, :, : self.transformer.patch_size[0]].flatten())
-        size = len(batch["tokens"])
-        self.log(f"{stage}/loss", torch.cat(losses).mean(), prog_bar=True, batch_size=size, sync_dist=True)
-        self.log(f"{stage}/loss_first_column", torch.cat(first).mean(), batch_size=size, sync_dist=True)
+        self.log(
+            f"{stage}/loss", torch.cat(losses).mean(), prog_bar=True, batch_size=len(batch["tokens"]), sync_dist=True
+        )
+        self.log(f"{stage}/loss_first_column", torch.cat(first).mean(), batch_size=len(batch["tokens"]), sync_dist=True)
 
     def configure_model(self) -> None:
         """Give each process its part of the weights, under a strategy that shards."""
@@ -423,17 +415,16 @@ class NuwaInfinityModule(LightningModule):
         if "patch_transformer" not in checkpoint:
             raise UsageError("ckpt_path", name, "it is not of stage 2 (NuwaInfinityModule): name one of this stage")
         # Checkpoints from before there was a choice do not say it.
-        new = {"bidirectional": False, "grouped": False, "text_dim": 0, "coarse_plan": False}
-        stored = {**new, **checkpoint["patch_transformer"]}
-        first = {"ahead": False, "copy_head": False, "code_head": True, "symmetry_embedding": True}
-        stored["size"] = {**first, **stored["size"]}
+        stored: dict[str, Any] = {"bidirectional": False, "grouped": False, "text_dim": 0, "coarse_plan": False}
+        stored |= checkpoint["patch_transformer"]
+        first = {"ahead": False, "copy_head": False, "code_head": True, "symmetry_embedding": True, "heights": 0}
+        stored["size"] = first | stored["size"]
         for key, value in shape_of(self.transformer).items():
             if stored.get(key) != value:
                 hint = f"the checkpoint {name} has {stored.get(key)}: use that, or start anew"
                 raise UsageError(_OPTIONS.get(key, key), value, hint)
-        if not self._tokenizer or checkpoint.get("tokenizer_fingerprint") is None:
-            return
-        if checkpoint["tokenizer_fingerprint"] != self.tokenizer.fingerprint():
+        known = checkpoint.get("tokenizer_fingerprint")
+        if self._tokenizer and known is not None and known != self.tokenizer.fingerprint():
             hint = f"the checkpoint {name} was trained with another one: name that, or start anew"
             raise UsageError("tokenizer.path", "this tokenizer", hint)
 

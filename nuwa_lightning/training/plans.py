@@ -151,7 +151,7 @@ def gathered(
     read_BS: Tensor,
     seen_BM: Tensor,
     *,
-    reach_B2: Tensor,
+    reach_B2: Tensor | None,
     heights: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the tokens of some samples as :class:`Written` holds them: targets, read, neighbors and entries.
@@ -162,7 +162,7 @@ def gathered(
         tokens_BS: the batch.
         read_BS: how it is read.
         seen_BM: the same with the coarse plan behind it, where there is one.
-        reach_B2: how high the top and the bottom of each sample lie in its image; NaN where nothing is told.
+        reach_B2: how high the top and the bottom of each sample lie in its image; None or NaN: nothing is told.
         heights: see `TransformerConfig`.
     """
     (P, N, K), device = layout.neighbors_PNK.shape, tokens_BS.device
@@ -176,7 +176,7 @@ def gathered(
         read_BPN = stacked([read_BS[b][p.index_PN.to(device)] for b, p in layouts.items()], P, N)
     neighbors_BPNK = stacked([look_up(seen_BM[b], p.neighbors_PNK) for b, p in layouts.items()], P, N, K)
     entry_BP = stacked([p.symmetry_P for p in layouts.values()], P).to(device)
-    if heights:
+    if reach_B2 is not None:
         height_BP = stacked([p.height_P for p in layouts.values()], P).to(device)
         top_B1, bottom_B1 = reach_B2[[*layouts]].chunk(2, dim=1)
         entry_BP = patch_entry(entry_BP, top_B1 + (bottom_B1 - top_B1) * height_BP, heights)

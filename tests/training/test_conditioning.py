@@ -254,6 +254,8 @@ def test_a_checkpoint_of_another_text_is_refused() -> None:
     with pytest.raises(UsageError, match=r"model\.conditions\.text_encoder"):
         with_text().check_checkpoint(checkpoint)
     module(0.0).check_checkpoint(checkpoint)  # as written before there was text
+    del checkpoint["patch_transformer"]["size"]["heights"]  # type: ignore[attr-defined]
+    module(0.0).check_checkpoint(checkpoint)  # as written before there were heights
 
 
 def test_heights_are_those_of_the_image() -> None:
